@@ -1,0 +1,147 @@
+package lb
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Backend puts a [State] into the kernel and tells what the kernel does with
+// it. A Backend is used by one goroutine at a time.
+type Backend interface {
+	// Apply makes the kernel hold s. It is idempotent: applying the same
+	// state again changes nothing but repairs what others changed. Existing
+	// connections survive. On error the previous state is still in force
+	// for every service that the error names; the error says what to do.
+	Apply(ctx context.Context, s State) error
+
+	// Observed reports what the kernel holds now, as far as it is ours.
+	Observed() (Observed, error)
+
+	// Stats reports the counters of every service, in the order of the
+	// applied state.
+	Stats() (Stats, error)
+
+	// Connections lists the live connections and persistence templates. It
+	// stops after limit entries; 0 means all.
+	Connections(limit int) ([]Connection, error)
+
+	// Explain tells what would happen to a packet, without sending or
+	// changing anything.
+	Explain(p Packet) (Explanation, error)
+
+	// Close takes everything that is ours out of the kernel. With keep it
+	// leaves the data path running for a successor instead.
+	Close(keep bool) error
+}
+
+// Leaser is implemented by backends that can go silent by themselves.
+type Leaser interface {
+	// Renew lets lease id live for d from now; d <= 0 ends it at once.
+	Renew(id uint32, d time.Duration) error
+}
+
+// Observed is what a backend found in the kernel.
+type Observed struct {
+	Backend  string            // "xdp" or "ipvs"
+	Mode     string            // how it runs: "native", "generic", or the kernel's IPVS version
+	Detail   string            // one line for status: interfaces, program, reasons for a fallback
+	Services []ObservedService // in the order of the applied state
+}
+
+// ObservedService is one service as the kernel holds it.
+type ObservedService struct {
+	Name    string
+	Mark    uint32 // the mark it is listed under, 0 if it is listed by address
+	Backend string // "xdp" or "ipvs"
+	Reason  string // why this backend, if it is not the one first asked
+	Reals   []ObservedReal
+}
+
+// ObservedReal is one real server as the kernel holds it.
+type ObservedReal struct {
+	Addr   netip.Addr
+	Port   uint16
+	Weight uint16
+	Usable bool   // the data path would schedule it now
+	Reason string // why not, for people: "no MAC: 172.25.0.12 does not answer ARP on eth0"
+	MAC    string // where direct routing sends its frames, if known
+	Device string // the interface they leave by
+}
+
+// Counters count one direction of traffic and its connections.
+type Counters struct {
+	Conns    uint64 // connections scheduled since the start
+	InPkts   uint64
+	InBytes  uint64 // IP length, without Ethernet, as IPVS counts
+	OutPkts  uint64 // always 0 for direct routing: replies do not pass the director
+	OutBytes uint64
+}
+
+// RealStats are the counters of one real of one service.
+type RealStats struct {
+	Addr     netip.Addr
+	Port     uint16
+	Active   uint32 // connections in SYN_RECV or ESTABLISHED
+	Inactive uint32 // all other connections
+	Persist  uint32 // persistence templates
+	Counters
+}
+
+// ServiceStats are the counters of one service and its reals, in order.
+type ServiceStats struct {
+	Name string
+	Counters
+	Reals []RealStats
+}
+
+// Verdict counts packets by what the packet path decided.
+type Verdict struct {
+	Name    string // a name from the packet path's enum, e.g. "forwarded"
+	Meaning string // one line for people
+	Count   uint64
+}
+
+// Stats are all counters of a backend.
+type Stats struct {
+	Services []ServiceStats
+	Verdicts []Verdict
+	Flows    TableStats
+	Template TableStats
+}
+
+// TableStats tell how full a table is and what it had to give up.
+type TableStats struct {
+	Capacity uint64 // entries that are guaranteed a place
+	Used     uint64
+	Evicted  map[string]uint64 // by kind: "expired", "half_open", "unproven", "established"
+}
+
+// Connection is one connection or persistence template, as ipvsadm -lc shows
+// it.
+type Connection struct {
+	Service  string
+	Proto    Protocol // 0 for the template of a mark service ("IP")
+	Expires  time.Duration
+	State    string         // SYN_RECV, ESTABLISHED, FIN_WAIT, TIME_WAIT, CLOSE, UDP, NONE, ASSURED
+	Client   netip.AddrPort // port 0 for a template
+	Virtual  netip.AddrPort // for the template of a mark service: address 0.0.0.MARK, port 0
+	Real     netip.AddrPort
+	Template bool
+}
+
+// Packet is a packet that [Backend.Explain] is asked about.
+type Packet struct {
+	Proto Protocol
+	Src   netip.AddrPort
+	Dst   netip.AddrPort
+	Flags string // TCP flags as letters, "S" if empty
+}
+
+// Explanation answers "why does this packet go there?".
+type Explanation struct {
+	Verdict string   // from the verdict enum
+	Service string   // "" if no service takes it
+	Real    string   // "" if none
+	Steps   []string // what was looked at, in order, one line each
+}

@@ -1,0 +1,171 @@
+package lb
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+)
+
+// Protocol is an IP protocol number. TCP and UDP are the ones that services
+// listen on.
+type Protocol uint8
+
+// The protocols that a listener can name.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+// String gives the name that the configuration file uses: "tcp", "udp".
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// Listener is one address, protocol and port range that a service answers
+// on. First = Last = 0 means every port of the protocol. An exact port wins
+// over a range, a range over every port; two listeners of equal width must
+// not overlap.
+type Listener struct {
+	Addr  netip.Addr // the VIP, never an IPv4-mapped IPv6 address
+	Proto Protocol
+	First uint16 // first port, 0 for every port
+	Last  uint16 // last port, inclusive; equals First for one port
+}
+
+// EveryPort tells whether l takes every port of its protocol.
+func (l Listener) EveryPort() bool { return l.First == 0 && l.Last == 0 }
+
+// Contains tells whether l takes packets for the given port.
+func (l Listener) Contains(port uint16) bool {
+	return l.EveryPort() || (l.First <= port && port <= l.Last)
+}
+
+// Width is the number of ports that l takes: 1 to 65536. The narrowest
+// listener that contains a port gets its packets.
+func (l Listener) Width() int {
+	if l.EveryPort() {
+		return 65536
+	}
+	return int(l.Last) - int(l.First) + 1
+}
+
+// String writes l as the configuration file does: "192.0.2.1:80/tcp",
+// "192.0.2.1:8000-8100/udp", "[2001:db8::1]:*/tcp".
+func (l Listener) String() string {
+	host := l.Addr.String()
+	if l.Addr.Is6() {
+		host = "[" + host + "]"
+	}
+	port := "*"
+	switch {
+	case l.EveryPort():
+	case l.First == l.Last:
+		port = strconv.Itoa(int(l.First))
+	default:
+		port = fmt.Sprintf("%d-%d", l.First, l.Last)
+	}
+	return host + ":" + port + "/" + l.Proto.String()
+}
+
+// Scheduler is the kernel's name of a scheduling algorithm (ip_vs_*.c).
+type Scheduler string
+
+// The schedulers that lvx knows.
+const (
+	RR  Scheduler = "rr"  // round robin
+	WRR Scheduler = "wrr" // weighted round robin
+	SH  Scheduler = "sh"  // source hashing
+	DH  Scheduler = "dh"  // destination hashing
+	MH  Scheduler = "mh"  // Maglev hashing
+	LC  Scheduler = "lc"  // least connection
+	WLC Scheduler = "wlc" // weighted least connection, the kernel's default
+	SED Scheduler = "sed" // shortest expected delay
+	NQ  Scheduler = "nq"  // never queue
+)
+
+// Schedulers lists every [Scheduler] in the order documentation shows them.
+func Schedulers() []Scheduler { return []Scheduler{RR, WRR, SH, DH, MH, LC, WLC, SED, NQ} }
+
+// SchedFlags are IP_VS_SVC_F_SCHED1..3 under the names that ipvsadm -b takes.
+type SchedFlags uint8
+
+// Scheduler flags. SHPort and MHPort add the client's port to the hash,
+// SHFallback and MHFallback try other buckets when the chosen real is not
+// usable (kernel: ip_vs_sh_get_fallback, ip_vs_mh_get_fallback).
+const (
+	SHFallback SchedFlags = 1 << iota
+	SHPort
+	MHFallback
+	MHPort
+)
+
+// Forward is how a packet gets to the real server.
+type Forward uint8
+
+// Forwarding methods. XDP does [DR]; [NAT] and [Tunnel] run on kernel IPVS.
+const (
+	DR     Forward = iota // direct routing: the frame's MAC is rewritten
+	NAT                   // masquerading
+	Tunnel                // IP-in-IP
+)
+
+// String gives the configuration file's word: "dr", "nat", "tunnel".
+func (f Forward) String() string { return [...]string{"dr", "nat", "tunnel"}[f] }
+
+// Persistence binds a client to the real of its first connection. The zero
+// value means none.
+type Persistence struct {
+	Timeout time.Duration // lifetime of a template after the last new connection; 0 = not persistent; whole seconds
+	Prefix  int           // netmask of the client's address as a prefix length: 1-32 (IPv4), 1-128 (IPv6); 0 = the whole address
+}
+
+// Enabled tells whether connections are persistent.
+func (p Persistence) Enabled() bool { return p.Timeout > 0 }
+
+// Real is a real server of one service. Its identity within a service is
+// Addr and Port.
+type Real struct {
+	Addr    netip.Addr
+	Port    uint16 // 0 = the listener's port; direct routing cannot translate ports
+	Weight  uint16 // 0 = quiesced: keeps its connections, gets no new ones
+	Forward Forward
+	Upper   uint32 // upper connection threshold, 0 = none (ipvsadm -x)
+	Lower   uint32 // lower connection threshold, 0 = none (ipvsadm -y)
+}
+
+// Service is a virtual service: all its listeners are scheduled, persisted
+// and counted as one. Its identity is Name, which is unique in a [State].
+type Service struct {
+	Name        string
+	Listeners   []Listener
+	Mark        uint32 // firewall mark; 0 only where the service is listed by address (see [Service.ByMark])
+	Scheduler   Scheduler
+	Flags       SchedFlags
+	OnePacket   bool // ipvsadm -o: every UDP packet is scheduled on its own
+	Persistence Persistence
+	Reals       []Real         // in the order of the file; schedulers walk the list last-first, as the kernel does
+	Sorry       netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
+	Deny        []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
+	Allow       []netip.Prefix // if not empty, clients outside of it are dropped
+}
+
+// ByMark tells whether the service is listed as "FWM n" rather than by its
+// address: it names a mark, or has more than what one address service of
+// IPVS can express.
+func (s Service) ByMark() bool {
+	if s.Mark != 0 {
+		return true
+	}
+	if len(s.Listeners) != 1 {
+		return true
+	}
+	l := s.Listeners[0]
+	return l.Width() != 1 && !l.EveryPort()
+}

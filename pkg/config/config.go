@@ -1,0 +1,117 @@
+// Package config reads lvx.yaml: strictly, with errors that name file, line,
+// key, what was found and what is expected.
+//
+// It validates and fills defaults; it does not look at the host. Whether an
+// interface exists or a kernel can do XDP is for `lvx check` and the daemon.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// Config is a validated configuration with every default filled in.
+type Config struct {
+	Interfaces []string // at least one; the first is where VIPs without VRRP are put
+	Backend    Backend
+	XDPMode    XDPMode
+
+	Services []Service
+	VRRP     []vrrp.Instance
+	Notify   Notify
+	Admin    Admin
+	Tables   Tables
+
+	Timeouts             lb.Timeouts
+	SloppyTCP            bool
+	ExpireNodestConn     bool // default true: see docs/semantics.md
+	ExpireQuiescentTempl bool
+	Deny, Allow          []netip.Prefix
+	Peers                []netip.Addr
+
+	StateDir string // default /var/lib/lvx
+	PinDir   string // default /sys/fs/bpf/lvx
+
+	Warnings []string // not errors: a world-readable file that holds a password, for example
+}
+
+// Backend says which data path serves.
+type Backend string
+
+// The choices of `backend:`.
+const (
+	BackendAuto Backend = "auto"
+	BackendXDP  Backend = "xdp"
+	BackendIPVS Backend = "ipvs"
+)
+
+// XDPMode says how the XDP program is attached.
+type XDPMode string
+
+// The choices of `xdp_mode:`. Auto is native where the driver can, else
+// generic.
+const (
+	XDPAuto    XDPMode = "auto"
+	XDPNative  XDPMode = "native"
+	XDPGeneric XDPMode = "generic"
+)
+
+// OnDown says what becomes of a real that fails its checks.
+type OnDown string
+
+// The choices of `on_down:`. Remove takes the real out, its connections end;
+// Quiesce sets its weight to 0, its connections stay.
+const (
+	Remove  OnDown = "remove"
+	Quiesce OnDown = "quiesce"
+)
+
+// Service is a virtual service with everything that is not the data path's.
+type Service struct {
+	lb.Service                 // Reals hold the configured weights; Mark is filled for every service that needs one
+	Checks     [][]health.Spec // for every entry of Reals its checks; all must pass; empty = up once its MAC is known
+	OnDown     OnDown
+	Quorum     int // weight of reals that must be up, below it the sorry server answers; default 1
+	Hysteresis int // quorum is regained at Quorum + Hysteresis, lost at Quorum - Hysteresis (keepalived)
+	Line       int // in the file, for messages
+}
+
+// Notify says who is told about changes.
+type Notify struct {
+	Exec    []string // argument vectors, each a command without a shell: a plain path, or fields separated by spaces
+	SMTP    SMTP
+	Webhook string // URL that gets a JSON document by POST; "" = none
+}
+
+// SMTP says how mail is sent. No Server, no mail.
+type SMTP struct {
+	Server string // host:port
+	From   string
+	To     []string
+}
+
+// Admin says where the daemon can be asked.
+type Admin struct {
+	Socket string // default /run/lvx/lvx.sock
+	Listen string // address for /metrics and the status page; "" = none
+}
+
+// Tables are the sizes of the packet path's tables.
+type Tables struct {
+	Flows     int // connections that are guaranteed a place; default 1,000,000
+	Templates int // persistence templates; default 65,536
+}
+
+// Defaults.
+const (
+	DefaultSocket    = "/run/lvx/lvx.sock"
+	DefaultStateDir  = "/var/lib/lvx"
+	DefaultPinDir    = "/sys/fs/bpf/lvx"
+	DefaultFlows     = 1_000_000
+	DefaultTemplates = 65_536
+	DefaultPersist   = 360 * time.Second // ipvsadm -p without a value
+)

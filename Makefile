@@ -1,0 +1,59 @@
+# Plain `make` explains itself. What a target needs beyond Go it installs from
+# apt, saying so (scripts/need).
+
+SHELL := /bin/sh
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+# Version control stamps need a checkout that git trusts; a clone owned by
+# somebody else is none. The version is set here instead.
+export GOFLAGS := -buildvcs=false
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+GO := go
+CLANG := 16
+GOLANGCI := v2.12.2
+PKG := ./...
+RUN := .
+
+.PHONY: help
+help: ## explain the targets (this text)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## build bin/lvx; needs only Go, the BPF object is in the repository
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lvx ./cmd/lvx
+
+.PHONY: generate
+generate: ## compile bpf/ with the pinned clang and generate the Go side of it
+	scripts/need clang-$(CLANG) llvm-strip-$(CLANG) libbpf-dev linux-libc-dev
+	$(GO) generate ./...
+
+.PHONY: check
+check: ## what needs no root: vet, gofmt, C format, shellcheck, the rules of internal/arch
+	scripts/check
+	$(GO) test -count=1 ./internal/arch ./docs
+
+.PHONY: lint
+lint: ## golangci-lint (.golangci.yaml), built from source the first time: two minutes
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI) run
+
+.PHONY: test
+test: ## everything: the checks, unit tests, tests in network namespaces; as root
+	scripts/test -run '$(RUN)' $(PKG)
+
+.PHONY: bench
+bench: ## every benchmark, at length; as root
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m -p 1 $(PKG)
+
+.PHONY: bench-quick
+bench-quick: ## every benchmark, for a moment each; as root
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 100ms -timeout 10m -p 1 $(PKG)
+
+.PHONY: demo
+demo: build ## LVS direct routing in XDP on real TCP traffic, in namespaces; as root
+	scripts/need ip ethtool curl
+	bin/lvx demo
+
+.PHONY: clean
+clean: ## remove what was built; nothing that a running lvx owns
+	rm -rf bin .cache

@@ -1,0 +1,97 @@
+package lbtest
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+func noReal(b *bench) {
+	b.apply(state(service(lb.RR)))
+	b.want("no real at all", b.conns(2, web), "- -")
+	b.apply(state(service(lb.RR, reals(0, 0)...)))
+	b.want("all quiesced", b.conns(2, web), "- -")
+	b.apply(state(service(lb.RR, reals(0, 1)...)))
+	b.want("one is back", b.conns(2, web), "2 2")
+}
+
+func sorry(b *bench) {
+	svc := service(lb.RR, reals(1, 1)...)
+	svc.Sorry = sorryIP
+	b.apply(state(svc))
+	src, to := b.established(client, web)
+	b.want("while reals are usable", to, "2")
+	svc.Reals = reals(0, 0)
+	b.apply(state(svc))
+	b.want("all quiesced", b.conns(2, web), "s s")
+	b.want("a quiesced real's connection", b.send(lb.TCP, src, web, "A"), "2")
+	svc.Reals = nil
+	b.apply(state(svc))
+	b.want("no real at all", b.conns(2, web), "s s")
+	svc.Reals = reals(1, 1)
+	b.apply(state(svc))
+	b.want("reals are back", b.conns(2, web), "2 1")
+}
+
+// acl: the longest matching prefix decides; with an allow list, who is not
+// on it is denied.
+func acl(b *bench) {
+	visit := func(c string) string { return b.visit(c, web) }
+	svc := service(lb.RR, reals(1)...)
+	svc.Deny = []netip.Prefix{netip.MustParsePrefix("172.16.1.0/24")}
+	b.apply(state(svc))
+	b.want("deny", visit("172.16.0.1")+visit("172.16.1.1"), "1-")
+
+	svc.Allow = []netip.Prefix{netip.MustParsePrefix("172.16.1.7/32"), netip.MustParsePrefix("172.16.2.0/24")}
+	b.apply(state(svc))
+	b.want("deny and allow", visit("172.16.0.1")+visit("172.16.1.1")+visit("172.16.1.7")+visit("172.16.2.1"), "--11")
+
+	svc.Deny, svc.Allow = nil, nil
+	s := state(svc)
+	s.Deny = []netip.Prefix{netip.MustParsePrefix("172.16.0.0/24")}
+	b.apply(s)
+	b.want("deny for all services", visit("172.16.0.1")+visit("172.16.1.1"), "-1")
+	b.apply(state(svc))
+	b.want("lifted", visit("172.16.0.1")+visit("172.16.1.1"), "11")
+}
+
+func standby(b *bench) {
+	other := service(lb.RR, reals(1)...)
+	other.Name, other.Listeners = "other", []lb.Listener{tcp(netip.MustParseAddr("10.0.0.101"), 80, 80)}
+	s := state(service(lb.RR, reals(1, 1)...), other)
+	s.Standby = []netip.Addr{vip}
+	b.apply(s)
+	b.want("standby VIP", b.conns(2, web), "- -")
+	b.want("own VIP", b.conns(1, netip.MustParseAddrPort("10.0.0.101:80")), "1")
+	s.Standby = nil
+	b.apply(s)
+	b.want("after the takeover", b.conns(2, web), "2 1")
+}
+
+// lease is only for backends that can go silent by themselves. The lease
+// decides alone: a takeover does not wait for a state without Standby.
+func lease(b *bench) {
+	leaser, ok := b.h.(lb.Leaser)
+	if !ok {
+		b.Log("not a Leaser: nothing to test")
+		return
+	}
+	renew := func(d time.Duration) {
+		b.Helper()
+		if err := leaser.Renew(3, d); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s := state(service(lb.RR, reals(1, 1)...))
+	s.Leases = []lb.Lease{{ID: 3, VIP: []netip.Addr{vip}}}
+	s.Standby = []netip.Addr{vip}
+	b.apply(s)
+	b.want("before the first renewal", b.conns(1, web), "-")
+	renew(time.Hour)
+	b.want("while it lasts", b.conns(2, web), "2 1")
+	b.apply(s)
+	b.want("after the same state again", b.conns(1, web), "2")
+	renew(-1)
+	b.want("after its end", b.conns(1, web), "-")
+}

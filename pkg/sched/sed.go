@@ -1,0 +1,10 @@
+package sched
+
+// SED chooses by shortest expected delay (ip_vs_sed.c): the fewest active
+// connections per weight, the new one included. Inactive ones do not count.
+// Loads and answer are as in [LC].
+func SED(loads []Load) int {
+	return least(loads, func(a, b Load) bool {
+		return heavier(b.delay(), b.Weight, a.delay(), a.Weight)
+	})
+}

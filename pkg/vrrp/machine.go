@@ -1,0 +1,368 @@
+package vrrp
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Machine is the state machine of one virtual router (RFC 5798 section
+// 6.4). It is pure: [Group.Step] gives it inputs and the time, and it
+// answers with what has to be done, in order. Only an accepted
+// advertisement moves its timers.
+//
+// It differs from the RFC where keepalived does (fault, nopreempt, preempt
+// delay) and where a hard switch would lose packets:
+//   - A master that stops resigns first and keeps its VIPs until another
+//     one speaks, or until every backup must have spoken.
+//   - A master that yields to a better one answers it once, so that the
+//     winner knows of its rival and announces itself again.
+//   - A router that finds its VIPs on the interface when it starts, left
+//     there by a run that was killed, keeps them and listens for one advert
+//     interval: if nobody speaks it goes on as master.
+type Machine struct {
+	cfg     Instance
+	self    netip.Addr // primary address: breaks ties between equal priorities
+	role    Role
+	why     string
+	penalty int    // what tracked things take off the priority
+	fault   string // why nothing may be owned, "" if all is well
+
+	active   bool // master: the VIPs are in place, adverts are sent
+	stopping bool // master: has resigned, waits for a successor
+	holding  bool // backup: VIPs of an earlier run are still in place
+	wants    bool // backup: has waited long enough, takes over when its group does
+
+	interval   time.Duration // the master's; version 3 learns it from adverts
+	masterDown time.Time     // backup: when the master counts as dead
+	preemptAt  time.Time     // backup: when a worse master has been borne long enough
+	worse      netip.Addr    // backup: a master of lower priority, about to be preempted
+	notBefore  time.Time     // backup: end of the start-up delay
+	nextAdvert time.Time     // master
+	lastAdvert time.Time     // master
+	stopBy     time.Time     // stopping: when waiting is over
+}
+
+// NewMachine makes a machine in Init that wakes on [Start].
+func NewMachine(cfg Instance) *Machine {
+	return &Machine{cfg: cfg, interval: cfg.AdvertInterval}
+}
+
+// Role is the machine's state.
+func (m *Machine) Role() Role { return m.role }
+
+// Active tells whether the machine is a master whose VIPs are in place.
+func (m *Machine) Active() bool { return m.role == Master && m.active }
+
+// Priority is the effective priority: the configured one less what tracked
+// things take off. An address owner's 255 stays.
+func (m *Machine) Priority() uint8 {
+	if m.cfg.Priority == 255 {
+		return 255
+	}
+	return uint8(min(max(int(m.cfg.Priority)-m.penalty, 1), 254))
+}
+
+// Deadline is when the machine wants its next [Tick]; zero if never.
+func (m *Machine) Deadline() time.Time {
+	switch {
+	case m.role == Backup && !m.wants:
+		at := m.masterDown
+		if !m.preemptAt.IsZero() && m.preemptAt.Before(at) {
+			at = m.preemptAt
+		}
+		if at.Before(m.notBefore) {
+			at = m.notBefore
+		}
+		return at
+	case m.role == Master && m.stopping:
+		return m.stopBy
+	case m.role == Master && m.active:
+		return m.nextAdvert
+	}
+	return time.Time{}
+}
+
+// step handles one input on behalf of a group, which decides about taking
+// over and shares faults.
+func (m *Machine) step(in Input, now time.Time) []Action {
+	switch in := in.(type) {
+	case Start:
+		return m.start(in, now)
+	case Heard:
+		return m.heard(in, now)
+	case Tick:
+		return m.tick(now)
+	case Ready:
+		return m.ready(now)
+	case Failed:
+		if m.role == Master && !m.active {
+			return m.toBackup(now, "cannot serve: "+in.Err.Error(), false)
+		}
+	case Condition:
+		m.self, m.penalty, m.fault = in.Self, in.Penalty, in.Fault
+	case Rival:
+		if m.Active() && !m.stopping {
+			return []Action{Announce{}}
+		}
+	case Configure:
+		return m.configure(in.Instance, now)
+	case Stop:
+		return m.stop(now)
+	}
+	return nil
+}
+
+func (m *Machine) start(in Start, now time.Time) []Action {
+	m.self = in.Self
+	if m.fault != "" {
+		return append(m.change(Fault, m.fault), Drop{})
+	}
+	m.notBefore = now.Add(m.cfg.StartupDelay)
+	acts := m.change(Backup, "start")
+	m.wait(now)
+	switch {
+	case m.cfg.Priority == 255:
+		m.masterDown = m.notBefore
+		m.wants = m.cfg.StartupDelay == 0
+	case in.Holding:
+		// A tenth more, because a peer's adverts may be late by a little.
+		m.holding, m.notBefore = true, now
+		m.masterDown = now.Add(m.cfg.AdvertInterval * 11 / 10)
+		m.wants = in.Resume
+	}
+	if in.Holding {
+		return acts
+	}
+	return append(acts, Drop{})
+}
+
+// wait arms the timer for the death of a master.
+func (m *Machine) wait(now time.Time) {
+	m.wants, m.worse = false, netip.Addr{}
+	m.masterDown = now.Add(3*m.interval + m.cfg.skew(m.Priority(), m.interval))
+}
+
+func (m *Machine) tick(now time.Time) []Action {
+	if at := m.Deadline(); at.IsZero() || now.Before(at) {
+		return nil
+	}
+	switch {
+	case m.role == Backup:
+		m.wants = true
+		return nil
+	case m.stopping:
+		return m.end("stopped, no successor spoke", false)
+	}
+	for !m.nextAdvert.After(now) { // absolute deadlines: being late once moves nothing
+		m.nextAdvert = m.nextAdvert.Add(m.cfg.AdvertInterval)
+	}
+	return m.advertise(now)
+}
+
+func (m *Machine) advertise(now time.Time) []Action {
+	m.lastAdvert = now
+	return []Action{Advertise{m.Priority()}}
+}
+
+// takeOver makes a backup master; its group calls it when all members want.
+func (m *Machine) takeOver() []Action {
+	why := "master is down"
+	switch {
+	case m.holding:
+		why = "resumes after a restart"
+	case m.cfg.Priority == 255:
+		why = "owns the addresses"
+	case m.worse.IsValid():
+		why = fmt.Sprintf("preempts %s", m.worse)
+	}
+	m.active, m.holding, m.wants, m.preemptAt = false, false, false, time.Time{}
+	return append(m.change(Master, why), Take{})
+}
+
+func (m *Machine) ready(now time.Time) []Action {
+	switch {
+	case m.role != Master || m.stopping:
+		return nil
+	case m.active: // the VIPs changed under way
+		return []Action{Announce{}}
+	}
+	m.active = true
+	m.nextAdvert = now.Add(m.cfg.AdvertInterval)
+	return append(m.advertise(now), Announce{})
+}
+
+func (m *Machine) heard(in Heard, now time.Time) []Action {
+	if in.From == m.self {
+		return nil // our own words, reflected
+	}
+	switch m.role {
+	case Backup:
+		return m.heardAsBackup(in, now)
+	case Master:
+		return m.heardAsMaster(in, now)
+	}
+	return nil
+}
+
+func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
+	if in.Priority == 0 {
+		m.wants, m.preemptAt = false, time.Time{}
+		m.masterDown = now.Add(m.cfg.skew(m.Priority(), m.interval))
+		return nil
+	}
+	if m.holding {
+		m.holding = false
+		m.wait(now)
+		m.why = fmt.Sprintf("%s is master with priority %d", in.From, in.Priority)
+		acts = []Action{Drop{Linger: true}}
+	}
+	if m.cfg.NoPreempt || in.Priority >= m.Priority() {
+		m.learn(in.Interval)
+		m.preemptAt = time.Time{}
+		m.wait(now)
+		return acts
+	}
+	m.worse = in.From
+	if m.cfg.PreemptDelay == 0 {
+		return acts // the timer runs on: section 6.4.2, "discard the ADVERTISEMENT"
+	}
+	if m.preemptAt.IsZero() {
+		m.preemptAt = now.Add(m.cfg.PreemptDelay)
+		if m.preemptAt.Before(m.masterDown) {
+			m.preemptAt = m.masterDown
+		}
+	}
+	if now.Before(m.preemptAt) {
+		m.learn(in.Interval)
+		m.wait(now)
+		m.worse = in.From
+	}
+	return acts
+}
+
+// learn takes over the master's advert interval (RFC 5798 section 6.1,
+// Master_Adver_Interval). Version 2 accepts no other than its own.
+func (m *Machine) learn(interval time.Duration) {
+	if m.cfg.Version == 3 {
+		m.interval = interval
+	}
+}
+
+func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
+	better := in.Priority > m.Priority() || in.Priority == m.Priority() && m.self.Less(in.From)
+	switch {
+	case m.stopping && in.Priority == 0:
+		return nil
+	case m.stopping:
+		return m.end(fmt.Sprintf("stopped, %s has taken over", in.From), true)
+	case better:
+		var acts []Action
+		if m.active {
+			acts = m.advertise(now)
+		}
+		m.learn(in.Interval)
+		why := fmt.Sprintf("%s has priority %d", in.From, in.Priority)
+		return append(acts, m.toBackup(now, why, true)...)
+	case !m.active:
+		return nil
+	}
+	// Another master, and we are the better one: it must hear so, and
+	// everybody else where the VIPs are. Two who each believe to be the
+	// better one (addresses rewritten on the way) must not chatter.
+	if now.Sub(m.lastAdvert) < m.cfg.AdvertInterval/8 {
+		return []Action{Announce{}}
+	}
+	return append(m.advertise(now), Announce{})
+}
+
+// toBackup leaves any state but Init for Backup.
+func (m *Machine) toBackup(now time.Time, why string, linger bool) []Action {
+	m.active, m.stopping, m.holding, m.preemptAt = false, false, false, time.Time{}
+	acts := m.change(Backup, why)
+	m.wait(now)
+	return append(acts, Drop{Linger: linger})
+}
+
+// yield gives up mastership because a fellow of the group lost it.
+func (m *Machine) yield(now time.Time, why string) []Action {
+	var acts []Action
+	if m.active {
+		acts = []Action{Advertise{0}}
+	}
+	return append(acts, m.toBackup(now, why, true)...)
+}
+
+// setFault enters or leaves Fault; its group calls it with the fault of any
+// of its members.
+func (m *Machine) setFault(fault string, now time.Time) []Action {
+	switch {
+	case fault != "" && (m.role == Backup || m.role == Master):
+		var acts []Action
+		if m.active && !m.stopping {
+			acts = []Action{Advertise{0}}
+		}
+		if m.stopping {
+			return m.end("stopped: "+fault, false)
+		}
+		m.active, m.holding, m.wants, m.preemptAt = false, false, false, time.Time{}
+		acts = append(acts, m.change(Fault, fault)...)
+		return append(acts, Drop{})
+	case fault == "" && m.role == Fault:
+		acts := m.change(Backup, "fault is over")
+		m.interval = m.cfg.AdvertInterval
+		m.wait(now)
+		m.wants = m.cfg.Priority == 255
+		return acts
+	case fault != "" && m.role == Fault:
+		m.why = fault
+	}
+	return nil
+}
+
+// configure changes what may change under way: not the interface, the
+// identifier or the family, which make another virtual router.
+func (m *Machine) configure(cfg Instance, now time.Time) []Action {
+	m.cfg = cfg
+	if m.role != Master {
+		m.interval = cfg.AdvertInterval
+		if m.role == Backup {
+			m.wait(now)
+		}
+		return nil
+	}
+	m.interval = cfg.AdvertInterval
+	if soon := now.Add(cfg.AdvertInterval); m.nextAdvert.After(soon) {
+		m.nextAdvert = soon
+	}
+	if m.stopping {
+		return nil
+	}
+	return []Action{Take{}}
+}
+
+func (m *Machine) stop(now time.Time) []Action {
+	switch {
+	case m.role == Init || m.stopping:
+		return nil
+	case !m.Active():
+		return m.end("stopped", false)
+	}
+	m.stopping = true
+	m.stopBy = now.Add(m.cfg.skew(m.Priority(), m.cfg.AdvertInterval) + m.cfg.AdvertInterval)
+	return []Action{Advertise{0}}
+}
+
+func (m *Machine) end(why string, linger bool) []Action {
+	m.active, m.stopping, m.holding, m.wants = false, false, false, false
+	return append(m.change(Init, why), Drop{Linger: linger})
+}
+
+func (m *Machine) change(to Role, why string) []Action {
+	old := m.role
+	m.role, m.why = to, why
+	if old == to {
+		return nil
+	}
+	return []Action{Change{Old: old, New: to, Why: why}}
+}

@@ -1,0 +1,82 @@
+package vrrp
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Input is what happens to a machine.
+type Input interface{ input() }
+
+// The inputs.
+type (
+	// Start brings a machine from Init into the game.
+	Start struct {
+		Self    netip.Addr
+		Holding bool // the VIPs are already on the interface
+		Resume  bool // and no peer can have missed us yet: go on as master at once
+	}
+	// Heard is an accepted advertisement.
+	Heard struct {
+		From     netip.Addr
+		Priority uint8
+		Interval time.Duration
+	}
+	// Tick is due at [Machine.Deadline].
+	Tick struct{}
+	// Ready says that what [Take] asked for is done.
+	Ready struct{}
+	// Failed says that it could not be done.
+	Failed struct{ Err error }
+	// Condition tells how the host is: with a Fault nothing may be owned,
+	// Penalty is taken off the priority, Self is the primary address.
+	Condition struct {
+		Fault   string
+		Penalty int
+		Self    netip.Addr
+	}
+	// Rival says that another host was seen to use a VIP, in ARP or NDP.
+	Rival struct{}
+	// Configure changes the configuration under way.
+	Configure struct{ Instance Instance }
+	// Stop asks for an orderly end in Init.
+	Stop struct{}
+)
+
+func (Start) input()     {}
+func (Heard) input()     {}
+func (Tick) input()      {}
+func (Ready) input()     {}
+func (Failed) input()    {}
+func (Condition) input() {}
+func (Rival) input()     {}
+func (Configure) input() {}
+func (Stop) input()      {}
+
+// Action is what a machine wants done.
+type Action interface{ action() }
+
+// The actions.
+type (
+	// Advertise sends an advertisement. Priority 0 resigns.
+	Advertise struct{ Priority uint8 }
+	// Take makes the data path ready and puts the VIPs on the interface;
+	// [Ready] or [Failed] answers it.
+	Take struct{}
+	// Drop takes the VIPs off and silences the data path. Linger allows a
+	// moment for the winner's announcement to reach everybody first.
+	Drop struct{ Linger bool }
+	// Announce tells the segment where the VIPs are.
+	Announce struct{}
+	// Change is a transition, for people.
+	Change struct {
+		Old, New Role
+		Why      string
+	}
+)
+
+func (Advertise) action() {}
+func (Take) action()      {}
+func (Drop) action()      {}
+func (Announce) action()  {}
+func (Change) action()    {}

@@ -33,6 +33,12 @@ check: ## what needs no root: vet, gofmt, C format, shellcheck, the rules of int
 	scripts/check
 	$(GO) test -count=1 ./internal/arch ./docs
 
+.PHONY: format
+format: ## gofmt and clang-format everything
+	gofmt -w .
+	scripts/need clang-format-$(CLANG)
+	clang-format-$(CLANG) -i bpf/*.[ch]
+
 .PHONY: lint
 lint: ## golangci-lint (.golangci.yaml), built from source the first time: two minutes
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI) run

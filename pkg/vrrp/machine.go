@@ -121,13 +121,14 @@ func (m *Machine) start(in Start, now time.Time) []Action {
 	m.notBefore = now.Add(m.cfg.StartupDelay)
 	acts := m.change(Backup, "start")
 	m.wait(now)
+	m.holding = in.Holding
 	switch {
 	case m.cfg.Priority == 255:
 		m.masterDown = m.notBefore
 		m.wants = m.cfg.StartupDelay == 0
 	case in.Holding:
 		// A tenth more, because a peer's adverts may be late by a little.
-		m.holding, m.notBefore = true, now
+		m.notBefore = now
 		m.masterDown = now.Add(m.cfg.AdvertInterval * 11 / 10)
 		m.wants = in.Resume
 	}
@@ -169,10 +170,10 @@ func (m *Machine) advertise(now time.Time) []Action {
 func (m *Machine) takeOver() []Action {
 	why := "master is down"
 	switch {
-	case m.holding:
-		why = "resumes after a restart"
 	case m.cfg.Priority == 255:
 		why = "owns the addresses"
+	case m.holding:
+		why = "resumes after a restart"
 	case m.worse.IsValid():
 		why = fmt.Sprintf("preempts %s", m.worse)
 	}
@@ -217,7 +218,8 @@ func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 		m.why = fmt.Sprintf("%s is master with priority %d", in.From, in.Priority)
 		acts = []Action{Drop{Linger: true}}
 	}
-	if m.cfg.NoPreempt || in.Priority >= m.Priority() {
+	patient := m.cfg.NoPreempt && m.cfg.Priority != 255 // the owner always preempts (section 6.1)
+	if patient || in.Priority >= m.Priority() {
 		m.learn(in.Interval)
 		m.preemptAt = time.Time{}
 		m.wait(now)

@@ -1,0 +1,338 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// Health asks real servers; [health.Monitor] is one.
+type Health interface {
+	Set(targets []health.Target)
+	Snapshot() map[health.Target]health.Status
+	Events() <-chan health.Event
+}
+
+// VRRP decides who owns virtual addresses; [vrrp.Router] is one.
+type VRRP interface {
+	Set(instances []vrrp.Instance) error
+	SetTracked(service string, ok bool)
+	Status() []vrrp.Status
+	Events() <-chan vrrp.Event
+}
+
+// VIPs holds addresses that no VRRP instance names on an interface and
+// announces them.
+type VIPs interface {
+	// Hold makes the host own exactly these addresses on the interface. It
+	// is idempotent; addresses that were there before are left alone.
+	Hold(iface string, vips []netip.Addr) error
+}
+
+// Notifier tells people about changes. It must not block.
+type Notifier interface {
+	Notify(c Change)
+}
+
+// Times of the loop.
+const (
+	driftInterval = 10 * time.Second // full reconciliation: repairs what others changed
+	retryFirst    = 100 * time.Millisecond
+)
+
+// Options are what a [Director] works with. Config, Load, Backend and Health
+// are required.
+type Options struct {
+	Config  *config.Config                 // to start with
+	Load    func() (*config.Config, error) // reads the file again, for a reload
+	Backend lb.Backend                     // the director is its only user until Run returns
+	Health  Health
+	VRRP    VRRP            // nil = no instances can be configured
+	VIPs    VIPs            // nil = addresses are somebody else's business
+	Notify  Notifier        // nil = nobody is told
+	Neigh   <-chan struct{} // a real server's MAC or route changed; nil = never
+
+	ProbeVIP bool   // see [Targets]
+	Version  string // for status
+	Log      *slog.Logger
+}
+
+// Director is the one loop. Its methods may be called from any goroutine
+// while Run runs; they wait for their turn.
+type Director struct {
+	opt   Options
+	log   *slog.Logger
+	calls chan func(context.Context)
+	ready chan struct{} // closed after the first Apply
+	done  chan struct{} // closed when Run returns
+	lease atomic.Pointer[map[string]uint32]
+
+	reloading sync.Mutex // the file that is read last is in force last
+
+	// Owned by the goroutine of Run.
+	cfg       *config.Config
+	overrides Overrides
+	out       Outcome
+	tracked   map[string]bool // what VRRP was told of the services
+	meter     lb.Meter
+	retry     *time.Timer
+	pause     time.Duration // until the retry after the next failure; 0 = all is well
+	fault     string        // why the kernel does not hold the plan
+	faults    uint64
+	reload    ReloadStatus
+	started   time.Time
+}
+
+// New makes a director; nothing happens until Run.
+func New(opt Options) *Director {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Director{
+		opt:   opt,
+		log:   opt.Log.With("component", "director"),
+		calls: make(chan func(context.Context)),
+		ready: make(chan struct{}),
+		done:  make(chan struct{}),
+		cfg:   opt.Config,
+	}
+}
+
+// Ready is closed once the backend holds the first plan and the addresses
+// are there.
+func (d *Director) Ready() <-chan struct{} { return d.ready }
+
+// Lease is the number of a VRRP instance's lease (see [lb.Lease]); it is
+// valid once Ready is closed, or the instance was added by a reload.
+func (d *Director) Lease(instance string) (uint32, bool) {
+	ids := d.lease.Load()
+	if ids == nil {
+		return 0, false
+	}
+	id, ok := (*ids)[instance]
+	return id, ok
+}
+
+// Run applies the configuration and keeps it applied until ctx ends. An
+// error means that the start failed: later ones are shown in the status and
+// retried. What the backend holds at the end stays there; closing it is the
+// caller's.
+func (d *Director) Run(ctx context.Context) error {
+	defer close(d.done)
+	d.started = time.Now()
+	d.reload = ReloadStatus{At: d.started}
+	d.retry = time.NewTimer(time.Hour)
+	d.retry.Stop()
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	close(d.ready)
+	return d.loop(ctx)
+}
+
+func (d *Director) start(ctx context.Context) error {
+	var err error
+	if d.overrides, err = loadOverrides(d.cfg.StateDir); err != nil {
+		return err
+	}
+	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
+	if err := d.adopt(ctx, d.cfg); err != nil {
+		return err
+	}
+	for _, o := range d.out.Stale {
+		d.log.Warn("override for a real that is not configured", "service", o.Service, "real", addrString(o.Real), "override", o.String())
+	}
+	return nil
+}
+
+func (d *Director) loop(ctx context.Context) error {
+	drift := time.NewTicker(driftInterval)
+	defer drift.Stop()
+	sample := time.NewTicker(lb.RatePeriod)
+	defer sample.Stop()
+	defer d.retry.Stop()
+	healthEvents, vrrpEvents := d.opt.Health.Events(), vrrpEvents(d.opt.VRRP)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-d.calls:
+			call(ctx)
+			continue
+		case <-sample.C:
+			d.sample()
+			continue
+		case <-healthEvents:
+		case e := <-vrrpEvents:
+			d.tellRole(e)
+		case <-d.opt.Neigh:
+		case <-drift.C:
+		case <-d.retry.C:
+		}
+		d.drain(healthEvents, vrrpEvents)
+		if err := d.sync(ctx); err != nil && ctx.Err() == nil {
+			d.failed(err)
+		}
+	}
+}
+
+func vrrpEvents(v VRRP) <-chan vrrp.Event {
+	if v == nil {
+		return nil
+	}
+	return v.Events()
+}
+
+// drain takes every event that is waiting: one plan answers them all.
+func (d *Director) drain(healthEvents <-chan health.Event, vrrpEvents <-chan vrrp.Event) {
+	for {
+		select {
+		case <-healthEvents:
+		case e := <-vrrpEvents:
+			d.tellRole(e)
+		case <-d.opt.Neigh:
+		default:
+			return
+		}
+	}
+}
+
+// sync plans and makes the world follow: backend first, then addresses, so
+// that no VIP attracts traffic before its state is there.
+func (d *Director) sync(ctx context.Context) error {
+	before := d.out
+	d.out = Plan(d.input(d.cfg))
+	d.lease.Store(&d.out.Memory.Leases)
+	d.tell(before, d.out)
+	if err := d.apply(ctx, d.cfg, d.out.State); err != nil {
+		return err
+	}
+	d.track()
+	d.succeeded()
+	return nil
+}
+
+func (d *Director) apply(ctx context.Context, cfg *config.Config, s lb.State) error {
+	if err := d.opt.Backend.Apply(ctx, s); err != nil {
+		return err
+	}
+	if d.opt.VIPs == nil || len(cfg.Interfaces) == 0 {
+		return nil
+	}
+	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownVIPs(cfg))
+}
+
+func (d *Director) input(cfg *config.Config) Input {
+	return Input{
+		Config:    cfg,
+		Health:    d.opt.Health.Snapshot(),
+		Roles:     d.roles(),
+		Overrides: d.overrides,
+		Memory:    d.out.Memory,
+		ProbeVIP:  d.opt.ProbeVIP,
+	}
+}
+
+// adopt makes cfg the running configuration, wholly or not at all: on error
+// the one before is in force again.
+func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
+	out := Plan(d.input(cfg))
+	old := d.lease.Swap(&out.Memory.Leases)
+	err := d.apply(ctx, cfg, out.State)
+	if err == nil {
+		err = d.setVRRP(cfg)
+	}
+	if err != nil {
+		if old != nil { // nothing runs yet at the start
+			d.lease.Store(old)
+			if back := d.revert(ctx); back != nil {
+				err = fmt.Errorf("%w; and going back: %w", err, back)
+			}
+		}
+		return err
+	}
+	before := d.out
+	d.cfg, d.out = cfg, out
+	d.tell(before, out)
+	d.track()
+	d.succeeded()
+	return nil
+}
+
+// revert puts the running configuration back into force.
+func (d *Director) revert(ctx context.Context) error {
+	if err := d.apply(ctx, d.cfg, d.out.State); err != nil {
+		d.failed(err)
+		return err
+	}
+	return d.setVRRP(d.cfg)
+}
+
+func (d *Director) setVRRP(cfg *config.Config) error {
+	if d.opt.VRRP == nil {
+		if len(cfg.VRRP) > 0 {
+			return errors.New("vrrp: no router runs here")
+		}
+		return nil
+	}
+	if err := d.opt.VRRP.Set(cfg.VRRP); err != nil {
+		return fmt.Errorf("vrrp: %w", err)
+	}
+	return nil
+}
+
+// roles asks for the present roles: events only say that it is worth asking.
+func (d *Director) roles() map[string]vrrp.Role {
+	roles := map[string]vrrp.Role{}
+	if d.opt.VRRP != nil {
+		for _, s := range d.opt.VRRP.Status() {
+			roles[s.Instance] = s.Role
+		}
+	}
+	return roles
+}
+
+// track tells VRRP which services can serve, as far as that changed.
+func (d *Director) track() {
+	if d.opt.VRRP == nil {
+		return
+	}
+	tracked := map[string]bool{}
+	for _, s := range d.out.Services {
+		tracked[s.Name] = s.Quorum
+		if ok, known := d.tracked[s.Name]; !known || ok != s.Quorum {
+			d.opt.VRRP.SetTracked(s.Name, s.Quorum)
+		}
+	}
+	d.tracked = tracked
+}
+
+// failed remembers why the kernel does not hold the plan and when to try
+// again: soon, then less often, never less than the drift pass.
+func (d *Director) failed(err error) {
+	d.faults++
+	d.pause = min(max(2*d.pause, retryFirst), driftInterval)
+	d.retry.Reset(d.pause)
+	if d.fault != err.Error() {
+		d.fault = err.Error()
+		d.log.Error("state not applied, will be retried", "err", err)
+	}
+}
+
+func (d *Director) succeeded() {
+	if d.fault != "" {
+		d.log.Info("state applied again")
+	}
+	d.fault, d.pause = "", 0
+	d.retry.Stop()
+}

@@ -1,0 +1,268 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestHealthMovesTraffic(t *testing.T) {
+	svc := service("web", 1, 1)
+	svc.Sorry = sorryIP
+	inBubble(t, configOf(svc), func(t *testing.T, r *rig) {
+		r.want("at the start", "")
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.want("after the first passes", "1*1 2*1")
+		r.notified("rs 10.0.0.11 of web up", "rs 10.0.0.12 of web up", "service web up")
+		r.health.result(1, false, "tcp connect: refused, 3 of 3")
+		r.want("one is down", "2*1")
+		r.notified("rs 10.0.0.11 of web down: tcp connect: refused, 3 of 3")
+		r.health.result(2, false, "timeout")
+		r.want("both are down", "")
+		r.notified("rs 10.0.0.12 of web down: timeout",
+			"service web down: weight 0 up, quorum needs 1, the sorry server answers")
+		r.health.result(2, true, "")
+		r.want("one is back", "2*1")
+	})
+}
+
+// Many events that wait while the loop is busy are one plan.
+func TestEventsCoalesce(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1, 1)), func(t *testing.T, r *rig) {
+		synctest.Wait()
+		before := len(r.backend.Applied())
+		err := r.do(t.Context(), func(context.Context) error {
+			for n := range 3 {
+				r.health.result(n+1, true, "")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want("all three", "1*1 2*1 3*1")
+		if n := len(r.backend.Applied()) - before; n != 1 {
+			t.Errorf("%d states applied for three events at once, want 1", n)
+		}
+	})
+}
+
+func TestDriftIsRepaired(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.Services[0].Checks = nil
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.want("at the start", "1*1")
+		if err := r.backend.Damage(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(driftInterval)
+		synctest.Wait()
+		out := r.backend.Send(lb.Packet{Proto: lb.TCP, Src: netip.MustParseAddrPort("172.16.0.1:1024"), Dst: netip.AddrPortFrom(vip, 80), Flags: "S"})
+		if out.Real != server(1) {
+			t.Errorf("after the drift pass: %+v", out)
+		}
+	})
+}
+
+func TestFailuresAreRetried(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
+		r.backend.Fail(errors.New("map full (raise tables.flows)"))
+		r.health.result(1, true, "")
+		synctest.Wait()
+		st, _ := r.Status(t.Context())
+		if st.Fault != "map full (raise tables.flows)" || st.Faults != 1 {
+			t.Errorf("status: fault %q, %d", st.Fault, st.Faults)
+		}
+		time.Sleep(time.Minute)
+		st, _ = r.Status(t.Context())
+		// 0.1, 0.2 ... 6.4, 10 s apart, and the drift passes
+		if st.Faults < 10 || st.Faults > 30 {
+			t.Errorf("%d attempts in a minute", st.Faults)
+		}
+		r.backend.Fail(nil)
+		time.Sleep(driftInterval)
+		r.want("after the trouble", "1*1")
+		if st, _ = r.Status(t.Context()); st.Fault != "" {
+			t.Errorf("fault still shown: %s", st.Fault)
+		}
+	})
+}
+
+func TestFirstRetryIsSoon(t *testing.T) {
+	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
+		r.backend.Fail(errors.New("busy"))
+		r.health.result(1, true, "")
+		synctest.Wait()
+		r.backend.Fail(nil)
+		time.Sleep(retryFirst)
+		r.want("after the first retry", "1*1")
+	})
+}
+
+func TestNeighbourChangeApplies(t *testing.T) {
+	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
+		r.state()
+		before := len(r.backend.Applied())
+		r.neigh <- struct{}{}
+		synctest.Wait()
+		if n := len(r.backend.Applied()) - before; n != 1 {
+			t.Errorf("%d states applied, want 1", n)
+		}
+	})
+}
+
+func TestVRRPRoles(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		if s := r.state(); !slices.Contains(s.Standby, vip) || len(s.Leases) != 1 {
+			t.Errorf("before the first role: standby %v, leases %v", s.Standby, s.Leases)
+		}
+		if id, ok := r.Lease("VI_1"); id != 0 || !ok {
+			t.Errorf("lease %d, %v", id, ok)
+		}
+		if _, ok := r.Lease("VI_2"); ok {
+			t.Error("lease of an unknown instance")
+		}
+		if len(r.vips.held) != 0 {
+			t.Errorf("VRRP's address held: %v", r.vips.held)
+		}
+		r.vrrp.become("VI_1", vrrp.Master)
+		if s := r.state(); len(s.Standby) != 0 {
+			t.Errorf("master: standby %v", s.Standby)
+		}
+		r.notified("vrrp VI_1 INIT -> MASTER: because")
+		r.health.result(1, true, "")
+		synctest.Wait()
+		if got := strings.Join(r.vrrp.tracked, ", "); got != "web down, web up" {
+			t.Errorf("tracked: %s", got)
+		}
+		r.vrrp.become("VI_1", vrrp.Backup)
+		if s := r.state(); !slices.Contains(s.Standby, vip) {
+			t.Errorf("backup: standby %v", s.Standby)
+		}
+	})
+}
+
+func TestStartFails(t *testing.T) {
+	boom := errors.New("boom")
+	for _, c := range []struct {
+		name   string
+		spoil  func(*rig, *config.Config)
+		expect string
+	}{
+		{"backend", func(r *rig, _ *config.Config) { r.backend.Fail(boom) }, "boom"},
+		{"addresses", func(r *rig, _ *config.Config) { r.vips.err = boom }, "boom"},
+		{"vrrp", func(r *rig, c *config.Config) { r.vrrp.fail, c.VRRP = "A", []vrrp.Instance{{Name: "A"}} }, "vrrp: no such interface"},
+		{"no router", func(r *rig, c *config.Config) { r.opt.VRRP, c.VRRP = nil, []vrrp.Instance{{Name: "A"}} }, "vrrp: no router runs here"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := configOf(service("web", 1))
+				r := newRig(t, cfg)
+				c.spoil(r, cfg)
+				if err := r.Director.Run(t.Context()); err == nil || err.Error() != c.expect {
+					t.Errorf("got %v, want %s", err, c.expect)
+				}
+				select {
+				case <-r.Ready():
+					t.Error("ready")
+				default:
+				}
+			})
+		})
+	}
+}
+
+func TestStatus(t *testing.T) {
+	svc := service("web", 1, 1, 1)
+	svc.Sorry = sorryIP
+	cfg := configOf(svc)
+	cfg.Warnings = []string{"careful"}
+	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		st, err := r.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := st.Services[0]; s.State != "sorry" || s.Reason != "weight 0 up, quorum needs 1" || s.Listeners[0] != "10.0.0.100:80/tcp" {
+			t.Errorf("at the start: %+v", s)
+		}
+		r.vrrp.become("VI_1", vrrp.Master)
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.health.result(3, false, "refused")
+		r.backend.Unresolve(server(2), "no MAC: 10.0.0.12 does not answer ARP on eth0")
+		synctest.Wait()
+		if st, err = r.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var states []string
+		for _, real := range st.Services[0].Reals {
+			states = append(states, real.State+": "+real.Reason)
+		}
+		want := "up: ; unresolved: no MAC: 10.0.0.12 does not answer ARP on eth0; down: refused"
+		if got := strings.Join(states, "; "); got != want || st.Services[0].State != "up" {
+			t.Errorf("service %s, reals\n got %s\nwant %s", st.Services[0].State, got, want)
+		}
+		if st.Backend != "fake" || st.Version != "test" || len(st.Warnings) != 1 || !st.VIPs[0].Held || st.VIPs[0].Instance != "VI_1" {
+			t.Errorf("%+v", st)
+		}
+		if v := st.VRRP[0]; v.Role != "MASTER" || v.VRID != 51 || v.Why != "because" || len(v.Peers) != 1 {
+			t.Errorf("%+v", v)
+		}
+	})
+}
+
+func TestList(t *testing.T) {
+	cfg := configOf(service("web", 1, 1))
+	cfg.Services[0].Checks = [][]health.Spec{nil, nil}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.state()
+		time.Sleep(lb.RatePeriod)
+		for port := range uint16(100) {
+			r.backend.Send(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(server(9), 1024+port), Dst: netip.AddrPortFrom(vip, 80), Flags: "S"})
+		}
+		time.Sleep(lb.RatePeriod)
+		l, err := r.List(t.Context(), Want{Connections: true, Limit: 7})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(l.Services) != 1 || len(l.Observed.Services) != 1 || l.Stats.Services[0].Conns != 100 ||
+			len(l.Connections) != 7 || l.Timeouts.TCP != lb.DefaultTCPTimeout {
+			t.Errorf("%+v", l)
+		}
+		if len(l.Rates) != 1 || l.Rates[0].CPS != 12 { // a quarter of 100 in 2 s
+			t.Errorf("rates: %+v", l.Rates)
+		}
+		if l, _ := r.List(t.Context(), Want{}); l.Connections != nil {
+			t.Error("connections without having been asked for")
+		}
+	})
+}
+
+func TestExplain(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.Services[0].Checks = nil
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		e, err := r.Explain(t.Context(), lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(server(9), 1024), Dst: netip.AddrPortFrom(vip, 80)})
+		if err != nil || e.Service != "web" || e.Real != "10.0.0.11" {
+			t.Errorf("%+v, %v", e, err)
+		}
+	})
+}

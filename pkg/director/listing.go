@@ -1,0 +1,55 @@
+package director
+
+import (
+	"context"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Want says what a [Listing] should contain besides the services.
+type Want struct {
+	Connections bool // live connections and templates
+	Limit       int  // of the connections; 0 = all
+}
+
+// Listing is what `lvx list` prints from: what the backend holds, not what
+// it should hold.
+type Listing struct {
+	Services    []lb.Service      `json:"services"` // in the order of the file, as applied
+	Observed    lb.Observed       `json:"observed"`
+	Stats       lb.Stats          `json:"stats"`
+	Rates       []lb.ServiceRates `json:"rates"`
+	Timeouts    lb.Timeouts       `json:"timeouts"` // defaults filled in
+	Connections []lb.Connection   `json:"connections,omitempty"`
+}
+
+// List asks the backend what it holds.
+func (d *Director) List(ctx context.Context, want Want) (l Listing, err error) {
+	err = d.do(ctx, func(context.Context) error {
+		s := d.out.State.Clone()
+		l.Services, l.Timeouts = s.Services, s.Timeouts.WithDefaults()
+		l.Rates = d.meter.Rates()
+		var err error
+		if l.Observed, err = d.opt.Backend.Observed(); err != nil {
+			return err
+		}
+		if l.Stats, err = d.opt.Backend.Stats(); err != nil {
+			return err
+		}
+		if want.Connections {
+			l.Connections, err = d.opt.Backend.Connections(want.Limit)
+		}
+		return err
+	})
+	return l, err
+}
+
+// sample feeds the rate estimators.
+func (d *Director) sample() {
+	st, err := d.opt.Backend.Stats()
+	if err != nil {
+		d.log.Debug("no counters for the rates", "err", err)
+		return
+	}
+	d.meter.Feed(st)
+}

@@ -1,0 +1,236 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+func TestReload(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.want("before", "1*1 2*1")
+		r.next = configOf(service("web", 1, 5, 1))
+		if err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.want("weight changed, the new real is not checked yet", "1*1 2*5")
+		r.health.result(3, true, "")
+		r.want("it passed", "1*1 2*5 3*1")
+		r.next = configOf(service("web", 1))
+		if err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.want("two are gone", "1*1")
+	})
+}
+
+// A reload that changes a check must not take out who is up.
+func TestReloadChangesCheck(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, false, "refused")
+		r.want("before", "1*1")
+		next := service("web", 1, 1)
+		for i := range next.Checks {
+			next.Checks[i] = []health.Spec{{Type: health.HTTP}}
+		}
+		r.next = configOf(next)
+		if err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		r.want("as before", "1*1")
+		r.health.result(1, false, "http GET /: 503")
+		r.want("the new check decides", "")
+	})
+}
+
+func TestBadReload(t *testing.T) {
+	boom := errors.New("boom")
+	good := configOf(service("web", 1, 1))
+	good.VRRP = []vrrp.Instance{{Name: "A", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.200/24")}}}
+	change := func(f func(*config.Config)) *config.Config {
+		c := configOf(service("web", 9))
+		c.VRRP = good.VRRP
+		f(c)
+		return c
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(*rig)
+		want  string
+	}{
+		{"file", func(r *rig) { r.loadErr = boom }, "boom"},
+		{"backend", func(r *rig) { r.next = change(func(*config.Config) {}); r.backend.Fail(boom) }, "boom; and going back: boom"},
+		{"addresses", func(r *rig) { r.next = change(func(*config.Config) {}); r.vips.err = boom }, "boom; and going back: boom"},
+		{"vrrp", func(r *rig) {
+			r.next = change(func(c *config.Config) { c.VRRP = []vrrp.Instance{{Name: "B"}} })
+			r.vrrp.fail = "B"
+		}, "vrrp: no such interface"},
+		{"interface", func(r *rig) { r.next = change(func(c *config.Config) { c.Interfaces = []string{"eth1"} }) }, "interfaces: changed, which a reload cannot do (restart lvx)"},
+		{"backend key", func(r *rig) { r.next = change(func(c *config.Config) { c.Backend = config.BackendIPVS }) }, "backend: changed, which a reload cannot do (restart lvx)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, good, func(t *testing.T, r *rig) {
+				r.health.result(1, true, "")
+				r.want("before", "1*1")
+				c.spoil(r)
+				if err := r.Reload(t.Context()); err == nil || err.Error() != c.want {
+					t.Errorf("got %v, want %s", err, c.want)
+				}
+				r.backend.Fail(nil)
+				r.vips.mu.Lock()
+				r.vips.err = nil
+				r.vips.mu.Unlock()
+				time.Sleep(driftInterval)
+				r.want("after", "1*1")
+				if last := r.vrrp.set[len(r.vrrp.set)-1]; len(last) != 1 || last[0].Name != "A" {
+					t.Errorf("vrrp runs %+v", last)
+				}
+				st, _ := r.Status(t.Context())
+				if st.Reload.Error == "" {
+					t.Error("status does not show the refused reload")
+				}
+				if id, ok := r.Lease("A"); !ok || id != 0 {
+					t.Errorf("lease of A: %d, %v", id, ok)
+				}
+				r.loadErr, r.next = nil, good
+				if err := r.Reload(t.Context()); err != nil {
+					t.Errorf("a good file again: %v", err)
+				}
+				if st, _ = r.Status(t.Context()); st.Reload.Error != "" {
+					t.Error("the old error is still shown")
+				}
+			})
+		})
+	}
+}
+
+func TestOverridesSurviveReloadAndRestart(t *testing.T) {
+	cfg := configOf(service("web", 1, 1))
+	cfg.StateDir = t.TempDir()
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		if err := r.SetWeight(t.Context(), "web", "10.0.0.12", weight(7)); err != nil {
+			t.Fatal(err)
+		}
+		r.want("weight", "1*1 2*7")
+		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err != nil {
+			t.Fatal(err)
+		}
+		r.want("drain", "1*0 2*7")
+		if err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.want("after a reload", "1*0 2*7")
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.want("after a restart", "1*0 2*7")
+		if err := r.Drain(t.Context(), "web", "10.0.0.11", true); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.SetWeight(t.Context(), "web", "10.0.0.12", nil); err != nil {
+			t.Fatal(err)
+		}
+		r.want("cleared", "1*1 2*1")
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		if len(r.overrides) != 0 {
+			t.Errorf("came back: %v", r.overrides)
+		}
+	})
+}
+
+func TestOverrideOfGoneReal(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
+		if err := r.Drain(t.Context(), "web", "10.0.0.12", false); err != nil {
+			t.Fatal(err)
+		}
+		r.next = configOf(service("web", 1))
+		if err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		st, _ := r.Status(t.Context())
+		if len(st.Stale) != 1 || st.Stale[0].Real != key(2) {
+			t.Errorf("stale: %+v", st.Stale)
+		}
+		if err := r.Drain(t.Context(), "web", "10.0.0.12", false); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a new one for a gone real: %v", err)
+		}
+		if err := r.Drain(t.Context(), "web", "10.0.0.12", true); err != nil {
+			t.Errorf("clearing it: %v", err)
+		}
+		if st, _ = r.Status(t.Context()); len(st.Stale) != 0 {
+			t.Errorf("still there: %+v", st.Stale)
+		}
+	})
+}
+
+func TestOverrideErrors(t *testing.T) {
+	cfg := configOf(service("web", 1, 1))
+	for i, port := range []uint16{80, 81} {
+		cfg.Services[0].Reals[i].Addr, cfg.Services[0].Reals[i].Port = server(1), port
+	}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		for _, c := range []struct{ service, real, want string }{
+			{"mail\n", "10.0.0.11", `service "mail\n": not found (there are web)`},
+			{"web", "10.0.0.9", "real 10.0.0.9 of web: not found (there are 10.0.0.11:80, 10.0.0.11:81)"},
+			{"web", "10.0.0.11", "real 10.0.0.11 of web: 2 of them (give ADDR:PORT: there are 10.0.0.11:80, 10.0.0.11:81)"},
+			{"web", "real one\n", `real "real one\n": not an address (expected ADDR or ADDR:PORT)`},
+		} {
+			err := r.Drain(t.Context(), c.service, c.real, false)
+			if err == nil || err.Error() != c.want {
+				t.Errorf("%s %s:\n got %v\nwant %s", c.service, c.real, err, c.want)
+			}
+		}
+		if err := r.Drain(t.Context(), "web", "[::ffff:10.0.0.11]:81", false); err != nil {
+			t.Errorf("an IPv4-mapped address: %v", err)
+		}
+	})
+}
+
+// What cannot be stored is not done: it would be gone after a restart.
+func TestOverrideNotStored(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.Services[0].Checks = nil
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.cfg.StateDir = "/dev/null"
+		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err == nil || !strings.HasPrefix(err.Error(), "operator overrides:") {
+			t.Errorf("got %v", err)
+		}
+		r.want("nothing happened", "1*1")
+		r.cfg.StateDir = ""
+		r.backend.Fail(errors.New("busy"))
+		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err == nil || err.Error() != "stored, but not applied yet: busy" {
+			t.Errorf("got %v", err)
+		}
+		r.backend.Fail(nil)
+		time.Sleep(retryFirst)
+		r.want("done by the retry", "1*0")
+	})
+}
+
+// Who hangs up gets no answer, but leaves no half-done change either.
+func TestCallersContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, configOf(service("web", 1)))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := r.Status(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("before Run: %v", err)
+		}
+	})
+}

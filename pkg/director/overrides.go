@@ -1,0 +1,176 @@
+package director
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+)
+
+// Override is what an operator decided about one real. It wins over the
+// configuration until it is cleared.
+type Override struct {
+	Service string         `json:"service"`
+	Real    netip.AddrPort `json:"real"` // port 0 where the real has none of its own
+	Weight  *uint16        `json:"weight,omitempty"`
+	Drain   bool           `json:"drain,omitempty"`
+}
+
+// String tells the override in a word: "weight 5", "drain".
+func (o Override) String() string {
+	var words []string
+	if o.Weight != nil {
+		words = append(words, fmt.Sprintf("weight %d", *o.Weight))
+	}
+	if o.Drain {
+		words = append(words, "drain")
+	}
+	return strings.Join(words, ", ")
+}
+
+// Overrides are all overrides, sorted by service and real, at most one for
+// each real. The value is not changed in place: with and without make new
+// ones.
+type Overrides []Override
+
+func (o Overrides) find(service string, real netip.AddrPort) int {
+	return slices.IndexFunc(o, func(v Override) bool { return v.Service == service && v.Real == real })
+}
+
+// edit is o with one real's override changed; one that says nothing any
+// more is dropped.
+func (o Overrides) edit(service string, real netip.AddrPort, change func(*Override)) Overrides {
+	v := Override{Service: service, Real: real}
+	rest := slices.Clone(o)
+	if i := o.find(service, real); i >= 0 {
+		v = o[i]
+		rest = slices.Delete(rest, i, i+1)
+	}
+	change(&v)
+	if v.Weight != nil || v.Drain {
+		rest = append(rest, v)
+	}
+	slices.SortFunc(rest, func(a, b Override) int {
+		if c := strings.Compare(a.Service, b.Service); c != 0 {
+			return c
+		}
+		return a.Real.Compare(b.Real)
+	})
+	return rest
+}
+
+// override applies what the operator decided about a real to its plan.
+func (o Overrides) override(service string, real netip.AddrPort, rp *RealPlan) {
+	i := o.find(service, real)
+	if i < 0 {
+		return
+	}
+	if w := o[i].Weight; w != nil {
+		rp.Weight, rp.Override = *w, true
+	}
+	if o[i].Drain {
+		rp.Weight, rp.Drained = 0, true
+	}
+}
+
+// stale lists the overrides that hit nothing in cfg.
+func (o Overrides) stale(cfg *config.Config) []Override {
+	known := map[RealKey]bool{}
+	for _, svc := range cfg.Services {
+		for _, r := range svc.Reals {
+			known[RealKey{svc.Name, r.Key()}] = true
+		}
+	}
+	var stale []Override
+	for _, v := range o {
+		if !known[RealKey{v.Service, v.Real}] {
+			stale = append(stale, v)
+		}
+	}
+	return stale
+}
+
+// overridesFile is where overrides survive a restart, below state_dir.
+const overridesFile = "overrides.json"
+
+// loadOverrides reads the overrides of an earlier daemon; none is fine.
+func loadOverrides(dir string) (Overrides, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	path := filepath.Join(dir, overridesFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("operator overrides: %w", err)
+	}
+	o, err := parseOverrides(b)
+	if err != nil {
+		return nil, fmt.Errorf("operator overrides in %s: %w (repair the file or remove it)", path, err)
+	}
+	return o, nil
+}
+
+// parseOverrides reads and normalises what saveOverrides wrote.
+func parseOverrides(b []byte) (Overrides, error) {
+	var read Overrides
+	if err := json.Unmarshal(b, &read); err != nil {
+		return nil, err
+	}
+	var o Overrides
+	for _, v := range read {
+		if v.Service == "" || !v.Real.Addr().IsValid() {
+			return nil, errors.New("an entry without service or real")
+		}
+		o = o.edit(v.Service, v.Real, func(w *Override) { w.Weight, w.Drain = v.Weight, v.Drain })
+	}
+	return o, nil
+}
+
+// saveOverrides replaces the file as a whole: after a crash it holds the old
+// overrides or the new ones.
+func saveOverrides(dir string, o Overrides) error {
+	if dir == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return fmt.Errorf("operator overrides: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("operator overrides: %w", err)
+	}
+	if err := replaceFile(filepath.Join(dir, overridesFile), append(b, '\n')); err != nil {
+		return fmt.Errorf("operator overrides: %w", err)
+	}
+	return nil
+}
+
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // only there if the rename did not happen
+	if _, err := f.Write(b); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,230 @@
+package director
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// Input is everything that [Plan] looks at.
+type Input struct {
+	Config    *config.Config
+	Health    map[health.Target]health.Status
+	Roles     map[string]vrrp.Role // by the name of the instance; a missing one is not master
+	Overrides Overrides
+	Memory    Memory // of the plan before
+	ProbeVIP  bool   // probes can be addressed to the VIP, see [Targets]
+}
+
+// Memory is what one plan hands to the next one. The zero value is that of
+// a daemon that has just started.
+type Memory struct {
+	Up     map[RealKey]bool  // the last verdict on every real
+	Quorum map[string]bool   // by service; no entry until quorum was reached once
+	Leases map[string]uint32 // lease of every VRRP instance; stable while the instance exists
+}
+
+// RealKey names a real of a service.
+type RealKey struct {
+	Service string
+	Real    netip.AddrPort
+}
+
+// Outcome is a plan with its reasons.
+type Outcome struct {
+	State    lb.State
+	Services []ServicePlan // in the order of the configuration
+	Stale    []Override    // overrides whose service or real does not exist
+	Memory   Memory
+}
+
+// ServicePlan tells what was decided about one service.
+type ServicePlan struct {
+	Name   string
+	Weight int    // sum of the weights of the reals that are up
+	Quorum bool   // enough weight is up; below it the sorry server answers, if there is one
+	Sorry  bool   // new connections are meant for the sorry server
+	Reason string // why the quorum is lost
+	Reals  []RealPlan
+}
+
+// RealPlan tells what was decided about one real.
+type RealPlan struct {
+	Addr       netip.Addr
+	Port       uint16
+	Configured uint16 // weight of the configuration
+	Weight     uint16 // weight while it is up: the configuration's or the operator's
+	Override   bool   // an operator set the weight
+	Drained    bool   // an operator drains it
+	Checks     int    // number of its checks; 0 = taken for up
+	Up         bool
+	Since      time.Time // of the check that decides; zero without checks or results
+	Reason     string    // why it is down, or what is odd about its being up
+	Flapping   bool
+}
+
+// Key is the identity of the real within its service.
+func (r RealPlan) Key() netip.AddrPort { return netip.AddrPortFrom(r.Addr, r.Port) }
+
+// Plan compiles the state that the kernel should hold. It does no I/O and
+// keeps nothing; equal inputs give equal outcomes.
+func Plan(in Input) Outcome {
+	cfg := in.Config
+	out := Outcome{
+		Memory: Memory{Up: map[RealKey]bool{}, Quorum: map[string]bool{}, Leases: leases(cfg.VRRP, in.Memory.Leases)},
+		Stale:  in.Overrides.stale(cfg),
+		State: lb.State{
+			Timeouts:             cfg.Timeouts,
+			SloppyTCP:            cfg.SloppyTCP,
+			KeepNodestConn:       !cfg.ExpireNodestConn,
+			ExpireQuiescentTempl: cfg.ExpireQuiescentTempl,
+			Deny:                 slices.Clone(cfg.Deny),
+			Allow:                slices.Clone(cfg.Allow),
+			Peers:                slices.Clone(cfg.Peers),
+		},
+	}
+	for _, svc := range cfg.Services {
+		plan := planService(svc, in)
+		for _, r := range plan.Reals {
+			out.Memory.Up[RealKey{svc.Name, r.Key()}] = r.Up
+		}
+		if _, reached := in.Memory.Quorum[svc.Name]; reached || plan.Quorum {
+			out.Memory.Quorum[svc.Name] = plan.Quorum
+		}
+		out.Services = append(out.Services, plan)
+		out.State.Services = append(out.State.Services, compile(svc, plan))
+	}
+	for _, inst := range cfg.VRRP {
+		vips := make([]netip.Addr, 0, len(inst.Addresses))
+		for _, p := range inst.Addresses {
+			vips = append(vips, p.Addr())
+		}
+		out.State.Leases = append(out.State.Leases, lb.Lease{ID: out.Memory.Leases[inst.Name], VIP: vips})
+		if in.Roles[inst.Name] != vrrp.Master {
+			out.State.Standby = append(out.State.Standby, vips...)
+		}
+	}
+	return out
+}
+
+func planService(svc config.Service, in Input) ServicePlan {
+	plan := ServicePlan{Name: svc.Name}
+	for i, r := range svc.Reals {
+		rp := planReal(svc, i, in)
+		in.Overrides.override(svc.Name, r.Key(), &rp)
+		if rp.Up {
+			plan.Weight += int(rp.Weight)
+		}
+		plan.Reals = append(plan.Reals, rp)
+	}
+	plan.quorum(svc, in.Memory)
+	return plan
+}
+
+// quorum decides as keepalived's update_quorum_state does: lost below quorum
+// - hysteresis or at no weight at all, regained at quorum + hysteresis. The
+// first time, quorum itself is enough: there is nothing to swing about yet.
+func (p *ServicePlan) quorum(svc config.Service, mem Memory) {
+	had, reached := mem.Quorum[svc.Name]
+	threshold := svc.Quorum
+	switch {
+	case reached && had:
+		threshold -= svc.Hysteresis
+	case reached:
+		threshold += svc.Hysteresis
+	}
+	p.Quorum = p.Weight > 0 && p.Weight >= threshold
+	if !p.Quorum {
+		p.Reason = fmt.Sprintf("weight %d up, quorum needs %d", p.Weight, max(threshold, 1))
+		p.Sorry = svc.Sorry.IsValid()
+	}
+}
+
+// planReal applies the checks: all must pass.
+func planReal(svc config.Service, i int, in Input) RealPlan {
+	r := svc.Reals[i]
+	rp := RealPlan{Addr: r.Addr, Port: r.Port, Configured: r.Weight, Weight: r.Weight, Up: true}
+	for _, t := range targets(svc, i, in.ProbeVIP) {
+		rp.Checks++
+		rp.judge(in.Health[t], in.Memory.Up[RealKey{svc.Name, r.Key()}])
+	}
+	return rp
+}
+
+// judge takes one check's status into account. A check without a result yet
+// (a new one, or one that a reload changed) leaves the real as it was, so
+// that a reload takes nobody out; a real that was never up stays down.
+func (rp *RealPlan) judge(s health.Status, before bool) {
+	rp.Flapping = rp.Flapping || s.Flapping
+	switch {
+	case !s.Known && !before:
+		rp.fail("not checked yet", s)
+	case !s.Known:
+		rp.Reason = "not checked yet by its new check"
+	case !s.Up:
+		rp.fail(s.Reason, s)
+	case s.Since.After(rp.Since) && rp.Up:
+		rp.Since = s.Since
+	}
+}
+
+// fail takes the real down; the first check that fails gives the reason.
+func (rp *RealPlan) fail(reason string, s health.Status) {
+	if !rp.Up {
+		return
+	}
+	if reason == "" {
+		reason = "check fails"
+	}
+	rp.Up, rp.Reason, rp.Since = false, reason, s.Since
+}
+
+// compile turns the decisions into what the backend gets. Whoever is out by
+// decision of health is removed or quiesced as on_down says; whoever is
+// quiesced by weight stays, his connections end by themselves.
+func compile(svc config.Service, plan ServicePlan) lb.Service {
+	s := svc.Service
+	s.Listeners = slices.Clone(s.Listeners)
+	s.Deny, s.Allow = slices.Clone(s.Deny), slices.Clone(s.Allow)
+	s.Reals = nil
+	for i, r := range svc.Reals {
+		rp := plan.Reals[i]
+		r.Weight = rp.Weight
+		if !rp.Up || plan.Sorry && rp.Weight > 0 {
+			if svc.OnDown != config.Quiesce {
+				continue
+			}
+			r.Weight = 0
+		}
+		s.Reals = append(s.Reals, r)
+	}
+	return s
+}
+
+// leases gives every instance the number it had, new ones the lowest that
+// is free.
+func leases(instances []vrrp.Instance, before map[string]uint32) map[string]uint32 {
+	ids, used := map[string]uint32{}, map[uint32]bool{}
+	for _, inst := range instances {
+		if id, ok := before[inst.Name]; ok {
+			ids[inst.Name], used[id] = id, true
+		}
+	}
+	var next uint32
+	for _, inst := range instances {
+		if _, ok := ids[inst.Name]; ok {
+			continue
+		}
+		for used[next] {
+			next++
+		}
+		ids[inst.Name], used[next] = next, true
+	}
+	return ids
+}

@@ -1,0 +1,225 @@
+package director
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// Status is everything that `lvx status` shows.
+type Status struct {
+	Version  string          `json:"version"`
+	Started  time.Time       `json:"started"`
+	Now      time.Time       `json:"now"`
+	Backend  string          `json:"backend"` // "xdp" or "ipvs"
+	Mode     string          `json:"mode"`
+	Detail   string          `json:"detail,omitempty"`
+	Reload   ReloadStatus    `json:"reload"`
+	Fault    string          `json:"fault,omitempty"` // why the kernel does not hold the plan; it is being retried
+	Faults   uint64          `json:"faults"`          // failed attempts so far
+	Warnings []string        `json:"warnings,omitempty"`
+	VRRP     []VRRPStatus    `json:"vrrp,omitempty"`
+	VIPs     []VIPStatus     `json:"vips"`
+	Services []ServiceStatus `json:"services"`
+	Stale    []Override      `json:"stale_overrides,omitempty"` // overrides that hit nothing
+}
+
+// ReloadStatus tells of the last time that the configuration was read.
+type ReloadStatus struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error,omitempty"` // why it was refused; the one before still runs
+}
+
+// VRRPStatus is one virtual router.
+type VRRPStatus struct {
+	Instance  string            `json:"instance"`
+	Interface string            `json:"interface"`
+	VRID      uint8             `json:"virtual_router_id"`
+	Role      string            `json:"role"`
+	Since     time.Time         `json:"since"`
+	Why       string            `json:"why,omitempty"`
+	Priority  uint8             `json:"priority"`
+	Peers     []VRRPPeer        `json:"peers,omitempty"`
+	Dropped   map[string]uint64 `json:"dropped,omitempty"`
+	Warning   string            `json:"warning,omitempty"`
+}
+
+// VRRPPeer is the last accepted advertisement of another router.
+type VRRPPeer struct {
+	Addr     netip.Addr `json:"address"`
+	Priority uint8      `json:"priority"`
+	Seen     time.Time  `json:"seen"`
+}
+
+// VIPStatus tells whether this host serves a VIP.
+type VIPStatus struct {
+	Addr     netip.Addr `json:"address"`
+	Held     bool       `json:"held"`
+	Instance string     `json:"vrrp,omitempty"` // that decides it
+}
+
+// ServiceStatus is one service.
+type ServiceStatus struct {
+	Name      string       `json:"name"`
+	Listeners []string     `json:"listeners"`
+	Mark      uint32       `json:"mark,omitempty"`
+	Scheduler string       `json:"scheduler"`
+	Backend   string       `json:"backend,omitempty"`
+	State     string       `json:"state"` // "up", "sorry", "down"
+	Reason    string       `json:"reason,omitempty"`
+	Sorry     string       `json:"sorry_server,omitempty"`
+	Reals     []RealStatus `json:"reals"`
+}
+
+// RealStatus is one real of one service.
+type RealStatus struct {
+	Addr       netip.Addr `json:"address"`
+	Port       uint16     `json:"port,omitempty"`
+	State      string     `json:"state"` // "up", "down", "drained", "unresolved"
+	Weight     uint16     `json:"weight"`
+	Configured uint16     `json:"configured_weight"`
+	Override   string     `json:"override,omitempty"`
+	Checks     int        `json:"checks"`
+	Flapping   bool       `json:"flapping,omitempty"`
+	Since      time.Time  `json:"since,omitzero"`
+	Reason     string     `json:"reason,omitempty"`
+	MAC        string     `json:"mac,omitempty"`
+	Device     string     `json:"device,omitempty"`
+}
+
+// Status asks for everything at once.
+func (d *Director) Status(ctx context.Context) (st Status, err error) {
+	err = d.do(ctx, func(context.Context) error {
+		obs, err := d.opt.Backend.Observed()
+		if err != nil {
+			obs = lb.Observed{Detail: err.Error()} // the rest is worth showing
+		}
+		st = d.status(obs)
+		return nil
+	})
+	return st, err
+}
+
+func (d *Director) status(obs lb.Observed) Status {
+	st := Status{
+		Version: d.opt.Version, Started: d.started, Now: time.Now(),
+		Backend: obs.Backend, Mode: obs.Mode, Detail: obs.Detail,
+		Reload: d.reload, Fault: d.fault, Faults: d.faults,
+		Warnings: slices.Clone(d.cfg.Warnings),
+		Stale:    slices.Clone(d.out.Stale),
+		VIPs:     d.vips(),
+	}
+	if d.opt.VRRP != nil {
+		st.VRRP = vrrpStatus(d.cfg.VRRP, d.opt.VRRP.Status())
+	}
+	seen := map[string]lb.ObservedService{}
+	for _, o := range obs.Services {
+		seen[o.Name] = o
+	}
+	for i, p := range d.out.Services {
+		st.Services = append(st.Services, serviceStatus(d.cfg.Services[i], p, seen[p.Name]))
+	}
+	return st
+}
+
+func vrrpStatus(instances []vrrp.Instance, status []vrrp.Status) []VRRPStatus {
+	var all []VRRPStatus
+	for _, inst := range instances {
+		v := VRRPStatus{Instance: inst.Name, Interface: inst.Interface, VRID: inst.VRID, Role: vrrp.Init.String(), Priority: inst.Priority}
+		for _, s := range status {
+			if s.Instance != inst.Name {
+				continue
+			}
+			v.Role, v.Since, v.Why, v.Priority = s.Role.String(), s.Since, s.Why, s.Priority
+			v.Dropped, v.Warning = s.Dropped, s.Warning
+			for _, p := range s.Peers {
+				v.Peers = append(v.Peers, VRRPPeer{Addr: p.Addr, Priority: p.Priority, Seen: p.Seen})
+			}
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// vips tells of every VIP that a service listens on.
+func (d *Director) vips() []VIPStatus {
+	instance := map[netip.Addr]string{}
+	for _, inst := range d.cfg.VRRP {
+		for _, p := range inst.Addresses {
+			instance[p.Addr()] = inst.Name
+		}
+	}
+	var all []VIPStatus
+	for _, vip := range d.out.State.VIPs() {
+		all = append(all, VIPStatus{
+			Addr: vip, Held: !slices.Contains(d.out.State.Standby, vip), Instance: instance[vip],
+		})
+	}
+	return all
+}
+
+func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService) ServiceStatus {
+	s := ServiceStatus{
+		Name: p.Name, Mark: svc.Mark, Scheduler: string(svc.Scheduler), Backend: o.Backend,
+		State: "up", Reason: p.Reason,
+	}
+	for _, l := range svc.Listeners {
+		s.Listeners = append(s.Listeners, l.String())
+	}
+	usable := false
+	seen := map[netip.AddrPort]lb.ObservedReal{}
+	for _, r := range o.Reals {
+		seen[netip.AddrPortFrom(r.Addr, r.Port)] = r
+		usable = usable || r.Usable
+	}
+	for _, rp := range p.Reals {
+		or, held := seen[rp.Key()]
+		s.Reals = append(s.Reals, realStatus(rp, or, held))
+	}
+	if svc.Sorry.IsValid() {
+		s.Sorry = svc.Sorry.String()
+	}
+	switch {
+	case usable:
+	case svc.Sorry.IsValid():
+		s.State = "sorry"
+	default:
+		s.State = "down"
+	}
+	if !usable && s.Reason == "" {
+		s.Reason = "no real is usable"
+	}
+	if s.Reason == "" {
+		s.Reason = o.Reason
+	}
+	return s
+}
+
+func realStatus(rp RealPlan, o lb.ObservedReal, held bool) RealStatus {
+	r := RealStatus{
+		Addr: rp.Addr, Port: rp.Port, State: "up",
+		Weight: rp.Weight, Configured: rp.Configured, Checks: rp.Checks,
+		Flapping: rp.Flapping, Since: rp.Since, Reason: rp.Reason,
+		MAC: o.MAC, Device: o.Device,
+	}
+	switch {
+	case rp.Drained:
+		r.Override = "drain"
+	case rp.Override:
+		r.Override = "weight"
+	}
+	switch {
+	case !rp.Up:
+		r.State = "down"
+	case rp.Drained:
+		r.State = "drained"
+	case held && !o.Usable && o.Reason != "":
+		r.State, r.Reason = "unresolved", o.Reason
+	}
+	return r
+}

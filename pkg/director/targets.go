@@ -1,0 +1,95 @@
+package director
+
+import (
+	"net/netip"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Targets lists what has to be asked for a configuration, each question
+// once, in the order of the file. With probeVIP, checks that leave `via` to
+// lvx are addressed to the VIP where that can work.
+func Targets(cfg *config.Config, probeVIP bool) []health.Target {
+	var all []health.Target
+	seen := map[health.Target]bool{}
+	for _, svc := range cfg.Services {
+		for i := range svc.Reals {
+			for _, t := range targets(svc, i, probeVIP) {
+				if !seen[t] {
+					seen[t] = true
+					all = append(all, t)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// targets are the questions about the i-th real of a service.
+func targets(svc config.Service, i int, probeVIP bool) []health.Target {
+	if i >= len(svc.Checks) {
+		return nil
+	}
+	ts := make([]health.Target, 0, len(svc.Checks[i]))
+	for _, spec := range svc.Checks[i] {
+		ts = append(ts, target(svc, svc.Reals[i], spec.WithDefaults(), probeVIP))
+	}
+	return ts
+}
+
+func target(svc config.Service, r lb.Real, spec health.Spec, probeVIP bool) health.Target {
+	if spec.Via == "" {
+		spec.Via = health.ViaReal
+		if probeVIP && health.ThroughVIP(spec) && r.Forward == lb.DR && !r.Addr.IsLoopback() {
+			spec.Via = health.ViaVIP
+		}
+	}
+	t := health.Target{Spec: spec, Real: r.Addr}
+	if spec.Via == health.ViaVIP && len(svc.Listeners) > 0 {
+		t.VIP = svc.Listeners[0].Addr
+	}
+	if spec.Type != health.ICMP && spec.Type != health.Exec {
+		t.Port = checkPort(svc, r, spec)
+	}
+	return t
+}
+
+// checkPort is the check's own port, else the real's, else the first one
+// that the service listens on.
+func checkPort(svc config.Service, r lb.Real, spec health.Spec) uint16 {
+	if spec.Port != 0 {
+		return spec.Port
+	}
+	if r.Port != 0 {
+		return r.Port
+	}
+	for _, l := range svc.Listeners {
+		if !l.EveryPort() {
+			return l.First
+		}
+	}
+	return 0
+}
+
+// ownVIPs are the VIPs that no VRRP instance names, in the order of the
+// file: the director holds them itself.
+func ownVIPs(cfg *config.Config) []netip.Addr {
+	seen := map[netip.Addr]bool{}
+	for _, inst := range cfg.VRRP {
+		for _, p := range inst.Addresses {
+			seen[p.Addr()] = true
+		}
+	}
+	var own []netip.Addr
+	for _, svc := range cfg.Services {
+		for _, l := range svc.Listeners {
+			if !seen[l.Addr] {
+				seen[l.Addr] = true
+				own = append(own, l.Addr)
+			}
+		}
+	}
+	return own
+}

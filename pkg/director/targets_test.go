@@ -1,0 +1,82 @@
+package director
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+func TestTarget(t *testing.T) {
+	listen := func(first, last uint16) lb.Listener {
+		return lb.Listener{Addr: vip, Proto: lb.TCP, First: first, Last: last}
+	}
+	type ask struct {
+		Via  health.Via
+		VIP  bool
+		Port uint16
+	}
+	for _, c := range []struct {
+		name      string
+		listeners []lb.Listener
+		real      lb.Real
+		spec      health.Spec
+		probeVIP  bool
+		want      ask
+	}{
+		{"port of the listener", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP}, false, ask{health.ViaReal, false, 80}},
+		{"first port of a range", []lb.Listener{listen(8000, 8100)}, lb.Real{}, health.Spec{Type: health.TCP}, false, ask{health.ViaReal, false, 8000}},
+		{"first listener with a port", []lb.Listener{listen(0, 0), listen(443, 443)}, lb.Real{}, health.Spec{Type: health.TCP}, false, ask{health.ViaReal, false, 443}},
+		{"port of the check", []lb.Listener{listen(80, 80)}, lb.Real{Port: 81}, health.Spec{Type: health.TCP, Port: 82}, false, ask{health.ViaReal, false, 82}},
+		{"port of the real", []lb.Listener{listen(80, 80)}, lb.Real{Port: 81}, health.Spec{Type: health.TCP}, false, ask{health.ViaReal, false, 81}},
+		{"icmp has none", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.ICMP}, false, ask{health.ViaReal, false, 0}},
+		{"exec has none", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.Exec}, true, ask{health.ViaReal, false, 0}},
+		{"through the VIP by itself", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP}, true, ask{health.ViaVIP, true, 80}},
+		{"asked for the real", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP, Via: health.ViaReal}, true, ask{health.ViaReal, false, 80}},
+		{"asked for the VIP", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP, Via: health.ViaVIP}, false, ask{health.ViaVIP, true, 80}},
+		{"NAT: the real has no VIP", []lb.Listener{listen(80, 80)}, lb.Real{Forward: lb.NAT}, health.Spec{Type: health.TCP}, true, ask{health.ViaReal, false, 80}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			svc := service("web", 1)
+			svc.Listeners = c.listeners
+			c.real.Addr = server(1)
+			svc.Reals[0] = c.real
+			svc.Checks[0] = []health.Spec{c.spec}
+			got := targets(svc, 0, c.probeVIP)[0]
+			if d := cmp.Diff(c.want, ask{got.Spec.Via, got.VIP == vip, got.Port}); d != "" {
+				t.Error(d)
+			}
+			if got.Real != server(1) || got.Spec.Interval != health.DefaultInterval {
+				t.Errorf("real or defaults: %+v", got)
+			}
+		})
+	}
+}
+
+// Services that ask the same question share one probe.
+func TestTargetsAreShared(t *testing.T) {
+	a, b, c := service("a", 1, 1), service("b", 1, 1), service("c", 1)
+	c.Checks[0] = []health.Spec{{Type: health.TCP, Port: 81}}
+	got := Targets(configOf(a, b, c), false)
+	if len(got) != 3 {
+		t.Errorf("%d questions, want 3: %+v", len(got), got)
+	}
+}
+
+func TestOwnVIPs(t *testing.T) {
+	svc := service("web", 1)
+	other := netip.MustParseAddr("10.0.0.101")
+	svc.Listeners = append(svc.Listeners, lb.Listener{Addr: other, Proto: lb.TCP, First: 80, Last: 80}, svc.Listeners[0])
+	cfg := configOf(svc)
+	if d := cmp.Diff([]netip.Addr{vip, other}, ownVIPs(cfg), compareAddrs); d != "" {
+		t.Error(d)
+	}
+	cfg.VRRP = []vrrp.Instance{{Name: "A", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+	if d := cmp.Diff([]netip.Addr{other}, ownVIPs(cfg), compareAddrs); d != "" {
+		t.Error(d)
+	}
+}

@@ -21,16 +21,18 @@ type director struct {
 	t         *testing.T
 	scheduler string
 	flags     Flags
+	port      uint16 // of the reals: 80, or 0 for a service by mark
 	reals     []Real
-	overload  map[uint32]bool // reals that stand above their threshold
+	upper     map[uint32]int // upper thresholds of reals
 	ring      *Ring
 	picks     uint64
 }
 
 var (
-	addrOf   = regexp.MustCompile(`-r 10\.0\.0\.1(\d)`)
+	addrOf   = regexp.MustCompile(`-r \[?(10\.0\.0\.1\d|2001:db8::1\d)`)
 	weightOf = regexp.MustCompile(`-w (\d+)`)
 	schedOf  = regexp.MustCompile(`-s (\w+)`)
+	upperOf  = regexp.MustCompile(`-x (\d+)`)
 	flagsOf  = regexp.MustCompile(`-b ([\w,-]+)`)
 )
 
@@ -48,7 +50,10 @@ func (d *director) run(cmd string) {
 	d.t.Helper()
 	switch {
 	case strings.Contains(cmd, " -A "):
-		*d = director{t: d.t, scheduler: schedOf.FindStringSubmatch(cmd)[1], overload: map[uint32]bool{}}
+		*d = director{t: d.t, scheduler: schedOf.FindStringSubmatch(cmd)[1], port: 80, upper: map[uint32]int{}}
+		if strings.Contains(cmd, " -f ") {
+			d.port = 0
+		}
 		d.setFlags(cmd)
 	case strings.Contains(cmd, " -E "):
 		d.scheduler = schedOf.FindStringSubmatch(cmd)[1]
@@ -74,16 +79,18 @@ func (d *director) edit(cmd string) {
 	if m == nil {
 		d.t.Fatalf("command not understood: %s", cmd)
 	}
-	digit, _ := strconv.Atoi(m[1])
-	id, weight := uint32(digit), uint64(1)
+	addr := netip.MustParseAddr(m[1])
+	id, weight := uint32(m[1][len(m[1])-1]-'0'), uint64(1)
 	if m := weightOf.FindStringSubmatch(cmd); m != nil {
 		weight, _ = strconv.ParseUint(m[1], 10, 16)
 	}
 	i := slices.IndexFunc(d.reals, func(r Real) bool { return r.ID == id })
 	switch {
 	case strings.Contains(cmd, " -a "):
-		d.reals = append(d.reals, Real{ID: id, Weight: uint16(weight), Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(10 + id)}), Port: 80})
-		d.overload[id] = strings.Contains(cmd, " -x ")
+		d.reals = append(d.reals, Real{ID: id, Weight: uint16(weight), Addr: addr, Port: d.port})
+		if m := upperOf.FindStringSubmatch(cmd); m != nil {
+			d.upper[id], _ = strconv.Atoi(m[1])
+		}
 	case strings.Contains(cmd, " -e "):
 		if d.reals[i].Weight == uint16(weight) {
 			d.touch(i)
@@ -98,24 +105,32 @@ func (d *director) edit(cmd string) {
 // counts "ipvsadm -e" with the same weight as one, Build compares.
 func (d *director) touch(i int) { d.reals[i].Port++ }
 
-// conns opens n connections and writes down who got them, as the files do.
+// conns opens n connections and writes down who got them, as the files do. A
+// real with an upper threshold stands above it from the start in these files.
 func (d *director) conns(n int) string {
 	var got []string
 	for range n {
 		id := None
 		for range max(1, len(d.ring.Slots)) { // step over overloaded reals, as the packet path does
 			id = d.ring.Pick(d.picks)
-			if d.picks++; !d.overload[id] {
+			if d.picks++; d.upper[id] == 0 {
 				break
 			}
 		}
-		if id == None || d.overload[id] {
-			got = append(got, "-")
-			continue
+		if d.upper[id] > 0 {
+			id = None
 		}
-		got = append(got, fmt.Sprint(id))
+		got = append(got, digit(id))
 	}
 	return strings.Join(got, " ")
+}
+
+// digit is how the files write who got a connection.
+func digit(id uint32) string {
+	if id == None {
+		return "-"
+	}
+	return fmt.Sprint(id)
 }
 
 // sequence finds the reals that a part of a line names: "after del rs1: 2 3 2"
@@ -206,10 +221,7 @@ func TestFactsSH(t *testing.T) {
 				t.Fatalf("%d clients found, want 256", len(want))
 			}
 			for c := range 256 {
-				got := "-"
-				if id := d.ring.PickHash(netip.AddrFrom4([4]byte{172, 16, 0, byte(c)}), uint16(port), nil); id != None {
-					got = fmt.Sprint(id)
-				}
+				got := digit(d.ring.PickHash(netip.AddrFrom4([4]byte{172, 16, 0, byte(c)}), uint16(port), nil))
 				if got != want[c:c+1] {
 					t.Errorf("172.16.0.%d: got %s, want %s", c, got, want[c:c+1])
 				}

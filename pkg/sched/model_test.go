@@ -118,6 +118,9 @@ func TestEditsAgainstModel(t *testing.T) {
 				k.edit(reals[i].ID, w)
 			}
 			ring, picks = mustBuild(t, k.scheduler, 0, reals, ring, picks), 0
+			if ring.Next < 0 || ring.Next >= max(1, len(ring.Slots)) {
+				t.Fatalf("next slot %d of %d", ring.Next, len(ring.Slots))
+			}
 			for range rapid.IntRange(0, 12).Draw(t, "picks") {
 				if got, want := ring.Pick(picks), k.pick(); got != want {
 					t.Fatalf("%s %v: pick %d: got %d, want %d", k.scheduler, reals, picks, got, want)

@@ -188,6 +188,9 @@ func TestScaledShares(t *testing.T) {
 	if r := mustBuild(t, "wrr", 0, realsOf(65535, 1), nil, 0); r.Scaled || len(r.Slots) != MaxSlots {
 		t.Errorf("65535, 1: scaled %v, %d slots", r.Scaled, len(r.Slots))
 	}
+	if r := mustBuild(t, "wrr", 0, realsOf(60000, 30000, 60000), nil, 0); r.Scaled || len(r.Slots) != 5 {
+		t.Errorf("a common divisor: scaled %v, %d slots", r.Scaled, len(r.Slots))
+	}
 	r := mustBuild(t, "wrr", 0, realsOf(40000, 20001, 10000), nil, 0)
 	a, b, c := count(r.Slots, 1), count(r.Slots, 2), count(r.Slots, 3)
 	if !r.Scaled || abs(a-2*b) > 3 || abs(a-4*c) > 5 || a+b+c < MaxSlots-3 {

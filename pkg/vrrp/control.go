@@ -1,0 +1,119 @@
+package vrrp
+
+import (
+	"log/slog"
+	"maps"
+	"time"
+)
+
+// key is the identity of a virtual router on this host.
+type key struct {
+	iface string
+	four  bool
+	vrid  uint8
+}
+
+func (i Instance) key() key { return key{i.Interface, i.family4(), i.VRID} }
+
+type connKey struct {
+	iface string
+	index int
+	four  bool
+}
+
+// controller looks at the host and the wanted instances and tells the loop
+// what it found. It opens and closes the sockets: joining a group takes a
+// kernel lock that others may hold for long.
+type controller struct {
+	router *Router
+	loop   *loop
+	conns  map[connKey]*conn
+}
+
+// plan is everything the loop has to know about the outside.
+type plan struct {
+	seen     time.Time // when the host was looked at
+	items    []item
+	links    links
+	services map[string]bool
+}
+
+// item is one wanted instance and what it has on this host.
+type item struct {
+	cfg     Instance
+	conn    *conn // nil: none, err says why
+	err     error
+	holding bool // the VIPs are on the interface
+}
+
+// settle is how long a burst of changes may go on before it is looked at.
+const settle = 5 * time.Millisecond
+
+// run looks whenever something has changed, until the loop has ended.
+func (c *controller) run(ended <-chan struct{}) {
+	repair := time.NewTicker(10 * time.Second) // for what no message told of
+	defer repair.Stop()
+	for {
+		if err := c.look(); err != nil {
+			c.loop.note(slog.LevelError, "interfaces are not readable", slog.Any("error", err))
+		}
+		select {
+		case <-ended:
+			for _, conn := range c.conns {
+				conn.close()
+			}
+			return
+		case <-c.router.changed:
+			time.Sleep(settle)
+		case <-repair.C:
+		}
+	}
+}
+
+// look reads the host's interfaces and hands the loop a new plan.
+func (c *controller) look() error {
+	seen := time.Now()
+	ls, err := readLinks()
+	if err != nil {
+		return err
+	}
+	r := c.router
+	r.mu.Lock()
+	want := r.want
+	services := maps.Clone(r.services)
+	r.mu.Unlock()
+
+	p := plan{seen: seen, links: ls, services: services}
+	for _, i := range want {
+		it := item{cfg: i}
+		if own, ok := ls[i.Interface]; ok {
+			it.holding = own.holding(i)
+			it.conn, it.err = c.conn(i.Interface, own.index, i.family4())
+		}
+		p.items = append(p.items, it)
+	}
+	var used map[*conn]bool
+	if !c.loop.do(func() { used = c.loop.apply(p) }) {
+		return nil // ended
+	}
+	maps.DeleteFunc(c.conns, func(_ connKey, conn *conn) bool {
+		if !used[conn] {
+			conn.close()
+		}
+		return !used[conn]
+	})
+	return nil
+}
+
+// conn finds or opens the socket for an interface and family.
+func (c *controller) conn(iface string, index int, four bool) (*conn, error) {
+	k := connKey{iface, index, four}
+	if found, ok := c.conns[k]; ok {
+		return found, nil
+	}
+	opened, err := listen(iface, index, !four)
+	if err == nil {
+		c.conns[k] = opened
+	}
+	return opened, err
+}

@@ -1,0 +1,320 @@
+package vrrp
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// loop is the advert thread: it owns the machines, receives, and sends on
+// time. It never waits for a disk, a log or a lock that somebody else may
+// hold for long.
+type loop struct {
+	opts  *Options
+	notes chan<- note
+	shown *atomic.Pointer[[]*vrouter]
+
+	wake  int           // eventfd
+	inbox chan func()   // run on the thread
+	gone  chan struct{} // closed when the thread has ended
+
+	routers  []*vrouter // in the order of the last plan, those on their way out last
+	links    links
+	services map[string]bool
+	stopping bool
+	workers  sync.WaitGroup
+	socks    []*conn       // what the virtual routers use
+	fds      []unix.PollFd // wake, and one per socks
+	buf      [64 << 10]byte
+}
+
+func newLoop(opts *Options, notes chan<- note, shown *atomic.Pointer[[]*vrouter]) (*loop, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	l := &loop{opts: opts, notes: notes, shown: shown, wake: wake, inbox: make(chan func(), 256), gone: make(chan struct{})}
+	l.rewire()
+	return l, nil
+}
+
+func (l *loop) closeWake() { unix.Close(l.wake) }
+
+// post has f run on the thread soon, or never if the thread has ended.
+func (l *loop) post(f func()) bool {
+	select {
+	case l.inbox <- f:
+	case <-l.gone:
+		return false
+	}
+	one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1} // not zero in either byte order; full is as good as set
+	_, _ = unix.Write(l.wake, one[:])
+	return true
+}
+
+// do is post that waits for f; it reports whether f has run.
+func (l *loop) do(f func()) bool {
+	ran := make(chan struct{})
+	l.post(func() { f(); close(ran) })
+	select {
+	case <-ran:
+		return true
+	case <-l.gone:
+		return false
+	}
+}
+
+// note hands something to the log; when the log is far behind, it is lost.
+func (l *loop) note(level slog.Level, text string, attrs ...slog.Attr) {
+	l.hand(note{level: level, text: text, attrs: attrs})
+}
+
+func (l *loop) hand(n note) {
+	select {
+	case l.notes <- n:
+	default:
+	}
+}
+
+// run works until stop was posted and every virtual router has ended.
+func (l *loop) run() {
+	runtime.LockOSThread() // never undone: the thread ends with run, and its priority with it
+	if l.opts.Realtime > 0 {
+		attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: uint32(l.opts.Realtime),
+			Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+		if err := unix.SchedSetAttr(0, attr, 0); err != nil {
+			l.note(slog.LevelWarn, "advert thread runs without real-time priority", slog.Any("error", err))
+		}
+	}
+	for !l.stopping || len(l.routers) > 0 {
+		l.wait()
+		l.receive() // before timers: after a pause, a master that was heard meanwhile is not dead
+		now := time.Now()
+		for _, v := range l.routers {
+			if due := v.m.Deadline(); !due.IsZero() && !now.Before(due) {
+				l.step(v, Tick{}, now)
+			}
+		}
+		l.sweep()
+	}
+	close(l.gone)
+	l.workers.Wait()
+}
+
+// wait sleeps until a packet, a message or the next deadline, and runs the
+// messages.
+func (l *loop) wait() {
+	var next time.Time
+	for _, v := range l.routers {
+		if due := v.m.Deadline(); !due.IsZero() && (next.IsZero() || due.Before(next)) {
+			next = due
+		}
+	}
+	var timeout *unix.Timespec
+	if !next.IsZero() {
+		ts := unix.NsecToTimespec(max(0, int64(time.Until(next))))
+		timeout = &ts
+	}
+	_, _ = unix.Ppoll(l.fds, timeout, nil) // an interruption is a wake-up like another
+	var count [8]byte
+	_, _ = unix.Read(l.wake, count[:])
+	for {
+		select {
+		case f := <-l.inbox:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// rewire collects the sockets in use.
+func (l *loop) rewire() {
+	l.socks, l.fds = nil, []unix.PollFd{{Fd: int32(l.wake), Events: unix.POLLIN}}
+	for c := range l.used() {
+		l.socks = append(l.socks, c)
+		l.fds = append(l.fds, unix.PollFd{Fd: int32(c.fd), Events: unix.POLLIN})
+	}
+}
+
+func (l *loop) used() map[*conn]bool {
+	used := map[*conn]bool{}
+	for _, v := range l.routers {
+		if v.conn != nil {
+			used[v.conn] = true
+		}
+	}
+	return used
+}
+
+// receive reads what is there, within reason: a flood must not keep the
+// timers from being looked at.
+func (l *loop) receive() {
+	for _, c := range l.socks {
+		for range 256 {
+			d, ok := c.receive(l.buf[:])
+			if !ok {
+				break
+			}
+			if len(d.payload) >= 2 {
+				l.hear(c, d)
+			}
+		}
+	}
+}
+
+// hear finds the virtual router that a datagram is for. Other identifiers
+// are other people's business.
+func (l *loop) hear(c *conn, d datagram) {
+	for _, v := range l.routers {
+		if v.conn == c && v.cfg.VRID == d.payload[1] {
+			v.hear(l, d, time.Now())
+			return
+		}
+	}
+}
+
+// apply makes the wanted instances those of p: new ones start, changed ones
+// are told, missing ones stop. It returns the sockets in use.
+func (l *loop) apply(p plan) map[*conn]bool {
+	if l.stopping {
+		return l.used()
+	}
+	l.links, l.services = p.links, p.services
+	old, now := slices.Clone(l.routers), time.Now()
+	l.routers = nil
+	changed := make([]bool, len(p.items))
+	for n, it := range p.items {
+		i := slices.IndexFunc(old, func(v *vrouter) bool { return v.key == it.cfg.key() && !v.leaving })
+		if i < 0 {
+			l.routers = append(l.routers, newVrouter(l, it))
+			continue
+		}
+		changed[n] = !sameInstance(old[i].cfg, it.cfg)
+		old[i].cfg = it.cfg
+		l.routers = append(l.routers, old[i])
+		old = slices.Delete(old, i, i+1)
+	}
+	l.routers = append(l.routers, old...)
+	l.regroup()
+	for n, it := range p.items {
+		l.refresh(l.routers[n], it, changed[n], p.seen, now)
+	}
+	for _, v := range old {
+		l.leave(v, now)
+	}
+	l.rewire()
+	l.show()
+	return l.used()
+}
+
+// refresh tells one virtual router what has changed for it; nothing, if
+// nothing has.
+func (l *loop) refresh(v *vrouter, it item, changed bool, seen, now time.Time) {
+	v.conn, v.index = it.conn, l.links[it.cfg.Interface].index
+	cond := l.links.condition(it.cfg, l.services)
+	if cond.Fault == "" && it.err != nil {
+		cond.Fault = it.err.Error()
+	}
+	if cond != v.cond {
+		v.cond = cond
+		l.step(v, cond, now)
+	}
+	switch {
+	case !v.started:
+		v.started = true
+		l.step(v, Start{Self: cond.Self, Holding: it.holding, Resume: it.holding && l.fresh(v)}, now)
+	case changed:
+		l.step(v, Configure{Instance: it.cfg}, now)
+	case v.m.Active() && !it.holding && v.idle() && seen.After(v.readyAt):
+		l.note(slog.LevelWarn, "VIP was removed by someone else", slog.String("instance", v.cfg.Name))
+		l.act(v, Take{}, now)
+	}
+}
+
+// fresh tells whether a lease of an earlier run says that no peer can have
+// missed an advert for as long as its dead interval.
+func (l *loop) fresh(v *vrouter) bool {
+	if l.opts.Held == nil {
+		return false
+	}
+	since := v.cfg.lease(v.m.Priority()) - l.opts.Held(v.cfg.Name)
+	return since < 3*v.cfg.AdvertInterval
+}
+
+// leave ends a virtual router in its own time.
+func (l *loop) leave(v *vrouter, now time.Time) {
+	if !v.leaving {
+		v.leaving = true
+		v.group = Group{v.m}
+		l.step(v, Stop{}, now)
+	}
+}
+
+func (l *loop) stop() {
+	l.stopping = true
+	now := time.Now()
+	for _, v := range l.routers {
+		l.leave(v, now)
+	}
+}
+
+// regroup puts the machines of each sync group together.
+func (l *loop) regroup() {
+	groups := map[string]Group{}
+	for _, v := range l.routers {
+		if v.cfg.SyncGroup != "" && !v.leaving {
+			groups[v.cfg.SyncGroup] = append(groups[v.cfg.SyncGroup], v.m)
+		}
+	}
+	for _, v := range l.routers {
+		v.group = Group{v.m}
+		if v.cfg.SyncGroup != "" && !v.leaving {
+			v.group = groups[v.cfg.SyncGroup]
+		}
+	}
+}
+
+// sweep forgets those that have ended and publishes what has changed.
+func (l *loop) sweep() {
+	ended := func(v *vrouter) bool { return v.leaving && v.m.Role() == Init && v.idle() }
+	if slices.ContainsFunc(l.routers, ended) {
+		l.routers = slices.DeleteFunc(slices.Clone(l.routers), func(v *vrouter) bool {
+			if ended(v) {
+				v.worker.close()
+			}
+			return ended(v)
+		})
+		l.rewire()
+		l.show()
+	}
+	for _, v := range l.routers {
+		v.publish()
+	}
+}
+
+// show publishes the list that Status reads.
+func (l *loop) show() {
+	for _, v := range l.routers {
+		v.publish()
+	}
+	list := slices.Clone(l.routers)
+	l.shown.Store(&list)
+}
+
+func (l *loop) claimed(addr netip.Addr, by string) {
+	now := time.Now()
+	for _, v := range l.routers {
+		if v.m.Active() && holds(v.cfg.Addresses, addr) {
+			v.warn(fmt.Sprintf("another host (%s) uses our address %s", by, addr), now)
+			l.step(v, Rival{}, now)
+		}
+	}
+}

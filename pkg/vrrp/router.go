@@ -1,0 +1,263 @@
+package vrrp
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Announcer tells a segment which MAC address has these addresses now, by
+// gratuitous ARP and unsolicited neighbour advertisements, more than once.
+// Announce starts the series and returns; a series under way starts anew.
+type Announcer interface {
+	Announce(iface string, addrs []netip.Addr)
+}
+
+// Options are a router's ties to the rest of the host. All may be left out.
+//
+// Becoming master goes: Activate, VIPs, Lease, advert, Announcer. Leaving
+// goes: VIPs, Deactivate, Lease of 0, OnBackup. Activate, Deactivate,
+// OnBackup and the Announcer may block: each virtual router has a goroutine
+// for them, on which they are called in order.
+type Options struct {
+	Log       *slog.Logger
+	Announcer Announcer
+
+	// Activate makes the data path ready for an instance. It is called
+	// again when the VIPs of a master change, and it must be idempotent. On
+	// error the instance stays backup and tries again when no other master
+	// has turned up.
+	Activate func(instance string) error
+	// Deactivate makes the data path inert for an instance.
+	Deactivate func(instance string)
+	// OnBackup is called whenever an instance has given up its VIPs or
+	// starts without them. A director that is a real server as well puts
+	// them up silently here.
+	OnBackup func(instance string)
+
+	// Lease lets the data path serve an instance for d from now, renewed
+	// with each advert; 0 ends it. It is called on the advert thread and
+	// must not block: one map update.
+	Lease func(instance string, d time.Duration)
+	// Held is what is left of a lease that an earlier run of the daemon
+	// took, 0 if it is over or unknown. A master that was killed and is
+	// back before any peer can have missed it goes on at once; otherwise
+	// it listens for one advert interval first.
+	Held func(instance string) time.Duration
+
+	// Realtime is the SCHED_RR priority of the advert thread, 1 to 99; 0 is
+	// the normal policy. Needs CAP_SYS_NICE; without it the thread runs as
+	// it is.
+	Realtime int
+}
+
+// Router runs virtual routers. Make it with [NewRouter], give it instances
+// with [Router.Set], before or while [Router.Run] runs.
+type Router struct {
+	opts   Options
+	log    *slog.Logger
+	events chan Event
+
+	mu       sync.Mutex
+	want     []Instance
+	services map[string]bool
+	loop     *loop         // while running
+	changed  chan struct{} // something for the controller to look at
+
+	shown atomic.Pointer[[]*vrouter] // what Status reads
+}
+
+// NewRouter makes a router without instances.
+func NewRouter(opts Options) *Router {
+	log := opts.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Router{
+		opts: opts, log: log.With("component", "vrrp"),
+		events: make(chan Event, 256), services: map[string]bool{}, changed: make(chan struct{}, 1),
+	}
+}
+
+// Events delivers transitions while Run runs; it is closed when Run
+// returns. A reader that falls far behind loses the oldest ones.
+func (r *Router) Events() <-chan Event { return r.events }
+
+// Set says which instances there are. Instances that are the same as before
+// are not touched at all. One virtual router is the same as long as its
+// interface, identifier and family are: its other parameters change under
+// way, without a handover. One that is no longer there resigns and gives up
+// its VIPs when a successor has spoken.
+func (r *Router) Set(instances []Instance) error {
+	if err := validate(instances); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.want = slices.Clone(instances)
+	r.look()
+	return nil
+}
+
+// look wakes the controller.
+func (r *Router) look() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+func validate(instances []Instance) error {
+	names, keys := map[string]bool{}, map[key]string{}
+	type place struct {
+		iface string
+		addr  netip.Addr
+	}
+	vips := map[place]string{}
+	for _, i := range instances {
+		if err := i.Validate(); err != nil {
+			return err
+		}
+		if names[i.Name] {
+			return fmt.Errorf("virtual router %s: two of this name", i.Name)
+		}
+		if other, ok := keys[i.key()]; ok {
+			return fmt.Errorf("virtual router %s: identifier %d on %s is %s's", i.Name, i.VRID, i.Interface, other)
+		}
+		names[i.Name], keys[i.key()] = true, i.Name
+		for _, p := range i.Addresses {
+			at := place{i.Interface, p.Addr()}
+			if other, ok := vips[at]; ok {
+				return fmt.Errorf("virtual router %s: address %s is also %s's", i.Name, p.Addr(), other)
+			}
+			vips[at] = i.Name
+		}
+	}
+	return nil
+}
+
+// SetTracked reports whether a service has a usable real server. A service
+// that was never reported counts as well.
+func (r *Router) SetTracked(service string, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if was, known := r.services[service]; known && was == ok {
+		return
+	}
+	r.services[service] = ok
+	r.look()
+}
+
+// Claimed reports that another host, by its MAC address for example, was
+// seen to use addr in ARP or neighbour discovery. A master announces its
+// VIPs again and warns.
+func (r *Router) Claimed(addr netip.Addr, by string) {
+	r.mu.Lock()
+	l := r.loop
+	r.mu.Unlock()
+	if l != nil {
+		l.post(func() { l.claimed(addr, by) })
+	}
+}
+
+// warningAge is how long a warning outlives its last cause.
+const warningAge = 5 * time.Minute
+
+// Status tells about all instances, in the order of Set.
+func (r *Router) Status() []Status {
+	shown := r.shown.Load()
+	if shown == nil {
+		return nil
+	}
+	var list []Status
+	for _, v := range *shown {
+		s := *v.public.Load()
+		s.Dropped = maps.Clone(s.Dropped)
+		s.Peers = slices.Clone(s.Peers)
+		if time.Since(s.warned) > warningAge {
+			s.Warning = ""
+		}
+		list = append(list, s.Status)
+	}
+	return list
+}
+
+// Run runs the instances until ctx is cancelled. Then masters resign, keep
+// serving until a successor has spoken, at most for the skew and one advert
+// interval, and give up their VIPs; only then Run returns nil. An error
+// means that it could not start.
+func (r *Router) Run(ctx context.Context) error {
+	mon, err := newMonitor()
+	if err != nil {
+		return err
+	}
+	notes := make(chan note, 1024)
+	l, err := newLoop(&r.opts, notes, &r.shown)
+	if err != nil {
+		mon.close()
+		return err
+	}
+	c := &controller{router: r, loop: l, conns: map[connKey]*conn{}}
+	r.setLoop(l)
+
+	var wg sync.WaitGroup
+	ended := make(chan struct{})
+	wg.Go(func() { mon.run(r.changed) })
+	wg.Go(func() { c.run(ended) })
+	wg.Go(func() { defer close(ended); l.run() })
+	logged := make(chan struct{})
+	go func() { defer close(logged); r.report(notes) }()
+
+	<-ctx.Done()
+	l.post(l.stop)
+	<-ended
+	r.setLoop(nil)
+	mon.close()
+	wg.Wait()
+	l.closeWake()
+	close(notes)
+	<-logged
+	close(r.events)
+	return nil
+}
+
+func (r *Router) setLoop(l *loop) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loop = l
+}
+
+// note is what the advert thread has to say; it must not wait for a log to
+// be written.
+type note struct {
+	level slog.Level
+	text  string
+	attrs []slog.Attr
+	event *Event
+}
+
+// report writes notes to the log and passes transitions on.
+func (r *Router) report(notes <-chan note) {
+	for n := range notes {
+		r.log.LogAttrs(context.Background(), n.level, n.text, n.attrs...)
+		if n.event == nil {
+			continue
+		}
+		select {
+		case r.events <- *n.event:
+			continue
+		default:
+		}
+		select { // full: the oldest goes
+		case <-r.events:
+		default:
+		}
+		r.events <- *n.event
+	}
+}

@@ -1,0 +1,226 @@
+package vrrp
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// vrouter is one virtual router on the advert thread: its machine, what the
+// machine needs, and what people want to know.
+type vrouter struct {
+	key     key
+	cfg     Instance
+	m       *Machine
+	group   Group
+	cond    Condition
+	conn    *conn
+	index   int // of the interface
+	started bool
+	leaving bool
+
+	worker  *worker
+	gen     uint64 // of the last wish
+	ready   uint64 // of the last wish fulfilled
+	readyAt time.Time
+	buf     []byte
+
+	since    time.Time
+	peers    map[netip.Addr]Peer
+	dropped  map[Reason]uint64
+	warning  string
+	warned   time.Time
+	junk     uint64    // rejected since junkSaid
+	junkSaid time.Time // when the log was last told
+	errSaid  time.Time
+	dirty    bool
+	public   atomic.Pointer[publicStatus]
+}
+
+type publicStatus struct {
+	Status
+	warned time.Time
+}
+
+const (
+	maxPeers = 16          // remembered per virtual router
+	quiet    = time.Minute // between two log lines about the same trouble
+)
+
+func newVrouter(l *loop, it item) *vrouter {
+	v := &vrouter{
+		key: it.cfg.key(), cfg: it.cfg, m: NewMachine(it.cfg), since: time.Now(), dirty: true,
+		peers: map[netip.Addr]Peer{}, dropped: map[Reason]uint64{},
+	}
+	v.worker = newWorker(l.opts, func(gen uint64, added int, err error) {
+		l.post(func() { l.done(v, gen, added, err) })
+	})
+	l.workers.Go(v.worker.run)
+	return v
+}
+
+func sameInstance(a, b Instance) bool { return reflect.DeepEqual(a, b) }
+
+// idle tells whether the worker has done all it was asked for.
+func (v *vrouter) idle() bool { return v.gen == v.ready }
+
+// hear judges a datagram for this virtual router. A rejected one is counted
+// and changes nothing.
+func (v *vrouter) hear(l *loop, d datagram, now time.Time) {
+	p, err := v.judge(d)
+	if err != nil {
+		v.reject(l, err.(Reason), d.src, now)
+		return
+	}
+	if _, known := v.peers[d.src]; !known && len(v.peers) >= maxPeers {
+		clear(v.peers)
+	}
+	v.peers[d.src] = Peer{Addr: d.src, Priority: p.Priority, Seen: now}
+	v.dirty = true
+	l.step(v, Heard{From: d.src, Priority: p.Priority, Interval: p.Interval}, now)
+}
+
+func (v *vrouter) judge(d datagram) (Packet, error) {
+	switch {
+	case d.ttl != 255:
+		return Packet{}, BadTTL
+	case d.src == v.cond.Self:
+		return Packet{}, OwnAddress
+	}
+	p, err := Parse(d.payload, d.src, d.dst)
+	if err == nil {
+		err = v.cfg.Accepts(p, d.src, d.dst)
+	}
+	return p, err
+}
+
+func (v *vrouter) reject(l *loop, why Reason, src netip.Addr, now time.Time) {
+	v.dropped[why]++
+	v.dirty = true
+	v.junk++
+	if what := why.foreign(); what != "" {
+		v.warn(fmt.Sprintf("another host (%s) claims virtual router %d with %s", src, v.cfg.VRID, what), now)
+	}
+	if now.Sub(v.junkSaid) >= quiet {
+		l.note(slog.LevelWarn, "advertisement rejected", slog.String("instance", v.cfg.Name),
+			slog.String("from", src.String()), slog.String("reason", string(why)), slog.Uint64("count", v.junk))
+		v.junk, v.junkSaid = 0, now
+	}
+}
+
+func (v *vrouter) warn(text string, now time.Time) {
+	v.warning, v.warned, v.dirty = text, now, true
+}
+
+// publish makes the current state visible to Status.
+func (v *vrouter) publish() {
+	if !v.dirty {
+		return
+	}
+	v.dirty = false
+	s := publicStatus{warned: v.warned, Status: Status{
+		Instance: v.cfg.Name, Role: v.m.Role(), Since: v.since, Why: v.m.why, Priority: v.m.Priority(),
+		Warning: v.warning, Dropped: map[string]uint64{},
+	}}
+	for why, n := range v.dropped {
+		s.Dropped[string(why)] = n
+	}
+	s.Peers = slices.SortedFunc(maps.Values(v.peers), func(a, b Peer) int { return a.Addr.Compare(b.Addr) })
+	v.public.Store(&s)
+}
+
+// step gives one input to a machine and does what its group wants done.
+func (l *loop) step(v *vrouter, in Input, now time.Time) {
+	v.dirty = true
+	for _, s := range v.group.Step(v.m, in, now) {
+		i := slices.IndexFunc(l.routers, func(o *vrouter) bool { return o.m == s.Machine })
+		l.act(l.routers[i], s.Action, now)
+	}
+}
+
+func (l *loop) act(v *vrouter, a Action, now time.Time) {
+	v.dirty = true
+	switch a := a.(type) {
+	case Advertise:
+		l.advertise(v, a.Priority, now)
+	case Take:
+		v.gen++
+		v.worker.want(job{gen: v.gen, serve: true, cfg: v.cfg, index: v.index, spare: l.spare(v)})
+	case Drop:
+		v.gen++
+		v.worker.want(job{gen: v.gen, linger: a.Linger, cfg: v.cfg, index: v.index, spare: l.spare(v)})
+	case Announce:
+		v.worker.tell()
+	case Change:
+		v.since = now
+		e := &Event{Instance: v.cfg.Name, Old: a.Old, New: a.New, Why: a.Why, At: now}
+		l.hand(note{level: slog.LevelInfo, text: "transition", event: e, attrs: []slog.Attr{
+			slog.String("instance", e.Instance), slog.String("from", e.Old.String()),
+			slog.String("to", e.New.String()), slog.String("why", e.Why)}})
+	}
+}
+
+// spare lists the VIPs that other virtual routers of the interface need:
+// while one is on its way out another may have taken over its addresses.
+func (l *loop) spare(v *vrouter) (ps []netip.Prefix) {
+	for _, o := range l.routers {
+		if o != v && o.key.iface == v.key.iface && !o.leaving {
+			ps = append(ps, o.cfg.Addresses...)
+		}
+	}
+	return ps
+}
+
+// done is the worker's answer.
+func (l *loop) done(v *vrouter, gen uint64, added int, err error) {
+	if err != nil {
+		l.note(slog.LevelError, "VIPs or data path not as wanted", slog.String("instance", v.cfg.Name), slog.Any("error", err))
+	}
+	if gen != v.gen {
+		return // there is a newer wish
+	}
+	now := time.Now()
+	v.ready, v.readyAt = gen, now
+	if v.m.Role() != Master {
+		return
+	}
+	switch {
+	case err != nil:
+		l.step(v, Failed{err}, now)
+	case !v.m.Active() || added > 0:
+		l.step(v, Ready{}, now)
+	}
+}
+
+// advertise sends one advertisement to the group or to each peer, and
+// renews the lease with it: also with the resignation, whose sender serves
+// until a successor has spoken.
+func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
+	if l.opts.Lease != nil {
+		l.opts.Lease(v.cfg.Name, v.cfg.lease(v.m.Priority()))
+	}
+	if v.conn == nil {
+		return
+	}
+	to := v.cfg.UnicastPeers
+	if len(to) == 0 {
+		to = []netip.Addr{v.cfg.group()}
+	}
+	for _, dst := range to {
+		b, err := v.cfg.packet(priority).Append(v.buf[:0], v.cond.Self, dst)
+		if err == nil {
+			v.buf = b
+			err = v.conn.send(v.cond.Self, dst, b)
+		}
+		if err != nil && now.Sub(v.errSaid) >= quiet {
+			v.errSaid = now
+			l.note(slog.LevelWarn, "advertisement not sent", slog.String("instance", v.cfg.Name),
+				slog.String("to", dst.String()), slog.Any("error", err))
+		}
+	}
+}

@@ -1,0 +1,325 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/cloudflare/ipvs"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Options of a [Backend].
+type Options struct {
+	Log      *slog.Logger // nil: the default logger
+	StateDir string       // where the ledger is kept; made if missing
+	Table    string       // name of the nftables table; "" is "lvx"
+}
+
+// Backend is the lb.Backend on kernel IPVS of one network namespace, the one
+// of the thread that calls it. See [lb.Backend] for what its methods promise.
+type Backend struct {
+	log      *slog.Logger
+	dir      string
+	kernel   tables
+	firewall firewall
+	knobs    knobs
+	conns    func() (io.ReadCloser, error)
+
+	ledger ledger
+	state  lb.State // as applied last
+	plan   plan     // for state
+	closed bool
+}
+
+var _ lb.Backend = (*Backend)(nil)
+
+// Open connects to the kernel, loading the module if it has to, and reads
+// what an earlier backend left. It changes nothing else before the first
+// Apply.
+func Open(ctx context.Context, o Options) (*Backend, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Table == "" {
+		o.Table = "lvx"
+	}
+	if o.StateDir == "" {
+		return nil, errors.New("IPVS backend: no state directory")
+	}
+	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("IPVS backend: state directory: %w", err)
+	}
+	client, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := newBackend(o, client, newNftables(o.Table), procKnobs{}, openConnections)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return b, nil
+}
+
+func newBackend(o Options, t tables, f firewall, k knobs, conns func() (io.ReadCloser, error)) (*Backend, error) {
+	l, err := readLedger(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Backend{
+		log: o.Log.With("component", "ipvs"), dir: o.StateDir,
+		kernel: t, firewall: f, knobs: k, conns: conns, ledger: l,
+	}, nil
+}
+
+// Apply makes the kernel hold s. Each service fails or succeeds by itself.
+func (b *Backend) Apply(ctx context.Context, s lb.State) error {
+	if b.closed {
+		return errors.New("IPVS backend is closed")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p, wrong := newPlan(s, b.state, b.ledger.Marks)
+	errs := slices.Collect(maps.Values(wrong))
+	for _, v := range p.virtuals {
+		b.ledger.add(keyOf(v.svc), v.name)
+	}
+	b.ledger.Marks = p.marks
+	if err := b.prepare(p); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	// New services come before the marks that lead to them, and marks go
+	// before the services they led to.
+	removals, err := b.install(p)
+	errs = append(errs, err)
+	if err := b.firewall.Set(p.rules); err != nil {
+		errs = append(errs, fmt.Errorf("nftables: %w", err))
+	}
+	errs = append(errs, removals(), b.removeOthers(p))
+	b.state, b.plan = s.Clone(), p
+	return errors.Join(append(errs, b.ledger.write(b.dir))...)
+}
+
+// prepare writes the ledger, then sysctls and timeouts.
+func (b *Backend) prepare(p plan) error {
+	now, err := b.kernel.Config()
+	if err != nil {
+		return fmt.Errorf("timeouts: %w", err)
+	}
+	if b.ledger.Timeouts == nil {
+		b.ledger.Timeouts = &now
+	}
+	values := map[string]string{}
+	for name := range p.sysctls {
+		value, err := b.knobs.Get(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // built without it: nothing to switch
+		}
+		if err != nil {
+			return fmt.Errorf("sysctl net/%s: %w", name, err)
+		}
+		values[name] = value
+		if _, known := b.ledger.Sysctls[name]; !known {
+			b.ledger.Sysctls[name] = value
+		}
+	}
+	if err := b.ledger.write(b.dir); err != nil {
+		return err
+	}
+	for name, value := range values {
+		if value == p.sysctls[name] {
+			continue
+		}
+		if err := b.knobs.Set(name, p.sysctls[name]); err != nil {
+			return fmt.Errorf("sysctl net/%s: %w", name, err)
+		}
+	}
+	for name := range b.ledger.Sysctls {
+		if _, wanted := p.sysctls[name]; !wanted {
+			if err := b.restoreKnob(name); err != nil {
+				return err
+			}
+		}
+	}
+	if now != p.timeouts {
+		if err := b.kernel.SetConfig(p.timeouts); err != nil {
+			return fmt.Errorf("timeouts: %w", err)
+		}
+	}
+	return nil
+}
+
+func (b *Backend) restoreKnob(name string) error {
+	if err := b.knobs.Set(name, b.ledger.Sysctls[name]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sysctl net/%s: %w", name, err)
+	}
+	delete(b.ledger.Sysctls, name)
+	return nil
+}
+
+// install makes every wanted service and real be there, in order. What is to
+// be removed from services that stay is left to the returned function: the
+// kernel ends the connections of removed reals from a work queue a moment
+// later, and would take those of a real that is being moved with them.
+func (b *Backend) install(p plan) (removals func() error, err error) {
+	have, err := b.have()
+	if err != nil {
+		return func() error { return nil }, err
+	}
+	lull := b.lull()
+	var later []func() error
+	var errs []error
+	for _, v := range p.virtuals {
+		todo, err := b.reconcile(v, have, lull)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("service %s (%s): %w", v.name, keyOf(v.svc), explainErr(err, v)))
+		}
+		for _, s := range todo {
+			later = append(later, func() error { return b.do(v, s) })
+		}
+	}
+	errs = append(errs, lull.end())
+	return func() error {
+		var errs []error
+		for _, f := range later {
+			errs = append(errs, f())
+		}
+		return errors.Join(errs...)
+	}, errors.Join(errs...)
+}
+
+// have lists the kernel's services by key.
+func (b *Backend) have() (map[key]ipvs.Service, error) {
+	list, err := listServices(b.kernel)
+	if err != nil {
+		return nil, err
+	}
+	have := map[key]ipvs.Service{}
+	for _, s := range list {
+		have[keyOf(s.Service)] = s.Service
+	}
+	return have, nil
+}
+
+// reconcile makes one service and its reals, but for the removals, which it
+// returns.
+func (b *Backend) reconcile(v virtual, have map[key]ipvs.Service, lull *lull) ([]step, error) {
+	var reals []ipvs.Destination
+	now, exists := have[keyOf(v.svc)]
+	switch {
+	case !exists:
+		if err := b.kernel.CreateService(v.svc); err != nil {
+			return nil, err
+		}
+		b.log.Debug("service added", "service", v.name, "kernel", keyOf(v.svc).String())
+	case !sameService(now, v.svc):
+		if err := b.kernel.UpdateService(v.svc); err != nil {
+			return nil, err
+		}
+		b.log.Debug("service edited", "service", v.name, "kernel", keyOf(v.svc).String())
+	}
+	if exists {
+		list, err := listReals(b.kernel, v.svc)
+		if err != nil {
+			return nil, err
+		}
+		reals = oldestFirst(list)
+	}
+	var later []step
+	for _, s := range steps(reals, v.reals) {
+		if s.action == removeReal {
+			later = append(later, s)
+			continue
+		}
+		if s.action == moveReal {
+			if err := lull.begin(); err != nil {
+				return nil, err
+			}
+		}
+		if err := b.do(v, s); err != nil {
+			return nil, err
+		}
+	}
+	return later, nil
+}
+
+// do takes one step. What is gone already need not be removed.
+func (b *Backend) do(v virtual, s step) error {
+	var err error
+	switch s.action {
+	case addReal:
+		err = b.kernel.CreateDestination(v.svc, s.real)
+	case editReal:
+		err = b.kernel.UpdateDestination(v.svc, s.real)
+	case removeReal:
+		err = gone(b.kernel.RemoveDestination(v.svc, s.real))
+	case moveReal:
+		if err = gone(b.kernel.RemoveDestination(v.svc, s.real)); err == nil {
+			err = b.kernel.CreateDestination(v.svc, s.real)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("real %s: %w", netipPort(s.real), err)
+	}
+	return nil
+}
+
+// removeOthers removes our services that the plan does not have.
+func (b *Backend) removeOthers(p plan) error {
+	wanted := map[key]bool{}
+	for _, v := range p.virtuals {
+		wanted[keyOf(v.svc)] = true
+	}
+	var errs []error
+	b.ledger.Services = slices.DeleteFunc(b.ledger.Services, func(o owned) bool {
+		if wanted[o.Key] {
+			return false
+		}
+		if err := gone(b.kernel.RemoveService(o.Key.service())); err != nil {
+			errs = append(errs, fmt.Errorf("service %s (%s): removal: %w", o.Name, o.Key, err))
+			return false
+		}
+		b.log.Debug("service removed", "service", o.Name, "kernel", o.Key.String())
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// Close takes everything that is ours out of the kernel and restores what was
+// there before, unless keep is set.
+func (b *Backend) Close(keep bool) error {
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	if keep {
+		return b.kernel.Close()
+	}
+	errs := []error{b.firewall.Remove(), b.removeOthers(plan{})}
+	for _, name := range slices.Collect(maps.Keys(b.ledger.Sysctls)) {
+		errs = append(errs, b.restoreKnob(name))
+	}
+	if t := b.ledger.Timeouts; t != nil {
+		errs = append(errs, b.kernel.SetConfig(*t))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return errors.Join(err, b.ledger.write(b.dir), b.kernel.Close())
+	}
+	return errors.Join(removeLedger(b.dir), b.kernel.Close())
+}
+
+// gone forgives that something to be removed is not there.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoService) {
+		return nil
+	}
+	return err
+}

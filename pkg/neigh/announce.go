@@ -1,0 +1,220 @@
+package neigh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// schedule is when an announcement is repeated after it was asked for: at
+// once, because every millisecond counts, and again, because a switch or a
+// host may have missed it.
+var schedule = []time.Duration{0, 10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond, time.Second}
+
+const (
+	again     = 10 * time.Second     // between announcements of an owned VIP after that: heals what a partition hid
+	pace      = 2 * time.Millisecond // between bursts of one interface
+	perBurst  = 32
+	farFuture = time.Hour
+)
+
+// Announcer tells segments which VIPs this host owns. Its methods may be
+// called from every goroutine, also before Run.
+type Announcer struct {
+	log  *slog.Logger
+	net  segment
+	wake chan struct{}
+
+	mu    sync.Mutex
+	owned map[string]*queue // by interface
+}
+
+// queue is what is to be announced on one interface.
+type queue struct {
+	vips   []announcement
+	paused time.Time // nothing is sent before, for the pace
+	failed string    // the last error, so that it is logged once
+}
+
+// announcement is one VIP with its place in the schedule.
+type announcement struct {
+	vip   netip.Addr
+	round int // index into schedule; beyond its end: periodic
+	due   time.Time
+}
+
+// segment is what an [Announcer] needs of the host it runs on.
+type segment interface {
+	// open returns the names of interfaces that came up.
+	open() (<-chan string, error)
+	// announce sends one frame for each VIP, with the interface's own MAC.
+	announce(iface string, vips []netip.Addr) error
+	close()
+}
+
+// NewAnnouncer makes an Announcer that owns nothing. A nil log is
+// slog.Default.
+func NewAnnouncer(log *slog.Logger) *Announcer {
+	if log == nil {
+		log = slog.Default()
+	}
+	return newAnnouncer(log, &wire{})
+}
+
+func newAnnouncer(log *slog.Logger, s segment) *Announcer {
+	return &Announcer{
+		log:   log.With("component", "announce"),
+		net:   s,
+		wake:  make(chan struct{}, 1),
+		owned: map[string]*queue{},
+	}
+}
+
+// Announce says that this host owns VIPs from now on, five times within a
+// second and then every ten seconds until [Announcer.Withdraw]. Asked again
+// it starts anew: each call is followed by all five.
+func (a *Announcer) Announce(iface string, vips []netip.Addr) {
+	if len(vips) == 0 {
+		return
+	}
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := a.owned[iface]
+	if q == nil {
+		q = &queue{}
+		a.owned[iface] = q
+	}
+	for _, vip := range vips {
+		q.drop(vip)
+		q.vips = append(q.vips, announcement{vip: vip, due: now})
+	}
+	poke(a.wake)
+}
+
+// Withdraw says that this host no longer owns VIPs. Nothing is sent for them
+// after it returns.
+func (a *Announcer) Withdraw(iface string, vips []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := a.owned[iface]
+	if q == nil {
+		return
+	}
+	for _, vip := range vips {
+		q.drop(vip)
+	}
+	if len(q.vips) == 0 {
+		delete(a.owned, iface)
+	}
+}
+
+func (q *queue) drop(vip netip.Addr) {
+	q.vips = slices.DeleteFunc(q.vips, func(n announcement) bool { return n.vip == vip })
+}
+
+// Run announces until ctx ends, and then returns nil. An interface that came
+// up is told everything anew.
+func (a *Announcer) Run(ctx context.Context) error {
+	up, err := a.net.open()
+	if err != nil {
+		return fmt.Errorf("announcements: %w", err)
+	}
+	defer a.net.close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case iface := <-up:
+			a.restart(iface)
+		case <-a.wake:
+		case <-timer.C:
+		}
+		timer.Reset(a.work(time.Now()))
+	}
+}
+
+// restart begins the schedule of an interface again.
+func (a *Announcer) restart(iface string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if q := a.owned[iface]; q != nil {
+		for i := range q.vips {
+			q.vips[i].round, q.vips[i].due = 0, time.Now()
+		}
+	}
+}
+
+// work sends what is due and returns how long there is nothing more to do. It
+// holds the lock while it sends, so that a VIP that was withdrawn is silent.
+func (a *Announcer) work(now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := now.Add(farFuture)
+	for iface, q := range a.owned {
+		if vips := q.take(now); len(vips) > 0 {
+			a.report(iface, q, a.net.announce(iface, vips))
+		}
+		if t := q.next(); t.Before(next) {
+			next = t
+		}
+	}
+	return next.Sub(now)
+}
+
+// take picks what one burst announces, the longest waiting first, and moves
+// it on in the schedule. A burst that comes late delays what follows; it
+// drops nothing.
+func (q *queue) take(now time.Time) []netip.Addr {
+	if now.Before(q.paused) {
+		return nil
+	}
+	slices.SortStableFunc(q.vips, func(x, y announcement) int { return x.due.Compare(y.due) })
+	var vips []netip.Addr
+	for i := range q.vips {
+		n := &q.vips[i]
+		if now.Before(n.due) || len(vips) == perBurst {
+			break
+		}
+		vips = append(vips, n.vip)
+		wait := again
+		if n.round+1 < len(schedule) {
+			wait = schedule[n.round+1] - schedule[n.round]
+		}
+		n.round, n.due = n.round+1, n.due.Add(wait)
+		if n.due.Before(now) {
+			n.due = now
+		}
+	}
+	if len(vips) > 0 {
+		q.paused = now.Add(pace)
+	}
+	return vips
+}
+
+// next is when the queue has something to send.
+func (q *queue) next() time.Time {
+	first := slices.MinFunc(q.vips, func(x, y announcement) int { return x.due.Compare(y.due) }).due
+	if first.Before(q.paused) {
+		return q.paused
+	}
+	return first
+}
+
+// report logs that announcing fails, and that it works again, once each.
+func (a *Announcer) report(iface string, q *queue, err error) {
+	switch {
+	case err == nil && q.failed != "":
+		a.log.Info("announcements work again", "interface", iface)
+		q.failed = ""
+	case err != nil && err.Error() != q.failed:
+		a.log.Warn("announcements", "interface", iface, "error", err)
+		q.failed = err.Error()
+	}
+}

@@ -1,0 +1,229 @@
+package neigh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// sent is what a fakeSegment saw of one VIP.
+type sent map[netip.Addr][]time.Duration
+
+type fakeSegment struct {
+	start  time.Time
+	up     chan string
+	sent   map[string]sent
+	bursts map[time.Duration]int
+	err    error
+	closed bool
+}
+
+func (f *fakeSegment) open() (<-chan string, error) { return f.up, nil }
+func (f *fakeSegment) close()                       { f.closed = true }
+
+func (f *fakeSegment) announce(iface string, vips []netip.Addr) error {
+	if f.err != nil {
+		return f.err
+	}
+	if f.sent[iface] == nil {
+		f.sent[iface] = sent{}
+	}
+	at := time.Since(f.start)
+	for _, v := range vips {
+		f.sent[iface][v] = append(f.sent[iface][v], at)
+	}
+	f.bursts[at] += len(vips)
+	return nil
+}
+
+// announcing runs an Announcer in fake time.
+func announcing(t *testing.T, log *slog.Logger, f func(t *testing.T, a *Announcer, s *fakeSegment)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSegment{start: time.Now(), up: make(chan string), sent: map[string]sent{}, bursts: map[time.Duration]int{}}
+		a := newAnnouncer(log, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		f(t, a, s)
+		cancel()
+		if err := <-done; err != nil || !s.closed {
+			t.Errorf("Run: %v, closed %v", err, s.closed)
+		}
+	})
+}
+
+const ms = time.Millisecond
+
+var fiveTimes = []time.Duration{0, 10 * ms, 50 * ms, 200 * ms, 1000 * ms}
+
+func after(d time.Duration, at []time.Duration) []time.Duration {
+	var moved []time.Duration
+	for _, a := range at {
+		moved = append(moved, a+d)
+	}
+	return moved
+}
+
+func TestSchedule(t *testing.T) {
+	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		a.Announce("eth0", nil)
+		a.Announce("eth0", []netip.Addr{vip1})
+		time.Sleep(25 * time.Second)
+		want := append(after(0, fiveTimes), 11*time.Second, 21*time.Second)
+		if d := cmp.Diff(want, s.sent["eth0"][vip1]); d != "" {
+			t.Errorf("announcements (-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestAnnouncedAgain(t *testing.T) {
+	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		a.Announce("eth0", []netip.Addr{vip1})
+		time.Sleep(100 * ms)
+		a.Announce("eth0", []netip.Addr{vip1, vip1})
+		time.Sleep(2 * time.Second)
+		want := append(after(0, fiveTimes[:3]), after(100*ms, fiveTimes)...)
+		if d := cmp.Diff(want, s.sent["eth0"][vip1]); d != "" {
+			t.Errorf("announcements (-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestWithdraw(t *testing.T) {
+	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		a.Withdraw("eth0", []netip.Addr{vip1})
+		a.Announce("eth0", []netip.Addr{vip1, r1})
+		time.Sleep(20 * ms)
+		a.Withdraw("eth0", []netip.Addr{vip1})
+		time.Sleep(5 * time.Second)
+		if n := len(s.sent["eth0"][vip1]); n != 2 {
+			t.Errorf("%d announcements, want 2", n)
+		}
+		if n := len(s.sent["eth0"][r1]); n != 5 {
+			t.Errorf("the other VIP: %d announcements, want 5", n)
+		}
+		a.Withdraw("eth0", []netip.Addr{r1})
+		time.Sleep(time.Hour)
+		if n := len(s.sent["eth0"][r1]); n != 5 {
+			t.Errorf("the other VIP: %d announcements after its end", n-5)
+		}
+	})
+}
+
+func TestInterfaceThatCameUp(t *testing.T) {
+	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		a.Announce("eth0", []netip.Addr{vip1})
+		a.Announce("eth1", []netip.Addr{r1})
+		time.Sleep(3 * time.Second)
+		s.up <- "eth0"
+		s.up <- "eth7" // not ours
+		time.Sleep(3 * time.Second)
+		if d := cmp.Diff(append(after(0, fiveTimes), after(3*time.Second, fiveTimes)...), s.sent["eth0"][vip1]); d != "" {
+			t.Errorf("eth0 (-want +got):\n%s", d)
+		}
+		if d := cmp.Diff(fiveTimes, s.sent["eth1"][r1]); d != "" {
+			t.Errorf("eth1 (-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestNothingIsDroppedFromFullQueues(t *testing.T) {
+	for _, count := range []int{1, perBurst, perBurst + 1, 700} {
+		announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+			var vips []netip.Addr
+			v := netip.MustParseAddr("10.0.0.1")
+			for range count {
+				vips = append(vips, v)
+				v = v.Next()
+			}
+			a.Announce("eth0", vips)
+			time.Sleep(3 * time.Second)
+			for _, v := range vips {
+				at := s.sent["eth0"][v]
+				if len(at) != len(schedule) {
+					t.Fatalf("%d VIPs: %s announced %d times, want %d", count, v, len(at), len(schedule))
+				}
+			}
+			for at, n := range s.bursts {
+				if n > perBurst {
+					t.Errorf("%d VIPs: %d frames at once after %s", count, n, at)
+				}
+			}
+		})
+	}
+}
+
+// Whatever is announced and withdrawn when: what is owned in the end was
+// announced five times after its last Announce, what is not owned is silent.
+func TestEveryAnnounceIsKept(t *testing.T) {
+	pool := []netip.Addr{r1, r2, vip1}
+	rapid.Check(t, func(rt *rapid.T) {
+		type step struct {
+			Own  bool
+			VIP  int
+			Wait time.Duration
+		}
+		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+			return step{
+				Own:  rapid.Bool().Draw(t, "own"),
+				VIP:  rapid.IntRange(0, len(pool)-1).Draw(t, "vip"),
+				Wait: time.Duration(rapid.IntRange(0, 1500).Draw(t, "ms")) * ms,
+			}
+		}), 1, 20).Draw(rt, "steps")
+		announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+			last := map[netip.Addr]time.Duration{}
+			for _, st := range steps {
+				vip := pool[st.VIP]
+				if st.Own {
+					a.Announce("eth0", []netip.Addr{vip})
+					last[vip] = time.Since(s.start)
+				} else {
+					a.Withdraw("eth0", []netip.Addr{vip})
+					delete(last, vip)
+				}
+				time.Sleep(st.Wait)
+			}
+			end := time.Since(s.start)
+			time.Sleep(2 * time.Second)
+			for _, vip := range pool {
+				from, owned := last[vip]
+				n := 0
+				for _, at := range s.sent["eth0"][vip] {
+					if owned && at >= from || !owned && at > end {
+						n++
+					}
+				}
+				if owned && n < len(schedule) || !owned && n > 0 {
+					t.Errorf("%s: owned %v, %d announcements", vip, owned, n)
+				}
+			}
+		})
+	})
+}
+
+func TestFailuresAreLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	announcing(t, slog.New(slog.NewTextHandler(&log, nil)), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		s.err = errors.New("network is down")
+		a.Announce("eth0", []netip.Addr{vip1})
+		time.Sleep(time.Minute)
+		s.err = nil
+		time.Sleep(time.Minute)
+		if len(s.sent["eth0"][vip1]) == 0 {
+			t.Error("not tried again")
+		}
+	})
+	if n := strings.Count(log.String(), "\n"); n != 2 || !strings.Contains(log.String(), "network is down") {
+		t.Errorf("log of %d lines:\n%s", n, log.String())
+	}
+}

@@ -1,0 +1,54 @@
+package neigh
+
+import "net"
+
+// MAC is an Ethernet address. The zero MAC means "not known".
+type MAC [6]byte
+
+// String formats the MAC as "02:00:ac:19:00:0c"; the zero MAC is "".
+func (m MAC) String() string {
+	if m == (MAC{}) {
+		return ""
+	}
+	return net.HardwareAddr(m[:]).String()
+}
+
+// macFrom copies a hardware address; ok is false if it is not one of a
+// single Ethernet station.
+func macFrom(b []byte) (m MAC, ok bool) {
+	if copy(m[:], b) != len(m) || len(b) != len(m) {
+		return MAC{}, false
+	}
+	group := m[0]&1 != 0
+	return m, !group && m != MAC{}
+}
+
+// Entry says how frames reach one real server.
+type Entry struct {
+	MAC     MAC    // the real's; zero while it is not resolved or Local
+	IfIndex int    // the interface they leave by; 0 if there is none
+	Device  string // its name
+	SrcMAC  MAC    // its own MAC
+	MTU     int    // of the way: the route's, if it has one, else the interface's; in bytes of IP
+	Local   bool   // the real is this host
+	Err     string // why frames cannot reach it now, for people; empty if they can
+}
+
+// Usable tells whether frames can reach the real.
+func (e Entry) Usable() bool { return e.Err == "" }
+
+// path is what the host's routing says about one real.
+type path struct {
+	ifindex int
+	device  string
+	mac     MAC
+	mtu     int
+	local   bool
+	src     srcAddr // the sender address of ARP requests
+	why     string  // why the real cannot be reached this way
+}
+
+// same tells whether a MAC that was learned on p is still good on q.
+func (p path) same(q path) bool {
+	return p.ifindex == q.ifindex && p.local == q.local && (p.why == "") == (q.why == "")
+}

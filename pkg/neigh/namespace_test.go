@@ -1,0 +1,394 @@
+package neigh_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/tb"
+	"github.com/vishvananda/netlink"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 30 * time.Second
+
+var (
+	r1 = netip.MustParseAddr("172.25.0.12")
+	r2 = netip.MustParseAddr("172.25.0.13")
+)
+
+// run runs a daemon's Run in a host's namespace until the test ends.
+func run(t *testing.T, h *testenv.Host, f func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Do(func() error { return f(ctx) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func resolver(t *testing.T, c *testenv.Cluster, reals ...netip.Addr) *neigh.Resolver {
+	t.Helper()
+	r := neigh.NewResolver(neigh.Options{})
+	r.Avoid([]netip.Addr{testenv.VIP})
+	r.Watch(reals)
+	run(t, c.Host("d1"), r.Run)
+	return r
+}
+
+// waitMAC waits until the real is resolved to the host's MAC.
+func waitMAC(t *testing.T, r *neigh.Resolver, real netip.Addr, mac string) neigh.Entry {
+	t.Helper()
+	tb.Eventually(t, patience, func() error {
+		if e := r.Lookup(real); !e.Usable() || e.MAC.String() != mac {
+			return fmt.Errorf("%s is at %q (%s), want %s", real, e.MAC, e.Err, mac)
+		}
+		return nil
+	})
+	return r.Lookup(real)
+}
+
+func waitErr(t *testing.T, r *neigh.Resolver, real netip.Addr, text string) {
+	t.Helper()
+	tb.Eventually(t, patience, func() error {
+		if e := r.Lookup(real); !strings.Contains(e.Err, text) {
+			return fmt.Errorf("%s: %q, want %q", real, e.Err, text)
+		}
+		return nil
+	})
+}
+
+func TestResolve(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 2})
+	d1 := c.Host("d1")
+	local, loop := d1.Addr("eth0"), netip.MustParseAddr("127.0.0.1")
+	far, dead := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("172.25.0.77")
+	r := resolver(t, c, r1, r2, local, loop, far, dead)
+
+	link, err := d1.Netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := waitMAC(t, r, r1, c.Host("r1").MAC("eth0").String())
+	want := neigh.Entry{
+		MAC: e.MAC, IfIndex: link.Attrs().Index, Device: "eth0", MTU: 1500,
+		SrcMAC: neigh.MAC(d1.MAC("eth0")),
+	}
+	if d := cmp.Diff(want, e); d != "" {
+		t.Errorf("entry (-want +got):\n%s", d)
+	}
+	waitMAC(t, r, r2, c.Host("r2").MAC("eth0").String())
+	for _, a := range []netip.Addr{local, loop} {
+		if e := r.Lookup(a); !e.Local || !e.Usable() {
+			t.Errorf("%s: %+v, want local", a, e)
+		}
+	}
+	waitErr(t, r, far, "no route to 192.0.2.1")
+	waitErr(t, r, dead, "172.25.0.77 does not answer ARP on eth0")
+
+	neighbours, err := d1.Netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(neighbours) != 0 {
+		t.Errorf("the kernel's table has %v, want it untouched", neighbours)
+	}
+}
+
+func TestGatewayIsNoWay(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1, Routed: true})
+	r := resolver(t, c, netip.MustParseAddr("10.25.0.50"))
+	waitErr(t, r, netip.MustParseAddr("10.25.0.50"), "is behind a gateway")
+}
+
+// setMAC changes the MAC of a real as a replacement of its machine does. The
+// kernel says nothing by itself; with announce, the new machine does.
+func setMAC(t *testing.T, h *testenv.Host, mac string, announce bool) {
+	t.Helper()
+	value := "0"
+	if announce {
+		value = "1" // arp_notify: a gratuitous ARP when the MAC changes
+	}
+	if err := h.Sysctl("net.ipv4.conf.eth0.arp_notify", value); err != nil {
+		t.Fatal(err)
+	}
+	tb.Run(t, h, "ip", "link", "set", "eth0", "address", mac)
+}
+
+func TestMACChange(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+	r := resolver(t, c, r1)
+	h := c.Host("r1")
+	waitMAC(t, r, r1, h.MAC("eth0").String())
+
+	t.Run("announced", func(t *testing.T) {
+		const mac = "02:00:00:00:00:aa"
+		start := time.Now()
+		setMAC(t, h, mac, true)
+		waitMAC(t, r, r1, mac)
+		t.Logf("seen after %s", time.Since(start))
+	})
+	t.Run("silent", func(t *testing.T) {
+		const mac = "02:00:00:00:00:bb"
+		start := time.Now()
+		setMAC(t, h, mac, false)
+		waitMAC(t, r, r1, mac)
+		t.Logf("seen after %s", time.Since(start))
+	})
+}
+
+func TestInterfaceFlap(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+	r := resolver(t, c, r1)
+	d1, mac := c.Host("d1"), c.Host("r1").MAC("eth0").String()
+	waitMAC(t, r, r1, mac)
+
+	if err := c.Switch().SetLink("d1", false); err != nil { // the cable
+		t.Fatal(err)
+	}
+	waitErr(t, r, r1, "eth0 has no carrier")
+	if err := c.Switch().SetLink("d1", true); err != nil {
+		t.Fatal(err)
+	}
+	waitMAC(t, r, r1, mac)
+
+	if err := d1.SetLink("eth0", false); err != nil {
+		t.Fatal(err)
+	}
+	waitErr(t, r, r1, "no route to 172.25.0.12")
+	if err := d1.SetLink("eth0", true); err != nil {
+		t.Fatal(err)
+	}
+	waitMAC(t, r, r1, mac)
+}
+
+// A real takes a question in the VIP's name for its own and does not answer.
+// So the VIP must not be the sender, even if it is the only address, or the
+// one the kernel would choose.
+func TestQuestionsAreNotInTheVIPsName(t *testing.T) {
+	for name, own := range map[string][]string{
+		"VIP first": {"172.25.0.100/24", "172.25.0.11/24"},
+		"VIP alone": {"172.25.0.100/24"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+			d1, h := c.Host("d1"), c.Host("r1")
+			tb.Run(t, d1, "ip", "address", "flush", "dev", "eth0")
+			for _, a := range own {
+				if err := d1.AddAddr("eth0", netip.MustParsePrefix(a)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, key := range []string{"all", "lo", "eth0"} {
+				if err := h.Sysctl("net.ipv4.conf."+key+".arp_ignore", "1"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := h.AddAddr("lo", netip.PrefixFrom(testenv.VIP, 32)); err != nil {
+				t.Fatal(err)
+			}
+			r := resolver(t, c, r1)
+			waitMAC(t, r, r1, h.MAC("eth0").String())
+
+			careless := neigh.NewResolver(neigh.Options{})
+			careless.Watch([]netip.Addr{r1})
+			run(t, d1, careless.Run)
+			waitErr(t, careless, r1, "does not answer")
+		})
+	}
+}
+
+func TestAnnounceOnTheWire(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+	d1 := c.Host("d1")
+	atClient := tb.Capture(t, c.Host("client"), "eth0")
+	a := neigh.NewAnnouncer(nil)
+	six := netip.MustParseAddr("fd99::100")
+	a.Announce("eth0", []netip.Addr{testenv.VIP, six})
+	a.Announce("eth9", []netip.Addr{testenv.VIP}) // missing: no harm
+	run(t, d1, a.Run)
+
+	count := func() (arps, nas int) {
+		frames, err := atClient.Frames()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range frames {
+			p := f.Packet()
+			arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP)
+			if ok && arp.Operation == layers.ARPRequest && bytes.Equal(arp.SourceProtAddress, testenv.VIP.AsSlice()) &&
+				bytes.Equal(arp.DstProtAddress, testenv.VIP.AsSlice()) && bytes.Equal(arp.SourceHwAddress, d1.MAC("eth0")) {
+				arps++
+			}
+			if na, ok := p.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement); ok && na.TargetAddress.String() == six.String() {
+				nas++
+			}
+		}
+		return arps, nas
+	}
+	wait := func(want int) {
+		t.Helper()
+		tb.Eventually(t, patience, func() error {
+			if arps, nas := count(); arps < want || nas < want {
+				return fmt.Errorf("%d ARPs and %d advertisements, want %d", arps, nas, want)
+			}
+			return nil
+		})
+	}
+	wait(5)
+	if err := c.Switch().SetLink("d1", false); err != nil {
+		t.Fatal(err)
+	}
+	tb.Eventually(t, patience, func() error {
+		link, err := d1.Netlink.LinkByName("eth0")
+		if err == nil && link.Attrs().OperState == netlink.OperUp {
+			err = fmt.Errorf("eth0 is still up")
+		}
+		return err
+	})
+	if err := c.Switch().SetLink("d1", true); err != nil {
+		t.Fatal(err)
+	}
+	wait(10)
+}
+
+// The client must follow the VIP from one director to the other at once.
+func TestAnnouncementMovesAVIP(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 2, Reals: 1})
+	client := c.Host("client")
+	for _, name := range []string{"d1", "d2"} {
+		h := c.Host(name)
+		if err := h.AddAddr("eth0", netip.PrefixFrom(testenv.VIP, 32)); err != nil {
+			t.Fatal(err)
+		}
+		a := neigh.NewAnnouncer(nil)
+		if name == "d1" {
+			tb.Run(t, client, "ping", "-c", "1", "-W", "10", testenv.VIP.String())
+		}
+		run(t, h, a.Run)
+		a.Announce("eth0", []netip.Addr{testenv.VIP})
+		tb.Eventually(t, patience, func() error {
+			if out := tb.Run(t, client, "ip", "neighbour", "show", testenv.VIP.String()); !strings.Contains(out, h.MAC("eth0").String()) {
+				return fmt.Errorf("client thinks %q, want %s", out, h.MAC("eth0"))
+			}
+			return nil
+		})
+		a.Withdraw("eth0", []netip.Addr{testenv.VIP})
+		if err := h.DelAddr("eth0", netip.PrefixFrom(testenv.VIP, 32)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// addrs lists the IPv4 addresses of d1's eth0.
+func addrs(t *testing.T, h *testenv.Host) []string {
+	t.Helper()
+	link, err := h.Netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := h.Netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, a := range list {
+		have = append(have, a.IPNet.String())
+	}
+	slices.Sort(have)
+	return have
+}
+
+func TestVIPs(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+	d1 := c.Host("d1")
+	const own = "172.25.0.11/24"
+	file := filepath.Join(d1.Dir(), "state", "vips.json")
+	vip := func(last string) netip.Addr { return netip.MustParseAddr("172.25.0." + last) }
+	if err := d1.AddAddr("eth0", netip.MustParsePrefix("172.25.0.101/24")); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, do func() error, vips ...string) {
+		t.Helper()
+		tb.Do(t, d1, do)
+		want := append(vips, "172.25.0.101/24", own)
+		slices.Sort(want)
+		if d := cmp.Diff(want, addrs(t, d1)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", what, d)
+		}
+	}
+	hold := func(v *neigh.VIPs, last ...string) func() error {
+		return func() error {
+			var vips []netip.Addr
+			for _, l := range last {
+				vips = append(vips, vip(l))
+			}
+			return v.Hold("eth0", vips)
+		}
+	}
+	v := neigh.NewVIPs(file)
+	check("nothing yet", v.Release)
+	check("put on", hold(v, "100", "101"), "172.25.0.100/32")
+	check("again", hold(v, "100", "101"), "172.25.0.100/32")
+	if ours := v.Ours("eth0"); len(ours) != 1 || ours[0] != vip("100") {
+		t.Errorf("ours: %v", ours)
+	}
+	if err := d1.DelAddr("eth0", netip.MustParsePrefix("172.25.0.100/32")); err != nil {
+		t.Fatal(err)
+	}
+	check("repaired", hold(v, "100", "101"), "172.25.0.100/32")
+
+	v = neigh.NewVIPs(file) // killed and started again
+	check("another list", hold(v, "102", "101"), "172.25.0.102/32")
+	v = neigh.NewVIPs(file)
+	check("and its end", v.Release)
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("the notes outlive the VIPs: %v", err)
+	}
+	tb.Do(t, d1, func() error {
+		if err := v.Hold("eth9", []netip.Addr{vip("100")}); err == nil {
+			t.Error("missing interface: no error")
+		}
+		return nil
+	})
+}
+
+func TestVIPNotesOfAnotherBoot(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+	d1 := c.Host("d1")
+	file := filepath.Join(d1.Dir(), "vips.json")
+	notes := `{"boot": "another", "vips": [{"interface": "eth0", "address": "172.25.0.100"}]}`
+	if err := os.WriteFile(file, []byte(notes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d1.AddAddr("eth0", netip.MustParsePrefix("172.25.0.100/32")); err != nil {
+		t.Fatal(err)
+	}
+	v := neigh.NewVIPs(file)
+	tb.Do(t, d1, func() error { return v.Hold("eth0", []netip.Addr{testenv.VIP}) })
+	tb.Do(t, d1, v.Release)
+	if have := addrs(t, d1); len(have) != 2 {
+		t.Errorf("addresses %v: took away what somebody put there after the boot", have)
+	}
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d1.Do(neigh.NewVIPs(file).Release); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("broken notes: %v", err)
+	}
+}

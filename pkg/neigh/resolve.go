@@ -1,0 +1,271 @@
+package neigh
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	settle = 20 * time.Millisecond // changes of routing come in groups
+	burst  = 64                    // questions at a time
+	breath = 5 * time.Millisecond  // between bursts
+)
+
+// Options of a [Resolver].
+type Options struct {
+	Log *slog.Logger // nil = slog.Default
+}
+
+// Resolver finds the MACs of real servers and keeps them fresh. It asks every
+// real about every ten seconds, more often while an answer is missing, and
+// listens to what the reals say by themselves, so that a moved address is
+// seen at once if its new owner announces it, and with the next question
+// otherwise. Its methods may be called from every goroutine.
+type Resolver struct {
+	log     *slog.Logger
+	net     network
+	changed chan struct{}
+	wake    chan struct{}
+
+	mu      sync.RWMutex
+	want    []netip.Addr
+	avoid   map[netip.Addr]bool
+	entries map[netip.Addr]Entry
+}
+
+// NewResolver makes a Resolver that watches nothing yet.
+func NewResolver(o Options) *Resolver {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return newResolver(o.Log, &host{})
+}
+
+func newResolver(log *slog.Logger, n network) *Resolver {
+	return &Resolver{
+		log:     log.With("component", "neigh"),
+		net:     n,
+		changed: make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
+		entries: map[netip.Addr]Entry{},
+	}
+}
+
+// Watch says which reals are to be resolved, instead of those before.
+func (r *Resolver) Watch(reals []netip.Addr) {
+	r.mu.Lock()
+	r.want = slices.Clone(reals)
+	r.mu.Unlock()
+	poke(r.wake)
+}
+
+// Avoid says which addresses are VIPs. Nothing is asked in their name: a real
+// that has the VIP itself takes such a question for its own and is silent.
+func (r *Resolver) Avoid(vips []netip.Addr) {
+	avoid := make(map[netip.Addr]bool, len(vips))
+	for _, v := range vips {
+		avoid[v] = true
+	}
+	r.mu.Lock()
+	same := maps.Equal(r.avoid, avoid)
+	r.avoid = avoid
+	r.mu.Unlock()
+	if !same {
+		poke(r.wake)
+	}
+}
+
+// Lookup says how frames reach a real. A real that is not watched, or has not
+// been looked at yet, has an entry with an Err.
+func (r *Resolver) Lookup(real netip.Addr) Entry {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	e, ok := r.entries[real]
+	if !ok {
+		e.Err = fmt.Sprintf("%s has not been looked for yet", real)
+	}
+	return e
+}
+
+// Changed receives when an entry has changed since the last receive. Several
+// changes may be one receive.
+func (r *Resolver) Changed() <-chan struct{} { return r.changed }
+
+// poke fills a channel of capacity one.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run resolves until ctx ends, and then returns nil. It returns an error if
+// the host cannot be asked for its routes at all.
+func (r *Resolver) Run(ctx context.Context) error {
+	events, err := r.net.open()
+	if err != nil {
+		return fmt.Errorf("neighbour resolution: %w", err)
+	}
+	defer r.net.close()
+	l := &loop{Resolver: r, targets: map[netip.Addr]*target{}}
+	due := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-events:
+			at := l.event(e, time.Now())
+			if at.IsZero() || !at.Before(due) {
+				continue
+			}
+			due = at
+		case <-r.wake:
+			l.adopt()
+			l.reroute = time.Now()
+			due = l.work(l.reroute)
+		case <-timer.C:
+			due = l.work(time.Now())
+		}
+		timer.Reset(time.Until(due))
+	}
+}
+
+// loop is the state of Run.
+type loop struct {
+	*Resolver
+	targets map[netip.Addr]*target
+	reroute time.Time // when to ask for the routes again; zero = not needed
+}
+
+// adopt takes over what [Resolver.Watch] was told.
+func (l *loop) adopt() {
+	l.mu.RLock()
+	want := l.want
+	l.mu.RUnlock()
+	old := l.targets
+	l.targets = make(map[netip.Addr]*target, len(want))
+	for _, a := range want {
+		if t, ok := old[a]; ok {
+			l.targets[a] = t
+		} else {
+			l.targets[a] = &target{addr: a}
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.entries, func(a netip.Addr, _ Entry) bool { return l.targets[a] == nil })
+}
+
+// event takes one thing that happened outside, and returns when there is work
+// to do because of it; the zero time if there is none.
+func (l *loop) event(e event, now time.Time) time.Time {
+	if e.kind == routing {
+		if l.reroute.IsZero() {
+			l.reroute = now.Add(settle)
+		}
+		return l.reroute
+	}
+	t := l.targets[e.addr]
+	switch {
+	case t == nil || t.next.IsZero() || t.path.ifindex != e.ifindex:
+		// Not watched, or not where it belongs.
+	case e.kind == hint && e.mac != t.mac:
+		t.doubt(now)
+		return t.next
+	case e.kind == spoke && e.mac != t.path.mac: // else it is this host that speaks in the real's name
+		if before := t.heard(e.mac, now); before != e.mac {
+			l.log.Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", e.mac, "before", before)
+		}
+		l.publish(t)
+	}
+	return time.Time{}
+}
+
+// work does what is due and returns when there is more.
+func (l *loop) work(now time.Time) time.Time {
+	if !l.reroute.IsZero() && !now.Before(l.reroute) {
+		l.reroute = time.Time{}
+		l.routes(now)
+	}
+	next := now.Add(refresh)
+	if !l.reroute.IsZero() {
+		next = l.reroute
+	}
+	asked := 0
+	for _, t := range l.targets {
+		if t.next.IsZero() {
+			continue
+		}
+		if !now.Before(t.next) {
+			if asked == burst {
+				return now.Add(breath)
+			}
+			asked++
+			l.question(t, now)
+		}
+		if t.next.Before(next) {
+			next = t.next
+		}
+	}
+	// Never sooner than a breath: many reals are one pass, not many.
+	if soonest := now.Add(breath); next.Before(soonest) {
+		next = soonest
+	}
+	return next
+}
+
+// question asks for one real.
+func (l *loop) question(t *target, now time.Time) {
+	had := t.mac
+	to := t.ask(now)
+	t.fault = ""
+	if err := l.net.ask(to, t.path, t.addr); err != nil {
+		t.fault = fmt.Sprintf("ARP request for %s on %s: %v", t.addr, t.path.device, err)
+	}
+	if had != (MAC{}) && t.mac == (MAC{}) {
+		l.log.Warn("real server lost", "real", t.addr, "device", t.path.device, "mac", had)
+	}
+	l.publish(t)
+}
+
+// routes asks the host for the way to every real.
+func (l *loop) routes(now time.Time) {
+	l.mu.RLock()
+	avoid := l.avoid
+	l.mu.RUnlock()
+	addrs := slices.Collect(maps.Keys(l.targets))
+	paths, err := l.net.routes(addrs, avoid)
+	if err != nil {
+		l.log.Error("routes of the real servers", "error", err)
+		l.reroute = now.Add(retry)
+		return
+	}
+	used := map[int]bool{}
+	for i, a := range addrs {
+		t := l.targets[a]
+		t.route(paths[i], now)
+		used[t.path.ifindex] = true
+		l.publish(t)
+	}
+	l.net.keep(used)
+}
+
+// publish makes a target's state known if it has changed.
+func (l *loop) publish(t *target) {
+	e := t.entry()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old, ok := l.entries[t.addr]; ok && old == e {
+		return
+	}
+	l.entries[t.addr] = e
+	poke(l.changed)
+}

@@ -19,6 +19,7 @@ import (
 // Health asks real servers; [health.Monitor] is one.
 type Health interface {
 	Set(targets []health.Target)
+	Preset(known map[health.Target]health.Status)
 	Snapshot() map[health.Target]health.Status
 	Events() <-chan health.Event
 }
@@ -39,6 +40,16 @@ type VIPs interface {
 	Hold(iface string, vips []netip.Addr) error
 }
 
+// Neigh finds the MACs of real servers for the backend; [neigh.Resolver] is
+// one.
+//
+// [neigh.Resolver]: https://pkg.go.dev/github.com/lvx-lb/lvx/pkg/neigh
+type Neigh interface {
+	Watch(reals []netip.Addr)
+	Avoid(vips []netip.Addr) // nothing is asked in the name of a VIP
+	Changed() <-chan struct{}
+}
+
 // Notifier tells people about changes. It must not block.
 type Notifier interface {
 	Notify(c Change)
@@ -57,10 +68,10 @@ type Options struct {
 	Load    func() (*config.Config, error) // reads the file again, for a reload
 	Backend lb.Backend                     // the director is its only user until Run returns
 	Health  Health
-	VRRP    VRRP            // nil = no instances can be configured
-	VIPs    VIPs            // nil = addresses are somebody else's business
-	Notify  Notifier        // nil = nobody is told
-	Neigh   <-chan struct{} // a real server's MAC or route changed; nil = never
+	VRRP    VRRP     // nil = no instances can be configured
+	VIPs    VIPs     // nil = addresses are somebody else's business
+	Notify  Notifier // nil = nobody is told
+	Neigh   Neigh    // nil = the backend needs no MACs
 
 	ProbeVIP bool   // see [Targets]
 	Version  string // for status
@@ -73,6 +84,7 @@ type Director struct {
 	opt   Options
 	log   *slog.Logger
 	calls chan func(context.Context)
+	roles chan role
 	ready chan struct{} // closed after the first Apply
 	done  chan struct{} // closed when Run returns
 	lease atomic.Pointer[map[string]uint32]
@@ -83,6 +95,7 @@ type Director struct {
 	cfg       *config.Config
 	overrides Overrides
 	out       Outcome
+	active    map[string]bool // VRRP instances that this host forwards for
 	tracked   map[string]bool // what VRRP was told of the services
 	meter     lb.Meter
 	retry     *time.Timer
@@ -102,9 +115,12 @@ func New(opt Options) *Director {
 		opt:   opt,
 		log:   opt.Log.With("component", "director"),
 		calls: make(chan func(context.Context)),
+		roles: make(chan role),
 		ready: make(chan struct{}),
 		done:  make(chan struct{}),
 		cfg:   opt.Config,
+
+		active: map[string]bool{},
 	}
 }
 
@@ -145,6 +161,8 @@ func (d *Director) start(ctx context.Context) error {
 	if d.overrides, err = loadOverrides(d.cfg.StateDir); err != nil {
 		return err
 	}
+	d.out.Memory = d.recall()
+	d.opt.Health.Preset(presets(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
 	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
 	if err := d.adopt(ctx, d.cfg); err != nil {
 		return err
@@ -161,8 +179,9 @@ func (d *Director) loop(ctx context.Context) error {
 	sample := time.NewTicker(lb.RatePeriod)
 	defer sample.Stop()
 	defer d.retry.Stop()
-	healthEvents, vrrpEvents := d.opt.Health.Events(), vrrpEvents(d.opt.VRRP)
+	in := d.inbox()
 	for {
+		hold := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -172,92 +191,79 @@ func (d *Director) loop(ctx context.Context) error {
 		case <-sample.C:
 			d.sample()
 			continue
-		case <-healthEvents:
-		case e := <-vrrpEvents:
-			d.tellRole(e)
-		case <-d.opt.Neigh:
-		case <-drift.C:
+		case <-in.health:
+		case <-in.neigh:
+		case e, ok := <-in.vrrp:
+			in.transition(d, e, ok)
+		case r := <-d.roles:
+			in.take(d, r)
 		case <-d.retry.C:
+			hold = true
+		case <-drift.C:
+			hold = true
 		}
-		d.drain(healthEvents, vrrpEvents)
-		if err := d.sync(ctx); err != nil && ctx.Err() == nil {
-			d.failed(err)
+		in.drain(d)
+		err := d.sync(ctx)
+		if err == nil && hold {
+			err = d.hold(d.cfg)
 		}
+		in.reply(d, err)
+		d.settle(ctx, err)
 	}
 }
 
-func vrrpEvents(v VRRP) <-chan vrrp.Event {
-	if v == nil {
-		return nil
-	}
-	return v.Events()
-}
-
-// drain takes every event that is waiting: one plan answers them all.
-func (d *Director) drain(healthEvents <-chan health.Event, vrrpEvents <-chan vrrp.Event) {
-	for {
-		select {
-		case <-healthEvents:
-		case e := <-vrrpEvents:
-			d.tellRole(e)
-		case <-d.opt.Neigh:
-		default:
-			return
-		}
-	}
-}
-
-// sync plans and makes the world follow: backend first, then addresses, so
-// that no VIP attracts traffic before its state is there.
+// sync plans and makes the backend follow.
 func (d *Director) sync(ctx context.Context) error {
 	before := d.out
 	d.out = Plan(d.input(d.cfg))
 	d.lease.Store(&d.out.Memory.Leases)
 	d.tell(before, d.out)
-	if err := d.apply(ctx, d.cfg, d.out.State); err != nil {
-		return err
-	}
 	d.track()
-	d.succeeded()
-	return nil
-}
-
-func (d *Director) apply(ctx context.Context, cfg *config.Config, s lb.State) error {
-	if err := d.opt.Backend.Apply(ctx, s); err != nil {
-		return err
-	}
-	if d.opt.VIPs == nil || len(cfg.Interfaces) == 0 {
-		return nil
-	}
-	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownVIPs(cfg))
+	d.remember(before.Memory)
+	return d.opt.Backend.Apply(ctx, d.out.State)
 }
 
 func (d *Director) input(cfg *config.Config) Input {
 	return Input{
 		Config:    cfg,
 		Health:    d.opt.Health.Snapshot(),
-		Roles:     d.roles(),
+		Active:    d.active,
 		Overrides: d.overrides,
 		Memory:    d.out.Memory,
 		ProbeVIP:  d.opt.ProbeVIP,
 	}
 }
 
+// hold puts the VIPs that nobody else holds on the interface.
+func (d *Director) hold(cfg *config.Config) error {
+	if d.opt.VIPs == nil || len(cfg.Interfaces) == 0 {
+		return nil
+	}
+	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownVIPs(cfg))
+}
+
+// watch has the MACs of every server looked up that may be sent to.
+func (d *Director) watch(cfg *config.Config) {
+	if d.opt.Neigh != nil {
+		d.opt.Neigh.Avoid(allVIPs(cfg))
+		d.opt.Neigh.Watch(servers(cfg))
+	}
+}
+
 // adopt makes cfg the running configuration, wholly or not at all: on error
-// the one before is in force again.
+// the one before is in force again. The backend comes first, then addresses,
+// so that no VIP attracts traffic before its state is there.
 func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
 	out := Plan(d.input(cfg))
 	old := d.lease.Swap(&out.Memory.Leases)
-	err := d.apply(ctx, cfg, out.State)
-	if err == nil {
-		err = d.setVRRP(cfg)
-	}
-	if err != nil {
-		if old != nil { // nothing runs yet at the start
-			d.lease.Store(old)
-			if back := d.revert(ctx); back != nil {
-				err = fmt.Errorf("%w; and going back: %w", err, back)
-			}
+	if err := d.enforce(ctx, cfg, out.State); err != nil {
+		if old == nil { // the start: nothing ran before
+			return err
+		}
+		d.lease.Store(old)
+		if back := d.enforce(ctx, d.cfg, d.out.State); back != nil {
+			d.failed(back)
+			return fmt.Errorf("%w; and going back: %w", err, back)
 		}
 		return err
 	}
@@ -265,17 +271,20 @@ func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
 	d.cfg, d.out = cfg, out
 	d.tell(before, out)
 	d.track()
+	d.remember(before.Memory)
 	d.succeeded()
 	return nil
 }
 
-// revert puts the running configuration back into force.
-func (d *Director) revert(ctx context.Context) error {
-	if err := d.apply(ctx, d.cfg, d.out.State); err != nil {
-		d.failed(err)
+func (d *Director) enforce(ctx context.Context, cfg *config.Config, s lb.State) error {
+	d.watch(cfg)
+	if err := d.opt.Backend.Apply(ctx, s); err != nil {
 		return err
 	}
-	return d.setVRRP(d.cfg)
+	if err := d.setVRRP(cfg); err != nil {
+		return err
+	}
+	return d.hold(cfg)
 }
 
 func (d *Director) setVRRP(cfg *config.Config) error {
@@ -291,17 +300,6 @@ func (d *Director) setVRRP(cfg *config.Config) error {
 	return nil
 }
 
-// roles asks for the present roles: events only say that it is worth asking.
-func (d *Director) roles() map[string]vrrp.Role {
-	roles := map[string]vrrp.Role{}
-	if d.opt.VRRP != nil {
-		for _, s := range d.opt.VRRP.Status() {
-			roles[s.Instance] = s.Role
-		}
-	}
-	return roles
-}
-
 // track tells VRRP which services can serve, as far as that changed.
 func (d *Director) track() {
 	if d.opt.VRRP == nil {
@@ -315,6 +313,16 @@ func (d *Director) track() {
 		}
 	}
 	d.tracked = tracked
+}
+
+// settle takes note of how a turn of the loop ended.
+func (d *Director) settle(ctx context.Context, err error) {
+	switch {
+	case err == nil:
+		d.succeeded()
+	case ctx.Err() == nil:
+		d.failed(err)
+	}
 }
 
 // failed remembers why the kernel does not hold the plan and when to try

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,7 +119,7 @@ func TestNeighbourChangeApplies(t *testing.T) {
 	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
 		r.state()
 		before := len(r.backend.Applied())
-		r.neigh <- struct{}{}
+		r.neigh.changed <- struct{}{}
 		synctest.Wait()
 		if n := len(r.backend.Applied()) - before; n != 1 {
 			t.Errorf("%d states applied, want 1", n)
@@ -142,19 +143,88 @@ func TestVRRPRoles(t *testing.T) {
 		if len(r.vips.held) != 0 {
 			t.Errorf("VRRP's address held: %v", r.vips.held)
 		}
-		r.vrrp.become("VI_1", vrrp.Master)
-		if s := r.state(); len(s.Standby) != 0 {
-			t.Errorf("master: standby %v", s.Standby)
+		if err := r.Activate("VI_1"); err != nil {
+			t.Fatal(err)
 		}
+		if s := r.state(); len(s.Standby) != 0 {
+			t.Errorf("active: standby %v", s.Standby)
+		}
+		r.vrrp.become("VI_1", vrrp.Master)
 		r.notified("vrrp VI_1 INIT -> MASTER: because")
 		r.health.result(1, true, "")
 		synctest.Wait()
 		if got := strings.Join(r.vrrp.tracked, ", "); got != "web down, web up" {
 			t.Errorf("tracked: %s", got)
 		}
-		r.vrrp.become("VI_1", vrrp.Backup)
+		if err := r.Deactivate("VI_1"); err != nil {
+			t.Fatal(err)
+		}
 		if s := r.state(); !slices.Contains(s.Standby, vip) {
-			t.Errorf("backup: standby %v", s.Standby)
+			t.Errorf("inert: standby %v", s.Standby)
+		}
+		close(r.vrrp.events) // the router ended first
+		r.health.result(1, false, "")
+		r.want("the loop goes on", "")
+	})
+}
+
+// An instance does not become active by an Apply that failed: the router
+// would put the VIPs up.
+func TestActivateFails(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		boom := errors.New("boom")
+		r.backend.Fail(boom)
+		if err := r.Activate("VI_1"); !errors.Is(err, boom) {
+			t.Errorf("got %v", err)
+		}
+		r.backend.Fail(nil)
+		time.Sleep(driftInterval)
+		if s := r.state(); !slices.Contains(s.Standby, vip) {
+			t.Errorf("standby %v", s.Standby)
+		}
+	})
+}
+
+// Fifty instances that take over at once cost two plans, not fifty.
+func TestTakeoversCoalesce(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.state()
+		before := len(r.backend.Applied())
+		var wg sync.WaitGroup
+		_ = r.do(t.Context(), func(context.Context) error {
+			for i := range 50 {
+				wg.Go(func() { _ = r.Activate(string(rune('a' + i))) })
+			}
+			time.Sleep(time.Millisecond)
+			return nil
+		})
+		wg.Wait()
+		if n := len(r.backend.Applied()) - before; n > 2 {
+			t.Errorf("%d states applied", n)
+		}
+	})
+}
+
+func TestAddressesAreHeldAndWatched(t *testing.T) {
+	svc := service("web", 1, 1)
+	svc.Sorry = sorryIP
+	cfg := configOf(svc)
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		synctest.Wait()
+		if !slices.Equal(r.vips.held, []netip.Addr{vip}) || !slices.Equal(r.neigh.avoids, []netip.Addr{vip}) {
+			t.Errorf("held %v, avoided %v", r.vips.held, r.neigh.avoids)
+		}
+		if !slices.Equal(r.neigh.reals, []netip.Addr{server(1), server(2), sorryIP}) {
+			t.Errorf("watched %v", r.neigh.reals)
+		}
+		r.vips.held = nil // as if somebody took it off
+		time.Sleep(driftInterval)
+		synctest.Wait()
+		if len(r.vips.held) != 1 {
+			t.Error("the drift pass did not put the VIP back")
 		}
 	})
 }
@@ -204,6 +274,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("at the start: %+v", s)
 		}
 		r.vrrp.become("VI_1", vrrp.Master)
+		_ = r.Activate("VI_1")
 		r.health.result(1, true, "")
 		r.health.result(2, true, "")
 		r.health.result(3, false, "refused")
@@ -234,7 +305,7 @@ func TestList(t *testing.T) {
 	cfg.Services[0].Checks = [][]health.Spec{nil, nil}
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
 		r.state()
-		time.Sleep(lb.RatePeriod)
+		time.Sleep(lb.RatePeriod + time.Millisecond) // the first sample is over
 		for port := range uint16(100) {
 			r.backend.Send(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(server(9), 1024+port), Dst: netip.AddrPortFrom(vip, 80), Flags: "S"})
 		}

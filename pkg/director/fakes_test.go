@@ -38,6 +38,14 @@ func (f *fakeHealth) Set(ts []health.Target) {
 	}
 }
 
+func (f *fakeHealth) Preset(known map[health.Target]health.Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for t, s := range known {
+		f.status[t] = s
+	}
+}
+
 func (f *fakeHealth) Snapshot() map[health.Target]health.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,6 +143,26 @@ func (f *fakeVIPs) Hold(iface string, vips []netip.Addr) error {
 	return nil
 }
 
+type fakeNeigh struct {
+	mu            sync.Mutex
+	reals, avoids []netip.Addr
+	changed       chan struct{}
+}
+
+func (f *fakeNeigh) Watch(reals []netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reals = reals
+}
+
+func (f *fakeNeigh) Avoid(vips []netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.avoids = vips
+}
+
+func (f *fakeNeigh) Changed() <-chan struct{} { return f.changed }
+
 type fakeNotify struct {
 	mu  sync.Mutex
 	got []string
@@ -165,7 +193,7 @@ type rig struct {
 	vrrp    *fakeVRRP
 	vips    *fakeVIPs
 	notify  *fakeNotify
-	neigh   chan struct{}
+	neigh   *fakeNeigh
 	next    *config.Config // what a reload reads
 	loadErr error
 }
@@ -192,7 +220,7 @@ func inBubble(t *testing.T, cfg *config.Config, f func(*testing.T, *rig)) {
 func newRig(t *testing.T, cfg *config.Config) *rig {
 	r := &rig{
 		T: t, backend: lbtest.NewFake(), health: newFakeHealth(), vrrp: newFakeVRRP(),
-		vips: &fakeVIPs{}, notify: &fakeNotify{}, neigh: make(chan struct{}, 1), next: cfg,
+		vips: &fakeVIPs{}, notify: &fakeNotify{}, neigh: &fakeNeigh{changed: make(chan struct{}, 1)}, next: cfg,
 	}
 	r.Director = New(Options{
 		Config: cfg, Load: func() (*config.Config, error) { return r.next, r.loadErr },

@@ -114,6 +114,7 @@ func (d *Director) override(ctx context.Context, service, real string, clearing 
 			d.failed(err)
 			return fmt.Errorf("stored, but not applied yet: %w", err)
 		}
+		d.succeeded()
 		return nil
 	})
 }

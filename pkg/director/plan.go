@@ -16,7 +16,7 @@ import (
 type Input struct {
 	Config    *config.Config
 	Health    map[health.Target]health.Status
-	Roles     map[string]vrrp.Role // by the name of the instance; a missing one is not master
+	Active    map[string]bool // VRRP instances, by name, that this host forwards for
 	Overrides Overrides
 	Memory    Memory // of the plan before
 	ProbeVIP  bool   // probes can be addressed to the VIP, see [Targets]
@@ -106,7 +106,7 @@ func Plan(in Input) Outcome {
 			vips = append(vips, p.Addr())
 		}
 		out.State.Leases = append(out.State.Leases, lb.Lease{ID: out.Memory.Leases[inst.Name], VIP: vips})
-		if in.Roles[inst.Name] != vrrp.Master {
+		if !in.Active[inst.Name] {
 			out.State.Standby = append(out.State.Standby, vips...)
 		}
 	}

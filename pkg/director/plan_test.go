@@ -219,7 +219,7 @@ func TestPlanRoles(t *testing.T) {
 		return vrrp.Instance{Name: name, Addresses: []netip.Prefix{netip.MustParsePrefix(addr)}}
 	}
 	cfg.VRRP = []vrrp.Instance{instance("A", "10.0.0.100/24"), instance("B", "10.0.0.101/24"), instance("C", "10.0.0.102/24")}
-	out := Plan(Input{Config: cfg, Roles: map[string]vrrp.Role{"A": vrrp.Master, "B": vrrp.Backup}})
+	out := Plan(Input{Config: cfg, Active: map[string]bool{"A": true, "B": false}})
 	wantStandby := []netip.Addr{netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
 	if d := cmp.Diff(wantStandby, out.State.Standby, compareAddrs); d != "" {
 		t.Error(d)

@@ -76,20 +76,63 @@ func checkPort(svc config.Service, r lb.Real, spec health.Spec) uint16 {
 // ownVIPs are the VIPs that no VRRP instance names, in the order of the
 // file: the director holds them itself.
 func ownVIPs(cfg *config.Config) []netip.Addr {
-	seen := map[netip.Addr]bool{}
+	vips := unique{}
 	for _, inst := range cfg.VRRP {
 		for _, p := range inst.Addresses {
-			seen[p.Addr()] = true
+			vips.add(p.Addr())
 		}
 	}
-	var own []netip.Addr
+	n := len(vips.list)
 	for _, svc := range cfg.Services {
 		for _, l := range svc.Listeners {
-			if !seen[l.Addr] {
-				seen[l.Addr] = true
-				own = append(own, l.Addr)
-			}
+			vips.add(l.Addr)
 		}
 	}
-	return own
+	return vips.list[n:]
+}
+
+// allVIPs are the VIPs of services and of VRRP instances.
+func allVIPs(cfg *config.Config) []netip.Addr {
+	vips := unique{}
+	for _, svc := range cfg.Services {
+		for _, l := range svc.Listeners {
+			vips.add(l.Addr)
+		}
+	}
+	for _, inst := range cfg.VRRP {
+		for _, p := range inst.Addresses {
+			vips.add(p.Addr())
+		}
+	}
+	return vips.list
+}
+
+// servers are the real and sorry servers, whatever their health.
+func servers(cfg *config.Config) []netip.Addr {
+	addrs := unique{}
+	for _, svc := range cfg.Services {
+		for _, r := range svc.Reals {
+			addrs.add(r.Addr)
+		}
+		if svc.Sorry.IsValid() {
+			addrs.add(svc.Sorry)
+		}
+	}
+	return addrs.list
+}
+
+// unique is a list of addresses, each once.
+type unique struct {
+	list []netip.Addr
+	seen map[netip.Addr]bool
+}
+
+func (u *unique) add(a netip.Addr) {
+	if u.seen == nil {
+		u.seen = map[netip.Addr]bool{}
+	}
+	if !u.seen[a] {
+		u.seen[a] = true
+		u.list = append(u.list, a)
+	}
 }

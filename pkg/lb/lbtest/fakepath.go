@@ -2,6 +2,7 @@ package lbtest
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,19 +98,14 @@ func (f *Fake) listener(p lb.Packet) *fakeService {
 	return best
 }
 
-// serving tells whether this host forwards for a VIP: for a leased one the
-// lease decides alone.
+// serving tells whether this host forwards for a VIP.
 func (f *Fake) serving(vip netip.Addr) bool {
-	for _, l := range f.state.Leases {
-		for _, v := range l.VIP {
-			if v == vip {
-				return time.Now().Before(f.leases[l.ID])
-			}
-		}
+	if slices.Contains(f.state.Standby, vip) {
+		return false
 	}
-	for _, v := range f.state.Standby {
-		if v == vip {
-			return false
+	for _, l := range f.state.Leases {
+		if slices.Contains(l.VIP, vip) {
+			return time.Now().Before(f.leases[l.ID])
 		}
 	}
 	return true

@@ -69,8 +69,7 @@ func standby(b *bench) {
 	b.want("after the takeover", b.conns(2, web), "2 1")
 }
 
-// lease is only for backends that can go silent by themselves. The lease
-// decides alone: a takeover does not wait for a state without Standby.
+// lease is only for backends that can go silent by themselves.
 func lease(b *bench) {
 	leaser, ok := b.h.(lb.Leaser)
 	if !ok {
@@ -85,7 +84,6 @@ func lease(b *bench) {
 	}
 	s := state(service(lb.RR, reals(1, 1)...))
 	s.Leases = []lb.Lease{{ID: 3, VIP: []netip.Addr{vip}}}
-	s.Standby = []netip.Addr{vip}
 	b.apply(s)
 	b.want("before the first renewal", b.conns(1, web), "-")
 	renew(time.Hour)
@@ -94,4 +92,8 @@ func lease(b *bench) {
 	b.want("after the same state again", b.conns(1, web), "2")
 	renew(-1)
 	b.want("after its end", b.conns(1, web), "-")
+	renew(time.Hour)
+	s.Standby = []netip.Addr{vip}
+	b.apply(s)
+	b.want("a lease is no way around standby", b.conns(1, web), "-")
 }

@@ -1,0 +1,97 @@
+package director
+
+import (
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// role asks the loop to forward for a VRRP instance, or not to any more.
+type role struct {
+	instance string
+	active   bool
+	done     chan error // gets the result of the sync that follows; capacity 1
+}
+
+// Activate makes the backend forward for a VRRP instance; it returns when it
+// does. The router calls it before it puts the VIPs on the interface, so
+// that they attract no traffic before their state is there. On error the
+// backend does not forward for the instance.
+func (d *Director) Activate(instance string) error {
+	return d.setRole(role{instance, true, make(chan error, 1)})
+}
+
+// Deactivate makes the backend inert for a VRRP instance.
+func (d *Director) Deactivate(instance string) error {
+	return d.setRole(role{instance, false, make(chan error, 1)})
+}
+
+func (d *Director) setRole(r role) error {
+	select {
+	case d.roles <- r:
+		return <-r.done
+	case <-d.done:
+		return ErrStopped
+	}
+}
+
+// inbox is what the loop waits for besides calls and timers. Everything
+// that waits in it is answered by one plan.
+type inbox struct {
+	health <-chan health.Event
+	vrrp   <-chan vrrp.Event
+	neigh  <-chan struct{}
+	roles  []role // taken, not answered yet
+}
+
+func (d *Director) inbox() *inbox {
+	in := &inbox{health: d.opt.Health.Events()}
+	if d.opt.VRRP != nil {
+		in.vrrp = d.opt.VRRP.Events()
+	}
+	if d.opt.Neigh != nil {
+		in.neigh = d.opt.Neigh.Changed()
+	}
+	return in
+}
+
+// drain takes everything that is waiting.
+func (in *inbox) drain(d *Director) {
+	for {
+		select {
+		case <-in.health:
+		case <-in.neigh:
+		case e, ok := <-in.vrrp:
+			in.transition(d, e, ok)
+		case r := <-d.roles:
+			in.take(d, r)
+		default:
+			return
+		}
+	}
+}
+
+// transition only tells of it: what the backend does is [Director.Activate]'s.
+func (in *inbox) transition(d *Director, e vrrp.Event, ok bool) {
+	if !ok { // the router has ended
+		in.vrrp = nil
+		return
+	}
+	d.tellRole(e)
+}
+
+func (in *inbox) take(d *Director, r role) {
+	in.roles = append(in.roles, r)
+	d.active[r.instance] = r.active
+}
+
+// reply tells those who changed a role how it went. Nobody becomes active
+// by an Apply that failed.
+func (in *inbox) reply(d *Director, err error) {
+	for _, r := range in.roles {
+		if err != nil && r.active {
+			d.active[r.instance] = false
+		}
+		r.done <- err
+	}
+	in.roles = nil
+}

@@ -1,0 +1,119 @@
+package director
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func TestMemorySurvivesKill(t *testing.T) {
+	cfg := configOf(service("web", 1, 1, 1))
+	cfg.StateDir = t.TempDir()
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.health.result(3, false, "refused")
+		r.want("before", "1*1 2*1")
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) { // time starts again in a bubble: the file is fresh
+		r.want("the next daemon goes on", "1*1 2*1")
+		r.health.result(1, false, "refused")
+		r.want("and its checks decide", "2*1")
+		time.Sleep(10 * memoryAge)
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		// The file's time is ten minutes ahead of this bubble: as good as old.
+		r.want("an old memory says nothing", "")
+	})
+}
+
+func TestMemoryIsForgotten(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.StateDir = t.TempDir()
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.want("before", "1*1")
+		for range 2 {
+			if err := r.Forget(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) { r.want("after a clean stop", "") })
+}
+
+func TestMemoryStaysFresh(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.StateDir = t.TempDir()
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		info, err := os.Stat(filepath.Join(cfg.StateDir, memoryFile))
+		if err != nil || time.Since(info.ModTime()) > driftInterval {
+			t.Errorf("%v, error %v", info, err)
+		}
+	})
+}
+
+func TestMemoryBroken(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.StateDir = t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(cfg.StateDir, memoryFile)
+		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_ = os.Chtimes(path, time.Now(), time.Now())
+		if m := newRig(t, cfg).recall(); m.Up != nil {
+			t.Errorf("%+v", m)
+		}
+	})
+}
+
+func TestMemoryCodec(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Memory{Up: map[RealKey]bool{}, Quorum: map[string]bool{}, Leases: map[string]uint32{}}
+		for i, name := range rapid.SliceOfDistinct(rapid.String(), rapid.ID).Draw(t, "services") {
+			m.Up[RealKey{name, key(i % 200)}] = true
+			m.Quorum[name] = rapid.Bool().Draw(t, "quorum")
+			m.Leases[name] = uint32(i)
+		}
+		b, err := encodeMemory(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeMemory(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Up) != len(m.Up) { // invalid UTF-8 does not survive JSON
+			t.Skip()
+		}
+		if d := cmp.Diff(m, got, compareAddrs); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+func FuzzDecodeMemory(f *testing.F) {
+	f.Add([]byte(`{"up":[{"service":"web","real":"10.0.0.1:0"}],"quorum":{"web":true},"leases":{"VI_1":0,"VI_2":0}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMemory(b)
+		if err != nil {
+			return
+		}
+		ids := map[uint32]bool{}
+		for _, id := range m.Leases {
+			if ids[id] {
+				t.Fatalf("lease %d twice", id)
+			}
+			ids[id] = true
+		}
+	})
+}

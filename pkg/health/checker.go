@@ -1,0 +1,196 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Checker asks one question. Check returns nil if the real can serve, and
+// otherwise the reason for people: "http GET /health: 503 (want 200-299)".
+// A Checker that also is an io.Closer is closed when it is not needed any
+// more. Check may be called by one goroutine at a time.
+type Checker interface {
+	Check(ctx context.Context) error
+}
+
+// ErrNotAsked is in the chain of an error that says nothing about the real:
+// the question could not be asked, because this host had no file descriptor,
+// port or path left. The monitor does not count it.
+var ErrNotAsked = errors.New("not asked")
+
+// Path delivers probes that are addressed to a VIP to one real server.
+type Path interface {
+	// Open makes packets of sockets that are connected to real and carry
+	// the mark arrive there with vip as their destination, and the replies
+	// come back as if from real. Such sockets must not share their local
+	// port with others. Mark 0 means that real is this host itself: there
+	// is nothing to rewrite. Release ends it; it is never nil without an
+	// error.
+	Open(real, vip netip.Addr) (mark uint32, release func(), err error)
+}
+
+// Option changes how [New] builds a checker.
+type Option func(*options)
+
+type options struct {
+	path Path
+	user *syscall.Credential
+}
+
+// WithPath gives checks with a VIP the way there. Without it they cannot be
+// built.
+func WithPath(p Path) Option { return func(o *options) { o.path = p } }
+
+// WithUser sets who runs exec checks; default nobody.
+func WithUser(c *syscall.Credential) Option { return func(o *options) { o.user = c } }
+
+// ThroughVIP tells whether a check can prove that its real serves the VIP:
+// it must get an answer that only the real's owner of the VIP can give. That
+// is not so for exec, nor for a udp check that neither sends nor expects
+// anything, where silence is a pass.
+func ThroughVIP(s Spec) bool {
+	switch s.Type {
+	case TCP, HTTP, HTTPS, DNS, ICMP:
+		return true
+	case UDP:
+		return s.Send != "" || s.Expect != ""
+	}
+	return false
+}
+
+// New builds the checker of t, with defaults filled in. A valid t.VIP makes
+// the probe go through the VIP unless t.Spec.Via is [ViaReal]. Every Check
+// ends within the spec's timeout.
+func New(t Target, opts ...Option) (Checker, error) {
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	t.Spec = t.Spec.WithDefaults()
+	if t.Spec.Type != Exec && !t.Real.IsValid() {
+		return nil, fmt.Errorf("%s check of no address", t.Spec.Type)
+	}
+	direct, err := build(t, dialer{source: t.Spec.Source}, o)
+	if err != nil {
+		return nil, err
+	}
+	if !t.VIP.IsValid() || t.Spec.Via == ViaReal {
+		return bounded{direct, t.Spec.Timeout}, nil
+	}
+	switch {
+	case !ThroughVIP(t.Spec):
+		return nil, fmt.Errorf("%s check through VIP %s (silence proves nothing: set send, expect or via: real)", t.Spec.Type, t.VIP)
+	case o.path == nil:
+		return nil, fmt.Errorf("%s check through VIP %s (no path to it here: set via: real)", t.Spec.Type, t.VIP)
+	}
+	return &vipChecker{target: t, opts: o, direct: direct}, nil
+}
+
+// build makes the plain checker of t, whose sockets d opens.
+func build(t Target, d dialer, o options) (Checker, error) {
+	switch t.Spec.Type {
+	case TCP:
+		return newTCP(t, d), nil
+	case HTTP, HTTPS:
+		return newHTTP(t, d)
+	case DNS:
+		return newDNS(t, d)
+	case UDP:
+		return newUDP(t, d), nil
+	case ICMP:
+		return newICMP(t, d)
+	case Exec:
+		return newExec(t, o)
+	}
+	return nil, fmt.Errorf("check type %q (known: tcp http https dns udp icmp exec)", t.Spec.Type)
+}
+
+// bounded ends a check after its timeout.
+type bounded struct {
+	Checker
+	timeout time.Duration
+}
+
+func (b bounded) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	return worded(b.Checker.Check(ctx), b.timeout)
+}
+
+// timeoutError stands for every way in which a deadline shows itself.
+type timeoutError struct {
+	stage string
+	after time.Duration
+}
+
+func (e timeoutError) Error() string {
+	return fmt.Sprintf("%s: timeout after %s", e.stage, e.after)
+}
+
+// Is makes a timeout recognizable without naming the type.
+func (timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
+
+// worded adds the length of the timeout, which the stages do not know.
+func worded(err error, after time.Duration) error {
+	var t timeoutError
+	if errors.As(err, &t) {
+		t.after = after
+		return t
+	}
+	return err
+}
+
+// failed is the reason of a check that broke off in a stage: "tcp connect:
+// refused".
+func failed(stage string, err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
+		return timeoutError{stage: stage}
+	}
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		if ours(no) {
+			return fmt.Errorf("%s: %w: %w", stage, ErrNotAsked, no)
+		}
+		return stageError{stage, no}
+	}
+	return fmt.Errorf("%s: %w", stage, err)
+}
+
+// stageError is an errno in the words of an operator, after the stage in
+// which it came.
+type stageError struct {
+	stage string
+	errno syscall.Errno
+}
+
+func (e stageError) Error() string { return e.stage + ": " + word(e.errno) }
+func (e stageError) Unwrap() error { return e.errno }
+
+// ours tells whether an error is this host's fault.
+func ours(no syscall.Errno) bool {
+	switch no {
+	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EPERM, syscall.EACCES, syscall.EAGAIN:
+		return true
+	}
+	return false
+}
+
+func word(no syscall.Errno) string {
+	switch no {
+	case syscall.ECONNREFUSED:
+		return "refused"
+	case syscall.ECONNRESET, syscall.EPIPE:
+		return "reset by the real"
+	case syscall.EHOSTUNREACH:
+		return "no route to host (does it answer ARP?)"
+	case syscall.ENETUNREACH:
+		return "network unreachable"
+	}
+	return no.Error()
+}

@@ -1,0 +1,73 @@
+package health
+
+import (
+	"context"
+	"sync"
+)
+
+// mailbox holds one event per target until the listener takes it: whoever
+// puts something in never waits, and the latest status wins.
+type mailbox struct {
+	mu      sync.Mutex
+	order   []Target
+	pending map[Target]Event
+	filled  chan struct{} // holds one token while something is pending
+}
+
+func newMailbox() *mailbox {
+	return &mailbox{pending: map[Target]Event{}, filled: make(chan struct{}, 1)}
+}
+
+// put adds e, or merges it with an event of the same target that was not
+// taken yet.
+func (b *mailbox) put(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if before, ok := b.pending[e.Target]; ok {
+		e.Old = before.Old
+	} else {
+		b.order = append(b.order, e.Target)
+	}
+	b.pending[e.Target] = e
+	select {
+	case b.filled <- struct{}{}:
+	default:
+	}
+}
+
+// take removes the oldest event. Events whose change has been undone in the
+// meantime are skipped.
+func (b *mailbox) take() (Event, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.order) > 0 {
+		e := b.pending[b.order[0]]
+		delete(b.pending, b.order[0])
+		b.order = b.order[1:]
+		if e.Old.Up != e.New.Up || e.Old.Known != e.New.Known || e.Old.Flapping != e.New.Flapping {
+			return e, true
+		}
+	}
+	b.order = nil
+	return Event{}, false
+}
+
+// deliver hands events to out until ctx ends.
+func (b *mailbox) deliver(ctx context.Context, out chan<- Event) {
+	for {
+		e, ok := b.take()
+		if !ok {
+			select {
+			case <-b.filled:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case out <- e:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

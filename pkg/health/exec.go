@@ -1,0 +1,73 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/lvx-lb/lvx/pkg/guard"
+)
+
+// execChecker runs a program of the operator's: exit status 0 is a pass. It
+// gets LVX_REAL, LVX_PORT and LVX_VIP besides the configured environment.
+type execChecker struct {
+	argv, env []string
+	user      *syscall.Credential
+}
+
+func newExec(t Target, o options) (Checker, error) {
+	c := &execChecker{argv: lines(t.Spec.Argv), user: o.user}
+	if len(c.argv) == 0 {
+		return nil, errors.New("exec check without a command")
+	}
+	if c.user == nil {
+		c.user = guard.Unprivileged()
+	}
+	if t.Port != 0 {
+		c.env = append(c.env, fmt.Sprintf("LVX_PORT=%d", t.Port))
+	}
+	if t.Real.IsValid() {
+		c.env = append(c.env, "LVX_REAL="+t.Real.String())
+	}
+	if t.VIP.IsValid() {
+		c.env = append(c.env, "LVX_VIP="+t.VIP.String())
+	}
+	c.env = append(c.env, lines(t.Spec.Env)...)
+	return c, nil
+}
+
+// lines splits a list as a Spec holds it.
+func lines(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, "\n")
+}
+
+func (c *execChecker) Check(ctx context.Context) error {
+	out, err := guard.Program{Argv: c.argv, Env: c.env, As: c.user}.Run(ctx)
+	if err == nil {
+		return nil
+	}
+	name := "exec " + guard.Text(c.argv[0])
+	var no syscall.Errno
+	if errors.As(err, &no) && (no == syscall.EACCES || no == syscall.EPERM) {
+		return fmt.Errorf("%s: %w", name, err) // about the file, not about this host
+	}
+	err = failed(name, err)
+	if out = guard.Text(out); out == "" {
+		return err
+	}
+	return &saidError{err, out}
+}
+
+// saidError adds what a program wrote to the reason.
+type saidError struct {
+	error
+	said string
+}
+
+func (e *saidError) Error() string { return e.error.Error() + ": " + e.said }
+func (e *saidError) Unwrap() error { return e.error }

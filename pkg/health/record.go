@@ -1,0 +1,105 @@
+package health
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Flap damping. A real that went down FlapLimit times within FlapWindow is
+// kept down until it has passed every probe for FlapHold: its connections
+// would be torn down again and again otherwise. Coming up clears the account.
+const (
+	FlapLimit  = 5
+	FlapWindow = 5 * time.Minute
+	FlapHold   = time.Minute
+)
+
+// record is the account of one target: rise, fall and flapping. It is a pure
+// state machine; time comes from outside.
+type record struct {
+	Status
+	rise, fall int
+	served     bool        // it was up at some time: rise counts, a first pass does not
+	failing    string      // the last failure
+	downs      []time.Time // the last FlapLimit times it went down
+	steady     time.Time   // since when it passes, while it is flapping
+}
+
+func newRecord(s Spec) record { return record{rise: s.Rise, fall: s.Fall} }
+
+// restore starts the account from what was known before.
+func (r *record) restore(s Status) {
+	r.Status = s
+	r.Fails, r.Passes = 0, 0
+	r.served = s.Known
+	r.failing = s.Reason
+}
+
+// note enters the result of a probe that ended at now, and tells whether
+// Up, Known or Flapping changed.
+func (r *record) note(now time.Time, took time.Duration, err error) bool {
+	before := r.Status
+	if errors.Is(err, ErrNotAsked) {
+		r.Reason = err.Error()
+		return false
+	}
+	r.Known, r.Last, r.Took = true, now, took
+	if err == nil {
+		r.pass(now)
+	} else {
+		r.fail(now, err)
+	}
+	if r.Up != before.Up || !before.Known {
+		r.Since = now
+	}
+	return r.Up != before.Up || r.Known != before.Known || r.Flapping != before.Flapping
+}
+
+func (r *record) pass(now time.Time) {
+	r.Fails = 0
+	r.Passes++
+	if r.Passes == 1 {
+		r.steady = now
+	}
+	switch {
+	case r.Up:
+	case r.Flapping && now.Sub(r.steady) < FlapHold:
+		r.Reason = fmt.Sprintf("flapping: up after passing for %s (%s so far)", FlapHold, now.Sub(r.steady).Round(time.Second))
+		return
+	case r.served && r.Passes < r.rise:
+		r.Reason = fmt.Sprintf("%d of %d passes after: %s", r.Passes, r.rise, r.failing)
+		return
+	}
+	if r.Flapping {
+		r.Flapping, r.downs = false, nil
+	}
+	r.Up, r.served = true, true
+	r.Reason, r.failing = "", ""
+}
+
+func (r *record) fail(now time.Time, err error) {
+	r.Passes = 0
+	r.Fails++
+	r.failing = err.Error()
+	r.Reason = r.failing
+	if r.served {
+		r.Reason = fmt.Sprintf("%s, %d of %d", r.failing, min(r.Fails, r.fall), r.fall)
+	}
+	if r.Up && r.Fails >= r.fall {
+		r.Up = false
+		r.fell(now)
+	}
+	if r.Flapping {
+		r.Reason = fmt.Sprintf("flapping, down %d times in %s: %s", FlapLimit, FlapWindow, r.failing)
+	}
+}
+
+// fell keeps the account of downs.
+func (r *record) fell(now time.Time) {
+	r.downs = append(r.downs, now)
+	if n := len(r.downs); n > FlapLimit {
+		r.downs = r.downs[n-FlapLimit:]
+	}
+	r.Flapping = len(r.downs) == FlapLimit && now.Sub(r.downs[0]) <= FlapWindow
+}

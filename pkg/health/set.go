@@ -1,0 +1,107 @@
+package health
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Set makes the monitor ask exactly these targets; doubles count once.
+// Targets that were asked before keep their status and their place in time.
+// New ones are asked at once and are down until they pass; but one that asks
+// a real the same kind of question on the same port as a target that went
+// (the check was edited) starts from that one's status, so that an edit takes
+// no real out of service.
+func (m *Monitor) Set(targets []Target) {
+	m.setting.Lock()
+	defer m.setting.Unlock()
+	wanted := make(map[Target]bool, len(targets))
+	var fresh []*probe
+	for _, t := range targets {
+		if !wanted[t] && !m.asks(t) {
+			fresh = append(fresh, m.newProbe(t))
+		}
+		wanted[t] = true
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := map[subject]Status{}
+	for t, p := range m.probes {
+		if !wanted[t] {
+			left[t.subject()] = p.record.Status
+			m.drop(p)
+		}
+	}
+	for _, p := range fresh {
+		if s, ok := m.presets[p.target]; ok {
+			p.record.restore(s)
+			delete(m.presets, p.target)
+		} else if s, ok := left[p.target.subject()]; ok && s.Known {
+			p.record.restore(s)
+		}
+		m.probes[p.target] = p
+		p.due = time.Since(m.start)
+		m.put(p)
+	}
+}
+
+// Preset tells what was known of targets before a restart, so that not
+// everything starts down. It counts for targets that have no result yet and
+// for those that are set later; each is used once.
+func (m *Monitor) Preset(known map[Target]Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.presets, func(Target, Status) bool { return true })
+	for t, s := range known {
+		if !s.Known {
+			continue
+		}
+		if p, ok := m.probes[t]; !ok {
+			m.presets[t] = s
+		} else if !p.record.Known {
+			p.record.restore(s)
+			m.mail.put(Event{Target: t, New: s})
+		}
+	}
+}
+
+// subject is what a check is about, however it is asked.
+type subject struct {
+	typ  Type
+	real netip.Addr
+	port uint16
+}
+
+func (t Target) subject() subject { return subject{t.Spec.Type, t.Real, t.Port} }
+
+func (m *Monitor) asks(t Target) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.probes[t] != nil
+}
+
+func (m *Monitor) newProbe(t Target) *probe {
+	p := &probe{target: t, spec: t.Spec.WithDefaults(), lane: &m.sockets, index: -1, first: true}
+	if t.Spec.Type == Exec {
+		p.lane = &m.execs
+	}
+	p.record = newRecord(p.spec)
+	var err error
+	if p.checker, err = m.build(t); err != nil {
+		p.checker = broken{err}
+	}
+	return p
+}
+
+// drop ends a probe. One that is on its way closes its checker itself.
+func (m *Monitor) drop(p *probe) {
+	p.gone = true
+	delete(m.probes, p.target)
+	m.agenda.remove(p)
+	p.lane.waiting = slices.DeleteFunc(p.lane.waiting, func(q *probe) bool { return q == p })
+	if !p.running {
+		closeChecker(p.checker)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,7 @@ import (
 type sent map[netip.Addr][]time.Duration
 
 type fakeSegment struct {
+	mu     sync.Mutex
 	start  time.Time
 	up     chan string
 	sent   map[string]sent
@@ -30,7 +32,16 @@ type fakeSegment struct {
 func (f *fakeSegment) open() (<-chan string, error) { return f.up, nil }
 func (f *fakeSegment) close()                       { f.closed = true }
 
+// set makes announcements fail from now on.
+func (f *fakeSegment) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
 func (f *fakeSegment) announce(iface string, vips []netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.err != nil {
 		return f.err
 	}
@@ -78,7 +89,7 @@ func TestSchedule(t *testing.T) {
 	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
 		a.Announce("eth0", nil)
 		a.Announce("eth0", []netip.Addr{vip1})
-		time.Sleep(25 * time.Second)
+		pass(25 * time.Second)
 		want := append(after(0, fiveTimes), 11*time.Second, 21*time.Second)
 		if d := cmp.Diff(want, s.sent["eth0"][vip1]); d != "" {
 			t.Errorf("announcements (-want +got):\n%s", d)
@@ -89,9 +100,9 @@ func TestSchedule(t *testing.T) {
 func TestAnnouncedAgain(t *testing.T) {
 	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
 		a.Announce("eth0", []netip.Addr{vip1})
-		time.Sleep(100 * ms)
+		pass(100 * ms)
 		a.Announce("eth0", []netip.Addr{vip1, vip1})
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		want := append(after(0, fiveTimes[:3]), after(100*ms, fiveTimes)...)
 		if d := cmp.Diff(want, s.sent["eth0"][vip1]); d != "" {
 			t.Errorf("announcements (-want +got):\n%s", d)
@@ -103,9 +114,9 @@ func TestWithdraw(t *testing.T) {
 	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
 		a.Withdraw("eth0", []netip.Addr{vip1})
 		a.Announce("eth0", []netip.Addr{vip1, r1})
-		time.Sleep(20 * ms)
+		pass(20 * ms)
 		a.Withdraw("eth0", []netip.Addr{vip1})
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if n := len(s.sent["eth0"][vip1]); n != 2 {
 			t.Errorf("%d announcements, want 2", n)
 		}
@@ -113,7 +124,7 @@ func TestWithdraw(t *testing.T) {
 			t.Errorf("the other VIP: %d announcements, want 5", n)
 		}
 		a.Withdraw("eth0", []netip.Addr{r1})
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if n := len(s.sent["eth0"][r1]); n != 5 {
 			t.Errorf("the other VIP: %d announcements after its end", n-5)
 		}
@@ -124,10 +135,10 @@ func TestInterfaceThatCameUp(t *testing.T) {
 	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
 		a.Announce("eth0", []netip.Addr{vip1})
 		a.Announce("eth1", []netip.Addr{r1})
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		s.up <- "eth0"
 		s.up <- "eth7" // not ours
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		if d := cmp.Diff(append(after(0, fiveTimes), after(3*time.Second, fiveTimes)...), s.sent["eth0"][vip1]); d != "" {
 			t.Errorf("eth0 (-want +got):\n%s", d)
 		}
@@ -147,7 +158,7 @@ func TestNothingIsDroppedFromFullQueues(t *testing.T) {
 				v = v.Next()
 			}
 			a.Announce("eth0", vips)
-			time.Sleep(3 * time.Second)
+			pass(3 * time.Second)
 			for _, v := range vips {
 				at := s.sent["eth0"][v]
 				if len(at) != len(schedule) {
@@ -191,10 +202,10 @@ func TestEveryAnnounceIsKept(t *testing.T) {
 					a.Withdraw("eth0", []netip.Addr{vip})
 					delete(last, vip)
 				}
-				time.Sleep(st.Wait)
+				pass(st.Wait)
 			}
 			end := time.Since(s.start)
-			time.Sleep(2 * time.Second)
+			pass(2 * time.Second)
 			for _, vip := range pool {
 				from, owned := last[vip]
 				n := 0
@@ -214,11 +225,11 @@ func TestEveryAnnounceIsKept(t *testing.T) {
 func TestFailuresAreLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
 	announcing(t, slog.New(slog.NewTextHandler(&log, nil)), func(t *testing.T, a *Announcer, s *fakeSegment) {
-		s.err = errors.New("network is down")
+		s.set(errors.New("network is down"))
 		a.Announce("eth0", []netip.Addr{vip1})
-		time.Sleep(time.Minute)
-		s.err = nil
-		time.Sleep(time.Minute)
+		pass(time.Minute)
+		s.set(nil)
+		pass(time.Minute)
 		if len(s.sent["eth0"][vip1]) == 0 {
 			t.Error("not tried again")
 		}

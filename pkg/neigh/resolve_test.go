@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +30,7 @@ type question struct {
 
 // fakeNet is a segment without a kernel.
 type fakeNet struct {
+	mu      sync.Mutex
 	start   time.Time
 	events  chan event
 	paths   map[netip.Addr]path
@@ -51,11 +53,20 @@ func newFakeNet() *fakeNet {
 	}
 }
 
+// set changes the segment while it is in use.
+func (f *fakeNet) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
 func (f *fakeNet) open() (<-chan event, error) { return f.events, nil }
 func (f *fakeNet) keep(map[int]bool)           {}
 func (f *fakeNet) close()                      { f.closed = true }
 
 func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.avoid = avoid
 	paths := make([]path, len(addrs))
 	for i, a := range addrs {
@@ -69,6 +80,8 @@ func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path,
 }
 
 func (f *fakeNet) ask(to MAC, p path, addr netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.asked = append(f.asked, question{time.Since(f.start), to, addr})
 	if mac, ok := f.answers[addr]; ok && (to == MAC{} || to == mac) {
 		f.events <- event{kind: spoke, ifindex: p.ifindex, addr: addr, mac: mac}
@@ -79,6 +92,8 @@ func (f *fakeNet) ask(to MAC, p path, addr netip.Addr) error {
 // since returns the questions that were asked since the last call.
 func (f *fakeNet) since() []question {
 	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	q := f.asked
 	f.asked = nil
 	return q
@@ -126,7 +141,7 @@ func on(p path, mac MAC, err string) Entry {
 func TestResolveAndRefresh(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
 		wantEntry(t, r, r1, Entry{Err: "172.25.0.12 has not been looked for yet"})
-		n.answers[r1] = mac1
+		n.set(func() { n.answers[r1] = mac1 })
 		r.Watch([]netip.Addr{r1})
 		if !isChanged(r) || isChanged(r) {
 			t.Error("want one change")
@@ -135,7 +150,7 @@ func TestResolveAndRefresh(t *testing.T) {
 		if d := cmp.Diff([]question{{0, MAC{}, r1}}, n.since(), cmpopts.EquateComparable(netip.Addr{})); d != "" {
 			t.Errorf("first questions:\n%s", d)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		q := n.since()
 		if len(q) < 6 || len(q) > 8 {
 			t.Errorf("%d refreshes in a minute, want about one per 10 s", len(q))
@@ -155,9 +170,9 @@ func TestSilentReal(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
 		r.Watch([]netip.Addr{r1})
 		wantEntry(t, r, r1, on(eth0, MAC{}, "172.25.0.12 is being looked for on eth0"))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		wantEntry(t, r, r1, on(eth0, MAC{}, "172.25.0.12 does not answer ARP on eth0"))
-		time.Sleep(19 * time.Second)
+		pass(19 * time.Second)
 		var at []time.Duration
 		for _, q := range n.since() {
 			at = append(at, q.At)
@@ -167,22 +182,22 @@ func TestSilentReal(t *testing.T) {
 		if d := cmp.Diff(want, at); d != "" {
 			t.Errorf("questions:\n%s", d)
 		}
-		n.answers[r1] = mac1
-		time.Sleep(lastRetry)
+		n.set(func() { n.answers[r1] = mac1 })
+		pass(lastRetry)
 		wantEntry(t, r, r1, on(eth0, mac1, ""))
 	})
 }
 
 func TestLostReal(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-		n.answers[r1] = mac1
+		n.set(func() { n.answers[r1] = mac1 })
 		r.Watch([]netip.Addr{r1})
 		synctest.Wait()
 		isChanged(r)
 		n.since()
-		delete(n.answers, r1)
+		n.set(func() { delete(n.answers, r1) })
 		for r.Lookup(r1).Usable() {
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
 		q := n.since()
 		if len(q) != tries+1 { // the last one is already the search
@@ -205,13 +220,13 @@ func TestLostReal(t *testing.T) {
 
 func TestOneMissedAnswerIsNoNews(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-		n.answers[r1] = mac1
+		n.set(func() { n.answers[r1] = mac1 })
 		r.Watch([]netip.Addr{r1})
 		isChanged(r)
-		delete(n.answers, r1)
-		time.Sleep(refresh + retry)
-		n.answers[r1] = mac1
-		time.Sleep(2 * retry)
+		n.set(func() { delete(n.answers, r1) })
+		pass(refresh + retry)
+		n.set(func() { n.answers[r1] = mac1 })
+		pass(2 * retry)
 		if isChanged(r) {
 			t.Error("changed")
 		}
@@ -223,7 +238,7 @@ func TestMovedReal(t *testing.T) {
 	moved := on(eth0, mac2, "")
 	t.Run("it says so", func(t *testing.T) {
 		bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-			n.answers[r1] = mac1
+			n.set(func() { n.answers[r1] = mac1 })
 			r.Watch([]netip.Addr{r1})
 			synctest.Wait()
 			n.events <- event{kind: spoke, ifindex: 2, addr: r1, mac: mac2}
@@ -232,22 +247,22 @@ func TestMovedReal(t *testing.T) {
 	})
 	t.Run("it does not", func(t *testing.T) {
 		bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-			n.answers[r1] = mac1
+			n.set(func() { n.answers[r1] = mac1 })
 			r.Watch([]netip.Addr{r1})
 			synctest.Wait()
-			n.answers[r1] = mac2
-			time.Sleep(refresh + retry)
+			n.set(func() { n.answers[r1] = mac2 })
+			pass(refresh + retry)
 			wantEntry(t, r, r1, moved)
 		})
 	})
 	t.Run("the kernel noticed", func(t *testing.T) {
 		bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-			n.answers[r1] = mac1
+			n.set(func() { n.answers[r1] = mac1 })
 			r.Watch([]netip.Addr{r1})
 			synctest.Wait()
-			n.answers[r1] = mac2
+			n.set(func() { n.answers[r1] = mac2 })
 			n.events <- event{kind: hint, ifindex: 2, addr: r1, mac: mac2}
-			time.Sleep(breath)
+			pass(breath)
 			wantEntry(t, r, r1, moved)
 		})
 	})
@@ -263,11 +278,11 @@ func TestIgnored(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-				n.answers[r1] = mac1
+				n.set(func() { n.answers[r1] = mac1 })
 				r.Watch([]netip.Addr{r1})
 				isChanged(r)
 				n.events <- e
-				time.Sleep(time.Second)
+				pass(time.Second)
 				if isChanged(r) {
 					t.Error("changed")
 				}
@@ -295,22 +310,22 @@ func TestWaysThatChange(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-				n.answers[r1] = mac1
+				n.set(func() { n.answers[r1] = mac1 })
 				r.Watch([]netip.Addr{r1})
 				n.since()
-				n.paths[r1] = c.to
+				n.set(func() { n.paths[r1] = c.to })
 				for range 100 { // changes come in groups
 					n.events <- event{kind: routing}
 				}
-				time.Sleep(settle + breath)
+				pass(settle + breath)
 				wantEntry(t, r, r1, c.want)
 				if q := n.since(); len(q) != c.asked {
 					t.Errorf("asked %v, want %d questions", q, c.asked)
 				}
 				// And back again: the flap is resolved at once.
-				n.paths[r1] = eth0
+				n.set(func() { n.paths[r1] = eth0 })
 				n.events <- event{kind: routing}
-				time.Sleep(settle + breath)
+				pass(settle + breath)
 				wantEntry(t, r, r1, on(eth0, mac1, ""))
 			})
 		})
@@ -319,27 +334,27 @@ func TestWaysThatChange(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-		n.fault = errors.New("network is down")
+		n.set(func() { n.fault = errors.New("network is down") })
 		r.Watch([]netip.Addr{r1})
 		wantEntry(t, r, r1, on(eth0, MAC{}, "ARP request for 172.25.0.12 on eth0: network is down"))
-		n.fault = nil
-		n.answers[r1] = mac1
-		time.Sleep(firstRetry)
+		n.set(func() { n.fault = nil })
+		n.set(func() { n.answers[r1] = mac1 })
+		pass(firstRetry)
 		wantEntry(t, r, r1, on(eth0, mac1, ""))
 
-		n.broken = errors.New("no netlink")
+		n.set(func() { n.broken = errors.New("no netlink") })
 		r.Watch([]netip.Addr{r1, r2})
-		time.Sleep(retry / 2)
-		n.broken, n.answers[r2] = nil, mac2
+		pass(retry / 2)
+		n.set(func() { n.broken, n.answers[r2] = nil, mac2 })
 		wantEntry(t, r, r1, on(eth0, mac1, ""))
-		time.Sleep(retry)
+		pass(retry)
 		wantEntry(t, r, r2, on(eth0, mac2, ""))
 	})
 }
 
 func TestWatchReplaces(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-		n.answers[r1], n.answers[r2] = mac1, mac2
+		n.set(func() { n.answers[r1], n.answers[r2] = mac1, mac2 })
 		r.Watch([]netip.Addr{r1})
 		n.since()
 		r.Watch([]netip.Addr{r1, r2})
@@ -365,18 +380,18 @@ func TestManyReals(t *testing.T) {
 		a := netip.MustParseAddr("10.0.0.1")
 		for range 2000 {
 			reals = append(reals, a)
-			n.paths[a], n.answers[a] = eth0, mac1
+			n.set(func() { n.paths[a], n.answers[a] = eth0, mac1 })
 			a = a.Next()
 		}
 		r.Watch(reals)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		for _, a := range reals {
 			if e := r.Lookup(a); !e.Usable() {
 				t.Fatalf("after 1 s: %s", e.Err)
 			}
 		}
 		n.since()
-		time.Sleep(refresh)
+		pass(refresh)
 		perBurst := map[time.Duration]int{}
 		q := n.since()
 		for _, q := range q {
@@ -399,4 +414,10 @@ func TestEntryTextsNameTheReal(t *testing.T) {
 		}
 		tg.ask(time.Now())
 	}
+}
+
+// pass lets fake time pass, and what is due then happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }

@@ -15,6 +15,8 @@ import (
 // Announcer tells a segment which MAC address has these addresses now, by
 // gratuitous ARP and unsolicited neighbour advertisements, more than once.
 // Announce starts the series and returns; a series under way starts anew.
+// Each repetition must look whether the interface still has the address: the
+// series may outlive the mastership, and must not draw traffic here then.
 type Announcer interface {
 	Announce(iface string, addrs []netip.Addr)
 }

@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -102,8 +104,10 @@ func (a arp) Announce(iface string, addrs []netip.Addr) {
 		return
 	}
 	send := func() {
+		here, _ := ifi.Addrs()
 		for _, addr := range addrs {
-			if addr.Is4() {
+			has := func(a net.Addr) bool { return strings.HasPrefix(a.String(), addr.String()+"/") }
+			if addr.Is4() && slices.ContainsFunc(here, has) {
 				_, _ = conn.WriteTo(gratuitous(ifi.HardwareAddr, addr), &packet.Addr{HardwareAddr: broadcast})
 			}
 		}

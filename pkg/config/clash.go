@@ -1,0 +1,55 @@
+package config
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// heard is a listener with its place in the file.
+type heard struct {
+	lb.Listener
+	service string
+	at      *cursor
+	order   int
+}
+
+// listeners finds listeners that would fight for packets. A narrower listener
+// wins over a wider one, so only those of equal width can clash; sorted by
+// width and first port, some that overlap are neighbours.
+func (d *decoder) listeners(services []service) {
+	var all []heard
+	for _, s := range services {
+		for i, l := range s.Listeners {
+			all = append(all, heard{l, s.Name, s.listens[i], len(all)})
+		}
+	}
+	slices.SortFunc(all, func(a, b heard) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Width(), b.Width()),
+			cmp.Compare(a.First, b.First), cmp.Compare(a.order, b.order))
+	})
+	for i := 1; i < len(all); i++ {
+		a, b := all[i-1], all[i]
+		if a.Addr != b.Addr || a.Proto != b.Proto || a.Width() != b.Width() || b.First > a.Last {
+			continue
+		}
+		if a.order > b.order {
+			a, b = b, a
+		}
+		b.at.errorf("%s %s", b.Listener, clash(a, b))
+	}
+}
+
+// clash words why b cannot be beside a.
+func clash(a, b heard) string {
+	where := "of service " + a.service
+	if a.service == b.service {
+		where = "of the same service"
+	}
+	if a.Listener == b.Listener {
+		return "is a listener " + where + " already, on line " + strconv.Itoa(a.at.line) + " (want every address, protocol and port once)"
+	}
+	return "overlaps " + a.String() + " " + where + ", on line " + strconv.Itoa(a.at.line) + " (want ranges of different width, of which the narrower wins, or no overlap)"
+}

@@ -1,0 +1,75 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// MaxSize is the size of the largest file that is read, in bytes.
+const MaxSize = 16 << 20
+
+// maxAliased is how many values aliases may add to those of the file.
+const maxAliased = 1 << 20
+
+// Load reads and validates the configuration file at path. Mistakes in it are
+// an [Error], one line that begins with path and line number.
+func Load(path string) (*Config, error) {
+	// Without O_NONBLOCK, opening a named pipe would wait for its writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("configuration %s: not a regular file (want a file, found mode %s)", plain(path), info.Mode())
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	cfg, err := Parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode()&0o004 != 0 && cfg.secret() {
+		cfg.Warnings = append(cfg.Warnings, fmt.Sprintf(
+			"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", plain(path), info.Mode().Perm()))
+	}
+	return cfg, nil
+}
+
+// secret tells whether the file holds something that is.
+func (c *Config) secret() bool {
+	for _, inst := range c.VRRP {
+		if inst.AuthPass != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// Parse validates a configuration and fills its defaults. Name stands for the
+// file in errors, which are of type [*Error]: of several mistakes, the one
+// that comes first.
+func Parse(name string, data []byte) (*Config, error) {
+	if len(data) > MaxSize {
+		return nil, &Error{File: name, Line: 1, Text: fmt.Sprintf("file is too large (want at most %d MiB)", MaxSize>>20)}
+	}
+	node, err := tree(name, data)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{name: name, nodes: len(data) + maxAliased, taken: map[string]int{}}
+	cfg := d.config(d.root(node))
+	if d.first != nil {
+		return nil, d.first
+	}
+	cfg.Warnings = d.warnings
+	return cfg, nil
+}

@@ -1,0 +1,240 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// maxPersist is the longest persistence timeout of the kernel: ipvsadm and
+// ip_vs_ctl.c keep milliseconds in 31 bits.
+const maxPersist = 2147483 * time.Second
+
+// service is a service with the places that later comparisons blame.
+type service struct {
+	Service
+	object   *object
+	listens  []*cursor // for every entry of Listeners
+	portless bool      // all listeners are for every port
+}
+
+// service reads one entry of services.
+func (d *decoder) service(c *cursor, backend Backend) service {
+	o := c.object()
+	s := service{object: o}
+	s.Line = c.line
+	s.Name = need(o, "name", "a name that no other service has", name)
+	if s.Name != "" {
+		o.at("name").unique("service", s.Name, quoted(s.Name))
+	}
+	listeners(&s)
+	s.Mark = get(o, "mark", 0, number[uint32](1, 1<<32-1))
+	s.Scheduler = get(o, "scheduler", lb.WLC, oneOf("a scheduler", lb.Schedulers()...))
+	s.Flags = flags(o, s.Scheduler)
+	s.OnePacket = get(o, "ops", false, boolean)
+	s.Persistence = get(o, "persistence", lb.Persistence{}, persistence(s.bits()))
+	s.Deny, s.Allow = clients(o)
+	s.OnDown = get(o, "on_down", Remove, oneOf("a way to go", Remove, Quiesce))
+	s.Quorum = get(o, "quorum", 1, number(1, 1<<24))
+	s.Hysteresis = get(o, "hysteresis", 0, number(0, 1<<24))
+	s.Sorry = get(o, "sorry_server", netip.Addr{}, address)
+	forward := get(o, "forward", lb.DR, forwarding)
+	common := get(o, "check", nil, checks)
+	rs := need(o, "reals", "a list such as [{address: 192.0.2.11}]; [] is none", list(func(c *cursor) real {
+		return readReal(c, real{
+			Real: lb.Real{Forward: forward}, forwards: o.at("forward"),
+			checks: common, checked: o.at("check"),
+		})
+	}))
+	if o.done() {
+		s.compare()
+		s.reals(rs, backend)
+	}
+	return s
+}
+
+// listeners reads the listen of s and remembers where each one is.
+func listeners(s *service) {
+	need(s.object, "listen", `a list such as ["192.0.2.1:80/tcp"]`, list(func(c *cursor) struct{} {
+		for _, l := range listen(c) {
+			s.Listeners = append(s.Listeners, l)
+			s.listens = append(s.listens, c)
+		}
+		return struct{}{}
+	}))
+	if at := s.object.at("listen"); at.key == "listen" && at.d.errors == s.object.before && len(s.Listeners) == 0 {
+		at.errorf(`no listeners (want at least one such as "192.0.2.1:80/tcp")`)
+	}
+}
+
+// bits is the length of the service's addresses.
+func (s *service) bits() int {
+	if len(s.Listeners) > 0 && s.Listeners[0].Addr.Is6() {
+		return 128
+	}
+	return 32
+}
+
+var flagNames = map[string]lb.SchedFlags{
+	"sh-port": lb.SHPort, "sh-fallback": lb.SHFallback, "mh-port": lb.MHPort, "mh-fallback": lb.MHFallback,
+}
+
+// flags reads the scheduler's flags. Each begins with the scheduler's name.
+func flags(o *object, s lb.Scheduler) lb.SchedFlags {
+	var all lb.SchedFlags
+	word := oneOf("a flag of a scheduler", "sh-port", "sh-fallback", "mh-port", "mh-fallback")
+	get(o, "flags", nil, list(func(c *cursor) struct{} {
+		f := word(c)
+		if f != "" && s != "" && f[:2] != string(s) {
+			c.errorf("%s with the scheduler %s (want it with %s)", f, s, f[:2])
+		}
+		all |= flagNames[f]
+		return struct{}{}
+	}))
+	return all
+}
+
+// forwarding reads how packets get to the reals.
+func forwarding(c *cursor) lb.Forward {
+	words := map[string]lb.Forward{"dr": lb.DR, "nat": lb.NAT, "tunnel": lb.Tunnel}
+	return words[oneOf("a way of forwarding", "dr", "nat", "tunnel")(c)]
+}
+
+// persistence reads true, false or a map. Bits is the length of the addresses
+// that a netmask is for.
+func persistence(bits int) read[lb.Persistence] {
+	return func(c *cursor) lb.Persistence {
+		if c.node.ShortTag() == "!!bool" {
+			if boolean(c) {
+				return lb.Persistence{Timeout: DefaultPersist}
+			}
+			return lb.Persistence{}
+		}
+		o := c.object()
+		p := lb.Persistence{
+			Timeout: get(o, "timeout", DefaultPersist, duration(time.Second, maxPersist, time.Second)),
+			Prefix:  get(o, "netmask", 0, netmask(bits)),
+		}
+		o.done()
+		return p
+	}
+}
+
+// compare looks at what the keys of s say about each other.
+func (s *service) compare() {
+	first := s.Listeners[0]
+	s.portless = !slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return !l.EveryPort() })
+	for i, l := range s.Listeners {
+		if l.Addr.Is4() != first.Addr.Is4() {
+			s.listens[i].errorf("%s beside %s (want one family of addresses per service)", l, first)
+		}
+		if s.OnePacket && l.Proto != lb.UDP {
+			s.object.at("ops").errorf("ops with the listener %s (want it where all listeners are UDP)", l)
+			break
+		}
+	}
+	if s.Hysteresis >= s.Quorum && s.Hysteresis > 0 {
+		s.object.at("hysteresis").errorf("%d with a quorum of %d (want it smaller than quorum)", s.Hysteresis, s.Quorum)
+	}
+	if s.Sorry.IsValid() && s.Sorry.Is4() != first.Addr.Is4() {
+		s.object.at("sorry_server").errorf("%s with the listener %s (want an address of the same family)", s.Sorry, first)
+	}
+	if s.Mark != 0 {
+		s.object.at("mark").unique("mark", mark(s.Mark), mark(s.Mark))
+	}
+}
+
+// real is a real server with what is checked of it.
+type real struct {
+	lb.Real
+	checks   []health.Spec
+	object   *object
+	checked  *cursor // where the checks are
+	forwards *cursor // where forward is
+}
+
+// readReal reads one entry of reals. What it leaves out is the service's.
+func readReal(c *cursor, r real) real {
+	o := c.object()
+	r.object = o
+	r.Addr = need(o, "address", "the real server's IP address", address)
+	r.Port = get(o, "port", 0, number[uint16](1, 65535))
+	r.Weight = get(o, "weight", 1, number[uint16](0, 65535))
+	r.Forward = get(o, "forward", r.Forward, forwarding)
+	r.Upper = get(o, "upper_threshold", 0, number[uint32](0, 1<<32-1))
+	r.Lower = get(o, "lower_threshold", 0, number[uint32](0, 1<<32-1))
+	r.checks = get(o, "check", r.checks, checks)
+	if o.has("check") {
+		r.checked = o.at("check")
+	}
+	if o.has("forward") {
+		r.forwards = o.at("forward")
+	}
+	if o.done() && r.Lower > r.Upper {
+		o.at("lower_threshold").errorf("%d with an upper threshold of %d (want lower_threshold at most upper_threshold)", r.Lower, r.Upper)
+	}
+	return r
+}
+
+// reals takes the real servers into s, one by one.
+func (s *service) reals(rs []real, backend Backend) {
+	seen := map[netip.AddrPort]int{}
+	weight := 0
+	for _, r := range rs {
+		s.fit(&r)
+		at := r.object.at("address")
+		if line, ok := seen[r.Key()]; ok {
+			at.errorf("%s is there already, on line %d (want every real server of a service once)", r.Addr, line)
+		}
+		if r.Addr == s.Sorry {
+			at.errorf("%s is the sorry server too (want another one)", r.Addr)
+		}
+		if backend == BackendXDP && r.Forward != lb.DR {
+			r.forwards.errorf("%s with backend: xdp (want dr, or backend: auto or ipvs)", r.Forward)
+		}
+		seen[r.Key()] = at.line
+		weight += int(r.Weight)
+		s.Reals = append(s.Reals, r.Real)
+		s.Checks = append(s.Checks, r.checks)
+	}
+	switch at := s.object.at("reals"); {
+	case len(rs) == 0:
+		at.warnf("no real servers")
+	case weight < s.Quorum+s.Hysteresis:
+		at.warnf("the weights add up to %d, which is less than quorum + hysteresis, %d", weight, s.Quorum+s.Hysteresis)
+	}
+}
+
+// fit tells whether r can serve what s listens on.
+func (s *service) fit(r *real) {
+	first := s.Listeners[0]
+	if r.Addr.Is4() != first.Addr.Is4() {
+		r.object.at("address").errorf("%s behind the listener %s (want an address of the same family)", r.Addr, first)
+	}
+	if r.Port != 0 && r.Forward != lb.NAT {
+		if len(s.Listeners) != 1 || first.First != r.Port || first.Last != r.Port {
+			r.object.at("port").errorf("%d with forward: %s (want no port: only nat can change it)", r.Port, r.Forward)
+		}
+		r.Port = 0 // the listener's
+	}
+	for _, spec := range r.checks {
+		s.fitCheck(r, spec)
+	}
+}
+
+// fitCheck tells whether a check can ask r.
+func (s *service) fitCheck(r *real, spec health.Spec) {
+	at := r.checked
+	if asksPort(spec.Type) && spec.Port == 0 && r.Port == 0 && s.portless {
+		at.errorf("no port in the %s check of a service that listens on every port (want port)", spec.Type)
+	}
+	if spec.Via == health.ViaVIP && r.Forward != lb.DR {
+		at.errorf("via: vip with forward: %s (want via: real: such a real server does not hold the VIP)", r.Forward)
+	}
+	if spec.Source.IsValid() && spec.Source.Is4() != r.Addr.Is4() {
+		at.errorf("source %s with the real server %s (want an address of the same family)", spec.Source, r.Addr)
+	}
+}

@@ -15,8 +15,8 @@ import (
 
 // Observed lists the kernel's services and reals, as far as they are ours:
 // reals in the order of the file, with whatever else somebody added to our
-// services, and the sorry server while it stands in. A service that is not
-// installed, because its VIPs are standby, has no reals and a reason.
+// services, and the sorry server while it stands in. A service whose VIPs are
+// standby is not in the kernel, and so not in the list.
 func (b *Backend) Observed() (lb.Observed, error) {
 	info, err := b.kernel.Info()
 	if err != nil {
@@ -47,10 +47,9 @@ func (b *Backend) Observed() (lb.Observed, error) {
 				os.Reals = append(os.Reals, observedReal(d))
 			}
 		}
-		if !found {
-			os.Reason = b.absent(svc)
+		if found {
+			o.Services = append(o.Services, os)
 		}
-		o.Services = append(o.Services, os)
 	}
 	return o, nil
 }
@@ -64,14 +63,6 @@ func (p plan) of(name string) []virtual {
 		}
 	}
 	return vs
-}
-
-// absent says why a service is not in the kernel.
-func (b *Backend) absent(svc lb.Service) string {
-	if len(b.plan.of(svc.Name)) == 0 {
-		return "standby: another director owns its VIPs"
-	}
-	return "not in the kernel: it was removed by somebody else, or could not be made"
 }
 
 func observedReal(d ipvs.DestinationExtended) lb.ObservedReal {

@@ -28,6 +28,9 @@ type span struct {
 // addrRange is a range of addresses of one family, both ends included.
 type addrRange struct{ first, last netip.Addr }
 
+// String writes "10.0.0.0-10.0.0.255".
+func (r addrRange) String() string { return r.first.String() + "-" + r.last.String() }
+
 // empty tells whether no rule is needed at all.
 func (r ruleset) empty() bool { return len(r.spans) == 0 }
 

@@ -1,0 +1,125 @@
+// Package lane runs the tests that need another kernel than the host's: those
+// built with the tag ipvsvm, each package in a guest of its own (package vm).
+// Its one test is the whole lane:
+//
+//	go test ./testenv/vm/lane
+//	go test ./testenv/vm/lane -run 'TestLane/backend' -v
+//
+// It holds no tests of behaviour itself; it knows where they are and what
+// they need. A suite is a list entry in [Suites].
+package lane
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/lvx-lb/lvx/testenv/vm"
+)
+
+// Tag is the build tag of tests that run in a guest only.
+const Tag = "ipvsvm"
+
+// A Suite is the tagged tests of one package and the guest they need.
+type Suite struct {
+	Name    string
+	Package string            // import path or ./path from the root of the module
+	Run     string            // -test.run; "" is every test
+	Env     []string          // further environment, NAME=value
+	Files   map[string]string // further files, guest path to path from the root of the module
+	Tools   []string          // see vm.Options
+	Modules []string          // loaded before the tests; ip_vs if nil
+	Icount  bool              // the guest's clock counts instructions: sleeping is free
+	Timeout time.Duration     // of the guest; 0 is vm.DefaultTimeout
+}
+
+// Suites is the lane.
+var Suites = []Suite{
+	{
+		Name: "backend", Package: "./pkg/backend/ipvs", Icount: true,
+		Tools: []string{"ipvsadm", "ip", "nft"},
+	},
+}
+
+// Test builds the suite's tests and runs them in a guest. What they print
+// goes to out as it comes. A failed test is an error.
+func (s Suite) Test(ctx context.Context, out io.Writer) error {
+	dir, err := os.MkdirTemp("", "lvx-lane-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return err
+	}
+	binary := filepath.Join(dir, "suite.test")
+	if err := s.build(ctx, root, binary); err != nil {
+		return err
+	}
+	res, err := vm.Run(ctx, s.options(root, binary, out))
+	if err != nil {
+		return fmt.Errorf("suite %s: %w", s.Name, err)
+	}
+	if res.Code != 0 {
+		return fmt.Errorf("suite %s: exit code %d after %.1f s", s.Name, res.Code, res.Took.Seconds())
+	}
+	fmt.Fprintf(out, "suite %s: passed in %.1f s\n", s.Name, res.Took.Seconds())
+	return nil
+}
+
+// build compiles a static test binary: the guest has no libc of its own.
+func (s Suite) build(ctx context.Context, root, binary string) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-tags", Tag, "-o", binary, s.Package)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("suite %s: build: %w\n%s", s.Name, err, text)
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return fmt.Errorf("suite %s: package %s has no tests", s.Name, s.Package)
+	}
+	return nil
+}
+
+func (s Suite) options(root, binary string, out io.Writer) vm.Options {
+	o := vm.Options{
+		Files: map[string]string{"suite.test": binary},
+		Tools: s.Tools, Modules: s.Modules, Icount: s.Icount, Timeout: s.Timeout, Stdout: out, Log: out,
+	}
+	if o.Modules == nil {
+		o.Modules = []string{"ip_vs"}
+	}
+	for guest, file := range s.Files {
+		o.Files[guest] = filepath.Join(root, file)
+	}
+	argv := append([]string{"env"}, s.Env...)
+	argv = append(argv, "./suite.test", "-test.v", "-test.timeout=30m")
+	if s.Run != "" {
+		argv = append(argv, "-test.run="+s.Run)
+	}
+	// Tests read their testdata relative to their package.
+	if testdata := filepath.Join(root, s.Package, "testdata"); exists(testdata) {
+		o.Files["testdata"] = testdata
+	}
+	o.Argv = argv
+	return o
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func moduleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("root of the module: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}

@@ -138,16 +138,24 @@ func (s source) long() []string {
 }
 
 // skips lists the calls that skip a test for another reason than a kernel
-// that cannot do what is tested.
+// that cannot do what is tested. What `go test -short` leaves out is allowed,
+// because CI does not use it; so are inputs that a fuzz target or a property
+// has no use for.
 func (s source) skips() []string {
 	var found []string
 	ast.Inspect(s.file, func(n ast.Node) bool {
+		if branch, ok := n.(*ast.IfStmt); ok && method(branch.Cond) == "Short" {
+			return false
+		}
 		call, ok := n.(*ast.CallExpr)
 		if !ok {
 			return true
 		}
-		name, ok := call.Fun.(*ast.SelectorExpr)
-		if !ok || !slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, name.Sel.Name) {
+		switch method(call) {
+		case "Fuzz", "Check":
+			return false
+		case "Skip", "Skipf", "SkipNow":
+		default:
 			return true
 		}
 		for _, arg := range call.Args {
@@ -161,6 +169,17 @@ func (s source) skips() []string {
 	return found
 }
 
+// method names the function that an expression calls through a package or a
+// value: "Skip" of t.Skip(...).
+func method(e ast.Expr) string {
+	if call, ok := e.(*ast.CallExpr); ok {
+		if name, ok := call.Fun.(*ast.SelectorExpr); ok {
+			return name.Sel.Name
+		}
+	}
+	return ""
+}
+
 // blames lists error texts that begin with "failed to" and its kin: an error
 // says what was tried, that it failed is known.
 func (s source) blames() []string {
@@ -170,8 +189,7 @@ func (s source) blames() []string {
 		if !ok || len(call.Args) == 0 {
 			return true
 		}
-		name, ok := call.Fun.(*ast.SelectorExpr)
-		if !ok || !slices.Contains([]string{"Errorf", "New"}, name.Sel.Name) {
+		if name := method(call); name != "Errorf" && name != "New" {
 			return true
 		}
 		text, ok := call.Args[0].(*ast.BasicLit)
@@ -288,6 +306,10 @@ var (
 func tests(t T) {
 	t.Skip("nginx is missing")
 	t.Skipf("kernel %s has no bpf_link for XDP", "4.19")
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	f.Fuzz(func(t T, b []byte) { t.Skip() })
 	fmt.Errorf("failed to pin map: %w", err)
 	fmt.Errorf("pin map to %s: %w", path, err)
 }
@@ -302,7 +324,7 @@ func tests(t T) {
 		"p/p.go:7: Method has no doc comment",
 		"p/p.go:21: C has no doc comment",
 		"p/p.go:26: a test is skipped for a reason other than the kernel",
-		`p/p.go:28: error text "failed to pin map: %w" (say what was tried)`,
+		`p/p.go:32: error text "failed to pin map: %w" (say what was tried)`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)

@@ -17,6 +17,9 @@ import (
 
 const module = "github.com/lvx-lb/lvx"
 
+// tags builds also what runs in a virtual machine only.
+const tags = "ipvsvm"
+
 // everything as the only entry of a wall lets a package import all of ours.
 const everything = "..."
 
@@ -74,7 +77,7 @@ func (p pkg) room() string {
 // packages lists every package of the module.
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-e", "-json", "./...")
+	cmd := exec.Command("go", "list", "-e", "-json", "-tags", tags, "./...")
 	cmd.Dir = filepath.Join("..", "..")
 	out, err := cmd.Output()
 	if err != nil {

@@ -1,0 +1,240 @@
+// Package realserver prepares a real server for direct routing: the VIP on
+// lo, so that the kernel takes packets for it, and ARP settings that keep the
+// host from answering for it on the segment, where it belongs to the
+// director.
+//
+// It changes nothing else, and it remembers what it changed, so that it can
+// be undone exactly. It does not know what the real serves.
+package realserver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// DefaultStateFile is where what was there before is remembered.
+const DefaultStateFile = "/var/lib/lvx/real.json"
+
+// Options say what to prepare.
+type Options struct {
+	VIPs      []netip.Addr
+	Interface string // the one that faces the segment; "" = that of the route to each VIP
+	StateFile string // "" = [DefaultStateFile]
+}
+
+func (o Options) file() string {
+	if o.StateFile == "" {
+		return DefaultStateFile
+	}
+	return o.StateFile
+}
+
+// Up makes this host a real server of the VIPs: arp_ignore=1 and
+// arp_announce=2 on all, lo and the interface, and then the VIPs on lo, so
+// that there is no moment in which the host answers for them. It is
+// idempotent. It returns one line for people about everything it changed or
+// found remarkable, also together with an error.
+func Up(o Options) (report []string, err error) {
+	if len(o.VIPs) == 0 {
+		return nil, errors.New("VIPs: none given")
+	}
+	for _, vip := range o.VIPs {
+		if !vip.IsValid() || vip.IsUnspecified() || vip.IsLoopback() || vip.IsMulticast() || vip.Is4In6() || vip.Zone() != "" {
+			return nil, fmt.Errorf("VIP %s: not an address that a segment's hosts can share", vip)
+		}
+	}
+	return locked(o.file(), func(s *state) ([]string, error) {
+		var r reporter
+		for _, vip := range o.VIPs {
+			if err := r.up(s, vip, o.Interface); err != nil {
+				return r.lines, fmt.Errorf("VIP %s: %w", vip, err)
+			}
+		}
+		// A VIP that faces another interface now leaves settings unused.
+		err := r.restore(s)
+		return r.lines, err
+	})
+}
+
+// Down undoes [Up] for the given VIPs, or for all of them if none is given:
+// a VIP that was on lo before Up stays there, the settings get back their
+// former values when the last VIP goes. Where the former values are not known
+// (the state file was lost, or is of an earlier boot) the VIP goes, the
+// settings stay, and the report says so.
+func Down(o Options) (report []string, err error) {
+	return locked(o.file(), func(s *state) ([]string, error) {
+		vips := o.VIPs
+		if len(vips) == 0 {
+			for _, v := range s.VIPs {
+				vips = append(vips, v.Addr)
+			}
+		}
+		var r reporter
+		unknown := false
+		for _, vip := range vips {
+			known, err := r.down(s, vip)
+			if err != nil {
+				return r.lines, fmt.Errorf("VIP %s: %w", vip, err)
+			}
+			unknown = unknown || !known
+		}
+		if err := r.restore(s); err != nil {
+			return r.lines, err
+		}
+		if unknown {
+			r.leftAlone(s)
+		}
+		return r.lines, nil
+	})
+}
+
+// reporter does the steps and keeps an account of them.
+type reporter struct{ lines []string }
+
+func (r *reporter) say(format string, args ...any) {
+	r.lines = append(r.lines, fmt.Sprintf(format, args...))
+}
+
+func (r *reporter) up(s *state, vip netip.Addr, nic string) error {
+	places, err := find(vip)
+	if err != nil {
+		return err
+	}
+	known := s.find(vip)
+	if nic == "" && known >= 0 {
+		nic = s.VIPs[known].Interface
+	}
+	if nic == "" && vip.Is4() {
+		if nic, err = facing(vip); err != nil {
+			return err
+		}
+	}
+	if nic != "" {
+		if _, err := netlink.LinkByName(nic); err != nil {
+			return fmt.Errorf("interface %s: %w", nic, err)
+		}
+	}
+	if known < 0 {
+		s.VIPs = append(s.VIPs, record{Addr: vip, Interface: nic, Before: slices.Contains(places, lo)})
+	} else {
+		s.VIPs[known].Interface = nic
+	}
+	for _, p := range places {
+		if p != lo {
+			r.say("%s is also on %s: this host may answer ARP for it there (remove it, unless this is a director)", vip, p)
+		}
+	}
+	if err := r.set(s); err != nil {
+		return err
+	}
+	if slices.Contains(places, lo) {
+		r.say("%s: was on lo already", vip)
+		return nil
+	}
+	if err := addToLo(vip); err != nil {
+		return err
+	}
+	r.say("%s: put on lo", vip)
+	return nil
+}
+
+// set makes the settings that the recorded VIPs need. What was there before
+// is written down first, and only once.
+func (r *reporter) set(s *state) error {
+	for _, k := range s.needs() {
+		now, err := k.read()
+		if err != nil {
+			return err
+		}
+		if _, known := s.Before[k.String()]; !known {
+			s.Before[k.String()] = now
+		}
+		if now == k.want() {
+			continue
+		}
+		if err := s.save(); err != nil {
+			return err
+		}
+		if err := k.write(k.want()); err != nil {
+			return err
+		}
+		r.say("%s: %s, was %s", k, k.want(), now)
+	}
+	return s.save()
+}
+
+// down takes one VIP off; known is false if nothing is remembered of it.
+func (r *reporter) down(s *state, vip netip.Addr) (known bool, err error) {
+	i := s.find(vip)
+	if i >= 0 && s.VIPs[i].Before {
+		r.say("%s: stays on lo, where it was before", vip)
+		s.VIPs = slices.Delete(s.VIPs, i, i+1)
+		return true, s.save()
+	}
+	gone, err := removeFromLo(vip)
+	if err != nil {
+		return true, err
+	}
+	if gone {
+		r.say("%s: taken off lo", vip)
+	} else {
+		r.say("%s: was not on lo", vip)
+	}
+	if i < 0 {
+		return !gone, nil
+	}
+	s.VIPs = slices.Delete(s.VIPs, i, i+1)
+	return true, s.save()
+}
+
+// restore gives back the former values of the settings that no VIP needs any
+// more. A setting that somebody changed in the meantime is theirs.
+func (r *reporter) restore(s *state) error {
+	needed := s.needs()
+	for name, before := range s.sorted() {
+		k, err := parseKey(name)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(needed, k) {
+			continue
+		}
+		now, err := k.read()
+		switch {
+		case errors.Is(err, errNoInterface):
+			r.say("%s: its interface has gone", k)
+		case err != nil:
+			return err
+		case now != k.want():
+			r.say("%s: is %s, not the %s that lvx had set; left alone", k, now, k.want())
+		case now != before:
+			if err := k.write(before); err != nil {
+				return err
+			}
+			r.say("%s: %s again", k, before)
+		}
+		delete(s.Before, name)
+		if err := s.save(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leftAlone says what is not known.
+func (r *reporter) leftAlone(s *state) {
+	if len(s.VIPs) > 0 {
+		return // they need the settings
+	}
+	r.say("the ARP settings before `lvx real up` are not known (%s was lost, or is of an earlier boot); left as they are:", s.file)
+	for _, k := range keys("all", lo) {
+		if v, err := k.read(); err == nil {
+			r.say("  %s = %s", k, v)
+		}
+	}
+	r.say("  and those of the interface that faces the segment (the kernel's default is 0)")
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/lvx-lb/lvx/pkg/realserver"
+	"github.com/spf13/cobra"
+)
+
+// realFlags are the flags of every verb of "lvx real".
+type realFlags struct {
+	vips      []string
+	options   realserver.Options
+	effective func() int // the user that runs it
+}
+
+// newRealCmd makes the command that prepares a real server. The verbs check
+// what they were given in Args, so that an error from there is one of usage.
+func newRealCmd() *cobra.Command {
+	f := &realFlags{effective: os.Geteuid}
+	cmd := &cobra.Command{
+		Use:   "real",
+		Short: "on a real server: the VIP on lo, ARP for it suppressed",
+		Long: `Makes this host a real server for direct routing: the VIP on lo with /32, and
+arp_ignore=1, arp_announce=2 on all, lo and the interface that faces the
+segment, so that it takes packets for the VIP and stays silent about it.`,
+		Example: `  lvx real up --vip 172.25.0.100
+  lvx real up --vip 172.25.0.100,172.25.0.101 --interface eth1
+  lvx real status
+  lvx real down --vip 172.25.0.101
+  lvx real down`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	flags := cmd.PersistentFlags()
+	flags.StringSliceVar(&f.vips, "vip", nil, "virtual `address`; again, or with commas, for several")
+	flags.StringVar(&f.options.Interface, "interface", "", "`interface` that faces the segment (default: that of the route to the VIP)")
+	flags.StringVar(&f.options.StateFile, "state", realserver.DefaultStateFile, "`file` that remembers what was there before")
+	cmd.AddCommand(f.up(), f.down(), f.status())
+	return cmd
+}
+
+func (f *realFlags) up() *cobra.Command {
+	return &cobra.Command{
+		Use:     "up --vip VIP...",
+		Short:   "suppress ARP for the VIPs and put them on lo",
+		Example: "  lvx real up --vip 172.25.0.100",
+		Args: func(_ *cobra.Command, args []string) error {
+			if err := f.parse(args); err != nil {
+				return err
+			}
+			if len(f.options.VIPs) == 0 {
+				return errors.New("no VIP given (for example: lvx real up --vip 172.25.0.100)")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.change(cmd, realserver.Up) },
+	}
+}
+
+func (f *realFlags) down() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down [--vip VIP...]",
+		Short: "undo up: for some VIPs, or for all",
+		Long: `Takes the VIPs off lo that "lvx real up" had put there. With the last one the
+ARP settings get back the values that they had before.`,
+		Example: "  lvx real down --vip 172.25.0.100\n  lvx real down",
+		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return f.change(cmd, realserver.Down) },
+	}
+}
+
+func (f *realFlags) status() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status [--vip VIP...]",
+		Short:   "show how things stand; exit status 0 if the host is ready",
+		Example: "  lvx real status\n  lvx real status --vip 172.25.0.100",
+		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			st, err := realserver.Inspect(f.options)
+			if err != nil {
+				return err
+			}
+			return printReal(cmd.OutOrStdout(), st)
+		},
+	}
+}
+
+// parse reads the VIPs: those of --vip, and those that follow a space.
+func (f *realFlags) parse(args []string) error {
+	for _, text := range slices.Concat(f.vips, args) {
+		vip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(text, "/32"), "/128"))
+		if err != nil {
+			return fmt.Errorf("VIP %q: not an address (want one like 172.25.0.100)", text)
+		}
+		if vip = vip.Unmap(); !slices.Contains(f.options.VIPs, vip) {
+			f.options.VIPs = append(f.options.VIPs, vip)
+		}
+	}
+	return nil
+}
+
+// change runs Up or Down and prints what it did, also if it did not get to
+// the end.
+func (f *realFlags) change(cmd *cobra.Command, do func(realserver.Options) ([]string, error)) error {
+	if f.effective() != 0 {
+		return fmt.Errorf("%s: addresses and ARP settings are root's (try: sudo %s)", cmd.CommandPath(), cmd.CommandPath())
+	}
+	report, err := do(f.options)
+	for _, line := range report {
+		fmt.Fprintln(cmd.OutOrStdout(), line)
+	}
+	return err
+}
+
+// printReal prints a status; an error says that the host is not ready.
+func printReal(w io.Writer, st realserver.Status) error {
+	if len(st.VIPs) == 0 {
+		return errors.New("no VIP is up (for example: lvx real up --vip 172.25.0.100)")
+	}
+	var vips []string
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "VIP\tON lo\tPUT THERE BY\tFACES\tALSO ON")
+	for _, v := range st.VIPs {
+		on, by := "no", "-"
+		if v.OnLo {
+			on, by = "yes", "others"
+		}
+		if v.Ours {
+			by = "lvx"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Addr, on, by, orDash(v.Interface), orDash(strings.Join(v.Elsewhere, ",")))
+		vips = append(vips, v.Addr.String())
+	}
+	if len(st.Settings) > 0 {
+		fmt.Fprintln(t, "\nSETTING\tIS\tWANTED\t\t")
+	}
+	for _, s := range st.Settings {
+		fmt.Fprintf(t, "%s\t%s\t%s\t\t\n", s.Name, s.Value, s.Want)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if !st.Ready() {
+		return fmt.Errorf("not ready to serve %s (lvx real up --vip %s)", strings.Join(vips, ", "), strings.Join(vips, ","))
+	}
+	fmt.Fprintf(w, "\nready to serve %s\n", strings.Join(vips, ", "))
+	return nil
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/tb"
+)
+
+// lvxReal runs "lvx real ..." on a host.
+func lvxReal(h *testenv.Host, args ...string) (string, error) {
+	cmd := newRealCmd()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(append(args, "--state", filepath.Join(h.Dir(), "real.json")))
+	err := h.Do(cmd.Execute)
+	return out.String(), err
+}
+
+func TestRealCommand(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+	h := c.Host("r1")
+	for _, step := range []struct {
+		args string
+		out  []string // parts of the output
+		err  string   // part of the error; "" = none
+	}{
+		{"status", nil, "no VIP is up"},
+		{"status --vip 172.25.0.100", []string{"172.25.0.100  no     -             eth0   -"}, "not ready to serve 172.25.0.100 (lvx real up --vip 172.25.0.100)"},
+		{"up --vip 172.25.0.100/32 172.25.0.101", []string{"172.25.0.100: put on lo\n", "172.25.0.101: put on lo\n", "net.ipv4.conf.all.arp_announce: 2, was 0\n"}, ""},
+		{"up --vip 172.25.0.100,172.25.0.101,172.25.0.100", []string{"172.25.0.100: was on lo already\n172.25.0.101: was on lo already\n"}, ""},
+		{"status", []string{"172.25.0.100  yes    lvx           eth0   -", "net.ipv4.conf.eth0.arp_ignore    1   1", "ready to serve 172.25.0.100, 172.25.0.101\n"}, ""},
+		{"down --vip 172.25.0.101", []string{"172.25.0.101: taken off lo\n"}, ""},
+		{"status", []string{"ready to serve 172.25.0.100\n"}, ""},
+		{"down", []string{"172.25.0.100: taken off lo\n", "net.ipv4.conf.lo.arp_ignore: 0 again\n"}, ""},
+		{"down --vip 172.25.0.100", []string{"172.25.0.100: was not on lo\n"}, ""},
+		{"", []string{"lvx real up --vip 172.25.0.100\n"}, ""}, // help
+	} {
+		out, err := lvxReal(h, strings.Fields(step.args)...)
+		if (err == nil) != (step.err == "") || err != nil && !strings.Contains(err.Error(), step.err) {
+			t.Errorf("lvx real %s: error %v, want %q", step.args, err, step.err)
+		}
+		for _, part := range step.out {
+			if step.args == "" {
+				part = strings.TrimPrefix(part, "lvx ") // there is no root command here
+			}
+			if !strings.Contains(out, part) {
+				t.Errorf("lvx real %s: output lacks %q:\n%s", step.args, part, out)
+			}
+		}
+	}
+}
+
+func TestRealUsage(t *testing.T) {
+	for args, want := range map[string]string{
+		"up":                     "no VIP given",
+		"up --vip 172.25.0":      `VIP "172.25.0": not an address`,
+		"up --vip 172.25.0.1/24": `VIP "172.25.0.1/24": not an address`,
+		"down x":                 `VIP "x": not an address`,
+		"status --vip ,":         `VIP "": not an address`,
+		"up --vipp 1":            "unknown flag",
+	} {
+		cmd := newRealCmd()
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		cmd.SetArgs(strings.Fields(args))
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("lvx real %s: error %v, want %q", args, err, want)
+		}
+	}
+}
+
+func TestRealNeedsRoot(t *testing.T) {
+	f := &realFlags{effective: func() int { return 1000 }}
+	f.options.VIPs = []netip.Addr{testenv.VIP}
+	cmd := f.up()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(nil)
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "are root's (try: sudo up)") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -207,6 +207,9 @@ func (d *duo) junk(length, every time.Duration) {
 		if err == nil {
 			err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, 255)
 		}
+		if err == nil {
+			err = unix.SetsockoptInet4Addr(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, netip.MustParseAddr(hostAddrs["d"]).As4())
+		}
 		return err
 	})
 	defer unix.Close(fd)

@@ -17,6 +17,35 @@ func unicast(peer string) func(*vrrp.Instance) {
 	return func(i *vrrp.Instance) { i.UnicastPeers = []netip.Addr{netip.MustParseAddr(peer)} }
 }
 
+// six makes an instance one of IPv6. The first address is link-local, as
+// keepalived demands.
+func six(i *vrrp.Instance) {
+	i.Addresses = []netip.Prefix{netip.MustParsePrefix("fe80::5:100/64"), netip.MustParsePrefix("fd99::100/64")}
+}
+
+// TestKeepalivedIPv6 is both ways at once: lvx takes over from keepalived
+// and gives back.
+func TestKeepalivedIPv6(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
+	l := newLab(t)
+	l.keepalived("b", instance(3, 100*ms, 100, six))
+	l.eventually("keepalived is master of its own", func() bool { return l.has("b", "fd99::100") })
+	lvx := l.lvx("a", instance(3, 100*ms, 150, six))
+	l.eventually("lvx preempts keepalived", func() bool { return l.has("a", "fd99::100") && !l.has("b", "fd99::100") })
+	if !l.has("a", "fe80::5:100") {
+		t.Error("the link-local VIP is missing")
+	}
+	time.Sleep(time.Second)
+	if l.has("b", "fd99::100") {
+		t.Error("keepalived does not hear lvx")
+	}
+	lvx.stop()
+	l.eventually("keepalived takes over", func() bool { return l.has("b", "fd99::100") && !l.has("a", "fd99::100") })
+}
+
 // variants are the ways to speak VRRP; wire is what a master of priority
 // 150 sends, byte for byte keepalived's (vrrp-facts/keepalived-wire).
 var variants = []struct {

@@ -64,6 +64,7 @@ func newLab(t testing.TB) *lab {
 		t.Cleanup(func() { l.quietly("netns", "del", l.ns(host)) })
 		l.in("br", "ip", "link", "add", "name", host, "type", "veth", "peer", "name", "eth0", "netns", l.ns(host))
 		l.in("br", "ip", "link", "set", "dev", host, "master", "br0", "up")
+		l.in(host, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
 		l.in(host, "ip", "link", "set", "lo", "up")
 		l.in(host, "ip", "link", "set", "eth0", "up")
 		l.in(host, "ip", "addr", "add", addr+"/24", "dev", "eth0")

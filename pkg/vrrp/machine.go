@@ -36,7 +36,7 @@ type Machine struct {
 	interval   time.Duration // the master's; version 3 learns it from adverts
 	masterDown time.Time     // backup: when the master counts as dead
 	preemptAt  time.Time     // backup: when a worse master has been borne long enough
-	worse      netip.Addr    // backup: a master of lower priority, about to be preempted
+	cause      string        // backup: why it is going to take over, if the master is not just silent
 	notBefore  time.Time     // backup: end of the start-up delay
 	nextAdvert time.Time     // master
 	lastAdvert time.Time     // master
@@ -140,7 +140,7 @@ func (m *Machine) start(in Start, now time.Time) []Action {
 
 // wait arms the timer for the death of a master.
 func (m *Machine) wait(now time.Time) {
-	m.wants, m.worse = false, netip.Addr{}
+	m.wants, m.cause = false, ""
 	m.masterDown = now.Add(3*m.interval + m.cfg.skew(m.Priority(), m.interval))
 }
 
@@ -174,8 +174,8 @@ func (m *Machine) takeOver() []Action {
 		why = "owns the addresses"
 	case m.holding:
 		why = "resumes after a restart"
-	case m.worse.IsValid():
-		why = fmt.Sprintf("preempts %s", m.worse)
+	case m.cause != "":
+		why = m.cause
 	}
 	m.active, m.holding, m.wants, m.preemptAt = false, false, false, time.Time{}
 	return append(m.change(Master, why), Take{})
@@ -208,7 +208,7 @@ func (m *Machine) heard(in Heard, now time.Time) []Action {
 
 func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 	if in.Priority == 0 {
-		m.wants, m.preemptAt = false, time.Time{}
+		m.wants, m.preemptAt, m.cause = false, time.Time{}, in.From.String()+" has resigned"
 		m.masterDown = now.Add(m.cfg.skew(m.Priority(), m.interval))
 		return nil
 	}
@@ -225,7 +225,7 @@ func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 		m.wait(now)
 		return acts
 	}
-	m.worse = in.From
+	m.cause = fmt.Sprintf("preempts %s, priority %d", in.From, in.Priority)
 	if m.cfg.PreemptDelay == 0 {
 		return acts // the timer runs on: section 6.4.2, "discard the ADVERTISEMENT"
 	}
@@ -237,8 +237,9 @@ func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 	}
 	if now.Before(m.preemptAt) {
 		m.learn(in.Interval)
+		cause := m.cause
 		m.wait(now)
-		m.worse = in.From
+		m.cause = cause
 	}
 	return acts
 }

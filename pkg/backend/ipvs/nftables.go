@@ -45,6 +45,9 @@ const chunk = 400
 
 const deniedCounter = "denied"
 
+// baseChains are the chains on the input and the output hook.
+var baseChains = [...]string{"input", "output"}
+
 func (t *nftTable) table() *nftables.Table {
 	return &nftables.Table{Name: t.name, Family: nftables.TableFamilyINet}
 }
@@ -268,9 +271,9 @@ func (l layout) queue(c *nftables.Conn, tab *nftables.Table) error {
 		}
 	}
 	policy, priority := nftables.ChainPolicyAccept, hookPriority
-	for name, hook := range map[string]*nftables.ChainHook{"input": nftables.ChainHookInput, "output": nftables.ChainHookOutput} {
+	for i, hook := range []*nftables.ChainHook{nftables.ChainHookInput, nftables.ChainHookOutput} {
 		base := c.AddChain(&nftables.Chain{
-			Name: name, Table: tab, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority, Policy: &policy,
+			Name: baseChains[i], Table: tab, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority, Policy: &policy,
 		})
 		for _, is4 := range []bool{true, false} {
 			c.AddRule(&nftables.Rule{Table: tab, Chain: base, Exprs: guardRule(l.named("guards"+suffix(is4)), is4)})
@@ -293,7 +296,7 @@ func (t *nftTable) holds(c *nftables.Conn, l layout) bool {
 			return false
 		}
 	}
-	rules := map[string]int{"input": 4, "output": 4}
+	rules := map[string]int{baseChains[0]: 4, baseChains[1]: 4}
 	for _, g := range l.guards {
 		rules[g.chain] = 2
 	}

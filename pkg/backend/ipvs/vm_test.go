@@ -90,6 +90,6 @@ func (d director) Stats() (lb.Stats, error) {
 // Damage implements lbtest.Harness.
 func (director) Damage() error { return exec.Command("ipvsadm", "-C").Run() }
 
-func TestSuite(t *testing.T) {
+func TestKernelSuite(t *testing.T) {
 	lbtest.Run(t, func(t *testing.T) lbtest.Harness { return newDirector(t) })
 }

@@ -41,7 +41,7 @@ type Suite struct {
 // Suites is the lane.
 var Suites = []Suite{
 	{
-		Name: "backend", Package: "./pkg/backend/ipvs", Icount: true,
+		Name: "backend", Package: "./pkg/backend/ipvs", Run: "^TestKernel", Icount: true,
 		Tools: []string{"ipvsadm", "ip", "nft"},
 	},
 }

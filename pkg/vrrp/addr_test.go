@@ -1,0 +1,150 @@
+package vrrp
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// inNamespace runs f in a network namespace of its own, with an interface
+// that is up.
+func inNamespace(t *testing.T, f func(t *testing.T, index int)) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("network namespaces need root")
+	}
+	if os.Getuid() != 0 {
+		t.Fatal("network namespaces need root (go test -short leaves these tests out)")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never undone: the thread is spoilt
+		ns, err := netns.New()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ns.Close()
+		veth := netlink.NewVeth(netlink.NewLinkAttrs())
+		veth.Name, veth.PeerName = "eth0", "eth0peer"
+		if err := netlink.LinkAdd(veth); err != nil {
+			t.Error(err)
+			return
+		}
+		for _, name := range []string{"eth0peer", "eth0"} {
+			l, err := netlink.LinkByName(name)
+			if err == nil {
+				err = netlink.LinkSetUp(l)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		l, _ := netlink.LinkByName("eth0")
+		f(t, l.Attrs().Index)
+	}()
+	<-done
+}
+
+// v4of lists the IPv4 addresses of an interface, sorted.
+func v4of(t *testing.T, index int) []netip.Prefix {
+	t.Helper()
+	ps, err := listAddrs(index)
+	if err != nil {
+		t.Error(err)
+	}
+	ps = slices.DeleteFunc(ps, func(p netip.Prefix) bool { return !p.Addr().Is4() })
+	slices.SortFunc(ps, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return ps
+}
+
+func wantAddrs(t *testing.T, index int, want ...string) {
+	t.Helper()
+	if got := v4of(t, index); !slices.Equal(got, prefixes(want...)) {
+		t.Errorf("addresses %v, want %v", got, want)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	inNamespace(t, func(t *testing.T, index int) {
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := addAddrs(index, prefixes("10.99.0.1/24"))
+		must(err)
+		n, err := addAddrs(index, prefixes("10.99.0.100/24", "10.99.0.101/32", "fd99::100/64"))
+		if must(err); n != 3 {
+			t.Errorf("%d added, want 3", n)
+		}
+		n, err = addAddrs(index, prefixes("10.99.0.100/32", "10.99.0.102/24"))
+		if must(err); n != 1 {
+			t.Errorf("%d added, want 1: the other is adopted with the prefix length it has", n)
+		}
+		wantAddrs(t, index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/32", "10.99.0.102/24")
+		must(delAddrs(index, prefixes("10.99.0.100/32", "10.99.0.101/24", "10.99.0.200/24")))
+		wantAddrs(t, index, "10.99.0.1/24", "10.99.0.102/24")
+		must(delAddrs(index, prefixes("10.99.0.100/32")))
+		if _, err := addAddrs(9999, prefixes("10.99.0.100/32")); err == nil {
+			t.Error("no error for an interface that is not there")
+		}
+		must(delAddrs(9999, prefixes("10.99.0.100/32")))
+	})
+}
+
+// The kernel drops secondary addresses with their primary one. Those that
+// are not ours come back.
+func TestDeletionOfAPrimarySparesOthers(t *testing.T) {
+	inNamespace(t, func(t *testing.T, index int) {
+		for _, p := range prefixes("10.99.0.100/24", "10.99.0.1/24", "10.99.0.101/24") {
+			if _, err := addAddrs(index, []netip.Prefix{p}); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := delAddrs(index, prefixes("10.99.0.100/24")); err != nil {
+			t.Error(err)
+		}
+		wantAddrs(t, index, "10.99.0.1/24", "10.99.0.101/24")
+	})
+}
+
+func TestManyAddresses(t *testing.T) {
+	inNamespace(t, func(t *testing.T, index int) {
+		var ps []netip.Prefix
+		for i := range 250 {
+			ps = append(ps, netip.MustParsePrefix(fmt.Sprintf("10.99.1.%d/24", i+1)))
+		}
+		if n, err := addAddrs(index, ps); n != 250 || err != nil {
+			t.Errorf("%d added, %v", n, err)
+		}
+		if got := v4of(t, index); len(got) != 250 {
+			t.Errorf("%d addresses", len(got))
+		}
+		if err := delAddrs(index, ps); err != nil {
+			t.Error(err)
+		}
+		wantAddrs(t, index)
+	})
+}
+
+// One address the kernel refuses does not keep the others away.
+func TestRefusedAddress(t *testing.T) {
+	inNamespace(t, func(t *testing.T, index int) {
+		_, err := addAddrs(index, []netip.Prefix{netip.MustParsePrefix("10.99.0.100/24"),
+			netip.PrefixFrom(netip.MustParseAddr("ff02::1"), 64), netip.MustParsePrefix("10.99.0.101/24")})
+		if err == nil {
+			t.Error("a multicast address was accepted")
+		}
+		wantAddrs(t, index, "10.99.0.100/24", "10.99.0.101/24")
+	})
+}

@@ -1,0 +1,175 @@
+package vrrp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// recorder notes callbacks and what the interface had at that moment.
+type recorder struct {
+	t     *testing.T
+	index int
+	calls []string
+	fail  error
+}
+
+func (r *recorder) note(what string) {
+	vips := slices.DeleteFunc(v4of(r.t, r.index), func(p netip.Prefix) bool { return p.Addr() == addrA })
+	r.calls = append(r.calls, fmt.Sprintf("%s %d", what, len(vips)))
+}
+
+func (r *recorder) Announce(iface string, addrs []netip.Addr) { r.note("announce " + iface) }
+
+func (r *recorder) options() *Options {
+	return &Options{
+		Announcer:  r,
+		Activate:   func(string) error { r.note("activate"); return r.fail },
+		Deactivate: func(string) { r.note("deactivate") },
+		OnBackup:   func(string) { r.note("backup") },
+		Lease:      func(_ string, d time.Duration) { r.note("lease " + d.String()) },
+	}
+}
+
+func (r *recorder) want(calls ...string) {
+	r.t.Helper()
+	if !slices.Equal(r.calls, calls) {
+		r.t.Errorf("calls %q, want %q", r.calls, calls)
+	}
+	r.calls = nil
+}
+
+// withWorker gives f a worker on an interface with address 10.99.0.1.
+func withWorker(t *testing.T, f func(w *worker, r *recorder, j job)) {
+	inNamespace(t, func(t *testing.T, index int) {
+		if _, err := addAddrs(index, prefixes("10.99.0.1/24")); err != nil {
+			t.Error(err)
+		}
+		r := &recorder{t: t, index: index}
+		w := newWorker(r.options(), func(gen uint64, added int, err error) {
+			r.note(fmt.Sprintf("done %d added %d error %v, with", gen, added, err))
+		})
+		f(w, r, job{cfg: sample(func(i *Instance) { i.Addresses = prefixes("10.99.0.100/24", "10.99.0.101/24") }), index: index})
+	})
+}
+
+func (j job) with(gen uint64, serve bool, edit func(*job)) job {
+	j.gen, j.serve = gen, serve
+	if edit != nil {
+		edit(&j)
+	}
+	return j
+}
+
+// The data path is ready before the VIPs attract traffic and silent only
+// after they have gone.
+func TestWorkerKeepsTheOrder(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		w.do(j.with(1, true, nil))
+		r.want("activate 0", "done 1 added 2 error <nil>, with 2")
+		w.do(j.with(2, true, nil))
+		r.want("activate 2", "done 2 added 0 error <nil>, with 2")
+		w.do(j.with(3, false, nil))
+		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 3 added 0 error <nil>, with 0")
+		w.do(j.with(4, false, nil))
+		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
+	})
+}
+
+func TestWorkerWithoutDataPath(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		r.fail = errors.New("no data path")
+		w.do(j.with(1, true, nil))
+		r.want("activate 0", "done 1 added 0 error no data path, with 0")
+	})
+}
+
+func TestWorkerChangesVIPs(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		w.do(j.with(1, true, nil))
+		w.do(j.with(2, true, func(j *job) { j.cfg.Addresses = prefixes("10.99.0.101/24", "10.99.0.102/24") }))
+		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24", "10.99.0.102/24")
+	})
+}
+
+func TestWorkerSparesWhatOthersNeed(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		w.do(j.with(1, true, nil))
+		w.do(j.with(2, false, func(j *job) { j.spare = prefixes("10.99.0.101/32") }))
+		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24")
+	})
+}
+
+// VIPs of a run that was killed go when the role is backup.
+func TestWorkerClearsLeftovers(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		if _, err := addAddrs(r.index, prefixes("10.99.0.101/32")); err != nil {
+			t.Error(err)
+		}
+		w.do(j.with(1, false, nil))
+		wantAddrs(t, r.index, "10.99.0.1/24")
+	})
+}
+
+// An address owner's own address is never taken away.
+func TestWorkerLeavesTheOwnersAddress(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		if _, err := addAddrs(r.index, prefixes("10.99.0.100/24")); err != nil {
+			t.Error(err)
+		}
+		j.cfg.Priority = 255
+		w.do(j.with(1, true, nil))
+		w.do(j.with(2, false, nil))
+		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24")
+	})
+}
+
+// A handover lingers, unless mastership has come back meanwhile.
+func TestWorkerLingers(t *testing.T) {
+	withWorker(t, func(w *worker, r *recorder, j job) {
+		w.do(j.with(1, true, nil))
+		r.calls = nil
+		back := j.with(3, true, nil)
+		w.want(back)
+		w.do(j.with(2, false, func(j *job) { j.linger = true }))
+		r.want()
+		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/24")
+		w.next = nil
+		w.do(j.with(4, false, func(j *job) { j.linger = true }))
+		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
+	})
+}
+
+// Of several wishes the last one counts, and an announcement is made only
+// while serving.
+func TestWorkerRun(t *testing.T) {
+	var calls []string
+	w := newWorker(&Options{
+		Activate:  func(string) error { calls = append(calls, "activate"); return errors.New("stop here") },
+		Announcer: announcer(func() { calls = append(calls, "announce") }),
+	}, func(gen uint64, _ int, _ error) { calls = append(calls, fmt.Sprint("done ", gen)) })
+	w.want(job{gen: 1, serve: true})
+	w.want(job{gen: 2, serve: true})
+	w.tell()
+	w.close()
+	w.run()
+	if want := []string{"activate", "done 2"}; !slices.Equal(calls, want) {
+		t.Errorf("calls %q, want %q", calls, want)
+	}
+	calls = nil
+	w = newWorker(w.opts, w.done)
+	w.serving = &job{cfg: sample(nil)}
+	w.tell()
+	w.close()
+	w.run()
+	if want := []string{"announce"}; !slices.Equal(calls, want) {
+		t.Errorf("calls %q, want %q", calls, want)
+	}
+}
+
+type announcer func()
+
+func (a announcer) Announce(string, []netip.Addr) { a() }

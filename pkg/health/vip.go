@@ -48,10 +48,13 @@ func (c *vipChecker) Check(ctx context.Context) error {
 		<-comparison
 		return nil
 	}
+	// The next check opens the path anew: the route may have moved to an
+	// interface that rewrites nothing.
+	_ = c.Close()
 	return worded(c.reason(viaVIP, <-comparison), timeout)
 }
 
-// open opens the path once and keeps it until Close.
+// open opens the path, if it is not, and keeps it until Close.
 func (c *vipChecker) open() (Checker, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,195 @@
+package probe
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Marks: "l" in the highest byte, then a number that differs between
+// daemons on one host (their programs may sit on the same interface), then
+// the number of the path.
+const (
+	markBase = 'l' << 24
+	maxPaths = 1<<16 - 1
+)
+
+// Path is the way through VIPs over some interfaces. Its methods may be
+// called from any goroutine.
+type Path struct {
+	objects    rawObjects
+	interfaces []string
+	hook       hook
+
+	mu       sync.Mutex
+	attached map[int]io.Closer // by interface index
+	base     uint32            // of the marks
+	last     uint32            // number of the path that was opened last
+	used     map[uint32]bool   // numbers of open paths
+	closed   bool
+}
+
+// hook puts both programs on an interface; closing takes them off.
+type hook func(index int, in, out *ebpf.Program) (io.Closer, error)
+
+// Attach loads the programs and puts them on the named interfaces, through
+// tcx where the kernel has it (6.6) and as clsact filters elsewhere. They
+// change no packet until a path is open.
+func Attach(interfaces []string) (*Path, error) { return attach(interfaces, either) }
+
+func attach(interfaces []string, h hook) (*Path, error) {
+	p := &Path{
+		interfaces: slices.Clone(interfaces),
+		hook:       h,
+		attached:   map[int]io.Closer{},
+		base:       markBase | (1+rand.Uint32N(255))<<16,
+		used:       map[uint32]bool{},
+	}
+	// Kernels before 5.11 count maps as locked memory.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("limit of locked memory: %w", err)
+	}
+	if err := loadRawObjects(&p.objects, nil); err != nil {
+		return nil, fmt.Errorf("load probe programs: %w (lvx needs root and BPF)", err)
+	}
+	for _, name := range interfaces {
+		iface, err := net.InterfaceByName(name)
+		if err == nil {
+			err = p.attach(iface)
+		} else {
+			err = fmt.Errorf("interface %s: no such interface (see `ip link`)", name)
+		}
+		if err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	return p, nil
+}
+
+// attach puts the programs on an interface. The caller holds mu, or is the
+// only one who knows p.
+func (p *Path) attach(iface *net.Interface) error {
+	if len(iface.HardwareAddr) != 6 {
+		return fmt.Errorf("interface %s: no Ethernet address, probes through a VIP need one", iface.Name)
+	}
+	c, err := p.hook(iface.Index, p.objects.ProbeIn, p.objects.ProbeOut)
+	if err != nil {
+		return fmt.Errorf("attach probe programs to %s: %w", iface.Name, err)
+	}
+	if old := p.attached[iface.Index]; old != nil {
+		_ = old.Close()
+	}
+	p.attached[iface.Index] = c
+	return nil
+}
+
+// Open makes a path to real by way of vip, both IPv4. Sockets that are
+// connected to real, carry the mark and have a local port of their own use
+// it. Mark 0 means that real is this host itself, and that there is nothing
+// to rewrite. Release ends the path; calling it again does nothing.
+func (p *Path) Open(real, vip netip.Addr) (mark uint32, release func(), err error) {
+	if !real.Is4() || !vip.Is4() {
+		return 0, nil, fmt.Errorf("real %s, VIP %s: probes through a VIP are IPv4 only (set via: real)", real, vip)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, nil, errors.New("probe programs are detached")
+	}
+	local, err := p.reach(real)
+	if err != nil {
+		return 0, nil, err
+	}
+	if local {
+		return 0, func() {}, nil
+	}
+	number, err := p.number()
+	if err != nil {
+		return 0, nil, err
+	}
+	mark = p.base | number
+	if err := p.objects.Probes.Put(mark, rawProbe{Real: wire(real), Vip: wire(vip)}); err != nil {
+		return 0, nil, fmt.Errorf("path to %s through %s: %w", real, vip, err)
+	}
+	p.used[number] = true
+	return mark, sync.OnceFunc(func() { p.release(number) }), nil
+}
+
+// wire makes an address a number whose bytes in memory are the packet's.
+func wire(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
+
+// reach makes sure that packets to real leave by an interface with our
+// programs, straight to the real: anything else would ask the real itself
+// and take its answer for the VIP's.
+func (p *Path) reach(real netip.Addr) (local bool, err error) {
+	routes, err := netlink.RouteGet(real.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return false, fmt.Errorf("route to %s: %w", real, err)
+	}
+	r := routes[0]
+	if r.Type == unix.RTN_LOCAL {
+		return true, nil
+	}
+	if r.Gw != nil {
+		return false, fmt.Errorf("real %s is behind router %s (direct routing needs it on the segment)", real, r.Gw)
+	}
+	if p.attached[r.LinkIndex] != nil {
+		return false, nil
+	}
+	iface, err := net.InterfaceByIndex(r.LinkIndex)
+	if err != nil {
+		return false, fmt.Errorf("route to %s: %w", real, err)
+	}
+	if !slices.Contains(p.interfaces, iface.Name) {
+		return false, fmt.Errorf("real %s is reached by %s (not among the configured interfaces %v)", real, iface.Name, p.interfaces)
+	}
+	return false, p.attach(iface) // it was made anew since
+}
+
+// number finds a free one. Numbers are not reused soon: a late packet of an
+// old path must not take a new one.
+func (p *Path) number() (uint32, error) {
+	for range maxPaths {
+		p.last = p.last%maxPaths + 1
+		if !p.used[p.last] {
+			return p.last, nil
+		}
+	}
+	return 0, fmt.Errorf("%d paths are open, no mark is left", maxPaths)
+}
+
+func (p *Path) release(number uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		_ = p.objects.Probes.Delete(p.base | number) // gone is what is wanted
+		delete(p.used, number)
+	}
+}
+
+// Close takes the programs off the interfaces and ends every path. Nothing
+// is left behind.
+func (p *Path) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	var errs []error
+	for _, c := range p.attached {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(append(errs, p.objects.Close())...)
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is fixed when the program is loaded. The verifier knows these values,
+ * so a mask costs nothing and a wrong one cannot be loaded.
+ */
+#pragma once
+
+#include "types.h"
+
+/* Number of this program's interface in interfaces. */
+volatile const __u32 interface_slot = 0;
+
+/* The number of sets, even. */
+volatile const __u32 flow_sets = 1048576;
+volatile const __u32 template_sets = 65536;
+
+/*
+ * A tick is 2^tick_shift jiffies: about a second. The loader computes it from
+ * the kernel's HZ. Ticks are counted in 16 bits where flows are concerned, so
+ * no timeout may be longer than half a round (9 h).
+ */
+volatile const __u32 tick_shift = 8;
+volatile const __u32 jiffies_per_second = 250;
+
+/* An enum that no map mentions would not be in BTF, so neither in Go. */
+volatile const enum flow_state names_of_states = 0;
+volatile const enum vip_flag names_of_vip_flags = 0;
+volatile const enum real_flag names_of_real_flags = 0;

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * deny and allow lists. One trie for all services, asked only for services
+ * (and, through a flag, reals) that have lists: the others pay a bit test.
+ * The longest prefix that contains the client decides; a service with an
+ * allow list has FILTER_DENY at its root.
+ */
+#pragma once
+
+#include "maps.h"
+
+static __always_inline __u32 filter_action(__be32 client, __u32 service)
+{
+	struct filter_key key = {
+		.bits = 32 + 128,
+		.service = service,
+		.prefix.word = { 0, 0, bpf_htonl(0xffff), client },
+	};
+	enum filter_action *action = bpf_map_lookup_elem(&filters, &key);
+
+	return action ? *action : FILTER_NONE;
+}
+
+static __always_inline int denied(const struct settings *s, __be32 client, __u32 cookie)
+{
+	if (s->flags & SETTING_GLOBAL_FILTER &&
+	    filter_action(client, FILTER_GLOBAL) == FILTER_DENY)
+		return 1;
+	return filter_action(client, cookie) == FILTER_DENY;
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which real gets a new connection. Every scheduler picks a slot of the
+ * service's ring, which pkg/sched has laid out: rr and wrr by a counter that
+ * all CPUs share (the kernel's order is global: curl in a loop must
+ * alternate), the hashing ones by the kernel's own hash, those that need live
+ * counts by a walk over the reals in the kernel's order.
+ */
+#pragma once
+
+#include <bpf/bpf_endian.h>
+
+#include "maps.h"
+#include "parse.h"
+
+#define HASH_BUCKETS 256
+
+/* include/linux/hash.h: hash_32 with 8 bits. */
+static __always_inline __u32 hash_bucket(__u32 value)
+{
+	return value * 0x61C88647u >> 24;
+}
+
+static __always_inline __u64 rotate(__u64 x, int bits)
+{
+	return x << bits | x >> (64 - bits);
+}
+
+#define SIP_ROUND                     \
+	do {                          \
+		v0 += v1;             \
+		v1 = rotate(v1, 13);  \
+		v1 ^= v0;             \
+		v0 = rotate(v0, 32);  \
+		v2 += v3;             \
+		v3 = rotate(v3, 16);  \
+		v3 ^= v2;             \
+		v0 += v3;             \
+		v3 = rotate(v3, 21);  \
+		v3 ^= v0;             \
+		v2 += v1;             \
+		v1 = rotate(v1, 17);  \
+		v1 ^= v2;             \
+		v2 = rotate(v2, 32);  \
+	} while (0)
+
+/* lib/siphash.c: hsiphash of one u32 on a 64-bit kernel (SipHash-1-3). */
+static __always_inline __u32 hsiphash(__u32 value, __u64 key)
+{
+	__u64 v0 = 0x736f6d6570736575ULL ^ key, v1 = 0x646f72616e646f6dULL ^ key;
+	__u64 v2 = 0x6c7967656e657261ULL ^ key, v3 = 0x7465646279746573ULL ^ key;
+	__u64 b = 4ULL << 56 | value;
+
+	v3 ^= b;
+	SIP_ROUND;
+	v0 ^= b;
+	v2 ^= 0xff;
+	SIP_ROUND;
+	SIP_ROUND;
+	SIP_ROUND;
+	return v0 ^ v1 ^ v2 ^ v3;
+}
+
+/* ip_vs_mh.c: the key of its first hash. */
+#define MH_KEY 2654435761ULL
+
+static __always_inline __u32 ring_slot(const struct service *svc, __u32 index)
+{
+	__u32 at = svc->ring + index / 16;
+	struct ring_line *line = bpf_map_lookup_elem(&rings, &at);
+
+	return line ? line->slot[index % 16] : NO_REAL;
+}
+
+static __always_inline int usable(__u32 slot)
+{
+	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+
+	return real && (real->flags & (REAL_USABLE | REAL_OVERLOADED)) == REAL_USABLE;
+}
+
+struct walk {
+	struct service *svc;
+	__u32 hash; /* sh, mh: where the walk starts, or the value that is hashed */
+	__u32 chosen;
+	__u64 cost; /* lc family: of the best one so far */
+	__u64 weight;
+	__u32 kind;
+};
+
+/* ip_vs_sh_get_fallback, ip_vs_mh_get_fallback: go round until one is usable. */
+static long walk_fallback(__u32 i, struct walk *w)
+{
+	__u32 size = w->svc->ring_size, index, slot;
+
+	if (!size)
+		return 1;
+	if (w->kind == SCHED_MH)
+		index = hsiphash((w->hash % size + i) % size + w->weight, MH_KEY) % size;
+	else
+		index = (w->hash + (w->hash + i) % HASH_BUCKETS) & (HASH_BUCKETS - 1);
+	slot = ring_slot(w->svc, index);
+	if (slot == NO_REAL)
+		return 1;
+	if (!usable(slot))
+		return 0;
+	w->chosen = slot;
+	return 1;
+}
+
+static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
+{
+	struct walk w = { .svc = svc, .chosen = NO_REAL, .kind = svc->scheduler };
+	__u32 slot;
+
+	if (svc->scheduler == SCHED_MH) {
+		w.hash = hsiphash(value, MH_KEY);
+		w.weight = value;
+		slot = ring_slot(svc, w.hash % (svc->ring_size ?: 1));
+	} else {
+		w.hash = hash_bucket(value);
+		slot = ring_slot(svc, w.hash);
+	}
+	if (slot == NO_REAL || usable(slot))
+		return slot;
+	if (!(svc->flags & SERVICE_FALLBACK))
+		return NO_REAL;
+	bpf_loop(svc->ring_size, walk_fallback, &w, 0);
+	return w.chosen;
+}
+
+/*
+ * lc: active * 256 + inactive; wlc: the same by weight; sed: (active + 1) by
+ * weight; nq: an idle one first, else sed. The first of equals wins
+ * (ip_vs_lc.c, ip_vs_wlc.c, ip_vs_sed.c, ip_vs_nq.c).
+ */
+static long walk_load(__u32 i, struct walk *w)
+{
+	__u32 slot = ring_slot(w->svc, i);
+	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+	struct load *load = bpf_map_lookup_elem(&loads, &slot);
+	__s64 active, inactive;
+	__u64 cost;
+
+	if (!real || !load || (real->flags & (REAL_USABLE | REAL_OVERLOADED)) != REAL_USABLE)
+		return 0;
+	active = load->active > 0 ? load->active : 0;
+	inactive = load->inactive > 0 ? load->inactive : 0;
+	if (w->kind == SCHED_NQ && !active) {
+		w->chosen = slot;
+		return 1;
+	}
+	cost = w->kind >= SCHED_SED ? active + 1 : active * 256 + inactive;
+	if (w->kind == SCHED_LC) {
+		if (w->chosen != NO_REAL && cost >= w->cost)
+			return 0;
+	} else if (w->chosen != NO_REAL && w->cost * real->weight <= cost * w->weight) {
+		return 0;
+	}
+	w->chosen = slot;
+	w->cost = cost;
+	w->weight = real->weight;
+	return 0;
+}
+
+static __always_inline __u32 pick_by_load(struct service *svc)
+{
+	struct walk w = { .svc = svc, .chosen = NO_REAL, .kind = svc->scheduler };
+
+	bpf_loop(svc->ring_size, walk_load, &w, 0);
+	return w.chosen;
+}
+
+static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
+{
+	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &index);
+	__u64 pick;
+
+	if (!cursor)
+		return NO_REAL;
+	pick = __sync_fetch_and_add(&cursor->picks, 1);
+	return ring_slot(svc, (pick + svc->start) % svc->ring_size);
+}
+
+/* What the hashing schedulers hash: an address, and the client's port. */
+static __always_inline __u32 hashed(const struct service *svc, const struct packet *p)
+{
+	__u32 value = bpf_ntohl(svc->scheduler == SCHED_DH ? p->destination : p->source);
+
+	return svc->flags & SERVICE_PORT ? value + bpf_ntohs(p->source_port) : value;
+}
+
+/* All but rr and wrr; a global function, so that it is verified once. */
+__attribute__((noinline)) __u32 pick_other(struct service *svc, __u32 value)
+{
+	if (!svc)
+		return NO_REAL;
+	if (svc->scheduler >= SCHED_LC)
+		return pick_by_load(svc);
+	return pick_hashed(svc, value);
+}
+
+/* The real for a new connection, or NO_REAL. index is svc's own. */
+static __always_inline __u32 pick(struct service *svc, __u32 index, const struct packet *p)
+{
+	if (!svc->ring_size)
+		return svc->sorry;
+	if (svc->scheduler == SCHED_RR)
+		return pick_in_turn(svc, index);
+	return pick_other(svc, hashed(svc, p));
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Counting. Per-CPU arrays: no atomics, no shared lines. */
+#pragma once
+
+#include "maps.h"
+
+static __always_inline void count_verdict(__u32 verdict)
+{
+	__u64 *n = bpf_map_lookup_elem(&verdicts, &verdict);
+
+	if (n)
+		*n += 1;
+}
+
+static __always_inline void count_eviction(__u32 kind)
+{
+	__u64 *n = bpf_map_lookup_elem(&evictions, &kind);
+
+	if (n)
+		*n += 1;
+}
+
+/* A packet of so many bytes (IP length, as IPVS counts) for a real. */
+static __always_inline void count_packet(__u32 real, __u32 bytes, __u32 connections)
+{
+	struct counter *c = bpf_map_lookup_elem(&counters, &real);
+
+	if (!c)
+		return;
+	c->packets += 1;
+	c->bytes += bytes;
+	if (connections)
+		c->connections += 1;
+}
+
+/* ActiveConn and InActConn of ipvsadm. */
+static __always_inline int counts_as_active(__u32 state)
+{
+	return state == STATE_SYN_RECV || state == STATE_ESTABLISHED;
+}
+
+static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
+{
+	struct load *l = bpf_map_lookup_elem(&loads, &real);
+
+	if (!l)
+		return;
+	if (counts_as_active(state))
+		__sync_fetch_and_add(&l->active, by);
+	else
+		__sync_fetch_and_add(&l->inactive, by);
+}
+
+static __always_inline void load_move(__u32 real, __u32 from, __u32 to)
+{
+	struct load *l;
+	__s32 by;
+
+	if (counts_as_active(from) == counts_as_active(to))
+		return;
+	l = bpf_map_lookup_elem(&loads, &real);
+	if (!l)
+		return;
+	by = counts_as_active(to) ? 1 : -1;
+	__sync_fetch_and_add(&l->active, by);
+	__sync_fetch_and_add(&l->inactive, -by);
+}

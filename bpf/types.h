@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The shapes that the packet path shares with user space. bpf2go turns them
+ * into Go types; bpftool prints them by these names.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+/* One address, IPv4 as ::ffff:a.b.c.d: 16 bytes from the start. */
+struct address {
+	__be32 word[4];
+};
+
+/*
+ * What became of a packet. Every packet ends in exactly one of these; the
+ * list is the list of reasons that a user can be shown (pkg/backend/xdp
+ * gives each its sentence).
+ */
+enum verdict {
+	VERDICT_NOT_OUR_MAC, /* passed: the frame is for another host */
+	VERDICT_NOT_IPV4, /* passed: ARP, IPv6, anything but IPv4 */
+	VERDICT_NOT_OURS, /* passed: the address is no VIP of ours */
+	VERDICT_MALFORMED, /* passed: headers cut short or inconsistent */
+	VERDICT_STANDBY, /* passed: another director owns the VIP now */
+	VERDICT_NO_LISTENER, /* passed: a VIP, but no service on this port */
+	VERDICT_OTHER_PROTOCOL, /* passed: a VIP, but neither TCP, UDP nor an error */
+	VERDICT_NO_FLOW, /* passed: no SYN and no flow, the kernel resets it */
+	VERDICT_FORWARDED, /* sent to a real on the interface it came from */
+	VERDICT_REDIRECTED, /* sent to a real on another interface */
+	VERDICT_LOCAL, /* passed: this host is the real or the sorry server */
+	VERDICT_FROM_PEER, /* passed: another director has chosen this host */
+	VERDICT_REAL_GONE, /* passed: the flow's real was removed, the kernel resets it */
+	VERDICT_REAL_AWAY, /* dropped: the same, with expire_nodest_conn off */
+	VERDICT_DENIED, /* dropped: a deny or allow list says so */
+	VERDICT_NO_REAL, /* dropped: no usable real, and no answer was due */
+	VERDICT_LEASE_OVER, /* dropped: the daemon that owns the VIP is gone */
+	VERDICT_TABLE_BUSY, /* dropped: no place in the flow table after retries */
+	VERDICT_ICMP_FORWARDED, /* an ICMP error sent to the real of the flow it quotes */
+	VERDICT_ICMP_NO_FLOW, /* passed: an ICMP error that quotes no flow of ours */
+	VERDICT_FRAGMENT_HELD, /* handed to the daemon: its first fragment is not here yet */
+	VERDICT_FRAGMENT_LOST, /* dropped: the same, with no daemon to hold it */
+	VERDICT_ANSWERED_UNREACHABLE, /* answered: ICMP 3/3, no usable real */
+	VERDICT_ANSWERED_TTL, /* answered: ICMP 11/0, TTL 1 */
+	VERDICT_ANSWERED_TOO_BIG, /* answered: ICMP 3/4, the way out has a smaller MTU */
+	VERDICT_ANSWER_LIMITED, /* dropped: an answer was due, the rate limit was reached */
+	VERDICT_TTL_SILENT, /* dropped: TTL 1, and no answer is allowed (an ICMP error) */
+	VERDICT_TOO_BIG, /* dropped: larger than the way out and may be fragmented, which XDP cannot */
+	VERDICTS
+};
+
+/*
+ * States of a flow: the kernel's one-way TCP states (ip_vs_proto_tcp.c,
+ * tcp_states, "INPUT ONLY"), UDP, and two of our own.
+ */
+enum flow_state {
+	STATE_EMPTY,
+	STATE_SYN_RECV,
+	STATE_ESTABLISHED,
+	STATE_FIN_WAIT,
+	STATE_TIME_WAIT,
+	STATE_CLOSE,
+	STATE_UDP,
+	STATE_BUSY, /* claimed: key and value are being written */
+};
+
+/* Why a live flow gave its place away. */
+enum eviction {
+	EVICTED_EXPIRED, /* nothing was lost */
+	EVICTED_HALF_OPEN, /* SYN_RECV, CLOSE, TIME_WAIT, a single UDP packet */
+	EVICTED_UNPROVEN, /* ESTABLISHED, but never seen after its ACK */
+	EVICTED_ESTABLISHED, /* every way of both sets was proven: the oldest went */
+	EVICTED_TEMPLATE, /* an unassured persistence template */
+	EVICTED_ASSURED, /* a template that saw an established connection */
+	EVICTIONS
+};
+
+/* Who a flow is, together with flow_value.port. Network byte order. */
+struct flow_key {
+	__be32 client;
+	__be16 client_port;
+	__u16 vip; /* the VIP's number for this protocol */
+};
+
+/* What a flow is, in one word that is changed by compare-and-swap. */
+struct flow_value {
+	__u64 seen : 16; /* tick of the last packet; a plain 2-byte store */
+	__u64 port : 16; /* the VIP's port, network byte order */
+	__u64 real : 20; /* index into reals */
+	__u64 generation : 4; /* reals[real].generation when it was chosen */
+	__u64 nonce : 4; /* changes whenever the place changes hands */
+	__u64 state : 3; /* enum flow_state */
+	__u64 proven : 1; /* seen again after it was established */
+};
+
+/* A set of the flow table: one cache line, four flows. */
+struct flow_set {
+	struct flow_key key[4];
+	struct flow_value value[4];
+};
+
+/* Who a persistence template is for. */
+struct template_key {
+	__be32 client; /* masked */
+	__u32 service;
+};
+
+struct template_value {
+	__u64 expires : 24; /* tick */
+	__u64 real : 20;
+	__u64 generation : 4;
+	__u64 nonce : 4;
+	__u64 state : 3; /* STATE_EMPTY, STATE_BUSY, or anything else: live */
+	__u64 assured : 1; /* one of its connections was established */
+	__u64 renewed : 1; /* outlived its timeout with a live connection: 60 s from now on */
+	__u64 spare : 7;
+};
+
+struct template_set {
+	struct template_key key[4];
+	struct template_value value[4];
+};
+
+/*
+ * A VIP. Two in a cache line; a line is full when its second place is taken,
+ * then the search goes on in the next one.
+ */
+struct vip {
+	struct address addr;
+	__u16 tcp; /* number of the VIP for TCP flows, 0 = serves no TCP */
+	__u16 udp; /* the same for UDP */
+	__u16 flags; /* enum vip_flag */
+	__u16 lease; /* index into leases, with VIP_LEASED */
+	__u32 ranges; /* where its port ranges start: TCP's, then UDP's */
+	__u16 tcp_ranges; /* how many */
+	__u16 udp_ranges;
+};
+
+struct vip_line {
+	struct vip way[2];
+};
+
+enum vip_flag {
+	VIP_STANDBY = 1, /* another director owns it */
+	VIP_LEASED = 2, /* served only while its lease lives */
+	VIP_PEERS = 4, /* this host is a real behind it: mind peer directors */
+};
+
+/* One exact port (or, as port 0, every port) of a VIP. */
+struct port {
+	__u16 vip; /* number of the VIP for the protocol, 0 = free place */
+	__be16 port;
+	__u32 service;
+};
+
+struct port_line {
+	struct port way[8];
+};
+
+/* A range of ports, host byte order; ranges of a VIP are disjoint, sorted. */
+struct range {
+	__u16 first;
+	__u16 last;
+	__u32 service;
+};
+
+enum scheduler {
+	SCHED_RR, /* rr and wrr: the ring is walked by a counter */
+	SCHED_SH,
+	SCHED_DH,
+	SCHED_MH,
+	SCHED_LC,
+	SCHED_WLC,
+	SCHED_SED,
+	SCHED_NQ,
+};
+
+enum service_flag {
+	SERVICE_PORT = 1, /* sh-port, mh-port */
+	SERVICE_FALLBACK = 2, /* sh-fallback, mh-fallback */
+	SERVICE_PERSISTENT = 4,
+	SERVICE_ONE_PACKET = 8,
+	SERVICE_FILTERED = 16, /* has, or is under, deny or allow lists */
+	SERVICE_LOCAL_REAL = 32, /* this host is one of its reals */
+};
+
+#define NO_REAL 0xffffffffu
+
+/* Sixteen slots of rings: an array of single words would cost eight bytes each. */
+struct ring_line {
+	__u32 slot[16];
+};
+
+/* A virtual service: everything a new connection needs, in one line. */
+struct service {
+	__u32 ring; /* first line of its ring */
+	__u32 ring_size; /* 0 = no usable real */
+	__u32 start; /* added to the counter of rr and wrr */
+	enum scheduler scheduler;
+	enum service_flag flags;
+	__u32 sorry; /* real to use while ring_size is 0, or NO_REAL */
+	__u32 persist_ticks; /* lifetime of a template */
+	__be32 persist_mask;
+	__u32 cookie; /* changes when the index changes hands: keys templates */
+	__u32 spare[7];
+};
+
+enum real_flag {
+	REAL_THERE = 1, /* holds a real: flows may use it */
+	REAL_USABLE = 2, /* may get new connections (weight > 0) */
+	REAL_LOCAL = 4, /* this host */
+	REAL_FILTERED = 8, /* its service has deny or allow lists */
+	REAL_OVERLOADED = 16, /* above its upper threshold */
+	REAL_RESERVED = 32, /* removed, kept for its flows */
+	REAL_SILENT = 64, /* does not answer ARP: UDP moves on, TCP hopes */
+};
+
+/* A real server of one service. One line; the first word says where to. */
+struct real {
+	__u8 mac[6];
+	__u8 generation; /* 0-15 */
+	__u8 flags; /* enum real_flag */
+	__u8 source[6]; /* MAC of the interface it is reached by */
+	__u16 mtu; /* of that interface */
+	__u32 ifindex;
+	__u32 service;
+	struct address addr; /* for people and for the daemon's next start */
+	__u32 cookie; /* of the service */
+	__be16 port;
+	__u16 weight;
+	__u32 upper; /* thresholds */
+	__u32 lower;
+	__u64 spare;
+};
+
+/* Live connections of a real, as ipvsadm counts them. */
+struct load {
+	__s32 active; /* SYN_RECV, ESTABLISHED */
+	__s32 inactive; /* everything else */
+};
+
+/* Counters of a real, one per CPU. Bytes are IP lengths. */
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+	__u64 connections;
+	__u64 spare;
+};
+
+/* The position of an rr or wrr service on its ring; a line of its own. */
+struct cursor {
+	__u64 picks;
+	__u64 spare[7];
+};
+
+enum setting {
+	SETTING_SLOPPY_TCP = 1,
+	SETTING_KEEP_NODEST = 2, /* expire_nodest_conn = 0 */
+	SETTING_EXPIRE_QUIESCENT = 4, /* expire_quiescent_template = 1 */
+	SETTING_GLOBAL_FILTER = 8, /* there are deny or allow lists for all */
+};
+
+/* What user space may change at any time. */
+struct settings {
+	__u32 half; /* 0 or 1: which half of vips, ports, ranges, services counts */
+	__u32 version; /* of this layout */
+	__u64 clock; /* ticks added to the clock; only tests set it */
+	__u64 seed[3]; /* of the table hashes; random, made once */
+	__u16 timeout[8]; /* ticks, by enum flow_state */
+	enum setting flags;
+	__u32 answers; /* ICMP answers per second and CPU */
+	__u64 alive; /* jiffies until which the daemon is taken to be there */
+};
+
+
+/* A fellow director on the segment. */
+struct peer {
+	__u8 mac[8]; /* the last two bytes are 0; all 0 = none */
+	__be32 addr;
+	__u32 spare;
+};
+
+#define PEERS 8
+
+/* What the program of one interface needs to know of it. */
+struct interface {
+	__u8 mac[8]; /* its own; the last two bytes are 0 */
+	__u32 ifindex;
+	__u32 mode; /* for the daemon's next start: 1 native, 2 generic */
+	struct peer peer[PEERS];
+};
+
+/* Which real the fragments of a datagram go to. */
+struct fragment_key {
+	__be32 source;
+	__be32 destination;
+	__be16 id;
+	__u16 protocol;
+};
+
+struct fragment {
+	__u32 real;
+	__u16 generation;
+	__u16 tick;
+};
+
+/* A fragment that came before its first: the daemon holds it. */
+struct held_frame {
+	struct fragment_key key;
+	__u32 ifindex;
+	__u32 size; /* of the frame */
+	__u8 frame[2036];
+};
+
+#define FILTER_GLOBAL 0xffffffffu
+
+/* deny and allow lists: one trie for all services. */
+struct filter_key {
+	__u32 bits; /* 32 + prefix length (IPv4: + 96) */
+	__u32 service; /* cookie, or FILTER_GLOBAL */
+	struct address prefix;
+};
+
+enum filter_action {
+	FILTER_NONE,
+	FILTER_ALLOW,
+	FILTER_DENY,
+};
+
+/* Token bucket of the ICMP answers, one per CPU. */
+struct bucket {
+	__u64 second;
+	__u64 used;
+};

@@ -1,0 +1,194 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// attach serves one interface: it loads a program that knows the interface's
+// slot and puts it into the pinned link, or makes and pins a link.
+func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
+	iface, err := net.InterfaceByName(name)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("interface %s: no such interface (see `ip link`)", name)
+	}
+	if len(iface.HardwareAddr) != 6 {
+		return Attachment{}, fmt.Errorf("interface %s: no Ethernet address, XDP direct routing needs one", name)
+	}
+	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
+	d.Interfaces[slot].Ifindex = uint32(iface.Index)
+	d.Interfaces[slot].Mac = [8]uint8{}
+	copy(d.Interfaces[slot].Mac[:], iface.HardwareAddr)
+	prog, err := d.load(slot)
+	if err != nil {
+		return a, err
+	}
+	d.program[name] = prog
+	if done, err := d.takeOver(&a, prog); done || err != nil {
+		return a, err
+	}
+	return a, d.attachNew(&a, prog)
+}
+
+// load makes the program of one interface over the shared maps.
+func (d *Datapath) load(slot uint32) (*ebpf.Program, error) {
+	spec := d.spec.Copy()
+	hz := HZ()
+	for name, value := range map[string]uint32{
+		"interface_slot":     slot,
+		"flow_sets":          d.Maps.Flows.MaxEntries(),
+		"template_sets":      d.Maps.Templates.MaxEntries(),
+		"tick_shift":         TickShift(hz),
+		"jiffies_per_second": uint32(hz),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("constant %s: %w", name, err)
+		}
+	}
+	replace := map[string]*ebpf.Map{}
+	_ = d.eachMap(func(name string, m **ebpf.Map) error {
+		replace[name] = *m
+		return nil
+	})
+	delete(spec.Programs, "clock")
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return nil, fmt.Errorf("the kernel's verifier refuses the packet path: %v (please report this with the output of `uname -a`)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load packet path: %w (lvx needs Linux 5.18 or later with BTF, and root)", err)
+	}
+	defer coll.Close()
+	return coll.DetachProgram("lb"), nil
+}
+
+// takeOver puts the program into a pinned link of the interface. done is
+// false if there is none that can be used.
+func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err error) {
+	path := d.pins.link(a.Name)
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("pinned link %s: %w", path, err)
+	}
+	a.Mode = modeOf(d.Interfaces[a.Slot].Mode)
+	if !d.stillGood(l, a) {
+		d.opts.Log.Info("the pinned link is of another interface or mode; attaching anew", "interface", a.Name)
+		_ = os.Remove(path)
+		return false, l.Close()
+	}
+	if err := d.opts.fail("update"); err != nil {
+		_ = l.Close()
+		return false, err
+	}
+	if err := l.Update(prog); err != nil {
+		// A program of another attach type (frags or not) cannot be
+		// swapped in; only then is the old link given up.
+		d.opts.Log.Warn("the running program cannot be replaced in place; attaching anew", "interface", a.Name, "why", err)
+		_ = os.Remove(path)
+		return false, l.Close()
+	}
+	d.links[a.Name] = l
+	return true, nil
+}
+
+func (d *Datapath) stillGood(l link.Link, a *Attachment) bool {
+	info, err := l.Info()
+	if err != nil || info.XDP() == nil || int(info.XDP().Ifindex) != a.Index {
+		return false
+	}
+	return d.opts.Mode == Auto || d.opts.Mode == "" || d.opts.Mode == a.Mode
+}
+
+// attachNew makes a link, in the mode asked for, and pins it.
+func (d *Datapath) attachNew(a *Attachment, prog *ebpf.Program) error {
+	l, err := d.tryModes(a, prog)
+	if err != nil {
+		return err
+	}
+	d.Interfaces[a.Slot].Mode = modeNumber(a.Mode)
+	if err := d.opts.fail("link"); err != nil {
+		_ = l.Close()
+		return err
+	}
+	if err := l.Pin(d.pins.link(a.Name)); err != nil {
+		_ = l.Close()
+		return fmt.Errorf("pin link to %s: %w", d.pins.link(a.Name), err)
+	}
+	d.links[a.Name] = l
+	return nil
+}
+
+func (d *Datapath) tryModes(a *Attachment, prog *ebpf.Program) (link.Link, error) {
+	try := func(m Mode, flags link.XDPAttachFlags) (link.Link, error) {
+		a.Mode = m
+		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: a.Index, Flags: flags})
+	}
+	if d.opts.Mode != Generic {
+		l, err := try(Native, link.XDPDriverMode)
+		if err == nil {
+			return l, nil
+		}
+		if d.opts.Mode == Native || errors.Is(err, os.ErrExist) || busy(err) {
+			return nil, d.refused(a, err)
+		}
+		a.Why = err.Error()
+		d.opts.Log.Warn("native XDP refused; falling back to generic, which is slower", "interface", a.Name, "why", err)
+	}
+	l, err := try(Generic, link.XDPGenericMode)
+	if err != nil {
+		return nil, d.refused(a, err)
+	}
+	return l, nil
+}
+
+func (d *Datapath) refused(a *Attachment, err error) error {
+	hint := "try `xdp_mode: generic`"
+	if busy(err) {
+		hint = "another XDP program is attached: see `bpftool net`, `ip link`"
+	}
+	return fmt.Errorf("attach to %s in %s mode: %w (%s)", a.Name, a.Mode, err, hint)
+}
+
+// dropStrayLinks detaches from interfaces that the configuration no longer
+// names.
+func (d *Datapath) dropStrayLinks() error {
+	names, err := d.pins.linked()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if slices.Contains(d.opts.Interfaces, name) {
+			continue
+		}
+		d.opts.Log.Info("detaching from an interface that is no longer configured", "interface", name)
+		if err := os.Remove(d.pins.link(name)); err != nil {
+			return fmt.Errorf("unpin link of %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func modeNumber(m Mode) uint32 {
+	if m == Generic {
+		return 2
+	}
+	return 1
+}
+
+func modeOf(n uint32) Mode {
+	if n == 2 {
+		return Generic
+	}
+	return Native
+}

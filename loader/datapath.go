@@ -1,0 +1,222 @@
+package loader
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// Mode is how the program is attached to an interface.
+type Mode string
+
+// The modes. Auto is native where the driver can, else generic.
+const (
+	Auto    Mode = "auto"
+	Native  Mode = "native"
+	Generic Mode = "generic"
+)
+
+// Options say what to load and where.
+type Options struct {
+	Log        *slog.Logger
+	PinDir     string   // a directory on a bpffs; made if it is missing
+	Interfaces []string // at least one
+	Mode       Mode
+	Flows      int // connections that are guaranteed a place
+	Templates  int // persistence templates that are guaranteed a place
+
+	// Injected by tests: an error from here fails the named step.
+	fail func(step string) error
+}
+
+// Attachment is one interface that the program serves.
+type Attachment struct {
+	Name  string
+	Index int    // ifindex
+	Slot  uint32 // index into Interfaces
+	Mode  Mode   // Native or Generic
+	Why   string // why it is not native, if native was tried
+}
+
+// Datapath is a loaded and attached packet path. Its maps are exported as
+// slices over kernel memory: whoever writes them is seen by the next packet.
+type Datapath struct {
+	Maps        RawMaps
+	Attachments []Attachment
+	Adopted     bool // the maps were there: flows of a predecessor live on
+
+	Settings   *RawSettings
+	Interfaces []RawInterface
+	VIPs       []RawVipLine
+	Ports      []RawPortLine
+	Ranges     []RawRange
+	Services   []RawService
+	Cursors    []RawCursor
+	Rings      []RawRingLine
+	Reals      []RawReal
+	Loads      []RawLoad
+	Labels     []RawLabel
+	Leases     []uint64
+	Flows      []uint64 // eight words a set: four keys, four values
+	Templates  []uint64 // the same
+
+	opts    Options
+	pins    pinDir
+	lock    *os.File
+	memory  []mapped
+	spec    *ebpf.CollectionSpec
+	clock   *ebpf.Program
+	program map[string]*ebpf.Program
+	links   map[string]link.Link
+}
+
+// Layout is the version of the maps' layout. Maps of another version are not
+// adopted.
+const Layout = 1
+
+// Open loads the packet path, adopts the maps of a predecessor if there are
+// any, and attaches it. On error everything that was there before runs on.
+func Open(_ context.Context, o Options) (_ *Datapath, err error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.fail == nil {
+		o.fail = func(string) error { return nil }
+	}
+	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, links: map[string]link.Link{}}
+	defer func() {
+		if err != nil {
+			d.release()
+		}
+	}()
+	if d.pins, d.lock, err = openPinDir(o.PinDir); err != nil {
+		return nil, err
+	}
+	if err := d.openMaps(); err != nil {
+		return nil, err
+	}
+	if err := d.mapAll(); err != nil {
+		return nil, err
+	}
+	if err := d.prepare(); err != nil {
+		return nil, err
+	}
+	for slot, name := range o.Interfaces {
+		a, err := d.attach(name, uint32(slot))
+		if err != nil {
+			return nil, err
+		}
+		d.Attachments = append(d.Attachments, a)
+	}
+	return d, d.dropStrayLinks()
+}
+
+// mapAll makes the slices.
+func (d *Datapath) mapAll() error {
+	get := func(m *ebpf.Map) (mapped, error) {
+		mem, err := mapMemory(m)
+		if err == nil {
+			d.memory = append(d.memory, mem)
+		}
+		return mem, err
+	}
+	m := &d.Maps
+	for _, v := range []struct {
+		of  *ebpf.Map
+		set func(mapped, uint32)
+	}{
+		{m.Settings, func(b mapped, n uint32) { d.Settings = &view[RawSettings](b, n)[0] }},
+		{m.Interfaces, func(b mapped, n uint32) { d.Interfaces = view[RawInterface](b, n) }},
+		{m.Vips, func(b mapped, n uint32) { d.VIPs = view[RawVipLine](b, n) }},
+		{m.Ports, func(b mapped, n uint32) { d.Ports = view[RawPortLine](b, n) }},
+		{m.Ranges, func(b mapped, n uint32) { d.Ranges = view[RawRange](b, n) }},
+		{m.Services, func(b mapped, n uint32) { d.Services = view[RawService](b, n) }},
+		{m.Cursors, func(b mapped, n uint32) { d.Cursors = view[RawCursor](b, n) }},
+		{m.Rings, func(b mapped, n uint32) { d.Rings = view[RawRingLine](b, n) }},
+		{m.Reals, func(b mapped, n uint32) { d.Reals = view[RawReal](b, n) }},
+		{m.Loads, func(b mapped, n uint32) { d.Loads = view[RawLoad](b, n) }},
+		{m.Labels, func(b mapped, n uint32) { d.Labels = view[RawLabel](b, n) }},
+		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
+		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
+		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},
+	} {
+		mem, err := get(v.of)
+		if err != nil {
+			return err
+		}
+		v.set(mem, v.of.MaxEntries())
+	}
+	return nil
+}
+
+// Jiffies asks the kernel for its clock, in ticks of 1/HZ second.
+func (d *Datapath) Jiffies() (uint64, error) {
+	in := make([]byte, 8)
+	out := make([]byte, 8)
+	if _, err := d.clock.Run(&ebpf.RunOptions{Context: in, ContextOut: out}); err != nil {
+		return 0, fmt.Errorf("clock: %w", err)
+	}
+	return nativeUint64(out), nil
+}
+
+// Program is the program of one of the interfaces, for tests and benchmarks
+// that run it without a wire.
+func (d *Datapath) Program(iface string) *ebpf.Program { return d.program[iface] }
+
+// Close detaches the program and takes every pin away. With keep it leaves
+// both for a successor and only lets go of them.
+func (d *Datapath) Close(keep bool) error {
+	var err error
+	if !keep {
+		for name, l := range d.links {
+			if e := l.Unpin(); e != nil && err == nil {
+				err = fmt.Errorf("unpin link of %s: %w", name, e)
+			}
+		}
+	}
+	dir, lock := d.pins, d.lock
+	d.lock = nil
+	d.release()
+	if !keep {
+		if e := dir.remove(); e != nil && err == nil {
+			err = e
+		}
+	}
+	if lock != nil {
+		_ = lock.Close()
+	}
+	return err
+}
+
+// release lets go of everything without changing what is pinned.
+func (d *Datapath) release() {
+	for i := range d.memory {
+		d.memory[i].unmap()
+	}
+	for _, l := range d.links {
+		_ = l.Close()
+	}
+	for _, p := range d.program {
+		_ = p.Close()
+	}
+	if d.clock != nil {
+		_ = d.clock.Close()
+	}
+	_ = d.Maps.Close()
+	if d.lock != nil {
+		_ = d.lock.Close()
+	}
+}
+
+// Grace waits until no packet can still be using what it read before the
+// call: an RCU grace period, some milliseconds.
+func Grace() {
+	if err := membarrier(); err != nil {
+		time.Sleep(50 * time.Millisecond)
+	}
+}

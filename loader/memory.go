@@ -1,0 +1,37 @@
+package loader
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// mapped is one array map in our address space.
+type mapped struct{ bytes []byte }
+
+// mapMemory maps an array that was made with BPF_F_MMAPABLE.
+func mapMemory(m *ebpf.Map) (mapped, error) {
+	size := (int(m.ValueSize()) + 7) / 8 * 8 * int(m.MaxEntries())
+	page := unix.Getpagesize()
+	size = (size + page - 1) / page * page
+	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return mapped{}, fmt.Errorf("map %s into memory: %w", m, err)
+	}
+	return mapped{bytes: b}, nil
+}
+
+func (m *mapped) unmap() {
+	if m.bytes != nil {
+		_ = unix.Munmap(m.bytes)
+		m.bytes = nil
+	}
+}
+
+// view gives n entries of an array as a slice. T must be the map's value
+// type, its size a multiple of eight.
+func view[T any](m mapped, n uint32) []T {
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(m.bytes))), n)
+}

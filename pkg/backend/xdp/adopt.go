@@ -1,0 +1,117 @@
+package xdp
+
+import (
+	"net/netip"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// adopt reads what a predecessor left in the tables, so that its services
+// keep their indices, its reals their slots and its flows their reals. What
+// it had and the next state has not is removed by the first Apply.
+func (b *Backend) adopt() {
+	if !b.dp.Adopted {
+		return
+	}
+	for i := range b.dp.Labels {
+		l := &b.dp.Labels[i]
+		name := cString(l.Name[:])
+		if name == "" {
+			continue
+		}
+		s := &service{index: uint32(i), cookie: l.Cookie, reals: map[netip.AddrPort]*real{}}
+		s.conf = lb.Service{Name: name, Mark: l.Mark}
+		s.entry = b.dp.Services[b.dp.Settings.Half&1*numServices+uint32(i)]
+		s.span = span{s.entry.Ring, (s.entry.RingSize + slotsPerLine - 1) / slotsPerLine}
+		if s.entry.Cookie == s.cookie && s.span.n > 0 {
+			b.rings.reserve(s.span)
+			s.there = true
+		} else {
+			s.span = span{}
+		}
+		s.since = load64(&b.dp.Cursors[i].Picks)
+		b.services[name], b.byIndex[i] = s, s
+	}
+	b.adoptReals()
+	b.adoptVIPs()
+	b.adoptFilters()
+	b.recount()
+}
+
+func (b *Backend) adoptReals() {
+	last := -1
+	for i := range b.dp.Reals {
+		if b.dp.Reals[i].Flags != 0 {
+			last = i
+		}
+	}
+	b.slots.next = uint32(last + 1)
+	for i := range b.dp.Reals[:last+1] {
+		raw := &b.dp.Reals[i]
+		s := b.byIndex[raw.Service%numServices]
+		if raw.Flags == 0 || s == nil || s.cookie != raw.Cookie {
+			raw.Flags = 0
+			b.slots.give(uint32(i))
+			continue
+		}
+		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&realReserved == 0}
+		r.conf = lb.Real{Addr: addrOf(raw.Addr.Word), Port: be16(raw.Port), Weight: raw.Weight}
+		r.near.Err = "not looked up yet"
+		s.reals[r.conf.Key()] = r
+	}
+}
+
+func (b *Backend) adoptVIPs() {
+	half := b.dp.Settings.Half & 1
+	for _, line := range b.dp.VIPs[half*vipLines : (half+1)*vipLines] {
+		for _, v := range line.Way {
+			addr := addrOf(v.Addr.Word)
+			if v.Tcp != 0 {
+				b.numbers.keep(v.Tcp, endpoint{addr, lb.TCP})
+			}
+			if v.Udp != 0 {
+				b.numbers.keep(v.Udp, endpoint{addr, lb.UDP})
+			}
+		}
+	}
+}
+
+// recount drops flows of VIPs and reals that are not known any more and
+// counts the rest anew: while nobody swept, expired flows were not
+// discounted.
+func (b *Backend) recount() {
+	for i := range b.dp.Loads {
+		b.dp.Loads[i].Active, b.dp.Loads[i].Inactive = 0, 0
+	}
+	now := b.now()
+	for set := 0; set < len(b.dp.Flows); set += 8 {
+		for w := range 4 {
+			k, v := key(load64(&b.dp.Flows[set+w])), value(load64(&b.dp.Flows[set+4+w]))
+			if v.state() == stateEmpty || v.state() == stateBusy {
+				continue
+			}
+			if _, ok := b.numbers.who[k.vip()]; !ok || b.expired(v, now) || !b.current(v) {
+				cas64(&b.dp.Flows[set+4+w], uint64(v), v.ended())
+				continue
+			}
+			b.load(v.real(), v.state(), 1)
+		}
+	}
+}
+
+// current tells whether the slot still belongs to the real that v was given.
+func (b *Backend) current(v value) bool {
+	return v.real() < uint32(len(b.dp.Reals)) && b.dp.Reals[v.real()].Flags != 0 &&
+		b.dp.Reals[v.real()].Generation == v.generation()
+}
+
+func cString(c []int8) string {
+	var s []byte
+	for _, v := range c {
+		if v == 0 {
+			break
+		}
+		s = append(s, byte(v))
+	}
+	return string(s)
+}

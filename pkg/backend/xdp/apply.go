@@ -1,0 +1,177 @@
+package xdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Apply lays a whole state out and publishes it with one store. It is
+// idempotent; what is unchanged (rings, counters, positions) stays as it is.
+// It looks every real's MAC up again, so it is also what follows a change on
+// the segment, and it rewrites the tables, so it repairs what others changed.
+func (b *Backend) Apply(_ context.Context, s lb.State) error {
+	for _, svc := range s.Services {
+		if err := Supports(svc); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before := b.state
+	b.state = s.Clone()
+	if err := b.applyLocked(); err != nil {
+		b.state = before
+		return err
+	}
+	b.applied = true
+	return nil
+}
+
+func (b *Backend) applyLocked() error {
+	loader.Grace() // the half that is not in force, and retired rings, are free from here on
+	for _, r := range b.retired {
+		b.rings.give(r)
+	}
+	b.retired = b.retired[:0]
+	if err := b.prepareServices(); err != nil {
+		return err
+	}
+	half := 1 - b.dp.Settings.Half&1
+	if err := b.layOut(half); err != nil {
+		return err
+	}
+	if err := b.addFilters(); err != nil {
+		return err
+	}
+	b.applySettings()
+	b.applyInterfaces()
+	for _, s := range b.services {
+		for _, r := range s.reals {
+			if r.there {
+				b.write(s, r)
+			}
+		}
+	}
+	atomic.StoreUint32(&b.dp.Settings.Half, half)
+	b.retired, b.retiring = append(b.retired, b.retiring...), b.retiring[:0]
+	b.removeGone()
+	return b.removeFilters()
+}
+
+// prepareServices claims indices, settles reals and lays rings.
+func (b *Backend) prepareServices() error {
+	for _, conf := range b.state.Services {
+		s, err := b.claim(conf)
+		if err != nil {
+			return err
+		}
+		s.conf = conf
+		if !s.there { // a service that returns has its flows, but starts anew
+			s.ring, s.inRing = nil, nil
+		}
+		s.there = true
+		if err := b.settle(s, conf); err != nil {
+			return err
+		}
+		if err := b.layRing(s); err != nil {
+			return err
+		}
+		b.describe(s)
+	}
+	return nil
+}
+
+// removeGone takes away what the new state no longer has. Slots stay
+// reserved while flows live: a real that returns regains them.
+func (b *Backend) removeGone() {
+	for name, s := range b.services {
+		if _, ok := b.state.Service(name); !ok {
+			s.there = false
+		}
+		for k, r := range s.reals {
+			sorry := s.conf.Sorry.IsValid() && k == netip.AddrPortFrom(s.conf.Sorry, 0)
+			keep := s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same))
+			if !keep && r.there {
+				r.there = false
+				b.write(s, r)
+			}
+		}
+	}
+}
+
+// layOut writes VIPs, ports, ranges and services into one half.
+func (b *Backend) layOut(half uint32) error {
+	l := layout{b: b, half: half}
+	l.clear()
+	for _, conf := range b.state.Services {
+		s := b.services[conf.Name]
+		b.dp.Services[half*numServices+s.index] = s.entry
+		for _, lis := range conf.Listeners {
+			if err := l.listen(lis, s.index); err != nil {
+				return fmt.Errorf("service %s: %s: %w", conf.Name, lis, err)
+			}
+		}
+	}
+	return l.finish()
+}
+
+func (b *Backend) applySettings() {
+	s := b.dp.Settings
+	t := b.state.Timeouts.WithDefaults()
+	for state, d := range map[loader.RawFlowState]uint32{
+		loader.RawFlowStateSTATE_SYN_RECV:    ticks(synRecvTimeout),
+		loader.RawFlowStateSTATE_ESTABLISHED: ticks(t.TCP),
+		loader.RawFlowStateSTATE_FIN_WAIT:    ticks(t.TCPFin),
+		loader.RawFlowStateSTATE_TIME_WAIT:   ticks(timeWaitTimeout),
+		loader.RawFlowStateSTATE_CLOSE:       ticks(closeTimeout),
+		loader.RawFlowStateSTATE_UDP:         ticks(t.UDP),
+		loader.RawFlowStateSTATE_BUSY:        0xffff,
+	} {
+		s.Timeout[state] = uint16(min(d, maxTicks))
+	}
+	s.Timeout[stateBusy] = 0xffff
+	var f loader.RawSetting
+	if b.state.SloppyTCP {
+		f |= loader.RawSettingSETTING_SLOPPY_TCP
+	}
+	if b.state.KeepNodestConn {
+		f |= loader.RawSettingSETTING_KEEP_NODEST
+	}
+	if b.state.ExpireQuiescentTempl {
+		f |= loader.RawSettingSETTING_EXPIRE_QUIESCENT
+	}
+	if len(b.state.Deny)+len(b.state.Allow) > 0 {
+		f |= loader.RawSettingSETTING_GLOBAL_FILTER
+	}
+	s.Flags = f
+}
+
+// applyInterfaces writes who the peers are. The interfaces' own MACs are the
+// loader's.
+func (b *Backend) applyInterfaces() {
+	for _, a := range b.dp.Attachments {
+		i := &b.dp.Interfaces[a.Slot]
+		n := 0
+		for _, p := range b.state.Peers {
+			near := b.neigh.Lookup(p)
+			if !p.Is4() || near.MAC == ([6]byte{}) || near.IfIndex != a.Index || n == len(i.Peer) {
+				continue
+			}
+			i.Peer[n].Addr = be32(p)
+			copy(i.Peer[n].Mac[:], near.MAC[:])
+			n++
+		}
+		for ; n < len(i.Peer); n++ {
+			i.Peer[n] = loader.RawPeer{}
+		}
+	}
+}
+
+var errTooManyPorts = errors.New("too many listeners meet in one place of the port table")

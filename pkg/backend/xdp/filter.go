@@ -1,0 +1,80 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/loader"
+)
+
+// wantedFilters is every entry that the trie should have.
+func (b *Backend) wantedFilters() map[loader.RawFilterKey]loader.RawFilterAction {
+	want := map[loader.RawFilterKey]loader.RawFilterAction{}
+	add := func(service uint32, deny, allow []netip.Prefix) {
+		if len(allow) > 0 { // whoever is not named is denied
+			want[filterKey(service, netip.PrefixFrom(netip.IPv6Unspecified(), 0))] = loader.RawFilterActionFILTER_DENY
+		}
+		for _, p := range allow {
+			want[filterKey(service, p)] = loader.RawFilterActionFILTER_ALLOW
+		}
+		for _, p := range deny { // of two equal prefixes deny wins
+			want[filterKey(service, p)] = loader.RawFilterActionFILTER_DENY
+		}
+	}
+	add(filterGlobal, b.state.Deny, b.state.Allow)
+	for _, conf := range b.state.Services {
+		add(b.services[conf.Name].cookie, conf.Deny, conf.Allow)
+	}
+	return want
+}
+
+// filterKey is a prefix as struct filter_key has it; IPv4 lies below
+// ::ffff:0:0/96.
+func filterKey(service uint32, p netip.Prefix) loader.RawFilterKey {
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	k := loader.RawFilterKey{Bits: uint32(32 + bits), Service: service}
+	k.Prefix.Word = words(p.Masked().Addr())
+	return k
+}
+
+func (b *Backend) addFilters() error {
+	for k, action := range b.wantedFilters() {
+		if old, ok := b.filters[k]; ok && old == action {
+			continue
+		}
+		if err := b.dp.Maps.Filters.Put(k, action); err != nil {
+			return fmt.Errorf("deny and allow lists: %w (at most 1048576 prefixes)", err)
+		}
+		b.filters[k] = action
+	}
+	return nil
+}
+
+func (b *Backend) removeFilters() error {
+	want := b.wantedFilters()
+	for k := range b.filters {
+		if _, ok := want[k]; ok {
+			continue
+		}
+		if err := b.dp.Maps.Filters.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("deny and allow lists: %w", err)
+		}
+		delete(b.filters, k)
+	}
+	return nil
+}
+
+// adoptFilters reads a predecessor's entries, so that stale ones go.
+func (b *Backend) adoptFilters() {
+	var k loader.RawFilterKey
+	var v loader.RawFilterAction
+	for it := b.dp.Maps.Filters.Iterate(); it.Next(&k, &v); {
+		b.filters[k] = v
+	}
+}

@@ -1,0 +1,171 @@
+package xdp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/loader"
+)
+
+// Bounds of what is held for datagrams whose first fragment is late.
+const (
+	holdTime   = time.Second
+	holdBytes  = 4 << 20
+	holdPoll   = 5 * time.Millisecond
+	heartbeat  = 500 * time.Millisecond
+	aliveFor   = 2 * time.Second
+	heldHeader = 20 // struct held_frame before its frame
+)
+
+// holder keeps fragments that came before their first, and sends them once
+// the first has left a note where it went.
+type holder struct {
+	b      *Backend
+	reader *ringbuf.Reader
+	socket int
+	held   map[loader.RawFragmentKey][]heldFrame
+	bytes  int
+}
+
+type heldFrame struct {
+	frame []byte
+	until time.Time
+}
+
+func newHolder(b *Backend) (*holder, error) {
+	r, err := ringbuf.NewReader(b.dp.Maps.Held)
+	if err != nil {
+		return nil, fmt.Errorf("ring of held fragments: %w", err)
+	}
+	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		_ = r.Close()
+		return nil, fmt.Errorf("packet socket: %w", err)
+	}
+	return &holder{b: b, reader: r, socket: s, held: map[loader.RawFragmentKey][]heldFrame{}}, nil
+}
+
+func (h *holder) close() {
+	_ = h.reader.Close()
+	_ = unix.Close(h.socket)
+}
+
+// run holds and releases until ctx ends. The packet path hands fragments out
+// only while it hears the heartbeat.
+func (h *holder) run(ctx context.Context) {
+	beat := time.Time{}
+	defer store64(&h.b.dp.Settings.Alive, 0)
+	for ctx.Err() == nil {
+		if now := time.Now(); now.After(beat) {
+			h.beat()
+			beat = now.Add(heartbeat)
+		}
+		wait := heartbeat
+		if len(h.held) > 0 {
+			wait = holdPoll
+		}
+		h.reader.SetDeadline(time.Now().Add(wait))
+		rec, err := h.reader.Read()
+		switch {
+		case err == nil:
+			h.hold(rec.RawSample)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+		default:
+			h.b.log.Error("ring of held fragments", "err", err)
+			return
+		}
+		h.release()
+	}
+}
+
+func (h *holder) beat() {
+	now, err := h.b.dp.Jiffies()
+	if err != nil {
+		h.b.log.Error("heartbeat of the packet path", "err", err)
+		return
+	}
+	store64(&h.b.dp.Settings.Alive, now+uint64(aliveFor/time.Second)*loader.HZ())
+}
+
+func (h *holder) hold(sample []byte) {
+	if len(sample) < heldHeader {
+		return
+	}
+	k := loader.RawFragmentKey{
+		Source:      binary.NativeEndian.Uint32(sample[0:]),
+		Destination: binary.NativeEndian.Uint32(sample[4:]),
+		Id:          binary.NativeEndian.Uint16(sample[8:]),
+		Protocol:    binary.NativeEndian.Uint16(sample[10:]),
+	}
+	size := int(binary.NativeEndian.Uint32(sample[16:]))
+	if size > len(sample)-heldHeader || h.bytes+size > holdBytes {
+		return
+	}
+	frame := append([]byte(nil), sample[heldHeader:heldHeader+size]...)
+	h.held[k] = append(h.held[k], heldFrame{frame, time.Now().Add(holdTime)})
+	h.bytes += size
+}
+
+// release sends what has a note by now and forgets what is too old.
+func (h *holder) release() {
+	for k, frames := range h.held {
+		var note loader.RawFragment
+		noted := h.b.dp.Maps.Fragments.Lookup(k, &note) == nil
+		if noted {
+			h.send(note, frames)
+		}
+		if noted || time.Now().After(frames[0].until) {
+			for _, f := range frames {
+				h.bytes -= len(f.frame)
+			}
+			delete(h.held, k)
+		}
+	}
+}
+
+func (h *holder) send(note loader.RawFragment, frames []heldFrame) {
+	if note.Real >= uint32(len(h.b.dp.Reals)) {
+		return // the first went to the kernel, which cannot use the rest alone
+	}
+	real := &h.b.dp.Reals[note.Real]
+	if real.Flags&realThere == 0 || real.Generation != uint8(note.Generation) {
+		return
+	}
+	for _, f := range frames {
+		if !readdress(f.frame, real) {
+			continue
+		}
+		to := &unix.SockaddrLinklayer{Ifindex: int(real.Ifindex), Halen: 6}
+		copy(to.Addr[:], real.Mac[:])
+		if err := unix.Sendto(h.socket, f.frame, 0, to); err != nil {
+			h.b.log.Warn("send held fragment", "err", err)
+		}
+	}
+}
+
+// readdress does to a frame what forward.h does.
+func readdress(frame []byte, real *loader.RawReal) bool {
+	at := 14
+	for at+20 <= len(frame) && at <= 18 && (frame[at-2] == 0x81 && frame[at-1] == 0 || frame[at-2] == 0x88 && frame[at-1] == 0xa8) {
+		at += 4
+	}
+	if at+20 > len(frame) || frame[at+8] <= 1 {
+		return false
+	}
+	copy(frame, real.Mac[:])
+	copy(frame[6:], real.Source[:])
+	frame[at+8]--
+	sum := uint32(binary.BigEndian.Uint16(frame[at+10:])) + 0x0100
+	if sum >= 0xffff {
+		sum++
+	}
+	binary.BigEndian.PutUint16(frame[at+10:], uint16(sum))
+	return true
+}

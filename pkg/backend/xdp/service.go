@@ -1,0 +1,267 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/sched"
+)
+
+// service is what the backend remembers of one service between two states.
+type service struct {
+	index  uint32 // into services, cursors, labels
+	cookie uint32 // who holds the index; keys templates and filters
+	conf   lb.Service
+	there  bool // part of the state in force; if not, kept for its flows
+
+	reals  map[netip.AddrPort]*real // by Addr and Port; the sorry server too
+	ring   *sched.Ring
+	inRing []sched.Real // what it was built from
+	since  uint64       // the cursor when it was published
+	span   span
+	entry  loader.RawService // what is published
+
+	base lb.Counters // of reals that are gone for good
+}
+
+// real is one real server of a service, or its sorry server.
+type real struct {
+	conf  lb.Real
+	slot  uint32
+	gen   uint8
+	there bool
+	sorry bool
+	near  Neighbor
+	asked bool // near is an answer, not the zero value
+}
+
+// usable tells whether r may get new connections.
+func (r *real) usable() bool { return r.there && r.conf.Weight > 0 && r.near.Err == "" }
+
+// kind maps a scheduler to the packet path's: rr and wrr are one there.
+var kind = map[lb.Scheduler]loader.RawScheduler{
+	lb.RR: loader.RawSchedulerSCHED_RR, lb.WRR: loader.RawSchedulerSCHED_RR,
+	lb.SH: loader.RawSchedulerSCHED_SH, lb.DH: loader.RawSchedulerSCHED_DH,
+	lb.MH: loader.RawSchedulerSCHED_MH, lb.LC: loader.RawSchedulerSCHED_LC,
+	lb.WLC: loader.RawSchedulerSCHED_WLC, lb.SED: loader.RawSchedulerSCHED_SED,
+	lb.NQ: loader.RawSchedulerSCHED_NQ,
+}
+
+// claim finds or makes the service's index.
+func (b *Backend) claim(conf lb.Service) (*service, error) {
+	if s, ok := b.services[conf.Name]; ok {
+		return s, nil
+	}
+	i := slices.Index(b.byIndex[:], nil)
+	if i < 0 {
+		return nil, fmt.Errorf("service %s: too many services (at most %d)", conf.Name, numServices)
+	}
+	l := &b.dp.Labels[i]
+	s := &service{index: uint32(i), cookie: l.Cookie + numServices, reals: map[netip.AddrPort]*real{}}
+	if l.Cookie == 0 {
+		s.cookie = uint32(i) + numServices
+	}
+	*l = loader.RawLabel{Cookie: s.cookie, Mark: conf.Mark}
+	for j := 0; j < min(len(conf.Name), len(l.Name)-1); j++ {
+		l.Name[j] = int8(conf.Name[j])
+	}
+	store64(&b.dp.Cursors[i].Picks, 0)
+	b.services[conf.Name], b.byIndex[i] = s, s
+	return s, nil
+}
+
+// settle brings the reals of s in line with its configuration: new ones get
+// a slot, those that returned theirs back. Nothing is removed yet.
+func (b *Backend) settle(s *service, conf lb.Service) error {
+	for _, r := range conf.Reals {
+		if err := b.place(s, r, false); err != nil {
+			return err
+		}
+	}
+	sorry := lb.Real{Addr: conf.Sorry, Weight: 1}
+	if conf.Sorry.IsValid() && !slices.ContainsFunc(conf.Reals, sorry.Same) {
+		return b.place(s, sorry, true)
+	}
+	return nil
+}
+
+func (b *Backend) place(s *service, conf lb.Real, sorry bool) error {
+	r, ok := s.reals[conf.Key()]
+	if !ok {
+		slot, err := b.slots.take()
+		if err != nil {
+			return fmt.Errorf("service %s: real %s: %w", s.conf.Name, conf.Addr, err)
+		}
+		raw := &b.dp.Reals[slot]
+		r = &real{slot: slot, gen: (raw.Generation + 1) & 15}
+		*raw = loader.RawReal{Generation: r.gen}
+		b.clearCounters(slot)
+		b.dp.Loads[slot] = loader.RawLoad{}
+		s.reals[conf.Key()] = r
+	}
+	r.conf, r.sorry = conf, sorry
+	r.there = true
+	r.near, r.asked = b.neigh.Lookup(conf.Addr), true
+	return nil
+}
+
+// write puts a real into the table: everything else first, the first word
+// last and at once.
+func (b *Backend) write(s *service, r *real) {
+	raw := &b.dp.Reals[r.slot]
+	raw.Source = r.near.Source
+	raw.Mtu = uint16(min(max(r.near.MTU, 0), 0xffff))
+	if raw.Mtu == 0 {
+		raw.Mtu = 0xffff
+	}
+	raw.Ifindex = uint32(r.near.IfIndex)
+	raw.Service, raw.Cookie = s.index, s.cookie
+	raw.Addr.Word = words(r.conf.Addr)
+	raw.Port, raw.Weight = be16(r.conf.Port), r.conf.Weight
+	mac := r.near.MAC
+	if mac == ([6]byte{}) {
+		mac = raw.Mac // silent: its old flows keep hoping
+	}
+	publishWay(raw, way(mac, r.gen, b.flags(s, r, mac)))
+}
+
+func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
+	if !r.there {
+		return realReserved
+	}
+	var f uint8
+	if r.near.Local || mac != ([6]byte{}) {
+		f |= realThere
+	}
+	if r.usable() {
+		f |= realUsable
+	}
+	if r.near.Local {
+		f |= realLocal
+	}
+	if r.near.Err != "" {
+		f |= realSilent
+	}
+	if b.filtered(s.conf) {
+		f |= realFiltered
+	}
+	return f
+}
+
+func (b *Backend) filtered(s lb.Service) bool {
+	return len(s.Deny)+len(s.Allow)+len(b.state.Deny)+len(b.state.Allow) > 0
+}
+
+// layRing builds the ring of a service if its reals or scheduler changed.
+// Reals that cannot be reached are not in it; quiesced ones are where the
+// kernel's tables have them.
+func (b *Backend) layRing(s *service) error {
+	var in []sched.Real
+	some := false
+	for _, c := range s.conf.Reals {
+		r := s.reals[c.Key()]
+		if r.near.Err != "" {
+			continue
+		}
+		port := c.Port
+		if port == 0 && !s.conf.ByMark() {
+			port = s.conf.Listeners[0].First
+		}
+		some = some || c.Weight > 0
+		in = append(in, sched.Real{ID: r.slot, Weight: c.Weight, Addr: c.Addr, Port: port})
+	}
+	if !some {
+		s.entry.RingSize = 0
+	}
+	same := s.ring != nil && s.ring.Scheduler == string(s.conf.Scheduler) &&
+		s.ring.Flags == sched.Flags(s.conf.Flags) && slices.Equal(in, s.inRing)
+	if !same {
+		picks := load64(&b.dp.Cursors[s.index].Picks) - s.since
+		ring, err := sched.Build(string(s.conf.Scheduler), sched.Flags(s.conf.Flags), in, s.ring, picks)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", s.conf.Name, err)
+		}
+		if err := b.writeRing(s, ring); err != nil {
+			return err
+		}
+		s.ring, s.inRing = ring, in
+	}
+	if some {
+		s.entry.RingSize = uint32(len(s.ring.Slots))
+	}
+	return nil
+}
+
+// writeRing copies a ring into free lines; the old ones are given back after
+// a grace period.
+func (b *Backend) writeRing(s *service, ring *sched.Ring) error {
+	at, err := b.rings.take(uint32(len(ring.Slots)+slotsPerLine-1) / slotsPerLine)
+	if err != nil && len(ring.Slots) > 0 {
+		return fmt.Errorf("service %s: %w", s.conf.Name, err)
+	}
+	for i, slot := range ring.Slots {
+		b.dp.Rings[at.at+uint32(i/slotsPerLine)].Slot[i%slotsPerLine] = slot
+	}
+	b.retiring = append(b.retiring, s.span)
+	s.span = at
+	s.entry.Ring = at.at
+	s.since = load64(&b.dp.Cursors[s.index].Picks)
+	if n := uint64(len(ring.Slots)); n > 0 {
+		s.entry.Start = uint32((uint64(ring.Next) + n - s.since%n) % n)
+	}
+	return nil
+}
+
+// describe fills the rest of the service's entry.
+func (b *Backend) describe(s *service) {
+	e := &s.entry
+	e.Scheduler = kind[s.conf.Scheduler]
+	e.Cookie = s.cookie
+	e.Sorry = noReal
+	if s.conf.Sorry.IsValid() {
+		r := s.reals[netip.AddrPortFrom(s.conf.Sorry, 0)]
+		if r.near.Err == "" {
+			e.Sorry = r.slot
+		}
+	}
+	e.Flags = 0
+	set := func(on bool, f loader.RawServiceFlag) {
+		if on {
+			e.Flags |= f
+		}
+	}
+	set(s.conf.Flags&(lb.SHPort|lb.MHPort) != 0, loader.RawServiceFlagSERVICE_PORT)
+	set(s.conf.Flags&(lb.SHFallback|lb.MHFallback) != 0, loader.RawServiceFlagSERVICE_FALLBACK)
+	set(s.conf.Persistence.Enabled(), loader.RawServiceFlagSERVICE_PERSISTENT)
+	set(s.conf.OnePacket, loader.RawServiceFlagSERVICE_ONE_PACKET)
+	set(b.filtered(s.conf), loader.RawServiceFlagSERVICE_FILTERED)
+	e.PersistTicks = ticks(s.conf.Persistence.Timeout)
+	e.PersistMask = mask(s.conf.Persistence.Prefix)
+}
+
+// mask is a netmask in network byte order; 0 means the whole address.
+func mask(prefix int) uint32 {
+	if prefix <= 0 || prefix >= 32 {
+		return ^uint32(0)
+	}
+	m := ^uint32(0) << (32 - prefix)
+	return be32(netip.AddrFrom4([4]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}))
+}
+
+// ticks is a duration on the packet path's clock, rounded up: nothing ends
+// early.
+func ticks(d time.Duration) uint32 {
+	hz := loader.HZ()
+	tick := time.Second * time.Duration(uint64(1)<<loader.TickShift(hz)) / time.Duration(hz)
+	return uint32((d + tick - 1) / tick)
+}
+
+// seconds is the inverse of ticks.
+func ticksDuration(t int64) time.Duration {
+	hz := loader.HZ()
+	return time.Duration(t) * (time.Second * time.Duration(uint64(1)<<loader.TickShift(hz)) / time.Duration(hz))
+}

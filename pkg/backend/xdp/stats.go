@@ -1,0 +1,300 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Observed tells what the tables hold.
+func (b *Backend) Observed() (lb.Observed, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o := lb.Observed{Backend: "xdp"}
+	var detail []string
+	for _, a := range b.dp.Attachments {
+		o.Mode = string(a.Mode)
+		d := fmt.Sprintf("%s: %s", a.Name, a.Mode)
+		if a.Why != "" {
+			d += " (native refused: " + a.Why + ")"
+		}
+		detail = append(detail, d)
+	}
+	o.Detail = strings.Join(detail, ", ")
+	for _, conf := range b.state.Services {
+		s := b.services[conf.Name]
+		os := lb.ObservedService{Name: conf.Name, Mark: conf.Mark, Backend: "xdp"}
+		if s.ring != nil && s.ring.Scaled {
+			os.Reason = "weights scaled down to fit the ring"
+		}
+		for _, r := range s.listed() {
+			or := lb.ObservedReal{
+				Addr: r.conf.Addr, Port: r.conf.Port, Weight: r.conf.Weight,
+				Usable: r.usable(), Device: r.near.Device,
+			}
+			switch {
+			case r.near.Local:
+				or.MAC = "local"
+			case r.near.MAC != ([6]byte{}):
+				or.MAC = macString(r.near.MAC)
+			}
+			switch {
+			case r.near.Err != "":
+				or.Reason = r.near.Err
+			case r.conf.Weight == 0:
+				or.Reason = "weight 0: keeps its connections, gets no new ones"
+			}
+			os.Reals = append(os.Reals, or)
+		}
+		o.Services = append(o.Services, os)
+	}
+	return o, nil
+}
+
+// listed are the reals that a listing shows: the configured ones, in order,
+// and the sorry server while it serves.
+func (s *service) listed() []*real {
+	var rs []*real
+	for _, c := range s.conf.Reals {
+		rs = append(rs, s.reals[c.Key()])
+	}
+	if s.entry.RingSize == 0 && s.entry.Sorry != noReal {
+		r := s.reals[netip.AddrPortFrom(s.conf.Sorry, 0)]
+		if r != nil && !slices.Contains(rs, r) {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+func macString(m [6]byte) string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// Stats reads the counters.
+func (b *Backend) Stats() (lb.Stats, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var st lb.Stats
+	persist := b.countTemplates()
+	for _, conf := range b.state.Services {
+		s := b.services[conf.Name]
+		ss := lb.ServiceStats{Name: conf.Name, Counters: s.base}
+		all := map[*real]lb.Counters{}
+		for _, r := range s.reals {
+			c, err := b.counters(r.slot)
+			if err != nil {
+				return st, err
+			}
+			all[r] = c
+			add(&ss.Counters, c)
+		}
+		for _, r := range s.listed() {
+			l := &b.dp.Loads[r.slot]
+			ss.Reals = append(ss.Reals, lb.RealStats{
+				Addr: r.conf.Addr, Port: r.conf.Port, Counters: all[r], Persist: persist[r.slot],
+				Active:   uint32(max(atomic.LoadInt32(&l.Active), 0)),
+				Inactive: uint32(max(atomic.LoadInt32(&l.Inactive), 0)),
+			})
+		}
+		st.Services = append(st.Services, ss)
+	}
+	var err error
+	if st.Verdicts, err = b.verdicts(); err != nil {
+		return st, err
+	}
+	return st, b.tables(&st)
+}
+
+func add(to *lb.Counters, c lb.Counters) {
+	to.Conns += c.Conns
+	to.InPkts += c.InPkts
+	to.InBytes += c.InBytes
+}
+
+func (b *Backend) counters(slot uint32) (lb.Counters, error) {
+	var per []loader.RawCounter
+	if err := b.dp.Maps.Counters.Lookup(slot, &per); err != nil {
+		return lb.Counters{}, fmt.Errorf("counters: %w", err)
+	}
+	var c lb.Counters
+	for _, p := range per {
+		add(&c, lb.Counters{Conns: p.Connections, InPkts: p.Packets, InBytes: p.Bytes})
+	}
+	return c, nil
+}
+
+func (b *Backend) clearCounters(slot uint32) {
+	per := make([]loader.RawCounter, ebpf.MustPossibleCPU())
+	if err := b.dp.Maps.Counters.Put(slot, per); err != nil {
+		b.log.Warn("clear counters", "slot", slot, "err", err)
+	}
+}
+
+// retireCounters keeps a real's share in its service's sum.
+func (b *Backend) retireCounters(s *service, slot uint32) {
+	if c, err := b.counters(slot); err == nil {
+		add(&s.base, c)
+	}
+}
+
+func (b *Backend) countTemplates() map[uint32]uint32 {
+	n := map[uint32]uint32{}
+	if !slices.ContainsFunc(b.state.Services, func(s lb.Service) bool { return s.Persistence.Enabled() }) {
+		return n
+	}
+	now := b.now()
+	b.eachTemplate(func(_ uint64, t template) bool {
+		if t.left(now) >= 0 {
+			n[t.real()]++
+		}
+		return true
+	})
+	return n
+}
+
+// eachTemplate visits the live templates until visit returns false.
+func (b *Backend) eachTemplate(visit func(k uint64, t template) bool) {
+	for set := 0; set < len(b.dp.Templates); set += 8 {
+		for w := range 4 {
+			t := template(load64(&b.dp.Templates[set+4+w]))
+			if t.live() && !visit(load64(&b.dp.Templates[set+w]), t) {
+				return
+			}
+		}
+	}
+}
+
+func (b *Backend) verdicts() ([]lb.Verdict, error) {
+	var out []lb.Verdict
+	for i, v := range verdictTexts {
+		var per []uint64
+		if err := b.dp.Maps.Verdicts.Lookup(uint32(i), &per); err != nil {
+			return nil, fmt.Errorf("verdicts: %w", err)
+		}
+		n := uint64(0)
+		for _, c := range per {
+			n += c
+		}
+		out = append(out, lb.Verdict{Name: v.name, Meaning: v.meaning, Count: n})
+	}
+	return out, nil
+}
+
+func (b *Backend) tables(st *lb.Stats) error {
+	evicted := func(kinds map[string]loader.RawEviction) (map[string]uint64, error) {
+		out := map[string]uint64{}
+		for name, k := range kinds {
+			var per []uint64
+			if err := b.dp.Maps.Evictions.Lookup(uint32(k), &per); err != nil {
+				return nil, fmt.Errorf("evictions: %w", err)
+			}
+			for _, c := range per {
+				out[name] += c
+			}
+		}
+		return out, nil
+	}
+	st.Flows.Capacity = uint64(len(b.dp.Flows) / 8)
+	st.Template.Capacity = uint64(len(b.dp.Templates) / 8)
+	for i := range b.slots.next {
+		l := &b.dp.Loads[i]
+		st.Flows.Used += uint64(max(atomic.LoadInt32(&l.Active), 0)) + uint64(max(atomic.LoadInt32(&l.Inactive), 0))
+	}
+	var err error
+	st.Flows.Evicted, err = evicted(map[string]loader.RawEviction{
+		"expired": loader.RawEvictionEVICTED_EXPIRED, "half_open": loader.RawEvictionEVICTED_HALF_OPEN,
+		"unproven": loader.RawEvictionEVICTED_UNPROVEN, "established": loader.RawEvictionEVICTED_ESTABLISHED,
+	})
+	if err != nil {
+		return err
+	}
+	st.Template.Evicted, err = evicted(map[string]loader.RawEviction{
+		"unassured": loader.RawEvictionEVICTED_TEMPLATE, "assured": loader.RawEvictionEVICTED_ASSURED,
+	})
+	return err
+}
+
+// stateNames are the kernel's (ip_vs_proto_tcp.c, tcp_state_name_table).
+var stateNames = [...]string{"NONE", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", "CLOSE", "UDP", "NONE"}
+
+// Connections lists flows, then templates.
+func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []lb.Connection
+	now := b.now()
+	full := func() bool { return limit > 0 && len(out) >= limit }
+	for set := 0; set < len(b.dp.Flows) && !full(); set += 8 {
+		for w := range 4 {
+			v := value(load64(&b.dp.Flows[set+4+w]))
+			if v.state() == stateEmpty || v.state() == stateBusy || b.expired(v, now) || full() {
+				continue
+			}
+			out = append(out, b.connection(key(load64(&b.dp.Flows[set+w])), v, now))
+		}
+	}
+	b.eachTemplate(func(k uint64, t template) bool {
+		if c, ok := b.templateConnection(k, t, now); ok && !full() {
+			out = append(out, c)
+		}
+		return !full()
+	})
+	return out, nil
+}
+
+func (b *Backend) connection(k key, v value, now uint64) lb.Connection {
+	e := b.numbers.who[k.vip()]
+	left := int64(b.dp.Settings.Timeout[v.state()]) - int64(uint16(now)-v.seen())
+	c := lb.Connection{
+		Proto: e.proto, Expires: shown(left), State: stateNames[v.state()],
+		Client:  netip.AddrPortFrom(k.client(), k.port()),
+		Virtual: netip.AddrPortFrom(e.vip, v.port()),
+	}
+	raw := &b.dp.Reals[v.real()]
+	c.Real = netip.AddrPortFrom(addrOf(raw.Addr.Word), v.port())
+	if s := b.byIndex[raw.Service%numServices]; s != nil {
+		c.Service = s.conf.Name
+	}
+	return c
+}
+
+func (b *Backend) templateConnection(k uint64, t template, now uint64) (lb.Connection, bool) {
+	raw := &b.dp.Reals[t.real()]
+	s := b.byIndex[raw.Service%numServices]
+	if s == nil || s.cookie != uint32(k>>32) || t.left(now) < 0 {
+		return lb.Connection{}, false
+	}
+	c := lb.Connection{
+		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.left(now))),
+		Client: netip.AddrPortFrom(addr32(uint32(k)), 0),
+		Real:   netip.AddrPortFrom(addrOf(raw.Addr.Word), 0),
+	}
+	if t.assured() {
+		c.State = "ASSURED"
+	}
+	if s.conf.ByMark() || len(s.conf.Listeners) == 0 {
+		m := s.conf.Mark
+		c.Virtual = netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}), 0)
+		return c, true
+	}
+	l := s.conf.Listeners[0]
+	c.Proto = l.Proto
+	c.Virtual = netip.AddrPortFrom(l.Addr, l.First)
+	c.Real = netip.AddrPortFrom(c.Real.Addr(), l.First)
+	return c, true
+}
+
+// shown is what a listing gives for so many ticks: one less than has begun,
+// as the kernel's timers show 00:59 for a fresh minute.
+func shown(left int64) time.Duration {
+	return max(ticksDuration(left)-time.Second, 0)
+}

@@ -1,0 +1,168 @@
+package xdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Neighbor says how frames reach an address on the segment.
+type Neighbor struct {
+	MAC     [6]byte // the host's
+	Source  [6]byte // of the interface they leave by
+	IfIndex int
+	Device  string
+	MTU     int
+	Local   bool   // the address is this host's
+	Err     string // why it cannot be reached, "" if it can
+}
+
+// Neighbors answers from what is known now; it never waits.
+type Neighbors interface {
+	Lookup(netip.Addr) Neighbor
+}
+
+// Options say where the packet path runs.
+type Options struct {
+	Log        *slog.Logger
+	Interfaces []string
+	Mode       loader.Mode
+	PinDir     string
+	Flows      int // connections that are guaranteed a place
+	Templates  int
+	Neighbors  Neighbors
+	NoSweeper  bool // tests sweep by hand
+}
+
+// Backend is the XDP data path. Its methods may be called from any
+// goroutine.
+type Backend struct {
+	log   *slog.Logger
+	dp    *loader.Datapath
+	neigh Neighbors
+
+	mu       sync.Mutex
+	state    lb.State
+	applied  bool
+	services map[string]*service
+	byIndex  [numServices]*service
+	numbers  numbers
+	rings    arena
+	slots    slots
+	retiring []span // ring lines that the half in force still names
+	retired  []span // ring lines that packets may still be reading
+	filters  map[loader.RawFilterKey]loader.RawFilterAction
+	sweep    sweeper
+	frags    *holder
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+const numServices = 16384
+
+// Open loads or adopts the packet path. A predecessor's connections live on.
+func Open(_ context.Context, o Options) (*Backend, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	dp, err := loader.Open(context.Background(), loader.Options{
+		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode,
+		Flows: o.Flows, Templates: o.Templates,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{
+		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors,
+		services: map[string]*service{},
+		filters:  map[loader.RawFilterKey]loader.RawFilterAction{},
+	}
+	b.rings.init(len(dp.Rings))
+	b.slots.init(len(dp.Reals))
+	b.numbers.init()
+	if dp.Settings.Answers == 0 {
+		dp.Settings.Answers = answersPerSecond
+	}
+	b.adopt()
+	ctx, cancel := context.WithCancel(context.Background())
+	b.stop = cancel
+	if o.NoSweeper {
+		return b, nil
+	}
+	if b.frags, err = newHolder(b); err != nil {
+		cancel()
+		_ = dp.Close(true)
+		return nil, err
+	}
+	b.done.Go(func() { b.runSweeper(ctx) })
+	b.done.Go(func() { b.frags.run(ctx) })
+	return b, nil
+}
+
+// answersPerSecond bounds ICMP answers of one CPU, as net.ipv4.icmp_msgs_per_sec
+// bounds the kernel's.
+const answersPerSecond = 1000
+
+// Close stops serving. With keep the packet path runs on for a successor.
+func (b *Backend) Close(keep bool) error {
+	b.stop()
+	b.done.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.frags != nil {
+		b.frags.close()
+	}
+	return b.dp.Close(keep)
+}
+
+// Datapath gives tests and benchmarks the tables themselves.
+func (b *Backend) Datapath() *loader.Datapath { return b.dp }
+
+// Renew lets a lease live for d from now; d <= 0 ends it at once.
+func (b *Backend) Renew(id uint32, d time.Duration) error {
+	if id >= uint32(len(b.dp.Leases)) {
+		return fmt.Errorf("lease %d: out of range (at most %d VRRP instances)", id, len(b.dp.Leases))
+	}
+	if d <= 0 {
+		store64(&b.dp.Leases[id], 0)
+		return nil
+	}
+	now, err := b.dp.Jiffies()
+	if err != nil {
+		return err
+	}
+	store64(&b.dp.Leases[id], now+uint64(d)*loader.HZ()/uint64(time.Second)+1)
+	return nil
+}
+
+// ErrUnsupported marks what direct routing in XDP does not do.
+var ErrUnsupported = errors.New("not possible with XDP (use `backend: ipvs` or `auto`)")
+
+// Supports tells why a service cannot run here: nil if it can.
+func Supports(s lb.Service) error {
+	for _, l := range s.Listeners {
+		if l.Addr.Is6() {
+			return fmt.Errorf("service %s: IPv6 listener %s: %w", s.Name, l, ErrUnsupported)
+		}
+	}
+	for _, r := range s.Reals {
+		if r.Forward != lb.DR {
+			return fmt.Errorf("service %s: forward %s: %w", s.Name, r.Forward, ErrUnsupported)
+		}
+		if r.Addr.Is6() {
+			return fmt.Errorf("service %s: IPv6 real %s: %w", s.Name, r.Addr, ErrUnsupported)
+		}
+		if r.Upper != 0 {
+			return fmt.Errorf("service %s: upper_threshold: %w", s.Name, ErrUnsupported)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,298 @@
+package vrrp
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// nowhere is an instance on an interface that does not exist: a router can
+// run it without sending anything.
+func nowhere(edits ...func(*Instance)) Instance {
+	return prio(100, append(edits, func(i *Instance) { i.Interface = "nosuch0" })...)
+}
+
+// running starts a router and gives a function that stops it and waits.
+func running(t *testing.T, r *Router) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	return sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("Run does not return")
+		}
+	})
+}
+
+func TestRouterLife(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	var mu sync.Mutex
+	calls := map[string]int{}
+	count := func(what string) func(string) {
+		return func(i string) { mu.Lock(); calls[what+" "+i]++; mu.Unlock() }
+	}
+	r := NewRouter(Options{Deactivate: count("deactivate"), OnBackup: count("backup")})
+	if got := r.Status(); got != nil {
+		t.Errorf("status before the start: %+v", got)
+	}
+	if err := r.Set([]Instance{nowhere()}); err != nil {
+		t.Fatal(err)
+	}
+	r.SetTracked("web", false)
+	stop := running(t, r)
+	defer stop()
+	e := <-r.Events()
+	if e.Instance != "VI_1" || e.Old != Init || e.New != Fault || e.Why != "no interface nosuch0" || e.At.IsZero() {
+		t.Errorf("first event %+v", e)
+	}
+	s := waitStatus(t, r, 1)[0]
+	if s.Role != Fault || s.Why != "no interface nosuch0" || s.Priority != 100 || s.Since.IsZero() {
+		t.Errorf("status %+v", s)
+	}
+
+	second := nowhere(func(i *Instance) {
+		i.Name, i.VRID, i.Addresses = "VI_2", 52, prefixes("10.99.0.102/24")
+	})
+	if err := r.Set([]Instance{nowhere(), second}); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-r.Events(); e.Instance != "VI_2" {
+		t.Errorf("the unchanged instance moved: %+v", e)
+	}
+	waitStatus(t, r, 2)
+	if err := r.Set([]Instance{second, second}); err == nil {
+		t.Error("two of one name were accepted")
+	}
+	if err := r.Set([]Instance{second}); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-r.Events(); e.Instance != "VI_1" || e.New != Init {
+		t.Errorf("event of the removed instance: %+v", e)
+	}
+	waitStatus(t, r, 1)
+	stop()
+	for e := range r.Events() {
+		if e.Instance != "VI_2" || e.New != Init {
+			t.Errorf("event at the end: %+v", e)
+		}
+	}
+	if calls["deactivate VI_1"] < 1 || calls["backup VI_2"] < 1 {
+		t.Errorf("calls %v", calls)
+	}
+}
+
+func waitStatus(t *testing.T, r *Router, n int) []Status {
+	t.Helper()
+	for range 3000 {
+		if s := r.Status(); len(s) == n {
+			return s
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("status %+v, want %d instances", r.Status(), n)
+	return nil
+}
+
+func TestRunThatIsCancelledAtOnce(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	r := NewRouter(Options{})
+	if err := r.Set([]Instance{nowhere()}); err != nil {
+		t.Fatal(err)
+	}
+	running(t, r)()
+	r.Claimed(vip, "too late")
+	r.SetTracked("web", true)
+}
+
+// A reader of events that never comes loses the oldest, not the newest.
+func TestEventsOverflow(t *testing.T) {
+	r := NewRouter(Options{})
+	notes := make(chan note)
+	go func() {
+		for i := range 300 {
+			notes <- note{event: &Event{Instance: "VI_1", New: Role(i % 2)}}
+		}
+		notes <- note{event: &Event{Instance: "last"}}
+		close(notes)
+	}()
+	r.report(notes)
+	close(r.events)
+	n, last := 0, Event{}
+	for last = range r.Events() {
+		n++
+	}
+	if n != cap(r.events) || last.Instance != "last" {
+		t.Errorf("%d events, the last %+v", n, last)
+	}
+}
+
+func TestSetRefuses(t *testing.T) {
+	other := func(edit func(*Instance)) []Instance {
+		return []Instance{sample(nil), sample(func(i *Instance) {
+			i.Name, i.VRID, i.Addresses = "VI_2", 52, prefixes("10.99.0.102/24")
+			edit(i)
+		})}
+	}
+	r := NewRouter(Options{})
+	if err := r.Set(other(func(*Instance) {})); err != nil {
+		t.Fatal(err)
+	}
+	for want, list := range map[string][]Instance{
+		"two of this name":              other(func(i *Instance) { i.Name = "VI_1" }),
+		"identifier 51 on eth0 is VI_1": other(func(i *Instance) { i.VRID = 51 }),
+		"10.99.0.100 is also VI_1's":    other(func(i *Instance) { i.Addresses = prefixes("10.99.0.100/32") }),
+		"priority 0":                    other(func(i *Instance) { i.Priority = 0 }),
+	} {
+		if err := r.Set(list); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
+	same := other(func(i *Instance) { i.VRID, i.Addresses, i.Version, i.AuthPass = 51, prefixes("fd99::100/64"), 3, "" })
+	if err := r.Set(same); err != nil {
+		t.Errorf("one identifier in both families: %v", err)
+	}
+}
+
+// deaf makes a loop without sockets for what needs no network.
+func deaf(t *testing.T, cfg Instance) (*loop, *vrouter, chan note) {
+	t.Helper()
+	notes := make(chan note, 100)
+	opts := &Options{}
+	r := NewRouter(*opts)
+	l, err := newLoop(opts, notes, &r.shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newVrouter(l, item{cfg: cfg})
+	v.cond.Self = addrB
+	v.m.step(Start{Self: addrB}, time.Now())
+	v.group, v.started = Group{v.m}, true
+	l.routers = []*vrouter{v}
+	t.Cleanup(func() { v.worker.close(); l.workers.Wait(); l.closeWake() })
+	return l, v, notes
+}
+
+func wire(t *testing.T, p Packet) []byte {
+	t.Helper()
+	b, err := p.Append(nil, addrA, Group4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Junk changes nothing but counters and the warning, and the log hears of
+// it once a minute.
+func TestJunk(t *testing.T) {
+	l, v, notes := deaf(t, sample(nil))
+	good := vectors[0].want
+	bad := good
+	bad.Password[0]++
+	now := time.Now()
+	before := *v.m
+	for range 100 {
+		v.hear(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, bad)}, now)
+		v.hear(l, datagram{src: addrA, dst: Group4, ttl: 64, payload: wire(t, good)}, now)
+		v.hear(l, datagram{src: addrB, dst: Group4, ttl: 255, payload: wire(t, good)}, now)
+		now = now.Add(time.Second)
+	}
+	if after := *v.m; after.masterDown != before.masterDown || after.role != before.role {
+		t.Errorf("junk changed the machine: %+v", after)
+	}
+	v.publish()
+	s := v.public.Load()
+	if s.Dropped["password"] != 100 || s.Dropped["ttl"] != 100 || s.Dropped["own_address"] != 100 || len(s.Peers) != 0 {
+		t.Errorf("dropped %v, peers %v", s.Dropped, s.Peers)
+	}
+	if len(notes) != 2 {
+		t.Errorf("%d lines in 100 s, want 2", len(notes))
+	}
+	if n := <-notes; n.attrs[3].Value.Uint64() != 1 {
+		t.Errorf("first line %v", n.attrs)
+	}
+	if n := <-notes; n.attrs[3].Value.Uint64() != 180 {
+		t.Errorf("second line %v, want the 180 since", n.attrs)
+	}
+	v.hear(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, bad)}, now)
+	if want := "another host (10.99.0.1) claims virtual router 51 with another password"; v.warning != want {
+		t.Errorf("warning %q", v.warning)
+	}
+
+	v.hear(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, good)}, now)
+	v.publish()
+	if s := v.public.Load(); len(s.Peers) != 1 || s.Peers[0] != (Peer{addrA, 150, now}) || v.m.masterDown == before.masterDown {
+		t.Errorf("after a good one: %+v", s)
+	}
+}
+
+func TestPeersAreBounded(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	for i := range 200 {
+		src := netip.AddrFrom4([4]byte{10, 99, 1, byte(i)})
+		v.hear(l, datagram{src: src, dst: Group4, ttl: 255, payload: wire(t, vectors[0].want)}, time.Now())
+	}
+	if len(v.peers) > maxPeers {
+		t.Errorf("%d peers remembered", len(v.peers))
+	}
+}
+
+func TestWarningsFade(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	r := NewRouter(Options{})
+	l.shown = &r.shown
+	v.warn("trouble", time.Now())
+	l.show()
+	if got := r.Status()[0].Warning; got != "trouble" {
+		t.Errorf("warning %q", got)
+	}
+	v.warn("trouble", time.Now().Add(-warningAge-time.Second))
+	l.show()
+	if got := r.Status()[0].Warning; got != "" {
+		t.Errorf("old warning %q", got)
+	}
+}
+
+func TestClaimed(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	l.claimed(vip, "02:00:00:00:00:01")
+	if v.warning != "" {
+		t.Error("a backup minds the master's claim")
+	}
+	v.m.role, v.m.active = Master, true
+	l.claimed(addrA, "02:00:00:00:00:01")
+	if v.warning != "" {
+		t.Error("a claim of another address counts")
+	}
+	l.claimed(vip, "02:00:00:00:00:01")
+	if want := "another host (02:00:00:00:00:01) uses our address 10.99.0.100"; v.warning != want {
+		t.Errorf("warning %q", v.warning)
+	}
+}
+
+func TestFreshLease(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	if l.fresh(v) {
+		t.Error("fresh without Held")
+	}
+	lease := v.cfg.lease(100)
+	for held, want := range map[time.Duration]bool{
+		0: false, lease: true, lease - 2900*time.Millisecond: true, lease - 3*sec: false, lease - 4*sec: false,
+	} {
+		l.opts.Held = func(string) time.Duration { return held }
+		if got := l.fresh(v); got != want {
+			t.Errorf("held %s of %s: fresh %v", held, lease, got)
+		}
+	}
+}

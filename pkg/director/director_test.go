@@ -220,7 +220,9 @@ func TestAddressesAreHeldAndWatched(t *testing.T) {
 		if !slices.Equal(r.neigh.reals, []netip.Addr{server(1), server(2), sorryIP}) {
 			t.Errorf("watched %v", r.neigh.reals)
 		}
+		r.vips.mu.Lock()
 		r.vips.held = nil // as if somebody took it off
+		r.vips.mu.Unlock()
 		time.Sleep(driftInterval)
 		synctest.Wait()
 		if len(r.vips.held) != 1 {

@@ -1,0 +1,122 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Client asks a daemon through its socket. Its errors are one line for
+// people; what the daemon refused is said in the daemon's words.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient makes a client; nothing is opened until it is used.
+func NewClient(socket string) *Client {
+	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// Status asks for [director.Director.Status].
+func (c *Client) Status(ctx context.Context) (st director.Status, err error) {
+	return st, c.do(ctx, http.MethodGet, pathStatus, nil, &st)
+}
+
+// List asks for [director.Director.List].
+func (c *Client) List(ctx context.Context, want director.Want) (l director.Listing, err error) {
+	path := pathList
+	if want.Connections {
+		path += "?connections=" + strconv.Itoa(want.Limit)
+	}
+	return l, c.do(ctx, http.MethodGet, path, nil, &l)
+}
+
+// Explain asks for [director.Director.Explain].
+func (c *Client) Explain(ctx context.Context, p lb.Packet) (e lb.Explanation, err error) {
+	q := url.Values{"protocol": {p.Proto.String()}, "src": {p.Src.String()}, "dst": {p.Dst.String()}, "flags": {p.Flags}}
+	return e, c.do(ctx, http.MethodGet, pathExplain+"?"+q.Encode(), nil, &e)
+}
+
+// Reload asks for [director.Director.Reload].
+func (c *Client) Reload(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, pathReload, struct{}{}, nil)
+}
+
+// SetWeight asks for [director.Director.SetWeight].
+func (c *Client) SetWeight(ctx context.Context, service, real string, weight *uint16) error {
+	return c.do(ctx, http.MethodPost, pathWeight, weightRequest{service, real, weight}, nil)
+}
+
+// Drain asks for [director.Director.Drain].
+func (c *Client) Drain(ctx context.Context, service, real string, undo bool) error {
+	return c.do(ctx, http.MethodPost, pathDrain, drainRequest{service, real, undo}, nil)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {
+	var r io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("request: %w", err)
+		}
+		r = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://lvx"+path, r)
+	if err != nil {
+		return fmt.Errorf("request: %w", err)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		var p problem
+		if json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p) != nil || p.Error == "" {
+			return fmt.Errorf("the daemon answers %s (is it another version?)", res.Status)
+		}
+		return errors.New(p.Error)
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.NewDecoder(res.Body).Decode(answer); err != nil {
+		return fmt.Errorf("answer of the daemon: %w", err)
+	}
+	return nil
+}
+
+// explain says what to do about a socket that cannot be used.
+func (c *Client) explain(err error) error {
+	var op *url.Error
+	if errors.As(err, &op) {
+		err = op.Err // without the made-up URL
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("no lvx runs here: no socket %s (start lvx run, or name its socket with --socket)", c.socket)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no lvx runs here: nobody answers on %s (start lvx run)", c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("socket %s: permission denied (run it as root)", c.socket)
+	}
+	return err
+}

@@ -1,0 +1,58 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultLockDir is where locks are.
+const DefaultLockDir = "/run/lvx"
+
+// Lock makes sure that one daemon at a time works on a pin directory. The
+// lock is the kernel's (flock): it ends with the process, however that ends.
+// The file stays; removing it would let two daemons lock two files of one
+// name. Close the result to unlock.
+func Lock(dir, pinDir string) (io.Closer, error) {
+	if err := makeDir(dir); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	name := strings.ReplaceAll(strings.Trim(filepath.Clean(pinDir), "/"), "/", "-") + ".lock"
+	path := filepath.Join(dir, name)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		holder, _ := io.ReadAll(io.LimitReader(f, 20))
+		f.Close()
+		return nil, fmt.Errorf("another lvx runs with pin_dir %s (process %s; stop it, or set another pin_dir)",
+			pinDir, strings.TrimSpace(string(holder)))
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0) // only for the message above
+	}
+	return f, nil
+}
+
+// makeDir makes a directory for root and its group. One that is there keeps
+// its mode: it may be anybody's.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o750) // whatever the umask
+}

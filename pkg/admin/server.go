@@ -1,0 +1,214 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Options are what a [Server] works with.
+type Options struct {
+	Director Director
+	Socket   string          // path of the unix socket
+	Listen   string          // address of the TCP listener; "" = none
+	Ready    <-chan struct{} // nothing is opened before; nil = at once
+	Log      *slog.Logger
+}
+
+// Server answers on the socket and on the TCP listener.
+type Server struct {
+	opt Options
+	log *slog.Logger
+	up  chan struct{}
+}
+
+// NewServer makes a server; nothing happens until Run.
+func NewServer(opt Options) *Server {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{})}
+}
+
+// Up is closed once the server can be asked.
+func (s *Server) Up() <-chan struct{} { return s.up }
+
+// Run answers until ctx ends. It waits for Ready first.
+func (s *Server) Run(ctx context.Context) error {
+	if s.opt.Ready != nil {
+		select {
+		case <-s.opt.Ready:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	sock, err := listenUnix(s.opt.Socket)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(s.opt.Socket) // closing does it, too, but not after an error
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serve(ctx, sock, s.api()) })
+	if s.opt.Listen != "" {
+		tcp, err := net.Listen("tcp", s.opt.Listen)
+		if err != nil {
+			sock.Close()
+			_ = g.Wait() // it only tells that the socket is closed
+			return fmt.Errorf("admin.listen: %w", err)
+		}
+		g.Go(func() error { return s.serve(ctx, tcp, s.public()) })
+	}
+	close(s.up)
+	return g.Wait()
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{
+		Handler:           h,
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if srv.Shutdown(grace) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-done
+	}
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return fmt.Errorf("admin: %w", err)
+}
+
+// api is what the unix socket answers.
+func (s *Server) api() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, r *http.Request) {
+		st, err := s.opt.Director.Status(r.Context())
+		s.answer(w, st, err)
+	})
+	mux.HandleFunc("GET "+pathList, s.list)
+	mux.HandleFunc("GET "+pathExplain, s.explain)
+	mux.Handle("POST "+pathReload, change(func(r *http.Request, _ struct{}) error {
+		return s.opt.Director.Reload(r.Context())
+	}))
+	mux.Handle("POST "+pathWeight, change(func(r *http.Request, q weightRequest) error {
+		return s.opt.Director.SetWeight(r.Context(), q.Service, q.Real, q.Weight)
+	}))
+	mux.Handle("POST "+pathDrain, change(func(r *http.Request, q drainRequest) error {
+		return s.opt.Director.Drain(r.Context(), q.Service, q.Real, q.Undo)
+	}))
+	return mux
+}
+
+// change handles a request that changes something: from root, with a small
+// JSON body that has no unknown keys.
+func change[Q any](do func(*http.Request, Q) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !byRoot(r.Context()) {
+			fail(w, http.StatusForbidden, errors.New("changes are root's (run it as root)"))
+			return
+		}
+		var q Q
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&q); err != nil {
+			fail(w, http.StatusBadRequest, fmt.Errorf("request body: %w", err))
+			return
+		}
+		if err := do(r, q); err != nil {
+			fail(w, statusCode(err), err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	var want director.Want
+	if n := r.FormValue("connections"); n != "" {
+		limit, err := strconv.Atoi(n)
+		if err != nil || limit < 0 {
+			fail(w, http.StatusBadRequest, fmt.Errorf("connections %q: not a number (0 = all)", n))
+			return
+		}
+		want.Connections, want.Limit = true, limit
+	}
+	l, err := s.opt.Director.List(r.Context(), want)
+	s.answer(w, l, err)
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
+	p, err := parsePacket(r.FormValue("protocol"), r.FormValue("src"), r.FormValue("dst"), r.FormValue("flags"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	e, err := s.opt.Director.Explain(r.Context(), p)
+	s.answer(w, e, err)
+}
+
+func parsePacket(proto, src, dst, flags string) (lb.Packet, error) {
+	p := lb.Packet{Flags: flags}
+	switch proto {
+	case "tcp":
+		p.Proto = lb.TCP
+	case "udp":
+		p.Proto = lb.UDP
+	default:
+		return p, fmt.Errorf("protocol %q: unknown (tcp or udp)", proto)
+	}
+	var err error
+	if p.Src, err = netip.ParseAddrPort(src); err != nil {
+		return p, fmt.Errorf("source %q: not ADDR:PORT", src)
+	}
+	if p.Dst, err = netip.ParseAddrPort(dst); err != nil {
+		return p, fmt.Errorf("destination %q: not ADDR:PORT", dst)
+	}
+	if strings.Trim(flags, "SAFRPU") != "" {
+		return p, fmt.Errorf("flags %q: unknown (letters of SAFRPU)", flags)
+	}
+	return p, nil
+}
+
+func (s *Server) answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		fail(w, statusCode(err), err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.log.Debug("answer not sent", "err", err)
+	}
+}
+
+func fail(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(problem{err.Error()}) // nobody is left to be told
+}

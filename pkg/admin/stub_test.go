@@ -1,0 +1,131 @@
+package admin
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// stub is a director that answers what it was told to.
+type stub struct {
+	mu      sync.Mutex
+	err     error
+	calls   []string
+	want    director.Want
+	packet  lb.Packet
+	weight  *uint16
+	status  director.Status
+	listing director.Listing
+}
+
+func (s *stub) note(call string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, call)
+	return s.err
+}
+
+func (s *stub) Status(context.Context) (director.Status, error) {
+	return s.status, s.note("status")
+}
+
+func (s *stub) List(_ context.Context, w director.Want) (director.Listing, error) {
+	err := s.note("list")
+	s.want = w
+	return s.listing, err
+}
+
+func (s *stub) Explain(_ context.Context, p lb.Packet) (lb.Explanation, error) {
+	err := s.note("explain")
+	s.packet = p
+	return lb.Explanation{Verdict: "forwarded", Service: "web", Steps: []string{"one", "two"}}, err
+}
+
+func (s *stub) Reload(context.Context) error { return s.note("reload") }
+
+func (s *stub) SetWeight(_ context.Context, service, real string, w *uint16) error {
+	err := s.note("weight " + service + " " + real)
+	s.weight = w
+	return err
+}
+
+func (s *stub) Drain(_ context.Context, service, real string, undo bool) error {
+	call := "drain "
+	if undo {
+		call = "undo "
+	}
+	return s.note(call + service + " " + real)
+}
+
+var (
+	real1 = netip.MustParseAddr("10.0.0.11")
+	real2 = netip.MustParseAddr("2001:db8::12")
+)
+
+// newStub has one service with a healthy real and a down one, whose reason
+// is not to be trusted.
+func newStub() *stub {
+	now := time.Unix(1_700_000_000, 0).UTC()
+	return &stub{
+		status: director.Status{
+			Version: "1.2.3", Backend: "xdp", Mode: "native", Started: now, Now: now.Add(90 * time.Second), Faults: 3,
+			Reload: director.ReloadStatus{At: now},
+			VRRP: []director.VRRPStatus{{
+				Instance: "VI_1", Role: "MASTER", Priority: 100, Since: now, Why: "no master heard",
+				Dropped: map[string]uint64{"auth": 7},
+			}},
+			Services: []director.ServiceStatus{{
+				Name: "web", State: "up", Scheduler: "wrr", Listeners: []string{"10.0.0.100:80/tcp"},
+				Reals: []director.RealStatus{
+					{Addr: real1, State: "up", Weight: 3, Since: now},
+					{Addr: real2, Port: 81, State: "down", Weight: 1, Reason: "banner <script>alert(1)</script>\x1b[31m"},
+				},
+			}},
+		},
+		listing: director.Listing{
+			Services: []lb.Service{{Name: "web", Persistence: lb.Persistence{Timeout: time.Minute}, Reals: []lb.Real{{Addr: real1, Weight: 3}}}},
+			Stats: lb.Stats{
+				Services: []lb.ServiceStats{{
+					Name: "web", Counters: lb.Counters{Conns: 10, InPkts: 20, InBytes: 800},
+					Reals: []lb.RealStats{{Addr: real1, Active: 4, Inactive: 5, Persist: 6, Counters: lb.Counters{Conns: 10, InPkts: 20, InBytes: 800}}},
+				}},
+				Verdicts: []lb.Verdict{{Name: "forwarded", Count: 20}},
+				Flows:    lb.TableStats{Capacity: 1000, Used: 9, Evicted: map[string]uint64{"half_open": 2}},
+			},
+			Connections: []lb.Connection{{Service: "web", Proto: lb.TCP, Client: netip.MustParseAddrPort("172.16.0.5:1024"), Expires: time.Minute}},
+		},
+	}
+}
+
+// start runs a server on a socket of its own until the test ends.
+func start(t *testing.T, opt Options) (socket string) {
+	t.Helper()
+	if opt.Socket == "" {
+		opt.Socket = filepath.Join(t.TempDir(), "lvx.sock")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	res := make(chan error, 1)
+	s := NewServer(opt)
+	go func() { res <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-res; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	select {
+	case <-s.Up():
+	case err := <-res:
+		res <- nil
+		t.Fatalf("not up: %v", err)
+	case <-time.After(time.Minute):
+		t.Fatal("not up after a minute")
+	}
+	return opt.Socket
+}

@@ -96,7 +96,11 @@ func listen(c *cursor) []lb.Listener {
 // parseListen understands "ADDR:PORT/PROTO", where PORT may be a range or *,
 // and ADDR alone, which is every port of TCP and of UDP.
 func parseListen(s string) ([]lb.Listener, error) {
-	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
+	bare := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		bare = s[1 : len(s)-1]
+	}
+	if a, err := netip.ParseAddr(bare); err == nil && !strings.Contains(bare, "/") {
 		if what := virtual(a); what != "" {
 			return nil, fmt.Errorf("%s", what)
 		}
@@ -231,7 +235,7 @@ func parseNetmask(s string, bits int) (int, error) {
 
 // interfaceName reads the name of a network device (dev_valid_name).
 func interfaceName(c *cursor) string {
-	s := filled(c, "the name of an interface")
+	s := filled(c, "the name of one interface")
 	if len(s) > 15 || s == "." || s == ".." || strings.ContainsAny(s, "/: ") {
 		c.errorf("%s is not the name of an interface (want up to 15 characters without blanks, / and :)", quoted(s))
 		return ""

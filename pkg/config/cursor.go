@@ -92,6 +92,9 @@ func (c *cursor) generic() string {
 // errorf records what is wrong here.
 func (c *cursor) errorf(format string, args ...any) {
 	c.d.errors++
+	if c.d.nodes < 0 {
+		return // it was given up
+	}
 	if c.d.first == nil || c.line < c.d.first.Line {
 		c.d.first = &Error{File: c.d.name, Line: c.line, Key: c.path(), Text: fmt.Sprintf(format, args...)}
 	}
@@ -113,13 +116,15 @@ func (c *cursor) unique(kind, name, shown string) {
 	c.d.taken[id] = c.line
 }
 
-// spend counts a node. Once there were too many, nothing is read any more.
+// spend counts a node. Once there were too many, nothing is read any more,
+// and that is the error.
 func (c *cursor) spend() bool {
-	c.d.nodes--
 	if c.d.nodes == 0 {
+		c.d.first = nil
 		c.errorf("aliases that multiply to more than %d values (want them written out, or fewer)", maxAliased)
 	}
-	return c.d.nodes > 0
+	c.d.nodes--
+	return c.d.nodes >= 0
 }
 
 // list reads a list. A single value is a list of one.
@@ -186,7 +191,7 @@ func (o *object) add(n *yaml.Node, depth int) {
 		line, twice := own[k.Value]
 		switch {
 		case k.Kind != yaml.ScalarNode || k.Value == "":
-			at.onKey().errorf("%s as a key (want a word)", found(k))
+			at.up.onLine(k.Line).errorf("%s as a key (want a word)", found(k))
 		case k.ShortTag() == "!!merge":
 			merges = append(merges, at)
 		case twice:
@@ -207,7 +212,7 @@ func (o *object) add(n *yaml.Node, depth int) {
 // merge adds the maps of a "<<" key.
 func (o *object) merge(m *cursor, depth int) {
 	if depth > maxMerges {
-		m.errorf("maps merged into one another more than %d deep (want fewer)", maxMerges)
+		m.onKey().errorf("maps merged into one another more than %d deep (want fewer)", maxMerges)
 		return
 	}
 	for _, at := range list(func(c *cursor) *cursor { return c })(m) {
@@ -283,9 +288,11 @@ func (o *object) done() bool {
 }
 
 // onKey is the same place on the line of its key.
-func (c *cursor) onKey() *cursor {
+func (c *cursor) onKey() *cursor { return c.onLine(c.begun) }
+
+func (c *cursor) onLine(line int) *cursor {
 	moved := *c
-	moved.line = c.begun
+	moved.line = line
 	return &moved
 }
 

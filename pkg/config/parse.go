@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -19,19 +21,19 @@ func Load(path string) (*Config, error) {
 	// Without O_NONBLOCK, opening a named pipe would wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, unreadable(path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, unreadable(path, err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("configuration %s: not a regular file (want a file, found mode %s)", plain(path), info.Mode())
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, unreadable(path, err)
 	}
 	cfg, err := Parse(path, data)
 	if err != nil {
@@ -42,6 +44,15 @@ func Load(path string) (*Config, error) {
 			"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", plain(path), info.Mode().Perm()))
 	}
 	return cfg, nil
+}
+
+// unreadable keeps a path that does not print out of the error.
+func unreadable(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("configuration %s: %w", plain(path), err)
 }
 
 // secret tells whether the file holds something that is.

@@ -102,20 +102,22 @@ func track(c *cursor) vrrp.Track {
 // whole address.
 func vip(c *cursor) netip.Prefix {
 	s := filled(c, "an address such as 192.0.2.1/24")
-	p, err := netip.ParsePrefix(s)
-	if a, addrErr := netip.ParseAddr(s); addrErr == nil {
-		p, err = netip.PrefixFrom(a.WithZone(""), a.BitLen()), nil
+	a, err := netip.ParseAddr(s)
+	p := netip.PrefixFrom(a, a.BitLen())
+	if err != nil {
+		p, err = netip.ParsePrefix(s)
+		a = p.Addr()
 	}
 	switch {
 	case s == "": // recorded
 	case err != nil:
 		c.errorf("%s is not an address (want 192.0.2.1/24, for example)", quoted(s))
-	case virtual(p.Addr()) != "":
-		c.errorf("%s", virtual(p.Addr()))
+	case virtual(a) != "":
+		c.errorf("%s", virtual(a))
 	case p.Bits() == 0:
-		c.errorf("%s has a prefix of no length (want the length of the segment's, or %s)", quoted(s), p.Addr())
+		c.errorf("%s has a prefix of no length (want the length of the segment's, or %s)", quoted(s), a)
 	default:
-		c.unique("address", p.Addr().String(), p.Addr().String())
+		c.unique("address", a.String(), a.String())
 		return p
 	}
 	return netip.Prefix{}
@@ -139,8 +141,14 @@ func (r *router) compare() {
 	o.at("virtual_router_id").unique("virtual router identifier",
 		fmt.Sprint(r.Interface, r.VRID, own), fmt.Sprintf("%d for %s on %s", r.VRID, own, r.Interface))
 	r.compareVersion(own)
-	if n := len(r.Addresses); n > maxVIPs {
-		o.at("addresses").errorf("%d addresses (want at most %d, which is what an advertisement holds)", n, maxVIPs)
+	advertised := 0
+	for _, a := range r.Addresses {
+		if family(a.Addr()) == own {
+			advertised++
+		}
+	}
+	if advertised > maxVIPs {
+		o.at("addresses").errorf("%d %s addresses (want at most %d, which is what an advertisement holds)", advertised, own, maxVIPs)
 	}
 	for _, a := range r.UnicastPeers {
 		if family(a) != own {

@@ -28,23 +28,25 @@ func raw(c *cursor, want string) (string, bool) {
 }
 
 // text reads any characters. What YAML takes for a truth value needs quotes.
-func text(c *cursor) string {
-	s, ok := raw(c, "text")
+func text(c *cursor) string { return textFor(c, "text") }
+
+func textFor(c *cursor, want string) string {
+	s, ok := raw(c, want)
 	if ok && c.node.ShortTag() == "!!bool" {
-		c.errorf("%s is a truth value (want text: write it in quotes)", s)
+		c.errorf("%s is a truth value (want %s: write it in quotes)", s, want)
 		return ""
 	}
 	return s
 }
 
 // line reads text without line breaks and other characters that do not print.
-func line(c *cursor) string {
-	s := text(c)
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			c.errorf("%s holds a character that does not print (want one line of text)", quoted(s))
-			return ""
-		}
+func line(c *cursor) string { return lineFor(c, "text") }
+
+func lineFor(c *cursor, want string) string {
+	s := textFor(c, want)
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		c.errorf("%s holds a character that does not print (want %s)", quoted(s), want)
+		return ""
 	}
 	return s
 }
@@ -52,7 +54,7 @@ func line(c *cursor) string {
 // filled reads one line of text that must not be empty. An empty result is an
 // error that has been recorded.
 func filled(c *cursor, want string) string {
-	s := line(c)
+	s := lineFor(c, want)
 	if s == "" && c.node.Kind == yaml.ScalarNode && c.node.ShortTag() == "!!str" && c.node.Value == "" {
 		c.errorf(`"" is empty (want %s)`, want)
 	}

@@ -96,6 +96,8 @@ func hint(line, problem string) string {
 	switch {
 	case strings.Contains(indent, "\t"):
 		return "tab in the indentation (want spaces)"
+	case strings.HasPrefix(problem, "found unexpected end of stream"):
+		return "quotes that are not closed (want them closed)"
 	case strings.HasPrefix(problem, "found character that cannot start any token"):
 		return problem + " (want quotes around a value that begins with @, ` or %)"
 	case strings.HasPrefix(problem, "mapping values are not allowed"):

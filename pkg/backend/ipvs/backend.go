@@ -34,8 +34,7 @@ type Backend struct {
 	conns    func() (io.ReadCloser, error)
 
 	ledger ledger
-	state  lb.State // as applied last
-	plan   plan     // for state
+	plan   plan // as applied last
 	closed bool
 }
 
@@ -87,25 +86,41 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	p, wrong := newPlan(s, b.state, b.ledger.Marks)
-	errs := slices.Collect(maps.Values(wrong))
-	for _, v := range p.virtuals {
-		b.ledger.add(keyOf(v.svc), v.name)
-	}
-	b.ledger.Marks = p.marks
+	failed := wrong(s, b.ledger.Marks)
+	p := newPlan(s, b.plan.state, failed, b.ledger.Marks)
+	strange := b.claim(p)
 	if err := b.prepare(p); err != nil {
-		return errors.Join(append(errs, err)...)
+		return err
 	}
 	// New services come before the marks that lead to them, and marks go
 	// before the services they led to.
-	removals, err := b.install(p)
-	errs = append(errs, err)
+	removals, err := b.install(p, strange, failed)
+	if err != nil {
+		return err
+	}
+	if len(failed) > 0 {
+		p = newPlan(s, b.plan.state, failed, b.ledger.Marks)
+	}
+	errs := slices.Collect(maps.Values(failed))
 	if err := b.firewall.Set(p.rules); err != nil {
 		errs = append(errs, fmt.Errorf("nftables: %w", err))
 	}
 	errs = append(errs, removals(), b.removeOthers(p))
-	b.state, b.plan = s.Clone(), p
+	b.plan, b.ledger.Marks = p, p.marks
 	return errors.Join(append(errs, b.ledger.write(b.dir))...)
+}
+
+// claim makes the services of the plan ours in the ledger, and lists those
+// that were not before.
+func (b *Backend) claim(p plan) (strange map[key]bool) {
+	strange = map[key]bool{}
+	for _, v := range p.virtuals {
+		k := keyOf(v.svc)
+		strange[k] = !b.ledger.owns(k)
+		b.ledger.add(k, v.name)
+	}
+	b.ledger.Marks = p.marks
+	return strange
 }
 
 // prepare writes the ledger, then sysctls and timeouts.
@@ -165,35 +180,38 @@ func (b *Backend) restoreKnob(name string) error {
 	return nil
 }
 
-// install makes every wanted service and real be there, in order. What is to
-// be removed from services that stay is left to the returned function: the
-// kernel ends the connections of removed reals from a work queue a moment
-// later, and would take those of a real that is being moved with them.
-func (b *Backend) install(p plan) (removals func() error, err error) {
+// install makes every wanted service and real be there, in order; services
+// that could not be made join failed. What is to be removed from services
+// that stay is left to the returned function: the kernel ends the connections
+// of removed reals from a work queue a moment later, and would take those of
+// a real that is being moved with them.
+func (b *Backend) install(p plan, strange map[key]bool, failed map[string]error) (removals func() error, err error) {
 	have, err := b.have()
 	if err != nil {
-		return func() error { return nil }, err
+		return nil, err
 	}
-	lull := b.lull()
+	lull := lull{knobs: b.knobs}
 	var later []func() error
-	var errs []error
 	for _, v := range p.virtuals {
-		todo, err := b.reconcile(v, have, lull)
+		k := keyOf(v.svc)
+		if _, there := have[k]; there && strange[k] {
+			b.log.Warn("service was in the kernel already and is lvx's from now on", "service", v.name, "kernel", k.String())
+		}
+		todo, err := b.reconcile(v, have, &lull)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("service %s (%s): %w", v.name, keyOf(v.svc), explainErr(err, v)))
+			failed[v.name] = errors.Join(failed[v.name], fmt.Errorf("service %s (%s): %w", v.name, k, explainErr(err, v)))
 		}
 		for _, s := range todo {
 			later = append(later, func() error { return b.do(v, s) })
 		}
 	}
-	errs = append(errs, lull.end())
 	return func() error {
 		var errs []error
 		for _, f := range later {
 			errs = append(errs, f())
 		}
 		return errors.Join(errs...)
-	}, errors.Join(errs...)
+	}, lull.end()
 }
 
 // have lists the kernel's services by key.

@@ -3,6 +3,7 @@ package ipvs
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -194,6 +195,12 @@ func TestErrorsByService(t *testing.T) {
 TCP 10.0.0.100:25 rr: 10.0.0.11*5
 TCP 10.0.0.100:80 rr: 10.0.0.11*1 10.0.0.12*1`)
 
+	// The same mistake again, and the one before is still what counts.
+	if err := b.Apply(context.Background(), state(six)); err == nil {
+		t.Error("the same mistake is accepted the second time")
+	}
+	equalText(t, "after the same mistake", k.table(), "TCP 10.0.0.100:80 rr: 10.0.0.11*1 10.0.0.12*1")
+
 	none := web(reals(1), "10.0.0.100:81/tcp")
 	none.Name, none.Scheduler = "new", "nosuch"
 	err = b.Apply(context.Background(), state(web(reals(1, 1)), none))
@@ -201,6 +208,66 @@ TCP 10.0.0.100:80 rr: 10.0.0.11*1 10.0.0.12*1`)
 		t.Errorf("unknown scheduler: error %v", err)
 	}
 	equalText(t, "mail is gone, web stays", k.table(), "TCP 10.0.0.100:80 rr: 10.0.0.11*1 10.0.0.12*1")
+}
+
+// TestFailedMove: a service that cannot be made at its new place stays at its
+// old one, marks included.
+func TestFailedMove(t *testing.T) {
+	k := newFakeKernel()
+	b := k.backend(t, t.TempDir())
+	group := web(reals(1), "10.0.0.100:80/tcp", "10.0.0.100:443/tcp")
+	apply(t, b, state(group))
+	k.fail = func(change string) error {
+		if change == "add service TCP 10.0.0.100:80" {
+			return syscall.ENOMEM
+		}
+		return nil
+	}
+	err := b.Apply(context.Background(), state(web(reals(1))))
+	if !errors.Is(err, syscall.ENOMEM) || !strings.Contains(err.Error(), "service web (TCP 10.0.0.100:80)") {
+		t.Errorf("error %v", err)
+	}
+	equalText(t, "after the failure", k.table(), "FWM 1819672576 rr: 10.0.0.11*1")
+	if k.rules == nil || len(k.rules.spans) != 2 {
+		t.Errorf("rules %+v", k.rules)
+	}
+	k.fail = nil
+	apply(t, b, state(web(reals(1))))
+	equalText(t, "when it works", k.table(), "TCP 10.0.0.100:80 rr: 10.0.0.11*1")
+}
+
+// TestCollision: two services that are one to the kernel.
+func TestCollision(t *testing.T) {
+	k := newFakeKernel()
+	b := k.backend(t, t.TempDir())
+	first, second := web(reals(1)), named("second", web(reals(1), "10.0.0.101:80/tcp"))
+	first.Mark, second.Mark = 5, 5
+	err := b.Apply(context.Background(), state(first, second))
+	if err == nil || !strings.Contains(err.Error(), "service second: FWM 5 is service web already") {
+		t.Errorf("error %v", err)
+	}
+	equalText(t, "table", k.table(), "FWM 5 rr: 10.0.0.11*1")
+}
+
+// TestTakeOver: a service that somebody made and the configuration names is
+// ours from then on, with a warning.
+func TestTakeOver(t *testing.T) {
+	k := newFakeKernel()
+	old := ipvs.Service{Address: vip, Port: 80, Protocol: ipvs.TCP, Family: ipvs.INET, Scheduler: "lc"}
+	if err := k.CreateService(old); err != nil {
+		t.Fatal(err)
+	}
+	b := k.backend(t, t.TempDir())
+	var text strings.Builder
+	b.log = slog.New(slog.NewTextHandler(&text, nil))
+	apply(t, b, state(web(reals(1))))
+	apply(t, b, state(web(reals(1))))
+	if strings.Count(text.String(), "level=WARN") != 1 || !strings.Contains(text.String(), "TCP 10.0.0.100:80") {
+		t.Errorf("log:\n%s", text.String())
+	}
+	if err := b.Close(false); err != nil || k.table() != "" {
+		t.Errorf("after close: %v, %s", err, k.table())
+	}
 }
 
 func TestCheck(t *testing.T) {
@@ -397,5 +464,16 @@ func TestStatsAndObserved(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"", "weight 0", "overloaded: 3 connections, upper_threshold 3"}, reasons); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+// TestAvailable: wherever the test runs, the answer is nil or says what is
+// missing and what to do.
+func TestAvailable(t *testing.T) {
+	if err := Available(); err != nil && (!strings.Contains(err.Error(), "module ip_vs for kernel") || !strings.Contains(err.Error(), "use backend: xdp")) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Open(t.Context(), Options{}); err == nil || !strings.Contains(err.Error(), "state directory") {
+		t.Errorf("no state directory: error %v", err)
 	}
 }

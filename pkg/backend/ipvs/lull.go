@@ -11,8 +11,6 @@ type lull struct {
 	value string // to put back; "" if no lull
 }
 
-func (b *Backend) lull() *lull { return &lull{knobs: b.knobs} }
-
 // begin starts the lull, if it is not on.
 func (l *lull) begin() error {
 	if l.value != "" {

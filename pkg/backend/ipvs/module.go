@@ -27,7 +27,7 @@ func Available() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, "modprobe", "-n", "ip_vs").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "modprobe", "-D", "ip_vs").CombinedOutput(); err != nil {
 		return missingModule("ip_vs", fmt.Errorf("modprobe: %w: %.200s", err, strings.TrimSpace(string(out))))
 	}
 	return nil

@@ -31,7 +31,7 @@ func (b *Backend) Observed() (lb.Observed, error) {
 	if err != nil {
 		return o, err
 	}
-	for _, svc := range b.state.Services {
+	for _, svc := range b.plan.state.Services {
 		os := lb.ObservedService{Name: svc.Name, Mark: b.plan.mark(svc), Backend: "ipvs"}
 		found := false
 		for _, virt := range b.plan.of(svc.Name) {
@@ -89,7 +89,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 	for _, s := range list {
 		have[keyOf(s.Service)] = s
 	}
-	for _, svc := range b.state.Services {
+	for _, svc := range b.plan.state.Services {
 		ss := lb.ServiceStats{Name: svc.Name}
 		for _, v := range b.plan.of(svc.Name) {
 			s, ok := have[keyOf(v.svc)]
@@ -191,7 +191,7 @@ func (b *Backend) serviceOf(c lb.Connection) string {
 		return ""
 	}
 	best, width := "", 0
-	for _, svc := range b.state.Services {
+	for _, svc := range b.plan.state.Services {
 		for _, l := range svc.Listeners {
 			// The template of a service for every port has port 0.
 			inside := l.Contains(c.Virtual.Port()) || c.Template && c.Virtual.Port() == 0
@@ -224,7 +224,7 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 		return e, nil
 	}
 	e.Service = svc.Name
-	if contains(union(deniedRanges(b.state.Deny, b.state.Allow), deniedRanges(svc.Deny, svc.Allow)), p.Src.Addr()) {
+	if contains(union(deniedRanges(b.plan.state.Deny, b.plan.state.Allow), deniedRanges(svc.Deny, svc.Allow)), p.Src.Addr()) {
 		say("nftables: %s is on a deny list, or not on the allow list", p.Src.Addr())
 		e.Verdict = denied
 		return e, nil
@@ -242,7 +242,7 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 		return e, nil
 	}
 	say("connection: none")
-	if p.Proto == lb.TCP && !strings.Contains(cmp.Or(p.Flags, "S"), "S") && !b.state.SloppyTCP {
+	if p.Proto == lb.TCP && !strings.Contains(cmp.Or(p.Flags, "S"), "S") && !b.plan.state.SloppyTCP {
 		say("no SYN: not scheduled, the director's own stack resets it")
 		e.Verdict = noFlow
 		return e, nil
@@ -280,9 +280,9 @@ func (b *Backend) explainSchedule(e lb.Explanation, svc lb.Service) (lb.Explanat
 
 // find is the service whose listener takes p, standby VIPs aside.
 func (b *Backend) find(p lb.Packet) (lb.Service, bool) {
-	for _, sp := range spans(b.state, func(lb.Service) uint32 { return 0 }) {
+	for _, sp := range spans(b.plan.state, func(lb.Service) uint32 { return 0 }) {
 		if sp.addr == p.Dst.Addr() && sp.proto == p.Proto && sp.first <= p.Dst.Port() && p.Dst.Port() <= sp.last {
-			return b.state.Service(sp.service)
+			return b.plan.state.Service(sp.service)
 		}
 	}
 	return lb.Service{}, false

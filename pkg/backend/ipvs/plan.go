@@ -15,6 +15,7 @@ import (
 
 // A plan is what the kernel should hold for a state.
 type plan struct {
+	state    lb.State // with the services that failed as they were before
 	virtuals []virtual
 	rules    ruleset
 	sysctls  map[string]string
@@ -72,34 +73,49 @@ func (k key) String() string {
 // from those that people write into firewall rules.
 const firstMark = 0x6c760000
 
-// newPlan compiles a state. Services that it finds wrong are in errs by name;
-// the plan holds old's version of them, if old has one, so that they stay as
-// they are.
-func newPlan(s, old lb.State, marks map[string]uint32) (p plan, errs map[string]error) {
-	errs = map[string]error{}
+// newPlan compiles a state. The services in failed are wrong, or could not be
+// made: the plan holds old's version of them, if old has one, so that they
+// stay as they are.
+func newPlan(s, old lb.State, failed map[string]error, marks map[string]uint32) plan {
 	s = s.Clone()
-	p.marks = assignMarks(s, marks)
-	var kept []lb.Service
-	for _, svc := range s.Services {
-		if err := check(svc); err != nil {
-			errs[svc.Name] = fmt.Errorf("service %s: %w", svc.Name, err)
-			previous, ok := old.Service(svc.Name)
-			if !ok {
-				continue
-			}
-			svc = previous
+	s.Services = slices.DeleteFunc(s.Services, func(svc lb.Service) bool {
+		_, had := old.Service(svc.Name)
+		return failed[svc.Name] != nil && !had
+	})
+	for i, svc := range s.Services {
+		if failed[svc.Name] != nil {
+			s.Services[i], _ = old.Service(svc.Name)
 		}
-		kept = append(kept, svc)
 	}
-	s.Services = kept
+	p := plan{state: s, marks: assignMarks(s, marks), sysctls: sysctls(s)}
 	for _, svc := range s.Services {
 		p.virtuals = append(p.virtuals, virtuals(svc, s.Standby, p.mark(svc))...)
 	}
 	p.rules = newRuleset(s, p.mark)
-	p.sysctls = sysctls(s)
 	t := s.Timeouts.WithDefaults()
 	p.timeouts = ipvs.Config{TCPTimeout: seconds(t.TCP), TCPFinTimeout: seconds(t.TCPFin), UDPTimeout: seconds(t.UDP)}
-	return p, errs
+	return p
+}
+
+// wrong finds the services of a state that IPVS cannot hold, by name.
+func wrong(s lb.State, marks map[string]uint32) map[string]error {
+	errs := map[string]error{}
+	holder := map[key]string{}
+	p := plan{marks: assignMarks(s, marks)}
+	for _, svc := range s.Services {
+		err := check(svc)
+		for _, v := range virtuals(svc, nil, p.mark(svc)) {
+			k := keyOf(v.svc)
+			if other, taken := holder[k]; taken {
+				err = errors.Join(err, fmt.Errorf("%s is service %s already", k, other))
+			}
+			holder[k] = svc.Name
+		}
+		if err != nil {
+			errs[svc.Name] = fmt.Errorf("service %s: %w", svc.Name, err)
+		}
+	}
+	return errs
 }
 
 func seconds(d time.Duration) uint32 { return uint32(d / time.Second) }

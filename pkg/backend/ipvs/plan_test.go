@@ -99,7 +99,8 @@ func TestVirtuals(t *testing.T) {
 	} {
 		s := web(reals(2))
 		c.svc(&s)
-		p, errs := newPlan(state(s), lb.State{}, nil)
+		errs := wrong(state(s), nil)
+		p := newPlan(state(s), lb.State{}, nil, nil)
 		want := []virtual{{name: "web", svc: c.want, reals: c.reals}}
 		if diff := cmp.Diff(want, p.virtuals, comparable...); diff != "" || len(errs) > 0 {
 			t.Errorf("%s: errors %v (-want +got):\n%s", c.name, errs, diff)
@@ -114,7 +115,8 @@ func TestVirtualsOfBothFamilies(t *testing.T) {
 	s := web(append(reals(0), lb.Real{Addr: six, Weight: 1}), "10.0.0.100:80/tcp", "[2001:db8::100]:80/tcp")
 	s.Mark = 9
 	s.Sorry = netip.MustParseAddr("10.0.0.14")
-	p, errs := newPlan(state(s), lb.State{}, nil)
+	errs := wrong(state(s), nil)
+	p := newPlan(state(s), lb.State{}, nil, nil)
 	four := []ipvs.Destination{
 		{Address: reals(0)[0].Addr, Family: ipvs.INET, FwdMethod: ipvs.DirectRoute},
 		{Address: s.Sorry, Family: ipvs.INET, FwdMethod: ipvs.DirectRoute, Weight: 1},
@@ -136,7 +138,7 @@ func TestVirtualsOfBothFamilies(t *testing.T) {
 func TestSorryIsReal(t *testing.T) {
 	s := web(reals(0, 0))
 	s.Sorry = s.Reals[0].Addr
-	p, _ := newPlan(state(s), lb.State{}, nil)
+	p := newPlan(state(s), lb.State{}, nil, nil)
 	got := p.virtuals[0].reals
 	if len(got) != 2 || got[1].Address != s.Sorry || got[1].Weight != 1 {
 		t.Errorf("reals %+v", got)
@@ -145,7 +147,7 @@ func TestSorryIsReal(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	s := lb.State{Timeouts: lb.Timeouts{UDP: 90 * time.Second}}
-	p, _ := newPlan(s, lb.State{}, nil)
+	p := newPlan(s, lb.State{}, nil, nil)
 	if p.timeouts != (ipvs.Config{TCPTimeout: 900, TCPFinTimeout: 120, UDPTimeout: 90}) {
 		t.Errorf("timeouts %+v", p.timeouts)
 	}

@@ -42,7 +42,12 @@ type Suite struct {
 var Suites = []Suite{
 	{
 		Name: "backend", Package: "./pkg/backend/ipvs", Run: "^TestKernel", Icount: true,
-		Tools: []string{"ipvsadm", "ip", "nft"},
+		Tools:   []string{"ipvsadm", "ip", "nft"},
+		Modules: []string{"nf_tables"}, // ip_vs is for the backend to load
+	},
+	{
+		Name: "listing", Package: "./cmd/lvx", Run: "^TestKernel", Icount: true,
+		Tools: []string{"ipvsadm"},
 	},
 }
 

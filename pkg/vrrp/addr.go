@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -17,17 +18,24 @@ import (
 // answers must fit the socket's receive buffer.
 const batch = 64
 
-// listAddrs lists the addresses of interface index.
-func listAddrs(index int) ([]netip.Prefix, error) {
+// changing makes looking at an interface and changing it one step, among
+// the virtual routers of this host.
+var changing sync.Mutex
+
+// listAddrs lists the addresses of interface index, and those of them that
+// the kernel calls secondary.
+func listAddrs(index int) (all, secondary []netip.Prefix, err error) {
 	list, err := netlink.AddrList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("addresses of interface %d: %w", index, err)
+		return nil, nil, fmt.Errorf("addresses of interface %d: %w", index, err)
 	}
-	var ps []netip.Prefix
 	for _, a := range list {
-		ps = append(ps, prefixOf(a))
+		all = append(all, prefixOf(a))
+		if a.Flags&unix.IFA_F_SECONDARY != 0 && a.IP.To4() != nil {
+			secondary = append(secondary, prefixOf(a))
+		}
 	}
-	return ps, nil
+	return all, secondary, nil
 }
 
 func prefixOf(a netlink.Addr) netip.Prefix {
@@ -40,7 +48,9 @@ func prefixOf(a netlink.Addr) netip.Prefix {
 // how many were missing. An address that is there already, with whatever
 // prefix length, is adopted as it is.
 func addAddrs(index int, ps []netip.Prefix) (added int, err error) {
-	have, err := listAddrs(index)
+	changing.Lock()
+	defer changing.Unlock()
+	have, _, err := listAddrs(index)
 	if err != nil {
 		return 0, err
 	}
@@ -52,26 +62,32 @@ func addAddrs(index int, ps []netip.Prefix) (added int, err error) {
 // delAddrs takes the addresses of ps off interface index and nothing else.
 // What is gone already, or with its interface, is success.
 func delAddrs(index int, ps []netip.Prefix) error {
-	before, err := listAddrs(index)
+	changing.Lock()
+	defer changing.Unlock()
+	have, secondary, err := listAddrs(index)
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(before), func(p netip.Prefix) bool { return !holds(ps, p.Addr()) })
+	gone := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !holds(ps, p.Addr()) })
 	if len(gone) == 0 {
 		return nil
 	}
 	slices.Reverse(gone) // secondaries first, or they go with their primary
-	err = changeAddrs(unix.RTM_DELADDR, index, gone)
-	// Without promote_secondaries the kernel drops the other addresses of
-	// a subnet with its primary one (net/ipv4/devinet.c, __inet_del_ifa).
-	after, lerr := listAddrs(index)
-	if lerr != nil {
-		return errors.Join(err, lerr)
-	}
-	lost := slices.DeleteFunc(before, func(p netip.Prefix) bool {
-		return holds(gone, p.Addr()) || slices.Contains(after, p)
+	return errors.Join(changeAddrs(unix.RTM_DELADDR, index, gone), restore(index, gone, secondary))
+}
+
+// restore brings back what the kernel took away with a primary address of
+// gone: without promote_secondaries all others of its subnet (__inet_del_ifa
+// in net/ipv4/devinet.c).
+func restore(index int, gone, secondary []netip.Prefix) error {
+	lost := slices.DeleteFunc(slices.Clone(secondary), func(p netip.Prefix) bool {
+		with := func(g netip.Prefix) bool { return g.Masked() == p.Masked() && !slices.Contains(secondary, g) }
+		return slices.Contains(gone, p) || !slices.ContainsFunc(gone, with)
 	})
-	return errors.Join(err, changeAddrs(unix.RTM_NEWADDR, index, lost))
+	if len(lost) == 0 {
+		return nil
+	}
+	return changeAddrs(unix.RTM_NEWADDR, index, lost) // those that are still there are no error
 }
 
 // holds tells whether addr is among ps, whatever its prefix length.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -57,7 +58,7 @@ func inNamespace(t *testing.T, f func(t *testing.T, index int)) {
 // v4of lists the IPv4 addresses of an interface, sorted.
 func v4of(t *testing.T, index int) []netip.Prefix {
 	t.Helper()
-	ps, err := listAddrs(index)
+	ps, _, err := listAddrs(index)
 	if err != nil {
 		t.Error(err)
 	}
@@ -133,6 +134,39 @@ func TestManyAddresses(t *testing.T) {
 		if err := delAddrs(index, ps); err != nil {
 			t.Error(err)
 		}
+		wantAddrs(t, index)
+	})
+}
+
+// Virtual routers of one subnet come and go at the same time, and none
+// brings back what another one has just given up.
+func TestRemovalsAtTheSameTime(t *testing.T) {
+	inNamespace(t, func(t *testing.T, index int) {
+		var wg sync.WaitGroup
+		ns, err := netns.Get()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ns.Close()
+		for i := range 8 {
+			ps := prefixes(fmt.Sprintf("10.99.0.%d/24", 100+i))
+			wg.Go(func() {
+				runtime.LockOSThread()
+				if err := netns.Set(ns); err != nil {
+					t.Error(err)
+				}
+				for range 10 {
+					if _, err := addAddrs(index, ps); err != nil {
+						t.Error(err)
+					}
+					if err := delAddrs(index, ps); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
 		wantAddrs(t, index)
 	})
 }

@@ -155,6 +155,9 @@ func (l *lab) capture(host string, etherType uint16) *capture {
 		if err == nil {
 			err = unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000})
 		}
+		if err == nil {
+			err = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+		}
 		return err
 	})
 	c.wg.Go(c.run)
@@ -163,10 +166,9 @@ func (l *lab) capture(host string, etherType uint16) *capture {
 }
 
 func (c *capture) run() {
-	b := make([]byte, 9000)
+	b, oob := make([]byte, 9000), make([]byte, 64)
 	for {
-		n, _, err := unix.Recvfrom(c.fd, b, 0)
-		now := time.Now()
+		n, oobn, _, _, err := unix.Recvmsg(c.fd, b, oob, 0)
 		select {
 		case <-c.stop:
 			return
@@ -174,10 +176,22 @@ func (c *capture) run() {
 		}
 		if err == nil {
 			c.mu.Lock()
-			c.frames = append(c.frames, frame{now, append([]byte(nil), b[:n]...)})
+			c.frames = append(c.frames, frame{stamp(oob[:oobn]), append([]byte(nil), b[:n]...)})
 			c.mu.Unlock()
 		}
 	}
+}
+
+// stamp is the kernel's time of arrival: a busy test must not count as a
+// late advert.
+func stamp(oob []byte) time.Time {
+	msgs, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range msgs {
+		if m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= 16 {
+			return time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
+		}
+	}
+	return time.Now()
 }
 
 func (c *capture) close() {

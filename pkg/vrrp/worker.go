@@ -109,7 +109,7 @@ func (w *worker) look(j job) {
 	if w.looked || j.cfg.Priority != 255 || j.index == 0 {
 		return
 	}
-	have, err := listAddrs(j.index)
+	have, _, err := listAddrs(j.index)
 	if err != nil {
 		return
 	}

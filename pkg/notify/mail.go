@@ -1,0 +1,149 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"mime"
+	"mime/quotedprintable"
+	"net"
+	"net/smtp"
+	"net/textproto"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/guard"
+)
+
+// mailer sends one mail per message through an SMTP server (RFC 5321).
+type mailer struct{ SMTP }
+
+func newMailer(s SMTP) (*mailer, error) {
+	if _, _, err := net.SplitHostPort(s.Server); err != nil {
+		return nil, fmt.Errorf("notify smtp server %q (want HOST:PORT)", guard.Text(s.Server))
+	}
+	if len(s.To) == 0 {
+		return nil, errors.New("notify smtp: nobody to send mail to")
+	}
+	for _, a := range append([]string{s.From}, s.To...) {
+		if a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '<' || r == '>' }) {
+			return nil, fmt.Errorf("notify smtp: address %q (want name@host)", guard.Text(a))
+		}
+	}
+	return &mailer{s}, nil
+}
+
+func (m *mailer) String() string { return "mail by " + m.Server }
+
+func (m *mailer) patience() (time.Duration, int) { return 30 * time.Second, 3 }
+
+func (m *mailer) send(ctx context.Context, msg message) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", m.Server)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := m.converse(conn, msg); err != nil {
+		return said(err)
+	}
+	return nil
+}
+
+// converse is one session with the server.
+func (m *mailer) converse(conn net.Conn, msg message) error {
+	host, _, _ := net.SplitHostPort(m.Server) // newMailer has looked
+	c, err := smtp.NewClient(conn, host)
+	if err != nil {
+		return err
+	}
+	if err := c.Hello(helo(msg.host)); err != nil {
+		return err
+	}
+	if err := c.Mail(m.From); err != nil {
+		return err
+	}
+	for _, to := range m.To {
+		if err := c.Rcpt(to); err != nil {
+			return fmt.Errorf("%s: %w", to, err)
+		}
+	}
+	w, err := c.Data()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(m.compose(msg)); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	// The mail is accepted; how the server says goodbye changes nothing.
+	_ = c.Quit()
+	return nil
+}
+
+// said cleans what the server said.
+func said(err error) error {
+	var reply *textproto.Error
+	if errors.As(err, &reply) {
+		return fmt.Errorf("server says %d %s", reply.Code, guard.Text(reply.Msg))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("timeout")
+	}
+	return errors.New(guard.Text(err.Error()))
+}
+
+// helo is the name that a client presents itself by: one word.
+func helo(host string) string {
+	if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "localhost"
+	}
+	return host
+}
+
+// compose writes the mail (RFC 5322). All lines come from texts that are
+// clean, so that none can add a header.
+func (m *mailer) compose(msg message) []byte {
+	var b bytes.Buffer
+	subject := fmt.Sprintf("[lvx %s] %s", msg.host, msg.text())
+	for _, h := range [][2]string{
+		{"From", m.From},
+		{"To", strings.Join(m.To, ",\r\n ")},
+		{"Subject", mime.QEncoding.Encode("utf-8", guard.Text(subject))},
+		{"Date", msg.Time.Format(time.RFC1123Z)},
+		{"Message-ID", fmt.Sprintf("<%d.%d@%s>", msg.Time.UnixNano(), rand.Uint64(), helo(msg.host))},
+		{"Auto-Submitted", "auto-generated"}, // RFC 3834: no vacation replies
+		{"MIME-Version", "1.0"},
+		{"Content-Type", "text/plain; charset=utf-8"},
+		{"Content-Transfer-Encoding", "quoted-printable"},
+	} {
+		fmt.Fprintf(&b, "%s: %s\r\n", h[0], h[1])
+	}
+	b.WriteString("\r\n")
+	body := quotedprintable.NewWriter(&b)
+	for _, l := range [][2]string{
+		{"Host", msg.host},
+		{"Time", msg.Time.Format(time.RFC3339)},
+		{"Kind", string(msg.Kind)},
+		{"Name", msg.Name},
+		{"Service", msg.service()},
+		{"Change", msg.Old + " -> " + msg.New},
+		{"Reason", msg.Reason},
+	} {
+		if l[1] != "" {
+			fmt.Fprintf(body, "%-8s %s\r\n", l[0]+":", l[1])
+		}
+	}
+	if msg.changes > 1 {
+		fmt.Fprintf(body, "This tells of %d changes.\r\n", msg.changes)
+	}
+	_ = body.Close() // a bytes.Buffer takes everything
+	return b.Bytes()
+}

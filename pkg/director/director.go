@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/notify"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -48,17 +49,20 @@ type Neigh interface {
 	Watch(reals []netip.Addr)
 	Avoid(vips []netip.Addr) // nothing is asked in the name of a VIP
 	Changed() <-chan struct{}
+	Resolved() bool // every watched server that can be found was found
 }
 
-// Notifier tells people about changes. It must not block.
+// Notifier tells people about changes; [notify.Notifier] is one. It must not
+// block.
 type Notifier interface {
-	Notify(c Change)
+	Notify(e notify.Event)
 }
 
 // Times of the loop.
 const (
 	driftInterval = 10 * time.Second // full reconciliation: repairs what others changed
 	retryFirst    = 100 * time.Millisecond
+	settleTime    = time.Second // that servers have to be found before the VIPs attract traffic
 )
 
 // Options are what a [Director] works with. Config, Load, Backend and Health
@@ -85,7 +89,8 @@ type Director struct {
 	log   *slog.Logger
 	calls chan func(context.Context)
 	roles chan role
-	ready chan struct{} // closed after the first Apply
+	begun chan struct{} // closed after the first Apply
+	ready chan struct{} // closed when the VIPs are there
 	done  chan struct{} // closed when Run returns
 	lease atomic.Pointer[map[string]uint32]
 
@@ -95,6 +100,7 @@ type Director struct {
 	cfg       *config.Config
 	overrides Overrides
 	out       Outcome
+	settled   bool            // servers are found, or had their time
 	active    map[string]bool // VRRP instances that this host forwards for
 	tracked   map[string]bool // what VRRP was told of the services
 	meter     lb.Meter
@@ -116,6 +122,7 @@ func New(opt Options) *Director {
 		log:   opt.Log.With("component", "director"),
 		calls: make(chan func(context.Context)),
 		roles: make(chan role),
+		begun: make(chan struct{}),
 		ready: make(chan struct{}),
 		done:  make(chan struct{}),
 		cfg:   opt.Config,
@@ -124,12 +131,15 @@ func New(opt Options) *Director {
 	}
 }
 
-// Ready is closed once the backend holds the first plan and the addresses
-// are there.
+// Applied is closed once the backend holds the first plan: VRRP may start.
+func (d *Director) Applied() <-chan struct{} { return d.begun }
+
+// Ready is closed once, beyond that, the servers are found or had a second
+// to answer, and the VIPs are there: the first packets find what is listed.
 func (d *Director) Ready() <-chan struct{} { return d.ready }
 
 // Lease is the number of a VRRP instance's lease (see [lb.Lease]); it is
-// valid once Ready is closed, or the instance was added by a reload.
+// valid once Applied is closed, or the instance was added by a reload.
 func (d *Director) Lease(instance string) (uint32, bool) {
 	ids := d.lease.Load()
 	if ids == nil {
@@ -152,7 +162,7 @@ func (d *Director) Run(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
-	close(d.ready)
+	close(d.begun)
 	return d.loop(ctx)
 }
 
@@ -178,38 +188,65 @@ func (d *Director) loop(ctx context.Context) error {
 	defer drift.Stop()
 	sample := time.NewTicker(lb.RatePeriod)
 	defer sample.Stop()
+	found := time.NewTimer(settleTime)
+	defer found.Stop()
 	defer d.retry.Stop()
 	in := d.inbox()
-	for {
-		hold := false
-		select {
-		case <-ctx.Done():
-			return nil
-		case call := <-d.calls:
-			call(ctx)
-			continue
-		case <-sample.C:
-			d.sample()
-			continue
-		case <-in.health:
-		case <-in.neigh:
-		case e, ok := <-in.vrrp:
-			in.transition(d, e, ok)
-		case r := <-d.roles:
-			in.take(d, r)
-		case <-d.retry.C:
-			hold = true
-		case <-drift.C:
-			hold = true
+	for full := true; ; full = false { // full: addresses as well
+		if !full {
+			select {
+			case <-ctx.Done():
+				return nil
+			case call := <-d.calls:
+				call(ctx)
+				continue
+			case <-sample.C:
+				d.sample()
+				continue
+			case <-in.health:
+			case <-in.neigh:
+			case e, ok := <-in.vrrp:
+				in.transition(d, e, ok)
+			case r := <-d.roles:
+				in.take(d, r)
+			case <-found.C:
+				d.settled = true
+			case <-d.retry.C:
+				full = true
+			case <-drift.C:
+				full = true
+			}
 		}
-		in.drain(d)
-		err := d.sync(ctx)
-		if err == nil && hold {
-			err = d.hold(d.cfg)
+		if err := d.turn(ctx, in, full); err != nil {
+			return err
 		}
-		in.reply(d, err)
-		d.settle(ctx, err)
 	}
+}
+
+// turn answers everything that is waiting with one plan. It fails only if
+// the VIPs cannot be put on the interface for the first time.
+func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
+	in.drain(d)
+	err := d.sync(ctx)
+	in.reply(d, err)
+	d.settled = d.settled || d.opt.Neigh == nil || d.opt.Neigh.Resolved()
+	select {
+	case <-d.ready:
+	default:
+		if !d.settled {
+			break
+		}
+		if err := d.hold(d.cfg); err != nil {
+			return err
+		}
+		close(d.ready)
+		full = false
+	}
+	if err == nil && full {
+		err = d.hold(d.cfg)
+	}
+	d.settle(ctx, err)
+	return nil
 }
 
 // sync plans and makes the backend follow.
@@ -236,7 +273,7 @@ func (d *Director) input(cfg *config.Config) Input {
 
 // hold puts the VIPs that nobody else holds on the interface.
 func (d *Director) hold(cfg *config.Config) error {
-	if d.opt.VIPs == nil || len(cfg.Interfaces) == 0 {
+	if d.opt.VIPs == nil || !d.settled {
 		return nil
 	}
 	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownVIPs(cfg))

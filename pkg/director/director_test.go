@@ -140,8 +140,8 @@ func TestVRRPRoles(t *testing.T) {
 		if _, ok := r.Lease("VI_2"); ok {
 			t.Error("lease of an unknown instance")
 		}
-		if len(r.vips.held) != 0 {
-			t.Errorf("VRRP's address held: %v", r.vips.held)
+		if len(r.vips.now()) != 0 {
+			t.Errorf("VRRP's address held: %v", r.vips.now())
 		}
 		if err := r.Activate("VI_1"); err != nil {
 			t.Fatal(err)
@@ -208,14 +208,50 @@ func TestTakeoversCoalesce(t *testing.T) {
 	})
 }
 
+// The VIPs wait for the servers to be found, but not for long.
+func TestAddressesWaitForServers(t *testing.T) {
+	for _, answers := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := configOf(service("web", 1))
+			r := newRig(t, cfg)
+			r.neigh.silent = true
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() { _ = r.Director.Run(ctx) }()
+			<-r.Applied()
+			began := time.Now()
+			if err := r.Activate("A"); err != nil || time.Since(began) != 0 {
+				t.Errorf("a takeover waited %v, error %v", time.Since(began), err)
+			}
+			time.Sleep(settleTime / 2)
+			synctest.Wait()
+			if r.vips.now() != nil {
+				t.Error("held before the server was found")
+			}
+			want := settleTime
+			if answers {
+				want = settleTime / 2
+				r.neigh.mu.Lock()
+				r.neigh.silent = false
+				r.neigh.mu.Unlock()
+				r.neigh.changed <- struct{}{}
+			}
+			<-r.Ready()
+			if got := time.Since(began); got != want || len(r.vips.now()) != 1 {
+				t.Errorf("answers %v: ready after %v, want %v; held %v", answers, got, want, r.vips.now())
+			}
+		})
+	}
+}
+
 func TestAddressesAreHeldAndWatched(t *testing.T) {
 	svc := service("web", 1, 1)
 	svc.Sorry = sorryIP
 	cfg := configOf(svc)
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
 		synctest.Wait()
-		if !slices.Equal(r.vips.held, []netip.Addr{vip}) || !slices.Equal(r.neigh.avoids, []netip.Addr{vip}) {
-			t.Errorf("held %v, avoided %v", r.vips.held, r.neigh.avoids)
+		if !slices.Equal(r.vips.now(), []netip.Addr{vip}) || !slices.Equal(r.neigh.avoids, []netip.Addr{vip}) {
+			t.Errorf("held %v, avoided %v", r.vips.now(), r.neigh.avoids)
 		}
 		if !slices.Equal(r.neigh.reals, []netip.Addr{server(1), server(2), sorryIP}) {
 			t.Errorf("watched %v", r.neigh.reals)
@@ -225,7 +261,7 @@ func TestAddressesAreHeldAndWatched(t *testing.T) {
 		r.vips.mu.Unlock()
 		time.Sleep(driftInterval)
 		synctest.Wait()
-		if len(r.vips.held) != 1 {
+		if len(r.vips.now()) != 1 {
 			t.Error("the drift pass did not put the VIP back")
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
+	"github.com/lvx-lb/lvx/pkg/notify"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -143,10 +144,23 @@ func (f *fakeVIPs) Hold(iface string, vips []netip.Addr) error {
 	return nil
 }
 
+func (f *fakeVIPs) now() []netip.Addr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held
+}
+
 type fakeNeigh struct {
 	mu            sync.Mutex
 	reals, avoids []netip.Addr
+	silent        bool // nobody answers
 	changed       chan struct{}
+}
+
+func (f *fakeNeigh) Resolved() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.silent
 }
 
 func (f *fakeNeigh) Watch(reals []netip.Addr) {
@@ -168,10 +182,10 @@ type fakeNotify struct {
 	got []string
 }
 
-func (f *fakeNotify) Notify(c Change) {
+func (f *fakeNotify) Notify(e notify.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.got = append(f.got, c.String())
+	f.got = append(f.got, line(e))
 }
 
 // take gives what was notified since the last time.

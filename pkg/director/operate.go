@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +60,15 @@ func (d *Director) Reload(ctx context.Context) error {
 	})
 }
 
+// Sync plans and applies now, and returns when that is done.
+func (d *Director) Sync(ctx context.Context) error {
+	return d.do(ctx, func(ctx context.Context) error {
+		err := d.sync(ctx)
+		d.settle(ctx, err)
+		return err
+	})
+}
+
 // fixed refuses what cannot change while the daemon runs.
 func (d *Director) fixed(cfg *config.Config) error {
 	for _, c := range []struct {
@@ -69,6 +79,7 @@ func (d *Director) fixed(cfg *config.Config) error {
 		{"backend", cfg.Backend == d.cfg.Backend},
 		{"xdp_mode", cfg.XDPMode == d.cfg.XDPMode},
 		{"tables", cfg.Tables == d.cfg.Tables},
+		{"notify", reflect.DeepEqual(cfg.Notify, d.cfg.Notify)},
 		{"admin", cfg.Admin == d.cfg.Admin},
 		{"state_dir", cfg.StateDir == d.cfg.StateDir},
 		{"pin_dir", cfg.PinDir == d.cfg.PinDir},
@@ -110,11 +121,11 @@ func (d *Director) override(ctx context.Context, service, real string, clearing 
 			what = next[i].String()
 		}
 		d.log.Info("operator override", "service", service, "real", addrString(key), "now", what)
-		if err := d.sync(ctx); err != nil {
-			d.failed(err)
+		err = d.sync(ctx)
+		d.settle(ctx, err)
+		if err != nil {
 			return fmt.Errorf("stored, but not applied yet: %w", err)
 		}
-		d.succeeded()
 		return nil
 	})
 }

@@ -42,7 +42,7 @@ func targets(svc config.Service, i int, probeVIP bool) []health.Target {
 func target(svc config.Service, r lb.Real, spec health.Spec, probeVIP bool) health.Target {
 	if spec.Via == "" {
 		spec.Via = health.ViaReal
-		if probeVIP && health.ThroughVIP(spec) && r.Forward == lb.DR && !r.Addr.IsLoopback() {
+		if probeVIP && canPassVIP(svc, r, spec) {
 			spec.Via = health.ViaVIP
 		}
 	}
@@ -54,6 +54,13 @@ func target(svc config.Service, r lb.Real, spec health.Spec, probeVIP bool) heal
 		t.Port = checkPort(svc, r, spec)
 	}
 	return t
+}
+
+// canPassVIP tells whether a check can prove that the real serves the VIP:
+// for direct routing, and with IPv4 addresses.
+func canPassVIP(svc config.Service, r lb.Real, spec health.Spec) bool {
+	return health.ThroughVIP(spec) && r.Forward == lb.DR && !r.Addr.IsLoopback() &&
+		r.Addr.Is4() && len(svc.Listeners) > 0 && svc.Listeners[0].Addr.Is4()
 }
 
 // checkPort is the check's own port, else the real's, else the first one

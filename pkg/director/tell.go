@@ -2,104 +2,80 @@ package director
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/notify"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
-// Kind is what a [Change] is about.
-type Kind string
-
-// The kinds of changes.
-const (
-	RealChange    Kind = "real"    // a real went up or down
-	ServiceChange Kind = "service" // a service reached or lost its quorum
-	RoleChange    Kind = "vrrp"    // an instance changed its role
-)
-
-// Change is something that people want to hear of.
-type Change struct {
-	Kind     Kind
-	At       time.Time
-	Service  string // for a real and a service
-	Real     string // "172.25.0.12:80" or "172.25.0.12"
-	Instance string // for a role
-	Old, New string // "up", "down", or keepalived's words for roles
-	Reason   string
-}
-
-// String is the line for logs and mails: "rs 172.25.0.12:80 of web down: tcp
-// connect: refused, 3 of 3".
-func (c Change) String() string {
-	var s string
-	switch c.Kind {
-	case RealChange:
-		s = fmt.Sprintf("rs %s of %s %s", c.Real, c.Service, c.New)
-	case ServiceChange:
-		s = fmt.Sprintf("service %s %s", c.Service, c.New)
-	case RoleChange:
-		s = fmt.Sprintf("vrrp %s %s -> %s", c.Instance, c.Old, c.New)
-	}
-	if c.Reason != "" {
-		s += ": " + c.Reason
-	}
-	return s
-}
-
 // changes compares two plans. What was not in the plan before is no news,
 // and neither is what is gone.
-func changes(before, after Outcome, at time.Time) []Change {
+func changes(before, after Outcome, at time.Time) []notify.Event {
 	quorum := map[string]bool{}
 	for _, s := range before.Services {
 		quorum[s.Name] = s.Quorum
 	}
-	var cs []Change
+	var es []notify.Event
 	for _, s := range after.Services {
 		for _, r := range s.Reals {
 			if was, known := before.Memory.Up[RealKey{s.Name, r.Key()}]; known && was != r.Up {
-				cs = append(cs, Change{
-					Kind: RealChange, At: at, Service: s.Name, Real: addrString(r.Key()),
-					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason,
+				es = append(es, notify.Event{
+					Kind: notify.Real, Name: addrString(r.Key()), Service: s.Name,
+					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at,
 				})
 			}
 		}
 		if was, known := quorum[s.Name]; known && was != s.Quorum {
-			c := Change{Kind: ServiceChange, At: at, Service: s.Name, Old: upDown(was), New: upDown(s.Quorum), Reason: s.Reason}
+			e := notify.Event{Kind: notify.Service, Name: s.Name, Old: upDown(was), New: upDown(s.Quorum), Reason: s.Reason, Time: at}
 			if s.Sorry {
-				c.Reason += ", the sorry server answers"
+				e.Reason += ", the sorry server answers"
 			}
-			cs = append(cs, c)
+			es = append(es, e)
 		}
 	}
-	return cs
+	return es
 }
 
 // tell logs and notifies what changed between two plans.
 func (d *Director) tell(before, after Outcome) {
-	for _, c := range changes(before, after, time.Now()) {
-		d.announce(c)
+	for _, e := range changes(before, after, time.Now()) {
+		d.announce(e)
 	}
 }
 
 func (d *Director) tellRole(e vrrp.Event) {
-	d.announce(Change{
-		Kind: RoleChange, At: e.At, Instance: e.Instance,
-		Old: e.Old.String(), New: e.New.String(), Reason: e.Why,
+	d.announce(notify.Event{
+		Kind: notify.VRRP, Name: e.Instance, Old: e.Old.String(), New: e.New.String(), Reason: e.Why, Time: e.At,
 	})
 }
 
-func (d *Director) announce(c Change) {
+func (d *Director) announce(e notify.Event) {
 	level := slog.LevelInfo
-	if c.New == "down" || c.New == vrrp.Fault.String() {
+	if e.New == "down" || e.New == vrrp.Fault.String() {
 		level = slog.LevelWarn
 	}
-	d.log.Log(context.Background(), level, c.String()) //nolint:sloglint // the line that mails carry, too
+	d.log.Log(context.Background(), level, line(e)) //nolint:sloglint // one line says it all, as keepalived's do
 	if d.opt.Notify != nil {
-		d.opt.Notify.Notify(c)
+		d.opt.Notify.Notify(e)
 	}
+}
+
+// line is an event for the log: "rs 172.25.0.12:80 of web down: tcp connect:
+// refused, 3 of 3".
+func line(e notify.Event) string {
+	s := string(e.Kind) + " " + e.Name + " " + e.New
+	switch e.Kind {
+	case notify.Real:
+		s = "rs " + e.Name + " of " + e.Service + " " + e.New
+	case notify.VRRP:
+		s = "vrrp " + e.Name + " " + e.Old + " -> " + e.New
+	}
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	return s
 }
 
 func upDown(up bool) string {

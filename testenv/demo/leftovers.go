@@ -1,0 +1,36 @@
+package demo
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"github.com/lvx-lb/lvx/testenv"
+)
+
+// leftovers names what a director that has ended still has of lvx: an XDP
+// program, pins, the VIP. "nothing" is the right answer.
+func leftovers(ctx context.Context, h *testenv.Host) (string, error) {
+	var left []string
+	link, err := h.Run(ctx, "ip", "-details", "link", "show", "dev", "eth0")
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(link, "xdp") {
+		left = append(left, "an XDP program")
+	}
+	addr, err := h.Run(ctx, "ip", "-4", "addr", "show")
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(addr, vip+"/") {
+		left = append(left, "the VIP")
+	}
+	if _, err := os.Stat(h.PinDir()); err == nil {
+		left = append(left, "pins in "+h.PinDir())
+	}
+	if len(left) == 0 {
+		return "nothing", nil
+	}
+	return strings.Join(left, ", "), nil
+}

@@ -82,6 +82,52 @@ vrrp:
 	}
 }
 
+// The example that documentation promises.
+func TestExample(t *testing.T) {
+	cfg := parse(t, `
+interface: eth0                 # the VIPs' segment; the XDP program is attached here
+backend: auto                   # auto | xdp | ipvs
+xdp_mode: auto                  # auto (native, else generic) | native | generic
+
+services:
+  - name: web
+    listen: ["172.25.0.100:80/tcp", "172.25.0.100:443/tcp"]
+    mark: 10
+    scheduler: wrr
+    persistence: {timeout: 360s, netmask: 255.255.255.255}
+    reals:
+      - {address: 172.25.0.12, weight: 1}
+      - {address: 172.25.0.13, weight: 2, check: {type: http, path: /health}}
+    check: {type: tcp, port: 80, interval: 6s, timeout: 3s, fall: 3, rise: 2}
+    sorry_server: 127.0.0.1
+    deny: [198.51.100.0/24]
+
+vrrp:
+  - name: VI_1
+    interface: eth0
+    virtual_router_id: 51
+    version: 2                  # 2 | 3
+    priority: 100
+    advert_interval: 1s
+    auth_pass: "1111"           # version 2; 8 characters on the wire
+    preempt: true
+    preempt_delay: 0s
+    unicast_peers: []
+    track_interfaces: []
+    addresses: [172.25.0.100/24]
+
+notify: {exec: [/usr/local/bin/on-change], smtp: {server: "127.0.0.1:25", from: lvx@localhost, to: [root@localhost]}, webhook: ""}
+admin: {socket: /run/lvx/lvx.sock, listen: ""}    # listen: address for /metrics and the status page
+`)
+	web := cfg.Services[0]
+	if web.Mark != 10 || web.Persistence != (lb.Persistence{Timeout: 360 * time.Second}) || web.Checks[0][0].Type != health.TCP || web.Checks[1][0].Path != "/health" {
+		t.Errorf("%+v", web)
+	}
+	if len(cfg.Warnings) > 0 {
+		t.Errorf("warnings %q", cfg.Warnings)
+	}
+}
+
 // The smallest file there is: a director that does nothing yet.
 func TestInterfaceAlone(t *testing.T) {
 	for text, want := range map[string][]string{

@@ -9,8 +9,8 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// maxPersist is the longest persistence timeout of the kernel: ipvsadm and
-// ip_vs_ctl.c keep milliseconds in 31 bits.
+// maxPersist is the longest persistence timeout: INT_MAX / HZ at the largest
+// HZ there is, 1000, as ip_vs_ctl.c limits its timeouts; 24 days.
 const maxPersist = 2147483 * time.Second
 
 // service is a service with the places that later comparisons blame.

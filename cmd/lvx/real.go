@@ -126,7 +126,7 @@ func printReal(w io.Writer, st realserver.Status) error {
 		return errors.New("no VIP is up (for example: lvx real up --vip 172.25.0.100)")
 	}
 	var vips []string
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) // errors come with Flush
 	fmt.Fprintln(t, "VIP\tON lo\tPUT THERE BY\tFACES\tALSO ON")
 	for _, v := range st.VIPs {
 		on, by := "no", "-"
@@ -140,10 +140,11 @@ func printReal(w io.Writer, st realserver.Status) error {
 		vips = append(vips, v.Addr.String())
 	}
 	if len(st.Settings) > 0 {
-		fmt.Fprintln(t, "\nSETTING\tIS\tWANTED\t\t")
+		fmt.Fprintln(t) // a line without tabs ends the table
+		fmt.Fprintln(t, "SETTING\tIS\tWANTED")
 	}
 	for _, s := range st.Settings {
-		fmt.Fprintf(t, "%s\t%s\t%s\t\t\n", s.Name, s.Value, s.Want)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", s.Name, s.Value, s.Want)
 	}
 	if err := t.Flush(); err != nil {
 		return err

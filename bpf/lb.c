@@ -401,6 +401,41 @@ static __always_inline int may_serve(struct run *r)
 	return CONTINUE;
 }
 
+static __always_inline __be32 four_bytes(const __u8 *at)
+{
+	return at[0] | at[1] << 8 | at[2] << 16 | (__u32)at[3] << 24;
+}
+
+/*
+ * Frames that are not balanced go to the kernel, but for one kind: a request
+ * "who has VIP" while another director owns the VIP, or after the lease ran
+ * out. The kernel would answer as long as the address is on any interface,
+ * and two hosts would. An announcement (sender is target) asks nothing.
+ */
+static __always_inline int bystander(struct run *r, int verdict)
+{
+	struct arp *arp = r->data + ETHER;
+	__u64 *until;
+	__u32 lease;
+
+	if (*(__be16 *)(r->data + 12) != bpf_htons(ETH_P_ARP) || (void *)(arp + 1) > r->end ||
+	    arp->operation != bpf_htons(ARP_REQUEST) ||
+	    four_bytes(arp->sender) == four_bytes(arp->target))
+		return PASS(verdict);
+	r->vip = find_vip(r->s, four_bytes(arp->target));
+	if (!r->vip)
+		return PASS(verdict);
+	if (r->vip->flags & VIP_STANDBY)
+		return DROP(VERDICT_ARP_SILENCED);
+	if (!(r->vip->flags & VIP_LEASED))
+		return PASS(verdict);
+	lease = r->vip->lease & (LEASES - 1);
+	until = bpf_map_lookup_elem(&leases, &lease);
+	if (!until || bpf_jiffies64() > *until)
+		return DROP(VERDICT_ARP_SILENCED);
+	return PASS(verdict);
+}
+
 static __always_inline int handle(struct run *r)
 {
 	__u32 zero = 0, slot = interface_slot;
@@ -410,11 +445,13 @@ static __always_inline int handle(struct run *r)
 		return PASS(VERDICT_MALFORMED);
 	r->me = bpf_map_lookup_elem(&interfaces, &slot);
 	r->s = bpf_map_lookup_elem(&settings, &zero);
-	if (!r->me || !r->s || !for_us(r->data, r->me))
+	if (!r->me || !r->s)
 		return PASS(VERDICT_NOT_OUR_MAC);
+	if (!for_us(r->data, r->me))
+		return bystander(r, VERDICT_NOT_OUR_MAC);
 	r->p.ip = parse_ethernet(r->data, r->end);
 	if (!r->p.ip)
-		return PASS(VERDICT_NOT_IPV4);
+		return bystander(r, VERDICT_NOT_IPV4);
 	outcome = parse_ipv4(r->data, r->end, &r->p);
 	if (outcome != CONTINUE)
 		return PASS(outcome);

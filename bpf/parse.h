@@ -63,6 +63,18 @@ enum icmp_number {
 	ICMP_TIME_EXCEEDED = 11,
 };
 
+/* An ARP packet for IPv4 over Ethernet, from its operation on (RFC 826). */
+struct arp {
+	__u8 types[6];
+	__be16 operation;
+	__u8 sender_mac[6];
+	__u8 sender[4];
+	__u8 target_mac[6];
+	__u8 target[4];
+};
+
+#define ARP_REQUEST 1
+
 struct vlan_tag {
 	__be16 tci;
 	__be16 type;

@@ -45,6 +45,7 @@ enum verdict {
 	VERDICT_ANSWERED_TOO_BIG, /* answered: ICMP 3/4, the way out has a smaller MTU */
 	VERDICT_ANSWER_LIMITED, /* dropped: an answer was due, the rate limit was reached */
 	VERDICT_TTL_SILENT, /* dropped: TTL 1, and no answer is allowed (an ICMP error) */
+	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that this host must not answer for now */
 	VERDICT_TOO_BIG, /* dropped: larger than the way out and may be fragmented, which XDP cannot */
 	VERDICTS
 };

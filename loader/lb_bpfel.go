@@ -292,8 +292,9 @@ const (
 	RawVerdictVERDICT_ANSWERED_TOO_BIG     RawVerdict = 24
 	RawVerdictVERDICT_ANSWER_LIMITED       RawVerdict = 25
 	RawVerdictVERDICT_TTL_SILENT           RawVerdict = 26
-	RawVerdictVERDICT_TOO_BIG              RawVerdict = 27
-	RawVerdictVERDICTS                     RawVerdict = 28
+	RawVerdictVERDICT_ARP_SILENCED         RawVerdict = 27
+	RawVerdictVERDICT_TOO_BIG              RawVerdict = 28
+	RawVerdictVERDICTS                     RawVerdict = 29
 )
 
 type RawVip struct {

@@ -487,3 +487,43 @@ func TestSilentRealIsNotScheduled(t *testing.T) {
 		t.Error("the real answers again and is not chosen")
 	}
 }
+
+// arpFor builds a broadcast ARP packet.
+func arpFor(op byte, sender, target netip.Addr) []byte {
+	f := make([]byte, 60)
+	copy(f, []byte{255, 255, 255, 255, 255, 255})
+	copy(f[6:], clientMAC[:])
+	copy(f[12:], []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, op})
+	copy(f[22:], clientMAC[:])
+	s, d := sender.As4(), target.As4()
+	copy(f[28:], s[:])
+	copy(f[38:], d[:])
+	return f
+}
+
+// Two hosts must not both answer "who has VIP".
+func TestARPIsSilenced(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(1)}}
+	h := serving(t, s)
+	request := arpFor(1, client.Addr(), vip)
+	unicast := append(append([]byte(nil), directorMAC[:]...), request[6:]...)
+	h.want(request, "not_our_mac", pass)
+	h.want(unicast, "not_ipv4", pass)
+
+	s.Standby = []netip.Addr{vip}
+	h.apply(s)
+	h.want(request, "arp_silenced", drop)
+	h.want(unicast, "arp_silenced", drop)
+	h.want(arpFor(1, vip, vip), "not_our_mac", pass) // an announcement of the owner
+	h.want(arpFor(2, client.Addr(), vip), "not_our_mac", pass)
+	h.want(arpFor(1, client.Addr(), realN(1)), "not_our_mac", pass)
+	h.want(request[:40], "not_our_mac", pass)
+
+	s.Standby, s.Leases = nil, []lb.Lease{{ID: 1, VIP: []netip.Addr{vip}}}
+	h.apply(s)
+	h.want(request, "arp_silenced", drop)
+	must(t, h.Renew(1, time.Minute))
+	h.want(request, "not_our_mac", pass)
+	must(t, h.Renew(1, 0))
+	h.want(unicast, "arp_silenced", drop)
+}

@@ -32,5 +32,6 @@ var verdictTexts = [...]struct{ name, meaning string }{
 	loader.RawVerdictVERDICT_ANSWERED_TOO_BIG:     {"answered_too_big", "answered with ICMP fragmentation needed: the way out has a smaller MTU"},
 	loader.RawVerdictVERDICT_ANSWER_LIMITED:       {"answer_limited", "dropped: an ICMP answer was due, but the rate limit was reached"},
 	loader.RawVerdictVERDICT_TTL_SILENT:           {"ttl_silent", "dropped: TTL 1 on an ICMP error, which must not be answered"},
+	loader.RawVerdictVERDICT_ARP_SILENCED:         {"arp_silenced", "dropped: ARP for a VIP that another director owns, or whose lease is over"},
 	loader.RawVerdictVERDICT_TOO_BIG:              {"too_big", "dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot"},
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/tb"
 	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
 )
 
 // patience is how long a test waits for what must happen.
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("TESTENV_OWNER") != "" {
 		owner()
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // owner is a process that builds a network, runs a process with a child in

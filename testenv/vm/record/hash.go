@@ -78,6 +78,9 @@ func recordHashes(t *transcript) error {
 	cases = append(cases, mhFlagCases()...)
 	cases = append(cases, shCases()...)
 	for _, c := range cases {
+		if !t.only.MatchString(c.title) {
+			continue
+		}
 		if err := c.record(t); err != nil {
 			return fmt.Errorf("%s: %w", c.title, err)
 		}
@@ -151,11 +154,13 @@ func mhFlagCases() []hashCase {
 	overPlain := simple("mh", byClient, tcp, 1, 1, 1)
 	overPlain.title += ", rs2 with -x 10"
 	overPlain.reals[1] += " -x 10"
+	clients := flagged("mh-port", byClient, tcp, 1, 1, 1)
+	clients.title += " by client"
 	six := flagged("mh-fallback,mh-port", byClient6, tcp6, 1, 0, 2, 1)
 	six.title += " IPv6"
 	return []hashCase{
 		flagged("mh-port", byPort, tcp, 1, 1, 1),
-		flagged("mh-port", byClient, tcp, 1, 1, 1),
+		clients,
 		flagged("mh-port", byPort, tcp, 3, 1, 2),
 		flagged("mh-port", byPort, marked, 1, 2),
 		flagged("mh-fallback", byClient, tcp, 1, 0, 1),

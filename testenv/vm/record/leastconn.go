@@ -37,6 +37,9 @@ func recordLeastConn(t *transcript) error {
 	t.printf("%s", leastConnFormat)
 	for _, sched := range []string{"lc", "wlc", "sed", "nq"} {
 		for _, c := range countCases(sched) {
+			if !t.only.MatchString(c.title) {
+				continue
+			}
 			if err := c.record(t); err != nil {
 				return fmt.Errorf("%s: %w", c.title, err)
 			}

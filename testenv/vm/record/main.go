@@ -5,6 +5,9 @@
 //	go run ./testenv/vm/vmrun -icount -module ip_vs -tool ipvsadm -tool ip -tool nft \
 //		-out pkg/sched/testdata -- /tmp/record
 //
+// With an argument it records only the sections whose title matches that
+// regular expression.
+//
 // It only asks and writes down; it models nothing. What it writes is the same
 // on every run: the guest's clock counts instructions, random choices have
 // fixed seeds.
@@ -17,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/lvx-lb/lvx/testenv/vm/onearm"
@@ -29,18 +33,22 @@ var (
 )
 
 func main() {
-	if err := run(); err != nil {
+	only := regexp.MustCompile("")
+	if len(os.Args) > 1 {
+		only = regexp.MustCompile(os.Args[1])
+	}
+	if err := run(only); err != nil {
 		fmt.Fprintln(os.Stderr, "record:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
+func run(only *regexp.Regexp) error {
 	for name, record := range map[string]func(*transcript) error{
 		"17-hash-more.txt": recordHashes,
 		"18-leastconn.txt": recordLeastConn,
 	} {
-		t := &transcript{}
+		t := &transcript{only: only}
 		if err := t.head(name); err != nil {
 			return err
 		}
@@ -57,7 +65,10 @@ func run() error {
 }
 
 // A transcript collects commands, their output and what packets did.
-type transcript struct{ bytes.Buffer }
+type transcript struct {
+	bytes.Buffer
+	only *regexp.Regexp // titles to record
+}
 
 func (t *transcript) printf(format string, args ...any) { fmt.Fprintf(&t.Buffer, format, args...) }
 

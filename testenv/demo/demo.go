@@ -1,8 +1,7 @@
 // Package demo plays the scenes that every LVS article plays, on a whole
 // cluster in network namespaces: `lvx demo` and the end-to-end tests run it.
 //
-// It drives the lvx binary from outside, by its configuration file and its
-// commands, as an operator does; it does not reach into lvx's packages.
+// It stands on package rig and, like it, knows lvx only from outside.
 package demo
 
 import (
@@ -42,7 +41,7 @@ type scene struct {
 	play  func(context.Context, *stage) error
 }
 
-// stage is a set of scenes that need the same cluster.
+// act is a set of scenes that need the same cluster.
 type act struct {
 	set    func(context.Context, *stage) error
 	scenes []scene

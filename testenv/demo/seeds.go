@@ -3,12 +3,11 @@ package demo
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/rig"
 )
 
 // acts are all scenes. Each act has a cluster of its own.
@@ -53,13 +52,13 @@ func twoReals(name, listen, scheduler, rest string, weights ...int) string {
 const http80 = `"` + vip + `:80/tcp"`
 
 func roundRobin(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
 		return err
 	}
 	s.say("lvx runs on d1, without an interface of its own and without IPVS")
-	got := s.curl(10, "http://"+vip)
+	got := s.Curl(10, "http://"+vip)
 	s.check("10 requests", got, "r2 r1 r2 r1 r2 r1 r2 r1 r2 r1")
-	client, err := s.get("http://" + vip + "/client")
+	client, err := s.Get("http://"+vip+"/client", rig.Patience)
 	if err != nil {
 		return err
 	}
@@ -70,12 +69,12 @@ func roundRobin(ctx context.Context, s *stage) error {
 // straightReplies downloads ten megabytes and looks at the director's counters.
 func straightReplies(_ context.Context, s *stage) error {
 	const size = 10 << 20
-	d1 := s.cluster.Host("d1")
+	d1 := s.Cluster.Host("d1")
 	before, err := d1.Counters("eth0")
 	if err != nil {
 		return err
 	}
-	body, err := s.getWithin(fmt.Sprintf("http://%s/bytes/%d", vip, size), 20*time.Second)
+	body, err := s.Get(fmt.Sprintf("http://%s/bytes/%d", vip, size), 20*time.Second)
 	if err != nil {
 		return err
 	}
@@ -91,75 +90,41 @@ func straightReplies(_ context.Context, s *stage) error {
 }
 
 func weighted(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "wrr", "", 1, 2)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "wrr", "", 1, 2)); err != nil {
 		return err
 	}
 	s.say("the file says wrr 1:2 now; lvx reload")
-	got := s.curl(9, "http://"+vip)
+	got := s.Curl(9, "http://"+vip)
 	s.check("9 requests: r1, r2", fmt.Sprintf("%d, %d", strings.Count(got, "r1"), strings.Count(got, "r2")), "3, 6")
 	return s.list(ctx, "d1")
 }
 
 // quiesced holds a connection to r2 open while r2 is drained.
 func quiesced(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
 		return err
 	}
-	conn, err := s.hold("r2")
+	conn, err := s.Hold("r2")
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if _, err := s.lvx(ctx, "d1", "drain", "web", "172.25.0.13"); err != nil {
+	if _, err := s.LVX(ctx, "d1", "drain", "web", "172.25.0.13"); err != nil {
 		return err
 	}
 	s.say("lvx drain web 172.25.0.13")
-	s.check("new connections", s.curl(4, "http://"+vip), "r1 r1 r1 r1")
-	name, err := ask(conn)
+	s.check("new connections", s.Curl(4, "http://"+vip), "r1 r1 r1 r1")
+	name, err := rig.Ask(conn)
 	if err != nil {
-		name = brief(err)
+		name = rig.Brief(err)
 	}
 	s.check("the old connection", name, "r2")
-	if _, err := s.lvx(ctx, "d1", "drain", "web", "172.25.0.13", "--undo"); err != nil {
+	if _, err := s.LVX(ctx, "d1", "drain", "web", "172.25.0.13", "--undo"); err != nil {
 		return err
 	}
-	got := s.curl(4, "http://"+vip)
+	got := s.Curl(4, "http://"+vip)
 	s.verify("after --undo", got, "r1 and r2 alternate", got == "r1 r2 r1 r2" || got == "r2 r1 r2 r1")
 	return nil
-}
-
-// hold opens connections until one reaches the real, and keeps that.
-func (s *stage) hold(real string) (net.Conn, error) {
-	for range 4 {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		conn, err := s.client.Dial(ctx, "tcp", vip+":80")
-		cancel()
-		if err != nil {
-			return nil, err
-		}
-		if name, err := ask(conn); err == nil && name == real {
-			return conn, nil
-		}
-		_ = conn.Close()
-	}
-	return nil, fmt.Errorf("no connection reached %s", real)
-}
-
-// ask sends one request on an open connection and reads who answers.
-func ask(conn net.Conn) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return "", err
-	}
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: demo\r\n\r\n"); err != nil {
-		return "", err
-	}
-	buf := make([]byte, 4096)
-	n, err := conn.Read(buf)
-	if err != nil {
-		return "", err
-	}
-	_, body, _ := strings.Cut(string(buf[:n]), "\r\n\r\n")
-	return strings.TrimSpace(body), nil
 }
 
 // one tells whether all of the names are the same.
@@ -174,80 +139,80 @@ func one(names string) bool {
 }
 
 func sourceHash(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "sh", "", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "sh", "", 1, 1)); err != nil {
 		return err
 	}
-	got := s.curl(6, "http://"+vip)
+	got := s.Curl(6, "http://"+vip)
 	s.verify("6 requests of one client", got, "one real", one(got))
 	return nil
 }
 
 func persistentPort(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "persistence: {timeout: 360s}", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "persistence: {timeout: 360s}", 1, 1)); err != nil {
 		return err
 	}
-	got := s.curl(6, "http://"+vip)
+	got := s.Curl(6, "http://"+vip)
 	s.verify("6 requests of one client, rr -p", got, "one real", one(got))
 	return s.list(ctx, "d1")
 }
 
 func persistentMark(ctx context.Context, s *stage) error {
 	body := twoReals("shop", http80+`, "`+vip+`:443/tcp"`, "rr", "mark: 10\n    persistence: {timeout: 360s}", 1, 1)
-	if err := s.direct(ctx, "d1", body); err != nil {
+	if err := s.Direct(ctx, "d1", body); err != nil {
 		return err
 	}
-	got := s.curl(3, "http://"+vip) + " " + s.curl(3, "https://"+vip)
+	got := s.Curl(3, "http://"+vip) + " " + s.Curl(3, "https://"+vip)
 	s.verify("http and https of one client", got, "one real", one(got))
 	return s.list(ctx, "d1")
 }
 
 func persistentClient(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("all", `"`+vip+`"`, "rr", "persistence: {timeout: 360s}", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("all", `"`+vip+`"`, "rr", "persistence: {timeout: 360s}", 1, 1)); err != nil {
 		return err
 	}
-	got := s.curl(2, "http://"+vip) + " " + s.curl(2, "https://"+vip) + " " + s.curl(2, "http://"+vip+":2222")
+	got := s.Curl(2, "http://"+vip) + " " + s.Curl(2, "https://"+vip) + " " + s.Curl(2, "http://"+vip+":2222")
 	s.verify("ports 80, 443, 2222 of one client", got, "one real", one(got))
 	return nil
 }
 
 func sorryPage(ctx context.Context, s *stage) error {
-	if s.webs["d1"] == nil {
-		w, err := s.cluster.Host("d1").ServeWeb(":80")
+	if s.Webs["d1"] == nil {
+		w, err := s.Cluster.Host("d1").ServeWeb(":80")
 		if err != nil {
 			return err
 		}
-		s.webs["d1"] = w
+		s.Webs["d1"] = w
 	}
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "sorry_server: 127.0.0.1", 0, 0)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "sorry_server: 127.0.0.1", 0, 0)); err != nil {
 		return err
 	}
-	s.check("both reals at weight 0", s.curl(2, "http://"+vip), "d1 d1")
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "sorry_server: 127.0.0.1", 1, 1)); err != nil {
+	s.check("both reals at weight 0", s.Curl(2, "http://"+vip), "d1 d1")
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "sorry_server: 127.0.0.1", 1, 1)); err != nil {
 		return err
 	}
-	got := s.curl(4, "http://"+vip)
+	got := s.Curl(4, "http://"+vip)
 	s.verify("the reals are back", got, "r1 and r2 alternate", got == "r1 r2 r1 r2" || got == "r2 r1 r2 r1")
 	return nil
 }
 
 func denied(ctx context.Context, s *stage) error {
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "deny: [172.25.0.50/32]", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "deny: [172.25.0.50/32]", 1, 1)); err != nil {
 		return err
 	}
-	got, err := s.getWithin("http://"+vip, time.Second)
+	got, err := s.Get("http://"+vip, time.Second)
 	if err != nil {
-		got = brief(err)
+		got = rig.Brief(err)
 	}
 	s.check("the client is on the deny list", got, "timeout")
-	out, err := s.lvx(ctx, "d1", "explain", "tcp", "172.25.0.50:40000", vip+":80")
+	out, err := s.LVX(ctx, "d1", "explain", "tcp", "172.25.0.50:40000", vip+":80")
 	if err != nil {
 		return err
 	}
 	s.verify("lvx explain says why", lastLine(out), "denied", strings.Contains(out, "den"))
-	if err := s.direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
 		return err
 	}
-	got = s.curl(2, "http://"+vip)
+	got = s.Curl(2, "http://"+vip)
 	s.verify("the list is gone", got, "both reals", got == "r1 r2" || got == "r2 r1")
 	return nil
 }
@@ -259,11 +224,10 @@ func lastLine(s string) string {
 
 // cleanExit ends the daemon and looks for leftovers.
 func cleanExit(ctx context.Context, s *stage) error {
-	d1 := s.cluster.Host("d1")
-	if err := s.daemons["d1"].Stop(); err != nil {
+	d1 := s.Cluster.Host("d1")
+	if err := s.Stop("d1"); err != nil {
 		return fmt.Errorf("lvx run after SIGTERM: %w", err)
 	}
-	delete(s.daemons, "d1")
 	left, err := leftovers(ctx, d1)
 	if err != nil {
 		return err

@@ -151,7 +151,8 @@ func TestExplain(t *testing.T) {
 	svc := web(reals(1, 1))
 	svc.Deny = prefixes("192.0.2.0/24")
 	group := named("group", web(reals(1, 0), "10.0.0.100:81-90/tcp"))
-	s := state(svc, group, named("idle", web(reals(0), "10.0.0.100:25/tcp")))
+	s := state(svc, group, named("idle", web(reals(0), "10.0.0.100:25/tcp")), named("away", web(reals(1), "10.0.0.102:80/tcp")))
+	s.Standby = []netip.Addr{netip.MustParseAddr("10.0.0.102")}
 	apply(t, b, s)
 	for _, c := range []struct {
 		src, dst, flags string
@@ -163,8 +164,10 @@ func TestExplain(t *testing.T) {
 		{"172.16.0.6:1", "10.0.0.100:80", "A", "no_flow web ", "no SYN"},
 		{"192.0.2.1:1", "10.0.0.100:80", "S", "denied web ", "deny list"},
 		{"172.16.0.6:1", "10.0.0.100:85", "S", "forwarded group 10.0.0.11", "gets mark 1819672576"},
-		{"172.16.0.6:1", "10.0.0.100:25", "S", "no_real idle ", "weight 0"},
-		{"172.16.0.6:1", "10.0.0.100:26", "S", "no_service  ", "none"},
+		{"172.16.0.6:1", "10.0.0.100:25", "S", "answered_unreachable idle ", "weight 0"},
+		{"172.16.0.6:1", "10.0.0.100:26", "S", "no_listener  ", "none"},
+		{"172.16.0.6:1", "10.0.0.102:80", "S", "standby  ", "none"},
+		{"172.16.0.6:1", "10.0.0.103:80", "S", "not_ours  ", "none"},
 	} {
 		e, err := b.Explain(lb.Packet{Proto: lb.TCP, Src: netip.MustParseAddrPort(c.src), Dst: netip.MustParseAddrPort(c.dst), Flags: c.flags})
 		if err != nil {

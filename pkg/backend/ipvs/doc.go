@@ -9,7 +9,9 @@
 //
 // It refuses to decide: which reals are up, which VIPs are ours is in the
 // state. It does not put VIPs on interfaces, resolves no neighbours, and
-// keeps no lease: a dead daemon leaves the kernel balancing.
+// keeps no lease: a dead daemon leaves the kernel balancing. It does not know
+// fellow directors by their MACs either (lb.State's Peers): two directors that
+// are each other's reals belong on XDP.
 //
 // The one trap is order. The kernel puts a new real at the head of its list
 // and walks the list from there, so a list that was filled in the order of

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -138,13 +139,16 @@ func sum(a, b lb.Counters) lb.Counters {
 	}
 }
 
-// Verdicts that IPVS can be seen to reach; it counts no others.
+// Verdicts, by the names that the XDP packet path has for the same things.
+// IPVS counts but the first two; the others are said by [Backend.Explain].
 const (
-	forwarded = "forwarded"
-	denied    = "denied"
-	noReal    = "no_real"
-	noService = "no_service"
-	noFlow    = "no_flow"
+	forwarded  = "forwarded"
+	denied     = "denied"
+	notOurs    = "not_ours"
+	noListener = "no_listener"
+	standby    = "standby"
+	noFlow     = "no_flow"
+	answered   = "answered_unreachable"
 )
 
 func verdicts(services []lb.ServiceStats, dropped uint64) []lb.Verdict {
@@ -219,8 +223,8 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 	say := func(format string, args ...any) { e.Steps = append(e.Steps, fmt.Sprintf(format, args...)) }
 	svc, ok := b.find(p)
 	if !ok {
-		say("listener for %s/%s: none", p.Dst, p.Proto)
-		e.Verdict = noService
+		e.Verdict = b.unserved(p.Dst.Addr())
+		say("listener for %s/%s: none (%s)", p.Dst, p.Proto, e.Verdict)
 		return e, nil
 	}
 	e.Service = svc.Name
@@ -268,7 +272,7 @@ func (b *Backend) explainSchedule(e lb.Explanation, svc lb.Service) (lb.Explanat
 	}
 	switch len(usable) {
 	case 0:
-		e.Verdict = noReal
+		e.Verdict = answered
 	case 1:
 		e.Verdict, e.Real = forwarded, usable[0]
 	default:
@@ -276,6 +280,17 @@ func (b *Backend) explainSchedule(e lb.Explanation, svc lb.Service) (lb.Explanat
 	}
 	e.Steps = append(e.Steps, fmt.Sprintf("scheduler %s: one of %d reals %v", svc.Scheduler, len(usable), usable))
 	return e, nil
+}
+
+// unserved says why no service of the kernel takes packets for an address.
+func (b *Backend) unserved(vip netip.Addr) string {
+	switch {
+	case slices.Contains(b.plan.state.Standby, vip):
+		return standby
+	case slices.Contains(b.plan.state.VIPs(), vip):
+		return noListener
+	}
+	return notOurs
 }
 
 // find is the service whose listener takes p, standby VIPs aside.

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -103,7 +102,7 @@ func (m metrics) status(st director.Status) {
 	for _, s := range st.Services {
 		m.gauge(descServiceUp, flag(s.State == "up"), s.Name)
 		for _, r := range s.Reals {
-			name := realName(r.Addr, r.Port)
+			name := director.RealName(netip.AddrPortFrom(r.Addr, r.Port))
 			m.gauge(descRealUp, flag(r.State != "down"), s.Name, name)
 			m.gauge(descRealWeight, float64(r.Weight), s.Name, name)
 		}
@@ -126,7 +125,7 @@ func (m metrics) stats(st lb.Stats) {
 		m.counter(descServicePkts, s.InPkts, s.Name)
 		m.counter(descServiceBytes, s.InBytes, s.Name)
 		for _, r := range s.Reals {
-			name := realName(r.Addr, r.Port)
+			name := director.RealName(netip.AddrPortFrom(r.Addr, r.Port))
 			m.counter(descRealConns, r.Conns, s.Name, name)
 			m.counter(descRealPkts, r.InPkts, s.Name, name)
 			m.counter(descRealBytes, r.InBytes, s.Name, name)
@@ -148,15 +147,4 @@ func (m metrics) table(name string, t lb.TableStats) {
 	for kind, n := range t.Evicted {
 		m.counter(descEvicted, n, name, kind)
 	}
-}
-
-// realName is "172.25.0.12", or "172.25.0.12:81" for a port of its own.
-func realName(a netip.Addr, port uint16) string {
-	switch {
-	case port == 0:
-		return a.String()
-	case a.Is6():
-		return "[" + a.String() + "]:" + strconv.Itoa(int(port))
-	}
-	return a.String() + ":" + strconv.Itoa(int(port))
 }

@@ -3,6 +3,7 @@ package admin
 import (
 	"html/template"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,7 +56,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 // html/template escapes; "text" bounds what came from outside.
 var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
 	"text": guard.Text,
-	"real": func(r director.RealStatus) string { return realName(r.Addr, r.Port) },
+	"real": func(r director.RealStatus) string { return director.RealName(netip.AddrPortFrom(r.Addr, r.Port)) },
 	"ago":  func(st director.Status, t time.Time) string { return age(st.Now, t) },
 }).Parse(`<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>lvx</title>

@@ -178,7 +178,7 @@ func (d *Director) start(ctx context.Context) error {
 		return err
 	}
 	for _, o := range d.out.Stale {
-		d.log.Warn("override for a real that is not configured", "service", o.Service, "real", addrString(o.Real), "override", o.String())
+		d.log.Warn("override for a real that is not configured", "service", o.Service, "real", RealName(o.Real), "override", o.String())
 	}
 	return nil
 }

@@ -120,7 +120,7 @@ func (d *Director) override(ctx context.Context, service, real string, clearing 
 		if i := next.find(service, key); i >= 0 {
 			what = next[i].String()
 		}
-		d.log.Info("operator override", "service", service, "real", addrString(key), "now", what)
+		d.log.Info("operator override", "service", service, "real", RealName(key), "now", what)
 		err = d.sync(ctx)
 		d.settle(ctx, err)
 		if err != nil {
@@ -172,7 +172,7 @@ func (d *Director) find(service, real string, clearing bool) (netip.AddrPort, er
 	if len(found) > 1 {
 		return netip.AddrPort{}, fmt.Errorf("real %s of %s: %d of them (give ADDR:PORT: %s)", want.Addr(), service, len(found), addrList(found))
 	}
-	return netip.AddrPort{}, fmt.Errorf("real %s of %s: %w (%s)", addrString(want), service, ErrNotFound, addrList(all))
+	return netip.AddrPort{}, fmt.Errorf("real %s of %s: %w (%s)", RealName(want), service, ErrNotFound, addrList(all))
 }
 
 func (d *Director) serviceNames() string {
@@ -186,7 +186,7 @@ func (d *Director) serviceNames() string {
 func addrList(as []netip.AddrPort) string {
 	words := make([]string, 0, len(as))
 	for _, a := range as {
-		words = append(words, addrString(a))
+		words = append(words, RealName(a))
 	}
 	return someOf(words)
 }

@@ -22,7 +22,7 @@ func changes(before, after Outcome, at time.Time) []notify.Event {
 		for _, r := range s.Reals {
 			if was, known := before.Memory.Up[RealKey{s.Name, r.Key()}]; known && was != r.Up {
 				es = append(es, notify.Event{
-					Kind: notify.Real, Name: addrString(r.Key()), Service: s.Name,
+					Kind: notify.Real, Name: RealName(r.Key()), Service: s.Name,
 					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at,
 				})
 			}
@@ -85,8 +85,9 @@ func upDown(up bool) string {
 	return "down"
 }
 
-// addrString leaves out a port of 0: the real has none of its own.
-func addrString(a netip.AddrPort) string {
+// RealName writes a real as people do: "172.25.0.12", or "172.25.0.12:81" if
+// it has a port of its own.
+func RealName(a netip.AddrPort) string {
 	if a.Port() == 0 {
 		return a.Addr().String()
 	}

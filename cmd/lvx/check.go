@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/guard"
+)
+
+func newCheckCmd() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "check -c FILE",
+		Short: "validate a configuration and say what this host can do",
+		Long: `Validates a configuration file and prints what this host can do with it. Nothing
+is loaded, attached or sent. The exit status is 1 if the file has a mistake or
+this host cannot run it.`,
+		Example: "  lvx check -c /etc/lvx/lvx.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(path)
+			if err != nil {
+				return err
+			}
+			return printCheck(cmd.OutOrStdout(), path, cfg, examine(interfaces(cfg)))
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`")
+	return cmd
+}
+
+// printCheck prints the report; an error says why the host cannot run it.
+func printCheck(w io.Writer, path string, cfg *config.Config, h hostReport) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "configuration\t%s: ok, %s\n", guard.Text(path), summary(cfg))
+	fmt.Fprintf(t, "kernel\t%s\n", h.kernel)
+	fmt.Fprintf(t, "BTF\t%s\n", h.btf)
+	fmt.Fprintf(t, "bpffs\t%s\n", h.bpffs)
+	for _, i := range h.interfaces {
+		fmt.Fprintf(t, "%s\t%s\n", i.name, i)
+	}
+	fmt.Fprintf(t, "IPVS\t%s\n", availability(h.ipvs))
+	fmt.Fprintf(t, "backend\t%s\n", backendWords(cfg, h))
+	for _, warning := range append(cfg.Warnings, h.warnings(cfg)...) {
+		fmt.Fprintf(t, "warning\t%s\n", guard.Text(warning))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return h.refusal(cfg)
+}
+
+// summary counts what the file has.
+func summary(cfg *config.Config) string {
+	var reals, checks int
+	for _, s := range cfg.Services {
+		reals += len(s.Reals)
+		for _, c := range s.Checks {
+			checks += len(c)
+		}
+	}
+	words := []string{plural(len(cfg.Services), "service"), plural(reals, "real"), plural(checks, "check")}
+	if n := len(cfg.VRRP); n > 0 {
+		words = append(words, plural(n, "VRRP instance"))
+	}
+	return strings.Join(words, ", ")
+}
+
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+func availability(err error) string {
+	if err != nil {
+		return "no: " + guard.Text(err.Error())
+	}
+	return "yes"
+}
+
+// backendWords tells which data path lvx run would take.
+func backendWords(cfg *config.Config, h hostReport) string {
+	switch {
+	case cfg.Backend == config.BackendIPVS:
+		return "ipvs"
+	case cfg.Backend == config.BackendAuto && h.xdp() != nil && h.ipvs == nil:
+		return "ipvs, because XDP cannot run here: " + h.xdp().Error()
+	}
+	var modes []string
+	for _, i := range h.interfaces {
+		if slices.Contains(cfg.Interfaces, i.name) {
+			modes = append(modes, i.mode(cfg.XDPMode)+" on "+i.name)
+		}
+	}
+	return "xdp, " + strings.Join(modes, ", ")
+}
+
+// refusal is why lvx run would fail here, nil if it would not.
+func (h hostReport) refusal(cfg *config.Config) error {
+	for _, i := range h.interfaces {
+		if i.err != nil {
+			return fmt.Errorf("interface %s: no such interface (there are %s)", i.name, interfaceNames())
+		}
+	}
+	switch x := h.xdp(); {
+	case cfg.Backend == config.BackendIPVS:
+		return h.ipvs
+	case x == nil:
+		return nil
+	case cfg.Backend == config.BackendXDP:
+		return x
+	case h.ipvs != nil:
+		return errors.Join(fmt.Errorf("no data path: XDP: %w", x), fmt.Errorf("IPVS: %w", h.ipvs))
+	}
+	return nil
+}
+
+func (h hostReport) warnings(cfg *config.Config) []string {
+	var all []string
+	for _, i := range h.interfaces {
+		if cfg.XDPMode == config.XDPNative && !i.native && i.err == nil && slices.Contains(cfg.Interfaces, i.name) {
+			all = append(all, fmt.Sprintf("xdp_mode native, but driver %s of %s is not known to do XDP (xdp_mode: auto falls back)", i.driver, i.name))
+		}
+	}
+	return all
+}

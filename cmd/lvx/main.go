@@ -1,0 +1,14 @@
+// Command lvx is LVS direct routing in XDP: the director's daemon, the tools
+// that ask it, and what a real server needs.
+//
+// This package is wiring and words. What a verb does is in the package that
+// it calls; nothing is decided here but exit codes: 0 done, 1 failed, 2 wrong
+// usage.
+package main
+
+import "os"
+
+// version is set by the linker.
+var version = "devel"
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/guard"
+)
+
+func newStatusCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "one screen: roles, VIPs, services, reals and why",
+		Example: `  lvx status
+  lvx status --json | jq '.services[] | select(.state != "up")'`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+		st, err := c.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return writeJSON(cmd.OutOrStdout(), st)
+		}
+		return printStatus(cmd.OutOrStdout(), st, colors(cmd.OutOrStdout()))
+	})
+	return cmd
+}
+
+// colors tells whether w is a terminal whose user wants colours
+// (https://no-color.org).
+func colors(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// screen lays out a status. Colours are put on whole lines only, after the
+// columns were aligned.
+type screen struct {
+	b     strings.Builder
+	now   time.Time
+	color bool
+}
+
+func printStatus(w io.Writer, st director.Status, color bool) error {
+	s := &screen{now: st.Now, color: color}
+	s.head(st)
+	s.vrrp(st.VRRP)
+	s.vips(st.VIPs)
+	for _, svc := range st.Services {
+		s.service(svc)
+	}
+	_, err := io.WriteString(w, s.b.String())
+	return err
+}
+
+func (s *screen) head(st director.Status) {
+	s.line("", "lvx %s, %s %s, up %s", st.Version, st.Backend, st.Mode, s.ago(st.Started))
+	if st.Detail != "" {
+		s.line("", "%s", guard.Text(st.Detail))
+	}
+	if st.Reload.Error == "" {
+		s.line("", "configuration of %s", st.Reload.At.Local().Format(time.DateTime))
+	} else {
+		s.line("down", "reload of %s refused: %s", st.Reload.At.Local().Format(time.DateTime), guard.Text(st.Reload.Error))
+	}
+	if st.Fault != "" {
+		s.line("down", "not applied, being retried: %s", guard.Text(st.Fault))
+	}
+	for _, w := range st.Warnings {
+		s.line("drained", "warning: %s", guard.Text(w))
+	}
+	for _, o := range st.Stale {
+		s.line("drained", "override of %s %s (%s): no such real is configured", o.Service, director.RealName(o.Real), o)
+	}
+}
+
+func (s *screen) vrrp(all []director.VRRPStatus) {
+	if len(all) == 0 {
+		return
+	}
+	s.b.WriteByte('\n')
+	s.table(func(row func(class string, cells ...string)) {
+		for _, v := range all {
+			var peers []string
+			for _, p := range v.Peers {
+				peers = append(peers, fmt.Sprintf("%s (%d, %s ago)", p.Addr, p.Priority, s.now.Sub(p.Seen).Truncate(100*time.Millisecond)))
+			}
+			row(v.Role, "vrrp "+v.Instance, v.Role, s.ago(v.Since), "priority "+strconv.Itoa(int(v.Priority)),
+				v.Interface, orDash(strings.Join(peers, ", ")), guard.Text(v.Why))
+			if v.Warning != "" {
+				row("down", "", guard.Text(v.Warning))
+			}
+		}
+	})
+}
+
+func (s *screen) vips(all []director.VIPStatus) {
+	if len(all) == 0 {
+		return
+	}
+	s.b.WriteByte('\n')
+	s.table(func(row func(class string, cells ...string)) {
+		for _, v := range all {
+			by := "held"
+			if !v.Held {
+				by = "not held"
+			}
+			if v.Instance != "" {
+				by += " by " + v.Instance
+			}
+			row("", "VIP "+v.Addr.String(), by)
+		}
+	})
+}
+
+func (s *screen) service(svc director.ServiceStatus) {
+	s.b.WriteByte('\n')
+	title := fmt.Sprintf("%s  %s  %s  %s", svc.Name, svc.State, svc.Scheduler, strings.Join(svc.Listeners, " "))
+	if svc.Mark != 0 {
+		title += fmt.Sprintf("  FWM %d", svc.Mark)
+	}
+	if svc.Backend != "" {
+		title += "  " + svc.Backend
+	}
+	if svc.Reason != "" {
+		title += "  (" + guard.Text(svc.Reason) + ")"
+	}
+	s.line(svc.State, "%s", title)
+	s.table(func(row func(class string, cells ...string)) {
+		for _, r := range svc.Reals {
+			row(r.State, "  "+director.RealName(netip.AddrPortFrom(r.Addr, r.Port)), r.State, weightWords(r), s.ago(r.Since), orDash(r.MAC), realWords(r))
+		}
+		if svc.Sorry != "" {
+			row("", "  "+svc.Sorry, "sorry server")
+		}
+	})
+}
+
+func weightWords(r director.RealStatus) string {
+	w := "weight " + strconv.Itoa(int(r.Weight))
+	if r.Weight != r.Configured {
+		w += " (configured " + strconv.Itoa(int(r.Configured)) + ")"
+	}
+	return w
+}
+
+func realWords(r director.RealStatus) string {
+	var words []string
+	if r.Flapping {
+		words = append(words, "flapping")
+	}
+	if r.Checks == 0 {
+		words = append(words, "no check")
+	}
+	if r.Reason != "" {
+		words = append(words, guard.Text(r.Reason))
+	}
+	return strings.Join(words, ", ")
+}
+
+// table aligns the cells of the rows that fill makes.
+func (s *screen) table(fill func(row func(class string, cells ...string))) {
+	var classes []string
+	var aligned strings.Builder
+	t := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	fill(func(class string, cells ...string) {
+		classes = append(classes, class)
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
+	})
+	t.Flush()
+	for i, l := range strings.Split(strings.TrimSuffix(aligned.String(), "\n"), "\n") {
+		if i < len(classes) {
+			s.line(classes[i], "%s", strings.TrimRight(l, " "))
+		}
+	}
+}
+
+func (s *screen) line(class, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if code := map[string]string{
+		"up": "32", "MASTER": "32", "down": "31", "FAULT": "31", "sorry": "33", "drained": "33", "unresolved": "31",
+	}[class]; code != "" && s.color {
+		text = "\x1b[" + code + "m" + text + "\x1b[0m"
+	}
+	s.b.WriteString(text + "\n")
+}
+
+// ago is how long ago t was: "3h12m5s"; "-" if it never was.
+func (s *screen) ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := s.now.Sub(t)
+	switch {
+	case d >= 48*time.Hour:
+		return strconv.Itoa(int(d.Hours()/24)) + " days"
+	case d >= time.Second:
+		return d.Truncate(time.Second).String()
+	}
+	return d.Truncate(time.Millisecond).String()
+}

@@ -19,5 +19,5 @@ say "building lvx"
 cd "$lab_root"
 mkdir -p "$(dirname "$LAB_LVX")"
 # No version control stamp: a synced folder is not a checkout.
-go build -trimpath -buildvcs=false -o "$LAB_LVX" ./cmd/lvx
+HOME=${HOME:-/root} GOTOOLCHAIN=auto go build -trimpath -buildvcs=false -o "$LAB_LVX" ./cmd/lvx
 "$LAB_LVX" version

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,14 @@ of this machine's own network and leaves nothing behind.
 
 Scenes: ` + strings.Join(demo.Scenes(), ", "),
 		Example: "  lvx demo\n  lvx demo rr wrr",
+		Args: func(_ *cobra.Command, args []string) error {
+			for _, a := range args {
+				if !slices.Contains(demo.Scenes(), a) {
+					return fmt.Errorf("no scene %q (there are: %s)", a, strings.Join(demo.Scenes(), ", "))
+				}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if os.Geteuid() != 0 {
 				return fmt.Errorf("demo: network namespaces need root (try `sudo lvx demo`)")

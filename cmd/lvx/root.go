@@ -77,7 +77,7 @@ needs, in one daemon with one configuration file.`,
 		newRunCmd(), newCheckCmd(), newReloadCmd(),
 		newListCmd(), newStatusCmd(), newExplainCmd(),
 		newWeightCmd(), newDrainCmd(),
-		newRealCmd(), newVersionCmd(),
+		newRealCmd(), newDemoCmd(), newVersionCmd(),
 	)
 	markUsage(root)
 	return root

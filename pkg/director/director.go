@@ -203,8 +203,12 @@ func (d *Director) loop(ctx context.Context) error {
 			case <-sample.C:
 				d.sample()
 				continue
-			case <-in.health:
-			case <-in.neigh:
+			case _, ok := <-in.health:
+				in.ended(&in.health, ok)
+			case _, ok := <-in.neigh:
+				if !ok {
+					in.neigh = nil
+				}
 			case e, ok := <-in.vrrp:
 				in.transition(d, e, ok)
 			case r := <-d.roles:

@@ -58,8 +58,12 @@ func (d *Director) inbox() *inbox {
 func (in *inbox) drain(d *Director) {
 	for {
 		select {
-		case <-in.health:
-		case <-in.neigh:
+		case _, ok := <-in.health:
+			in.ended(&in.health, ok)
+		case _, ok := <-in.neigh:
+			if !ok {
+				in.neigh = nil
+			}
 		case e, ok := <-in.vrrp:
 			in.transition(d, e, ok)
 		case r := <-d.roles:
@@ -67,6 +71,14 @@ func (in *inbox) drain(d *Director) {
 		default:
 			return
 		}
+	}
+}
+
+// ended stops listening to a monitor that has ended: a closed channel is
+// always ready, and draining it would never come to an end.
+func (in *inbox) ended(events *<-chan health.Event, ok bool) {
+	if !ok {
+		*events = nil
 	}
 }
 

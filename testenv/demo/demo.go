@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -76,15 +77,7 @@ func chosen(all []scene, names []string) []scene {
 	if len(names) == 0 {
 		return all
 	}
-	var some []scene
-	for _, s := range all {
-		for _, n := range names {
-			if s.name == n {
-				some = append(some, s)
-			}
-		}
-	}
-	return some
+	return slices.DeleteFunc(slices.Clone(all), func(s scene) bool { return !slices.Contains(names, s.name) })
 }
 
 // Scenes lists the names of all scenes.

@@ -225,6 +225,9 @@ func lastLine(s string) string {
 // cleanExit ends the daemon and looks for leftovers.
 func cleanExit(ctx context.Context, s *stage) error {
 	d1 := s.Cluster.Host("d1")
+	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
+		return err
+	}
 	if err := s.Stop("d1"); err != nil {
 		return fmt.Errorf("lvx run after SIGTERM: %w", err)
 	}

@@ -100,18 +100,21 @@ func join(fd, index int, six bool) error {
 
 func (c *conn) close() { unix.Close(c.fd) }
 
+// from is the control message that makes src the source address.
+func (c *conn) from(src netip.Addr) []byte {
+	if c.six {
+		return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: src.As16(), Ifindex: uint32(c.index)})
+	}
+	return unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: src.As4(), Ifindex: int32(c.index)})
+}
+
 // send sends one message from src to dst.
 func (c *conn) send(src, dst netip.Addr, b []byte) error {
-	var oob []byte
-	var to unix.Sockaddr
-	if c.six {
-		oob = unix.PktInfo6(&unix.Inet6Pktinfo{Addr: src.As16(), Ifindex: uint32(c.index)})
-		to = &unix.SockaddrInet6{Addr: dst.As16(), ZoneId: uint32(c.index)}
-	} else {
-		oob = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: src.As4(), Ifindex: int32(c.index)})
+	var to unix.Sockaddr = &unix.SockaddrInet6{Addr: dst.As16(), ZoneId: uint32(c.index)}
+	if !c.six {
 		to = &unix.SockaddrInet4{Addr: dst.As4()}
 	}
-	_, err := unix.SendmsgN(c.fd, b, oob, to, 0)
+	_, err := unix.SendmsgN(c.fd, b, c.from(src), to, 0)
 	return err
 }
 

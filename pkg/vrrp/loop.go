@@ -30,6 +30,8 @@ type loop struct {
 	services map[string]bool
 	stopping bool
 	workers  sync.WaitGroup
+	metro    *metronome    // nil: the kernel cannot, the thread sends every advert itself
+	broken   *metronome    // kept, because the kernel may still read its memory
 	socks    []*conn       // what the virtual routers use
 	fds      []unix.PollFd // wake, and one per socks
 	buf      [64 << 10]byte
@@ -93,19 +95,36 @@ func (l *loop) run() {
 			l.note(slog.LevelWarn, "advert thread runs without real-time priority", slog.Any("error", err))
 		}
 	}
+	metro, err := newMetronome(func(v *vrouter, err error) { l.unsent(v, err, time.Now()) })
+	if err != nil {
+		l.note(slog.LevelInfo, "adverts are timed by the daemon itself", slog.Any("reason", err))
+	}
+	l.metro = metro
 	for !l.stopping || len(l.routers) > 0 {
 		l.wait()
 		l.receive() // before timers: after a pause, a master that was heard meanwhile is not dead
-		now := time.Now()
-		for _, v := range l.routers {
-			if due := v.m.Deadline(); !due.IsZero() && !now.Before(due) {
-				l.step(v, Tick{}, now)
-			}
-		}
+		l.tick(time.Now())
 		l.sweep()
+	}
+	if l.metro != nil {
+		l.metro.close()
 	}
 	close(l.gone)
 	l.workers.Wait()
+}
+
+// tick looks at the timers.
+func (l *loop) tick(now time.Time) {
+	for _, v := range l.routers {
+		if due := v.m.Deadline(); !due.IsZero() && !now.Before(due) {
+			v.sent = v.score.played(now, v.cfg.AdvertInterval)
+			l.step(v, Tick{}, now)
+			v.sent = false
+		}
+	}
+	if l.metro != nil {
+		l.metro.reap()
+	}
 }
 
 // wait sleeps until a packet, a message or the next deadline, and runs the
@@ -218,6 +237,9 @@ func (l *loop) apply(p plan) map[*conn]bool {
 // refresh tells one virtual router what has changed for it; nothing, if
 // nothing has.
 func (l *loop) refresh(v *vrouter, it item, changed bool, seen, now time.Time) {
+	if v.conn != it.conn {
+		l.unqueue(v) // before the controller closes the socket
+	}
 	v.conn, v.index = it.conn, l.links[it.cfg.Interface].index
 	cond := l.links.condition(it.cfg, l.services)
 	if cond.Fault == "" && it.err != nil {
@@ -296,6 +318,9 @@ func (l *loop) sweep() {
 		l.show()
 	}
 	for _, v := range l.routers {
+		if v.dirty {
+			l.queue(v)
+		}
 		v.publish()
 	}
 }

@@ -28,7 +28,8 @@ type vrouter struct {
 	gen     uint64 // of the last wish
 	ready   uint64 // of the last wish fulfilled
 	readyAt time.Time
-	buf     []byte
+	score   score // adverts that the kernel will send by itself
+	sent    bool  // the advert of this tick is one of them
 
 	since    time.Time
 	peers    map[netip.Addr]Peer
@@ -145,6 +146,9 @@ func (l *loop) step(v *vrouter, in Input, now time.Time) {
 
 func (l *loop) act(v *vrouter, a Action, now time.Time) {
 	v.dirty = true
+	if !v.m.Active() || v.m.stopping {
+		l.unqueue(v) // first: nothing may follow a resignation
+	}
 	switch a := a.(type) {
 	case Advertise:
 		l.advertise(v, a.Priority, now)
@@ -204,23 +208,67 @@ func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
 	if l.opts.Lease != nil {
 		l.opts.Lease(v.cfg.Name, v.cfg.lease(v.m.Priority()))
 	}
-	if v.conn == nil {
+	if v.sent {
 		return
+	}
+	for _, m := range v.messages(priority) {
+		if err := m.conn.send(m.src, m.dst, m.packet); err != nil {
+			l.unsent(v, err, now)
+		}
+	}
+}
+
+// messages are what an advertisement of v consists of.
+func (v *vrouter) messages(priority uint8) (ms []message) {
+	if v.conn == nil || !v.cond.Self.IsValid() {
+		return nil
 	}
 	to := v.cfg.UnicastPeers
 	if len(to) == 0 {
 		to = []netip.Addr{v.cfg.group()}
 	}
 	for _, dst := range to {
-		b, err := v.cfg.packet(priority).Append(v.buf[:0], v.cond.Self, dst)
-		if err == nil {
-			v.buf = b
-			err = v.conn.send(v.cond.Self, dst, b)
+		// A validated instance can be encoded.
+		if b, err := v.cfg.packet(priority).Append(nil, v.cond.Self, dst); err == nil {
+			ms = append(ms, message{v.conn, v.cond.Self, dst, b})
 		}
-		if err != nil && now.Sub(v.errSaid) >= quiet {
-			v.errSaid = now
-			l.note(slog.LevelWarn, "advertisement not sent", slog.String("instance", v.cfg.Name),
-				slog.String("to", dst.String()), slog.Any("error", err))
-		}
+	}
+	return ms
+}
+
+func (l *loop) unsent(v *vrouter, err error, now time.Time) {
+	if now.Sub(v.errSaid) >= quiet {
+		v.errSaid = now
+		l.note(slog.LevelWarn, "advertisement not sent", slog.String("instance", v.cfg.Name), slog.Any("error", err))
+	}
+}
+
+// queue has the kernel send the coming adverts of a master on time.
+func (l *loop) queue(v *vrouter) {
+	if l.metro == nil || !v.m.Active() || v.m.stopping {
+		return
+	}
+	if err := l.metro.keep(v, v.messages(v.m.Priority()), v.m.nextAdvert, v.cfg.AdvertInterval); err != nil {
+		l.silence(err)
+	}
+}
+
+// unqueue takes queued adverts back.
+func (l *loop) unqueue(v *vrouter) {
+	if l.metro == nil || len(v.score.beats) == 0 {
+		return
+	}
+	if err := l.metro.cancel(&v.score); err != nil {
+		l.silence(err)
+	}
+}
+
+// silence goes on without the metronome.
+func (l *loop) silence(err error) {
+	l.note(slog.LevelWarn, "adverts are timed by the daemon itself from now on", slog.Any("error", err))
+	l.metro.close()
+	l.metro, l.broken = nil, l.metro
+	for _, v := range l.routers {
+		v.score = score{}
 	}
 }

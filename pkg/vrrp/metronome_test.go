@@ -1,0 +1,145 @@
+package vrrp
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// withMetronome gives f a metronome and a socket that hears what it sends,
+// in a namespace of their own.
+func withMetronome(t *testing.T, f func(m *metronome, v *vrouter, msg message, heard func() int)) {
+	inNamespace(t, func(t *testing.T, index int) {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		c, err := listen("lo", lo.Attrs().Index, false)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.close()
+		m, err := newMetronome(func(v *vrouter, err error) { v.warning = err.Error() })
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer m.close()
+		local := netip.MustParseAddr("127.0.0.1")
+		heard := func() (n int) {
+			var buf [2048]byte
+			for {
+				d, ok := c.receive(buf[:])
+				if !ok {
+					return n
+				}
+				if d.ttl == 255 && d.src == local && len(d.payload) == 20 {
+					n++
+				}
+			}
+		}
+		f(m, &vrouter{cfg: sample(nil)}, message{c, local, local, unhex(t, vectors[0].hex)}, heard)
+	})
+}
+
+// until waits for n messages, generously.
+func until(n int, heard func() int) (got int) {
+	for range 1000 {
+		if got += heard(); got >= n {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return got
+}
+
+func TestMetronomePlays(t *testing.T) {
+	const every = 100 * time.Millisecond
+	withMetronome(t, func(m *metronome, v *vrouter, msg message, heard func() int) {
+		first := time.Now().Add(every)
+		for range 2 { // the second time everything is queued already
+			if err := m.keep(v, []message{msg}, first, every); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := heard(); n != 0 {
+			t.Errorf("%d messages before the first beat", n)
+		}
+		if got := until(5, heard); got != 5 {
+			t.Errorf("%d messages, want the 5 that are queued", got)
+		}
+		time.Sleep(2 * every)
+		if n := heard(); n != 0 {
+			t.Errorf("%d messages more than queued", n)
+		}
+		m.reap()
+		if len(m.flying) != 0 || v.warning != "" {
+			t.Errorf("%d messages in flight, warning %q", len(m.flying), v.warning)
+		}
+		if !v.score.played(first, every) || len(v.score.beats) != 4 {
+			t.Errorf("%d beats after the first", len(v.score.beats))
+		}
+		if v.score.played(first.Add(10*every), every) || len(v.score.beats) != 0 {
+			t.Errorf("a long pause counts as a beat that was played")
+		}
+	})
+}
+
+func TestMetronomeTakesBack(t *testing.T) {
+	const every = 50 * time.Millisecond
+	withMetronome(t, func(m *metronome, v *vrouter, msg message, heard func() int) {
+		queue := func(first time.Time) {
+			t.Helper()
+			if err := m.keep(v, []message{msg}, first, every); err != nil {
+				t.Error(err)
+			}
+		}
+		queue(time.Now().Add(time.Hour))
+		queue(time.Now().Add(2 * time.Hour)) // another beat: the old one is void
+		if len(v.score.beats) != 10 {
+			t.Errorf("%d beats queued", len(v.score.beats))
+		}
+		msg.packet = unhex(t, vectors[3].hex)
+		queue(time.Now().Add(every))
+		if until(1, heard) < 1 {
+			t.Error("nothing after the message changed")
+		}
+		if err := m.cancel(&v.score); err != nil {
+			t.Error(err)
+		}
+		heard()
+		time.Sleep(4 * every)
+		if n := heard(); n != 0 {
+			t.Errorf("%d messages after they were taken back", n)
+		}
+		m.reap()
+		if len(m.flying) != 0 {
+			t.Errorf("%d messages in flight", len(m.flying))
+		}
+	})
+}
+
+func TestMetronomeTellsOfFailure(t *testing.T) {
+	withMetronome(t, func(m *metronome, v *vrouter, msg message, heard func() int) {
+		msg.src = addrA // nobody's, in here
+		if err := m.keep(v, []message{msg}, time.Now(), time.Second); err != nil {
+			t.Error(err)
+		}
+		for range 1000 {
+			if m.reap(); v.warning != "" {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if want := "invalid argument"; v.warning != want {
+			t.Errorf("warning %q, want %q", v.warning, want)
+		}
+	})
+}

@@ -23,6 +23,8 @@ volatile const __u32 tick_shift = 8;
 volatile const __u32 jiffies_per_second = 250;
 
 /* An enum that no map mentions would not be in BTF, so neither in Go. */
+volatile const enum verdict names_of_verdicts = 0;
+volatile const enum eviction names_of_evictions = 0;
 volatile const enum flow_state names_of_states = 0;
 volatile const enum vip_flag names_of_vip_flags = 0;
 volatile const enum real_flag names_of_real_flags = 0;

@@ -120,15 +120,15 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, VERDICTS);
-	__type(key, enum verdict);
-	__type(value, __u64);
+	__type(key, __u32); /* enum verdict */
+	__type(value, struct tally);
 } verdicts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, EVICTIONS);
-	__type(key, enum eviction);
-	__type(value, __u64);
+	__type(key, __u32); /* enum eviction */
+	__type(value, struct tally);
 } evictions SEC(".maps");
 
 /* max_entries is set by the loader: an even number, one set per flow. */

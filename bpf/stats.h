@@ -6,18 +6,18 @@
 
 static __always_inline void count_verdict(__u32 verdict)
 {
-	__u64 *n = bpf_map_lookup_elem(&verdicts, &verdict);
+	struct tally *t = bpf_map_lookup_elem(&verdicts, &verdict);
 
-	if (n)
-		*n += 1;
+	if (t)
+		t->count += 1;
 }
 
 static __always_inline void count_eviction(__u32 kind)
 {
-	__u64 *n = bpf_map_lookup_elem(&evictions, &kind);
+	struct tally *t = bpf_map_lookup_elem(&evictions, &kind);
 
-	if (n)
-		*n += 1;
+	if (t)
+		t->count += 1;
 }
 
 /* A packet of so many bytes (IP length, as IPVS counts) for a real. */

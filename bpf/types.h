@@ -248,6 +248,11 @@ struct counter {
 	__u64 spare;
 };
 
+/* How many packets ended in a verdict, or flows in an eviction. */
+struct tally {
+	__u64 count;
+};
+
 /* The position of an rr or wrr service on its ring; a line of its own. */
 struct cursor {
 	__u64 picks;

@@ -249,6 +249,11 @@ type RawSettings struct {
 	Alive   uint64
 }
 
+type RawTally struct {
+	_     structs.HostLayout
+	Count uint64
+}
+
 type RawTemplateSet struct {
 	_   structs.HostLayout
 	Key [4]struct {
@@ -356,8 +361,10 @@ const (
 	RawVarFlowSets         = "flow_sets"
 	RawVarInterfaceSlot    = "interface_slot"
 	RawVarJiffiesPerSecond = "jiffies_per_second"
+	RawVarNamesOfEvictions = "names_of_evictions"
 	RawVarNamesOfRealFlags = "names_of_real_flags"
 	RawVarNamesOfStates    = "names_of_states"
+	RawVarNamesOfVerdicts  = "names_of_verdicts"
 	RawVarNamesOfVipFlags  = "names_of_vip_flags"
 	RawVarTemplateSets     = "template_sets"
 	RawVarTickShift        = "tick_shift"
@@ -444,8 +451,10 @@ type RawVariableSpecs struct {
 	FlowSets         *ebpf.VariableSpec `ebpf:"flow_sets"`
 	InterfaceSlot    *ebpf.VariableSpec `ebpf:"interface_slot"`
 	JiffiesPerSecond *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
+	NamesOfEvictions *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfRealFlags *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfStates    *ebpf.VariableSpec `ebpf:"names_of_states"`
+	NamesOfVerdicts  *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags  *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
 	TemplateSets     *ebpf.VariableSpec `ebpf:"template_sets"`
 	TickShift        *ebpf.VariableSpec `ebpf:"tick_shift"`
@@ -529,8 +538,10 @@ type RawVariables struct {
 	FlowSets         *ebpf.Variable `ebpf:"flow_sets"`
 	InterfaceSlot    *ebpf.Variable `ebpf:"interface_slot"`
 	JiffiesPerSecond *ebpf.Variable `ebpf:"jiffies_per_second"`
+	NamesOfEvictions *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfRealFlags *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfStates    *ebpf.Variable `ebpf:"names_of_states"`
+	NamesOfVerdicts  *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags  *ebpf.Variable `ebpf:"names_of_vip_flags"`
 	TemplateSets     *ebpf.Variable `ebpf:"template_sets"`
 	TickShift        *ebpf.Variable `ebpf:"tick_shift"`

@@ -176,30 +176,37 @@ func (b *Backend) eachTemplate(visit func(k uint64, t template) bool) {
 func (b *Backend) verdicts() ([]lb.Verdict, error) {
 	var out []lb.Verdict
 	for i, v := range verdictTexts {
-		var per []uint64
-		if err := b.dp.Maps.Verdicts.Lookup(uint32(i), &per); err != nil {
-			return nil, fmt.Errorf("verdicts: %w", err)
-		}
-		n := uint64(0)
-		for _, c := range per {
-			n += c
+		n, err := tally(b.dp.Maps.Verdicts, uint32(i))
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, lb.Verdict{Name: v.name, Meaning: v.meaning, Count: n})
 	}
 	return out, nil
 }
 
+// tally sums a count over the CPUs.
+func tally(m *ebpf.Map, i uint32) (uint64, error) {
+	var per []loader.RawTally
+	if err := m.Lookup(i, &per); err != nil {
+		return 0, fmt.Errorf("%s: %w", m, err)
+	}
+	n := uint64(0)
+	for _, t := range per {
+		n += t.Count
+	}
+	return n, nil
+}
+
 func (b *Backend) tables(st *lb.Stats) error {
 	evicted := func(kinds map[string]loader.RawEviction) (map[string]uint64, error) {
 		out := map[string]uint64{}
 		for name, k := range kinds {
-			var per []uint64
-			if err := b.dp.Maps.Evictions.Lookup(uint32(k), &per); err != nil {
-				return nil, fmt.Errorf("evictions: %w", err)
+			n, err := tally(b.dp.Maps.Evictions, uint32(k))
+			if err != nil {
+				return nil, err
 			}
-			for _, c := range per {
-				out[name] += c
-			}
+			out[name] = n
 		}
 		return out, nil
 	}

@@ -138,8 +138,8 @@ func TestMetronomeTellsOfFailure(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if want := "invalid argument"; v.warning != want {
-			t.Errorf("warning %q, want %q", v.warning, want)
+		if v.warning == "" {
+			t.Error("no word of a message that could not be sent")
 		}
 	})
 }

@@ -19,10 +19,10 @@ ln -s /proc/mounts /etc/mtab
 for tty in 1 2 3; do stty -F /dev/ttyS$tty raw -echo 115200; done
 ip link set lo up
 rc=0
-for m in $(cat /etc/lvx-vm/modules); do
-	modprobe "$m" >/dev/ttyS1 2>&1 || rc=125
-done
-cd /t
+while read -r module; do
+	modprobe "$module" >/dev/ttyS1 2>&1 || rc=125
+done </etc/lvx-vm/modules
+cd /t || rc=125
 if [ "$rc" = 0 ]; then
 	setsid /bin/sh /etc/lvx-vm/run </dev/null >/dev/ttyS1 2>&1
 	rc=$?

@@ -113,7 +113,11 @@ func addModules(root tree, k kernel, load []string) error {
 	root.put(dir+"/modules.dep", 0o644, set.dep())
 	root.put(dir+"/modules.alias", 0o644, set.alias())
 	root.put(dir+"/modules.symbols", 0o644, nil)
-	root.put("/etc/lvx-vm/modules", 0o644, []byte(strings.Join(set.closure(load...), "\n")+"\n"))
+	var lines strings.Builder
+	for _, name := range set.closure(load...) {
+		lines.WriteString(name + "\n")
+	}
+	root.put("/etc/lvx-vm/modules", 0o644, []byte(lines.String()))
 	return nil
 }
 

@@ -1,5 +1,6 @@
-// Package lane runs the tests that need another kernel than the host's: those
-// built with the tag ipvsvm, each package in a guest of its own (package vm).
+// Package lane runs the tests that need another kernel than the host's, those
+// built with the tag ipvsvm, and tests that shall hold on that kernel too,
+// each suite in a guest of its own (package vm).
 // Its one test is the whole lane:
 //
 //	go test ./testenv/vm/lane
@@ -30,10 +31,12 @@ type Suite struct {
 	Name    string
 	Package string            // import path or ./path from the root of the module
 	Run     string            // -test.run; "" is every test
+	Host    bool              // the tests run on hosts as well: they need no tag
 	Env     []string          // further environment, NAME=value
 	Files   map[string]string // further files, guest path to path from the root of the module
 	Tools   []string          // see vm.Options
 	Modules []string          // loaded before the tests; ip_vs if nil
+	Memory  int               // MiB; 0 is vm.DefaultMemory
 	Icount  bool              // the guest's clock counts instructions: sleeping is free
 	Timeout time.Duration     // of the guest; 0 is vm.DefaultTimeout
 }
@@ -95,7 +98,7 @@ func (s Suite) build(ctx context.Context, root, binary string) error {
 func (s Suite) options(root, binary string, out io.Writer) vm.Options {
 	o := vm.Options{
 		Files: map[string]string{"suite.test": binary},
-		Tools: s.Tools, Modules: s.Modules, Icount: s.Icount, Timeout: s.Timeout, Stdout: out, Log: out,
+		Tools: s.Tools, Modules: s.Modules, Memory: s.Memory, Icount: s.Icount, Timeout: s.Timeout, Stdout: out, Log: out,
 	}
 	if o.Modules == nil {
 		o.Modules = []string{"ip_vs"}

@@ -62,8 +62,8 @@ func TestBrokenSuite(t *testing.T) {
 	}
 }
 
-// TestSuitesExist: an entry of the lane that has no tagged test would pass
-// without testing anything.
+// TestSuitesExist: an entry of the lane that has no test would pass without
+// testing anything.
 func TestSuitesExist(t *testing.T) {
 	root, err := moduleRoot(t.Context())
 	if err != nil {
@@ -80,12 +80,12 @@ func TestSuitesExist(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if bytes.HasPrefix(b, []byte("//go:build "+Tag)) {
+			if s.Host || bytes.HasPrefix(b, []byte("//go:build "+Tag)) {
 				tagged++
 			}
 		}
 		if tagged == 0 {
-			t.Errorf("suite %s: %s has no test with the tag %s", s.Name, s.Package, Tag)
+			t.Errorf("suite %s: %s has no test that would run (tag %s)", s.Name, s.Package, Tag)
 		}
 	}
 }

@@ -57,7 +57,7 @@ bench-quick: ## every benchmark, for a moment each; as root
 
 .PHONY: demo
 demo: build ## LVS direct routing in XDP on real TCP traffic, in namespaces; as root
-	scripts/need ip ethtool curl
+	scripts/need ip
 	bin/lvx demo
 
 .PHONY: clean

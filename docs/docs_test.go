@@ -127,3 +127,46 @@ func TestMakeTargetsExist(t *testing.T) {
 		}
 	}
 }
+
+var (
+	testName  = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+	suiteName = regexp.MustCompile("suite `([^`]+)`")
+)
+
+// Semantics.md cites tests as proof: they exist.
+func TestSemanticsCitesTests(t *testing.T) {
+	text := pages(t)["semantics.md"]
+	tests := testSources(t)
+	suite, err := os.ReadFile("../pkg/lb/lbtest/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range testName.FindAllStringSubmatch(text, -1) {
+		if !strings.Contains(tests, "\nfunc "+m[1]+"(") {
+			t.Errorf("semantics.md cites %s, which does not exist", m[1])
+		}
+	}
+	for _, m := range suiteName.FindAllStringSubmatch(text, -1) {
+		if !strings.Contains(string(suite), `{"`+m[1]+`",`) {
+			t.Errorf("semantics.md cites suite %s, which does not exist", m[1])
+		}
+	}
+}
+
+// testSources is the text of every test file of the repository.
+func testSources(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir("..", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		all.Write(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -105,15 +104,19 @@ func examineInterface(name string) ifaceReport {
 	return r
 }
 
-// driver is the name of an interface's driver, or the kind of a virtual one.
+// driver is the name of an interface's driver, in this network namespace:
+// sysfs may show another one's.
 func driver(name string) string {
-	if target, err := os.Readlink(filepath.Join("/sys/class/net", name, "device/driver")); err == nil {
-		return filepath.Base(target)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "unknown"
 	}
-	if l, err := netlink.LinkByName(name); err == nil {
-		return l.Type()
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	if err != nil {
+		return "unknown"
 	}
-	return "unknown"
+	return unix.ByteSliceToString(info.Driver[:])
 }
 
 // mode is how lvx run would attach there.

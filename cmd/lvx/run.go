@@ -46,8 +46,8 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 	f.StringVar(&format, "log-format", "text", "`format` of the log on stderr: text or json")
 	f.StringVar(&level, "log-level", "info", "least `level` that is logged: debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if os.Geteuid() != 0 {
-			return errors.New("run: needs root, for BPF, addresses and raw sockets (try: sudo lvx run)")
+		if err := mustBeRoot(os.Geteuid()); err != nil {
+			return err
 		}
 		cfg, err := config.Load(path)
 		if err != nil {
@@ -70,6 +70,13 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 		return d.run(ctx)
 	}
 	return cmd
+}
+
+func mustBeRoot(uid int) error {
+	if uid != 0 {
+		return errors.New("run: needs root, for BPF, addresses and raw sockets (try: sudo lvx run)")
+	}
+	return nil
 }
 
 // newLogger writes to stderr: systemd adds the time that people read, the

@@ -150,7 +150,7 @@ func TestVRRPRoles(t *testing.T) {
 			t.Errorf("active: standby %v", s.Standby)
 		}
 		r.vrrp.become("VI_1", vrrp.Master)
-		r.notified("vrrp VI_1 INIT -> MASTER: because")
+		r.notified("vrrp VI_1 MASTER: because")
 		r.health.result(1, true, "")
 		synctest.Wait()
 		if got := strings.Join(r.vrrp.tracked, ", "); got != "web down, web up" {

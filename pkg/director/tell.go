@@ -41,22 +41,23 @@ func changes(before, after Outcome, at time.Time) []notify.Event {
 // tell logs and notifies what changed between two plans.
 func (d *Director) tell(before, after Outcome) {
 	for _, e := range changes(before, after, time.Now()) {
-		d.announce(e)
+		level := slog.LevelInfo
+		if e.New == "down" {
+			level = slog.LevelWarn
+		}
+		d.log.Log(context.Background(), level, line(e)) //nolint:sloglint // one line says it all, as keepalived's do
+		d.notify(e)
 	}
 }
 
+// tellRole passes a transition on. The router has logged it.
 func (d *Director) tellRole(e vrrp.Event) {
-	d.announce(notify.Event{
+	d.notify(notify.Event{
 		Kind: notify.VRRP, Name: e.Instance, Old: e.Old.String(), New: e.New.String(), Reason: e.Why, Time: e.At,
 	})
 }
 
-func (d *Director) announce(e notify.Event) {
-	level := slog.LevelInfo
-	if e.New == "down" || e.New == vrrp.Fault.String() {
-		level = slog.LevelWarn
-	}
-	d.log.Log(context.Background(), level, line(e)) //nolint:sloglint // one line says it all, as keepalived's do
+func (d *Director) notify(e notify.Event) {
 	if d.opt.Notify != nil {
 		d.opt.Notify.Notify(e)
 	}
@@ -66,11 +67,8 @@ func (d *Director) announce(e notify.Event) {
 // refused, 3 of 3".
 func line(e notify.Event) string {
 	s := string(e.Kind) + " " + e.Name + " " + e.New
-	switch e.Kind {
-	case notify.Real:
+	if e.Kind == notify.Real {
 		s = "rs " + e.Name + " of " + e.Service + " " + e.New
-	case notify.VRRP:
-		s = "vrrp " + e.Name + " " + e.Old + " -> " + e.New
 	}
 	if e.Reason != "" {
 		s += ": " + e.Reason

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+func TestRunNeedsRoot(t *testing.T) {
+	if err := mustBeRoot(1000); err == nil || !strings.Contains(err.Error(), "needs root") {
+		t.Error(err)
+	}
+	if err := mustBeRoot(0); err != nil {
+		t.Error(err)
+	}
+}
+
+// A second daemon says so in one line and touches nothing.
+func TestRunTwice(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test needs root: lvx run asks for it first")
+	}
+	pins := t.TempDir()
+	lock, err := admin.Lock(admin.DefaultLockDir, pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	defer func() {
+		name := strings.ReplaceAll(strings.Trim(pins, "/"), "/", "-") + ".lock"
+		_ = os.Remove(filepath.Join(admin.DefaultLockDir, name))
+	}()
+	file := filepath.Join(t.TempDir(), "lvx.yaml")
+	text := "interface: lo\nservices: [{name: web, listen: [\"10.0.0.100:80/tcp\"], reals: [{address: 10.0.0.11}]}]\npin_dir: " + pins + "\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, stderr := lvx("run", "-c", file)
+	if code != exitFailed || out != "" || !strings.HasPrefix(stderr, "lvx: another lvx runs with pin_dir "+pins) || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("%d %q %q", code, out, stderr)
+	}
+}
+
+func TestNewLogger(t *testing.T) {
+	for format, want := range map[string]string{"text": "level=WARN msg=hello a=1", "json": `"level":"WARN","msg":"hello","a":1`} {
+		var b bytes.Buffer
+		log, err := newLogger(&b, format, "warn")
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("not this")
+		log.Warn("hello", "a", 1)
+		if !strings.Contains(b.String(), want) || strings.Count(b.String(), "\n") != 1 {
+			t.Errorf("%s: %s", format, b.String())
+		}
+	}
+}
+
+func TestInterfaces(t *testing.T) {
+	cfg := &config.Config{
+		Interfaces: []string{"eth0", "eth1"},
+		VRRP:       []vrrp.Instance{{Interface: "eth1"}, {Interface: "eth2"}},
+	}
+	if got := interfaces(cfg); !slices.Equal(got, []string{"eth0", "eth1", "eth2"}) {
+		t.Error(got)
+	}
+}
+
+func TestOnHangup(t *testing.T) {
+	caught := make(chan os.Signal, 1) // or a hangup that comes too early would end the test
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
+	ctx, cancel := context.WithCancel(t.Context())
+	heard, ended := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		onHangup(ctx, func() {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	for again := true; again; {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-heard:
+			again = false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	<-ended
+}
+
+func TestWithout(t *testing.T) {
+	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
+	all := []netip.Addr{a, b, c}
+	if got := without(all, []netip.Addr{b}); !slices.Equal(got, []netip.Addr{a, c}) {
+		t.Error(got)
+	}
+	if !slices.Equal(all, []netip.Addr{a, b, c}) {
+		t.Error("its argument was changed")
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/director"
+)
+
+func testStatus() director.Status {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	addr := netip.MustParseAddr
+	return director.Status{
+		Version: "1.2.3", Backend: "xdp", Mode: "native", Detail: "eth0: native", Now: now, Started: now.Add(-75 * time.Hour),
+		Reload: director.ReloadStatus{At: now.Add(-time.Hour)},
+		VRRP: []director.VRRPStatus{{
+			Instance: "VI_1", Interface: "eth0", Role: "MASTER", Since: now.Add(-90 * time.Minute), Priority: 150, Why: "master is down",
+			Peers: []director.VRRPPeer{{Addr: addr("10.0.0.2"), Priority: 100, Seen: now.Add(-5 * time.Second)}},
+		}},
+		VIPs: []director.VIPStatus{{Addr: addr("10.0.0.100"), Held: true, Instance: "VI_1"}, {Addr: addr("10.0.0.101"), Held: true}},
+		Services: []director.ServiceStatus{{
+			Name: "web", State: "up", Scheduler: "wrr", Listeners: []string{"10.0.0.100:80/tcp", "10.0.0.100:443/tcp"}, Mark: 10,
+			Backend: "xdp", Sorry: "127.0.0.1",
+			Reals: []director.RealStatus{
+				{Addr: addr("10.0.0.11"), State: "up", Weight: 1, Configured: 1, Checks: 1, Since: now.Add(-250 * time.Millisecond), MAC: "02:00:00:00:00:0b"},
+				{Addr: addr("10.0.0.12"), Port: 81, State: "down", Weight: 2, Configured: 2, Checks: 1, Flapping: true, Reason: "http GET /: 503\x1b[2J"},
+				{Addr: addr("10.0.0.13"), State: "drained", Weight: 0, Configured: 3},
+			},
+		}, {
+			Name: "mail", State: "down", Scheduler: "rr", Listeners: []string{"10.0.0.101:25/tcp"}, Reason: "weight 0 up, quorum needs 1",
+		}},
+	}
+}
+
+const testScreen = `lvx 1.2.3, xdp native, up 3 days
+eth0: native
+configuration of TIME
+
+vrrp VI_1  MASTER  1h30m0s  priority 150  eth0  10.0.0.2 (100, 5s ago)  master is down
+
+VIP 10.0.0.100  held by VI_1
+VIP 10.0.0.101  held
+
+web  up  wrr  10.0.0.100:80/tcp 10.0.0.100:443/tcp  FWM 10  xdp
+  10.0.0.11     up       weight 1                 250ms  02:00:00:00:00:0b
+  10.0.0.12:81  down     weight 2                 -      -                  flapping, http GET /: 503?[2J
+  10.0.0.13     drained  weight 0 (configured 3)  -      -                  no check
+  127.0.0.1     sorry server
+
+mail  down  rr  10.0.0.101:25/tcp  (weight 0 up, quorum needs 1)
+`
+
+func screenOf(t *testing.T, st director.Status, color bool) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := printStatus(&b, st, color); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Replace(b.String(), st.Reload.At.Local().Format(time.DateTime), "TIME", 1)
+}
+
+func TestPrintStatus(t *testing.T) {
+	if got := screenOf(t, testStatus(), false); got != testScreen {
+		t.Errorf("got\n%s\nwant\n%s", got, testScreen)
+	}
+}
+
+func TestPrintStatusTrouble(t *testing.T) {
+	st := testStatus()
+	st.Reload.Error = "lvx.yaml:7: wait: unknown key"
+	st.Fault = "map full\nreally"
+	st.Warnings = []string{"lvx.yaml: holds auth_pass"}
+	st.Stale = []director.Override{{Service: "web", Real: netip.MustParseAddrPort("10.0.0.99:0"), Drain: true}}
+	st.VRRP[0].Warning = "another host claims virtual router 51"
+	got := screenOf(t, st, false)
+	for _, line := range []string{
+		"reload of TIME refused: lvx.yaml:7: wait: unknown key\n",
+		"not applied, being retried: map full really\n",
+		"warning: lvx.yaml: holds auth_pass\n",
+		"override of web 10.0.0.99 (drain): no such real is configured\n",
+		"another host claims virtual router 51\n",
+	} {
+		if !strings.Contains(got, line) {
+			t.Errorf("no %q in\n%s", line, got)
+		}
+	}
+}
+
+// Colours change nothing but colours.
+func TestPrintStatusColor(t *testing.T) {
+	got := screenOf(t, testStatus(), true)
+	if !strings.Contains(got, "\x1b[31m  10.0.0.12:81") || !strings.Contains(got, "\x1b[32mweb  up") {
+		t.Errorf("%q", got)
+	}
+	for _, code := range []string{"31", "32", "33", "0"} {
+		got = strings.ReplaceAll(got, "\x1b["+code+"m", "")
+	}
+	if got != testScreen {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+func TestColors(t *testing.T) {
+	if colors(&bytes.Buffer{}) {
+		t.Error("colours for a buffer")
+	}
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if colors(f) {
+		t.Error("colours for a file that is no terminal")
+	}
+	t.Setenv("NO_COLOR", "1")
+	if colors(os.Stdout) {
+		t.Error("colours in spite of NO_COLOR")
+	}
+}

@@ -35,6 +35,7 @@ func (b *Backend) Apply(_ context.Context, s lb.State) error {
 }
 
 func (b *Backend) applyLocked() error {
+	unplugged := b.dp.Refresh() // told at the end: the other interfaces are served
 	loader.Grace() // the half that is not in force, and retired rings, are free from here on
 	for _, r := range b.retired {
 		b.rings.give(r)
@@ -62,7 +63,7 @@ func (b *Backend) applyLocked() error {
 	atomic.StoreUint32(&b.dp.Settings.Half, half)
 	b.retired, b.retiring = append(b.retired, b.retiring...), b.retiring[:0]
 	b.removeGone()
-	return b.removeFilters()
+	return errors.Join(b.removeFilters(), unplugged)
 }
 
 // prepareServices claims indices, settles reals and lays rings.

@@ -135,6 +135,12 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// Apply runs where the interface is.
+func (h *harness) Apply(ctx context.Context, s lb.State) (err error) {
+	inNamespace(h.t, func() { err = h.Backend.Apply(ctx, s) })
+	return err
+}
+
 // Send runs one packet through the program.
 func (h *harness) Send(p lb.Packet) lbtest.Outcome {
 	if h.dp.Program("lvx0").FD() < 0 {

@@ -79,6 +79,28 @@ func TestRemovedVIPComesBack(t *testing.T) {
 	l.eventually("the VIP is back", func() bool { return l.has("a", vip.String()) })
 }
 
+// An interface that goes away and comes back is another one.
+func TestInterfaceReturns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs root")
+	}
+	t.Parallel()
+	l := newLab(t)
+	seen := l.capture("b", 0x0800)
+	d := l.lvx("a", instance(3, 100*ms, 150))
+	l.eventually("a is master", func() bool { return l.has("a", vip.String()) })
+	l.in("br", "ip", "link", "del", "dev", "a")
+	l.eventually("a has noticed", func() bool { return d.says("no interface eth0") })
+	l.plug("a")
+	l.eventually("a is master again", func() bool { return l.has("a", vip.String()) })
+	n := len(seen.adverts(hostAddrs["a"]))
+	l.eventually("adverts", func() bool { return len(seen.adverts(hostAddrs["a"])) > n+5 })
+	d.stop()
+	if l.has("a", vip.String()) {
+		t.Error("the VIP was left")
+	}
+}
+
 // Tracked interfaces: a weight lowers the priority, no weight is a fault;
 // the group follows.
 func TestTracking(t *testing.T) {
@@ -148,7 +170,8 @@ func TestBeatUnderLoad(t *testing.T) {
 			}
 			slices.Sort(late)
 			t.Logf("off the beat: median %s, p99 %s, worst %s; longest gap %s", late[len(late)/2], late[len(late)*99/100], late[len(late)-1], longest)
-			if longest > 3*interval {
+			// Without real-time priority the host's other work counts.
+			if slices.Contains(tt.flags, "-realtime") && longest > 3*interval {
 				t.Errorf("%s between two adverts %s apart", longest, interval)
 			}
 		})

@@ -59,17 +59,23 @@ func newLab(t testing.TB) *lab {
 	t.Cleanup(func() { l.quietly("netns", "del", l.ns("br")) })
 	l.in("br", "ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
 	l.in("br", "ip", "link", "set", "br0", "up")
-	for host, addr := range hostAddrs {
+	for host := range hostAddrs {
 		l.ip("netns", "add", l.ns(host))
 		t.Cleanup(func() { l.quietly("netns", "del", l.ns(host)) })
-		l.in("br", "ip", "link", "add", "name", host, "type", "veth", "peer", "name", "eth0", "netns", l.ns(host))
-		l.in("br", "ip", "link", "set", "dev", host, "master", "br0", "up")
-		l.in(host, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
 		l.in(host, "ip", "link", "set", "lo", "up")
-		l.in(host, "ip", "link", "set", "eth0", "up")
-		l.in(host, "ip", "addr", "add", addr+"/24", "dev", "eth0")
+		l.plug(host)
 	}
 	return l
+}
+
+// plug gives a host its eth0, on the bridge.
+func (l *lab) plug(host string) {
+	l.t.Helper()
+	l.in("br", "ip", "link", "add", "name", host, "type", "veth", "peer", "name", "eth0", "netns", l.ns(host))
+	l.in("br", "ip", "link", "set", "dev", host, "master", "br0", "up")
+	l.in(host, "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
+	l.in(host, "ip", "link", "set", "eth0", "up")
+	l.in(host, "ip", "addr", "add", hostAddrs[host]+"/24", "dev", "eth0")
 }
 
 func (l *lab) ns(host string) string { return l.id + host }

@@ -14,19 +14,21 @@ import (
 
 // Announcer tells a segment which MAC address has these addresses now, by
 // gratuitous ARP and unsolicited neighbour advertisements, more than once.
-// Announce starts the series and returns; a series under way starts anew.
-// Each repetition must look whether the interface still has the address: the
-// series may outlive the mastership, and must not draw traffic here then.
 type Announcer interface {
+	// Announce starts the series and returns; a series under way starts
+	// anew.
 	Announce(iface string, addrs []netip.Addr)
+	// Withdraw ends it. Nothing may be sent after it returns: another host
+	// has the addresses.
+	Withdraw(iface string, addrs []netip.Addr)
 }
 
 // Options are a router's ties to the rest of the host. All may be left out.
 //
-// Becoming master goes: Activate, VIPs, Lease, advert, Announcer. Leaving
-// goes: VIPs, Deactivate, Lease of 0, OnBackup. Activate, Deactivate,
-// OnBackup and the Announcer may block: each virtual router has a goroutine
-// for them, on which they are called in order.
+// Becoming master goes: Activate, VIPs, Lease, advert, Announce. Leaving
+// goes: Withdraw, VIPs, Deactivate, Lease of 0, OnBackup. All but the
+// renewals of the lease may block: each virtual router has a goroutine for
+// them, on which they are called in order.
 type Options struct {
 	Log       *slog.Logger
 	Announcer Announcer

@@ -98,8 +98,11 @@ func (w *worker) do(j job) {
 		w.done(j.gen, added, err)
 		return
 	}
-	if j.linger && w.serving != nil && w.overtaken(linger) {
-		return
+	if w.serving != nil {
+		w.withdraw(w.serving.cfg.Interface, w.owned) // at once: it would draw traffic back
+		if j.linger && w.overtaken(linger) {
+			return
+		}
 	}
 	w.done(j.gen, 0, w.drop(j))
 }
@@ -135,6 +138,7 @@ func (w *worker) take(j job) (added int, err error) {
 	}
 	if w.serving != nil {
 		stale := slices.DeleteFunc(slices.Clone(w.owned), func(p netip.Prefix) bool { return holds(j.cfg.Addresses, p.Addr()) })
+		w.withdraw(w.serving.cfg.Interface, stale)
 		if err := w.remove(w.serving.index, stale, j.spare); err != nil {
 			return 0, err
 		}
@@ -142,6 +146,12 @@ func (w *worker) take(j job) (added int, err error) {
 	added, err = addAddrs(j.index, j.cfg.Addresses)
 	w.serving, w.owned = &j, j.cfg.Addresses
 	return added, err
+}
+
+func (w *worker) withdraw(iface string, ps []netip.Prefix) {
+	if w.opts.Announcer != nil && len(ps) > 0 {
+		w.opts.Announcer.Withdraw(iface, addrsOf(ps))
+	}
 }
 
 // drop removes the VIPs, of a former run as well, and then silences the

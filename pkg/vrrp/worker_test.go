@@ -24,6 +24,10 @@ func (r *recorder) note(what string) {
 
 func (r *recorder) Announce(iface string, addrs []netip.Addr) { r.note("announce " + iface) }
 
+func (r *recorder) Withdraw(iface string, addrs []netip.Addr) {
+	r.note(fmt.Sprintf("withdraw %d of", len(addrs)))
+}
+
 func (r *recorder) options() *Options {
 	return &Options{
 		Announcer:  r,
@@ -73,7 +77,7 @@ func TestWorkerKeepsTheOrder(t *testing.T) {
 		w.do(j.with(2, true, nil))
 		r.want("activate 2", "done 2 added 0 error <nil>, with 2")
 		w.do(j.with(3, false, nil))
-		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 3 added 0 error <nil>, with 0")
+		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "backup 0", "done 3 added 0 error <nil>, with 0")
 		w.do(j.with(4, false, nil))
 		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
 	})
@@ -92,6 +96,9 @@ func TestWorkerChangesVIPs(t *testing.T) {
 		w.do(j.with(1, true, nil))
 		w.do(j.with(2, true, func(j *job) { j.cfg.Addresses = prefixes("10.99.0.101/24", "10.99.0.102/24") }))
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24", "10.99.0.102/24")
+		if !slices.Contains(r.calls, "withdraw 1 of 2") {
+			t.Errorf("calls %q, want the VIP that goes withdrawn first", r.calls)
+		}
 	})
 }
 
@@ -135,11 +142,11 @@ func TestWorkerLingers(t *testing.T) {
 		back := j.with(3, true, nil)
 		w.want(back)
 		w.do(j.with(2, false, func(j *job) { j.linger = true }))
-		r.want()
+		r.want("withdraw 2 of 2")
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/24")
 		w.next = nil
 		w.do(j.with(4, false, func(j *job) { j.linger = true }))
-		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
+		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
 	})
 }
 
@@ -173,3 +180,4 @@ func TestWorkerRun(t *testing.T) {
 type announcer func()
 
 func (a announcer) Announce(string, []netip.Addr) { a() }
+func (a announcer) Withdraw(string, []netip.Addr) {}

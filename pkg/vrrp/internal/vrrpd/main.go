@@ -15,8 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"slices"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -38,7 +37,7 @@ func main() {
 func run(conf string, realtime, busy int) error {
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
 	router := vrrp.NewRouter(vrrp.Options{
-		Log: log, Announcer: arp{log}, Realtime: realtime,
+		Log: log, Announcer: &arp{log: log, series: map[netip.Addr]int{}}, Realtime: realtime,
 		Activate:   func(i string) error { log.Info("activate", "instance", i); return nil },
 		Deactivate: func(i string) { log.Info("deactivate", "instance", i) },
 	})
@@ -90,9 +89,34 @@ func burn() {
 }
 
 // arp announces IPv4 addresses by gratuitous ARP, as pkg/neigh does.
-type arp struct{ log *slog.Logger }
+type arp struct {
+	log *slog.Logger
 
-func (a arp) Announce(iface string, addrs []netip.Addr) {
+	mu     sync.Mutex
+	series map[netip.Addr]int // 0: withdrawn
+	last   int
+}
+
+// start makes the current series of addrs a new one.
+func (a *arp) start(addrs []netip.Addr) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last++
+	for _, addr := range addrs {
+		a.series[addr] = a.last
+	}
+	return a.last
+}
+
+func (a *arp) Withdraw(_ string, addrs []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, addr := range addrs {
+		a.series[addr] = 0
+	}
+}
+
+func (a *arp) Announce(iface string, addrs []netip.Addr) {
 	ifi, err := net.InterfaceByName(iface)
 	if err != nil {
 		a.log.Error("announce", "error", err)
@@ -103,11 +127,12 @@ func (a arp) Announce(iface string, addrs []netip.Addr) {
 		a.log.Error("announce", "error", err)
 		return
 	}
+	series := a.start(addrs)
 	send := func() {
-		here, _ := ifi.Addrs()
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		for _, addr := range addrs {
-			has := func(a net.Addr) bool { return strings.HasPrefix(a.String(), addr.String()+"/") }
-			if addr.Is4() && slices.ContainsFunc(here, has) {
+			if addr.Is4() && a.series[addr] == series {
 				_, _ = conn.WriteTo(gratuitous(ifi.HardwareAddr, addr), &packet.Addr{HardwareAddr: broadcast})
 			}
 		}

@@ -17,9 +17,10 @@ import (
 // time. It never waits for a disk, a log or a lock that somebody else may
 // hold for long.
 type loop struct {
-	opts  *Options
-	notes chan<- note
-	shown *atomic.Pointer[[]*vrouter]
+	opts   *Options
+	notes  chan<- note
+	events chan Event
+	shown  *atomic.Pointer[[]*vrouter]
 
 	wake  int           // eventfd
 	inbox chan func()   // run on the thread
@@ -37,12 +38,13 @@ type loop struct {
 	buf      [64 << 10]byte
 }
 
-func newLoop(opts *Options, notes chan<- note, shown *atomic.Pointer[[]*vrouter]) (*loop, error) {
+func newLoop(r *Router, notes chan<- note) (*loop, error) {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	l := &loop{opts: opts, notes: notes, shown: shown, wake: wake, inbox: make(chan func(), 256), gone: make(chan struct{})}
+	l := &loop{opts: &r.opts, notes: notes, events: r.events, shown: &r.shown, wake: wake,
+		inbox: make(chan func(), 256), gone: make(chan struct{})}
 	l.rewire()
 	return l, nil
 }
@@ -75,14 +77,24 @@ func (l *loop) do(f func()) bool {
 
 // note hands something to the log; when the log is far behind, it is lost.
 func (l *loop) note(level slog.Level, text string, attrs ...slog.Attr) {
-	l.hand(note{level: level, text: text, attrs: attrs})
-}
-
-func (l *loop) hand(n note) {
 	select {
-	case l.notes <- n:
+	case l.notes <- note{level, text, attrs}:
 	default:
 	}
+}
+
+// tell passes a transition on; when nobody reads, the oldest one is lost.
+func (l *loop) tell(e Event) {
+	select {
+	case l.events <- e:
+		return
+	default:
+	}
+	select {
+	case <-l.events:
+	default:
+	}
+	l.events <- e // there is room: nobody else sends
 }
 
 // run works until stop was posted and every virtual router has ended.

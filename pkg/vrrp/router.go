@@ -202,7 +202,7 @@ func (r *Router) Run(ctx context.Context) error {
 		return err
 	}
 	notes := make(chan note, 1024)
-	l, err := newLoop(&r.opts, notes, &r.shown)
+	l, err := newLoop(r, notes)
 	if err != nil {
 		mon.close()
 		return err
@@ -243,25 +243,11 @@ type note struct {
 	level slog.Level
 	text  string
 	attrs []slog.Attr
-	event *Event
 }
 
-// report writes notes to the log and passes transitions on.
+// report writes notes to the log.
 func (r *Router) report(notes <-chan note) {
 	for n := range notes {
 		r.log.LogAttrs(context.Background(), n.level, n.text, n.attrs...)
-		if n.event == nil {
-			continue
-		}
-		select {
-		case r.events <- *n.event:
-			continue
-		default:
-		}
-		select { // full: the oldest goes
-		case <-r.events:
-		default:
-		}
-		r.events <- *n.event
 	}
 }

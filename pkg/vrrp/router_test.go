@@ -119,15 +119,11 @@ func TestRunThatIsCancelledAtOnce(t *testing.T) {
 // A reader of events that never comes loses the oldest, not the newest.
 func TestEventsOverflow(t *testing.T) {
 	r := NewRouter(Options{})
-	notes := make(chan note)
-	go func() {
-		for i := range 300 {
-			notes <- note{event: &Event{Instance: "VI_1", New: Role(i % 2)}}
-		}
-		notes <- note{event: &Event{Instance: "last"}}
-		close(notes)
-	}()
-	r.report(notes)
+	l := &loop{events: r.events}
+	for i := range 300 {
+		l.tell(Event{Instance: "VI_1", New: Role(i % 2)})
+	}
+	l.tell(Event{Instance: "last"})
 	close(r.events)
 	n, last := 0, Event{}
 	for last = range r.Events() {
@@ -169,9 +165,8 @@ func TestSetRefuses(t *testing.T) {
 func deaf(t *testing.T, cfg Instance) (*loop, *vrouter, chan note) {
 	t.Helper()
 	notes := make(chan note, 100)
-	opts := &Options{}
-	r := NewRouter(*opts)
-	l, err := newLoop(opts, notes, &r.shown)
+	r := NewRouter(Options{})
+	l, err := newLoop(r, notes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,10 +162,9 @@ func (l *loop) act(v *vrouter, a Action, now time.Time) {
 		v.worker.tell()
 	case Change:
 		v.since = now
-		e := &Event{Instance: v.cfg.Name, Old: a.Old, New: a.New, Why: a.Why, At: now}
-		l.hand(note{level: slog.LevelInfo, text: "transition", event: e, attrs: []slog.Attr{
-			slog.String("instance", e.Instance), slog.String("from", e.Old.String()),
-			slog.String("to", e.New.String()), slog.String("why", e.Why)}})
+		l.tell(Event{Instance: v.cfg.Name, Old: a.Old, New: a.New, Why: a.Why, At: now})
+		l.note(slog.LevelInfo, "transition", slog.String("instance", v.cfg.Name),
+			slog.String("from", a.Old.String()), slog.String("to", a.New.String()), slog.String("why", a.Why))
 	}
 }
 

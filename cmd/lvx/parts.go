@@ -55,8 +55,14 @@ type router struct {
 	places map[string]vrrp.Instance // also of instances that are on their way out
 }
 
-// priority of the thread that sends adverts: any real-time priority keeps
-// ordinary load from delaying them.
+// holder is a data path that can tell what is left of a lease that an
+// earlier daemon took.
+type holder interface {
+	Held(id uint32) time.Duration
+}
+
+// advertPriority is that of the thread that sends adverts: any real-time
+// priority keeps ordinary load from delaying them.
 const advertPriority = 1
 
 func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
@@ -67,6 +73,14 @@ func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
 	if leaser, ok := b.(lb.Leaser); ok {
 		r.leaser = leaser
 		o.Lease = r.lease
+	}
+	if h, ok := b.(holder); ok {
+		o.Held = func(instance string) time.Duration {
+			if id, ok := r.director.Lease(instance); ok {
+				return h.Held(id)
+			}
+			return 0
+		}
 	}
 	r.Router = vrrp.NewRouter(o)
 	return r

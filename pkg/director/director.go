@@ -58,13 +58,6 @@ type Notifier interface {
 	Notify(e notify.Event)
 }
 
-// Times of the loop.
-const (
-	driftInterval = 10 * time.Second // full reconciliation: repairs what others changed
-	retryFirst    = 100 * time.Millisecond
-	settleTime    = time.Second // that servers have to be found before the VIPs attract traffic
-)
-
 // Options are what a [Director] works with. Config, Load, Backend and Health
 // are required.
 type Options struct {
@@ -105,6 +98,9 @@ type Director struct {
 	tracked   map[string]bool // what VRRP was told of the services
 	meter     lb.Meter
 	retry     *time.Timer
+	rest      *time.Timer
+	lastTurn  time.Time
+	tookLast  time.Duration
 	pause     time.Duration // until the retry after the next failure; 0 = all is well
 	fault     string        // why the kernel does not hold the plan
 	faults    uint64
@@ -159,6 +155,8 @@ func (d *Director) Run(ctx context.Context) error {
 	d.reload = ReloadStatus{At: d.started}
 	d.retry = time.NewTimer(time.Hour)
 	d.retry.Stop()
+	d.rest = time.NewTimer(time.Hour)
+	d.rest.Stop()
 	if err := d.start(ctx); err != nil {
 		return err
 	}
@@ -180,76 +178,6 @@ func (d *Director) start(ctx context.Context) error {
 	for _, o := range d.out.Stale {
 		d.log.Warn("override for a real that is not configured", "service", o.Service, "real", RealName(o.Real), "override", o.String())
 	}
-	return nil
-}
-
-func (d *Director) loop(ctx context.Context) error {
-	drift := time.NewTicker(driftInterval)
-	defer drift.Stop()
-	sample := time.NewTicker(lb.RatePeriod)
-	defer sample.Stop()
-	found := time.NewTimer(settleTime)
-	defer found.Stop()
-	defer d.retry.Stop()
-	in := d.inbox()
-	for full := true; ; full = false { // full: addresses as well
-		if !full {
-			select {
-			case <-ctx.Done():
-				return nil
-			case call := <-d.calls:
-				call(ctx)
-				continue
-			case <-sample.C:
-				d.sample()
-				continue
-			case _, ok := <-in.health:
-				in.ended(&in.health, ok)
-			case _, ok := <-in.neigh:
-				if !ok {
-					in.neigh = nil
-				}
-			case e, ok := <-in.vrrp:
-				in.transition(d, e, ok)
-			case r := <-d.roles:
-				in.take(d, r)
-			case <-found.C:
-				d.settled = true
-			case <-d.retry.C:
-				full = true
-			case <-drift.C:
-				full = true
-			}
-		}
-		if err := d.turn(ctx, in, full); err != nil {
-			return err
-		}
-	}
-}
-
-// turn answers everything that is waiting with one plan. It fails only if
-// the VIPs cannot be put on the interface for the first time.
-func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
-	in.drain(d)
-	err := d.sync(ctx)
-	in.reply(d, err)
-	d.settled = d.settled || d.opt.Neigh == nil || d.opt.Neigh.Resolved()
-	select {
-	case <-d.ready:
-	default:
-		if !d.settled {
-			break
-		}
-		if err := d.hold(d.cfg); err != nil {
-			return err
-		}
-		close(d.ready)
-		full = false
-	}
-	if err == nil && full {
-		err = d.hold(d.cfg)
-	}
-	d.settle(ctx, err)
 	return nil
 }
 
@@ -354,34 +282,4 @@ func (d *Director) track() {
 		}
 	}
 	d.tracked = tracked
-}
-
-// settle takes note of how a turn of the loop ended.
-func (d *Director) settle(ctx context.Context, err error) {
-	switch {
-	case err == nil:
-		d.succeeded()
-	case ctx.Err() == nil:
-		d.failed(err)
-	}
-}
-
-// failed remembers why the kernel does not hold the plan and when to try
-// again: soon, then less often, never less than the drift pass.
-func (d *Director) failed(err error) {
-	d.faults++
-	d.pause = min(max(2*d.pause, retryFirst), driftInterval)
-	d.retry.Reset(d.pause)
-	if d.fault != err.Error() {
-		d.fault = err.Error()
-		d.log.Error("state not applied, will be retried", "err", err)
-	}
-}
-
-func (d *Director) succeeded() {
-	if d.fault != "" {
-		d.log.Info("state applied again")
-	}
-	d.fault, d.pause = "", 0
-	d.retry.Stop()
 }

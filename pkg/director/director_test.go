@@ -16,6 +16,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -59,6 +60,37 @@ func TestEventsCoalesce(t *testing.T) {
 		r.want("all three", "1*1 2*1 3*1")
 		if n := len(r.backend.Applied()) - before; n != 1 {
 			t.Errorf("%d states applied for three events at once, want 1", n)
+		}
+	})
+}
+
+// slow is a backend with so many services that Apply takes a while.
+type slow struct{ *lbtest.Fake }
+
+func (s slow) Apply(ctx context.Context, st lb.State) error {
+	time.Sleep(100 * time.Millisecond)
+	return s.Fake.Apply(ctx, st)
+}
+
+// A storm of events leaves the loop time for others; its last event counts.
+func TestStormIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, configOf(service("web", 1, 1)))
+		r.opt.Backend = slow{r.backend}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = r.Director.Run(ctx) }()
+		<-r.Ready()
+		before := len(r.backend.Applied())
+		for i := range 200 {
+			r.health.result(1, i%2 == 0, "flaps")
+			time.Sleep(10 * time.Millisecond)
+		}
+		r.health.result(2, true, "")
+		time.Sleep(time.Second)
+		r.want("in the end", "2*1")
+		if n := len(r.backend.Applied()) - before; n > 12 {
+			t.Errorf("%d states applied in 3 s", n)
 		}
 	})
 }
@@ -165,6 +197,20 @@ func TestVRRPRoles(t *testing.T) {
 		close(r.vrrp.events) // the router ended first
 		r.health.result(1, false, "")
 		r.want("the loop goes on", "")
+	})
+}
+
+// Parts that ended first (their channels are closed) do not keep the loop
+// busy, nor from ending.
+func TestClosedChannels(t *testing.T) {
+	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
+		close(r.health.events)
+		close(r.neigh.changed)
+		close(r.vrrp.events)
+		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
 	})
 }
 

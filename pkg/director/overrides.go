@@ -82,6 +82,9 @@ func (o Overrides) override(service string, real netip.AddrPort, rp *RealPlan) {
 
 // stale lists the overrides that hit nothing in cfg.
 func (o Overrides) stale(cfg *config.Config) []Override {
+	if len(o) == 0 {
+		return nil
+	}
 	known := map[RealKey]bool{}
 	for _, svc := range cfg.Services {
 		for _, r := range svc.Reals {

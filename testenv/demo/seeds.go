@@ -23,7 +23,14 @@ var acts = []act{
 		{"pcc", "persistence of a client (PCC): every port reaches one real", persistentClient},
 		{"sorry", "no real left: the sorry server answers", sorryPage},
 		{"deny", "iptables -A INPUT -j DROP, the lvx way", denied},
+		{"health", "health checks: reals leave and return by themselves", healthChecks},
+		{"vip", "a real without the VIP is down, and lvx says why", missingVIP},
 		{"exit", "a clean end: nothing is left on the director", cleanExit},
+	}},
+	{set: twoDirectors, scenes: []scene{
+		{"kill", "the master is killed: the backup takes over", killedMaster},
+		{"return", "it returns and preempts", returningMaster},
+		{"stop", "it is stopped: make before break", stoppedMaster},
 	}},
 }
 
@@ -176,12 +183,8 @@ func persistentClient(ctx context.Context, s *stage) error {
 }
 
 func sorryPage(ctx context.Context, s *stage) error {
-	if s.Webs["d1"] == nil {
-		w, err := s.Cluster.Host("d1").ServeWeb(":80")
-		if err != nil {
-			return err
-		}
-		s.Webs["d1"] = w
+	if err := s.sorryServer(); err != nil {
+		return err
 	}
 	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "sorry_server: 127.0.0.1", 0, 0)); err != nil {
 		return err

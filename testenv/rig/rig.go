@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
@@ -238,4 +239,50 @@ func (r *Rig) Logs() string {
 		fmt.Fprintf(&b, "\n%s:\n%s", name, out[max(0, len(out)-3000):])
 	}
 	return b.String()
+}
+
+// Stream is a stream of requests, one every so often, each on a connection
+// of its own.
+type Stream struct {
+	stop   chan struct{}
+	done   sync.WaitGroup
+	mu     sync.Mutex
+	total  int
+	failed []string
+}
+
+// Stream asks for a URL every interval until it is stopped, at most limit
+// times. A request counts as lost when it is not answered within timeout.
+func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *Stream {
+	s := &Stream{stop: make(chan struct{})}
+	s.done.Go(func() {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for range limit {
+			s.done.Go(func() { s.note(r.Get(url, timeout)) })
+			select {
+			case <-s.stop:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return s
+}
+
+func (s *Stream) note(_ string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total++
+	if err != nil {
+		s.failed = append(s.failed, Brief(err))
+	}
+}
+
+// Stop ends the stream and tells how many requests there were, and how those
+// that were lost failed.
+func (s *Stream) Stop() (total int, failed []string) {
+	close(s.stop)
+	s.done.Wait()
+	return s.total, s.failed
 }

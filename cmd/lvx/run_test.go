@@ -38,10 +38,6 @@ func TestRunTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	defer func() {
-		name := strings.ReplaceAll(strings.Trim(pins, "/"), "/", "-") + ".lock"
-		_ = os.Remove(filepath.Join(admin.DefaultLockDir, name))
-	}()
 	file := filepath.Join(t.TempDir(), "lvx.yaml")
 	text := "interface: lo\nservices: [{name: web, listen: [\"10.0.0.100:80/tcp\"], reals: [{address: 10.0.0.11}]}]\npin_dir: " + pins + "\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

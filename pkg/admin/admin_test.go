@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -295,6 +297,36 @@ func askAsNobody(socket string) {
 	fmt.Println("reload", c.Reload(context.Background()))
 }
 
+// Whoever comes while the file is being removed never locks a file that has
+// no name any more: two holders at a time would be the end of it.
+func TestLockRace(t *testing.T) {
+	dir := t.TempDir()
+	var holders, got atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 200 {
+				l, err := Lock(dir, "/x")
+				if err != nil {
+					continue
+				}
+				if holders.Add(1) != 1 {
+					t.Error("two holders")
+				}
+				got.Add(1)
+				holders.Add(-1)
+				if err := l.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got.Load() == 0 {
+		t.Error("nobody ever got it")
+	}
+}
+
 func TestLock(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	first, err := Lock(dir, "/sys/fs/bpf/lvx")
@@ -319,6 +351,9 @@ func TestLock(t *testing.T) {
 		t.Fatalf("after the first has gone: %v", err)
 	}
 	again.Close()
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
 	if _, err := Lock("/dev/null", "/x"); err == nil {
 		t.Error("lock in a file")
 	}

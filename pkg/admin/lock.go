@@ -16,33 +16,59 @@ const DefaultLockDir = "/run/lvx"
 
 // Lock makes sure that one daemon at a time works on a pin directory. The
 // lock is the kernel's (flock): it ends with the process, however that ends.
-// The file stays; removing it would let two daemons lock two files of one
-// name. Close the result to unlock.
+// Close the result to unlock; that removes the file.
 func Lock(dir, pinDir string) (io.Closer, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	name := strings.ReplaceAll(strings.Trim(filepath.Clean(pinDir), "/"), "/", "-") + ".lock"
 	path := filepath.Join(dir, name)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock: %w", err)
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			holder, _ := io.ReadAll(io.LimitReader(f, 20))
+			f.Close()
+			return nil, fmt.Errorf("another lvx runs with pin_dir %s (process %s; stop it, or set another pin_dir)",
+				pinDir, strings.TrimSpace(string(holder)))
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !isAt(f, path) { // whoever had it removed it between open and flock
+			f.Close()
+			continue
+		}
+		if err := f.Truncate(0); err == nil {
+			_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0) // only for the message above
+		}
+		return &lock{f, path}, nil
+	}
+}
+
+// isAt tells whether f is the file that path names now.
+func isAt(f *os.File, path string) bool {
+	a, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
+		return false
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder, _ := io.ReadAll(io.LimitReader(f, 20))
-		f.Close()
-		return nil, fmt.Errorf("another lvx runs with pin_dir %s (process %s; stop it, or set another pin_dir)",
-			pinDir, strings.TrimSpace(string(holder)))
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0) // only for the message above
-	}
-	return f, nil
+	b, err := os.Stat(path)
+	return err == nil && os.SameFile(a, b)
+}
+
+type lock struct {
+	*os.File
+	path string
+}
+
+// Close removes the file while it is locked, so that nobody can lock it and
+// lose it.
+func (l *lock) Close() error {
+	return errors.Join(os.Remove(l.path), l.File.Close())
 }
 
 // makeDir makes a directory for root and its group. One that is there keeps

@@ -122,15 +122,15 @@ static __always_inline __u32 next_flow(struct plan *p)
 	return (r >> 32) * among >> 32;
 }
 
-/* Who a flow is: eight of them share a client. */
+/* Who a flow is. */
 static __always_inline struct tuple tuple_of(const struct plan *p, __u32 flow)
 {
 	__u64 spread = flow * 0x9e3779b1u;
 	struct tuple t = {
-		.source = bpf_htonl(0x0a000000 + (flow >> 3)),
+		.source = bpf_htonl(0x0a000000 + (flow >> (p->share & 15))),
 		.destination = bpf_htonl(bpf_ntohl(p->vip) + (__u32)(spread * p->vips >> 32)),
-		.source_port = bpf_htons(1024 + (flow & 7) * 7919),
-		.destination_port = p->port[flow >> 3 & 1],
+		.source_port = bpf_htons(1024 + (flow & ((1 << (p->share & 15)) - 1)) * 7919),
+		.destination_port = p->port[flow & 1],
 	};
 
 	return t;
@@ -170,10 +170,9 @@ static __always_inline int write_frame(struct xdp_md *ctx)
 	}
 	*(__be32 *)(data + ETHER + 12) = t.source;
 	*(__be32 *)(data + ETHER + 16) = t.destination;
-	if (p->kind == PLAN_TAIL) {
-		*(__be16 *)(data + ETHER + 4) = flow;
+	*(__be16 *)(data + ETHER + 4) = flow;
+	if (p->kind == PLAN_TAIL)
 		return 1;
-	}
 	*(__be16 *)(data + ETHER + 20) = t.source_port;
 	*(__be16 *)(data + ETHER + 22) = t.destination_port;
 	return 1;

@@ -30,6 +30,7 @@ struct plan {
 	__u32 order; /* enum plan_order */
 	__u32 kind; /* enum plan_kind */
 	__u32 vips; /* flows are spread over so many consecutive addresses */
+	__u32 share; /* 2^share consecutive flows come from one client */
 	__be32 vip; /* the first of them */
-	__be16 port[2]; /* a flow goes to one of the two */
+	__be16 port[2]; /* a client's flows go to one of the two, in turn */
 };

@@ -1,0 +1,3 @@
+package main
+
+//go:generate go tool bpf2go -cc clang-16 -strip llvm-strip-16 -target bpfel -output-stem bench Raw ../bpf/bench/bench.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu

@@ -1,0 +1,160 @@
+// Command bench measures the packet path and what surrounds it against
+// yardsticks of its own, in one run, so that the figures can be compared.
+//
+// It sends no packet anywhere but into namespaces that it makes, and changes
+// nothing of a running lvx. It does not judge a machine: absolute times are
+// printed for the reader who runs it, ratios are what it checks.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// job is what a command works with.
+type job struct {
+	quick  bool
+	only   string // part of a group's name
+	json   string
+	out    io.Writer // the tables
+	notes  io.Writer // progress
+	report *Report
+}
+
+// commands are measured in this order by "all".
+var commands = []struct {
+	name, what string
+	run        func(context.Context, *job) error
+}{
+	{"packets", "nanoseconds per packet, by prog-run", packets},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "usage: bench [--quick] [--only PART] [--json FILE] COMMAND...\n\n")
+	for _, c := range commands {
+		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.what)
+	}
+	fmt.Fprint(w, "\nNeeds root. Exit status 1 if a target is missed.\n")
+}
+
+func run(ctx context.Context, args []string, out, notes io.Writer) int {
+	j := &job{out: out, notes: notes, report: newReport()}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(notes)
+	f.Usage = func() { usage(notes) }
+	f.BoolVar(&j.quick, "quick", false, "less than a minute, less certain")
+	f.StringVar(&j.only, "only", "", "only groups whose name contains this")
+	f.StringVar(&j.json, "json", "", "write the figures to a file")
+	if f.Parse(args) != nil || f.NArg() == 0 {
+		usage(notes)
+		return 2
+	}
+	for _, name := range f.Args() {
+		if err := j.do(ctx, name); err != nil {
+			fmt.Fprintf(notes, "bench %s: %v\n", name, err)
+			return 1
+		}
+	}
+	return j.finish()
+}
+
+func (j *job) do(ctx context.Context, name string) error {
+	for _, c := range commands {
+		if c.name == name {
+			return c.run(ctx, j)
+		}
+	}
+	return fmt.Errorf("no such command (see bench -h)")
+}
+
+func (j *job) finish() int {
+	if err := j.report.print(j.out); err != nil {
+		fmt.Fprintln(j.notes, err)
+		return 1
+	}
+	if j.json != "" {
+		if err := j.report.save(filepath.Clean(j.json)); err != nil {
+			fmt.Fprintln(j.notes, err)
+			return 1
+		}
+	}
+	if n := j.report.missed(); n > 0 {
+		fmt.Fprintf(j.notes, "%d of %d targets missed\n", n, len(j.report.Checks))
+		return 1
+	}
+	return 0
+}
+
+// packets measures every group.
+func packets(ctx context.Context, j *job) error {
+	if err := ownNamespace(); err != nil {
+		return err
+	}
+	rounds, chunk := 21, 200_000
+	if j.quick {
+		rounds, chunk = 7, 100_000
+	}
+	size := rigOptions{flows: million, templates: million, hash: million, lru: million}
+	if err := j.measureAll(ctx, size, small(chunk), rounds); err != nil {
+		return err
+	}
+	if !j.quick {
+		size = rigOptions{flows: 10 * million, templates: 1000, hash: 10 * million}
+		if err := j.measureAll(ctx, size, manyFlows(10*million, "10M", 2*chunk), rounds); err != nil {
+			return err
+		}
+	}
+	j.report.Checks = append(j.report.Checks, checks(j.report.Results)...)
+	return nil
+}
+
+func (j *job) measureAll(ctx context.Context, size rigOptions, gs []group, rounds int) (err error) {
+	var r *rig
+	for i, g := range gs {
+		if !strings.Contains(g.name, j.only) {
+			continue
+		}
+		if r == nil {
+			if r, err = newRig(size); err != nil {
+				return err
+			}
+			defer func() {
+				if e := r.close(); err == nil {
+					err = e
+				}
+			}()
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		fmt.Fprintf(j.notes, "%2d/%d %-32s ", i+1, len(gs), g.name)
+		if err := r.apply(g.state); err != nil {
+			return fmt.Errorf("%s: %w", g.name, err)
+		}
+		if g.prepare != nil {
+			if err := g.prepare(r); err != nil {
+				return fmt.Errorf("%s: %w", g.name, err)
+			}
+		}
+		found, err := r.measure(j.notes, g.lanes, rounds)
+		if err != nil {
+			return fmt.Errorf("%s: %w", g.name, err)
+		}
+		j.report.Results = append(j.report.Results, found...)
+	}
+	return nil
+}

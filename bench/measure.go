@@ -1,0 +1,152 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/loader"
+)
+
+// lane is one thing that is measured: frames to a program.
+type lane struct {
+	name string
+	what string // one line for people
+	prog func(*rig) *ebpf.Program
+	traffic
+	packets int               // in one chunk
+	same    bool              // every chunk sends the same, a sequence from its start
+	before  func(*rig) error  // before each chunk, not measured
+	verdict loader.RawVerdict // where lvx must have put every packet
+}
+
+// Where lanes send frames to.
+func lvx(r *rig) *ebpf.Program      { return r.prog }
+func floorA(r *rig) *ebpf.Program   { return r.raw.FloorA }
+func floorB(r *rig) *ebpf.Program   { return r.raw.FloorB }
+func storeB(r *rig) *ebpf.Program   { return r.raw.StoreB }
+func storeLRU(r *rig) *ebpf.Program { return r.raw.StoreLru }
+
+// Result is one lane's nanoseconds per packet, the baseline subtracted.
+type Result struct {
+	Name   string  `json:"name"`
+	What   string  `json:"what"`
+	Median float64 `json:"median_ns"`
+	Low    float64 `json:"low_ns"`  // first quartile of the chunks
+	High   float64 `json:"high_ns"` // third quartile
+	Chunks int     `json:"chunks"`
+}
+
+// measure runs the lanes in turn, round by round, so that what disturbs the
+// machine disturbs all of them. Each chunk stands next to one of the same
+// frames to a program that returns at once, which is subtracted.
+func (r *rig) measure(progress io.Writer, lanes []lane, rounds int) ([]Result, error) {
+	samples := make([][]float64, len(lanes))
+	for round := range rounds {
+		for i := range lanes {
+			l := &lanes[i]
+			net, err := r.chunk(l)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", l.name, err)
+			}
+			if round > 0 || rounds == 1 { // the first one warms up
+				samples[i] = append(samples[i], net)
+			}
+		}
+		fmt.Fprint(progress, ".")
+	}
+	fmt.Fprintln(progress)
+	results := make([]Result, len(lanes))
+	for i, l := range lanes {
+		results[i] = summarize(samples[i])
+		results[i].Name, results[i].What = l.name, l.what
+	}
+	return results, nil
+}
+
+// chunk measures one lane once.
+func (r *rig) chunk(l *lane) (float64, error) {
+	idle := l.traffic
+	base, _, err := r.run(r.raw.AnswerTx, &idle, l.packets)
+	if err != nil {
+		return 0, err
+	}
+	if l.before != nil {
+		if err := l.before(r); err != nil {
+			return 0, err
+		}
+	}
+	target := l.prog(r)
+	before, err := r.verdicts()
+	if err != nil {
+		return 0, err
+	}
+	t := &l.traffic
+	if l.same {
+		c := l.traffic
+		t = &c
+	}
+	took, _, err := r.run(target, t, l.packets)
+	if err != nil {
+		return 0, err
+	}
+	if target == r.prog {
+		if err := r.allWere(l.verdict, before, l.packets); err != nil {
+			return 0, err
+		}
+	}
+	return float64(took-base) / float64(l.packets), nil
+}
+
+// verdicts reads the packet path's own count of what it decided.
+func (r *rig) verdicts() ([loader.RawVerdictVERDICTS]uint64, error) {
+	var n [loader.RawVerdictVERDICTS]uint64
+	for i := range n {
+		var per []loader.RawTally
+		if err := r.dp.Maps.Verdicts.Lookup(uint32(i), &per); err != nil {
+			return n, fmt.Errorf("verdicts: %w", err)
+		}
+		for _, t := range per {
+			n[i] += t.Count
+		}
+	}
+	return n, nil
+}
+
+// allWere proves that a chunk was what it was meant to be.
+func (r *rig) allWere(v loader.RawVerdict, before [loader.RawVerdictVERDICTS]uint64, packets int) error {
+	after, err := r.verdicts()
+	if err != nil {
+		return err
+	}
+	for i := range after {
+		after[i] -= before[i]
+	}
+	if after[v] < uint64(packets) { // a run that a signal interrupts is repeated
+		return fmt.Errorf("%d of %d packets ended as expected (verdict %d); all verdicts: %v", after[v], packets, v, after)
+	}
+	return nil
+}
+
+func summarize(s []float64) Result {
+	slices.Sort(s)
+	return Result{
+		Median: quantile(s, 0.5), Low: quantile(s, 0.25), High: quantile(s, 0.75), Chunks: len(s),
+	}
+}
+
+// quantile interpolates in sorted samples.
+func quantile(s []float64, q float64) float64 {
+	if len(s) == 0 {
+		return math.NaN()
+	}
+	at := q * float64(len(s)-1)
+	i := int(at)
+	if i+1 == len(s) {
+		return s[i]
+	}
+	return s[i] + (at-float64(i))*(s[i+1]-s[i])
+}

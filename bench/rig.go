@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// rig is lvx, loaded and configured as the daemon does it, next to the
+// yardsticks, in a network namespace of the calling thread's own.
+type rig struct {
+	lvx  *xdp.Backend
+	dp   *loader.Datapath
+	prog *ebpf.Program // lvx
+	raw  RawObjects
+}
+
+// Name of the interface that lvx is attached to. Nothing travels on it but in
+// the veth measurement.
+const nic = "lvxb0"
+
+// rigOptions are table sizes.
+type rigOptions struct {
+	flows     int // lvx's capacity
+	templates int
+	hash      int // entries of floor B's map
+	lru       int
+	sweeper   bool
+}
+
+// segment is a made-up network on which every address answers.
+type segment struct{ index int }
+
+func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
+	b := a.As4()
+	return xdp.Neighbor{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: s.index, Device: nic, MTU: 1500}
+}
+
+// ownNamespace moves the calling goroutine, for good, to a thread with an
+// empty network namespace, on the machine's last CPU.
+func ownNamespace() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("network namespace: %w (run as root)", err)
+	}
+	if err := pin(runtime.NumCPU() - 1); err != nil {
+		return err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return fmt.Errorf("memory lock limit: %w", err)
+	}
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: nic, HardwareAddr: directorMAC[:]}, PeerName: "lvxb1",
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("veth: %w", err)
+	}
+	return netlink.LinkSetUp(veth)
+}
+
+// pin keeps the calling thread on one CPU.
+func pin(cpu int) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("CPU %d: %w", cpu, err)
+	}
+	return nil
+}
+
+// loopback is where prog-run's frames come from.
+const loopback = 1
+
+func newRig(o rigOptions) (*rig, error) {
+	r := &rig{}
+	dir := fmt.Sprintf("/sys/fs/bpf/lvx-bench-%d", os.Getpid())
+	var err error
+	r.lvx, err = xdp.Open(context.Background(), xdp.Options{
+		Log: slog.New(slog.DiscardHandler), Interfaces: []string{nic}, Mode: loader.Native, PinDir: dir,
+		Flows: o.flows, Templates: o.templates, Neighbors: segment{loopback}, NoSweeper: !o.sweeper,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.dp = r.lvx.Datapath()
+	r.prog = r.dp.Program(nic)
+	spec, err := LoadRaw()
+	if err == nil {
+		spec.Maps["table_b"].MaxEntries = uint32(max(o.hash, 1))
+		spec.Maps["table_lru"].MaxEntries = uint32(max(o.lru, 1))
+		err = spec.LoadAndAssign(&r.raw, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("yardsticks: %w", err), r.lvx.Close(false))
+	}
+	return r, nil
+}
+
+func (r *rig) close() error {
+	return errors.Join(r.raw.Close(), r.lvx.Close(false))
+}
+
+func (r *rig) apply(s lb.State) error { return r.lvx.Apply(context.Background(), s) }
+
+// traffic is what the generator is asked for.
+type traffic struct{ RawPlan }
+
+// send starts a plan: frames like f, to the first VIP, port 80.
+func send(f frame, kind RawPlanKind, order RawPlanOrder, flows int) traffic {
+	var t traffic
+	t.Order, t.Kind, t.Flows = uint32(order), uint32(kind), uint32(flows)
+	t.Frame = f
+	t.Random = 88172645463325252
+	t.Vips, t.Share = 1, 3
+	t.Port = [2]uint16{be16(80), be16(80)}
+	return t.toVIP(firstVIP)
+}
+
+func uniform(f frame, flows int) traffic {
+	return send(f, RawPlanKindPLAN_PLAIN, RawPlanOrderORDER_UNIFORM, flows)
+}
+
+func skewed(f frame, flows int) traffic {
+	return send(f, RawPlanKindPLAN_PLAIN, RawPlanOrderORDER_SKEWED, flows)
+}
+
+// sequence sends flow after flow, from number first on.
+func sequence(f frame, first int) traffic {
+	t := send(f, RawPlanKindPLAN_PLAIN, RawPlanOrderORDER_SEQUENCE, 1)
+	t.Next = uint64(first)
+	return t
+}
+
+func (t traffic) toVIP(a netip.Addr) traffic {
+	b := a.As4()
+	t.Vip = binary.NativeEndian.Uint32(b[:])
+	return t
+}
+
+func (t traffic) ports(a, b uint16) traffic {
+	t.Port = [2]uint16{be16(a), be16(b)}
+	return t
+}
+
+func (t traffic) overVIPs(n int) traffic {
+	t.Vips = uint32(n)
+	return t
+}
+
+// clientEach gives every flow a client of its own.
+func (t traffic) clientEach() traffic {
+	t.Share = 0
+	return t
+}
+
+// be16 is a port in network byte order.
+func be16(p uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], p)
+	return binary.NativeEndian.Uint16(b[:])
+}
+
+// run sends n frames of t to a program and returns how long that took, and
+// the program's last answer. The kernel's own figure is in whole nanoseconds
+// per packet; the thread's CPU time is finer and leaves out what else ran on
+// the CPU. The price of the system call is in the baseline too.
+func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint32, error) {
+	set := func() error {
+		if err := r.raw.Plans.Put(uint32(0), &t.RawPlan); err != nil {
+			return fmt.Errorf("plan: %w", err)
+		}
+		return nil
+	}
+	if err := r.raw.Slots.Put(uint32(0), target); err != nil {
+		return 0, 0, fmt.Errorf("tail call: %w", err)
+	}
+	if err := set(); err != nil {
+		return 0, 0, err
+	}
+	start := cpuTime()
+	opts := ebpf.RunOptions{Data: t.Frame[:frame(t.Frame).size()], Repeat: uint32(n), Reset: func() {
+		_ = set()
+		start = cpuTime()
+	}}
+	answer, err := r.raw.Generate.Run(&opts)
+	took := cpuTime() - start
+	if err != nil {
+		return 0, 0, fmt.Errorf("run: %w", err)
+	}
+	return took, answer, r.raw.Plans.Lookup(uint32(0), &t.RawPlan)
+}
+
+// cpuTime is how long the calling thread has run.
+func cpuTime() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
+	return time.Duration(t.Nano())
+}

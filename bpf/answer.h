@@ -87,7 +87,8 @@ static __always_inline __u16 icmp_sum(struct xdp_md *ctx, __u32 at, __u32 size)
 		if (n == 0)
 			break;
 		/* Linux 6.1 loses sight of n being 1 to 64 without this. */
-		asm volatile("" : "+r"(n));
+		asm volatile(""
+			     : "+r"(n));
 		n = ((n - 1) & (CHUNK - 1)) + 1;
 		if (bpf_xdp_load_bytes(ctx, at, chunk, n))
 			break;

@@ -191,7 +191,8 @@ static __always_inline __u32 place_cost(const struct settings *s, __u64 value, _
 	__s32 left = (__s32)s->timeout[kind & 7] - (__s32)age;
 	__u32 cost = class << 16 | (SEEN_MASK - age);
 
-	asm volatile("" : "+r"(left)); /* or clang makes branches of it */
+	asm volatile(""
+		     : "+r"(left)); /* or clang makes branches of it */
 	return cost * ((class + 15) >> 4) & ~(__u32)(left >> 31);
 }
 
@@ -199,7 +200,8 @@ static __always_inline __u64 smaller(__u64 a, __u64 b)
 {
 	__s64 difference = a - b;
 
-	asm volatile("" : "+r"(difference));
+	asm volatile(""
+		     : "+r"(difference));
 	return b + (difference & difference >> 63);
 }
 

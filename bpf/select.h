@@ -26,22 +26,22 @@ static __always_inline __u64 rotate(__u64 x, int bits)
 	return x << bits | x >> (64 - bits);
 }
 
-#define SIP_ROUND                     \
-	do {                          \
-		v0 += v1;             \
-		v1 = rotate(v1, 13);  \
-		v1 ^= v0;             \
-		v0 = rotate(v0, 32);  \
-		v2 += v3;             \
-		v3 = rotate(v3, 16);  \
-		v3 ^= v2;             \
-		v0 += v3;             \
-		v3 = rotate(v3, 21);  \
-		v3 ^= v0;             \
-		v2 += v1;             \
-		v1 = rotate(v1, 17);  \
-		v1 ^= v2;             \
-		v2 = rotate(v2, 32);  \
+#define SIP_ROUND                    \
+	do {                         \
+		v0 += v1;            \
+		v1 = rotate(v1, 13); \
+		v1 ^= v0;            \
+		v0 = rotate(v0, 32); \
+		v2 += v3;            \
+		v3 = rotate(v3, 16); \
+		v3 ^= v2;            \
+		v0 += v3;            \
+		v3 = rotate(v3, 21); \
+		v3 ^= v0;            \
+		v2 += v1;            \
+		v1 = rotate(v1, 17); \
+		v1 ^= v2;            \
+		v2 = rotate(v2, 32); \
 	} while (0)
 
 /* lib/siphash.c: hsiphash of one u32 on a 64-bit kernel (SipHash-1-3). */

@@ -278,7 +278,6 @@ struct settings {
 	__u64 alive; /* jiffies until which the daemon is taken to be there */
 };
 
-
 /* A fellow director on the segment. */
 struct peer {
 	__u8 mac[8]; /* the last two bytes are 0; all 0 = none */

@@ -71,6 +71,9 @@ func New(o Options) (*Cluster, error) {
 	if err := mountBPF(); err != nil {
 		return nil, err
 	}
+	if err := shareNetnsDir(); err != nil {
+		return nil, err
+	}
 	c := &Cluster{name: fmt.Sprintf("%s%s-%d", prefix, self(), serial.Add(1))}
 	if err := c.build(o); err != nil {
 		return nil, errors.Join(err, c.Close())

@@ -89,6 +89,23 @@ static __always_inline __u32 header(struct __sk_buff *skb, __u32 at, struct iphd
 	return at + ip->ihl * 4;
 }
 
+/* Where the IP header of a received frame is. After XDP in generic mode the
+ * kernel may hand on a copy of the packet whose mac_len is 0
+ * (skb_pp_cow_data): then the frame begins with it.
+ */
+static __always_inline __u32 network(struct __sk_buff *skb)
+{
+	struct iphdr rel, abs;
+
+	if (bpf_skb_load_bytes_relative(skb, 0, &rel, sizeof(rel), BPF_HDR_START_NET) < 0 ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, &abs, sizeof(abs)) < 0)
+		return ETH_HLEN;
+	return rel.check == abs.check && rel.id == abs.id && rel.saddr == abs.saddr &&
+			       rel.daddr == abs.daddr ?
+		       ETH_HLEN :
+		       0;
+}
+
 /* Replaces the address at offset `field` of the IP header at `at`, and mends
  * the header's checksum.
  */
@@ -162,7 +179,7 @@ int probe_out(struct __sk_buff *skb)
  * real's, so that the error finds the socket. Its address and its header
  * checksum change by opposite amounts: the ICMP checksum stays right.
  */
-static __always_inline int error_in(struct __sk_buff *skb, struct iphdr *ip, __u32 l4)
+static __always_inline int error_in(struct __sk_buff *skb, struct iphdr *ip, __u32 at, __u32 l4)
 {
 	__u32 quoted = l4 + ICMP_LEN, quoted_l4;
 	struct reply key = {};
@@ -184,7 +201,7 @@ static __always_inline int error_in(struct __sk_buff *skb, struct iphdr *ip, __u
 	if (readdress(skb, quoted, offsetof(struct iphdr, daddr), inner.daddr, *real) < 0)
 		return TC_ACT_SHOT;
 	if (ip->saddr == inner.daddr &&
-	    readdress(skb, ETH_HLEN, offsetof(struct iphdr, saddr), ip->saddr, *real) < 0)
+	    readdress(skb, at, offsetof(struct iphdr, saddr), ip->saddr, *real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }
@@ -197,11 +214,12 @@ int probe_in(struct __sk_buff *skb)
 	struct icmp icmp;
 	struct iphdr ip;
 	__be32 *real;
-	__u32 l4;
+	__u32 at, l4;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
-	l4 = header(skb, ETH_HLEN, &ip);
+	at = network(skb);
+	l4 = header(skb, at, &ip);
 	if (!l4)
 		return TC_ACT_UNSPEC;
 
@@ -212,7 +230,7 @@ int probe_in(struct __sk_buff *skb)
 		if (bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) < 0)
 			return TC_ACT_UNSPEC;
 		if (icmp.type == ICMP_UNREACHABLE || icmp.type == ICMP_TIME_EXCEEDED)
-			return error_in(skb, &ip, l4);
+			return error_in(skb, &ip, at, l4);
 		if (icmp.type != ICMP_ECHO_REPLY)
 			return TC_ACT_UNSPEC;
 		key.local_port = icmp.id;
@@ -228,7 +246,7 @@ int probe_in(struct __sk_buff *skb)
 	if (!real)
 		return TC_ACT_UNSPEC;
 	if (mend(skb, ip.protocol, l4, ip.saddr, *real) < 0 ||
-	    readdress(skb, ETH_HLEN, offsetof(struct iphdr, saddr), ip.saddr, *real) < 0)
+	    readdress(skb, at, offsetof(struct iphdr, saddr), ip.saddr, *real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }

@@ -140,3 +140,14 @@ func TestRealWithoutTheVIP(t *testing.T) {
 		})
 	}
 }
+
+// After generic XDP the kernel hands on copies of packets that begin with
+// another header: the probes' way back must know both.
+func TestChecksThroughTheVIPInGenericMode(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	must(t, r.Direct(t.Context(), "d1", "xdp_mode: generic\n"+checked("type: http, via: vip", "")))
+	realsUp(t, r, "r1", "r2")
+	run(t, r.Cluster.Host("r1"), "ip", "addr", "del", rig.VIP+"/32", "dev", "lo")
+	down(t, r, "172.25.0.12", "VIP")
+	realsUp(t, r, "r2")
+}

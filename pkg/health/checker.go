@@ -128,19 +128,19 @@ type timeoutError struct {
 	after time.Duration
 }
 
-func (e timeoutError) Error() string {
+func (e *timeoutError) Error() string {
 	return fmt.Sprintf("%s: timeout after %s", e.stage, e.after)
 }
 
 // Is makes a timeout recognizable without naming the type.
-func (timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
+func (*timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
-// worded adds the length of the timeout, which the stages do not know.
+// worded adds the length of the timeout, which the stages do not know, to
+// the timeout in err's chain, if there is one.
 func worded(err error, after time.Duration) error {
-	var t timeoutError
+	var t *timeoutError
 	if errors.As(err, &t) {
 		t.after = after
-		return t
 	}
 	return err
 }
@@ -149,7 +149,7 @@ func worded(err error, after time.Duration) error {
 // refused".
 func failed(stage string, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
-		return timeoutError{stage: stage}
+		return &timeoutError{stage: stage}
 	}
 	var no syscall.Errno
 	if errors.As(err, &no) {

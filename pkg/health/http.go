@@ -148,9 +148,13 @@ func (c *httpChecker) ask(s io.ReadWriter) error {
 	}
 	r := readers.Get().(*bufio.Reader)
 	defer readers.Put(r)
-	r.Reset(&io.LimitedReader{R: s, N: maxResponse})
+	limited := &io.LimitedReader{R: s, N: maxResponse}
+	r.Reset(limited)
 	defer r.Reset(nil)
 	resp, err := c.response(r)
+	if err != nil && limited.N <= 0 {
+		return fmt.Errorf("%s: no answer within %d KiB", c.name, maxResponse>>10)
+	}
 	if err != nil {
 		return failed(c.name, foreign(err))
 	}

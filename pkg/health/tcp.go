@@ -52,5 +52,5 @@ func starts(stage string, reply, want []byte) error {
 	if bytes.HasPrefix(reply, want) {
 		return nil
 	}
-	return fmt.Errorf("%s: %q (want %q)", stage, guard.Text(string(reply)), guard.Text(string(want)))
+	return fmt.Errorf("%s: %q (want %q)", stage, guard.Text(string(reply)), want)
 }

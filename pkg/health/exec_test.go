@@ -1,0 +1,89 @@
+package health_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/health"
+)
+
+// script writes an executable that everybody can run and only root change.
+func script(t *testing.T, text string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "health") // t.TempDir is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "check")
+	if err := os.WriteFile(name, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestExec(t *testing.T) {
+	for _, tc := range []struct {
+		text, args, env string
+		timeout         time.Duration
+		want            string // after "exec NAME"
+	}{
+		{text: "exit 0", want: ""},
+		{text: "exit 2", want: ": exit status 2"},
+		{text: `echo "$1|$2"; exit 1`, args: "\n$(id)\na b", want: ": exit status 1: $(id)|a b"},
+		{text: "printf 'bad\\033[31m\\nthings' >&2; exit 1", want: ": exit status 1: bad?[31m things"},
+		{text: "head -c 100000 /dev/zero | tr '\\0' x; exit 1", want: ": exit status 1: " + strings.Repeat("x", 197) + "…"},
+		{text: "echo $A $B $LVX_REAL $LVX_PORT $LVX_VIP ${HOME-none}; exit 1", env: "A=1\nB=two words", want: ": exit status 1: 1 two words 127.0.0.1 80 none"},
+		{text: "[ $(id -u) != 0 ] && [ $(id -g) != 0 ]", want: ""},
+		{text: "kill -KILL $$", want: ": killed by signal 9 (killed)"},
+		{text: "echo started; sleep 1000", timeout: time.Second, want: ": timeout after 1s: started"},
+		{text: "trap '' TERM INT; (trap '' TERM; sleep 1000) & wait", timeout: time.Second, want: ": timeout after 1s"},
+	} {
+		name := script(t, tc.text)
+		tgt := health.Target{
+			Spec: health.Spec{Type: health.Exec, Argv: name + tc.args, Env: tc.env, Timeout: tc.timeout},
+			Real: loopback, Port: 80,
+		}
+		if tc.want != "" {
+			tc.want = "exec " + name + tc.want
+		}
+		expect(t, tc.text, tryAt(t, tgt), tc.want)
+	}
+}
+
+func TestExecTrust(t *testing.T) {
+	name := script(t, "exit 0")
+	run := func() error { return tryAt(t, health.Target{Spec: health.Spec{Type: health.Exec, Argv: name}}) }
+	expect(t, "as written", run(), "")
+	for _, tc := range []struct {
+		prepare func() error
+		want    string
+	}{
+		{func() error { return os.Chmod(name, 0o757) }, fmt.Sprintf("exec %s: %s is writable by others (chmod go-w %s)", name, name, name)},
+		{func() error { return os.Chmod(name, 0o700) }, fmt.Sprintf("exec %s: start %s: permission denied", name, name)},
+		{func() error { return os.Chmod(name, 0o600) }, fmt.Sprintf("exec %s: %s is not an executable file", name, name)},
+		{func() error { return os.Remove(name) }, fmt.Sprintf("exec %s: no such file or directory", name)},
+	} {
+		if err := tc.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "untrusted", run(), tc.want)
+	}
+	expect(t, "relative", tryAt(t, health.Target{Spec: health.Spec{Type: health.Exec, Argv: "true"}}), "exec true: true is not an absolute path")
+}
+
+func TestExecSeesTheVIP(t *testing.T) {
+	tgt := health.Target{
+		Spec: health.Spec{Type: health.Exec, Argv: script(t, "echo $LVX_VIP; exit 1"), Via: health.ViaReal},
+		Real: loopback, VIP: netip.MustParseAddr("192.0.2.100"),
+	}
+	expect(t, "VIP", tryAt(t, tgt), "exec "+tgt.Spec.Argv+": exit status 1: 192.0.2.100")
+}

@@ -21,7 +21,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// listen prints the port and accepts until its standard input ends.
+// listen prints the port and accepts until its standard input ends. It reads
+// what a client sends, if that comes, and answers any request of HTTP.
 func listen() {
 	l, err := net.Listen("tcp4", "0.0.0.0:0")
 	if err != nil {
@@ -35,7 +36,12 @@ func listen() {
 			if err != nil {
 				return
 			}
-			c.Close()
+			go func() {
+				defer c.Close()
+				if _, err := c.Read(make([]byte, 512)); err == nil {
+					_, _ = c.Write([]byte("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"))
+				}
+			}()
 		}
 	}()
 	_, _ = os.Stdin.Read(make([]byte, 1))

@@ -46,10 +46,7 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slo
 }
 
 // neighbors is what the XDP data path and the director ask of a resolver.
-type neighbors struct {
-	*neigh.Resolver
-	watched []netip.Addr // the director's: it watches and asks in one goroutine
-}
+type neighbors struct{ *neigh.Resolver }
 
 // Lookup implements [xdp.Neighbors].
 func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
@@ -59,13 +56,7 @@ func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 	}
 }
 
-// Watch implements [director.Neigh].
-func (n *neighbors) Watch(servers []netip.Addr) {
-	n.watched = servers
-	n.Resolver.Watch(servers)
-}
-
 // Resolved implements [director.Neigh].
-func (n *neighbors) Resolved() bool {
-	return !slices.ContainsFunc(n.watched, func(a netip.Addr) bool { return !n.Resolver.Lookup(a).Usable() })
+func (n *neighbors) Resolved(servers []netip.Addr) bool {
+	return !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !n.Resolver.Lookup(a).Usable() })
 }

@@ -49,7 +49,7 @@ type Neigh interface {
 	Watch(reals []netip.Addr)
 	Avoid(vips []netip.Addr) // nothing is asked in the name of a VIP
 	Changed() <-chan struct{}
-	Resolved() bool // every watched server that can be found was found
+	Resolved(servers []netip.Addr) bool // all of these, being watched, were found
 }
 
 // Notifier tells people about changes; [notify.Notifier] is one. It must not

@@ -157,10 +157,15 @@ type fakeNeigh struct {
 	changed       chan struct{}
 }
 
-func (f *fakeNeigh) Resolved() bool {
+func (f *fakeNeigh) Resolved(servers []netip.Addr) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.silent
+	for _, s := range servers {
+		if f.silent || !slices.Contains(f.reals, s) {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *fakeNeigh) Watch(reals []netip.Addr) {

@@ -86,7 +86,7 @@ func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
 	in.drain(d)
 	err := d.sync(ctx)
 	in.reply(d, err)
-	d.settled = d.settled || d.opt.Neigh == nil || d.opt.Neigh.Resolved()
+	d.settled = d.settled || d.opt.Neigh == nil || d.opt.Neigh.Resolved(servers(d.cfg))
 	select {
 	case <-d.ready:
 	default:

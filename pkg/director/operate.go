@@ -40,6 +40,9 @@ func (d *Director) Reload(ctx context.Context) error {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	cfg, err := d.opt.Load()
+	if err == nil {
+		d.meet(ctx, cfg)
+	}
 	return d.do(ctx, func(ctx context.Context) error {
 		if err == nil {
 			err = d.fixed(cfg)
@@ -49,6 +52,7 @@ func (d *Director) Reload(ctx context.Context) error {
 		}
 		d.reload.At = time.Now()
 		if err != nil {
+			d.watch(d.cfg) // and not whom the refused file names
 			d.reload.Error = err.Error()
 			d.log.Error("configuration not reloaded, the old one still runs", "err", err)
 			return err
@@ -58,6 +62,37 @@ func (d *Director) Reload(ctx context.Context) error {
 		d.log.Info("configuration reloaded", "services", len(cfg.Services))
 		return nil
 	})
+}
+
+// meet has the servers that cfg brings looked for before cfg comes into
+// force, so that a reload which replaces all of them has no gap. It waits no
+// longer for one that is silent than a start does.
+func (d *Director) meet(ctx context.Context, cfg *config.Config) {
+	if d.opt.Neigh == nil {
+		return
+	}
+	var strangers []netip.Addr
+	_ = d.do(ctx, func(context.Context) error {
+		all := unique{}
+		for _, a := range servers(d.cfg) {
+			all.add(a)
+		}
+		known := len(all.list)
+		for _, a := range servers(cfg) {
+			all.add(a)
+		}
+		if strangers = all.list[known:]; len(strangers) > 0 {
+			d.opt.Neigh.Watch(all.list)
+		}
+		return nil
+	})
+	for end := time.Now().Add(settleTime); !d.opt.Neigh.Resolved(strangers) && time.Now().Before(end); {
+		select {
+		case <-time.After(settleTime / 100):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Sync plans and applies now, and returns when that is done.

@@ -234,3 +234,42 @@ func TestCallersContext(t *testing.T) {
 		}
 	})
 }
+
+// A reload that brings other servers finds them before it drops the old
+// ones; it does not wait for a silent one for long, and not at all if it
+// brings none.
+func TestReloadMeetsNewServers(t *testing.T) {
+	without := func(weights ...uint16) *config.Config {
+		cfg := configOf(service("web", weights...))
+		cfg.Services[0].Checks = nil
+		return cfg
+	}
+	for name, c := range map[string]struct {
+		next   *config.Config
+		silent bool
+		took   time.Duration
+		want   string
+	}{
+		"found":      {without(1, 1), false, 0, "1*1 2*1"},
+		"silent":     {without(1, 1), true, settleTime, "1*1 2*1"},
+		"nobody new": {without(7), true, 0, "1*7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, without(1), func(t *testing.T, r *rig) {
+				r.state()
+				r.neigh.mu.Lock()
+				r.neigh.silent = c.silent
+				r.neigh.mu.Unlock()
+				r.next = c.next
+				began := time.Now()
+				if err := r.Reload(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); took != c.took {
+					t.Errorf("took %v, want %v", took, c.took)
+				}
+				r.want("after", c.want)
+			})
+		})
+	}
+}

@@ -14,6 +14,7 @@ CLANG := 16
 GOLANGCI := v2.12.2
 PKG := ./...
 RUN := .
+BENCH := packets
 
 .PHONY: help
 help: ## explain the targets (this text)
@@ -37,7 +38,7 @@ check: ## what needs no root: vet, gofmt, C format, shellcheck, the rules of int
 format: ## gofmt and clang-format everything
 	gofmt -w .
 	scripts/need clang-format-$(CLANG)
-	clang-format-$(CLANG) -i bpf/*.[ch]
+	find bpf -name '*.[ch]' -exec clang-format-$(CLANG) -i {} +
 
 .PHONY: lint
 lint: ## golangci-lint (.golangci.yaml), built from source the first time: two minutes
@@ -48,12 +49,12 @@ test: ## everything: the checks, unit tests, tests in network namespaces; as roo
 	scripts/test -run '$(RUN)' $(PKG)
 
 .PHONY: bench
-bench: ## every benchmark, at length; as root
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m -p 1 $(PKG)
+bench: ## measure the packet path against yardsticks, in one run; as root
+	$(GO) run ./bench $(BENCH)
 
 .PHONY: bench-quick
-bench-quick: ## every benchmark, for a moment each; as root
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime 100ms -timeout 10m -p 1 $(PKG)
+bench-quick: ## the same in less than a minute, less certain; as root
+	$(GO) run ./bench --quick $(BENCH)
 
 .PHONY: demo
 demo: build ## LVS direct routing in XDP on real TCP traffic, in namespaces; as root

@@ -3,10 +3,13 @@ package probe
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -23,7 +26,8 @@ type job struct {
 	Interfaces []string
 	Targets    []health.Target
 	Times      int
-	Hang       bool // stay attached until killed
+	Hang       bool          // stay attached until killed
+	Watch      time.Duration // instead: monitor Times variants of each target for so long, and print the share of a core that took
 }
 
 var hooks = map[bool]hook{false: tcx, true: clsact}
@@ -48,6 +52,9 @@ func probeMain(text string) error {
 	path, err := attach(j.Interfaces, hooks[j.Clsact])
 	if err != nil {
 		return err
+	}
+	if j.Watch > 0 {
+		return errors.Join(watchMain(path, j), path.Close())
 	}
 	answers := make([]map[string]int, len(j.Targets))
 	var mu sync.Mutex
@@ -78,4 +85,41 @@ func probeMain(text string) error {
 		select {}
 	}
 	return path.Close()
+}
+
+// watchMain prints the share of a core that monitoring takes, in percent,
+// and how many targets are up.
+func watchMain(path *Path, j job) error {
+	m := health.NewMonitor(health.Options{New: func(t health.Target) (health.Checker, error) {
+		return health.New(t, health.WithPath(path))
+	}})
+	var targets []health.Target
+	for _, t := range j.Targets {
+		for range j.Times { // each another target, with a path of its own
+			t.Spec.Timeout++
+			targets = append(targets, t)
+		}
+	}
+	m.Set(targets)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	time.Sleep(3 * time.Second) // the first probes all start at once
+	var before, after syscall.Rusage
+	began := time.Now()
+	err := errors.Join(
+		syscall.Getrusage(syscall.RUSAGE_SELF, &before),
+		func() error { time.Sleep(j.Watch); return nil }(),
+		syscall.Getrusage(syscall.RUSAGE_SELF, &after),
+	)
+	used := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+	up := 0
+	for _, s := range m.Snapshot() {
+		if s.Up {
+			up++
+		}
+	}
+	fmt.Println(100*float64(used)/float64(time.Since(began)), up)
+	cancel()
+	return errors.Join(err, <-done)
 }

@@ -29,7 +29,7 @@ var vip32 = netip.PrefixFrom(testenv.VIP, 32)
 // network has the director d1 and the reals r1 and r2, which compute their
 // checksums in full if full is set: a reply then reaches the director's
 // program with a checksum that the stack verifies.
-func network(t *testing.T, full bool) *testenv.Cluster {
+func network(t testing.TB, full bool) *testenv.Cluster {
 	t.Helper()
 	o := testenv.Standard(testenv.Shape{Directors: 1})
 	for i := range o.Hosts {
@@ -41,7 +41,7 @@ func network(t *testing.T, full bool) *testenv.Cluster {
 }
 
 // carry puts the VIP on a real's lo, as direct routing wants it.
-func carry(t *testing.T, real *testenv.Host) {
+func carry(t testing.TB, real *testenv.Host) {
 	t.Helper()
 	for key, value := range map[string]string{"arp_ignore": "1", "arp_announce": "2"} {
 		if err := real.Sysctl("net.ipv4.conf.all."+key, value); err != nil {
@@ -53,7 +53,7 @@ func carry(t *testing.T, real *testenv.Host) {
 	}
 }
 
-func web(t *testing.T, real *testenv.Host, addrs ...string) {
+func web(t testing.TB, real *testenv.Host, addrs ...string) {
 	t.Helper()
 	if _, err := real.ServeWeb(addrs...); err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func web(t *testing.T, real *testenv.Host, addrs ...string) {
 }
 
 // start runs a prober on the director.
-func start(t *testing.T, director *testenv.Host, j job) (*testenv.Process, *bytes.Buffer) {
+func start(t testing.TB, director *testenv.Host, j job) (*testenv.Process, *bytes.Buffer) {
 	t.Helper()
 	if j.Interfaces == nil {
 		j.Interfaces = []string{"eth0"}
@@ -351,5 +351,28 @@ func TestUnreachable(t *testing.T) {
 	want := []map[string]int{{"path to VIP 172.25.0.100: not asked: real 172.25.0.12 is reached by eth0 (not among the configured interfaces [])": 1}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s", diff)
+	}
+}
+
+// BenchmarkThroughVIP is what 2,000 checks through a VIP cost at an interval
+// of a second, as a share of one core.
+func BenchmarkThroughVIP(b *testing.B) {
+	c := network(b, false)
+	d1, r1 := c.Host("d1"), c.Host("r1")
+	carry(b, r1)
+	web(b, r1, ":80")
+	const checks = 2000
+	target := through(r1, health.Spec{Type: health.TCP, Interval: time.Second}, 80)
+	for b.Loop() {
+		p, out := start(b, d1, job{Targets: []health.Target{target}, Times: checks, Watch: 10 * time.Second})
+		if err := p.Wait(); err != nil {
+			b.Fatalf("%v\n%s", err, p.Output())
+		}
+		var share float64
+		var up int
+		if _, err := fmt.Sscan(out.String(), &share, &up); err != nil || up != checks {
+			b.Fatalf("%v: %q", err, out)
+		}
+		b.ReportMetric(share, "%core")
 	}
 }

@@ -42,6 +42,16 @@ func TestTransfers(t *testing.T) {
 	}
 }
 
+// Generic mode meets segments of up to 64 KiB when the client leaves the
+// cutting up to its interface.
+func TestUploadWithSegmentationOffload(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	run(t, r.Client, "ethtool", "-K", "eth0", "tx", "on", "tso", "on", "gso", "on")
+	must(t, r.Direct(t.Context(), "d1", "xdp_mode: generic\n"+service("")))
+	upload(t, r)
+	download(t, r)
+}
+
 func download(t *testing.T, r *rig.Rig) {
 	t.Helper()
 	resp, err := r.HTTP(3 * time.Minute).Get(fmt.Sprintf("http://%s/bytes/%d", rig.VIP, big))

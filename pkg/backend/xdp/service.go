@@ -114,10 +114,7 @@ func (b *Backend) place(s *service, conf lb.Real, sorry bool) error {
 func (b *Backend) write(s *service, r *real) {
 	raw := &b.dp.Reals[r.slot]
 	raw.Source = r.near.Source
-	raw.Mtu = uint16(min(max(r.near.MTU, 0), 0xffff))
-	if raw.Mtu == 0 {
-		raw.Mtu = 0xffff
-	}
+	raw.Mtu = b.mtu(r)
 	raw.Ifindex = uint32(r.near.IfIndex)
 	raw.Service, raw.Cookie = s.index, s.cookie
 	raw.Addr.Word = words(r.conf.Addr)
@@ -127,6 +124,21 @@ func (b *Backend) write(s *service, r *real) {
 		mac = raw.Mac // silent: its old flows keep hoping
 	}
 	publishWay(raw, way(mac, r.gen, b.flags(s, r, mac)))
+}
+
+// mtu is the longest packet that may be sent to r. Generic XDP sees frames
+// that GRO or the sender's TSO made longer than any MTU and that are cut up
+// again on the way out: there, length says nothing.
+func (b *Backend) mtu(r *real) uint16 {
+	for _, a := range b.dp.Attachments {
+		if a.Mode == loader.Generic {
+			return 0xffff
+		}
+	}
+	if r.near.MTU <= 0 || r.near.MTU > 0xffff {
+		return 0xffff
+	}
+	return uint16(r.near.MTU)
 }
 
 func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {

@@ -44,8 +44,8 @@ func TestExec(t *testing.T) {
 		{text: "echo $A $B $LVX_REAL $LVX_PORT $LVX_VIP ${HOME-none}; exit 1", env: "A=1\nB=two words", want: ": exit status 1: 1 two words 127.0.0.1 80 none"},
 		{text: "[ $(id -u) != 0 ] && [ $(id -g) != 0 ]", want: ""},
 		{text: "kill -KILL $$", want: ": killed by signal 9 (killed)"},
-		{text: "echo started; sleep 1000", timeout: time.Second, want: ": timeout after 1s: started"},
-		{text: "trap '' TERM INT; (trap '' TERM; sleep 1000) & wait", timeout: time.Second, want: ": timeout after 1s"},
+		{text: "echo started; sleep 1000", timeout: 3 * time.Second, want: ": timeout after 3s: started"},
+		{text: "trap '' TERM INT; (trap '' TERM; sleep 1000) & wait", timeout: 200 * time.Millisecond, want: ": timeout after 200ms"},
 	} {
 		name := script(t, tc.text)
 		tgt := health.Target{

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/health"
 )
@@ -213,14 +214,16 @@ func TestHTTPSName(t *testing.T) {
 
 func TestHTTPSStrangeServers(t *testing.T) {
 	for what, tc := range map[string]struct {
-		f    func(net.Conn)
-		want string
+		f       func(net.Conn)
+		timeout time.Duration
+		want    string
 	}{
-		"never answers": {silent, "TLS handshake: timeout after 100ms"},
-		"closes":        {half(""), "TLS handshake: closed without a complete answer"},
-		"speaks HTTP":   {says("HTTP/1.1 400 Bad Request\r\n\r\n"), "TLS handshake: tls: first record does not look like a TLS handshake"},
+		"never answers": {silent, impatience, "TLS handshake: timeout after 100ms"},
+		"closes":        {half(""), 0, "TLS handshake: closed without a complete answer"},
+		"speaks HTTP":   {says("HTTP/1.1 400 Bad Request\r\n\r\n"), 0, "TLS handshake: tls: first record does not look like a TLS handshake"},
 	} {
-		expect(t, what, try(t, health.Spec{Type: health.HTTPS, Timeout: impatience}, serve(t, loopback, tc.f)), tc.want)
+		spec := health.Spec{Type: health.HTTPS, Timeout: tc.timeout}
+		expect(t, what, try(t, spec, serve(t, loopback, tc.f)), tc.want)
 	}
 }
 

@@ -42,6 +42,13 @@ func (w *world) times(a netip.Addr) []time.Time {
 	return append([]time.Time(nil), w.asked[a]...)
 }
 
+// counts are the fields of that name.
+func (w *world) counts() (open, busy, most int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.open, w.busy, w.most
+}
+
 func (w *world) build(t health.Target) (health.Checker, error) {
 	if t.Spec.Path == "/broken" {
 		return nil, errors.New("path /broken")
@@ -130,8 +137,8 @@ func watch(t *testing.T, o health.Options) *watched {
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()
-		if w.open != 0 || w.busy != 0 {
-			t.Errorf("%d checkers are open and %d busy after the end", w.open, w.busy)
+		if open, busy, _ := w.counts(); open != 0 || busy != 0 {
+			t.Errorf("%d checkers are open and %d busy after the end", open, busy)
 		}
 	})
 	return m
@@ -297,8 +304,8 @@ func TestHungProbesStarveNobody(t *testing.T) {
 		m.Set(all)
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
-		if m.most > 50 {
-			t.Errorf("%d at once", m.most)
+		if _, _, most := m.counts(); most > 50 {
+			t.Errorf("%d at once", most)
 		}
 		for i := range 200 {
 			times := m.times(addr(i))
@@ -328,8 +335,8 @@ func TestExecsDoNotBlockSockets(t *testing.T) {
 		if n := len(m.times(addr(0))); n < 60 {
 			t.Errorf("asked %d times in a minute", n)
 		}
-		if m.most > 3 {
-			t.Errorf("%d at once", m.most)
+		if _, _, most := m.counts(); most > 3 {
+			t.Errorf("%d at once", most)
 		}
 	})
 }
@@ -362,8 +369,8 @@ func TestSetKeepsResults(t *testing.T) {
 		close(gate)
 		m.Set(nil)
 		synctest.Wait()
-		if len(m.Snapshot()) != 0 || m.open != 0 {
-			t.Errorf("%d statuses, %d open checkers after Set(nil)", len(m.Snapshot()), m.open)
+		if open, _, _ := m.counts(); len(m.Snapshot()) != 0 || open != 0 {
+			t.Errorf("%d statuses, %d open checkers after Set(nil)", len(m.Snapshot()), open)
 		}
 	})
 }
@@ -376,13 +383,13 @@ func TestSetDuringProbe(t *testing.T) {
 		m.Set([]health.Target{ask(1, health.Spec{}), ask(2, health.Spec{})})
 		synctest.Wait()
 		m.Set(nil)
-		if m.open != 1 {
-			t.Errorf("%d open checkers while one is busy", m.open)
+		if open, _, _ := m.counts(); open != 1 {
+			t.Errorf("%d open checkers while one is busy", open)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if m.open != 0 || len(m.take()) > 1 {
-			t.Errorf("%d open checkers", m.open)
+		if open, _, _ := m.counts(); open != 0 || len(m.take()) > 1 {
+			t.Errorf("%d open checkers", open)
 		}
 	})
 }

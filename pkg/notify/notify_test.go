@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -189,10 +190,9 @@ func TestTooManySubjects(t *testing.T) {
 
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		attempts := 0
+		var attempts atomic.Int32
 		f := &fake{fail: func(context.Context) error {
-			attempts++
-			if attempts%3 != 0 {
+			if attempts.Add(1)%3 != 0 {
 				return errors.New("not now")
 			}
 			return nil
@@ -202,13 +202,13 @@ func TestRetry(t *testing.T) {
 		n.Notify(change("a", "up", "down"))
 		time.Sleep(3*pause - time.Millisecond)
 		synctest.Wait()
-		if got := f.take(); got != nil || attempts != 2 {
-			t.Errorf("%d attempts, told %q too early", attempts, got)
+		if got := f.take(); got != nil || attempts.Load() != 2 {
+			t.Errorf("%d attempts, told %q too early", attempts.Load(), got)
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if got := f.take(); len(got) != 1 || attempts != 3 {
-			t.Errorf("%d attempts, told %q", attempts, got)
+		if got := f.take(); len(got) != 1 || attempts.Load() != 3 {
+			t.Errorf("%d attempts, told %q", attempts.Load(), got)
 		}
 	})
 }

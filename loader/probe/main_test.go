@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"go.uber.org/goleak"
 
 	"github.com/lvx-lb/lvx/pkg/health"
@@ -23,6 +27,7 @@ const jobEnv = "LVX_TEST_PROBER"
 // job is what a prober does: all checks, Times times each, at once.
 type job struct {
 	Clsact     bool // as on a kernel without tcx
+	XDP        bool // with a program in front that passes everything
 	Interfaces []string
 	Targets    []health.Target
 	Times      int
@@ -52,6 +57,13 @@ func probeMain(text string) error {
 	path, err := attach(j.Interfaces, hooks[j.Clsact])
 	if err != nil {
 		return err
+	}
+	if j.XDP {
+		undo, err := passXDP(j.Interfaces[0])
+		if err != nil {
+			return err
+		}
+		defer undo()
 	}
 	if j.Watch > 0 {
 		return errors.Join(watchMain(path, j), path.Close())
@@ -85,6 +97,28 @@ func probeMain(text string) error {
 		select {}
 	}
 	return path.Close()
+}
+
+// passXDP attaches a program to an interface, natively.
+func passXDP(name string) (undo func(), err error) {
+	iface, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, err
+	}
+	const pass = 2
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:         ebpf.XDP,
+		License:      "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: iface.Index, Flags: link.XDPDriverMode})
+	if err != nil {
+		return nil, errors.Join(err, prog.Close())
+	}
+	return func() { l.Close(); prog.Close() }, nil
 }
 
 // watchMain prints the share of a core that monitoring takes, in percent,

@@ -152,12 +152,14 @@ func trace(t *testing.T, h *testenv.Host) string {
 }
 
 func TestThroughVIP(t *testing.T) {
-	for _, c := range []struct{ full, owned, clsact bool }{
+	for _, c := range []struct{ full, owned, clsact, xdp bool }{
 		{},
+		{xdp: true},
+		{xdp: true, full: true, owned: true},
 		{full: true, owned: true},
 		{owned: true, clsact: true},
 	} {
-		t.Run(fmt.Sprintf("full=%v owned=%v clsact=%v", c.full, c.owned, c.clsact), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			cluster := network(t, c.full)
 			d1, r1 := cluster.Host("d1"), cluster.Host("r1")
 			carry(t, r1)
@@ -169,7 +171,7 @@ func TestThroughVIP(t *testing.T) {
 				}
 			}
 			before := trace(t, d1)
-			j := job{Clsact: c.clsact, Targets: []health.Target{
+			j := job{Clsact: c.clsact, XDP: c.xdp, Targets: []health.Target{
 				through(r1, health.Spec{Type: health.TCP}, 80),
 				through(r1, health.Spec{Type: health.HTTP}, 80),
 				through(r1, health.Spec{Type: health.HTTPS, SkipVerify: true}, 443),

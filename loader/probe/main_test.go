@@ -35,7 +35,7 @@ type job struct {
 	Watch      time.Duration // instead: monitor Times variants of each target for so long, and print the share of a core that took
 }
 
-var hooks = map[bool]hook{false: tcx, true: clsact}
+var hooks = map[bool]hook{false: either, true: clsact}
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(jobEnv); text != "" {

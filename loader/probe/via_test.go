@@ -3,6 +3,7 @@ package probe
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -141,6 +142,9 @@ func trace(t *testing.T, h *testenv.Host) string {
 		}
 		for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
 			r, err := link.QueryPrograms(link.QueryOptions{Target: iface.Index, Attach: at})
+			if errors.Is(err, ebpf.ErrNotSupported) {
+				continue // the kernel has no tcx
+			}
 			if err != nil {
 				return err
 			}

@@ -22,6 +22,9 @@ volatile const __u32 template_sets = 65536;
 volatile const __u32 tick_shift = 8;
 volatile const __u32 jiffies_per_second = 250;
 
+/* A template that outlived its timeout lives on by 60 s at a time: in ticks. */
+volatile const __u32 renewal_ticks = 59;
+
 /* An enum that no map mentions would not be in BTF, so neither in Go. */
 volatile const enum verdict names_of_verdicts = 0;
 volatile const enum eviction names_of_evictions = 0;

@@ -21,7 +21,6 @@
 #define TEMPLATE_ASSURED (1ULL << 55)
 #define TEMPLATE_RENEWED (1ULL << 56)
 #define TEMPLATE_EXPIRES 0xffffffULL
-#define RENEWAL_SECONDS 60
 
 static __always_inline __u32 template_state(__u64 v)
 {
@@ -113,9 +112,7 @@ struct template_request {
 /* How long a template lives from now: its service's timeout, or 60 s. */
 static __always_inline __u64 template_until(__u64 value, __u64 ticks, __u64 now)
 {
-	__u64 renewal = ((__u64)RENEWAL_SECONDS * jiffies_per_second) >> tick_shift;
-
-	return (now + (value & TEMPLATE_RENEWED ? renewal + 1 : ticks)) & TEMPLATE_EXPIRES;
+	return (now + (value & TEMPLATE_RENEWED ? renewal_ticks : ticks)) & TEMPLATE_EXPIRES;
 }
 
 static __always_inline int template_place(struct template_request *rq, struct flow_words *a,

@@ -41,12 +41,18 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 func (d *Datapath) load(slot uint32) (*ebpf.Program, error) {
 	spec := d.spec.Copy()
 	hz := HZ()
+	shift := TickShift(hz)
+	renewal := renewalSeconds*hz>>shift + 1 // nothing ends early
+	if d.opts.StillClock {
+		shift = stillShift
+	}
 	for name, value := range map[string]uint32{
 		"interface_slot":     slot,
 		"flow_sets":          d.Maps.Flows.MaxEntries(),
 		"template_sets":      d.Maps.Templates.MaxEntries(),
-		"tick_shift":         TickShift(hz),
+		"tick_shift":         shift,
 		"jiffies_per_second": uint32(hz),
+		"renewal_ticks":      uint32(renewal),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("constant %s: %w", name, err)

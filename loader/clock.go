@@ -29,6 +29,22 @@ func TickShift(hz uint64) uint32 {
 	return shift
 }
 
+// renewalSeconds is how long the kernel lets a template live on at a time
+// while one of its connections does (ip_vs_conn_expire).
+const renewalSeconds = 60
+
+// stillShift leaves nothing of the jiffies.
+const stillShift = 63
+
+// Now is the packet path's clock in ticks (clock_now of bpf/flow.h).
+func (d *Datapath) Now() (uint64, error) {
+	if d.opts.StillClock {
+		return d.Settings.Clock, nil
+	}
+	j, err := d.Jiffies()
+	return j>>TickShift(HZ()) + d.Settings.Clock, err
+}
+
 func nativeUint64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
 // membarrier(MEMBARRIER_CMD_GLOBAL) is synchronize_rcu() for those outside

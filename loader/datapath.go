@@ -30,6 +30,10 @@ type Options struct {
 	Flows      int // connections that are guaranteed a place
 	Templates  int // persistence templates that are guaranteed a place
 
+	// StillClock is for tests: time stands still unless they change
+	// Settings.Clock.
+	StillClock bool
+
 	// Injected by tests: an error from here fails the named step.
 	fail func(step string) error
 }

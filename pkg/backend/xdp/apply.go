@@ -36,7 +36,7 @@ func (b *Backend) Apply(_ context.Context, s lb.State) error {
 
 func (b *Backend) applyLocked() error {
 	unplugged := b.dp.Refresh() // told at the end: the other interfaces are served
-	loader.Grace()              // the half that is not in force, and retired rings, are free from here on
+	b.grace()                   // the half that is not in force, and retired rings, are free from here on
 	for _, r := range b.retired {
 		b.rings.give(r)
 	}

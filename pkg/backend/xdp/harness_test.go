@@ -53,8 +53,10 @@ var (
 // harness is a backend whose program is run packet by packet.
 type harness struct {
 	*Backend
-	t   testing.TB
-	net *segment
+	t    testing.TB
+	home testing.TB // whose namespace the interface is in
+	net  *segment
+	opts Options
 }
 
 // quiet drops logs; -v shows them.
@@ -75,14 +77,63 @@ func (w testWriter) Write(p []byte) (int, error) {
 // newHarness opens a backend on a veth in a network namespace of its own.
 func newHarness(t testing.TB, flows, templates int) *harness {
 	t.Helper()
-	h := &harness{t: t, net: &segment{silent: map[netip.Addr]string{}, local: map[netip.Addr]bool{}}}
-	h.Backend = openIn(t, Options{
-		Log: quiet(t), Interfaces: []string{"lvx0"}, Mode: loader.Auto, Flows: flows, Templates: templates,
-		PinDir:    fmt.Sprintf("/sys/fs/bpf/lvx-test-%d-%d", os.Getpid(), pinCount.Add(1)),
-		Neighbors: h.net, NoSweeper: true,
-	})
+	return openHarness(t, Options{Flows: flows, Templates: templates})
+}
+
+// newStill is a harness whose clock only the test moves, so that it knows the
+// time of every packet. reset empties it for the next case.
+func newStill(t testing.TB, flows, templates int) *harness {
+	t.Helper()
+	return openHarness(t, Options{Flows: flows, Templates: templates, StillClock: true})
+}
+
+func openHarness(t testing.TB, o Options) *harness {
+	t.Helper()
+	h := &harness{t: t, home: t, net: newSegment(), opts: o}
+	h.opts.Log, h.opts.Interfaces, h.opts.Mode = quiet(t), []string{"lvx0"}, loader.Auto
+	h.opts.PinDir = fmt.Sprintf("/sys/fs/bpf/lvx-test-%d-%d", os.Getpid(), pinCount.Add(1))
+	h.opts.Neighbors, h.opts.NoSweeper = h.net, true
+	h.Backend = openIn(t, h.opts)
 	t.Cleanup(func() { _ = h.Close(false) })
 	return h
+}
+
+func newSegment() *segment {
+	return &segment{silent: map[netip.Addr]string{}, local: map[netip.Addr]bool{}}
+}
+
+// reset empties the tables and forgets everything but the loaded program,
+// which takes a thousand times as long to load. t is who asks now.
+func (h *harness) reset(t testing.TB) {
+	t.Helper()
+	d := h.dp
+	*d.Settings = loader.RawSettings{Version: d.Settings.Version, Seed: d.Settings.Seed}
+	clear(d.VIPs)
+	clear(d.Ports)
+	clear(d.Flows)
+	clear(d.Templates)
+	clear(d.Leases)
+	clear(d.Reals[:h.slots.next])
+	clear(d.Loads[:h.slots.next])
+	clear(d.Labels)
+	for i := range d.Interfaces {
+		d.Interfaces[i].Peer = [len(d.Interfaces[i].Peer)]loader.RawPeer{}
+	}
+	empty(t, d.Maps.Filters, loader.RawFilterKey{})
+	empty(t, d.Maps.Fragments, loader.RawFragmentKey{})
+	stop := h.stop
+	h.net = newSegment()
+	h.opts.Neighbors = h.net
+	h.t, h.Backend = t, newBackend(d, h.opts)
+	h.stop = stop
+}
+
+// empty deletes every key of a hash map.
+func empty[K any](t testing.TB, m *ebpf.Map, k K) {
+	t.Helper()
+	for m.NextKey(nil, &k) == nil {
+		must(t, m.Delete(k))
+	}
 }
 
 // openIn opens a backend inside a fresh namespace that has the interface.
@@ -137,7 +188,7 @@ func must(t testing.TB, err error) {
 
 // Apply runs where the interface is.
 func (h *harness) Apply(ctx context.Context, s lb.State) (err error) {
-	inNamespace(h.t, func() { err = h.Backend.Apply(ctx, s) })
+	inNamespace(h.home, func() { err = h.Backend.Apply(ctx, s) })
 	return err
 }
 

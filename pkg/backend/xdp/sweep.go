@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
-
-	"github.com/lvx-lb/lvx/loader"
 )
 
 // Timeouts that ipvsadm cannot set either (tcp_timeouts of
@@ -194,12 +192,11 @@ func (b *Backend) freeNumbers() {
 
 // now is the packet path's clock (clock_now of bpf/flow.h).
 func (b *Backend) now() uint64 {
-	j, err := b.dp.Jiffies()
+	now, err := b.dp.Now()
 	if err != nil {
 		b.log.Error("clock of the packet path", "err", err)
-		return b.dp.Settings.Clock
 	}
-	return j>>loader.TickShift(loader.HZ()) + b.dp.Settings.Clock
+	return now
 }
 
 func (b *Backend) expired(v value, now uint64) bool {

@@ -39,6 +39,7 @@ type Options struct {
 	Templates  int
 	Neighbors  Neighbors
 	NoSweeper  bool // tests sweep by hand
+	StillClock bool // tests move the clock by hand
 }
 
 // Backend is the XDP data path. Its methods may be called from any
@@ -47,6 +48,7 @@ type Backend struct {
 	log   *slog.Logger
 	dp    *loader.Datapath
 	neigh Neighbors
+	grace func() // waits until no packet uses what it read before
 
 	mu       sync.Mutex
 	state    lb.State
@@ -75,23 +77,12 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 	}
 	dp, err := loader.Open(context.Background(), loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode,
-		Flows: o.Flows, Templates: o.Templates,
+		Flows: o.Flows, Templates: o.Templates, StillClock: o.StillClock,
 	})
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{
-		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors,
-		services: map[string]*service{},
-		filters:  map[loader.RawFilterKey]loader.RawFilterAction{},
-	}
-	b.rings.init(len(dp.Rings))
-	b.slots.init(len(dp.Reals))
-	b.numbers.init()
-	if dp.Settings.Answers == 0 {
-		dp.Settings.Answers = answersPerSecond
-	}
-	b.adopt()
+	b := newBackend(dp, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	b.stop = cancel
 	if o.NoSweeper {
@@ -105,6 +96,23 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 	b.done.Go(func() { b.runSweeper(ctx) })
 	b.done.Go(func() { b.frags.run(ctx) })
 	return b, nil
+}
+
+// newBackend reads what a predecessor left in the tables.
+func newBackend(dp *loader.Datapath, o Options) *Backend {
+	b := &Backend{
+		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
+		services: map[string]*service{},
+		filters:  map[loader.RawFilterKey]loader.RawFilterAction{},
+	}
+	b.rings.init(len(dp.Rings))
+	b.slots.init(len(dp.Reals))
+	b.numbers.init()
+	if dp.Settings.Answers == 0 {
+		dp.Settings.Answers = answersPerSecond
+	}
+	b.adopt()
+	return b
 }
 
 // answersPerSecond bounds ICMP answers of one CPU, as net.ipv4.icmp_msgs_per_sec

@@ -95,7 +95,7 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, links: map[string]link.Link{}}
 	defer func() {
 		if err != nil {
-			d.release()
+			d.undo()
 		}
 	}()
 	if d.pins, d.lock, err = openPinDir(o.PinDir); err != nil {
@@ -195,6 +195,17 @@ func (d *Datapath) Close(keep bool) error {
 		_ = lock.Close()
 	}
 	return err
+}
+
+// undo takes back what a failed Open has pinned. What a predecessor left is
+// not touched: it may still be serving.
+func (d *Datapath) undo() {
+	if d.pins != "" && !d.Adopted {
+		if links, err := d.pins.linked(); err == nil && len(links) == 0 {
+			_ = d.pins.remove()
+		}
+	}
+	d.release()
 }
 
 // release lets go of everything without changing what is pinned.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -170,6 +171,9 @@ func TestFailuresChangeNothing(t *testing.T) {
 			if programOn(t, "lvx0") != 0 {
 				t.Error("a program is attached")
 			}
+			if _, err := os.Stat(o.PinDir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the pin directory is left: %v", err)
+			}
 			o.fail = nil
 			must(t, open(t, o).Close(false))
 		})
@@ -260,6 +264,13 @@ func TestInterfaceDroppedFromConfiguration(t *testing.T) {
 	o.Interfaces = []string{"lvx1"}
 	d := open(t, o)
 	defer func() { must(t, d.Close(false)) }()
+	// The kernel frees a link that lost its last pin in its own time.
+	for range 1000 {
+		if programOn(t, "lvx0") == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	if programOn(t, "lvx0") != 0 || programOn(t, "lvx1") == 0 {
 		t.Errorf("programs: lvx0 %d, lvx1 %d", programOn(t, "lvx0"), programOn(t, "lvx1"))
 	}

@@ -16,7 +16,6 @@ type layout struct {
 	half  uint32
 	order []netip.Addr
 	vips  map[netip.Addr]*vipPlan
-	local map[netip.Addr]bool
 }
 
 // vipPlan is what is known of one VIP before it is written.

@@ -97,7 +97,6 @@ func (v value) port() uint16      { return be16(uint16(v >> 16)) }
 func (v value) real() uint32      { return uint32(v>>32) & 0xfffff }
 func (v value) generation() uint8 { return uint8(v>>52) & 15 }
 func (v value) state() uint8      { return uint8(v>>60) & 7 }
-func (v value) proven() bool      { return v>>63 != 0 }
 
 // ended is the value of a free place that v had: only its nonce, moved on.
 func (v value) ended() uint64 { return uint64(v>>56+1) & 15 << 56 }

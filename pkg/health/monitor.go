@@ -138,7 +138,8 @@ func (m *Monitor) Snapshot() map[Target]Status {
 }
 
 // Run asks until ctx ends, then waits for the probes on their way. It must
-// be called once; it returns nil.
+// be called once; it returns nil. What was found out can still be read
+// afterwards, to be remembered for [Monitor.Preset].
 func (m *Monitor) Run(ctx context.Context) error {
 	var workers, mailman sync.WaitGroup
 	mailman.Go(func() { m.mail.deliver(ctx, m.events) })
@@ -155,7 +156,12 @@ func (m *Monitor) Run(ctx context.Context) error {
 	workers.Wait()
 	mailman.Wait()
 	close(m.events)
-	m.Set(nil) // closes the checkers
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.probes {
+		closeChecker(p.checker)
+		p.checker = broken{context.Canceled}
+	}
 	return nil
 }
 

@@ -438,6 +438,13 @@ func TestEventsCoalesce(t *testing.T) {
 		if _, ok := <-m.Events(); ok {
 			t.Error("the channel is open after the end")
 		}
+		if s := m.Snapshot(); len(s) != 2 || !s[b].Up || s[a].Up {
+			t.Errorf("after the end: %+v", s)
+		}
+		m.Set(nil)
+		if open, _, _ := w.counts(); open != 0 {
+			t.Errorf("%d checkers are open", open)
+		}
 	})
 }
 

@@ -21,9 +21,10 @@ static __always_inline __u32 filter_action(__be32 client, __u32 service)
 	return action ? *action : FILTER_NONE;
 }
 
-static __always_inline int denied(const struct settings *s, __be32 client, __u32 cookie)
+/* A global function: few services have lists, none should pay for their key. */
+__attribute__((noinline)) int denied(__be32 client, __u32 cookie, __u32 settings_flags)
 {
-	if (s->flags & SETTING_GLOBAL_FILTER &&
+	if (settings_flags & SETTING_GLOBAL_FILTER &&
 	    filter_action(client, FILTER_GLOBAL) == FILTER_DENY)
 		return 1;
 	return filter_action(client, cookie) == FILTER_DENY;

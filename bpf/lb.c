@@ -16,6 +16,7 @@
  *   forward.h   the frame's way out
  *   answer.h    ICMP that we send ourselves
  *   stats.h     counting
+ *   fast.h      the short way of nearly every packet
  *
  * The lookups of an established packet, in order; each is an inlined array
  * access, and what it costs is the cache line behind it:
@@ -49,6 +50,7 @@
 #include "answer.h"
 #include "icmp.h"
 #include "fragment.h"
+#include "fast.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -64,50 +66,77 @@ struct run {
 	__u64 key;
 	__u64 hash;
 	__u64 now;
-	__u32 real; /* where it went, for the fragments that follow */
-	__u32 generation;
+	struct real *real; /* with SEND: where to, */
+	__u32 slot; /* its number (NO_REAL: nowhere yet) */
+	__u32 verdict; /* and what it is called; with ANSWER too */
 	__u32 connections; /* 1 if the packet opens one */
+	__u8 type; /* with ANSWER: of the ICMP message */
+	__u8 code;
+	__u16 mtu;
 };
 
-static __always_inline int answered(struct run *r, __u8 type, __u8 code, __u16 mtu, __u32 verdict)
+/*
+ * Besides verdicts and CONTINUE: what is left to do, so that each is done in
+ * one place. (Inlined wherever it is decided it would be verified there too.)
+ */
+#define SEND (-2)
+#define ANSWER (-3)
+
+static __always_inline int send_to(struct run *r, struct real *real, __u32 slot, int verdict)
+{
+	r->real = real;
+	r->slot = slot;
+	r->verdict = verdict;
+	return SEND;
+}
+
+static __always_inline int answer_with(struct run *r, __u8 type, __u8 code, __u16 mtu, __u32 verdict)
+{
+	r->type = type;
+	r->code = code;
+	r->mtu = mtu;
+	r->verdict = verdict;
+	return ANSWER;
+}
+
+static __always_inline int answered(struct run *r)
 {
 	struct answer a = {
 		.ip = r->p.ip,
 		.length = r->p.length,
-		.verdict = verdict,
-		.type = type,
-		.code = code,
-		.mtu = mtu,
+		.verdict = r->verdict,
+		.type = r->type,
+		.code = r->code,
+		.mtu = r->mtu,
 	};
 
 	return answer(r->ctx, &a) & 0xffff; /* never CONTINUE: the frame is another one now */
 }
 
-/* Count the packet and send it to a real that is there. */
-static __always_inline int to_real(struct run *r, struct real *real, __u32 slot, int verdict)
+/* Count the packet and send it to the real, which is there. */
+static __always_inline int to_real(struct run *r)
 {
-	struct iphdr *ip = r->data + r->p.ip;
+	struct iphdr *ip = r->data + (r->p.ip & 31); /* what the verifier has forgotten */
+	struct real *real = r->real;
 
-	r->real = slot;
-	r->generation = real->generation;
-	count_packet(slot, r->p.length, r->connections);
+	count_packet(r->slot, r->p.length, r->connections);
 	if (real->flags & REAL_LOCAL)
 		return PASS(VERDICT_LOCAL);
 	if (r->p.ttl <= 1) {
-		if (verdict == VERDICT_ICMP_FORWARDED)
+		if (r->verdict == VERDICT_ICMP_FORWARDED)
 			return DROP(VERDICT_TTL_SILENT);
-		return answered(r, ICMP_TIME_EXCEEDED, 0, 0, VERDICT_ANSWERED_TTL);
+		return answer_with(r, ICMP_TIME_EXCEEDED, 0, 0, VERDICT_ANSWERED_TTL);
 	}
 	if (r->p.length > real->mtu) {
-		if (verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
+		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
-		return answered(r, ICMP_UNREACHABLE, ICMP_FRAG_NEEDED, real->mtu,
-				VERDICT_ANSWERED_TOO_BIG);
+		return answer_with(r, ICMP_UNREACHABLE, ICMP_FRAG_NEEDED, real->mtu,
+				   VERDICT_ANSWERED_TOO_BIG);
 	}
 	if ((void *)(ip + 1) > r->end)
 		return PASS(VERDICT_MALFORMED);
 	rewrite(r->data, real, ip);
-	return send(r->ctx, real, verdict);
+	return send(r->ctx, real, r->verdict);
 }
 
 static __always_inline struct service *service_at(const struct settings *s, __u32 index)
@@ -174,7 +203,7 @@ static __always_inline int opens(const struct settings *s, const struct packet *
 
 static __always_inline int no_real(struct run *r)
 {
-	return answered(r, ICMP_UNREACHABLE, ICMP_PORT, 0, VERDICT_ANSWERED_UNREACHABLE);
+	return answer_with(r, ICMP_UNREACHABLE, ICMP_PORT, 0, VERDICT_ANSWERED_UNREACHABLE);
 }
 
 /* No flow: find the service, choose a real, remember it, send. */
@@ -203,7 +232,7 @@ static __always_inline int new_flow(struct run *r)
 	svc = service_at(r->s, index);
 	if (!svc)
 		return PASS(VERDICT_NO_LISTENER);
-	if (svc->flags & SERVICE_FILTERED && denied(r->s, r->p.source, svc->cookie))
+	if (svc->flags & SERVICE_FILTERED && denied(r->p.source, svc->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
 	if (!opens(r->s, &r->p))
 		return PASS(VERDICT_NO_FLOW);
@@ -213,7 +242,7 @@ static __always_inline int new_flow(struct run *r)
 		return no_real(r);
 	r->connections = 1;
 	if (svc->flags & SERVICE_ONE_PACKET)
-		return to_real(r, real, slot, VERDICT_FORWARDED);
+		return send_to(r, real, slot, VERDICT_FORWARDED);
 	state = STATE_UDP;
 	if (r->p.protocol == IPPROTO_TCP)
 		state = next_state(STATE_EMPTY, r->p.tcp_flags);
@@ -228,7 +257,7 @@ static __always_inline int new_flow(struct run *r)
 	}
 	if (state == STATE_ESTABLISHED)
 		assure(r, real, in.value);
-	return to_real(r, real, slot, VERDICT_FORWARDED);
+	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
 /* The flow's real is not there any more. */
@@ -261,7 +290,7 @@ static __always_inline int known_flow(struct run *r, __u64 *place, __u64 value)
 
 	if (!real)
 		return CONTINUE;
-	if (real->flags & REAL_FILTERED && denied(r->s, r->p.source, real->cookie))
+	if (real->flags & REAL_FILTERED && denied(r->p.source, real->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
 	if (!(real->flags & REAL_THERE) || real->generation != value_generation(value))
 		return gone(r, place, value);
@@ -274,7 +303,7 @@ static __always_inline int known_flow(struct run *r, __u64 *place, __u64 value)
 	flow_seen(place, value, state, r->now);
 	if (state == STATE_ESTABLISHED && value_state(value) != STATE_ESTABLISHED)
 		assure(r, real, value);
-	return to_real(r, real, slot, VERDICT_FORWARDED);
+	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
 /* The flow of r->key, live or not; its place in *place. */
@@ -348,7 +377,7 @@ static __always_inline int relay_error(struct run *r)
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !(real->flags & REAL_THERE) || real->generation != value_generation(value))
 		return PASS(VERDICT_ICMP_NO_FLOW);
-	return to_real(r, real, slot, VERDICT_ICMP_FORWARDED);
+	return send_to(r, real, slot, VERDICT_ICMP_FORWARDED);
 }
 
 /* A fragment that is not the first: after its first. */
@@ -366,7 +395,7 @@ static __always_inline int follow_fragment(struct run *r)
 		real = bpf_map_lookup_elem(&reals, &note->real);
 		if (age <= FRAGMENT_SECONDS && real && real->flags & REAL_THERE &&
 		    real->generation == note->generation)
-			return to_real(r, real, note->real, VERDICT_FORWARDED);
+			return send_to(r, real, note->real, VERDICT_FORWARDED);
 	}
 	if (hold_fragment(r->ctx, r->s, &key))
 		return DROP(VERDICT_FRAGMENT_LOST);
@@ -436,7 +465,7 @@ static __always_inline int bystander(struct run *r, int verdict)
 	return PASS(verdict);
 }
 
-static __always_inline int handle(struct run *r)
+static __always_inline int route(struct run *r)
 {
 	__u32 zero = 0, slot = interface_slot;
 	int outcome;
@@ -472,21 +501,41 @@ static __always_inline int handle(struct run *r)
 		return follow_fragment(r);
 	outcome = balance(r);
 	if (r->p.fragment)
-		note_fragment(r->s, &r->p, r->real, r->generation);
+		note_fragment(r->s, &r->p, r->slot, r->real ? r->real->generation : 0);
+	return outcome;
+}
+
+/* Every packet that is not quite usual. A global function: verified alone. */
+__attribute__((noinline)) int handle(struct xdp_md *ctx)
+{
+	struct run r = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.slot = NO_REAL,
+	};
+	struct run *run = &r;
+	int outcome;
+
+	asm volatile(""
+		     : "+r"(run)
+		     :
+		     : "memory"); /* keep it in memory: registers are few */
+	outcome = route(run);
+	if (outcome == SEND)
+		outcome = to_real(run);
+	if (outcome == ANSWER)
+		outcome = answered(run);
 	return outcome;
 }
 
 SEC("xdp.frags")
 int lb(struct xdp_md *ctx)
 {
-	struct run r = {
-		.ctx = ctx,
-		.data = (void *)(long)ctx->data,
-		.end = (void *)(long)ctx->data_end,
-		.real = NO_REAL,
-	};
-	int outcome = handle(&r);
+	int outcome = fast(ctx);
 
+	if (outcome == CONTINUE)
+		outcome = handle(ctx);
 	count_verdict(outcome & 0xff);
 	return outcome >> 8;
 }

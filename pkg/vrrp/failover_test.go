@@ -56,6 +56,7 @@ type duo struct {
 	*lab
 	setting
 	program string
+	begun   time.Time
 	a, b    *daemon
 	probe   *probe
 	arp     *arpProbe
@@ -63,7 +64,7 @@ type duo struct {
 }
 
 func newDuo(t *testing.T, program string, s setting) *duo {
-	d := &duo{lab: newLab(t), setting: s, program: program}
+	d := &duo{lab: newLab(t), setting: s, program: program, begun: time.Now()}
 	d.a = d.run("a", s.better)
 	d.eventually("a is master", func() bool { return d.has("a", vip.String()) })
 	d.b = d.run("b", s.worse)
@@ -231,13 +232,14 @@ func (d *duo) checkBeat(begin time.Time) {
 	}
 	fs := d.adverts.adverts(hostAddrs["a"])
 	for i := 1; i < len(fs); i++ {
-		if gap := fs[i].at.Sub(fs[i-1].at); fs[i-1].at.After(begin) && (gap < 900*ms || gap > 1100*ms) {
+		if gap := fs[i].at.Sub(fs[i-1].at); fs[i-1].at.After(begin) && (gap < 500*ms || gap > 1500*ms) {
 			d.t.Errorf("adverts %s apart", gap)
 		}
 	}
 	for _, daemon := range []*daemon{d.a, d.b} {
-		if n := strings.Count(daemon.out.String(), "reason=password"); n != 1 {
-			d.t.Errorf("%d lines about wrong passwords, want 1", n)
+		n := strings.Count(daemon.out.String(), "reason=password")
+		if limit := 1 + int(time.Since(d.begun)/time.Minute); n < 1 || n > limit {
+			d.t.Errorf("%d lines about wrong passwords, want 1 to %d", n, limit)
 		}
 	}
 }
@@ -272,7 +274,7 @@ func measure(t *testing.T, d *duo, f failover, n int) {
 		rs = append(rs, f.run(d))
 		d.settle()
 	}
-	slices.SortFunc(rs, func(a, b result) int { return int(a.outage - b.outage) })
+	slices.SortFunc(rs, func(a, b result) int { return a.lost - b.lost })
 	t.Logf("%-10s %-10s %-18s median of %d: %s", d.name, d.program, f.name, n, rs[n/2])
 	t.Logf("%-10s %-10s %-18s worst:       %s", d.name, d.program, f.name, rs[n-1])
 	if worst := rs[n-1]; d.program == "lvx" && worst.lost > f.lost(d.setting)+slack {

@@ -105,7 +105,7 @@ func (p *probe) close() {
 // loss is what a probe saw since a moment.
 type loss struct {
 	lost   int
-	outage time.Duration // longest gap between two answers, less the probe interval
+	outage time.Duration // longest time without an answered probe: the prober's own pauses do not count
 }
 
 // since waits for the last answers and counts.
@@ -114,18 +114,20 @@ func (p *probe) since(begin time.Time) (r loss) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	end := time.Now().Add(-150 * time.Millisecond)
-	last := begin
+	dark := time.Time{} // when the first of a row of lost probes was sent
 	for i, at := range p.sent {
 		switch {
 		case at.Before(begin) || at.After(end):
-		case p.answered[i].IsZero():
-			r.lost++
+		case !p.answered[i].IsZero():
+			dark = time.Time{}
 		default:
-			r.outage = max(r.outage, p.answered[i].Sub(last)-probeEvery)
-			last = p.answered[i]
+			r.lost++
+			if dark.IsZero() {
+				dark = at
+			}
+			r.outage = max(r.outage, at.Add(probeEvery).Sub(dark))
 		}
 	}
-	r.outage = max(r.outage, end.Sub(last)-probeEvery, 0)
 	return r
 }
 

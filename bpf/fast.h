@@ -111,12 +111,12 @@ static __always_inline int fast(struct xdp_md *ctx)
 	if (length < 40 || ip->ttl <= 1)
 		return CONTINUE;
 
-	if ((value & SEEN_MASK) != (now & SEEN_MASK))
-		*(volatile __u16 *)&at[WAYS] = now;
 	slot = value_real(value);
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !plain(real, value, tcp) || length > real->mtu)
 		return CONTINUE;
+	if ((value & SEEN_MASK) != (now & SEEN_MASK))
+		*(volatile __u16 *)&at[WAYS] = now;
 	count_packet(slot, length, 0);
 	rewrite(data, real, ip);
 	return send(ctx, real, VERDICT_FORWARDED);

@@ -120,6 +120,9 @@ func (b *Backend) layOut(half uint32) error {
 			}
 		}
 	}
+	if err := l.bare(); err != nil {
+		return err
+	}
 	return l.finish()
 }
 

@@ -46,7 +46,7 @@ func (e *explainer) run() lb.Explanation {
 	dst := e.p.Dst.Addr()
 	vip, ok := e.b.vip(dst)
 	if !ok {
-		e.note("%s is not the VIP of any service", dst)
+		e.note("%s is not a VIP", dst)
 		return e.end(loader.RawVerdictVERDICT_NOT_OURS, "", "")
 	}
 	e.note("%s is a VIP", dst)

@@ -3,6 +3,7 @@ package xdp
 import (
 	"cmp"
 	"errors"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -36,14 +37,57 @@ func (l *layout) clear() {
 	clear(l.b.dp.Ports[l.half*portLines : (l.half+1)*portLines])
 }
 
-// listen notes a listener; exact and every-port ones are written at once.
-func (l *layout) listen(lis lb.Listener, service uint32) error {
-	p, ok := l.vips[lis.Addr]
+// at is the plan of a VIP, a new one if there is none yet.
+func (l *layout) at(vip netip.Addr) *vipPlan {
+	p, ok := l.vips[vip]
 	if !ok {
 		p = &vipPlan{}
-		l.vips[lis.Addr] = p
-		l.order = append(l.order, lis.Addr)
+		l.vips[vip] = p
+		l.order = append(l.order, vip)
 	}
+	return p
+}
+
+// bare notes the VIPs of VRRP that no service listens on: who is silent
+// about a VIP, because another director owns it or a lease is over, must be
+// so whether it has services or not. It comes after every listener.
+func (l *layout) bare() error {
+	for vip := range bare(l.b.state) {
+		p := l.at(vip)
+		if p.tcp|p.udp != 0 {
+			continue
+		}
+		// Any number: without one its place in the table would be free.
+		n, err := l.b.numbers.get(endpoint{vip, lb.TCP})
+		if err != nil {
+			return err
+		}
+		p.tcp = n
+	}
+	return nil
+}
+
+// bare goes through the VIPs that the packet path has to know of even if no
+// service listens on them. (Neighbour discovery is not its business.)
+func bare(s lb.State) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		lists := [][]netip.Addr{s.Standby}
+		for _, lease := range s.Leases {
+			lists = append(lists, lease.VIP)
+		}
+		for _, vips := range lists {
+			for _, vip := range vips {
+				if vip.Is4() && !yield(vip) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// listen notes a listener; exact and every-port ones are written at once.
+func (l *layout) listen(lis lb.Listener, service uint32) error {
+	p := l.at(lis.Addr)
 	for _, r := range l.b.byIndex[service].reals {
 		p.hasLocal = p.hasLocal || r.there && r.near.Local && !r.sorry
 	}

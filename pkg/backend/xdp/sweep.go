@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync/atomic"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Timeouts that ipvsadm cannot set either (tcp_timeouts of
@@ -182,6 +184,9 @@ func (b *Backend) freeNumbers() {
 		for _, l := range s.Listeners {
 			used[endpoint{l.Addr, l.Proto}] = true
 		}
+	}
+	for vip := range bare(b.state) {
+		used[endpoint{vip, lb.TCP}] = true
 	}
 	for n, e := range b.numbers.who {
 		if _, live := b.sweep.perVIP[n]; !live && !used[e] && b.applied {

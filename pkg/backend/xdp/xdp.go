@@ -151,6 +151,19 @@ func (b *Backend) Renew(id uint32, d time.Duration) error {
 	return nil
 }
 
+// Held is what is left of a lease, 0 if it is over.
+func (b *Backend) Held(id uint32) time.Duration {
+	now, err := b.dp.Jiffies()
+	if err != nil || id >= uint32(len(b.dp.Leases)) {
+		return 0
+	}
+	until := load64(&b.dp.Leases[id])
+	if until <= now {
+		return 0
+	}
+	return time.Duration((until - now) * uint64(time.Second) / loader.HZ())
+}
+
 // ErrUnsupported marks what direct routing in XDP does not do.
 var ErrUnsupported = errors.New("not possible with XDP (use `backend: ipvs` or `auto`)")
 

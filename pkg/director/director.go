@@ -170,6 +170,9 @@ func (d *Director) start(ctx context.Context) error {
 		return err
 	}
 	d.out.Memory = d.recall()
+	for _, instance := range d.out.Memory.Active {
+		d.active[instance] = true
+	}
 	d.opt.Health.Preset(presets(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
 	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
 	if err := d.adopt(ctx, d.cfg); err != nil {

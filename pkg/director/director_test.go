@@ -348,7 +348,8 @@ func TestStatus(t *testing.T) {
 	svc.Sorry = sorryIP
 	cfg := configOf(svc)
 	cfg.Warnings = []string{"careful"}
-	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+	lone := netip.MustParsePrefix("10.0.0.200/24") // no service listens on it
+	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24), lone}}}
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
 		st, err := r.Status(t.Context())
 		if err != nil {
@@ -377,6 +378,9 @@ func TestStatus(t *testing.T) {
 		}
 		if st.Backend != "fake" || st.Version != "test" || len(st.Warnings) != 1 || !st.VIPs[0].Held || st.VIPs[0].Instance != "VI_1" {
 			t.Errorf("%+v", st)
+		}
+		if len(st.VIPs) != 2 || st.VIPs[1] != (VIPStatus{lone.Addr(), true, "VI_1"}) {
+			t.Errorf("VIPs: %+v", st.VIPs)
 		}
 		if v := st.VRRP[0]; v.Role != "MASTER" || v.VRID != 51 || v.Why != "because" || len(v.Peers) != 1 {
 			t.Errorf("%+v", v)

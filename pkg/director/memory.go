@@ -32,6 +32,7 @@ type storedMemory struct {
 	Up     []storedReal      `json:"up"` // reals that were up; all others were down
 	Quorum map[string]bool   `json:"quorum"`
 	Leases map[string]uint32 `json:"leases"`
+	Active []string          `json:"active,omitempty"`
 }
 
 type storedReal struct {
@@ -40,7 +41,7 @@ type storedReal struct {
 }
 
 func encodeMemory(m Memory) ([]byte, error) {
-	s := storedMemory{Up: []storedReal{}, Quorum: m.Quorum, Leases: m.Leases}
+	s := storedMemory{Up: []storedReal{}, Quorum: m.Quorum, Leases: m.Leases, Active: m.Active}
 	for k, up := range m.Up {
 		if up {
 			s.Up = append(s.Up, storedReal(k))
@@ -62,7 +63,7 @@ func decodeMemory(b []byte) (Memory, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return Memory{}, err
 	}
-	m := Memory{Up: map[RealKey]bool{}, Quorum: s.Quorum, Leases: s.Leases}
+	m := Memory{Up: map[RealKey]bool{}, Quorum: s.Quorum, Leases: s.Leases, Active: s.Active}
 	for _, r := range s.Up {
 		m.Up[RealKey(r)] = true
 	}
@@ -113,7 +114,8 @@ func (d *Director) writeMemory(before Memory) error {
 	path := filepath.Join(d.cfg.StateDir, memoryFile)
 	now := time.Now()
 	m := d.out.Memory
-	if maps.Equal(m.Up, before.Up) && maps.Equal(m.Quorum, before.Quorum) && maps.Equal(m.Leases, before.Leases) {
+	if maps.Equal(m.Up, before.Up) && maps.Equal(m.Quorum, before.Quorum) && maps.Equal(m.Leases, before.Leases) &&
+		slices.Equal(m.Active, before.Active) {
 		if os.Chtimes(path, now, now) == nil {
 			return nil
 		}

@@ -1,14 +1,18 @@
 package director
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
 func TestMemorySurvivesKill(t *testing.T) {
@@ -30,6 +34,40 @@ func TestMemorySurvivesKill(t *testing.T) {
 		// The file's time is ten minutes ahead of this bubble: as good as old.
 		r.want("an old memory says nothing", "")
 	})
+}
+
+// A master that was killed forwards again from the first plan on, until its
+// router has found out whether it still is one: the lease decides, and with
+// it over nothing passes.
+func TestRolesSurviveKill(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.StateDir = t.TempDir()
+	cfg.VRRP = []vrrp.Instance{
+		{Name: "VI_1", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}},
+		{Name: "VI_2", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.200/24")}},
+	}
+	standby := func(r *rig, want ...netip.Addr) {
+		t.Helper()
+		if got := r.state().Standby; !slices.Equal(got, want) {
+			t.Errorf("standby %v, want %v", got, want)
+		}
+	}
+	other := netip.MustParseAddr("10.0.0.200")
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		standby(r, vip, other)
+		if err := r.Activate("VI_1"); err != nil {
+			t.Fatal(err)
+		}
+		standby(r, other)
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		standby(r, other)
+		if err := r.Deactivate("VI_1"); err != nil {
+			t.Fatal(err)
+		}
+		standby(r, vip, other)
+	})
+	inBubble(t, cfg, func(t *testing.T, r *rig) { standby(r, vip, other) })
 }
 
 func TestMemoryIsForgotten(t *testing.T) {
@@ -82,6 +120,7 @@ func TestMemoryCodec(t *testing.T) {
 			m.Up[RealKey{name, key(i % 200)}] = true
 			m.Quorum[name] = rapid.Bool().Draw(t, "quorum")
 			m.Leases[name] = uint32(i)
+			m.Active = append(m.Active, name)
 		}
 		b, err := encodeMemory(m)
 		if err != nil {

@@ -28,6 +28,7 @@ type Memory struct {
 	Up     map[RealKey]bool  // the last verdict on every real
 	Quorum map[string]bool   // by service; no entry until quorum was reached once
 	Leases map[string]uint32 // lease of every VRRP instance; stable while the instance exists
+	Active []string          // VRRP instances that this host forwards for, sorted
 }
 
 // RealKey names a real of a service.
@@ -106,10 +107,13 @@ func Plan(in Input) Outcome {
 			vips = append(vips, p.Addr())
 		}
 		out.State.Leases = append(out.State.Leases, lb.Lease{ID: out.Memory.Leases[inst.Name], VIP: vips})
-		if !in.Active[inst.Name] {
+		if in.Active[inst.Name] {
+			out.Memory.Active = append(out.Memory.Active, inst.Name)
+		} else {
 			out.State.Standby = append(out.State.Standby, vips...)
 		}
 	}
+	slices.Sort(out.Memory.Active)
 	return out
 }
 

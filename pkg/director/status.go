@@ -146,7 +146,7 @@ func vrrpStatus(instances []vrrp.Instance, status []vrrp.Status) []VRRPStatus {
 	return all
 }
 
-// vips tells of every VIP that a service listens on.
+// vips tells of every VIP that a service listens on or VRRP decides about.
 func (d *Director) vips() []VIPStatus {
 	instance := map[netip.Addr]string{}
 	for _, inst := range d.cfg.VRRP {
@@ -155,7 +155,7 @@ func (d *Director) vips() []VIPStatus {
 		}
 	}
 	var all []VIPStatus
-	for _, vip := range d.out.State.VIPs() {
+	for _, vip := range allVIPs(d.cfg) {
 		all = append(all, VIPStatus{
 			Addr: vip, Held: !slices.Contains(d.out.State.Standby, vip), Instance: instance[vip],
 		})

@@ -114,10 +114,19 @@ func (b *Backend) layOut(half uint32) error {
 	for _, conf := range b.state.Services {
 		s := b.services[conf.Name]
 		b.dp.Services[half*numServices+s.index] = s.entry
+		if len(conf.Listeners) > 0 {
+			s.heard = s.heard[:0]
+		}
 		for _, lis := range conf.Listeners {
+			s.heard = append(s.heard, endpoint{lis.Addr, lis.Proto})
 			if err := l.listen(lis, s.index); err != nil {
 				return fmt.Errorf("service %s: %s: %w", conf.Name, lis, err)
 			}
+		}
+	}
+	for _, conf := range b.state.Services {
+		if len(conf.Listeners) == 0 {
+			l.drain(b.services[conf.Name])
 		}
 	}
 	if err := l.bare(); err != nil {

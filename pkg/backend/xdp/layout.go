@@ -123,6 +123,21 @@ func (l *layout) port(vip, port uint16, service uint32) error {
 	return errTooManyPorts
 }
 
+// drain keeps the VIPs known of a service that has lost its listeners: its
+// flows live on there, and nothing new is scheduled.
+func (l *layout) drain(s *service) {
+	for _, e := range s.heard {
+		n, ok := l.b.numbers.of[e]
+		switch {
+		case !ok: // no flow of this VIP is left
+		case e.proto == lb.UDP:
+			l.at(e.vip).udp = n
+		default:
+			l.at(e.vip).tcp = n
+		}
+	}
+}
+
 // finish writes the ranges and the VIPs.
 func (l *layout) finish() error {
 	at := uint32(0)

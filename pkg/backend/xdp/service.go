@@ -16,7 +16,8 @@ type service struct {
 	index  uint32 // into services, cursors, labels
 	cookie uint32 // who holds the index; keys templates and filters
 	conf   lb.Service
-	there  bool // part of the state in force; if not, kept for its flows
+	there  bool       // part of the state in force; if not, kept for its flows
+	heard  []endpoint // where it listens, or did when it had listeners
 
 	reals  map[netip.AddrPort]*real // by Addr and Port; the sorry server too
 	ring   *sched.Ring

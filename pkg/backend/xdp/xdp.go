@@ -169,21 +169,28 @@ var ErrUnsupported = errors.New("not possible with XDP (use `backend: ipvs` or `
 
 // Supports tells why a service cannot run here: nil if it can.
 func Supports(s lb.Service) error {
+	if why := Cannot(s); why != "" {
+		return fmt.Errorf("service %s: %s: %w", s.Name, why, ErrUnsupported)
+	}
+	return nil
+}
+
+// Cannot tells in a few words why a service cannot run here: "" if it can.
+func Cannot(s lb.Service) string {
 	for _, l := range s.Listeners {
 		if l.Addr.Is6() {
-			return fmt.Errorf("service %s: IPv6 listener %s: %w", s.Name, l, ErrUnsupported)
+			return "IPv6 listener " + l.String()
 		}
 	}
 	for _, r := range s.Reals {
-		if r.Forward != lb.DR {
-			return fmt.Errorf("service %s: forward %s: %w", s.Name, r.Forward, ErrUnsupported)
-		}
-		if r.Addr.Is6() {
-			return fmt.Errorf("service %s: IPv6 real %s: %w", s.Name, r.Addr, ErrUnsupported)
-		}
-		if r.Upper != 0 {
-			return fmt.Errorf("service %s: upper_threshold: %w", s.Name, ErrUnsupported)
+		switch {
+		case r.Forward != lb.DR:
+			return "forward " + r.Forward.String()
+		case r.Addr.Is6():
+			return "IPv6 real " + r.Addr.String()
+		case r.Upper != 0:
+			return "upper_threshold"
 		}
 	}
-	return nil
+	return ""
 }

@@ -95,7 +95,21 @@ func (f *Fake) listener(p lb.Packet) *fakeService {
 			}
 		}
 	}
+	if best == nil {
+		return f.keeper(p)
+	}
 	return best
+}
+
+// keeper is the service that has p's connection though it does not listen
+// there any more.
+func (f *Fake) keeper(p lb.Packet) *fakeService {
+	for _, name := range f.names() {
+		if s := f.services[name]; f.flow(s, p) != nil {
+			return s
+		}
+	}
+	return nil
 }
 
 // serving tells whether this host forwards for a VIP.

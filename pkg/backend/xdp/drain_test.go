@@ -1,0 +1,63 @@
+package xdp
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// A service without listeners keeps the connections it has, and gets no new
+// ones: they are somebody else's, behind XDP.
+func TestServiceWithoutListenersDrains(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(2)}}
+	h := serving(t, s)
+	known := map[lb.Protocol][]byte{}
+	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
+		known[proto] = frame(lb.Packet{Proto: proto, Src: client, Dst: web, Flags: "A"})
+		h.want(frame(syn(proto)), "forwarded", tx)
+	}
+	other := netip.AddrPortFrom(client.Addr(), 40001)
+	fresh := map[lb.Protocol][]byte{}
+	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
+		fresh[proto] = frame(lb.Packet{Proto: proto, Src: other, Dst: web, Flags: "S"})
+	}
+
+	s.Services[0].Listeners = nil
+	for range 2 {
+		h.apply(s)
+		for proto, f := range known {
+			h.want(f, "forwarded", tx)
+			h.want(fresh[proto], "no_listener", pass)
+		}
+		h.Sweep()
+	}
+	if st, err := h.Stats(); err != nil || len(st.Services) != 1 || st.Services[0].Reals[0].Active+st.Services[0].Reals[1].Active != 1 {
+		t.Errorf("stats of a draining service: %+v, %v", st.Services, err)
+	}
+
+	// A SYN on a connection that has ended is a new one.
+	h.want(frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "R"}), "forwarded", tx)
+	h.want(frame(syn(lb.TCP)), "no_listener", pass)
+
+	h.apply(lb.State{})
+	h.want(known[lb.UDP], "not_ours", pass)
+
+	s.Services = []lb.Service{webService(2)}
+	h.apply(s)
+	h.want(fresh[lb.TCP], "forwarded", tx)
+}
+
+// When the last connection is over, the VIP is forgotten, and the number with
+// it.
+func TestDrainEnds(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(1)}}
+	h := serving(t, s)
+	h.want(frame(syn(lb.TCP)), "forwarded", tx)
+	s.Services[0].Listeners = nil
+	h.apply(s)
+	h.pass(100)
+	h.Sweep()
+	h.apply(s)
+	h.want(frame(syn(lb.TCP)), "not_ours", pass)
+}

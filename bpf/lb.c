@@ -241,7 +241,7 @@ static __always_inline int new_flow(struct run *r)
 	if (!real || !(real->flags & REAL_THERE))
 		return no_real(r);
 	r->connections = 1;
-	if (svc->flags & SERVICE_ONE_PACKET)
+	if (svc->flags & SERVICE_ONE_PACKET && r->p.protocol == IPPROTO_UDP)
 		return send_to(r, real, slot, VERDICT_FORWARDED);
 	state = STATE_UDP;
 	if (r->p.protocol == IPPROTO_TCP)

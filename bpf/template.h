@@ -188,10 +188,12 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 	if (value) {
 		slot = template_real(value);
 		real = bpf_map_lookup_elem(&reals, &slot);
-		if (template_left(value, now) < 0 || !real || !(real->flags & REAL_THERE) ||
+		if (template_left(value, now) < 0 || !real ||
+		    (real->flags & (REAL_THERE | REAL_SILENT)) != REAL_THERE ||
 		    real->generation != template_generation(value) ||
 		    (s->flags & SETTING_EXPIRE_QUIESCENT && !(real->flags & REAL_USABLE))) {
-			/* ip_vs_check_template: it is no longer valid. */
+			/* ip_vs_check_template: it is no longer valid. Nor does
+			 * a real that does not answer ARP keep its clients. */
 			__sync_val_compare_and_swap(place, value, value & (15ULL << TEMPLATE_NONCE_SHIFT));
 			value = 0;
 		}

@@ -131,8 +131,7 @@ func (e *explainer) fresh(k key) lb.Explanation {
 		return e.end(loader.RawVerdictVERDICT_NO_FLOW, name, "")
 	}
 	if s.conf.Persistence.Enabled() {
-		if p, t := e.b.findTemplate(s, k); p != nil && t.left(e.now) >= 0 && e.b.dp.Reals[t.real()].Flags&realThere != 0 &&
-			e.b.dp.Reals[t.real()].Generation == t.generation() {
+		if p, t := e.b.findTemplate(s, k); p != nil && e.holds(t) {
 			e.note("persistence template: real %s, %s left", addrOf(e.b.dp.Reals[t.real()].Addr.Word), shown(int64(t.left(e.now))))
 			return e.way(name, t.real())
 		}
@@ -146,6 +145,15 @@ func (e *explainer) fresh(k key) lb.Explanation {
 		return e.end(loader.RawVerdictVERDICT_ANSWERED_UNREACHABLE, name, "")
 	}
 	return e.way(name, slot)
+}
+
+// holds tells whether a new connection would follow a template (template_use
+// of bpf/template.h).
+func (e *explainer) holds(t template) bool {
+	raw := &e.b.dp.Reals[t.real()]
+	quiesced := raw.Flags&realUsable == 0 && e.b.state.ExpireQuiescentTempl
+	return t.left(e.now) >= 0 && raw.Generation == t.generation() &&
+		raw.Flags&(realThere|realSilent) == realThere && !quiesced
 }
 
 func (e *explainer) pick(s *service) uint32 {

@@ -27,6 +27,8 @@ type facts struct {
 	state lb.State
 	marks map[string][]lb.Listener // what iptables gave each mark
 	port  uint16                   // of the last new connection, as the recorder counted them
+
+	seconds, ticks int // that have passed
 }
 
 // replay gives each section of a file a director without services.
@@ -234,7 +236,12 @@ func (f *facts) expect(what, got, want string) {
 }
 
 // wait lets so many seconds pass, the sweeper at work.
-func (f *facts) wait(seconds int) { f.pass(int(ticks(time.Duration(seconds) * time.Second))) }
+func (f *facts) wait(seconds int) {
+	f.seconds += seconds
+	n := int(time.Duration(f.seconds) * time.Second / ticksDuration(1))
+	f.pass(n - f.ticks)
+	f.ticks = n
+}
 
 // listing writes the connections as ipvsadm -lnc does, in its words.
 func (f *facts) listing() []string {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -73,6 +74,12 @@ func TestWritePcap(t *testing.T) {
 	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
 	in := tb.Capture(t, c.Host("d1"), "eth0")
 	tb.Run(t, c.Host("client"), "ping", "-c", "1", "-W", "10", "172.25.0.11")
+	tb.Eventually(t, 10*time.Second, func() error { // the capture's reader may be behind
+		if frames, err := in.Frames(); err != nil || len(frames) < 2 {
+			return fmt.Errorf("%d frames, %v", len(frames), err)
+		}
+		return nil
+	})
 	in.Close()
 	var file bytes.Buffer
 	if err := in.WritePcap(&file); err != nil {

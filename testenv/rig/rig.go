@@ -28,7 +28,7 @@ import (
 const VIP = "172.25.0.100"
 
 // Patience bounds every wait for something that must come.
-const Patience = 15 * time.Second
+const Patience = 30 * time.Second
 
 // Rig is a running cluster.
 type Rig struct {

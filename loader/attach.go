@@ -163,6 +163,9 @@ func (d *Datapath) refused(a *Attachment, err error) error {
 	if busy(err) {
 		hint = "another XDP program is attached: see `bpftool net`, `ip link`"
 	}
+	if a.Why != "" {
+		return fmt.Errorf("attach to %s: native and generic XDP refused: %s; %w (see `bpftool net`, `ip link`)", a.Name, a.Why, err)
+	}
 	return fmt.Errorf("attach to %s in %s mode: %w (%s)", a.Name, a.Mode, err, hint)
 }
 

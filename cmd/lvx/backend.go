@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/backend/auto"
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
@@ -16,8 +17,8 @@ import (
 	"github.com/lvx-lb/lvx/pkg/neigh"
 )
 
-// openBackend opens the data path that the configuration asks for. With
-// auto it is XDP, or the kernel's IPVS where XDP cannot run at all.
+// openBackend opens the data path that the configuration asks for. With auto
+// every service gets the one that can run it.
 func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (lb.Backend, error) {
 	openXDP := func() (lb.Backend, error) {
 		return xdp.Open(ctx, xdp.Options{
@@ -25,24 +26,45 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slo
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
 		})
 	}
-	openIPVS := func() (lb.Backend, error) {
-		return ipvs.Open(ctx, ipvs.Options{Log: log, StateDir: filepath.Join(cfg.StateDir, "ipvs")})
+	ledger := filepath.Join(cfg.StateDir, "ipvs")
+	openIPVS := func(ctx context.Context) (lb.Backend, error) {
+		return ipvs.Open(ctx, ipvs.Options{Log: log, StateDir: ledger})
 	}
 	switch cfg.Backend {
 	case config.BackendIPVS:
-		return openIPVS()
+		return openIPVS(ctx)
 	case config.BackendXDP:
 		return openXDP()
 	}
+	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()
 	if err == nil {
-		return b, nil
+		o.XDP = b
+		return auto.New(o), nil
 	}
 	if other := ipvs.Available(); other != nil {
 		return nil, fmt.Errorf("no data path: XDP: %w; IPVS: %w", err, other)
 	}
 	log.Warn("XDP cannot run here, the kernel's IPVS serves", "err", err)
-	return openIPVS()
+	o.Refused = err
+	return auto.New(o), nil
+}
+
+// runsOn tells which data path lvx run would give a service, and why; refused
+// is why XDP cannot run on this host at all.
+func runsOn(cfg *config.Config, svc lb.Service, refused error) (backend, why string) {
+	switch {
+	case cfg.Backend == config.BackendIPVS:
+		return "ipvs", ""
+	case cfg.Backend == config.BackendXDP:
+		return "xdp", ""
+	case refused != nil:
+		return "ipvs", refused.Error()
+	}
+	if why := xdp.Cannot(svc); why != "" {
+		return "ipvs", why
+	}
+	return "xdp", ""
 }
 
 // neighbors is what the XDP data path and the director ask of a resolver.

@@ -10,8 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 func newCheckCmd() *cobra.Command {
@@ -48,6 +50,9 @@ func printCheck(w io.Writer, path string, cfg *config.Config, h hostReport) erro
 	}
 	fmt.Fprintf(t, "IPVS\t%s\n", availability(h.ipvs))
 	fmt.Fprintf(t, "backend\t%s\n", backendWords(cfg, h))
+	for _, svc := range cfg.Services {
+		fmt.Fprintf(t, "service\t%s: %s\n", guard.Text(svc.Name), guard.Text(serviceWords(cfg, svc.Service, h)))
+	}
 	for _, warning := range append(cfg.Warnings, h.warnings(cfg)...) {
 		fmt.Fprintf(t, "warning\t%s\n", guard.Text(warning))
 	}
@@ -104,6 +109,15 @@ func backendWords(cfg *config.Config, h hostReport) string {
 	return "xdp, " + strings.Join(modes, ", ")
 }
 
+// serviceWords tells where a service would run: "xdp", "ipvs: forward nat".
+func serviceWords(cfg *config.Config, svc lb.Service, h hostReport) string {
+	backend, why := runsOn(cfg, svc, h.xdp())
+	if why != "" {
+		return backend + ": " + why
+	}
+	return backend
+}
+
 // refusal is why lvx run would fail here, nil if it would not.
 func (h hostReport) refusal(cfg *config.Config) error {
 	for _, i := range h.interfaces {
@@ -114,14 +128,39 @@ func (h hostReport) refusal(cfg *config.Config) error {
 	switch x := h.xdp(); {
 	case cfg.Backend == config.BackendIPVS:
 		return h.ipvs
-	case x == nil:
-		return nil
-	case cfg.Backend == config.BackendXDP:
+	case cfg.Backend == config.BackendXDP && x != nil:
 		return x
-	case h.ipvs != nil:
+	case cfg.Backend == config.BackendXDP:
+		return cannot(cfg)
+	case h.ipvs == nil:
+		return nil
+	case x != nil:
 		return errors.Join(fmt.Errorf("no data path: XDP: %w", x), fmt.Errorf("IPVS: %w", h.ipvs))
 	}
-	return nil
+	return h.needsIPVS(cfg)
+}
+
+// cannot is why XDP cannot run one of the services.
+func cannot(cfg *config.Config) error {
+	var all []error
+	for _, svc := range cfg.Services {
+		all = append(all, xdp.Supports(svc.Service))
+	}
+	return errors.Join(all...)
+}
+
+// needsIPVS names the services that XDP cannot run, on a host without IPVS.
+func (h hostReport) needsIPVS(cfg *config.Config) error {
+	var names []string
+	for _, svc := range cfg.Services {
+		if backend, why := runsOn(cfg, svc.Service, nil); backend == "ipvs" {
+			names = append(names, fmt.Sprintf("%s (%s)", svc.Name, why))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the kernel's IPVS is needed for %s: %w", strings.Join(names, ", "), h.ipvs)
 }
 
 func (h hostReport) warnings(cfg *config.Config) []string {

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 func TestPrintCheck(t *testing.T) {
@@ -55,6 +57,47 @@ func TestPrintCheck(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPrintCheckServices: what runs where, and what cannot run at all.
+func TestPrintCheckServices(t *testing.T) {
+	real := lb.Real{Addr: netip.MustParseAddr("10.0.0.11"), Weight: 1}
+	nat := real
+	nat.Forward = lb.NAT
+	cfg := &config.Config{Interfaces: []string{"eth0"}, Services: []config.Service{
+		{Service: lb.Service{Name: "web", Reals: []lb.Real{real}}}, {Service: lb.Service{Name: "old", Reals: []lb.Real{real, nat}}},
+	}}
+	good := hostReport{recent: true, interfaces: []ifaceReport{{name: "eth0", native: true}}}
+	bare, ancient := good, good
+	bare.ipvs, ancient.recent, ancient.kernel = errors.New("no module"), false, "4.19"
+	for _, c := range []struct {
+		backend config.Backend
+		host    hostReport
+		want    string
+		err     string
+	}{
+		{config.BackendAuto, good, "web: xdp, old: ipvs: forward nat", ""},
+		{config.BackendAuto, bare, "web: xdp, old: ipvs: forward nat", "the kernel's IPVS is needed for old (forward nat): no module"},
+		{config.BackendAuto, ancient, "web: ipvs: kernel 4.19 is older than 5.15, old: ipvs: kernel 4.19 is older than 5.15", ""},
+		{config.BackendIPVS, good, "web: ipvs, old: ipvs", ""},
+		{config.BackendXDP, good, "web: xdp, old: xdp", "service old: forward nat: not possible with XDP (use `backend: ipvs` or `auto`)"},
+	} {
+		cfg.Backend = c.backend
+		var b bytes.Buffer
+		err := printCheck(&b, "lvx.yaml", cfg, c.host)
+		var got []string
+		for line := range strings.Lines(b.String()) {
+			if words, ok := strings.CutPrefix(line, "service "); ok {
+				got = append(got, strings.TrimSpace(words))
+			}
+		}
+		if strings.Join(got, ", ") != c.want {
+			t.Errorf("%s: %q, want %q", c.backend, got, c.want)
+		}
+		if err == nil && c.err != "" || err != nil && err.Error() != c.err {
+			t.Errorf("%s: error %v, want %q", c.backend, err, c.err)
+		}
 	}
 }
 

@@ -141,6 +141,9 @@ func (s *screen) service(svc director.ServiceStatus) {
 	if svc.Backend != "" {
 		title += "  " + svc.Backend
 	}
+	if svc.BackendReason != "" {
+		title += ": " + guard.Text(svc.BackendReason)
+	}
 	if svc.Reason != "" {
 		title += "  (" + guard.Text(svc.Reason) + ")"
 	}

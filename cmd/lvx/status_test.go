@@ -32,6 +32,7 @@ func testStatus() director.Status {
 			},
 		}, {
 			Name: "mail", State: "down", Scheduler: "rr", Listeners: []string{"10.0.0.101:25/tcp"}, Reason: "weight 0 up, quorum needs 1",
+			Backend: "ipvs", BackendReason: "forward nat",
 		}},
 	}
 }
@@ -51,7 +52,7 @@ web  up  wrr  10.0.0.100:80/tcp 10.0.0.100:443/tcp  FWM 10  xdp
   10.0.0.13     drained  weight 0 (configured 3)  -      -                  no check
   127.0.0.1     sorry server
 
-mail  down  rr  10.0.0.101:25/tcp  (weight 0 up, quorum needs 1)
+mail  down  rr  10.0.0.101:25/tcp  ipvs: forward nat  (weight 0 up, quorum needs 1)
 `
 
 func screenOf(t *testing.T, st director.Status, color bool) string {

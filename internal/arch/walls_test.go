@@ -32,6 +32,7 @@ var walls = map[string][]string{
 	"internal/arch":     {},
 	"loader":            {},
 	"pkg/admin":         {"pkg/director", "pkg/lb", "pkg/guard"},
+	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb"},
 	"pkg/backend/xdp":   {"loader", "pkg/sched", "pkg/lb"},
 	"pkg/config":        {"pkg/health", "pkg/vrrp", "pkg/lb"},

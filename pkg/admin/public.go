@@ -69,7 +69,7 @@ var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
 {{$st := .}}{{if .VRRP}}<h2>VRRP</h2><table><tr><th>instance</th><th>role</th><th>since</th><th>priority</th><th>why</th></tr>
 {{range .VRRP}}<tr><td>{{.Instance}}</td><td class="{{.Role}}">{{.Role}}</td><td>{{ago $st .Since}}</td><td>{{.Priority}}</td><td>{{text .Why}} {{text .Warning}}</td></tr>
 {{end}}</table>{{end}}
-{{range .Services}}<h2>{{.Name}}</h2><p class="{{.State}}">{{.State}}, {{.Scheduler}},{{range .Listeners}} {{.}}{{end}}{{with .Reason}}: {{text .}}{{end}}</p>
+{{range $s := .Services}}<h2>{{.Name}}</h2><p class="{{.State}}">{{.State}}, {{.Scheduler}},{{range .Listeners}} {{.}}{{end}}{{with .BackendReason}}, {{$s.Backend}}: {{text .}}{{end}}{{with .Reason}}: {{text .}}{{end}}</p>
 <table><tr><th>real</th><th>state</th><th>weight</th><th>since</th><th>reason</th></tr>
 {{range .Reals}}<tr class="{{.State}}"><td>{{real .}}</td><td>{{.State}}</td><td>{{.Weight}}</td><td>{{ago $st .Since}}</td><td>{{text .Reason}}</td></tr>
 {{end}}</table>

@@ -202,6 +202,7 @@ func compile(svc config.Service, plan ServicePlan) lb.Service {
 		r.Weight = rp.Weight
 		if !rp.Up || plan.Sorry && rp.Weight > 0 {
 			if svc.OnDown != config.Quiesce {
+				s.Absent = append(s.Absent, r)
 				continue
 			}
 			r.Weight = 0

@@ -121,6 +121,9 @@ func TestPlanHealth(t *testing.T) {
 			if got := upDown(out.Services[0].Quorum); got != c.state {
 				t.Errorf("service %s (%s), want %s", got, out.Services[0].Reason, c.state)
 			}
+			if s := out.State.Services[0]; len(s.Reals)+len(s.Absent) != len(svc.Reals) {
+				t.Errorf("%d reals and %d absent ones of %d", len(s.Reals), len(s.Absent), len(svc.Reals))
+			}
 			if out.State.Services[0].Sorry != svc.Sorry {
 				t.Error("the sorry server must stay in the state")
 			}

@@ -16,7 +16,7 @@ type Status struct {
 	Version  string          `json:"version"`
 	Started  time.Time       `json:"started"`
 	Now      time.Time       `json:"now"`
-	Backend  string          `json:"backend"` // "xdp" or "ipvs"
+	Backend  string          `json:"backend"` // "xdp", "ipvs" or "xdp+ipvs"
 	Mode     string          `json:"mode"`
 	Detail   string          `json:"detail,omitempty"`
 	Reload   ReloadStatus    `json:"reload"`
@@ -65,15 +65,16 @@ type VIPStatus struct {
 
 // ServiceStatus is one service.
 type ServiceStatus struct {
-	Name      string       `json:"name"`
-	Listeners []string     `json:"listeners"`
-	Mark      uint32       `json:"mark,omitempty"`
-	Scheduler string       `json:"scheduler"`
-	Backend   string       `json:"backend,omitempty"`
-	State     string       `json:"state"` // "up", "sorry", "down"
-	Reason    string       `json:"reason,omitempty"`
-	Sorry     string       `json:"sorry_server,omitempty"`
-	Reals     []RealStatus `json:"reals"`
+	Name          string       `json:"name"`
+	Listeners     []string     `json:"listeners"`
+	Mark          uint32       `json:"mark,omitempty"`
+	Scheduler     string       `json:"scheduler"`
+	Backend       string       `json:"backend,omitempty"`
+	State         string       `json:"state"` // "up", "sorry", "down"
+	Reason        string       `json:"reason,omitempty"`
+	BackendReason string       `json:"backend_reason,omitempty"` // why this backend: "forward nat"; or what it had to change
+	Sorry         string       `json:"sorry_server,omitempty"`
+	Reals         []RealStatus `json:"reals"`
 }
 
 // RealStatus is one real of one service.
@@ -165,7 +166,7 @@ func (d *Director) vips() []VIPStatus {
 
 func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService) ServiceStatus {
 	s := ServiceStatus{
-		Name: p.Name, Mark: svc.Mark, Scheduler: string(svc.Scheduler), Backend: o.Backend,
+		Name: p.Name, Mark: svc.Mark, Scheduler: string(svc.Scheduler), Backend: o.Backend, BackendReason: o.Reason,
 		State: "up", Reason: p.Reason,
 	}
 	for _, l := range svc.Listeners {
@@ -193,9 +194,6 @@ func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService) Serv
 	}
 	if !usable && s.Reason == "" {
 		s.Reason = "no real is usable"
-	}
-	if s.Reason == "" {
-		s.Reason = o.Reason
 	}
 	return s
 }

@@ -94,6 +94,7 @@ func sameService(a, b Service) bool {
 		return false
 	}
 	a.Reals, b.Reals = nil, nil
+	a.Absent, b.Absent = nil, nil
 	return reflect.DeepEqual(a, b)
 }
 

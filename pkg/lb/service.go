@@ -151,6 +151,7 @@ type Service struct {
 	OnePacket   bool // ipvsadm -o: every UDP packet is scheduled on its own
 	Persistence Persistence
 	Reals       []Real         // in the order of the file; schedulers walk the list last-first, as the kernel does
+	Absent      []Real         // of the file too, but out for now: they get nothing; what they need decides where the service can run
 	Sorry       netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
 	Deny        []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
 	Allow       []netip.Prefix // if not empty, clients outside of it are dropped

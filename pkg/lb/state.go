@@ -91,6 +91,7 @@ func (s State) Clone() State {
 		v := &s.Services[i]
 		v.Listeners = slices.Clone(v.Listeners)
 		v.Reals = slices.Clone(v.Reals)
+		v.Absent = slices.Clone(v.Absent)
 		v.Deny = slices.Clone(v.Deny)
 		v.Allow = slices.Clone(v.Allow)
 	}

@@ -51,6 +51,13 @@ func (l *ledger) add(k key, name string) {
 // ledgerFile is the ledger's place in the state directory.
 func ledgerFile(dir string) string { return filepath.Join(dir, "ipvs.json") }
 
+// Leftover tells whether an earlier backend on this state directory, which did
+// not end as it should or was to be succeeded, has left things in the kernel.
+func Leftover(dir string) bool {
+	_, err := os.Stat(ledgerFile(dir))
+	return err == nil
+}
+
 // readLedger reads the ledger; there is none before the first Apply.
 func readLedger(dir string) (ledger, error) {
 	l := ledger{Sysctls: map[string]string{}}

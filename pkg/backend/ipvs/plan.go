@@ -326,7 +326,7 @@ func sysctls(s lb.State) map[string]string {
 		"ipv4/vs/sloppy_tcp":                flag(s.SloppyTCP),
 	}
 	for _, svc := range s.Services {
-		for _, r := range svc.Reals {
+		for _, r := range slices.Concat(svc.Reals, svc.Absent) {
 			if r.Forward != lb.NAT {
 				continue
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -182,7 +183,7 @@ func Cannot(s lb.Service) string {
 			return "IPv6 listener " + l.String()
 		}
 	}
-	for _, r := range s.Reals {
+	for _, r := range slices.Concat(s.Reals, s.Absent) {
 		switch {
 		case r.Forward != lb.DR:
 			return "forward " + r.Forward.String()

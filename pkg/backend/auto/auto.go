@@ -1,0 +1,226 @@
+package auto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Options of a [Backend].
+type Options struct {
+	Log *slog.Logger // nil: the default logger
+
+	// XDP is the data path that every service is tried on first; nil if it
+	// cannot be attached, for the reason Refused.
+	XDP     lb.Backend
+	Refused error
+
+	// Cannot tells in a few words why XDP cannot run a service: "forward
+	// nat", "" if it can.
+	Cannot func(lb.Service) string
+
+	// OpenIPVS opens the kernel's IPVS. It is called when a service needs
+	// it, again after an error. With Leftover it is called by the first
+	// Apply in any case: an earlier daemon may have left services there.
+	OpenIPVS func(context.Context) (lb.Backend, error)
+	Leftover bool
+}
+
+// Backend is the lb.Backend made of two. See [lb.Backend] for what its
+// methods promise.
+type Backend struct {
+	opt  Options
+	log  *slog.Logger
+	xdp  lb.Backend // nil: refused
+	ipvs lb.Backend // nil: not needed so far
+
+	state  lb.State         // as asked for last
+	place  map[string]place // of every service of state
+	onXDP  []lb.Service     // as applied last, with those that are leaving
+	onIPVS []lb.Service
+	closed bool
+}
+
+// A place is where a service runs, and why there.
+type place struct {
+	ipvs   bool
+	reason string // "" on XDP
+}
+
+func (p place) String() string {
+	if p.ipvs {
+		return "ipvs: " + p.reason
+	}
+	return "xdp"
+}
+
+var (
+	_ lb.Backend = (*Backend)(nil)
+	_ lb.Leaser  = (*Backend)(nil)
+)
+
+// New makes the backend of the parts in o. It owns them: Close closes them.
+func New(o Options) *Backend {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Backend{opt: o, log: o.Log.With("component", "backend"), xdp: o.XDP, place: map[string]place{}}
+}
+
+// Apply gives every service to its data path. IPVS takes over what it gets
+// before XDP lets go of it, and lets go of what XDP has taken over. An error
+// of one data path does not keep the other from its part.
+func (b *Backend) Apply(ctx context.Context, s lb.State) error {
+	if b.closed {
+		return errors.New("apply on a closed backend")
+	}
+	next, err := b.split(ctx, s)
+	if err != nil {
+		return err
+	}
+	b.state = s.Clone()
+	staying := apart(leaving(b.onIPVS, next.xdp), next.ipvs)
+	first := b.applyIPVS(ctx, s, slices.Concat(next.ipvs, staying))
+	onXDP := slices.Concat(next.xdp, b.draining(next))
+	if first != nil { // what was to go there is where it was
+		onXDP = slices.Concat(next.xdp, apart(leaving(b.onXDP, next.ipvs), next.xdp))
+	}
+	second := b.applyXDP(ctx, s, onXDP)
+	b.settle(next, first == nil, second == nil)
+	if first != nil || second != nil {
+		return errors.Join(first, second)
+	}
+	return b.release(ctx, s, next)
+}
+
+// halves is a state taken apart.
+type halves struct {
+	xdp, ipvs []lb.Service
+	place     map[string]place
+}
+
+// split decides where every service runs, and opens IPVS if one runs there.
+func (b *Backend) split(ctx context.Context, s lb.State) (halves, error) {
+	h := halves{place: map[string]place{}}
+	var needs []string
+	for _, svc := range s.Services {
+		p := b.decide(svc)
+		h.place[svc.Name] = p
+		if !p.ipvs {
+			h.xdp = append(h.xdp, svc)
+			continue
+		}
+		h.ipvs = append(h.ipvs, svc)
+		needs = append(needs, fmt.Sprintf("%s (%s)", svc.Name, p.reason))
+	}
+	if b.ipvs != nil || len(needs) == 0 && !b.opt.Leftover {
+		return h, nil
+	}
+	ipvs, err := b.opt.OpenIPVS(ctx)
+	switch {
+	case err == nil:
+		b.ipvs, b.opt.Leftover = ipvs, false
+	case len(needs) == 0:
+		b.log.Warn("what an earlier daemon left in the kernel's IPVS cannot be removed", "err", err)
+		b.opt.Leftover = false
+	default:
+		return h, fmt.Errorf("the kernel's IPVS is needed for %s: %w", shorten(needs), err)
+	}
+	return h, nil
+}
+
+// decide is the whole policy.
+func (b *Backend) decide(svc lb.Service) place {
+	if b.xdp == nil {
+		return place{ipvs: true, reason: b.opt.Refused.Error()}
+	}
+	if why := b.opt.Cannot(svc); why != "" {
+		return place{ipvs: true, reason: why}
+	}
+	return place{}
+}
+
+// shorten keeps an error of ten thousand services readable.
+func shorten(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (b *Backend) applyIPVS(ctx context.Context, s lb.State, services []lb.Service) error {
+	if b.ipvs == nil {
+		return nil
+	}
+	s.Services = services
+	if err := b.ipvs.Apply(ctx, s); err != nil {
+		return fmt.Errorf("ipvs: %w", err)
+	}
+	b.onIPVS = services
+	return nil
+}
+
+func (b *Backend) applyXDP(ctx context.Context, s lb.State, services []lb.Service) error {
+	if b.xdp == nil {
+		return nil
+	}
+	s.Services = services
+	if err := b.xdp.Apply(ctx, s); err != nil {
+		return fmt.Errorf("xdp: %w", err)
+	}
+	b.onXDP = services
+	return nil
+}
+
+// settle notes where services are after IPVS and XDP have taken theirs over,
+// or not: then those that were to move have stayed.
+func (b *Backend) settle(next halves, ipvs, xdp bool) {
+	for name, p := range next.place {
+		old, known := b.place[name]
+		if !known || old.ipvs == p.ipvs {
+			continue
+		}
+		if p.ipvs && !ipvs || !p.ipvs && !xdp {
+			next.place[name] = old
+			continue
+		}
+		b.log.Info("service has moved; its old connections end where they began", "service", name, "from", old.String(), "to", p.String())
+	}
+	b.place = next.place
+}
+
+// Renew lets a lease live on XDP. IPVS knows no leases: a VIP that both
+// serve goes silent with XDP, which sees its packets first.
+func (b *Backend) Renew(id uint32, d time.Duration) error {
+	if l, ok := b.xdp.(lb.Leaser); ok {
+		return l.Renew(id, d)
+	}
+	return nil
+}
+
+// Held is what XDP knows to be left of a lease that an earlier daemon took.
+func (b *Backend) Held(id uint32) time.Duration {
+	if h, ok := b.xdp.(interface{ Held(id uint32) time.Duration }); ok {
+		return h.Held(id)
+	}
+	return 0
+}
+
+// Close closes both. XDP goes first: what it passes, IPVS still serves.
+func (b *Backend) Close(keep bool) error {
+	b.closed = true
+	var errs []error
+	for _, part := range []lb.Backend{b.xdp, b.ipvs} {
+		if part != nil {
+			errs = append(errs, part.Close(keep))
+		}
+	}
+	return errors.Join(errs...)
+}

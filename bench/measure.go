@@ -116,7 +116,9 @@ func (r *rig) verdicts() ([loader.RawVerdictVERDICTS]uint64, error) {
 	return n, nil
 }
 
-// allWere proves that a chunk was what it was meant to be.
+// allWere proves that a chunk was what it was meant to be. One in ten thousand
+// may be something else: a table that is fuller than its stated capacity
+// evicts.
 func (r *rig) allWere(v loader.RawVerdict, before [loader.RawVerdictVERDICTS]uint64, packets int) error {
 	after, err := r.verdicts()
 	if err != nil {
@@ -125,7 +127,7 @@ func (r *rig) allWere(v loader.RawVerdict, before [loader.RawVerdictVERDICTS]uin
 	for i := range after {
 		after[i] -= before[i]
 	}
-	if after[v] < uint64(packets) { // a run that a signal interrupts is repeated
+	if after[v] < uint64(packets-packets/10_000) { // more: a run that a signal interrupts is repeated
 		return fmt.Errorf("%d of %d packets ended as expected (verdict %d); all verdicts: %v", after[v], packets, v, after)
 	}
 	return nil

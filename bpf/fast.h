@@ -18,26 +18,28 @@
 #include "forward.h"
 #include "listen.h"
 
-#define FAST_TCP ((__u64)(8 | STATE_ESTABLISHED)) /* PROVEN and state of a value */
-#define FAST_UDP ((__u64)(8 | STATE_UDP))
+/* What a proven flow's value has besides real, generation and nonce. */
+#define FAST_TCP ((__u64)(8 | STATE_ESTABLISHED) << STATE_SHIFT)
+#define FAST_UDP ((__u64)(8 | STATE_UDP) << STATE_SHIFT)
+#define FAST_MASK (PROVEN | STATE_MASK | 0xffffULL << PORT_SHIFT)
 
-/* 1 if x is 0, else 0, without a branch. */
-static __always_inline __u64 is_zero(__u64 x)
+/* offset if x is 0, else 0, without a branch (or offset, if x has bit 63). */
+static __always_inline __u64 if_zero(__u64 x, __u64 offset)
 {
+	x -= 1;
 	asm volatile(""
 		     : "+r"(x)); /* or clang sees through it */
-	return (~x & (x - 1)) >> 63;
+	return (__u64)((__s64)x >> 63) & offset;
 }
 
-/* The flow whose key this is; any of the set if there is none, or two. */
-static __always_inline __u64 *flow_of(struct flow_words *set, __u64 key)
+/* The place whose key this is; any of the set if there is none, or two. */
+static __always_inline __u64 *place_of(struct flow_words *set, __u64 key)
 {
-	__u64 one = is_zero(READ_ONCE_64(set->key[1]) ^ key);
-	__u64 two = is_zero(READ_ONCE_64(set->key[2]) ^ key);
-	__u64 three = is_zero(READ_ONCE_64(set->key[3]) ^ key);
-	__u64 way = one + 2 * two + 3 * three;
+	__u64 offset = if_zero(READ_ONCE_64(set->key[1]) ^ key, 8) |
+		       if_zero(READ_ONCE_64(set->key[2]) ^ key, 16) |
+		       if_zero(READ_ONCE_64(set->key[3]) ^ key, 24);
 
-	return &set->key[way & (WAYS - 1)];
+	return (void *)set + (offset & 24);
 }
 
 static __always_inline int lease_lives(const struct vip *vip)
@@ -48,76 +50,116 @@ static __always_inline int lease_lives(const struct vip *vip)
 	return until && bpf_jiffies64() <= *until;
 }
 
-/* A real that may get the packets of its flows, and nothing else to mind. */
-static __always_inline int plain(const struct real *real, __u64 value, int tcp)
+static __always_inline int in_set(struct flow_words *set, __u64 key)
 {
-	__u32 mind = REAL_THERE | REAL_LOCAL | REAL_FILTERED;
+	return set->key[0] == key || set->key[1] == key || set->key[2] == key || set->key[3] == key;
+}
 
-	if (!tcp)
-		mind |= REAL_SILENT;
-	return (real->flags & mind) == REAL_THERE && real->generation == value_generation(value);
+/* 1 if the first line where the port would be says that nobody listens. */
+static __always_inline int unheard(__u32 half, __u32 number, __u32 port)
+{
+	__u32 wanted = number | port << 16;
+	__u32 at = (half & 1) * PORT_LINES + (wanted * 0x9e3779b1u >> 16);
+	struct port_line *line = bpf_map_lookup_elem(&ports, &at);
+	__u32 same = 0;
+
+	if (!line || line->way[7].vip)
+		return 0; /* it is full: there may be a next one */
+#pragma unroll
+	for (int w = 0; w < 7; w++)
+		same |= if_zero(*(__u32 *)&line->way[w] ^ wanted, 1);
+	return !same;
+}
+
+/*
+ * A packet that no flow of the first set owns. Strays to ports where nobody
+ * listens are many on the Internet; everything else has to be looked at.
+ */
+static __always_inline int stray(const struct settings *s, const struct vip *vip, __u64 key,
+				 __u64 hash, __be16 port)
+{
+	struct flow_words *first = flow_set(first_set(hash, flow_sets));
+	struct flow_words *second = flow_set(second_set(hash, flow_sets));
+
+	if (vip->tcp_ranges | vip->udp_ranges || !unheard(s->half, key >> 48, port) ||
+	    !unheard(s->half, key >> 48, 0))
+		return CONTINUE;
+	if (!first || !second || in_set(first, key) || in_set(second, key))
+		return CONTINUE;
+	return PASS(VERDICT_NO_LISTENER);
 }
 
 static __always_inline int fast(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + ETHER;
-	__u32 zero = 0, slot = interface_slot, length;
+	__u32 at = interface_slot, mind = REAL_THERE | REAL_LOCAL | REAL_FILTERED, length, flags;
+	struct flow_words *set;
 	struct interface *me;
 	struct settings *s;
-	struct flow_words *set;
-	struct vip *vip;
 	struct real *real;
-	__u64 key, hash, value, now, kind, *at;
-	__be16 port;
-	int tcp;
+	struct vip *vip;
+	__u64 key, hash, value, now, way, wanted = FAST_TCP, *place;
+	__be16 port, number;
 
-	/* IPv4, no options, no fragment, TCP or UDP; long enough for TCP. */
-	if (data + ETHER + 40 > end)
+	/* IPv4 without options, at least as long as TCP needs. */
+	if (data + ETHER + 40 > end || (*(__u32 *)(data + 12) & 0x00ffffff) != 0x450008)
 		return CONTINUE;
-	if (*(__be16 *)(data + 12) != bpf_htons(ETH_P_IP) || *(__u8 *)ip != 0x45 ||
-	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE))
+	me = bpf_map_lookup_elem(&interfaces, &at);
+	at = 0;
+	s = bpf_map_lookup_elem(&settings, &at);
+	if (!me || !s)
 		return CONTINUE;
-	tcp = ip->protocol == IPPROTO_TCP;
-	if (tcp) {
-		if ((*(__u8 *)(data + ETHER + 33) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) != TCP_ACK)
-			return CONTINUE;
-	} else if (ip->protocol != IPPROTO_UDP) {
-		return CONTINUE;
-	}
-	me = bpf_map_lookup_elem(&interfaces, &slot);
-	s = bpf_map_lookup_elem(&settings, &zero);
-	if (!me || !s || !for_us(data, me))
+	if (!for_us(data, me))
+		return PASS(VERDICT_NOT_OUR_MAC);
+	length = bpf_ntohs(ip->tot_len);
+	if (length < 40)
 		return CONTINUE;
 	vip = find_vip(s, ip->daddr);
-	if (!vip || (vip->flags && (vip->flags != VIP_LEASED || !lease_lives(vip))))
+	if (!vip)
+		return PASS(VERDICT_NOT_OURS);
+	if ((vip->flags && (vip->flags != VIP_LEASED || !lease_lives(vip))) ||
+	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE))
 		return CONTINUE;
+	number = vip->tcp;
+	flags = *(__u8 *)(data + ETHER + 33) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
+	if (ip->protocol != IPPROTO_TCP) {
+		if (ip->protocol != IPPROTO_UDP)
+			return CONTINUE;
+		number = vip->udp;
+		wanted = FAST_UDP;
+		mind |= REAL_SILENT;
+		flags = TCP_ACK;
+	}
 
 	port = *(__be16 *)(data + ETHER + 22);
-	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), tcp ? vip->tcp : vip->udp);
+	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), number);
 	hash = flow_hash(s, key, port);
 	set = flow_set(first_set(hash, flow_sets));
 	if (!set)
 		return CONTINUE;
-	at = flow_of(set, key);
-	value = READ_ONCE_64(at[WAYS]);
-	if (READ_ONCE_64(at[0]) != key || (READ_ONCE_64(at[WAYS]) ^ value) & IDENTITY)
-		return CONTINUE;
-	kind = value >> STATE_SHIFT;
-	now = clock_now(s);
-	if (kind != (tcp ? FAST_TCP : FAST_UDP) || value_port(value) != port || flow_expired(s, value, now))
-		return CONTINUE;
-	length = bpf_ntohs(ip->tot_len);
-	if (length < 40 || ip->ttl <= 1)
+	place = place_of(set, key);
+	value = READ_ONCE_64(place[WAYS]);
+	if (READ_ONCE_64(place[0]) != key)
+		return stray(s, vip, key, hash, port);
+	wanted |= (__u64)port << PORT_SHIFT;
+	if (flags != TCP_ACK || (value ^ wanted) & FAST_MASK ||
+	    (READ_ONCE_64(place[WAYS]) ^ value) & IDENTITY)
 		return CONTINUE;
 
-	slot = value_real(value);
-	real = bpf_map_lookup_elem(&reals, &slot);
-	if (!real || !plain(real, value, tcp) || length > real->mtu)
+	now = clock_now(s);
+	at = value_real(value);
+	real = bpf_map_lookup_elem(&reals, &at);
+	if (!real)
 		return CONTINUE;
-	if ((value & SEEN_MASK) != (now & SEEN_MASK))
-		*(volatile __u16 *)&at[WAYS] = now;
-	count_packet(slot, length, 0);
+	way = *(__u64 *)real->mac; /* with generation and flags */
+	wanted = REAL_THERE << 8 | value_generation(value);
+	if ((way >> 48 & (mind << 8 | 15)) != wanted || length > real->mtu || ip->ttl <= 1 ||
+	    flow_expired(s, value, now))
+		return CONTINUE;
+	if (flow_age(value, now))
+		*(volatile __u16 *)&place[WAYS] = now;
+	count_packet(at, length, 0);
 	rewrite(data, real, ip);
 	return send(ctx, real, VERDICT_FORWARDED);
 }

@@ -30,13 +30,13 @@ func TestHealthMovesTraffic(t *testing.T) {
 		r.health.result(1, true, "")
 		r.health.result(2, true, "")
 		r.want("after the first passes", "1*1 2*1")
-		r.notified("rs 10.0.0.11 of web up", "rs 10.0.0.12 of web up", "service web up")
+		r.notified("rs 10.0.0.11:80 up", "rs 10.0.0.12:80 up", "service web up")
 		r.health.result(1, false, "tcp connect: refused, 3 of 3")
 		r.want("one is down", "2*1")
-		r.notified("rs 10.0.0.11 of web down: tcp connect: refused, 3 of 3")
+		r.notified("rs 10.0.0.11:80 down: tcp connect: refused, 3 of 3")
 		r.health.result(2, false, "timeout")
 		r.want("both are down", "")
-		r.notified("rs 10.0.0.12 of web down: timeout",
+		r.notified("rs 10.0.0.12:80 down: timeout",
 			"service web down: weight 0 up, quorum needs 1, the sorry server answers")
 		r.health.result(2, true, "")
 		r.want("one is back", "2*1")

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/notify"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
@@ -22,7 +23,7 @@ func changes(before, after Outcome, at time.Time) []notify.Event {
 		for _, r := range s.Reals {
 			if was, known := before.Memory.Up[RealKey{s.Name, r.Key()}]; known && was != r.Up {
 				es = append(es, notify.Event{
-					Kind: notify.Real, Name: RealName(r.Key()), Service: s.Name,
+					Kind: notify.Real, Name: endpoint(after.State, s.Name, r.Key()), Service: s.Name,
 					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at,
 				})
 			}
@@ -38,6 +39,16 @@ func changes(before, after Outcome, at time.Time) []notify.Event {
 	return es
 }
 
+// endpoint is a real's address with the port that it serves: its own, or that
+// of the service's listener if there is one.
+func endpoint(s lb.State, service string, real netip.AddrPort) string {
+	svc, ok := s.Service(service)
+	if ok && real.Port() == 0 && len(svc.Listeners) == 1 && svc.Listeners[0].Width() == 1 {
+		real = netip.AddrPortFrom(real.Addr(), svc.Listeners[0].First)
+	}
+	return RealName(real)
+}
+
 // tell logs and notifies what changed between two plans.
 func (d *Director) tell(before, after Outcome) {
 	for _, e := range changes(before, after, time.Now()) {
@@ -45,7 +56,11 @@ func (d *Director) tell(before, after Outcome) {
 		if e.New == "down" {
 			level = slog.LevelWarn
 		}
-		d.log.Log(context.Background(), level, line(e)) //nolint:sloglint // one line says it all, as keepalived's do
+		var of []any
+		if e.Kind == notify.Real {
+			of = []any{"service", e.Service}
+		}
+		d.log.Log(context.Background(), level, line(e), of...) //nolint:sloglint // one line says it all, as keepalived's do
 		d.notify(e)
 	}
 }
@@ -63,12 +78,12 @@ func (d *Director) notify(e notify.Event) {
 	}
 }
 
-// line is an event for the log: "rs 172.25.0.12:80 of web down: tcp connect:
+// line is an event for the log: "rs 172.25.0.12:80 down: tcp connect:
 // refused, 3 of 3".
 func line(e notify.Event) string {
 	s := string(e.Kind) + " " + e.Name + " " + e.New
 	if e.Kind == notify.Real {
-		s = "rs " + e.Name + " of " + e.Service + " " + e.New
+		s = "rs " + e.Name + " " + e.New
 	}
 	if e.Reason != "" {
 		s += ": " + e.Reason

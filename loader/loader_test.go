@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -298,6 +299,55 @@ func TestRefresh(t *testing.T) {
 	must(t, d.Refresh())
 	if programOn(t, "lvx0") == 0 || d.Interfaces[0].Mac[5] != 3 {
 		t.Errorf("a new interface of that name: program %d, MAC %x", programOn(t, "lvx0"), d.Interfaces[0].Mac)
+	}
+}
+
+func TestRefreshPutsPinsBack(t *testing.T) {
+	o := options(t)
+	d := open(t, o)
+	id := linkID(t, o)
+	names := func() []string {
+		var all []string
+		entries, err := os.ReadDir(o.PinDir)
+		must(t, err)
+		for _, e := range entries {
+			all = append(all, e.Name())
+		}
+		return all
+	}
+	before := names()
+	d.Settings.Seed[0] = 4711
+
+	must(t, os.Remove(pinDir(o.PinDir).file("flows")))
+	must(t, d.Refresh())
+	if now := names(); !slices.Equal(before, now) {
+		t.Errorf("after one was removed: %v, want %v", now, before)
+	}
+	must(t, pinDir(o.PinDir).remove())
+	must(t, d.Refresh())
+	if now := names(); !slices.Equal(before, now) {
+		t.Errorf("after all were removed: %v, want %v", now, before)
+	}
+	info, err := os.Stat(o.PinDir)
+	must(t, err)
+	if info.Mode().Perm() != 0o700 {
+		t.Errorf("directory: mode %v", info.Mode())
+	}
+	if linkID(t, o) != id {
+		t.Error("another link than before")
+	}
+	if _, err := Open(context.Background(), o); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second one in the new directory: %v", err)
+	}
+
+	must(t, d.Close(true)) // as a killed one
+	d = open(t, o)
+	if !d.Adopted || d.Settings.Seed[0] != 4711 || linkID(t, o) != id {
+		t.Errorf("adopted %v, seed %d", d.Adopted, d.Settings.Seed[0])
+	}
+	must(t, d.Close(false))
+	if there(o.PinDir) {
+		t.Error("the directory is left")
 	}
 }
 

@@ -5,14 +5,21 @@ import (
 	"fmt"
 	"net"
 	"os"
+
+	"github.com/cilium/ebpf"
 )
 
 // Refresh repairs what happened to the interfaces since they were attached
 // to: a new MAC is noted, an interface that was made anew (or whose link
 // somebody detached) is attached to again. An interface that is gone is an
-// error until it is back; the others are served all the same.
+// error until it is back; the others are served all the same. Pins that
+// somebody removed are put back: without them the packet path would end with
+// this process, and a successor would start with empty tables.
 func (d *Datapath) Refresh() error {
 	var failed []error
+	if err := d.repin(); err != nil {
+		failed = append(failed, err)
+	}
 	for i := range d.Attachments {
 		if err := d.refresh(&d.Attachments[i]); err != nil {
 			failed = append(failed, err)
@@ -56,4 +63,52 @@ func (d *Datapath) attached(a *Attachment) bool {
 	}
 	info, err := l.Info()
 	return err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == a.Index
+}
+
+// repin makes pins that are missing anew.
+func (d *Datapath) repin() error {
+	if !there(string(d.pins)) {
+		pins, lock, err := openPinDir(string(d.pins))
+		if err != nil {
+			return err
+		}
+		if d.lock != nil {
+			_ = d.lock.Close() // of the directory that is gone
+		}
+		d.pins, d.lock = pins, lock
+	}
+	err := d.eachMap(func(name string, m **ebpf.Map) error { return d.pinAgain(d.pins.file(name), *m) })
+	if err != nil {
+		return err
+	}
+	for name, l := range d.links {
+		if err := d.pinAgain(d.pins.link(name), l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pinAgain pins what may think that it is pinned already.
+func (d *Datapath) pinAgain(path string, what interface {
+	Pin(path string) error
+	Unpin() error
+}) error {
+	if there(path) {
+		return nil
+	}
+	d.opts.Log.Warn("pin was removed by someone else, putting it back", "path", path)
+	if err := what.Unpin(); err != nil {
+		return fmt.Errorf("unpin %s: %w", path, err)
+	}
+	if err := what.Pin(path); err != nil {
+		return fmt.Errorf("pin to %s: %w", path, err)
+	}
+	return nil
+}
+
+// there tells whether a path exists, as far as can be seen.
+func there(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
 }

@@ -51,7 +51,7 @@ func newDaemon(ctx context.Context, cfg *config.Config, load func() (*config.Con
 	}
 	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: log})}
 	d.announce = neigh.NewAnnouncer(log)
-	d.vips = &heldVIPs{vips: neigh.NewVIPs(filepath.Join(cfg.StateDir, "vips.json")), announce: d.announce}
+	d.vips = &heldVIPs{vips: neigh.NewVIPs(filepath.Join(cfg.StateDir, "vips.json")), announce: d.announce, log: log}
 	if d.backend, err = openBackend(ctx, cfg, d.neigh, log); err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (d *lvxd) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	for _, part := range []func(context.Context) error{
-		d.neigh.Run, d.announce.Run, d.monitor.Run, d.notifier.Run, d.director.Run,
+		d.neigh.Run, d.announce.Run, d.vips.Run, d.monitor.Run, d.notifier.Run, d.director.Run,
 	} {
 		g.Go(func() error { return part(inner) })
 	}

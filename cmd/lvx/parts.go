@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -14,27 +15,78 @@ import (
 )
 
 // heldVIPs puts the VIPs that no VRRP instance names on the interface and
-// has them announced. One goroutine at a time uses it.
+// has them announced.
 type heldVIPs struct {
-	vips      *neigh.VIPs
-	announce  *neigh.Announcer
+	vips     *neigh.VIPs
+	announce *neigh.Announcer
+	log      *slog.Logger
+
+	mu        sync.Mutex
 	iface     string
 	announced []netip.Addr
+	mended    time.Time
 }
 
 // Hold implements [director.VIPs].
 func (h *heldVIPs) Hold(iface string, vips []netip.Addr) error {
-	if err := h.vips.Hold(iface, vips); err != nil {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.hold(iface, vips)
+}
+
+func (h *heldVIPs) hold(iface string, vips []netip.Addr) error {
+	put, err := h.vips.Hold(iface, vips)
+	fresh := without(vips, h.announced)
+	if back := without(put, fresh); len(back) > 0 {
+		h.log.Warn("VIP was removed by someone else, put back", "component", "vips", "interface", iface, "vips", back)
+		h.announce.Announce(iface, back)
+	}
+	if err != nil {
 		return err
 	}
 	h.announce.Withdraw(iface, without(h.announced, vips))
-	h.announce.Announce(iface, without(vips, h.announced))
+	h.announce.Announce(iface, fresh)
 	h.iface, h.announced = iface, slices.Clone(vips)
 	return nil
 }
 
+// Times of the repair of VIPs.
+const (
+	mendSettle = 20 * time.Millisecond // addresses go in groups
+	mendPause  = time.Second           // between repairs, with somebody who does it again and again
+)
+
+// Run puts VIPs back as soon as somebody takes them away, until ctx ends.
+func (h *heldVIPs) Run(ctx context.Context) error {
+	soon := time.AfterFunc(time.Hour, h.mend)
+	defer soon.Stop()
+	if err := neigh.WhenGone(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		soon.Reset(max(mendSettle, time.Until(h.mended.Add(mendPause))))
+	}); err != nil {
+		h.log.Warn("VIPs are looked after every ten seconds only", "component", "vips", "err", err)
+	}
+	return nil
+}
+
+func (h *heldVIPs) mend() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.announced) == 0 {
+		return
+	}
+	h.mended = time.Now()
+	if err := h.hold(h.iface, h.announced); err != nil {
+		h.log.Warn("VIPs not repaired", "component", "vips", "err", err)
+	}
+}
+
 func (h *heldVIPs) release() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.announce.Withdraw(h.iface, h.announced)
+	h.announced = nil
 	return h.vips.Release()
 }
 

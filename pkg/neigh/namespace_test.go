@@ -3,6 +3,7 @@ package neigh_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -339,7 +340,8 @@ func TestVIPs(t *testing.T) {
 			for _, l := range last {
 				vips = append(vips, vip(l))
 			}
-			return v.Hold("eth0", vips)
+			_, err := v.Hold("eth0", vips)
+			return err
 		}
 	}
 	v := neigh.NewVIPs(file)
@@ -362,11 +364,54 @@ func TestVIPs(t *testing.T) {
 		t.Errorf("the notes outlive the VIPs: %v", err)
 	}
 	tb.Do(t, d1, func() error {
-		if err := v.Hold("eth9", []netip.Addr{vip("100")}); err == nil {
+		if _, err := v.Hold("eth9", []netip.Addr{vip("100")}); err == nil {
 			t.Error("missing interface: no error")
 		}
 		return nil
 	})
+}
+
+func TestVIPThatIsTakenAway(t *testing.T) {
+	d1 := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1}).Host("d1")
+	v := neigh.NewVIPs(filepath.Join(d1.Dir(), "vips.json"))
+	vips := []netip.Addr{testenv.VIP, netip.MustParseAddr("172.25.0.102")}
+	hold := func(want ...netip.Addr) {
+		t.Helper()
+		tb.Do(t, d1, func() error {
+			put, err := v.Hold("eth0", vips)
+			if !slices.Equal(put, want) {
+				t.Errorf("put there: %v, want %v", put, want)
+			}
+			return err
+		})
+	}
+	hold(vips...)
+	hold()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	gone, ended := make(chan struct{}, 100), make(chan error)
+	tb.Do(t, d1, func() error {
+		go func() { ended <- d1.Do(func() error { return neigh.WhenGone(ctx, func() { gone <- struct{}{} }) }) }()
+		return nil
+	})
+	// It may take a moment until it listens.
+	tb.Eventually(t, patience, func() error {
+		if err := d1.DelAddr("eth0", netip.PrefixFrom(vips[0], 32)); err != nil {
+			t.Fatal(err)
+		}
+		hold(vips[0])
+		select {
+		case <-gone:
+			return nil
+		case <-time.After(100 * time.Millisecond):
+			return errors.New("nothing was heard of it")
+		}
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	tb.Do(t, d1, v.Release)
 }
 
 func TestVIPNotesOfAnotherBoot(t *testing.T) {
@@ -381,7 +426,10 @@ func TestVIPNotesOfAnotherBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := neigh.NewVIPs(file)
-	tb.Do(t, d1, func() error { return v.Hold("eth0", []netip.Addr{testenv.VIP}) })
+	tb.Do(t, d1, func() error {
+		_, err := v.Hold("eth0", []netip.Addr{testenv.VIP})
+		return err
+	})
 	tb.Do(t, d1, v.Release)
 	if have := addrs(t, d1); len(have) != 2 {
 		t.Errorf("addresses %v: took away what somebody put there after the boot", have)

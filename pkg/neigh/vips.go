@@ -51,19 +51,20 @@ type vipFile struct {
 func NewVIPs(file string) *VIPs { return &VIPs{file: file} }
 
 // Hold makes the host have exactly these addresses of ours on the interface,
-// as /32 or /128. It is idempotent and repairs what somebody else removed. On
-// an error the addresses that the error does not name are held.
-func (v *VIPs) Hold(iface string, vips []netip.Addr) error {
+// as /32 or /128, and tells which ones it had to put there. It is idempotent
+// and repairs what somebody else removed. On an error the addresses that the
+// error does not name are held.
+func (v *VIPs) Hold(iface string, vips []netip.Addr) (new []netip.Addr, err error) {
 	if err := v.load(); err != nil {
-		return err
+		return nil, err
 	}
 	link, err := netlink.LinkByName(iface)
 	if err != nil {
-		return fmt.Errorf("VIPs on %s: %w", iface, err)
+		return nil, fmt.Errorf("VIPs on %s: %w", iface, err)
 	}
 	there, err := addresses(link)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var add []vip
 	for _, a := range vips {
@@ -80,15 +81,20 @@ func (v *VIPs) Hold(iface string, vips []netip.Addr) error {
 	}
 	// The note comes before the deed.
 	if err := v.note(append(slices.Clone(v.ours), add...)); err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
 	for _, w := range add {
-		if !there[w.Address] {
-			errs = append(errs, put(link, w.Address))
+		if there[w.Address] {
+			continue
 		}
+		if err := put(link, w.Address); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		new = append(new, w.Address)
 	}
-	return errors.Join(append(errs, v.remove(drop))...)
+	return new, errors.Join(append(errs, v.remove(drop))...)
 }
 
 // Release takes every address of ours off its interface.

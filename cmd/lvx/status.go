@@ -200,7 +200,7 @@ func (s *screen) table(fill func(row func(class string, cells ...string))) {
 func (s *screen) line(class, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if code := map[string]string{
-		"up": "32", "MASTER": "32", "down": "31", "FAULT": "31", "sorry": "33", "drained": "33", "unresolved": "31",
+		"up": "32", "MASTER": "32", "down": "31", "FAULT": "31", "sorry": "33", "drained": "33", "quiesced": "33", "unresolved": "31",
 	}[class]; code != "" && s.color {
 		text = "\x1b[" + code + "m" + text + "\x1b[0m"
 	}

@@ -388,6 +388,31 @@ func TestStatus(t *testing.T) {
 	})
 }
 
+func TestRealStates(t *testing.T) {
+	real := func(up, drained bool, weight uint16) RealPlan {
+		p := RealPlan{Up: up, Drained: drained}
+		p.Weight = weight
+		return p
+	}
+	for _, c := range []struct {
+		plan RealPlan
+		seen lb.ObservedReal
+		want string
+	}{
+		{real(true, false, 1), lb.ObservedReal{Usable: true}, "up"},
+		{real(false, false, 1), lb.ObservedReal{}, "down"},
+		{real(false, false, 0), lb.ObservedReal{Reason: "weight 0"}, "down"},
+		{real(true, true, 0), lb.ObservedReal{Reason: "weight 0"}, "drained"},
+		{real(true, false, 0), lb.ObservedReal{Reason: "weight 0"}, "quiesced"},
+		{real(true, false, 0), lb.ObservedReal{}, "quiesced"},
+		{real(true, false, 1), lb.ObservedReal{Reason: "silent"}, "unresolved"},
+	} {
+		if got := realStatus(c.plan, c.seen, true).State; got != c.want {
+			t.Errorf("%+v seen as %+v: %s, want %s", c.plan, c.seen, got, c.want)
+		}
+	}
+}
+
 func TestList(t *testing.T) {
 	cfg := configOf(service("web", 1, 1))
 	cfg.Services[0].Checks = [][]health.Spec{nil, nil}

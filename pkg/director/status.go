@@ -81,7 +81,7 @@ type ServiceStatus struct {
 type RealStatus struct {
 	Addr       netip.Addr `json:"address"`
 	Port       uint16     `json:"port,omitempty"`
-	State      string     `json:"state"` // "up", "down", "drained", "unresolved"
+	State      string     `json:"state"` // "up", "down", "drained", "quiesced" (weight 0), "unresolved"
 	Weight     uint16     `json:"weight"`
 	Configured uint16     `json:"configured_weight"`
 	Override   string     `json:"override,omitempty"`
@@ -216,6 +216,8 @@ func realStatus(rp RealPlan, o lb.ObservedReal, held bool) RealStatus {
 		r.State = "down"
 	case rp.Drained:
 		r.State = "drained"
+	case held && !o.Usable && rp.Weight == 0:
+		r.State, r.Reason = "quiesced", o.Reason
 	case held && !o.Usable && o.Reason != "":
 		r.State, r.Reason = "unresolved", o.Reason
 	}

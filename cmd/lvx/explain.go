@@ -24,7 +24,7 @@ func newExplainCmd() *cobra.Command {
 and nothing changes, not even the turn of round robin.`,
 		Example: `  lvx explain tcp 198.51.100.7:40000 172.25.0.100:80
   lvx explain tcp 198.51.100.7:40000 172.25.0.100:80 --flags A
-  lvx explain udp "[2001:db8::7]:5353" "[2001:db8::100]:53"`,
+  lvx explain udp 198.51.100.7:5353 172.25.0.100:53`,
 		Args: func(_ *cobra.Command, args []string) (err error) {
 			p, err = parsePacket(args, flags)
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +136,9 @@ func TestVerbsJSON(t *testing.T) {
 		code, out, stderr := lvx(strings.Fields(args)...)
 		if code != exitDone || stderr != "" || !json.Valid([]byte(out)) {
 			t.Errorf("%s: %d %s%s", args, code, out, stderr)
+		}
+		if regexp.MustCompile(`"[A-Z]\w*":`).MatchString(out) {
+			t.Errorf("%s: keys are not written as elsewhere\n%s", args, out)
 		}
 	}
 }

@@ -140,8 +140,8 @@ type Packet struct {
 
 // Explanation answers "why does this packet go there?".
 type Explanation struct {
-	Verdict string   // from the verdict enum
-	Service string   // "" if no service takes it
-	Real    string   // "" if none
-	Steps   []string // what was looked at, in order, one line each
+	Verdict string   `json:"verdict"`           // from the verdict enum
+	Service string   `json:"service,omitempty"` // "" if no service takes it
+	Real    string   `json:"real,omitempty"`    // "" if none
+	Steps   []string `json:"steps"`             // what was looked at, in order, one line each
 }

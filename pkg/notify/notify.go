@@ -94,6 +94,9 @@ func New(o Options) (*Notifier, error) {
 		if len(argv) == 0 {
 			return nil, fmt.Errorf("notify exec %q: no command", command)
 		}
+		if _, err := guard.Trusted(argv[0]); err != nil {
+			n.log.Warn("program will not be run as it is", "error", err)
+		}
 		n.add(&hook{argv: argv})
 	}
 	if o.SMTP.Server != "" {

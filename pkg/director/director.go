@@ -184,16 +184,21 @@ func (d *Director) start(ctx context.Context) error {
 	return nil
 }
 
-// sync plans and makes the backend follow.
-func (d *Director) sync(ctx context.Context) error {
+// sync plans and makes the backend follow. told hears how that went before
+// anything is written to a disk: a takeover waits for it.
+func (d *Director) sync(ctx context.Context, told func(error)) error {
 	before := d.out
 	d.out = Plan(d.input(d.cfg))
 	d.lease.Store(&d.out.Memory.Leases)
+	err := d.opt.Backend.Apply(ctx, d.out.State)
+	told(err)
 	d.tell(before, d.out)
 	d.track()
 	d.remember(before.Memory)
-	return d.opt.Backend.Apply(ctx, d.out.State)
+	return err
 }
+
+func nobody(error) {}
 
 func (d *Director) input(cfg *config.Config) Input {
 	return Input{

@@ -233,6 +233,50 @@ func TestActivateFails(t *testing.T) {
 	})
 }
 
+// switcher is a backend that changes roles without an Apply.
+type switcher struct {
+	*lbtest.Fake
+	standby [][]netip.Addr
+}
+
+func (s *switcher) Switch(standby []netip.Addr) error {
+	s.standby = append(s.standby, standby)
+	return nil
+}
+
+// A takeover does not wait for the plan, unless the backend lags behind it.
+func TestRolesChangeAtOnce(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+	boom := errors.New("boom")
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, cfg)
+		s := &switcher{Fake: r.backend}
+		r.opt.Backend = s
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = r.Director.Run(ctx) }()
+		<-r.Ready()
+		r.backend.Fail(boom)
+		if err := r.Activate("VI_1"); err != nil {
+			t.Errorf("activate: %v", err)
+		}
+		if len(s.standby) != 1 || len(s.standby[0]) != 0 {
+			t.Errorf("switched to %v", s.standby)
+		}
+		synctest.Wait() // the plan has failed by now
+		if err := r.Deactivate("VI_1"); !errors.Is(err, boom) {
+			t.Errorf("deactivate with a backend that lags: %v", err)
+		}
+		r.backend.Fail(nil)
+		time.Sleep(driftInterval)
+		if got := r.state().Standby; !slices.Contains(got, vip) {
+			t.Errorf("standby %v", got)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
 // Fifty instances that take over at once cost two plans, not fifty.
 func TestTakeoversCoalesce(t *testing.T) {
 	cfg := configOf(service("web", 1))

@@ -2,6 +2,7 @@ package director
 
 import (
 	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -94,6 +95,18 @@ func (in *inbox) transition(d *Director, e vrrp.Event, ok bool) {
 func (in *inbox) take(d *Director, r role) {
 	in.roles = append(in.roles, r)
 	d.active[r.instance] = r.active
+}
+
+// hasten changes roles ahead of the plan, if the backend can do that and
+// holds what it should: all that a takeover needs is in place then.
+func (d *Director) hasten(in *inbox) {
+	s, ok := d.opt.Backend.(lb.Switcher)
+	if !ok || len(in.roles) == 0 || d.fault != "" {
+		return
+	}
+	if err := s.Switch(standby(d.cfg, d.active)); err == nil { // else the plan will tell
+		in.reply(d, nil)
+	}
 }
 
 // reply tells those who changed a role how it went. Nobody becomes active

@@ -49,6 +49,7 @@ func (d *Director) loop(ctx context.Context) error {
 			case <-d.rest.C:
 			case e, ok := <-in.vrrp:
 				in.transition(d, e, ok)
+				continue
 			case r := <-d.roles:
 				in.take(d, r)
 			case <-found.C:
@@ -84,8 +85,8 @@ func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
 	defer func() { d.lastTurn, d.tookLast = time.Now(), time.Since(began) }()
 	d.rest.Stop()
 	in.drain(d)
-	err := d.sync(ctx)
-	in.reply(d, err)
+	d.hasten(in)
+	err := d.sync(ctx, func(err error) { in.reply(d, err) })
 	d.settled = d.settled || d.opt.Neigh == nil || d.opt.Neigh.Resolved(servers(d.cfg))
 	select {
 	case <-d.ready:

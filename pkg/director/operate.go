@@ -98,7 +98,7 @@ func (d *Director) meet(ctx context.Context, cfg *config.Config) {
 // Sync plans and applies now, and returns when that is done.
 func (d *Director) Sync(ctx context.Context) error {
 	return d.do(ctx, func(ctx context.Context) error {
-		err := d.sync(ctx)
+		err := d.sync(ctx, nobody)
 		d.settle(ctx, err)
 		return err
 	})
@@ -156,7 +156,7 @@ func (d *Director) override(ctx context.Context, service, real string, clearing 
 			what = next[i].String()
 		}
 		d.log.Info("operator override", "service", service, "real", RealName(key), "now", what)
-		err = d.sync(ctx)
+		err = d.sync(ctx, nobody)
 		d.settle(ctx, err)
 		if err != nil {
 			return fmt.Errorf("stored, but not applied yet: %w", err)

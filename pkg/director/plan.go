@@ -102,19 +102,34 @@ func Plan(in Input) Outcome {
 		out.State.Services = append(out.State.Services, compile(svc, plan))
 	}
 	for _, inst := range cfg.VRRP {
-		vips := make([]netip.Addr, 0, len(inst.Addresses))
-		for _, p := range inst.Addresses {
-			vips = append(vips, p.Addr())
-		}
-		out.State.Leases = append(out.State.Leases, lb.Lease{ID: out.Memory.Leases[inst.Name], VIP: vips})
+		out.State.Leases = append(out.State.Leases, lb.Lease{ID: out.Memory.Leases[inst.Name], VIP: vipsOf(inst)})
 		if in.Active[inst.Name] {
 			out.Memory.Active = append(out.Memory.Active, inst.Name)
-		} else {
-			out.State.Standby = append(out.State.Standby, vips...)
 		}
 	}
 	slices.Sort(out.Memory.Active)
+	out.State.Standby = standby(cfg, in.Active)
 	return out
+}
+
+// standby lists the VIPs of the instances that this host does not forward
+// for.
+func standby(cfg *config.Config, active map[string]bool) []netip.Addr {
+	var vips []netip.Addr
+	for _, inst := range cfg.VRRP {
+		if !active[inst.Name] {
+			vips = append(vips, vipsOf(inst)...)
+		}
+	}
+	return vips
+}
+
+func vipsOf(inst vrrp.Instance) []netip.Addr {
+	vips := make([]netip.Addr, 0, len(inst.Addresses))
+	for _, p := range inst.Addresses {
+		vips = append(vips, p.Addr())
+	}
+	return vips
 }
 
 func planService(svc config.Service, in Input) ServicePlan {

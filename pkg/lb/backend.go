@@ -41,6 +41,15 @@ type Leaser interface {
 	Renew(id uint32, d time.Duration) error
 }
 
+// Switcher is implemented by backends that need no Apply to change what is
+// standby: a takeover does not wait for thousands of services to be laid out.
+type Switcher interface {
+	// Switch makes exactly these VIPs standby, as an Apply of the state
+	// applied last would with this [State.Standby]. On error nothing has
+	// changed, and an Apply is needed.
+	Switch(standby []netip.Addr) error
+}
+
 // Observed is what a backend found in the kernel.
 type Observed struct {
 	Backend  string            // "xdp" or "ipvs"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -61,8 +62,9 @@ func (p place) String() string {
 }
 
 var (
-	_ lb.Backend = (*Backend)(nil)
-	_ lb.Leaser  = (*Backend)(nil)
+	_ lb.Backend  = (*Backend)(nil)
+	_ lb.Leaser   = (*Backend)(nil)
+	_ lb.Switcher = (*Backend)(nil)
 )
 
 // New makes the backend of the parts in o. It owns them: Close closes them.
@@ -203,6 +205,16 @@ func (b *Backend) Renew(id uint32, d time.Duration) error {
 		return l.Renew(id, d)
 	}
 	return nil
+}
+
+// Switch implements [lb.Switcher] while everything runs on XDP; IPVS needs an
+// Apply.
+func (b *Backend) Switch(standby []netip.Addr) error {
+	s, ok := b.xdp.(lb.Switcher)
+	if !ok || b.ipvs != nil || b.closed {
+		return errors.New("roles: not without an Apply")
+	}
+	return s.Switch(standby)
 }
 
 // Held is what XDP knows to be left of a lease that an earlier daemon took.

@@ -36,7 +36,7 @@ func (b *Backend) Apply(_ context.Context, s lb.State) error {
 
 func (b *Backend) applyLocked() error {
 	unplugged := b.dp.Refresh() // told at the end: the other interfaces are served
-	b.grace()                   // the half that is not in force, and retired rings, are free from here on
+	b.settling.Wait()           // the half that is not in force, and retired rings, are free from here on
 	for _, r := range b.retired {
 		b.rings.give(r)
 	}
@@ -61,6 +61,7 @@ func (b *Backend) applyLocked() error {
 		}
 	}
 	atomic.StoreUint32(&b.dp.Settings.Half, half)
+	b.settling.Go(b.grace) // nobody waits for it now: a takeover would
 	b.retired, b.retiring = append(b.retired, b.retiring...), b.retiring[:0]
 	b.removeGone()
 	return errors.Join(b.removeFilters(), unplugged)

@@ -50,10 +50,10 @@ func (e *explainer) run() lb.Explanation {
 		return e.end(loader.RawVerdictVERDICT_NOT_OURS, "", "")
 	}
 	e.note("%s is a VIP", dst)
-	if vip.Flags&uint16(loader.RawVipFlagVIP_STANDBY) != 0 {
+	if vip.Flags&vipStandby != 0 {
 		return e.end(loader.RawVerdictVERDICT_STANDBY, "", "")
 	}
-	if vip.Flags&uint16(loader.RawVipFlagVIP_LEASED) != 0 {
+	if vip.Flags&vipLeased != 0 {
 		j, _ := e.b.dp.Jiffies()
 		if j > load64(&e.b.dp.Leases[vip.Lease]) {
 			return e.end(loader.RawVerdictVERDICT_LEASE_OVER, "", "")

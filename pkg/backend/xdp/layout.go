@@ -163,16 +163,16 @@ func (l *layout) finish() error {
 
 func (l *layout) flag(v *loader.RawVip, addr netip.Addr, p *vipPlan) {
 	if slices.Contains(l.b.state.Standby, addr) {
-		v.Flags |= uint16(loader.RawVipFlagVIP_STANDBY)
+		v.Flags |= vipStandby
 	}
 	for _, lease := range l.b.state.Leases {
 		if slices.Contains(lease.VIP, addr) {
-			v.Flags |= uint16(loader.RawVipFlagVIP_LEASED)
+			v.Flags |= vipLeased
 			v.Lease = uint16(lease.ID)
 		}
 	}
 	if p.hasLocal && len(l.b.state.Peers) > 0 {
-		v.Flags |= uint16(loader.RawVipFlagVIP_PEERS)
+		v.Flags |= vipPeers
 	}
 }
 

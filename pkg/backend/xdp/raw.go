@@ -30,6 +30,12 @@ const (
 	realSilent   = uint8(loader.RawRealFlagREAL_SILENT)
 )
 
+const (
+	vipStandby = uint16(loader.RawVipFlagVIP_STANDBY)
+	vipLeased  = uint16(loader.RawVipFlagVIP_LEASED)
+	vipPeers   = uint16(loader.RawVipFlagVIP_PEERS)
+)
+
 // store64 writes a word that packets read.
 func store64(p *uint64, v uint64) { atomic.StoreUint64(p, v) }
 

@@ -46,10 +46,11 @@ type Options struct {
 // Backend is the XDP data path. Its methods may be called from any
 // goroutine.
 type Backend struct {
-	log   *slog.Logger
-	dp    *loader.Datapath
-	neigh Neighbors
-	grace func() // waits until no packet uses what it read before
+	log      *slog.Logger
+	dp       *loader.Datapath
+	neigh    Neighbors
+	grace    func()         // waits until no packet uses what it read before
+	settling sync.WaitGroup // the grace of what was published last
 
 	mu       sync.Mutex
 	state    lb.State
@@ -113,6 +114,7 @@ func newBackend(dp *loader.Datapath, o Options) *Backend {
 		dp.Settings.Answers = answersPerSecond
 	}
 	b.adopt()
+	b.settling.Go(b.grace) // a predecessor may have published a moment ago
 	return b
 }
 
@@ -124,6 +126,7 @@ const answersPerSecond = 1000
 func (b *Backend) Close(keep bool) error {
 	b.stop()
 	b.done.Wait()
+	b.settling.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.frags != nil {
@@ -149,6 +152,38 @@ func (b *Backend) Renew(id uint32, d time.Duration) error {
 		return err
 	}
 	store64(&b.dp.Leases[id], now+uint64(d)*loader.HZ()/uint64(time.Second)+1)
+	return nil
+}
+
+// Switch implements [lb.Switcher]: one bit of each VIP, in the half in force.
+func (b *Backend) Switch(standby []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.applied {
+		return errors.New("roles: nothing was applied yet")
+	}
+	b.state.Standby = slices.Clone(standby)
+	is := map[netip.Addr]bool{}
+	for _, vip := range standby {
+		is[vip] = true
+	}
+	half := b.dp.Settings.Half & 1
+	lines := b.dp.VIPs[half*vipLines : (half+1)*vipLines]
+	for i := range lines {
+		for w := range lines[i].Way {
+			v := &lines[i].Way[w]
+			if v.Tcp|v.Udp == 0 {
+				continue
+			}
+			flags := v.Flags &^ vipStandby
+			if is[addrOf(v.Addr.Word)] {
+				flags |= vipStandby
+			}
+			if flags != v.Flags {
+				v.Flags = flags // packets see it one way or the other
+			}
+		}
+	}
 	return nil
 }
 

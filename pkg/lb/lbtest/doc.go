@@ -87,6 +87,7 @@ var suite = []struct {
 	{"acl/deny and allow", acl},
 	{"role/standby", standby},
 	{"role/lease", lease},
+	{"role/switch", switching},
 
 	{"apply/idempotent", idempotent},
 	{"apply/state not touched", stateUntouched},

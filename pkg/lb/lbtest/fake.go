@@ -42,8 +42,9 @@ func NewFake() *Fake {
 }
 
 var (
-	_ Harness   = (*Fake)(nil)
-	_ lb.Leaser = (*Fake)(nil)
+	_ Harness     = (*Fake)(nil)
+	_ lb.Leaser   = (*Fake)(nil)
+	_ lb.Switcher = (*Fake)(nil)
 )
 
 // Fail makes every Apply return err until it is called with nil.
@@ -102,6 +103,20 @@ func (f *Fake) Apply(ctx context.Context, s lb.State) error {
 		services[svc.Name] = fs
 	}
 	f.services, f.state = services, s
+	return nil
+}
+
+// Switch implements [lb.Switcher]; it fails when Apply would.
+func (f *Fake) Switch(standby []netip.Addr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.applyErr != nil:
+		return f.applyErr
+	case len(f.applied) == 0 || f.closed:
+		return errors.New("roles: nothing was applied yet")
+	}
+	f.state.Standby = slices.Clone(standby)
 	return nil
 }
 

@@ -69,6 +69,38 @@ func standby(b *bench) {
 	b.want("after the takeover", b.conns(2, web), "2 1")
 }
 
+// switching is only for backends that change roles without an Apply.
+func switching(b *bench) {
+	switcher, ok := b.h.(lb.Switcher)
+	if !ok {
+		b.Log("not a Switcher: nothing to test")
+		return
+	}
+	if err := switcher.Switch(nil); err == nil {
+		b.Error("roles changed before there was a state")
+	}
+	otherVIP := netip.MustParseAddr("10.0.0.101")
+	other := service(lb.RR, reals(1)...)
+	other.Name, other.Listeners = "other", []lb.Listener{tcp(otherVIP, 80, 80)}
+	s := state(service(lb.RR, reals(1, 1)...), other)
+	s.Standby = []netip.Addr{vip}
+	b.apply(s)
+	b.want("standby VIP", b.conns(1, web), "-")
+	if err := switcher.Switch([]netip.Addr{otherVIP}); err != nil {
+		b.Logf("it needs an Apply: %v", err)
+		b.want("and nothing has changed", b.conns(1, web), "-")
+		return
+	}
+	b.want("after the takeover", b.conns(2, web), "2 1")
+	b.want("the VIP that went", b.conns(1, netip.AddrPortFrom(otherVIP, 80)), "-")
+	b.apply(s)
+	b.want("an Apply has the last word", b.conns(1, web), "-")
+	if err := switcher.Switch(nil); err != nil {
+		b.Fatal(err)
+	}
+	b.want("no VIP is standby", b.conns(1, web)+b.conns(1, netip.AddrPortFrom(otherVIP, 80)), "21")
+}
+
 // lease is only for backends that can go silent by themselves.
 func lease(b *bench) {
 	leaser, ok := b.h.(lb.Leaser)

@@ -32,11 +32,14 @@ static __always_inline __u64 if_zero(__u64 x, __u64 offset)
 	return (__u64)((__s64)x >> 63) & offset;
 }
 
-/* The place whose key this is; any of the set if there is none, or two. */
+/*
+ * The place whose key this is; any of the set if there is none, or two. A sum:
+ * the verifier of older kernels (6.1) forgets the bounds of what it ORs.
+ */
 static __always_inline __u64 *place_of(struct flow_words *set, __u64 key)
 {
-	__u64 offset = if_zero(READ_ONCE_64(set->key[1]) ^ key, 8) |
-		       if_zero(READ_ONCE_64(set->key[2]) ^ key, 16) |
+	__u64 offset = if_zero(READ_ONCE_64(set->key[1]) ^ key, 8) +
+		       if_zero(READ_ONCE_64(set->key[2]) ^ key, 16) +
 		       if_zero(READ_ONCE_64(set->key[3]) ^ key, 24);
 
 	return (void *)set + (offset & 24);
@@ -73,10 +76,12 @@ static __always_inline int unheard(__u32 half, __u32 number, __u32 port)
 
 /*
  * A packet that no flow of the first set owns. Strays to ports where nobody
- * listens are many on the Internet; everything else has to be looked at.
+ * listens are many on the Internet; everything else has to be looked at. Not
+ * inlined: the frames of a chain of calls may take 512 bytes together, each
+ * rounded up to 32 by older kernels (6.1), and this one is in no deep chain.
  */
-static __always_inline int stray(const struct settings *s, const struct vip *vip, __u64 key,
-				 __u64 hash, __be16 port)
+static __attribute__((noinline)) int stray(const struct settings *s, const struct vip *vip, __u64 key,
+					   __u64 hash, __be16 port)
 {
 	struct flow_words *first = flow_set(first_set(hash, flow_sets));
 	struct flow_words *second = flow_set(second_set(hash, flow_sets));

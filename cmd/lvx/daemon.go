@@ -12,11 +12,13 @@ import (
 
 	"github.com/lvx-lb/lvx/loader/probe"
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/netfilter"
 	"github.com/lvx-lb/lvx/pkg/notify"
 )
 
@@ -62,13 +64,22 @@ func newDaemon(ctx context.Context, cfg *config.Config, load func() (*config.Con
 	d.router = newRouter(d.announce, d.backend, log)
 	d.director = director.New(director.Options{
 		Config: cfg, Load: load, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
-		Notify: d.notifier, Neigh: d.neigh, ProbeVIP: d.path != nil, Version: version, Log: log,
+		Notify: d.notifier, Neigh: d.neigh, Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: version, Log: log,
 	})
 	d.router.director = d.director
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.director.Ready(), Log: log,
 	})
 	return d, nil
+}
+
+// firewall is what has to be asked beside a data path that is before it; the
+// kernel's IPVS is behind.
+func firewall(b lb.Backend) director.Firewall {
+	if _, behind := b.(*ipvs.Backend); behind {
+		return nil
+	}
+	return new(netfilter.Reader)
 }
 
 func (d *lvxd) newChecker(t health.Target) (health.Checker, error) {

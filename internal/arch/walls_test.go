@@ -42,6 +42,7 @@ var walls = map[string][]string{
 	"pkg/lb":            {},
 	"pkg/lb/lbtest":     {"pkg/lb"},
 	"pkg/neigh":         {},
+	"pkg/netfilter":     {"pkg/lb"},
 	"pkg/notify":        {"pkg/lb", "pkg/guard"},
 	"pkg/realserver":    {},
 	"pkg/sched":         {},
@@ -59,6 +60,7 @@ var libraries = map[string][]string{
 	"github.com/spf13/cobra":       {"cmd"},
 	"gopkg.in/yaml.v3":             {"pkg/config"},
 	"github.com/cloudflare/ipvs":   {"pkg/backend/ipvs"},
+	"github.com/google/nftables":   {"pkg/backend/ipvs", "pkg/netfilter"},
 	"github.com/coreos/go-systemd": {"cmd"},
 }
 

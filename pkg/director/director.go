@@ -70,6 +70,8 @@ type Options struct {
 	Notify  Notifier // nil = nobody is told
 	Neigh   Neigh    // nil = the backend needs no MACs
 
+	Firewall Firewall // nil = nothing gets past it
+
 	ProbeVIP bool   // see [Targets]
 	Version  string // for status
 	Log      *slog.Logger
@@ -85,6 +87,7 @@ type Director struct {
 	begun chan struct{} // closed after the first Apply
 	ready chan struct{} // closed when the VIPs are there
 	done  chan struct{} // closed when Run returns
+	poked chan struct{} // a configuration was adopted: inspect again
 	lease atomic.Pointer[map[string]uint32]
 
 	reloading sync.Mutex // the file that is read last is in force last
@@ -105,6 +108,8 @@ type Director struct {
 	fault     string        // why the kernel does not hold the plan
 	faults    uint64
 	reload    ReloadStatus
+	firewall  []string // what it means and cannot do
+	unread    string   // why it could not be asked
 	started   time.Time
 }
 
@@ -121,6 +126,7 @@ func New(opt Options) *Director {
 		begun: make(chan struct{}),
 		ready: make(chan struct{}),
 		done:  make(chan struct{}),
+		poked: make(chan struct{}, 1),
 		cfg:   opt.Config,
 
 		active: map[string]bool{},
@@ -161,6 +167,13 @@ func (d *Director) Run(ctx context.Context) error {
 		return err
 	}
 	close(d.begun)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if d.opt.Firewall != nil {
+		beside.Go(func() { d.inspect(ctx) })
+	}
 	return d.loop(ctx)
 }
 
@@ -250,6 +263,10 @@ func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
 	d.track()
 	d.remember(before.Memory)
 	d.succeeded()
+	select {
+	case d.poked <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

@@ -111,7 +111,7 @@ func (d *Director) status(obs lb.Observed) Status {
 		Version: d.opt.Version, Started: d.started, Now: time.Now(),
 		Backend: obs.Backend, Mode: obs.Mode, Detail: obs.Detail,
 		Reload: d.reload, Fault: d.fault, Faults: d.faults,
-		Warnings: slices.Clone(d.cfg.Warnings),
+		Warnings: slices.Concat(d.cfg.Warnings, d.firewall),
 		Stale:    slices.Clone(d.out.Stale),
 		VIPs:     d.vips(),
 	}

@@ -270,6 +270,16 @@ func seedScript(s *seed) {
 	if got := s.curl(4, 80); !slices.Contains(inTurn, got) {
 		s.Errorf("4 requests with an INPUT rule: %s", got)
 	}
+	const warning = "netfilter would drop packets to " + rig.VIP + ":80/tcp (table ip filter, chain INPUT, handle "
+	eventually(s.T, func() error { // with the next drift pass
+		if out := s.lvx("status"); !strings.Contains(out, "warning: "+warning) {
+			return fmt.Errorf("no warning of the INPUT rule:\n%s", out)
+		}
+		return nil
+	})
+	if log := s.Daemons["d1"].Output(); strings.Count(log, warning) != 1 || !strings.Contains(log, "level=WARN msg=\""+warning) {
+		s.Errorf("no warning in the log:\n%s", log)
+	}
 	run(s.T, d1, "iptables", "-F", "INPUT")
 	must(s.T, s.Webs["r1"].Close())
 	down(s.T, s.Rig, "172.25.0.12", "refused")

@@ -1,0 +1,86 @@
+package director
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Firewall finds rules of the host's firewall that would drop packets which
+// the backend forwards before the firewall sees them; [netfilter.Reader] is
+// one.
+//
+// [netfilter.Reader]: https://pkg.go.dev/github.com/lvx-lb/lvx/pkg/netfilter
+type Firewall interface {
+	// Dropped describes the rules that would drop what clients send to the
+	// listeners by these interfaces, a line for each.
+	Dropped(served []lb.Listener, interfaces []string) ([]string, error)
+}
+
+// inspect asks the firewall at the start, after every reload and with every
+// drift pass, until ctx ends. It runs beside the loop: reading thousands of
+// rules must not keep a takeover waiting.
+func (d *Director) inspect(ctx context.Context) {
+	tick := time.NewTicker(driftInterval)
+	defer tick.Stop()
+	for {
+		var served []lb.Listener
+		var on []string
+		if d.do(ctx, func(context.Context) error {
+			served, on = routed(d.cfg), d.cfg.Interfaces
+			return nil
+		}) != nil {
+			return
+		}
+		found, err := d.opt.Firewall.Dropped(served, on)
+		if d.do(ctx, func(context.Context) error {
+			d.bypassed(found, err)
+			return nil
+		}) != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-d.poked:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// routed lists the listeners whose packets are forwarded by direct routing;
+// the others are the kernel's, behind its firewall.
+func routed(cfg *config.Config) []lb.Listener {
+	var all []lb.Listener
+	for _, svc := range cfg.Services {
+		if !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward != lb.DR }) {
+			all = append(all, svc.Listeners...)
+		}
+	}
+	return all
+}
+
+// bypassed takes note of what the firewall means and cannot do, and logs what
+// is new about it.
+func (d *Director) bypassed(found []string, err error) {
+	if err != nil {
+		if d.unread != err.Error() {
+			d.unread = err.Error()
+			d.log.Warn("firewall not read, whether it means to drop packets to VIPs is not known", "err", err)
+		}
+		return
+	}
+	d.unread = ""
+	for _, w := range found {
+		if !slices.Contains(d.firewall, w) {
+			d.log.Warn(w) //nolint:sloglint // the warning is the message
+		}
+	}
+	if len(found) == 0 && len(d.firewall) > 0 {
+		d.log.Info("the firewall has nothing against the VIPs any more")
+	}
+	d.firewall = found
+}

@@ -1,0 +1,126 @@
+package netfilter
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Reader looks for rules that would drop packets of served VIPs. The zero
+// value is ready. It is used by one goroutine at a time.
+type Reader struct {
+	known  bool // what follows is an answer
+	gen    uint32
+	asked  []lb.Listener
+	on     []string
+	answer []string
+}
+
+// most is how many rules one answer names.
+const most = 10
+
+// Dropped describes the rules that would drop packets which clients send to
+// the listeners by these interfaces, a line for each. It reads the rules only
+// if they, or what is asked, have changed since the last time.
+func (r *Reader) Dropped(served []lb.Listener, interfaces []string) ([]string, error) {
+	old, err := legacy()
+	if err != nil {
+		return nil, err
+	}
+	gen, err := generation()
+	if err != nil {
+		if absent(err) {
+			return old, nil
+		}
+		return nil, fmt.Errorf("nf_tables: %w", err)
+	}
+	if !r.known || gen != r.gen || !slices.Equal(served, r.asked) || !slices.Equal(interfaces, r.on) {
+		rules, err := read()
+		if err != nil {
+			return nil, fmt.Errorf("nf_tables: %w", err)
+		}
+		r.known, r.gen, r.asked, r.on = true, gen, slices.Clone(served), slices.Clone(interfaces)
+		r.answer = rules.warnings(served, interfaces)
+	}
+	return slices.Concat(r.answer, old), nil
+}
+
+// absent tells that the kernel has no nf_tables.
+func absent(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT) ||
+		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// warnings asks every base chain about every listener and tells of each rule
+// once.
+func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
+	type hit struct {
+		where string
+		all   bool
+		who   []string
+	}
+	var hits []*hit
+	by := map[string]*hit{}
+	for _, t := range rs.tables {
+		for _, base := range t.base {
+			for _, p := range packets(served, interfaces) {
+				if !t.takes(p) {
+					continue
+				}
+				for _, f := range t.drops(p, base) {
+					h := by[f.where]
+					if h == nil {
+						h = &hit{where: f.where, all: true}
+						by[f.where] = h
+						hits = append(hits, h)
+					}
+					h.all = h.all && f.all
+					if who := p.listener.String(); !slices.Contains(h.who, who) {
+						h.who = append(h.who, who)
+					}
+				}
+			}
+		}
+	}
+	var lines []string
+	for i, h := range hits {
+		if i == most {
+			return append(lines, fmt.Sprintf("netfilter: %d more rules would drop packets to VIPs (nft -a list ruleset)", len(hits)-most))
+		}
+		what := "packets"
+		if !h.all {
+			what = "some packets"
+		}
+		lines = append(lines, fmt.Sprintf("netfilter would drop %s to %s (%s), but XDP is before it (use deny: or allow:)",
+			what, few(h.who), h.where))
+	}
+	return lines
+}
+
+func packets(served []lb.Listener, interfaces []string) []packet {
+	var all []packet
+	for _, name := range interfaces {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			continue // it is gone; nothing comes by it
+		}
+		for _, l := range served {
+			all = append(all, packetFor(l, name, uint32(ifi.Index)))
+		}
+	}
+	return all
+}
+
+// few keeps a list on one line.
+func few(names []string) string {
+	if n := len(names); n > 3 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:2], ", "), n-2)
+	}
+	return strings.Join(names, ", ")
+}

@@ -224,14 +224,10 @@ func (l *loop) work(now time.Time) time.Time {
 
 // question asks for one real.
 func (l *loop) question(t *target, now time.Time) {
-	had := t.mac
 	to := t.ask(now)
 	t.fault = ""
 	if err := l.net.ask(to, t.path, t.addr); err != nil {
 		t.fault = fmt.Sprintf("ARP request for %s on %s: %v", t.addr, t.path.device, err)
-	}
-	if had != (MAC{}) && t.mac == (MAC{}) {
-		l.log.Warn("real server lost", "real", t.addr, "device", t.path.device, "mac", had)
 	}
 	l.publish(t)
 }
@@ -262,10 +258,18 @@ func (l *loop) routes(now time.Time) {
 func (l *loop) publish(t *target) {
 	e := t.entry()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if old, ok := l.entries[t.addr]; ok && old == e {
+	old, ok := l.entries[t.addr]
+	l.entries[t.addr] = e
+	l.mu.Unlock()
+	if ok && old == e {
 		return
 	}
-	l.entries[t.addr] = e
 	poke(l.changed)
+	switch {
+	case !t.failed() || e.Err == old.Err:
+	case old.MAC != (MAC{}):
+		l.log.Warn("real server lost", "real", t.addr, "mac", old.MAC, "reason", e.Err)
+	default:
+		l.log.Warn("real server not found", "real", t.addr, "reason", e.Err)
+	}
 }

@@ -332,6 +332,55 @@ func TestWaysThatChange(t *testing.T) {
 	}
 }
 
+func TestWhatIsMissingIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		n := newFakeNet()
+		r := newResolver(slog.New(slog.NewTextHandler(&log, nil)), n)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		lines := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			got := strings.Split(strings.TrimSpace(log.String()), "\n")
+			log.Reset()
+			if len(got) != len(want) {
+				t.Errorf("got %q, want %q", got, want)
+				return
+			}
+			for i := range want {
+				if !strings.Contains(got[i], want[i]) {
+					t.Errorf("got %q, want %q", got[i], want[i])
+				}
+			}
+		}
+		r.Watch([]netip.Addr{r1})
+		pass(time.Minute)
+		lines(`level=WARN msg="real server not found" component=neigh real=172.25.0.12 reason="172.25.0.12 does not answer ARP on eth0"`)
+		n.set(func() { n.answers[r1] = mac1 })
+		pass(time.Minute)
+		lines(`level=INFO msg="real server resolved"`)
+		down := eth0
+		down.why = "eth0 is down"
+		n.set(func() { n.paths[r1] = down })
+		n.events <- event{kind: routing}
+		pass(time.Minute)
+		lines(`level=WARN msg="real server lost" component=neigh real=172.25.0.12 mac=` + mac1.String() + ` reason="eth0 is down"`)
+		n.set(func() { n.paths[r1] = eth0 })
+		n.events <- event{kind: routing}
+		pass(time.Minute)
+		lines(`level=INFO msg="real server resolved"`)
+		n.set(func() { delete(n.answers, r1) })
+		pass(time.Minute)
+		lines(`level=WARN msg="real server lost"`)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestFaults(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
 		n.set(func() { n.fault = errors.New("network is down") })

@@ -350,7 +350,12 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatalf("after the first has gone: %v", err)
 	}
-	again.Close()
+	time.AfterFunc(dying/10, func() { again.Close() }) // as a killed one that is about to end
+	last, err := Lock(dir, "/sys/fs/bpf/lvx")
+	if err != nil {
+		t.Fatalf("while the one before ends: %v", err)
+	}
+	last.Close()
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}

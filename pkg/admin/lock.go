@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,16 +15,21 @@ import (
 // DefaultLockDir is where locks are.
 const DefaultLockDir = "/run/lvx"
 
+// dying is how long a killed process may take to let go of its lock: its
+// tables are unmapped first.
+const dying = 500 * time.Millisecond
+
 // Lock makes sure that one daemon at a time works on a pin directory. The
 // lock is the kernel's (flock): it ends with the process, however that ends.
-// Close the result to unlock; that removes the file.
+// Close the result to unlock; that removes the file. A daemon that was killed
+// takes a moment to end: it is waited for.
 func Lock(dir, pinDir string) (io.Closer, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	name := strings.ReplaceAll(strings.Trim(filepath.Clean(pinDir), "/"), "/", "-") + ".lock"
 	path := filepath.Join(dir, name)
-	for {
+	for began := time.Now(); ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, fmt.Errorf("lock: %w", err)
@@ -32,6 +38,10 @@ func Lock(dir, pinDir string) (io.Closer, error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			holder, _ := io.ReadAll(io.LimitReader(f, 20))
 			f.Close()
+			if time.Since(began) < dying {
+				time.Sleep(dying / 50)
+				continue
+			}
 			return nil, fmt.Errorf("another lvx runs with pin_dir %s (process %s; stop it, or set another pin_dir)",
 				pinDir, strings.TrimSpace(string(holder)))
 		}

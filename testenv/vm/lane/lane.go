@@ -52,6 +52,14 @@ var Suites = []Suite{
 		Name: "listing", Package: "./cmd/lvx", Run: "^TestKernel", Icount: true,
 		Tools: []string{"ipvsadm"},
 	},
+	{
+		Name: "xdp", Package: "./pkg/backend/xdp", Host: true, Memory: 5000, Timeout: 10 * time.Minute,
+		Run:     "^(TestBehaviour|TestForwardedFrame|TestAnswers|TestFragmentsStayTogether|TestServiceWithoutListenersDrains)$",
+		Modules: []string{"veth"},
+	},
+	{
+		Name: "verifier", Package: "./loader", Run: "^TestVerifierEffort$", Host: true, Memory: 2000, Modules: []string{"veth"},
+	},
 }
 
 // Test builds the suite's tests and runs them in a guest. What they print

@@ -29,32 +29,17 @@ type RawPlan struct {
 	_      structs.HostLayout
 	Frame  [96]uint8
 	Next   uint64
+	Step   uint64
 	Random uint64
 	Flows  uint32
-	Order  uint32
-	Kind   uint32
-	Vips   uint32
+	Hot    uint32
 	Share  uint32
 	Vip    uint32
+	Vips   uint32
+	Ports  uint32
 	Port   [2]uint16
 	_      [4]byte
 }
-
-type RawPlanKind uint32
-
-const (
-	RawPlanKindPLAN_PLAIN RawPlanKind = 0
-	RawPlanKindPLAN_QUOTE RawPlanKind = 1
-	RawPlanKindPLAN_TAIL  RawPlanKind = 2
-)
-
-type RawPlanOrder uint32
-
-const (
-	RawPlanOrderORDER_UNIFORM  RawPlanOrder = 0
-	RawPlanOrderORDER_SKEWED   RawPlanOrder = 1
-	RawPlanOrderORDER_SEQUENCE RawPlanOrder = 2
-)
 
 type RawTuple struct {
 	_               structs.HostLayout
@@ -69,24 +54,24 @@ type RawTuple struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	RawMapBackends      = "backends"
-	RawMapCounts        = "counts"
-	RawMapPlans         = "plans"
-	RawMapSlots         = "slots"
-	RawMapTableB        = "table_b"
-	RawMapTableLru      = "table_lru"
-	RawProgAnswerDrop   = "answer_drop"
-	RawProgAnswerTx     = "answer_tx"
-	RawProgFloorA       = "floor_a"
-	RawProgFloorB       = "floor_b"
-	RawProgGenerate     = "generate"
-	RawProgSendFrames   = "send_frames"
-	RawProgSink         = "sink"
-	RawProgStoreB       = "store_b"
-	RawProgStoreLru     = "store_lru"
-	RawVarNamesOfKinds  = "names_of_kinds"
-	RawVarNamesOfOrders = "names_of_orders"
-	RawVarWayOut        = "way_out"
+	RawMapBackends    = "backends"
+	RawMapCounts      = "counts"
+	RawMapPlans       = "plans"
+	RawMapSlots       = "slots"
+	RawMapTableB      = "table_b"
+	RawMapTableLru    = "table_lru"
+	RawProgAnswerDrop = "answer_drop"
+	RawProgAnswerTx   = "answer_tx"
+	RawProgFloorA     = "floor_a"
+	RawProgFloorB     = "floor_b"
+	RawProgGenerate   = "generate"
+	RawProgQuote      = "quote"
+	RawProgSendFrames = "send_frames"
+	RawProgSink       = "sink"
+	RawProgStoreB     = "store_b"
+	RawProgStoreLru   = "store_lru"
+	RawProgWalk       = "walk"
+	RawVarWayOut      = "way_out"
 )
 
 // LoadRaw returns the embedded CollectionSpec for Raw.
@@ -136,10 +121,12 @@ type RawProgramSpecs struct {
 	FloorA     *ebpf.ProgramSpec `ebpf:"floor_a"`
 	FloorB     *ebpf.ProgramSpec `ebpf:"floor_b"`
 	Generate   *ebpf.ProgramSpec `ebpf:"generate"`
+	Quote      *ebpf.ProgramSpec `ebpf:"quote"`
 	SendFrames *ebpf.ProgramSpec `ebpf:"send_frames"`
 	Sink       *ebpf.ProgramSpec `ebpf:"sink"`
 	StoreB     *ebpf.ProgramSpec `ebpf:"store_b"`
 	StoreLru   *ebpf.ProgramSpec `ebpf:"store_lru"`
+	Walk       *ebpf.ProgramSpec `ebpf:"walk"`
 }
 
 // RawMapSpecs contains maps before they are loaded into the kernel.
@@ -158,9 +145,7 @@ type RawMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RawVariableSpecs struct {
-	NamesOfKinds  *ebpf.VariableSpec `ebpf:"names_of_kinds"`
-	NamesOfOrders *ebpf.VariableSpec `ebpf:"names_of_orders"`
-	WayOut        *ebpf.VariableSpec `ebpf:"way_out"`
+	WayOut *ebpf.VariableSpec `ebpf:"way_out"`
 }
 
 // RawObjects contains all objects after they have been loaded into the kernel.
@@ -206,9 +191,7 @@ func (m *RawMaps) Close() error {
 //
 // It can be passed to LoadRawObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RawVariables struct {
-	NamesOfKinds  *ebpf.Variable `ebpf:"names_of_kinds"`
-	NamesOfOrders *ebpf.Variable `ebpf:"names_of_orders"`
-	WayOut        *ebpf.Variable `ebpf:"way_out"`
+	WayOut *ebpf.Variable `ebpf:"way_out"`
 }
 
 // RawPrograms contains all programs after they have been loaded into the kernel.
@@ -220,10 +203,12 @@ type RawPrograms struct {
 	FloorA     *ebpf.Program `ebpf:"floor_a"`
 	FloorB     *ebpf.Program `ebpf:"floor_b"`
 	Generate   *ebpf.Program `ebpf:"generate"`
+	Quote      *ebpf.Program `ebpf:"quote"`
 	SendFrames *ebpf.Program `ebpf:"send_frames"`
 	Sink       *ebpf.Program `ebpf:"sink"`
 	StoreB     *ebpf.Program `ebpf:"store_b"`
 	StoreLru   *ebpf.Program `ebpf:"store_lru"`
+	Walk       *ebpf.Program `ebpf:"walk"`
 }
 
 func (p *RawPrograms) Close() error {
@@ -233,10 +218,12 @@ func (p *RawPrograms) Close() error {
 		p.FloorA,
 		p.FloorB,
 		p.Generate,
+		p.Quote,
 		p.SendFrames,
 		p.Sink,
 		p.StoreB,
 		p.StoreLru,
+		p.Walk,
 	)
 }
 

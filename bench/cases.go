@@ -30,7 +30,9 @@ func small(chunk int) []group {
 func oneFlow(chunk int) []group {
 	n := 4 * chunk
 	data := uniform(tcpFrame(ack), 1)
-	fragments := send(laterFragment(), RawPlanKindPLAN_TAIL, RawPlanOrderORDER_UNIFORM, 1000)
+	clients := 1000 // a client has one datagram on the way
+	errors := uniform(icmpError(), 1)
+	errors.by = quote
 	return []group{{
 		name: "one flow", state: with(services(1, 2), alsoUDP),
 		prepare: func(r *rig) error {
@@ -50,12 +52,13 @@ func oneFlow(chunk int) []group {
 				verdict: loader.RawVerdictVERDICT_NO_LISTENER},
 			{name: "not_ours/mac", what: "not ours: another MAC", prog: lvx, traffic: uniform(tcpFrame(ack).to(elsewhere), 1), packets: n,
 				verdict: loader.RawVerdictVERDICT_NOT_OUR_MAC},
-			{name: "icmp_error", what: "ICMP error that quotes the flow", prog: lvx, packets: n,
-				traffic: send(icmpError(), RawPlanKindPLAN_QUOTE, RawPlanOrderORDER_UNIFORM, 1), verdict: loader.RawVerdictVERDICT_ICMP_FORWARDED},
+			{name: "icmp_error", what: "ICMP error that quotes the flow", prog: lvx, traffic: errors, packets: n,
+				verdict: loader.RawVerdictVERDICT_ICMP_FORWARDED},
 			{name: "fragment/first", what: "first fragment, 1,000 datagrams", prog: lvx, packets: n,
-				traffic: uniform(firstFragment(), 1000), verdict: forwarded},
-			{name: "fragment/later", what: "later fragment, 1,000 datagrams", prog: lvx, packets: n, verdict: forwarded, traffic: fragments,
-				before: func(r *rig) error { return r.walk(r.prog, uniform(firstFragment(), 1000), 1000) }},
+				traffic: uniform(firstFragment(), clients*flowsPerClient), verdict: forwarded},
+			{name: "fragment/later", what: "later fragment, 1,000 datagrams", prog: lvx, packets: n, verdict: forwarded,
+				traffic: uniform(laterFragment(), clients*flowsPerClient),
+				before:  func(r *rig) error { return r.walk(r.prog, sequence(firstFragment(), 0).clientEach(), clients) }},
 		},
 	}}
 }

@@ -84,6 +84,10 @@ func (r *rig) chunk(l *lane) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	hits, err := r.hits()
+	if err != nil {
+		return 0, err
+	}
 	t := &l.traffic
 	if l.same {
 		c := l.traffic
@@ -93,12 +97,13 @@ func (r *rig) chunk(l *lane) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if target == r.prog {
-		if err := r.allWere(l.verdict, before, l.packets); err != nil {
-			return 0, err
-		}
+	switch target {
+	case r.prog:
+		err = r.allWere(l.verdict, before, l.packets)
+	case r.raw.FloorB:
+		err = r.allHit(hits, l.packets)
 	}
-	return float64(took-base) / float64(l.packets), nil
+	return float64(took-base) / float64(l.packets), err
 }
 
 // verdicts reads the packet path's own count of what it decided.
@@ -131,6 +136,29 @@ func (r *rig) allWere(v loader.RawVerdict, before [loader.RawVerdictVERDICTS]uin
 		return fmt.Errorf("%d of %d packets ended as expected (verdict %d); all verdicts: %v", after[v], packets, v, after)
 	}
 	return nil
+}
+
+// hits is how many packets floor B has found a flow for.
+func (r *rig) hits() (uint64, error) {
+	n := uint64(0)
+	for i := range uint32(2) {
+		var per []RawCount
+		if err := r.raw.Counts.Lookup(i, &per); err != nil {
+			return 0, fmt.Errorf("floor B's counters: %w", err)
+		}
+		for _, c := range per {
+			n += c.Packets
+		}
+	}
+	return n, nil
+}
+
+func (r *rig) allHit(before uint64, packets int) error {
+	after, err := r.hits()
+	if err == nil && after-before < uint64(packets) {
+		err = fmt.Errorf("only %d of %d packets found a flow", after-before, packets)
+	}
+	return err
 }
 
 func summarize(s []float64) Result {

@@ -90,7 +90,7 @@ func (r *rig) forgetTemplates() error {
 
 // walk sends every one of n flows of t one packet.
 func (r *rig) walk(to *ebpf.Program, t traffic, n int) error {
-	t.Order, t.Next = uint32(RawPlanOrderORDER_SEQUENCE), 0
+	t.by, t.Next = walk, 0
 	_, _, err := r.run(to, &t, n)
 	return err
 }

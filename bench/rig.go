@@ -117,31 +117,37 @@ func (r *rig) close() error {
 
 func (r *rig) apply(s lb.State) error { return r.lvx.Apply(context.Background(), s) }
 
-// traffic is what the generator is asked for.
-type traffic struct{ RawPlan }
+// traffic is what a generator is asked for.
+type traffic struct {
+	RawPlan
+	by func(*RawObjects) *ebpf.Program // the generator
+}
 
-// send starts a plan: frames like f, to the first VIP, port 80.
-func send(f frame, kind RawPlanKind, order RawPlanOrder, flows int) traffic {
-	var t traffic
-	t.Order, t.Kind, t.Flows = uint32(order), uint32(kind), uint32(flows)
-	t.Frame = f
-	t.Random = 88172645463325252
-	t.Vips, t.Share = 1, 3
+func generate(o *RawObjects) *ebpf.Program { return o.Generate }
+func quote(o *RawObjects) *ebpf.Program    { return o.Quote }
+func walk(o *RawObjects) *ebpf.Program     { return o.Walk }
+
+// uniform sends frames like f, to the first VIP, port 80, of any of so many
+// flows.
+func uniform(f frame, flows int) traffic {
+	t := traffic{by: generate}
+	t.Frame, t.Flows = f, uint32(flows)
+	t.Vips, t.Ports, t.Step = 1, 1, 1
 	t.Port = [2]uint16{be16(80), be16(80)}
 	return t.toVIP(firstVIP)
 }
 
-func uniform(f frame, flows int) traffic {
-	return send(f, RawPlanKindPLAN_PLAIN, RawPlanOrderORDER_UNIFORM, flows)
-}
-
+// skewed has nine of ten packets belong to one flow in a hundred.
 func skewed(f frame, flows int) traffic {
-	return send(f, RawPlanKindPLAN_PLAIN, RawPlanOrderORDER_SKEWED, flows)
+	t := uniform(f, flows)
+	t.Hot, t.Share = uint32(flows/100), 1<<32/10*9
+	return t
 }
 
 // sequence sends flow after flow, from number first on.
 func sequence(f frame, first int) traffic {
-	t := send(f, RawPlanKindPLAN_PLAIN, RawPlanOrderORDER_SEQUENCE, 1)
+	t := uniform(f, 1)
+	t.by = walk
 	t.Next = uint64(first)
 	return t
 }
@@ -153,7 +159,7 @@ func (t traffic) toVIP(a netip.Addr) traffic {
 }
 
 func (t traffic) ports(a, b uint16) traffic {
-	t.Port = [2]uint16{be16(a), be16(b)}
+	t.Port, t.Ports = [2]uint16{be16(a), be16(b)}, 2
 	return t
 }
 
@@ -162,9 +168,12 @@ func (t traffic) overVIPs(n int) traffic {
 	return t
 }
 
-// clientEach gives every flow a client of its own.
+// flowsPerClient is how many consecutive flows share a client.
+const flowsPerClient = 8
+
+// clientEach makes every flow of a sequence one of another client.
 func (t traffic) clientEach() traffic {
-	t.Share = 0
+	t.Step = flowsPerClient
 	return t
 }
 
@@ -197,7 +206,7 @@ func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint3
 		_ = set()
 		start = cpuTime()
 	}}
-	answer, err := r.raw.Generate.Run(&opts)
+	answer, err := t.by(&r.raw).Run(&opts)
 	took := cpuTime() - start
 	if err != nil {
 		return 0, 0, fmt.Errorf("run: %w", err)

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Yardsticks. generate writes a frame and tail-calls the program that is
+ * Yardsticks. A generator writes a frame and tail-calls the program that is
  * measured; the same with answer_tx in its place is the baseline that is
- * subtracted.
+ * subtracted. Generators are short: what a CPU has to run between two cold
+ * loads decides how much of one it can hide behind the other.
+ *
+ *   walk       one flow after the other
+ *   generate   any flow, as the plan has it
+ *   quote      an ICMP error that quotes a packet of the flow
  *
  *   answer_tx  returns XDP_TX at once
  *   floor_a    rewrites both MACs: no direct router can do less
@@ -11,8 +16,8 @@
  *   store_b    puts the flow into floor_b's map
  *   store_lru  puts the flow into an LRU map
  *
- * BPF_PROG_TEST_RUN does not restore the frame between runs, so generate
- * writes all of it. All are xdp.frags, as the program that is measured: the
+ * BPF_PROG_TEST_RUN does not restore the frame between runs, so they
+ * write all of it. All are xdp.frags, as the program that is measured: the
  * kernel lets only like programs into one PROG_ARRAY.
  */
 #include <linux/bpf.h>
@@ -27,10 +32,6 @@
 
 #define ETHER 14
 #define BACKENDS 1024
-
-/* An enum that no map mentions would not be in BTF, so neither in Go. */
-volatile const enum plan_kind names_of_kinds = 0;
-volatile const enum plan_order names_of_orders = 0;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -97,99 +98,111 @@ struct {
 /* Interface that send_frames sends by. */
 volatile const __u32 way_out = 0;
 
-/* xorshift64 (Marsaglia 2003). */
-static __always_inline __u64 random(struct plan *p)
+/* Any flow: Knuth's linear congruential generator, whose high bits are good. */
+static __always_inline __u32 any_flow(struct plan *p)
 {
-	__u64 x = p->random;
-
-	x ^= x << 13;
-	x ^= x >> 7;
-	x ^= x << 17;
-	p->random = x;
-	return x * 0x2545f4914f6cdd1dULL;
-}
-
-static __always_inline __u32 next_flow(struct plan *p)
-{
+	__u64 x = p->random * 6364136223846793005ULL + 1442695040888963407ULL;
 	__u32 among = p->flows;
-	__u64 r;
 
-	if (p->order == ORDER_SEQUENCE)
-		return p->next++;
-	r = random(p);
-	if (p->order == ORDER_SKEWED && (r & 0xffff) < 0xffff * 9 / 10)
-		among = among / 100 + 1;
-	return (r >> 32) * among >> 32;
+	p->random = x;
+	if ((__u32)(x >> 16) < p->share)
+		among = p->hot;
+	return (x >> 32) * among >> 32;
 }
 
-/* Who a flow is. */
+/* Who a flow is: eight of them share a client. */
 static __always_inline struct tuple tuple_of(const struct plan *p, __u32 flow)
 {
-	__u64 spread = flow * 0x9e3779b1u;
 	struct tuple t = {
-		.source = bpf_htonl(0x0a000000 + (flow >> (p->share & 15))),
-		.destination = bpf_htonl(bpf_ntohl(p->vip) + (__u32)(spread * p->vips >> 32)),
-		.source_port = bpf_htons(1024 + (flow & ((1 << (p->share & 15)) - 1)) * 7919),
-		.destination_port = p->port[flow & 1],
+		.source = bpf_htonl(0x0a000000 + (flow >> 3)),
+		.source_port = 4 + ((flow & 7) << 8), /* 1024 to 1031, in network byte order */
+		.destination = p->vip,
+		.destination_port = p->port[0],
 	};
 
+	if (p->vips > 1)
+		t.destination = bpf_htonl(bpf_ntohl(p->vip) +
+					  ((__u64)(flow * 0x9e3779b1u) * p->vips >> 32));
+	if (p->ports > 1)
+		t.destination_port = p->port[flow & 1];
 	return t;
 }
 
-static __always_inline int write_frame(struct xdp_md *ctx)
+/* The template, with the flow's tuple. */
+static __always_inline int write_frame(struct xdp_md *ctx, struct plan *p, __u32 flow)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u64 *to = data, *from;
-	struct tuple t;
-	struct plan *p;
-	__u32 zero = 0, flow;
+	__u64 *to = data, *from = (__u64 *)p->frame;
+	struct tuple t = tuple_of(p, flow);
 
-	p = bpf_map_lookup_elem(&plans, &zero);
-	if (!p || data + SHORT > end)
+	if (data + SHORT > end)
 		return 0;
-	from = (__u64 *)p->frame;
 #pragma unroll
 	for (int i = 0; i < SHORT / 8; i++)
 		to[i] = from[i];
-	flow = next_flow(p);
-	t = tuple_of(p, flow);
-	if (p->kind == PLAN_QUOTE) {
-		struct iphdr *quoted = data + ETHER + 28;
-
-		if (data + FRAME > end)
-			return 0;
-#pragma unroll
-		for (int i = SHORT / 8; i < FRAME / 8; i++)
-			to[i] = from[i];
-		*(__be32 *)(data + ETHER + 16) = t.destination;
-		quoted->saddr = t.destination;
-		quoted->daddr = t.source;
-		*(__be16 *)(data + ETHER + 48) = t.destination_port;
-		*(__be16 *)(data + ETHER + 50) = t.source_port;
-		return 1;
-	}
 	*(__be32 *)(data + ETHER + 12) = t.source;
 	*(__be32 *)(data + ETHER + 16) = t.destination;
-	*(__be16 *)(data + ETHER + 4) = flow;
-	if (p->kind == PLAN_TAIL)
-		return 1;
 	*(__be16 *)(data + ETHER + 20) = t.source_port;
 	*(__be16 *)(data + ETHER + 22) = t.destination_port;
 	return 1;
 }
 
+static __always_inline struct plan *the_plan(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&plans, &zero);
+}
+
 SEC("xdp.frags")
 int generate(struct xdp_md *ctx)
 {
-	if (write_frame(ctx))
+	struct plan *p = the_plan();
+
+	if (p && write_frame(ctx, p, any_flow(p)))
 		bpf_tail_call(ctx, &slots, 0);
+	return XDP_ABORTED;
+}
+
+SEC("xdp.frags")
+int walk(struct xdp_md *ctx)
+{
+	struct plan *p = the_plan();
+
+	if (p && write_frame(ctx, p, p->next)) {
+		p->next += p->step;
+		bpf_tail_call(ctx, &slots, 0);
+	}
+	return XDP_ABORTED;
+}
+
+SEC("xdp.frags")
+int quote(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct iphdr *quoted = data + ETHER + 28;
+	struct plan *p = the_plan();
+	struct tuple t;
+
+	if (!p || data + FRAME > end)
+		return XDP_ABORTED;
+	__builtin_memcpy(data, p->frame, FRAME);
+	t = tuple_of(p, any_flow(p));
+	*(__be32 *)(data + ETHER + 16) = t.destination;
+	quoted->saddr = t.destination;
+	quoted->daddr = t.source;
+	*(__be16 *)(data + ETHER + 48) = t.destination_port;
+	*(__be16 *)(data + ETHER + 50) = t.source_port;
+	bpf_tail_call(ctx, &slots, 0);
 	return XDP_ABORTED;
 }
 
 SEC("xdp.frags")
 int send_frames(struct xdp_md *ctx)
 {
-	return write_frame(ctx) ? bpf_redirect(way_out, 0) : XDP_ABORTED;
+	struct plan *p = the_plan();
+
+	return p && write_frame(ctx, p, any_flow(p)) ? bpf_redirect(way_out, 0) : XDP_ABORTED;
 }
 
 SEC("xdp.frags")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -67,6 +68,7 @@ func newDaemon(ctx context.Context, cfg *config.Config, load func() (*config.Con
 		Notify: d.notifier, Neigh: d.neigh, Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: version, Log: log,
 	})
 	d.router.director = d.director
+	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.director.Ready(), Log: log,
 	})

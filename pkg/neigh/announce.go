@@ -20,6 +20,8 @@ const (
 	pace      = 2 * time.Millisecond // between bursts of one interface
 	perBurst  = 32
 	farFuture = time.Hour
+	handover  = 200 * time.Millisecond // in which two hosts may speak for a VIP that changes hands
+	defend    = 10 * time.Second       // between reports of who else claims a VIP (RFC 5227: DEFEND_INTERVAL)
 )
 
 // Announcer tells segments which VIPs this host owns. Its methods may be
@@ -29,8 +31,29 @@ type Announcer struct {
 	net  segment
 	wake chan struct{}
 
-	mu    sync.Mutex
-	owned map[string]*queue // by interface
+	mu      sync.Mutex
+	owned   map[string]*queue // by interface
+	claimed func(vip netip.Addr, by MAC)
+	rivals  map[place]*rival
+}
+
+// place is an address on an interface.
+type place struct {
+	iface string
+	addr  netip.Addr
+}
+
+// claim is a station that speaks in the name of an address.
+type claim struct {
+	place
+	mac MAC
+}
+
+// rival is a station that claimed a VIP of ours.
+type rival struct {
+	mac  MAC
+	due  time.Time // when it is reported, if the VIP is ours still; zero: it was
+	told time.Time
 }
 
 // queue is what is to be announced on one interface.
@@ -49,8 +72,9 @@ type announcement struct {
 
 // segment is what an [Announcer] needs of the host it runs on.
 type segment interface {
-	// open returns the names of interfaces that came up.
-	open() (<-chan string, error)
+	// open returns the names of interfaces that came up, and what other
+	// stations claim on interfaces that something was announced on.
+	open() (<-chan string, <-chan claim, error)
 	// announce sends one frame for each VIP, with the interface's own MAC.
 	announce(iface string, vips []netip.Addr) error
 	close()
@@ -70,9 +94,15 @@ func newAnnouncer(log *slog.Logger, s segment) *Announcer {
 		log:   log.With("component", "announce"),
 		net:   s,
 		wake:  make(chan struct{}, 1),
-		owned: map[string]*queue{},
+		owned: map[string]*queue{}, rivals: map[place]*rival{},
 	}
 }
+
+// OnClaim has f called, from Run, when another station on the segment says
+// that it has a VIP that this host owns: not at once, because the VIP may be
+// on its way to that station, and not more than every ten seconds. It is
+// logged in any case. Call it before Run.
+func (a *Announcer) OnClaim(f func(vip netip.Addr, by MAC)) { a.claimed = f }
 
 // Announce says that this host owns VIPs from now on, five times within a
 // second and then every ten seconds until [Announcer.Withdraw]. Asked again
@@ -120,7 +150,7 @@ func (q *queue) drop(vip netip.Addr) {
 // Run announces until ctx ends, and then returns nil. An interface that came
 // up is told everything anew.
 func (a *Announcer) Run(ctx context.Context) error {
-	up, err := a.net.open()
+	up, claims, err := a.net.open()
 	if err != nil {
 		return fmt.Errorf("announcements: %w", err)
 	}
@@ -133,10 +163,56 @@ func (a *Announcer) Run(ctx context.Context) error {
 			return nil
 		case iface := <-up:
 			a.restart(iface)
+		case c := <-claims:
+			a.doubt(c, time.Now())
 		case <-a.wake:
 		case <-timer.C:
 		}
-		timer.Reset(a.work(time.Now()))
+		now := time.Now()
+		a.tell(now)
+		timer.Reset(a.work(now))
+	}
+}
+
+// doubt takes note of a claim to a VIP that is ours.
+func (a *Announcer) doubt(c claim, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.owns(c.place) {
+		return
+	}
+	if r := a.rivals[c.place]; r == nil || r.due.IsZero() && now.Sub(r.told) >= defend {
+		a.rivals[c.place] = &rival{mac: c.mac, due: now.Add(handover)}
+	}
+}
+
+func (a *Announcer) owns(p place) bool {
+	q := a.owned[p.iface]
+	return q != nil && slices.ContainsFunc(q.vips, func(n announcement) bool { return n.vip == p.addr })
+}
+
+// tell reports the claims that are due.
+func (a *Announcer) tell(now time.Time) {
+	var claims []claim
+	a.mu.Lock()
+	for p, r := range a.rivals {
+		switch {
+		case r.due.IsZero() && now.Sub(r.told) >= defend:
+			delete(a.rivals, p)
+		case r.due.IsZero() || now.Before(r.due):
+		case a.owns(p):
+			r.due, r.told = time.Time{}, now
+			claims = append(claims, claim{p, r.mac})
+		default: // it was handed over
+			delete(a.rivals, p)
+		}
+	}
+	a.mu.Unlock()
+	for _, c := range claims {
+		a.log.Warn("another host uses a VIP of ours", "vip", c.addr, "mac", c.mac, "interface", c.iface)
+		if a.claimed != nil {
+			a.claimed(c.addr, c.mac)
+		}
 	}
 }
 
@@ -163,6 +239,11 @@ func (a *Announcer) work(now time.Time) time.Duration {
 		}
 		if t := q.next(); t.Before(next) {
 			next = t
+		}
+	}
+	for _, r := range a.rivals {
+		if !r.due.IsZero() && r.due.Before(next) {
+			next = r.due
 		}
 	}
 	return next.Sub(now)

@@ -23,14 +23,15 @@ type fakeSegment struct {
 	mu     sync.Mutex
 	start  time.Time
 	up     chan string
+	claims chan claim
 	sent   map[string]sent
 	bursts map[time.Duration]int
 	err    error
 	closed bool
 }
 
-func (f *fakeSegment) open() (<-chan string, error) { return f.up, nil }
-func (f *fakeSegment) close()                       { f.closed = true }
+func (f *fakeSegment) open() (<-chan string, <-chan claim, error) { return f.up, f.claims, nil }
+func (f *fakeSegment) close()                                     { f.closed = true }
 
 // set makes announcements fail from now on.
 func (f *fakeSegment) set(err error) {
@@ -60,7 +61,7 @@ func (f *fakeSegment) announce(iface string, vips []netip.Addr) error {
 func announcing(t *testing.T, log *slog.Logger, f func(t *testing.T, a *Announcer, s *fakeSegment)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &fakeSegment{start: time.Now(), up: make(chan string), sent: map[string]sent{}, bursts: map[time.Duration]int{}}
+		s := &fakeSegment{start: time.Now(), up: make(chan string), claims: make(chan claim), sent: map[string]sent{}, bursts: map[time.Duration]int{}}
 		a := newAnnouncer(log, s)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -220,6 +221,54 @@ func TestEveryAnnounceIsKept(t *testing.T) {
 			}
 		})
 	})
+}
+
+// Another station that claims a VIP is reported if the VIP stays ours, and
+// not for each of its packets.
+func TestClaims(t *testing.T) {
+	var log bytes.Buffer
+	announcing(t, slog.New(slog.NewTextHandler(&log, nil)), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		var told []string
+		a.OnClaim(func(vip netip.Addr, by MAC) {
+			told = append(told, time.Since(s.start).String()+" "+vip.String()+" "+by.String())
+		})
+		foe := MAC{2, 0, 0, 0, 0, 66}
+		claimed := func(iface string, vip netip.Addr) { s.claims <- claim{place{iface, vip}, foe} }
+		want := func(what string, n int, want string) {
+			t.Helper()
+			synctest.Wait()
+			if len(told) != n || n > 0 && told[n-1] != want {
+				t.Errorf("%s: told %q", what, told)
+			}
+		}
+		a.Announce("eth0", []netip.Addr{vip1})
+		claimed("eth0", r1)
+		claimed("eth1", vip1)
+		pass(time.Second)
+		want("what is not ours", 0, "")
+		for range 5 {
+			claimed("eth0", vip1)
+			pass(100 * ms)
+		}
+		want("ours", 1, "1.2s "+vip1.String()+" "+foe.String())
+		pass(5 * time.Second)
+		claimed("eth0", vip1)
+		pass(time.Second)
+		want("again, too soon", 1, told[0])
+		pass(4 * time.Second)
+		claimed("eth0", vip1)
+		pass(time.Second)
+		want("again, later", 2, "11.7s "+vip1.String()+" "+foe.String())
+		pass(time.Minute)
+		claimed("eth0", vip1)
+		pass(100 * ms)
+		a.Withdraw("eth0", []netip.Addr{vip1})
+		pass(time.Minute)
+		want("handed over", 2, told[1])
+	})
+	if n := strings.Count(log.String(), "another host uses a VIP of ours"); n != 2 {
+		t.Errorf("log:\n%s", log.String())
+	}
 }
 
 func TestFailuresAreLoggedOnce(t *testing.T) {

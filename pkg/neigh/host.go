@@ -61,6 +61,12 @@ type arpConn struct {
 	closed atomic.Bool
 }
 
+// shut ends it, and its reader.
+func (c *arpConn) shut() {
+	c.closed.Store(true)
+	c.Close()
+}
+
 func (h *host) open() (<-chan event, error) {
 	var err error
 	if h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
@@ -279,8 +285,7 @@ func (h *host) listen(ifindex int, c *arpConn) {
 func (h *host) keep(used map[int]bool) {
 	for i, c := range h.conns {
 		if !used[i] {
-			c.closed.Store(true)
-			c.Close()
+			c.shut()
 			delete(h.conns, i)
 		}
 	}

@@ -269,6 +269,29 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	wait(10)
 }
 
+// Two hosts that both own a VIP find out about each other.
+func TestClaimOnTheWire(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 2, Reals: 1})
+	told := map[string]chan string{}
+	for _, name := range []string{"d1", "d2"} {
+		told[name] = make(chan string, 10)
+		a := neigh.NewAnnouncer(nil)
+		a.OnClaim(func(vip netip.Addr, by neigh.MAC) { told[name] <- vip.String() + " " + by.String() })
+		a.Announce("eth0", []netip.Addr{testenv.VIP})
+		run(t, c.Host(name), a.Run)
+	}
+	for name, other := range map[string]string{"d1": "d2", "d2": "d1"} {
+		select {
+		case got := <-told[name]:
+			if want := testenv.VIP.String() + " " + c.Host(other).MAC("eth0").String(); got != want {
+				t.Errorf("%s heard %q, want %q", name, got, want)
+			}
+		case <-time.After(patience):
+			t.Errorf("%s has not noticed %s", name, other)
+		}
+	}
+}
+
 // The client must follow the VIP from one director to the other at once.
 func TestAnnouncementMovesAVIP(t *testing.T) {
 	c := tb.Standard(t, testenv.Shape{Directors: 2, Reals: 1})

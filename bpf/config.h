@@ -10,6 +10,9 @@
 /* Number of this program's interface in interfaces. */
 volatile const __u32 interface_slot = 0;
 
+/* The interface's MAC; not a constant, it may get another one. */
+volatile __u64 own_mac;
+
 /* The number of sets, even. */
 volatile const __u32 flow_sets = 1048576;
 volatile const __u32 template_sets = 65536;

@@ -18,10 +18,14 @@
 #include "forward.h"
 #include "listen.h"
 
-/* What a proven flow's value has besides real, generation and nonce. */
-#define FAST_TCP ((__u64)(8 | STATE_ESTABLISHED) << STATE_SHIFT)
-#define FAST_UDP ((__u64)(8 | STATE_UDP) << STATE_SHIFT)
-#define FAST_MASK (PROVEN | STATE_MASK | 0xffffULL << PORT_SHIFT)
+/*
+ * What a proven flow's value has besides real, generation and nonce: PROVEN,
+ * and ESTABLISHED or UDP, which differ in one bit. Which of them need not be
+ * asked: the VIP's number in the key is the protocol's own.
+ */
+#define FAST_KIND ((__u64)(8 | STATE_ESTABLISHED) << STATE_SHIFT)
+#define FAST_UDP ((__u64)(STATE_ESTABLISHED ^ STATE_UDP) << STATE_SHIFT)
+#define FAST_MASK ((PROVEN | STATE_MASK | 0xffffULL << PORT_SHIFT) & ~FAST_UDP)
 
 /* offset if x is 0, else 0, without a branch (or offset, if x has bit 63). */
 static __always_inline __u64 if_zero(__u64 x, __u64 offset)
@@ -74,97 +78,132 @@ static __always_inline int unheard(__u32 half, __u32 number, __u32 port)
 	return !same;
 }
 
+/* The VIP, if the first line where it would be has it; in *full if that line goes on. */
+static __always_inline struct vip *near_vip(const struct settings *s, __be32 addr, int *full)
+{
+	__u32 at = (s->half & 1) * VIP_LINES + (addr * 0x9e3779b1u >> 18);
+	struct vip_line *line = bpf_map_lookup_elem(&vips, &at);
+	struct vip *vip;
+
+	*full = 1;
+	if (!line)
+		return 0;
+	vip = &line->way[0];
+	if (same_address(vip, addr))
+		return vip;
+	vip = &line->way[1];
+	if (same_address(vip, addr))
+		return vip;
+	*full = vip->tcp | vip->udp;
+	return 0;
+}
+
 /*
  * A packet that no flow of the first set owns. Strays to ports where nobody
  * listens are many on the Internet; everything else has to be looked at. Not
  * inlined: the frames of a chain of calls may take 512 bytes together, each
  * rounded up to 32 by older kernels (6.1), and this one is in no deep chain.
  */
-static __attribute__((noinline)) int stray(const struct settings *s, const struct vip *vip, __u64 key,
-					   __u64 hash, __be16 port)
+static __attribute__((noinline)) int stray(const struct settings *s, const struct vip *vip,
+					   __u64 key, __be16 port)
 {
-	struct flow_words *first = flow_set(first_set(hash, flow_sets));
-	struct flow_words *second = flow_set(second_set(hash, flow_sets));
+	struct flow_words *first, *second;
+	__u64 hash;
 
 	if (vip->tcp_ranges | vip->udp_ranges || !unheard(s->half, key >> 48, port) ||
 	    !unheard(s->half, key >> 48, 0))
 		return CONTINUE;
+	hash = flow_hash(s, key, port);
+	first = flow_set(first_set(hash, flow_sets));
+	second = flow_set(second_set(hash, flow_sets));
 	if (!first || !second || in_set(first, key) || in_set(second, key))
 		return CONTINUE;
 	return PASS(VERDICT_NO_LISTENER);
+}
+
+/* A real that may get this packet of a live flow, and nothing else to mind. */
+static __always_inline int plain(__u64 way, __u64 value)
+{
+	__u64 mind = (REAL_THERE | REAL_LOCAL | REAL_FILTERED) << 8 | 15;
+
+	/* UDP moves away from a real that is silent: bit 62 tells, REAL_SILENT is bit 14. */
+	mind |= value >> 48 & REAL_SILENT << 8;
+	return (way >> 48 & mind) == (REAL_THERE << 8 | value_generation(value));
 }
 
 static __always_inline int fast(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + ETHER;
-	__u32 at = interface_slot, mind = REAL_THERE | REAL_LOCAL | REAL_FILTERED, length, flags;
+	__u32 at = 0, flags = TCP_ACK, length;
+	__u16 *number;
 	struct flow_words *set;
-	struct interface *me;
 	struct settings *s;
+	struct counter *c;
 	struct real *real;
 	struct vip *vip;
-	__u64 key, hash, value, now, way, wanted = FAST_TCP, *place;
-	__be16 port, number;
+	__u64 key, value, now, way, *place;
+	__be16 port;
+	int full;
 
 	/* IPv4 without options, at least as long as TCP needs. */
 	if (data + ETHER + 40 > end || (*(__u32 *)(data + 12) & 0x00ffffff) != 0x450008)
 		return CONTINUE;
-	me = bpf_map_lookup_elem(&interfaces, &at);
-	at = 0;
-	s = bpf_map_lookup_elem(&settings, &at);
-	if (!me || !s)
-		return CONTINUE;
-	if (!for_us(data, me))
+	if ((*(__u64 *)data ^ own_mac) << 16)
 		return PASS(VERDICT_NOT_OUR_MAC);
-	length = bpf_ntohs(ip->tot_len);
-	if (length < 40)
+	s = bpf_map_lookup_elem(&settings, &at);
+	if (!s)
 		return CONTINUE;
-	vip = find_vip(s, ip->daddr);
+	vip = near_vip(s, ip->daddr, &full);
 	if (!vip)
-		return PASS(VERDICT_NOT_OURS);
+		return full || bpf_ntohs(ip->tot_len) < sizeof(*ip) ? CONTINUE : PASS(VERDICT_NOT_OURS);
 	if ((vip->flags && (vip->flags != VIP_LEASED || !lease_lives(vip))) ||
 	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE))
 		return CONTINUE;
-	number = vip->tcp;
-	flags = *(__u8 *)(data + ETHER + 33) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
-	if (ip->protocol != IPPROTO_TCP) {
-		if (ip->protocol != IPPROTO_UDP)
-			return CONTINUE;
-		number = vip->udp;
-		wanted = FAST_UDP;
-		mind |= REAL_SILENT;
-		flags = TCP_ACK;
+	if (ip->protocol == IPPROTO_TCP) {
+		flags = *(__u8 *)(data + ETHER + 33) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
+		number = &vip->tcp;
+	} else if (ip->protocol == IPPROTO_UDP) {
+		number = &vip->udp;
+	} else {
+		return CONTINUE;
 	}
+	barrier_var(flags);
 
 	port = *(__be16 *)(data + ETHER + 22);
-	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), number);
-	hash = flow_hash(s, key, port);
-	set = flow_set(first_set(hash, flow_sets));
+	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), *number);
+	if (flags != TCP_ACK)
+		return stray(s, vip, key, port);
+	set = flow_set(first_set(flow_hash(s, key, port), flow_sets));
 	if (!set)
 		return CONTINUE;
 	place = place_of(set, key);
 	value = READ_ONCE_64(place[WAYS]);
 	if (READ_ONCE_64(place[0]) != key)
-		return stray(s, vip, key, hash, port);
-	wanted |= (__u64)port << PORT_SHIFT;
-	if (flags != TCP_ACK || (value ^ wanted) & FAST_MASK ||
+		return stray(s, vip, key, *(__be16 *)(data + ETHER + 22));
+	if ((value ^ (FAST_KIND | (__u64) * (__be16 *)(data + ETHER + 22) << PORT_SHIFT)) & FAST_MASK ||
 	    (READ_ONCE_64(place[WAYS]) ^ value) & IDENTITY)
 		return CONTINUE;
 
-	now = clock_now(s);
 	at = value_real(value);
 	real = bpf_map_lookup_elem(&reals, &at);
 	if (!real)
 		return CONTINUE;
 	way = *(__u64 *)real->mac; /* with generation and flags */
-	wanted = REAL_THERE << 8 | value_generation(value);
-	if ((way >> 48 & (mind << 8 | 15)) != wanted || length > real->mtu || ip->ttl <= 1 ||
-	    flow_expired(s, value, now))
+	length = bpf_ntohs(ip->tot_len);
+	if (!plain(way, value) || length > real->mtu || length < 40 || ip->ttl <= 1)
 		return CONTINUE;
-	if (flow_age(value, now))
+	now = clock_now(s);
+	if (flow_age(value, now)) {
+		if (flow_expired(s, value, now))
+			return CONTINUE;
 		*(volatile __u16 *)&place[WAYS] = now;
-	count_packet(at, length, 0);
+	}
+	c = bpf_map_lookup_elem(&counters, &at);
+	if (c) {
+		c->packets += 1;
+		c->bytes += length;
+	}
 	rewrite(data, real, ip);
 	return send(ctx, real, VERDICT_FORWARDED);
 }

@@ -24,13 +24,14 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 	}
 	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
 	d.Interfaces[slot].Ifindex = uint32(iface.Index)
-	d.Interfaces[slot].Mac = [8]uint8{}
-	copy(d.Interfaces[slot].Mac[:], iface.HardwareAddr)
-	prog, err := d.load(slot)
+	prog, err := d.load(name, slot)
 	if err != nil {
 		return a, err
 	}
 	d.program[name] = prog
+	if err := d.setMAC(&a, iface.HardwareAddr); err != nil {
+		return a, err
+	}
 	if done, err := d.takeOver(&a, prog); done || err != nil {
 		return a, err
 	}
@@ -38,7 +39,7 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 }
 
 // load makes the program of one interface over the shared maps.
-func (d *Datapath) load(slot uint32) (*ebpf.Program, error) {
+func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
 	spec := d.spec.Copy()
 	hz := HZ()
 	shift := TickShift(hz)
@@ -73,7 +74,20 @@ func (d *Datapath) load(slot uint32) (*ebpf.Program, error) {
 		return nil, fmt.Errorf("load packet path: %w (lvx needs Linux 5.18 or later with BTF, and root)", err)
 	}
 	defer coll.Close()
+	d.ownMAC[name] = coll.Variables["own_mac"]
 	return coll.DetachProgram("lb"), nil
+}
+
+// setMAC tells the program of an interface which frames are for it. The short
+// way has the address in a variable of its own program, the rest in the map.
+func (d *Datapath) setMAC(a *Attachment, mac net.HardwareAddr) error {
+	var m [8]uint8
+	copy(m[:], mac)
+	d.Interfaces[a.Slot].Mac = m
+	if err := d.ownMAC[a.Name].Set(m); err != nil {
+		return fmt.Errorf("interface %s: MAC of the packet path: %w", a.Name, err)
+	}
+	return nil
 }
 
 // takeOver puts the program into a pinned link of the interface. done is

@@ -76,6 +76,7 @@ type Datapath struct {
 	spec    *ebpf.CollectionSpec
 	clock   *ebpf.Program
 	program map[string]*ebpf.Program
+	ownMAC  map[string]*ebpf.Variable // by interface
 	links   map[string]link.Link
 }
 
@@ -92,7 +93,7 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	if o.fail == nil {
 		o.fail = func(string) error { return nil }
 	}
-	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, links: map[string]link.Link{}}
+	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}}
 	defer func() {
 		if err != nil {
 			d.undo()

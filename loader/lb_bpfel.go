@@ -366,6 +366,7 @@ const (
 	RawVarNamesOfStates    = "names_of_states"
 	RawVarNamesOfVerdicts  = "names_of_verdicts"
 	RawVarNamesOfVipFlags  = "names_of_vip_flags"
+	RawVarOwnMac           = "own_mac"
 	RawVarRenewalTicks     = "renewal_ticks"
 	RawVarTemplateSets     = "template_sets"
 	RawVarTickShift        = "tick_shift"
@@ -457,6 +458,7 @@ type RawVariableSpecs struct {
 	NamesOfStates    *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfVerdicts  *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags  *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	OwnMac           *ebpf.VariableSpec `ebpf:"own_mac"`
 	RenewalTicks     *ebpf.VariableSpec `ebpf:"renewal_ticks"`
 	TemplateSets     *ebpf.VariableSpec `ebpf:"template_sets"`
 	TickShift        *ebpf.VariableSpec `ebpf:"tick_shift"`
@@ -545,6 +547,7 @@ type RawVariables struct {
 	NamesOfStates    *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfVerdicts  *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags  *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	OwnMac           *ebpf.Variable `ebpf:"own_mac"`
 	RenewalTicks     *ebpf.Variable `ebpf:"renewal_ticks"`
 	TemplateSets     *ebpf.Variable `ebpf:"template_sets"`
 	TickShift        *ebpf.Variable `ebpf:"tick_shift"`

@@ -33,10 +33,8 @@ func (d *Datapath) refresh(a *Attachment) error {
 	if err != nil {
 		return fmt.Errorf("interface %s: it is gone (see `ip link`)", a.Name)
 	}
-	var mac [8]uint8
-	copy(mac[:], iface.HardwareAddr)
-	if d.Interfaces[a.Slot].Mac != mac {
-		d.Interfaces[a.Slot].Mac = mac
+	if err := d.setMAC(a, iface.HardwareAddr); err != nil {
+		return err
 	}
 	if iface.Index == a.Index && d.attached(a) {
 		return nil

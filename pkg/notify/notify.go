@@ -28,7 +28,7 @@ type Options struct {
 	SMTP     SMTP          // no Server, no mail
 	Webhook  string        // URL; "" = none
 	Host     string        // name of this director; default the host's
-	Interval time.Duration // at least this long between two messages about one thing; default [DefaultInterval]
+	Interval time.Duration // at least this long between two messages about one thing, a tenth of it about a VRRP role; default [DefaultInterval]
 	Log      *slog.Logger  // hears of messages that could not be delivered
 }
 
@@ -203,14 +203,25 @@ func (n *Notifier) dispatch(now time.Time, all bool) time.Duration {
 			continue
 		}
 		ready = append(ready, *s.pending)
-		n.subjects[key] = &news{told: s.pending.New, free: now.Add(n.interval)}
-		next = min(next, n.interval)
+		pause := n.pause(key.kind)
+		n.subjects[key] = &news{told: s.pending.New, free: now.Add(pause)}
+		next = min(next, pause)
 	}
 	slices.SortStableFunc(ready, func(a, b message) int { return a.Time.Compare(b.Time) })
 	for _, m := range ready {
 		n.enqueue(m)
 	}
 	return next
+}
+
+// pause is how long nothing is told of a thing after a message about it. A
+// role cannot change faster than VRRP's timers let it, and who acts on it
+// must not be late.
+func (n *Notifier) pause(k Kind) time.Duration {
+	if k == VRRP {
+		return n.interval / 10
+	}
+	return n.interval
 }
 
 func (n *Notifier) enqueue(m message) {

@@ -113,6 +113,22 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
+// A start is news too; the role that follows must not wait for long.
+func TestRolesAreToldSooner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{}
+		n, stop := running(t, f)
+		defer stop()
+		n.Notify(Event{Kind: VRRP, Name: "VI_1", Old: "INIT", New: "BACKUP"})
+		n.Notify(Event{Kind: VRRP, Name: "VI_1", Old: "BACKUP", New: "MASTER"})
+		time.Sleep(DefaultInterval / 10)
+		synctest.Wait()
+		if got := f.take(); len(got) == 0 || !strings.HasSuffix(got[len(got)-1], "-> MASTER (2 changes)") && !strings.HasSuffix(got[len(got)-1], "BACKUP -> MASTER") {
+			t.Errorf("told %q", got)
+		}
+	})
+}
+
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{}

@@ -53,6 +53,8 @@ var (
 	descRole     = desc("vrrp_role", "1 for the role that the instance has.", "instance", "role")
 	descPriority = desc("vrrp_priority", "Effective priority.", "instance")
 	descSince    = desc("vrrp_since_seconds", "When the instance took its role, in seconds since 1970.", "instance")
+	descWarning  = desc("vrrp_warning", "1 while something is odd about the instance (see lvx status).", "instance")
+	descPeer     = desc("vrrp_peer_last_advert_seconds", "When a peer's last accepted advertisement came, in seconds since 1970.", "instance", "peer")
 	descDropped  = desc("vrrp_adverts_rejected_total", "Rejected advertisements by reason.", "instance", "reason")
 )
 
@@ -113,6 +115,10 @@ func (m metrics) status(st director.Status) {
 		}
 		m.gauge(descPriority, float64(v.Priority), v.Instance)
 		m.gauge(descSince, float64(v.Since.UnixMilli())/1000, v.Instance)
+		m.gauge(descWarning, flag(v.Warning != ""), v.Instance)
+		for _, p := range v.Peers {
+			m.gauge(descPeer, float64(p.Seen.UnixMilli())/1000, v.Instance, p.Addr.String())
+		}
 		for reason, n := range v.Dropped {
 			m.counter(descDropped, n, v.Instance, reason)
 		}

@@ -89,7 +89,9 @@ var (
 		time.Sleep(time.Second + rand.N(p.worse.AdvertInterval))
 		begin := time.Now()
 		must(p.t, p.Block(p.t.Context(), "a", false))
-		return p.measure(begin, p.dead()+3*time.Second)
+		r := p.measure(begin, p.dead()+3*time.Second)
+		r.takeover = 0 // it was master before
+		return r
 	}}
 	preemptingReturn = failover{name: "preempting return", lost: atMost(1), both: atMost(handover), run: func(p *pair) result {
 		p.stop(p.a)
@@ -98,7 +100,9 @@ var (
 		begin := time.Now()
 		p.a = p.start("a", p.better)
 		p.settle()
-		return p.measure(begin, 0)
+		r := p.measure(begin, 0)
+		r.takeover = 0 // it was master before
+		return r
 	}}
 	junk = failover{name: "junk adverts", lost: atMost(0), both: atMost(time.Duration(0)), run: func(p *pair) result {
 		begin := time.Now()
@@ -251,7 +255,9 @@ func (t *table) add(p *pair, f failover, rs []result) {
 		for i, r := range rs {
 			ds[i] = get(r).Round(ms)
 		}
-		slices.Sort(ds)
+		if slices.Sort(ds); ds[len(ds)-1] == 0 {
+			return "-"
+		}
 		return fmt.Sprintf("%s (%s)", ds[len(ds)/2], ds[len(ds)-1])
 	}
 	lost := make([]int, len(rs))

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,30 +26,41 @@ type Program interface {
 // Daemon is a program that runs.
 type Daemon struct {
 	*testenv.Process
-	children []string // files with the process numbers of its children
-	ended    bool     // on purpose
+	ended bool // on purpose
 }
 
 // Kill ends the daemon, its children too, without a chance to react.
 func (d *Daemon) Kill() {
 	d.ended = true
-	var pids []int
-	for _, file := range d.children {
-		var pid int
-		if b, err := os.ReadFile(file); err == nil {
-			if _, err := fmt.Sscan(string(b), &pid); err == nil && pid > 1 {
-				pids = append(pids, pid)
-			}
-		}
-	}
 	// Nobody may see another die: it would say farewell.
 	_ = d.Signal(syscall.SIGSTOP)
+	pids := children(d.Pid())
 	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, s)
 		}
 	}
 	d.Process.Kill()
+}
+
+// Stop ends the daemon as an operator does.
+func (d *Daemon) Stop() error {
+	d.ended = true
+	return d.Process.Stop()
+}
+
+// children are the processes that a process has started (proc(5)).
+func children(pid int) (pids []int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil
+	}
+	for word := range strings.FieldsSeq(string(b)) {
+		if n, err := strconv.Atoi(word); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	return pids
 }
 
 // LVX is the whole of lvx: Self is the program, Body what its configuration
@@ -73,6 +85,9 @@ func (p LVX) Start(h *testenv.Host, routers ...vrrp.Instance) (*Daemon, error) {
 
 func socket(h *testenv.Host) string { return filepath.Join(h.Dir(), "lvx.sock") }
 
+// metricsAt is where a daemon answers for its metrics, within its host.
+const metricsAt = "127.0.0.1:9099"
+
 // Run runs a command of lvx on a host whose daemon runs, and gives what it
 // printed.
 func (p LVX) Run(ctx context.Context, h *testenv.Host, args ...string) (string, error) {
@@ -82,7 +97,7 @@ func (p LVX) Run(ctx context.Context, h *testenv.Host, args ...string) (string, 
 func (p LVX) config(h *testenv.Host, routers []vrrp.Instance) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("interface: eth0\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}", h.PinDir(), h.Dir(), socket(h))
+	line("interface: eth0\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s, listen: %q}", h.PinDir(), h.Dir(), socket(h), metricsAt)
 	if len(routers) > 0 {
 		line("vrrp:")
 	}
@@ -122,7 +137,7 @@ func (Keepalived) Start(h *testenv.Host, routers ...vrrp.Instance) (*Daemon, err
 	}
 	pid := func(s string) string { return filepath.Join(h.Dir(), "keepalived-"+s+".pid") }
 	p, err := h.Start("keepalived", "-n", "-l", "-D", "-P", "-f", conf, "-p", pid("p"), "-r", pid("r"), "-c", pid("c"))
-	return &Daemon{Process: p, children: []string{pid("r"), pid("c")}}, err
+	return &Daemon{Process: p}, err
 }
 
 func keepalivedConfig(routers []vrrp.Instance, self netip.Addr) string {
@@ -150,12 +165,6 @@ func keepalivedConfig(routers []vrrp.Instance, self netip.Addr) string {
 
 // Patience bounds every wait for something that must come.
 const Patience = 30 * time.Second
-
-// Stop ends the daemon as an operator does.
-func (d *Daemon) Stop() error {
-	d.ended = true
-	return d.Process.Stop()
-}
 
 // Await polls f until it returns nil, at most for a while. A daemon that has
 // ended by itself is reason enough to give up.

@@ -1,0 +1,243 @@
+package failover
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/testenv/rig"
+)
+
+// schedulers are listened for on a port each. Only the hashes choose the same
+// real on both directors.
+var schedulers = []struct {
+	name, flags string
+	port        int
+	survives    bool
+}{
+	{"sh", "sh-port", 80, true},
+	{"mh", "mh-port", 81, true},
+	{"rr", "", 82, false},
+	{"wrr", "", 83, false},
+}
+
+func balancing() string {
+	var b strings.Builder
+	b.WriteString("sloppy_tcp: true\nservices:\n")
+	for _, s := range schedulers {
+		fmt.Fprintf(&b, "  - name: %s\n    listen: [%q]\n    scheduler: %s\n    flags: [%s]\n    reals:\n", s.name, fmt.Sprintf("%s:%d/tcp", VIP, s.port), s.name, s.flags)
+		for _, r := range []string{"r1", "r2"} {
+			fmt.Fprintf(&b, "      - {address: %s}\n", Addr(r))
+		}
+	}
+	return b.String()
+}
+
+// newBalancingPair is a pair of directors with real servers behind them.
+func newBalancingPair(t *testing.T, s setting) *pair {
+	t.Helper()
+	p := newPair(t, LVX{Self: self, Body: balancing()}, s)
+	for _, name := range []string{"r1", "r2"} {
+		h := p.Host(name)
+		_, err := h.Run(t.Context(), self, "real", "up", "--vip", VIP.String(), "--interface", "eth0", "--state", filepath.Join(h.Dir(), "real.json"))
+		must(t, err)
+		_, err = h.ServeWeb(":80", ":81", ":82", ":83")
+		must(t, err)
+	}
+	p.await("both reals answer", func() error {
+		conn, who, err := p.connect(82)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if err == nil && who == "" {
+			err = fmt.Errorf("no answer")
+		}
+		return err
+	})
+	return p
+}
+
+// connect opens a connection and asks once.
+func (p *pair) connect(port int) (net.Conn, string, error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
+	defer cancel()
+	conn, err := p.Host("c").Dial(ctx, "tcp", fmt.Sprintf("%s:%d", VIP, port))
+	if err != nil {
+		return nil, "", err
+	}
+	who, err := rig.Ask(conn)
+	return conn, who, err
+}
+
+// held is an established connection and the real that it is with.
+type held struct {
+	net.Conn
+	who string
+}
+
+const connections = 20 // of each scheduler
+
+func (p *pair) hold(port int) (all []held) {
+	p.t.Helper()
+	for range connections {
+		conn, who, err := p.connect(port)
+		must(p.t, err)
+		p.t.Cleanup(func() { _ = conn.Close() })
+		all = append(all, held{conn, who})
+	}
+	return all
+}
+
+// alive counts the connections that still get an answer, from whom they did
+// before. They ask in any order: a rotation must not fit by chance.
+func alive(all []held) (n int) {
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, h := range all {
+		if who, err := rig.Ask(h.Conn); err == nil && who == h.who {
+			n++
+		}
+	}
+	return n
+}
+
+// Established connections go on through kill -9 of the master and through
+// its return.
+func TestConnectionsSurvive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
+	p := newBalancingPair(t, v3tenth)
+	conns := map[string][]held{}
+	for _, s := range schedulers {
+		conns[s.name] = p.hold(s.port)
+	}
+	downloads := map[string]*download{"sh": p.download(80), "mh": p.download(81)}
+	check := func(what string) {
+		t.Helper()
+		for _, s := range schedulers {
+			n := alive(conns[s.name])
+			t.Logf("%s: %d of %d connections of %s live", what, n, connections, s.name)
+			if s.survives && n != connections {
+				t.Errorf("%s: %d of %d connections of %s live", what, n, connections, s.name)
+			}
+		}
+	}
+	p.a.Kill()
+	p.await("b is master", func() error {
+		if ok, err := p.Has("b", VIP); err != nil || !ok {
+			return fmt.Errorf("no VIP on b: %v", err)
+		}
+		return nil
+	})
+	time.Sleep(time.Second) // a is silent by now
+	check("after kill -9")
+	for _, s := range schedulers { // fresh ones for the return
+		conns[s.name] = p.hold(s.port)
+	}
+	p.a = p.start("a", p.better)
+	p.settle()
+	check("after the return")
+	for name, d := range downloads {
+		if err := d.wait(); err != nil {
+			t.Errorf("download by %s: %v", name, err)
+		}
+		t.Logf("download by %s: longest stall %s", name, d.stall.Round(ms))
+	}
+}
+
+// A connection goes on through a restart of the daemon that is over before
+// anybody has missed it: with every scheduler, for the flows are kept.
+func TestConnectionsSurviveRestart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
+	p := newBalancingPair(t, v2second)
+	conns := map[string][]held{}
+	for _, s := range schedulers {
+		conns[s.name] = p.hold(s.port)
+	}
+	d := p.download(82)
+	begin := time.Now()
+	p.a.Kill()
+	p.a = p.start("a", p.better)
+	must(t, p.a.WaitOutput(t.Context(), "to=MASTER"))
+	back := time.Since(begin)
+	for _, s := range schedulers {
+		if n := alive(conns[s.name]); n != connections {
+			t.Errorf("after a restart: %d of %d connections of %s live", n, connections, s.name)
+		}
+	}
+	if err := d.wait(); err != nil {
+		t.Errorf("download: %v", err)
+	}
+	r := p.measure(begin, 3*time.Second)
+	t.Logf("master again after %s; %s; longest stall of a download %s", back.Round(ms), r, d.stall.Round(ms))
+	if back < 2*time.Second && r.changes != 0 {
+		t.Errorf("b took over from a master that was back after %s", back)
+	}
+}
+
+// download is a long transfer, read slowly.
+type download struct {
+	done  chan error
+	stall time.Duration // the longest time without a byte
+}
+
+const (
+	downloadSize = 100 << 20
+	readEvery    = 40 * ms
+	readSize     = 1 << 20 // so it takes four seconds
+)
+
+// download begins one; it fails the test if it cannot.
+func (p *pair) download(port int) *download {
+	p.t.Helper()
+	conn, _, err := p.connect(port)
+	must(p.t, err)
+	_, err = fmt.Fprintf(conn, "GET /bytes/%d HTTP/1.1\r\nHost: vip\r\n\r\n", downloadSize)
+	must(p.t, err)
+	d := &download{done: make(chan error, 1)}
+	go func() {
+		defer conn.Close()
+		d.done <- d.read(conn)
+	}()
+	return d
+}
+
+func (d *download) read(conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return err
+	}
+	for left := int64(downloadSize); left > 0; left -= readSize {
+		begin := time.Now()
+		if n, err := io.CopyN(io.Discard, resp.Body, min(readSize, left)); err != nil {
+			return fmt.Errorf("%d bytes before the end: %w", left-n, err)
+		}
+		d.stall = max(d.stall, time.Since(begin))
+		time.Sleep(readEvery)
+	}
+	return nil
+}
+
+func (d *download) wait() error {
+	select {
+	case err := <-d.done:
+		return err
+	case <-time.After(2 * time.Minute):
+		return fmt.Errorf("no end")
+	}
+}

@@ -100,12 +100,9 @@ static __always_inline struct vip *near_vip(const struct settings *s, __be32 add
 
 /*
  * A packet that no flow of the first set owns. Strays to ports where nobody
- * listens are many on the Internet; everything else has to be looked at. Not
- * inlined: the frames of a chain of calls may take 512 bytes together, each
- * rounded up to 32 by older kernels (6.1), and this one is in no deep chain.
+ * listens are many on the Internet; everything else has to be looked at.
  */
-static __attribute__((noinline)) int stray(const struct settings *s, const struct vip *vip,
-					   __u64 key, __be16 port)
+static __always_inline int stray(const struct settings *s, const struct vip *vip, __u64 key, __be16 port)
 {
 	struct flow_words *first, *second;
 	__u64 hash;
@@ -173,14 +170,14 @@ static __always_inline int fast(struct xdp_md *ctx)
 	port = *(__be16 *)(data + ETHER + 22);
 	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), *number);
 	if (flags != TCP_ACK)
-		return stray(s, vip, key, port);
+		goto nobodys;
 	set = flow_set(first_set(flow_hash(s, key, port), flow_sets));
 	if (!set)
 		return CONTINUE;
 	place = place_of(set, key);
 	value = READ_ONCE_64(place[WAYS]);
 	if (READ_ONCE_64(place[0]) != key)
-		return stray(s, vip, key, *(__be16 *)(data + ETHER + 22));
+		goto nobodys;
 	if ((value ^ (FAST_KIND | (__u64) * (__be16 *)(data + ETHER + 22) << PORT_SHIFT)) & FAST_MASK ||
 	    (READ_ONCE_64(place[WAYS]) ^ value) & IDENTITY)
 		return CONTINUE;
@@ -206,4 +203,7 @@ static __always_inline int fast(struct xdp_md *ctx)
 	}
 	rewrite(data, real, ip);
 	return send(ctx, real, VERDICT_FORWARDED);
+
+nobodys:
+	return stray(s, vip, key, *(__be16 *)(data + ETHER + 22));
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,6 +121,7 @@ func TestConnectionsSurvive(t *testing.T) {
 	for _, s := range schedulers {
 		conns[s.name] = p.hold(s.port)
 	}
+	visits := p.visit(80)
 	downloads := map[string]*download{"sh": p.download(80), "mh": p.download(81)}
 	check := func(what string) {
 		t.Helper()
@@ -146,6 +148,11 @@ func TestConnectionsSurvive(t *testing.T) {
 	p.a = p.start("a", p.better)
 	p.settle()
 	check("after the return")
+	if total, lost := visits.stop(); len(lost) > slackLost {
+		t.Errorf("%d of %d new connections failed: %v", len(lost), total, lost)
+	} else {
+		t.Logf("%d of %d new connections failed: %v", len(lost), total, lost)
+	}
 	for name, d := range downloads {
 		if err := d.wait(); err != nil {
 			t.Errorf("download by %s: %v", name, err)
@@ -185,6 +192,53 @@ func TestConnectionsSurviveRestart(t *testing.T) {
 	if back < 2*time.Second && r.changes != 0 {
 		t.Errorf("b took over from a master that was back after %s", back)
 	}
+}
+
+// visitor opens a connection now and then, asks once and closes it.
+type visitor struct {
+	end   chan struct{}
+	wg    sync.WaitGroup
+	total int
+	mu    sync.Mutex
+	lost  []string
+}
+
+const visitEvery = 20 * ms
+
+// visit begins to open connections; one that is reset, or not answered within
+// seconds, is lost.
+func (p *pair) visit(port int) *visitor {
+	v := &visitor{end: make(chan struct{})}
+	v.wg.Go(func() {
+		tick := time.NewTicker(visitEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-v.end:
+				return
+			case <-tick.C:
+			}
+			v.total++
+			v.wg.Go(func() {
+				conn, _, err := p.connect(port)
+				if conn != nil {
+					_ = conn.Close()
+				}
+				if err != nil {
+					v.mu.Lock()
+					defer v.mu.Unlock()
+					v.lost = append(v.lost, rig.Brief(err))
+				}
+			})
+		}
+	})
+	return v
+}
+
+func (v *visitor) stop() (total int, lost []string) {
+	close(v.end)
+	v.wg.Wait()
+	return v.total, v.lost
 }
 
 // download is a long transfer, read slowly.

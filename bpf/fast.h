@@ -190,6 +190,8 @@ static __always_inline int fast(struct xdp_md *ctx)
 	length = bpf_ntohs(ip->tot_len);
 	if (!plain(way, value) || length > real->mtu || length < 40 || ip->ttl <= 1)
 		return CONTINUE;
+	if (length > (__u32)(ctx->data_end - ctx->data) - ETHER)
+		return CONTINUE; /* cut short, or in several buffers */
 	now = clock_now(s);
 	if (flow_age(value, now)) {
 		if (flow_expired(s, value, now))

@@ -484,9 +484,13 @@ static __always_inline int route(struct run *r)
 	outcome = parse_ipv4(r->data, r->end, &r->p);
 	if (outcome != CONTINUE)
 		return PASS(outcome);
+	if (r->p.ip + r->p.length > bpf_xdp_get_buff_len(r->ctx))
+		return PASS(VERDICT_MALFORMED); /* cut short */
 	r->vip = find_vip(r->s, r->p.destination);
 	if (!r->vip)
 		return PASS(VERDICT_NOT_OURS);
+	if (martian(r->p.source))
+		return PASS(VERDICT_MALFORMED);
 	if (r->vip->flags) {
 		outcome = may_serve(r);
 		if (outcome != CONTINUE)

@@ -115,6 +115,17 @@ static __always_inline __u32 parse_ethernet(void *data, void *end)
 }
 
 /*
+ * Sources that name no host: 0/8, 127/8, multicast, broadcast. No stack takes
+ * packets from them (ip_route_input_slow), and nobody must answer them.
+ */
+static __always_inline int martian(__be32 source)
+{
+	__u8 first = bpf_ntohl(source) >> 24;
+
+	return first == 0 || first == 127 || (first & 0xf0) == 0xe0 || source == ~0u;
+}
+
+/*
  * The IPv4 header at p->ip. Fills everything but the ports.
  */
 static __always_inline int parse_ipv4(void *data, void *end, struct packet *p)

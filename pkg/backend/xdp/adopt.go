@@ -32,6 +32,7 @@ func (b *Backend) adopt() {
 		s.since = load64(&b.dp.Cursors[i].Picks)
 		b.services[name], b.byIndex[i] = s, s
 	}
+	b.persistent = true // who knows
 	b.adoptReals()
 	b.adoptVIPs()
 	b.adoptFilters()

@@ -16,6 +16,7 @@ type explainer struct {
 	b     *Backend
 	p     lb.Packet
 	now   uint64
+	ended value // the connection that the packet would end, 0 if none
 	steps []string
 }
 
@@ -91,27 +92,42 @@ func (e *explainer) known(v value) (lb.Explanation, bool) {
 	}
 	e.note("known connection of service %q: %s, seen %s ago, real %s", name, stateNames[v.state()],
 		ticksDuration(int64(uint16(e.now)-v.seen())), real)
-	if s != nil && e.denied(s) {
+	if s != nil && raw.Flags&realFiltered != 0 && e.denied(s) {
 		return e.end(loader.RawVerdictVERDICT_DENIED, name, ""), true
 	}
-	if raw.Flags&realThere == 0 || raw.Generation != v.generation() {
-		e.note("its real was removed")
-		if e.p.Proto != lb.TCP || strings.Contains(e.p.Flags, "S") && !e.b.state.KeepNodestConn {
-			e.note("so it is scheduled anew")
-			return lb.Explanation{}, false
-		}
-		if e.b.state.KeepNodestConn {
-			return e.end(loader.RawVerdictVERDICT_REAL_AWAY, name, ""), true
-		}
-		return e.end(loader.RawVerdictVERDICT_REAL_GONE, name, ""), true
-	}
-	if e.p.Proto == lb.TCP && strings.Contains(e.p.Flags, "S") &&
-		(stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE" ||
-			raw.Flags&realUsable == 0 && !e.b.state.KeepNodestConn) {
-		e.note("a SYN on it starts a new connection")
+	if why := e.anew(v, raw); why != "" {
+		e.note("%s: it is scheduled anew", why)
+		e.ended = v
 		return lb.Explanation{}, false
 	}
-	return e.way(name, v.real()), true
+	switch {
+	case raw.Flags&realThere != 0 && raw.Generation == v.generation():
+		return e.way(name, v.real()), true
+	case e.b.state.KeepNodestConn:
+		return e.end(loader.RawVerdictVERDICT_REAL_AWAY, name, ""), true
+	}
+	return e.end(loader.RawVerdictVERDICT_REAL_GONE, name, ""), true
+}
+
+// anew tells why the packet of a known connection begins a new one, "" if it
+// does not (gone and reschedule of bpf/lb.c).
+func (e *explainer) anew(v value, raw *loader.RawReal) string {
+	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
+	switch gone := raw.Flags&realThere == 0 || raw.Generation != v.generation(); {
+	case gone && (udp || syn && !e.b.state.KeepNodestConn):
+		return "its real was removed"
+	case gone:
+		return ""
+	case udp && raw.Flags&realSilent != 0:
+		return "its real does not answer ARP"
+	case udp || !syn:
+		return ""
+	case stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE":
+		return "a SYN on a closed connection"
+	case raw.Flags&realUsable == 0 && !e.b.state.KeepNodestConn:
+		return "a SYN to a real that gets no new connections"
+	}
+	return ""
 }
 
 // fresh explains a packet that opens a connection.
@@ -177,10 +193,20 @@ func (e *explainer) pick(s *service) uint32 {
 		return s.ring.PickHash(e.p.Dst.Addr(), 0, usable)
 	}
 	e.note("the least loaded now (changes with every connection)")
-	return s.ring.PickLeast(func(id uint32) sched.Load {
-		l := &e.b.dp.Loads[id]
-		return sched.Load{Active: uint32(max(l.Active, 0)), Inactive: uint32(max(l.Inactive, 0)), Weight: e.b.dp.Reals[id].Weight}
-	})
+	return s.ring.PickLeast(e.load)
+}
+
+// load counts a real's connections, less the one that the packet ends.
+func (e *explainer) load(id uint32) sched.Load {
+	l := e.b.dp.Loads[id]
+	switch {
+	case e.ended == 0 || e.ended.real() != id:
+	case active(e.ended.state()):
+		l.Active--
+	default:
+		l.Inactive--
+	}
+	return sched.Load{Active: uint32(max(l.Active, 0)), Inactive: uint32(max(l.Inactive, 0)), Weight: e.b.dp.Reals[id].Weight}
 }
 
 func (e *explainer) way(service string, slot uint32) lb.Explanation {

@@ -22,15 +22,19 @@ import (
 )
 
 // segment is a made-up network: every address answers, unless it is silent.
+// What hosts names is as it says.
 type segment struct {
 	silent map[netip.Addr]string
 	local  map[netip.Addr]bool
-	mtu    int
+	hosts  map[netip.Addr]Neighbor
 }
 
 func (s *segment) Lookup(a netip.Addr) Neighbor {
+	if n, ok := s.hosts[a]; ok {
+		return n
+	}
 	if why := s.silent[a]; why != "" {
-		return Neighbor{Err: why, Device: "lvx0", IfIndex: 1}
+		return Neighbor{Err: why, Device: "lvx0", IfIndex: 1, Source: directorMAC, MTU: 1500}
 	}
 	if s.local[a] || a.IsLoopback() {
 		return Neighbor{Local: true}

@@ -88,8 +88,9 @@ func bare(s lb.State) iter.Seq[netip.Addr] {
 // listen notes a listener; exact and every-port ones are written at once.
 func (l *layout) listen(lis lb.Listener, service uint32) error {
 	p := l.at(lis.Addr)
-	for _, r := range l.b.byIndex[service].reals {
-		p.hasLocal = p.hasLocal || r.there && r.near.Local && !r.sorry
+	s := l.b.byIndex[service]
+	for _, c := range s.conf.Reals { // not s.reals: those that leave now are there, too
+		p.hasLocal = p.hasLocal || s.reals[c.Key()].near.Local
 	}
 	n, err := l.b.numbers.get(endpoint{lis.Addr, lis.Proto})
 	if err != nil {

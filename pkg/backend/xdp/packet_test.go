@@ -199,7 +199,6 @@ func TestAnswers(t *testing.T) {
 		empty.Listeners[i].First, empty.Listeners[i].Last = 82, 82
 	}
 	h := serving(t, lb.State{Services: []lb.Service{s, empty}})
-	h.net.mtu = 1500
 	to82 := func(p lb.Protocol, payload int) []byte {
 		return frameOf(lb.Packet{Proto: p, Src: client, Dst: netip.AddrPortFrom(vip, 82)}, payload)
 	}
@@ -314,13 +313,18 @@ func (s smallMTU) Lookup(a netip.Addr) Neighbor {
 
 // icmpError builds an error from a router that quotes the reply of a real.
 func icmpError(typ, code byte, proto lb.Protocol, optionWords int) []byte {
-	reply := frame(lb.Packet{Proto: proto, Src: web, Dst: client, Flags: "A"})
+	return icmpErrorOf(typ, code, endpoints{proto, client, web}, optionWords)
+}
+
+// icmpErrorOf quotes the reply to a packet between e.
+func icmpErrorOf(typ, code byte, e endpoints, optionWords int) []byte {
+	reply := frame(lb.Packet{Proto: e.proto, Src: e.dst, Dst: e.src, Flags: "A"})
 	if optionWords > 0 {
 		reply = withOptions(reply, optionWords)
 	}
 	quote := reply[14 : 14+20+4*optionWords+8]
 	b := make([]byte, max(14+20+8+len(quote), 60))
-	copy(b, frame(lb.Packet{Proto: 17, Src: netip.MustParseAddrPort("172.16.0.99:0"), Dst: netip.AddrPortFrom(vip, 0)})[:34])
+	copy(b, frame(lb.Packet{Proto: 17, Src: netip.MustParseAddrPort("172.16.0.99:0"), Dst: netip.AddrPortFrom(e.dst.Addr(), 0)})[:34])
 	b[23], b[34], b[35] = 1, typ, code
 	binary.BigEndian.PutUint16(b[16:], uint16(20+8+len(quote)))
 	binary.BigEndian.PutUint16(b[24:], ipSum(b[14:34]))

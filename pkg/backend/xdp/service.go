@@ -35,7 +35,6 @@ type real struct {
 	slot  uint32
 	gen   uint8
 	there bool
-	sorry bool
 	near  Neighbor
 	asked bool // near is an answer, not the zero value
 }
@@ -79,18 +78,18 @@ func (b *Backend) claim(conf lb.Service) (*service, error) {
 // a slot, those that returned theirs back. Nothing is removed yet.
 func (b *Backend) settle(s *service, conf lb.Service) error {
 	for _, r := range conf.Reals {
-		if err := b.place(s, r, false); err != nil {
+		if err := b.place(s, r); err != nil {
 			return err
 		}
 	}
 	sorry := lb.Real{Addr: conf.Sorry, Weight: 1}
 	if conf.Sorry.IsValid() && !slices.ContainsFunc(conf.Reals, sorry.Same) {
-		return b.place(s, sorry, true)
+		return b.place(s, sorry)
 	}
 	return nil
 }
 
-func (b *Backend) place(s *service, conf lb.Real, sorry bool) error {
+func (b *Backend) place(s *service, conf lb.Real) error {
 	r, ok := s.reals[conf.Key()]
 	if !ok {
 		slot, err := b.slots.take()
@@ -104,7 +103,7 @@ func (b *Backend) place(s *service, conf lb.Real, sorry bool) error {
 		b.dp.Loads[slot] = loader.RawLoad{}
 		s.reals[conf.Key()] = r
 	}
-	r.conf, r.sorry = conf, sorry
+	r.conf = conf
 	r.there = true
 	r.near, r.asked = b.neigh.Lookup(conf.Addr), true
 	return nil
@@ -180,12 +179,8 @@ func (b *Backend) layRing(s *service) error {
 		if r.near.Err != "" {
 			continue
 		}
-		port := c.Port
-		if port == 0 && !s.conf.ByMark() {
-			port = s.conf.Listeners[0].First
-		}
 		some = some || c.Weight > 0
-		in = append(in, sched.Real{ID: r.slot, Weight: c.Weight, Addr: c.Addr, Port: port})
+		in = append(in, sched.Real{ID: r.slot, Weight: c.Weight, Addr: c.Addr, Port: s.hashedPort(c)})
 	}
 	if !some {
 		s.entry.RingSize = 0
@@ -207,6 +202,18 @@ func (b *Backend) layRing(s *service) error {
 		s.entry.RingSize = uint32(len(s.ring.Slots))
 	}
 	return nil
+}
+
+// hashedPort is the port of a real that mh hashes. For the others it is 0: a
+// listener that changes must not look like an edit of the reals.
+func (s *service) hashedPort(r lb.Real) uint16 {
+	switch {
+	case s.conf.Scheduler != lb.MH:
+		return 0
+	case r.Port == 0 && !s.conf.ByMark():
+		return s.conf.Listeners[0].First
+	}
+	return r.Port
 }
 
 // writeRing copies a ring into free lines; the old ones are given back after
@@ -249,6 +256,7 @@ func (b *Backend) describe(s *service) {
 	}
 	set(s.conf.Flags&(lb.SHPort|lb.MHPort) != 0, loader.RawServiceFlagSERVICE_PORT)
 	set(s.conf.Flags&(lb.SHFallback|lb.MHFallback) != 0, loader.RawServiceFlagSERVICE_FALLBACK)
+	b.persistent = b.persistent || s.conf.Persistence.Enabled()
 	set(s.conf.Persistence.Enabled(), loader.RawServiceFlagSERVICE_PERSISTENT)
 	set(s.conf.OnePacket, loader.RawServiceFlagSERVICE_ONE_PACKET)
 	set(b.filtered(s.conf), loader.RawServiceFlagSERVICE_FILTERED)

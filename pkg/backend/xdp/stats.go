@@ -84,6 +84,18 @@ func (b *Backend) Stats() (lb.Stats, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var st lb.Stats
+	var err error
+	if st.Services, err = b.serviceStats(); err != nil {
+		return st, err
+	}
+	if st.Verdicts, err = b.verdicts(); err != nil {
+		return st, err
+	}
+	return st, b.tables(&st)
+}
+
+func (b *Backend) serviceStats() ([]lb.ServiceStats, error) {
+	var out []lb.ServiceStats
 	persist := b.countTemplates()
 	for _, conf := range b.state.Services {
 		s := b.services[conf.Name]
@@ -92,7 +104,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 		for _, r := range s.reals {
 			c, err := b.counters(r.slot)
 			if err != nil {
-				return st, err
+				return nil, err
 			}
 			all[r] = c
 			add(&ss.Counters, c)
@@ -105,13 +117,9 @@ func (b *Backend) Stats() (lb.Stats, error) {
 				Inactive: uint32(max(atomic.LoadInt32(&l.Inactive), 0)),
 			})
 		}
-		st.Services = append(st.Services, ss)
+		out = append(out, ss)
 	}
-	var err error
-	if st.Verdicts, err = b.verdicts(); err != nil {
-		return st, err
-	}
-	return st, b.tables(&st)
+	return out, nil
 }
 
 func add(to *lb.Counters, c lb.Counters) {
@@ -148,7 +156,7 @@ func (b *Backend) retireCounters(s *service, slot uint32) {
 
 func (b *Backend) countTemplates() map[uint32]uint32 {
 	n := map[uint32]uint32{}
-	if !slices.ContainsFunc(b.state.Services, func(s lb.Service) bool { return s.Persistence.Enabled() }) {
+	if !b.persistent {
 		return n
 	}
 	now := b.now()

@@ -52,19 +52,20 @@ type Backend struct {
 	grace    func()         // waits until no packet uses what it read before
 	settling sync.WaitGroup // the grace of what was published last
 
-	mu       sync.Mutex
-	state    lb.State
-	applied  bool
-	services map[string]*service
-	byIndex  [numServices]*service
-	numbers  numbers
-	rings    arena
-	slots    slots
-	retiring []span // ring lines that the half in force still names
-	retired  []span // ring lines that packets may still be reading
-	filters  map[loader.RawFilterKey]loader.RawFilterAction
-	sweep    sweeper
-	frags    *holder
+	mu         sync.Mutex
+	state      lb.State
+	applied    bool
+	services   map[string]*service
+	byIndex    [numServices]*service
+	numbers    numbers
+	rings      arena
+	slots      slots
+	persistent bool   // some service is or was: there may be templates
+	retiring   []span // ring lines that the half in force still names
+	retired    []span // ring lines that packets may still be reading
+	filters    map[loader.RawFilterKey]loader.RawFilterAction
+	sweep      sweeper
+	frags      *holder
 
 	stop context.CancelFunc
 	done sync.WaitGroup

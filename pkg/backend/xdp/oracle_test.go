@@ -1,0 +1,349 @@
+package xdp
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"flag"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/oracle"
+)
+
+// The differential test: random configurations, edits, packets and times, on
+// the packet path and on the oracle, compared after every step. A failure is
+// shrunk, and printed with its seed.
+//
+//	LVX_ORACLE_STEPS=10000000 go test -run TestOracle -timeout 2h ./pkg/backend/xdp
+//	go test -run TestOracle ./pkg/backend/xdp -rapid.seed=N
+const (
+	oracleSteps = 200_000 // of a run that does not say how many
+	caseSteps   = 250
+)
+
+// duel is one case: both directors, and the world around them.
+type duel struct {
+	*harness
+	rt     *rapid.T
+	oracle *oracle.Director
+	state  lb.State
+	hosts  map[netip.Addr]oracle.Host
+	lives  map[uint32]bool
+	known  []endpoints // that packets were sent between
+	held   []byte      // what a first fragment was cut from
+	unsure bool        // time has passed without a sweep: counts of connections may lag
+	want   map[string]uint64
+	base   map[string]uint64
+	out    []byte
+}
+
+type endpoints struct {
+	proto    lb.Protocol
+	src, dst netip.AddrPort
+}
+
+func TestOracle(t *testing.T) {
+	steps := oracleSteps
+	if s := os.Getenv("LVX_ORACLE_STEPS"); s != "" {
+		n, err := strconv.Atoi(s)
+		must(t, err)
+		steps = n
+	}
+	setFlag(t, "rapid.checks", strconv.Itoa((steps+caseSteps-1)/caseSteps))
+	setFlag(t, "rapid.nofailfile", "true")
+	h := newStill(t, 4096, 4096)
+	done, seen := 0, map[string]uint64{}
+	start := time.Now()
+	inNamespace(t, func() {
+		rapid.Check(t, func(rt *rapid.T) {
+			d := newDuel(h, rt)
+			for range caseSteps {
+				d.step()
+				done++
+			}
+			d.compareVerdicts()
+			for name, n := range d.want {
+				seen[name] += n
+			}
+		})
+	})
+	t.Logf("%d steps in %s: %v", done, time.Since(start).Round(time.Second), seen)
+}
+
+// setFlag sets a flag of rapid for one test, unless the command line did.
+func setFlag(t *testing.T, name, value string) {
+	t.Helper()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	if given {
+		return
+	}
+	f := flag.Lookup(name)
+	before := f.Value.String()
+	must(t, f.Value.Set(value))
+	t.Cleanup(func() { _ = f.Value.Set(before) })
+}
+
+func newDuel(h *harness, rt *rapid.T) *duel {
+	h.reset(h.home)
+	h.grace = func() {} // no packet runs beside the edits
+	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, want: map[string]uint64{}}
+	h.dp.Settings.Answers = 1 << 30
+	// Not drawn as they are: rapid likes small numbers, under which all flows
+	// would meet in one set and evict each other.
+	seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "hash seed"), 0))
+	for i := range h.dp.Settings.Seed {
+		h.dp.Settings.Seed[i] = seed.Uint64()
+	}
+	// Flows count time in 16 bits, templates in 24: begin where they wrap.
+	h.dp.Settings.Clock = rapid.SampledFrom([]uint64{1 << 20, 1<<16 - 100, 1<<24 - 300, 0}).Draw(rt, "clock")
+	h.net.hosts = map[netip.Addr]Neighbor{}
+	for _, a := range allHosts {
+		d.drawHost(a)
+	}
+	d.oracle = oracle.New(oracle.World{
+		MAC: directorMAC, IfIndex: ingress, Tick: ticksDuration(1),
+		Host:  func(a netip.Addr) oracle.Host { return d.hosts[a] },
+		Lives: func(id uint32) bool { return d.lives[id] },
+	})
+	d.base = d.tallies()
+	d.drawState()
+	d.applyBoth("state")
+	return d
+}
+
+// setHost makes both sides see the same host.
+func (d *duel) setHost(a netip.Addr, o oracle.Host) {
+	d.hosts[a] = o
+	n := Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", Local: o.Local}
+	if o.Silent {
+		n.Err = "silent"
+	}
+	d.net.hosts[a] = n
+}
+
+func (d *duel) applyBoth(what string) {
+	d.rt.Logf("%s: %+v", what, d.state)
+	if err := d.Backend.Apply(context.Background(), d.state); err != nil {
+		d.rt.Fatalf("apply %+v: %v", d.state, err)
+	}
+	d.oracle.Apply(d.state)
+	for id := range uint32(2) {
+		if err := d.Renew(id, map[bool]time.Duration{true: time.Hour}[d.lives[id]]); err != nil {
+			d.rt.Fatal(err)
+		}
+	}
+}
+
+// step is one packet, edit, or stretch of time.
+func (d *duel) step() {
+	switch n := rapid.IntRange(0, 99).Draw(d.rt, "step"); {
+	case n < 90:
+		d.frame(d.drawFrame())
+	case n < 94:
+		d.drawEdit()
+		d.applyBoth("edit")
+	default:
+		d.pass()
+	}
+	d.compare()
+}
+
+// pass lets time pass, often with a sweep. Schedulers that count connections
+// need the sweep.
+func (d *duel) pass() {
+	ticks := rapid.SampledFrom([]int{1, 5, 11, 12, 13, 29, 47, 58, 59, 60, 61, 117, 118, 119, 292, 294, 878, 880, 3000}).Draw(d.rt, "ticks")
+	d.dp.Settings.Clock += uint64(ticks)
+	d.oracle.Pass(ticks)
+	counting := slices.ContainsFunc(d.state.Services, func(s lb.Service) bool {
+		return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s.Scheduler)
+	})
+	if d.unsure = !counting && rapid.IntRange(0, 3).Draw(d.rt, "no sweep") == 0; !d.unsure {
+		d.Sweep()
+		d.oracle.Sweep()
+	}
+}
+
+// frame sends one frame through both.
+func (d *duel) frame(what string, in []byte) {
+	d.rt.Logf("%s: %x", what, in)
+	explained := d.explain(in)
+	want := d.oracle.Packet(in)
+	explained(want)
+	d.out = slices.Grow(d.out[:0], len(in)+256)[:len(in)+256]
+	opts := &ebpf.RunOptions{Data: in, DataOut: d.out}
+	action, err := d.dp.Program("lvx0").Run(opts)
+	if err != nil {
+		d.rt.Fatalf("run %x: %v", in, err)
+	}
+	verdict := d.verdictOf(want)
+	if action != want.Action || verdict != want.Verdict {
+		d.rt.Fatalf("%s: %s, action %d; the oracle says %s, %d\n%x", what, verdict, action, want.Verdict, want.Action, in)
+	}
+	if want.Frame == nil {
+		return
+	}
+	got := opts.DataOut
+	if at := want.Answer; at > 0 && len(got) >= at+20 {
+		if oracle.Checksum(got[at:at+20]) != 0 {
+			d.rt.Fatalf("%s: checksum of the answer %x", what, got)
+		}
+		copy(want.Frame[at+4:at+6], got[at+4:]) // any identification,
+		copy(want.Frame[at+10:at+12], got[at+10:])
+	}
+	if !bytes.Equal(got, want.Frame) {
+		d.rt.Fatalf("%s: %s, frame\n%x in\n%x out\n%x the oracle's", what, verdict, in, got, want.Frame)
+	}
+}
+
+// verdictOf reads what was counted. The verdict of a malformed frame depends
+// on what is looked at first; all that matters is that it is passed.
+func (d *duel) verdictOf(want oracle.Outcome) string {
+	index := verdictIndex[want.Verdict]
+	n, err := tally(d.dp.Maps.Verdicts, uint32(index))
+	if err != nil {
+		d.rt.Fatal(err)
+	}
+	if n == d.base[want.Verdict]+d.want[want.Verdict]+1 {
+		d.want[want.Verdict]++
+		return want.Verdict
+	}
+	for name, n := range d.tallies() {
+		if n != d.base[name]+d.want[name] {
+			if want.Verdict == "malformed" && slices.Contains(passes, name) {
+				d.want[name]++
+				return "malformed"
+			}
+			return name
+		}
+	}
+	return "no verdict"
+}
+
+var verdictIndex = func() map[string]int {
+	m := map[string]int{}
+	for i, v := range verdictTexts {
+		m[v.name] = i
+	}
+	return m
+}()
+
+var passes = []string{"malformed", "not_our_mac", "not_ipv4", "not_ours", "no_listener", "other_protocol", "standby", "from_peer", "icmp_no_flow"}
+
+func (d *duel) tallies() map[string]uint64 {
+	m := map[string]uint64{}
+	for name, i := range verdictIndex {
+		n, err := tally(d.dp.Maps.Verdicts, uint32(i))
+		if err != nil {
+			d.rt.Fatal(err)
+		}
+		m[name] = n
+	}
+	return m
+}
+
+func (d *duel) compareVerdicts() {
+	for name, n := range d.tallies() {
+		if n != d.base[name]+d.want[name] {
+			d.rt.Fatalf("%s was counted %d times, want %d", name, n-d.base[name], d.want[name])
+		}
+	}
+}
+
+// explain asks what would become of an ordinary packet, before it is sent,
+// and returns what compares the answer with what became of it.
+func (d *duel) explain(in []byte) func(oracle.Outcome) {
+	if len(in) < 60 || in[12] != 8 || in[13] != 0 || in[14] != 0x45 || in[20]&0x3f != 0 || in[21] != 0 || in[22] < 2 ||
+		in[23] != 6 && in[23] != 17 || !bytes.Equal(in[:6], directorMAC[:]) || binary.BigEndian.Uint16(in[16:]) > 60 {
+		return func(oracle.Outcome) {}
+	}
+	p := lb.Packet{
+		Proto: lb.Protocol(in[23]),
+		Src:   netip.AddrPortFrom(netip.AddrFrom4([4]byte(in[26:30])), binary.BigEndian.Uint16(in[34:])),
+		Dst:   netip.AddrPortFrom(netip.AddrFrom4([4]byte(in[30:34])), binary.BigEndian.Uint16(in[36:])),
+		Flags: "-",
+	}
+	for i, c := range "FSRPA" {
+		if p.Proto == lb.TCP && in[47]>>i&1 != 0 {
+			p.Flags += string(c)
+		}
+	}
+	x, err := d.Explain(p)
+	if err != nil {
+		d.rt.Fatal(err)
+	}
+	return func(want oracle.Outcome) {
+		if want.Verdict == "from_peer" || want.Verdict == "malformed" {
+			return // of the frame, not of the packet
+		}
+		real := ""
+		if want.Real.IsValid() {
+			real = want.Real.String()
+		}
+		same := x.Verdict == want.Verdict || x.Verdict == "redirected" && want.Verdict == "forwarded"
+		if !same || x.Real != real {
+			d.rt.Fatalf("explained %+v: %s, real %q, %q; the oracle says %s, real %q", p, x.Verdict, x.Real, x.Steps, want.Verdict, real)
+		}
+	}
+}
+
+// compare compares the tables.
+func (d *duel) compare() {
+	got, err := d.Connections(0)
+	if err != nil {
+		d.rt.Fatal(err)
+	}
+	want := d.oracle.Connections()
+	slices.SortFunc(got, byClient)
+	slices.SortFunc(want, byClient)
+	if !slices.Equal(got, want) {
+		d.rt.Fatalf("connections (-oracle +lvx):\n%s", gocmp.Diff(want, got, gocmp.Comparer(equal[netip.AddrPort])))
+	}
+	stats, err := d.serviceStats() // of Stats: it alone changes with every packet
+	if err != nil {
+		d.rt.Fatal(err)
+	}
+	counts := d.oracle.Stats()
+	if d.unsure {
+		for _, list := range [][]lb.ServiceStats{stats, counts} {
+			for _, s := range list {
+				for i := range s.Reals {
+					s.Reals[i].Active, s.Reals[i].Inactive = 0, 0
+				}
+			}
+		}
+	}
+	same := func(a, b lb.ServiceStats) bool {
+		return a.Name == b.Name && a.Counters == b.Counters && slices.Equal(a.Reals, b.Reals)
+	}
+	if !slices.EqualFunc(stats, counts, same) {
+		d.rt.Fatalf("counters (-oracle +lvx):\n%s", gocmp.Diff(counts, stats, gocmp.Comparer(equal[netip.Addr])))
+	}
+}
+
+func equal[T comparable](a, b T) bool { return a == b }
+
+func byClient(a, b lb.Connection) int {
+	template := func(c lb.Connection) int {
+		if c.Template {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
+		cmp.Compare(template(a), template(b)), cmp.Compare(a.Proto, b.Proto), a.Client.Compare(b.Client),
+		a.Virtual.Compare(b.Virtual), cmp.Compare(a.Service, b.Service),
+	)
+}

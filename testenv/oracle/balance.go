@@ -1,0 +1,194 @@
+package oracle
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// balance handles TCP and UDP with their ports.
+func (d *Director) balance(p packet) Outcome {
+	l4 := p.payload()
+	need := map[byte]int{6: 20, 17: 8}[p.proto]
+	if len(l4) < need {
+		return passed("malformed")
+	}
+	k := tuple{
+		proto:  lb.Protocol(p.proto),
+		client: netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(l4)),
+		vip:    netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(l4[2:])),
+	}
+	flags := byte(0)
+	if k.proto == lb.TCP {
+		flags = l4[13]
+	}
+	if !d.speaks(k.vip.Addr(), k.proto) {
+		return passed("no_listener")
+	}
+	if f := d.flows[k]; f != nil && !d.expired(f) {
+		if o, done := d.known(p, k, f, flags); done {
+			return o
+		}
+	}
+	return d.open(p, k, flags)
+}
+
+// speaks tells whether a VIP has any listener of a protocol. One that only
+// VRRP has is taken to speak TCP: connections of its past are reset.
+func (d *Director) speaks(vip netip.Addr, proto lb.Protocol) bool {
+	bare := proto == lb.TCP
+	for _, s := range d.state.Services {
+		for _, l := range s.Listeners {
+			if l.Addr == vip && l.Proto == proto {
+				return true
+			}
+			bare = bare && l.Addr != vip
+		}
+	}
+	return bare
+}
+
+// known handles a packet of a connection; done is false if it must be
+// scheduled anew (ip_vs_in).
+func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, done bool) {
+	r := f.real
+	syn := k.proto == lb.TCP && flags&2 != 0
+	if r.there && d.denied(r.service, p.src) {
+		return dropped("denied"), true
+	}
+	switch {
+	case !r.reachable() && k.proto == lb.TCP && d.state.KeepNodestConn:
+		return dropped("real_away"), true
+	case !r.reachable():
+		delete(d.flows, k)
+		if k.proto == lb.UDP || syn {
+			return Outcome{}, false
+		}
+		return passed("real_gone"), true
+	case k.proto == lb.UDP && r.host.Silent,
+		syn && (f.state == "TIME_WAIT" || f.state == "CLOSE"),
+		syn && !d.state.KeepNodestConn && !r.usable():
+		delete(d.flows, k)
+		return Outcome{}, false
+	}
+	before := f.state
+	f.state, f.seen = next(k.proto, f.state, flags), d.now
+	if f.state == "ESTABLISHED" && before != "ESTABLISHED" {
+		d.assure(k, r)
+	}
+	return d.send(p, r, false, false), true
+}
+
+// denied applies the lists: the global ones, then the service's; in each the
+// longest prefix decides, deny wins among equals, and who is not on an allow
+// list is denied.
+func (d *Director) denied(v *service, a netip.Addr) bool {
+	lists := func(deny, allow []netip.Prefix) bool {
+		longest := func(ps []netip.Prefix) int {
+			best := -1
+			for _, p := range ps {
+				if p.Contains(a) {
+					best = max(best, p.Bits())
+				}
+			}
+			return best
+		}
+		no, yes := longest(deny), longest(allow)
+		return no >= 0 && no >= yes || yes < 0 && len(allow) > 0
+	}
+	return lists(d.state.Deny, d.state.Allow) || lists(v.conf.Deny, v.conf.Allow)
+}
+
+// listener finds the service of a port: the narrowest listener's.
+func (d *Director) listener(k tuple) *service {
+	var best *service
+	width := 1 << 17
+	for _, s := range d.state.Services {
+		for _, l := range s.Listeners {
+			if l.Addr == k.vip.Addr() && l.Proto == k.proto && l.Contains(k.vip.Port()) && l.Width() < width {
+				best, width = d.services[s.Name], l.Width()
+			}
+		}
+	}
+	return best
+}
+
+// open handles a packet without a connection (ip_vs_schedule,
+// ip_vs_sched_persist).
+func (d *Director) open(p packet, k tuple, flags byte) Outcome {
+	v := d.listener(k)
+	switch {
+	case v == nil:
+		return passed("no_listener")
+	case d.denied(v, p.src):
+		return dropped("denied")
+	case k.proto == lb.TCP && (flags&4 != 0 || flags&2 == 0 && !d.state.SloppyTCP):
+		return passed("no_flow")
+	}
+	r := d.choose(v, k)
+	if r == nil || !r.reachable() {
+		return d.answer(p, 3, 3, 0, "answered_unreachable")
+	}
+	if v.conf.OnePacket && k.proto == lb.UDP {
+		return d.send(p, r, true, false)
+	}
+	f := &flow{real: r, state: next(k.proto, "", flags), seen: d.now}
+	d.flows[k] = f
+	if f.state == "ESTABLISHED" {
+		d.assure(k, r)
+	}
+	return d.send(p, r, true, false)
+}
+
+// choose asks the client's template, then the scheduler.
+func (d *Director) choose(v *service, k tuple) *real {
+	if !v.conf.Persistence.Enabled() {
+		return d.pick(v, k)
+	}
+	who := v.whose(k.client.Addr())
+	t := d.templateOf(who)
+	if t != nil {
+		t.expires = d.until(t)
+		return t.real
+	}
+	r := d.pick(v, k)
+	if r == nil || v.sched.idle() {
+		return r // a sorry server keeps nobody
+	}
+	t = &template{real: r}
+	t.expires = d.until(t)
+	d.templates[who] = t
+	return r
+}
+
+// icmpError brings an ICMP error to the real whose packet it quotes
+// (ip_vs_in_icmp).
+func (d *Director) icmpError(p packet) Outcome {
+	m := p.payload()
+	if len(m) < 8 {
+		return passed("malformed")
+	}
+	if m[0] != 3 && m[0] != 4 && m[0] != 11 {
+		return passed("other_protocol")
+	}
+	q := m[8:]
+	if len(q) < 20 {
+		return passed("icmp_no_flow")
+	}
+	header := int(q[0]&15) * 4
+	offset := binary.BigEndian.Uint16(q[6:]) & 0x1fff
+	if q[0]>>4 != 4 || header < 20 || len(q) < header+8 || offset != 0 || netip.AddrFrom4([4]byte(q[12:16])) != p.dst {
+		return passed("icmp_no_flow")
+	}
+	k := tuple{
+		proto:  lb.Protocol(q[9]),
+		client: netip.AddrPortFrom(netip.AddrFrom4([4]byte(q[16:20])), binary.BigEndian.Uint16(q[header+2:])),
+		vip:    netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(q[header:])),
+	}
+	f := d.flows[k]
+	if f == nil || !d.speaks(p.dst, k.proto) || d.expired(f) || !f.real.reachable() {
+		return passed("icmp_no_flow")
+	}
+	return d.send(p, f.real, false, true)
+}

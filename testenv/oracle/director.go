@@ -1,0 +1,197 @@
+package oracle
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Host is how frames reach an address on the segment.
+type Host struct {
+	MAC     [6]byte
+	Source  [6]byte // of the director's interface that they leave by
+	IfIndex int
+	MTU     int
+	Local   bool // the address is the director's
+	Silent  bool // it does not answer ARP
+}
+
+// World is what surrounds the director.
+type World struct {
+	MAC     [6]byte       // of the interface that frames come by
+	IfIndex int           // its number
+	Tick    time.Duration // of the packet path's clock
+	Host    func(netip.Addr) Host
+	Lives   func(lease uint32) bool // is the lease being renewed?
+}
+
+// Director is the model. Make it with [New].
+type Director struct {
+	world     World
+	now       int64 // ticks
+	state     lb.State
+	services  map[string]*service
+	flows     map[tuple]*flow
+	templates map[client]*template
+	notes     map[datagram]note
+	sweeps    int
+}
+
+// New is a director that serves nothing yet.
+func New(w World) *Director {
+	return &Director{
+		world: w, services: map[string]*service{}, flows: map[tuple]*flow{},
+		templates: map[client]*template{}, notes: map[datagram]note{},
+	}
+}
+
+// service is a virtual service: one in force, or one that was removed and
+// whose connections still live.
+type service struct {
+	conf  lb.Service
+	there bool
+	reals map[netip.AddrPort]*real
+	sched *scheduler
+	gone  lb.Counters // of reals that were forgotten
+}
+
+// real is a real server of a service: one in force, or one that was removed
+// and is remembered for its connections. When it returns it is the same one.
+type real struct {
+	conf     lb.Real
+	service  *service
+	there    bool
+	host     Host
+	mac      [6]byte // the last that was known
+	counters lb.Counters
+	live     bool // connections or templates referred to it at this sweep,
+	wasLive  bool // at the last
+}
+
+// reachable tells whether packets can be sent to r at all.
+func (r *real) reachable() bool { return r.there && (r.host.Local || r.mac != [6]byte{}) }
+
+// usable tells whether r may get new connections.
+func (r *real) usable() bool { return r.there && !r.host.Silent && r.conf.Weight > 0 }
+
+// Apply puts a state in force.
+func (d *Director) Apply(s lb.State) {
+	d.state = s.Clone()
+	for _, conf := range d.state.Services {
+		v, ok := d.services[conf.Name]
+		if !ok {
+			v = &service{reals: map[netip.AddrPort]*real{}}
+			d.services[conf.Name] = v
+		}
+		if !v.there {
+			v.sched = &scheduler{} // a service that returns begins its list anew
+		}
+		v.conf, v.there = conf, true
+		d.settle(v)
+	}
+	for name, v := range d.services {
+		if _, ok := d.state.Service(name); !ok {
+			v.there = false
+			for _, r := range v.reals {
+				r.there = false
+			}
+		}
+	}
+}
+
+// settle brings the reals of a service in line with its configuration.
+func (d *Director) settle(v *service) {
+	for _, r := range v.reals {
+		r.there = false
+	}
+	conf := slices.Clone(v.conf.Reals)
+	sorry := lb.Real{Addr: v.conf.Sorry, Weight: 1}
+	if v.conf.Sorry.IsValid() && !slices.ContainsFunc(conf, sorry.Same) {
+		conf = append(conf, sorry)
+	}
+	for _, c := range conf {
+		r, ok := v.reals[c.Key()]
+		if !ok {
+			r = &real{service: v}
+			v.reals[c.Key()] = r
+		}
+		r.conf, r.there, r.host = c, true, d.world.Host(c.Addr)
+		if r.host.MAC != ([6]byte{}) {
+			r.mac = r.host.MAC
+		}
+	}
+	// The schedulers' list: those that answer, the last of the file first.
+	var list []*real
+	for _, c := range slices.Backward(v.conf.Reals) {
+		if r := v.reals[c.Key()]; !r.host.Silent {
+			list = append(list, r)
+		}
+	}
+	v.sched.update(v.conf, list)
+}
+
+// sorry is the server that stands in while no real is usable, nil if none
+// does.
+func (v *service) sorry() *real {
+	if !v.conf.Sorry.IsValid() {
+		return nil
+	}
+	if r := v.reals[netip.AddrPortFrom(v.conf.Sorry, 0)]; r != nil && r.there && !r.host.Silent {
+		return r
+	}
+	return nil
+}
+
+// Pass lets time pass.
+func (d *Director) Pass(ticks int) { d.now += int64(ticks) }
+
+// Sweep is what the daemon does every few seconds: it ends what has expired,
+// renews templates, and forgets removed reals that nothing refers to. One is
+// kept for two sweeps without a reference, and for the first of all.
+func (d *Director) Sweep() {
+	for _, v := range d.services {
+		for _, r := range v.reals {
+			r.wasLive, r.live = r.live, false
+		}
+	}
+	for k, f := range d.flows {
+		if d.expired(f) {
+			delete(d.flows, k)
+			continue
+		}
+		f.real.live = true
+		d.renew(k, f)
+	}
+	for k, t := range d.templates {
+		if t.expires < d.now {
+			delete(d.templates, k)
+			continue
+		}
+		t.real.live = true
+	}
+	for name, v := range d.services {
+		for k, r := range v.reals {
+			if !r.there && !r.live && !r.wasLive && d.sweeps > 0 {
+				add(&v.gone, r.counters)
+				delete(v.reals, k)
+			}
+		}
+		if !v.there && len(v.reals) == 0 {
+			delete(d.services, name)
+		}
+	}
+	d.sweeps++
+}
+
+// ticks is a duration on the packet path's clock, rounded up.
+func (d *Director) ticks(t time.Duration) int64 {
+	return int64((t + d.world.Tick - 1) / d.world.Tick)
+}
+
+func add(to *lb.Counters, c lb.Counters) {
+	to.Conns += c.Conns
+	to.InPkts += c.InPkts
+	to.InBytes += c.InBytes
+}

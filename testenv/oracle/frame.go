@@ -1,0 +1,91 @@
+package oracle
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+)
+
+// send counts a packet and sends it to a real. opens tells that it opened a
+// connection, icmp that it is an ICMP error.
+func (d *Director) send(p packet, r *real, opens, icmp bool) Outcome {
+	r.counters.InPkts++
+	r.counters.InBytes += uint64(p.length)
+	if opens {
+		r.counters.Conns++
+	}
+	o := d.way(p, r, icmp)
+	o.to = r
+	return o
+}
+
+func (d *Director) way(p packet, r *real, icmp bool) Outcome {
+	mtu := r.host.MTU
+	if mtu == 0 {
+		mtu = 0xffff
+	}
+	switch {
+	case r.host.Local:
+		return passed("local")
+	case p.ttl <= 1 && icmp:
+		return dropped("ttl_silent")
+	case p.ttl <= 1:
+		return d.answer(p, 11, 0, 0, "answered_ttl")
+	case p.length > mtu && (icmp || !p.df):
+		return dropped("too_big")
+	case p.length > mtu:
+		return d.answer(p, 3, 4, mtu, "answered_too_big")
+	}
+	out := bytes.Clone(p.frame)
+	copy(out, r.mac[:])
+	copy(out[6:], r.host.Source[:])
+	ip := out[p.ip:]
+	// RFC 1624, equation 3, for the word of TTL and protocol.
+	old := binary.BigEndian.Uint16(ip[8:])
+	ip[8]--
+	sum := uint32(^binary.BigEndian.Uint16(ip[10:])) + uint32(^old) + uint32(binary.BigEndian.Uint16(ip[8:]))
+	binary.BigEndian.PutUint16(ip[10:], ^fold(sum))
+	o := Outcome{Verdict: "forwarded", Action: Transmit, Frame: out}
+	if icmp {
+		o.Verdict = "icmp_forwarded"
+	}
+	if r.host.IfIndex != d.world.IfIndex {
+		o.Action = Redirect
+		if !icmp {
+			o.Verdict = "redirected"
+		}
+	}
+	return o
+}
+
+func fold(sum uint32) uint16 {
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
+}
+
+// Checksum is the Internet checksum of b (RFC 1071).
+func Checksum(b []byte) uint16 {
+	sum := uint32(0)
+	for i, v := range b {
+		sum += uint32(v) << (8 * (1 - i%2))
+	}
+	return ^fold(sum)
+}
+
+// answer builds what icmp_send would send from the VIP: the packet, cut to
+// 576 bytes in all, behind an ICMP header. The identification is 0 here.
+func (d *Director) answer(p packet, typ, code byte, mtu int, verdict string) Outcome {
+	quoted := p.frame[p.ip : p.ip+min(p.length, 576-28)]
+	out := slices.Concat(p.frame[6:12], p.frame[0:6], p.frame[12:p.ip])
+	ip := make([]byte, 20)
+	ip[0], ip[1], ip[8], ip[9] = 0x45, quoted[1]&0x1e|0xc0, 64, 1
+	binary.BigEndian.PutUint16(ip[2:], uint16(28+len(quoted)))
+	copy(ip[12:], quoted[16:20])
+	copy(ip[16:], quoted[12:16])
+	binary.BigEndian.PutUint16(ip[10:], Checksum(ip))
+	icmp := slices.Concat([]byte{typ, code, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, quoted)
+	binary.BigEndian.PutUint16(icmp[2:], Checksum(icmp))
+	return Outcome{Verdict: verdict, Action: Transmit, Frame: slices.Concat(out, ip, icmp), Answer: p.ip}
+}

@@ -1,0 +1,244 @@
+package oracle
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Actions of XDP.
+const (
+	Drop     = 1
+	Pass     = 2
+	Transmit = 3
+	Redirect = 4
+)
+
+// Outcome is what becomes of a frame.
+type Outcome struct {
+	Verdict string // its name, as Stats has it
+	Action  uint32
+	Frame   []byte     // as it leaves or is passed up; nil if it is dropped
+	Answer  int        // offset of the IP header if the frame is an ICMP answer of the director's: its identification is any number
+	Real    netip.Addr // whose packet it is; the zero Addr = nobody's
+
+	to *real
+}
+
+func passed(verdict string) Outcome  { return Outcome{Verdict: verdict, Action: Pass} }
+func dropped(verdict string) Outcome { return Outcome{Verdict: verdict, Action: Drop} }
+
+// packet is what the director reads of a frame.
+type packet struct {
+	frame    []byte
+	ip       int // offset of the IP header
+	header   int // its length
+	length   int // of the IP packet
+	id       uint16
+	more, df bool // flags of the fragment word
+	offset   int  // of the fragment, in bytes
+	ttl      int
+	proto    byte
+	src, dst netip.Addr
+}
+
+func (p packet) payload() []byte { return p.frame[p.ip+p.header : p.ip+p.length] }
+
+// datagram is what fragments have in common.
+type datagram struct {
+	src, dst netip.Addr
+	id       uint16
+	proto    byte
+}
+
+func (p packet) datagram() datagram { return datagram{p.src, p.dst, p.id, p.proto} }
+
+// note says where the first fragment of a datagram went.
+type note struct {
+	real *real // nil: nowhere
+	at   int64
+}
+
+// fragmentTicks is how long a note holds (net.ipv4.ipfrag_time, 30 s).
+const fragmentTicks = 30
+
+// Packet lets a frame arrive. A passed frame is passed as it came.
+func (d *Director) Packet(frame []byte) Outcome {
+	o := d.decide(frame)
+	if o.Action == Pass {
+		o.Frame = frame
+	}
+	if o.to != nil {
+		o.Real = o.to.conf.Addr
+	}
+	return o
+}
+
+func (d *Director) decide(frame []byte) Outcome {
+	if len(frame) < 34 {
+		return passed("malformed")
+	}
+	if !bytes.Equal(frame[:6], d.world.MAC[:]) {
+		return d.bystander(frame, "not_our_mac")
+	}
+	at := ipv4Offset(frame)
+	if at == 0 {
+		return d.bystander(frame, "not_ipv4")
+	}
+	p, ok := parseIPv4(frame, at)
+	if !ok {
+		return passed("malformed")
+	}
+	if !d.owns(p.dst) {
+		return passed("not_ours")
+	}
+	if martian(p.src) {
+		return passed("malformed")
+	}
+	if o, serve := d.role(p); !serve {
+		return o
+	}
+	switch {
+	case p.proto != 6 && p.proto != 17 && p.proto != 1:
+		return passed("other_protocol")
+	case p.proto == 1 && (p.more || p.offset > 0):
+		return passed("other_protocol")
+	case p.proto == 1:
+		return d.icmpError(p)
+	case p.offset > 0:
+		return d.laterFragment(p)
+	}
+	o := d.balance(p)
+	if p.more {
+		d.notes[p.datagram()] = note{o.to, d.now}
+	}
+	return o
+}
+
+// ipv4Offset finds IPv4 behind at most two VLAN tags, 0 if it is not there.
+func ipv4Offset(frame []byte) int {
+	for at := 14; at <= 22; at += 4 {
+		if at > len(frame) {
+			return 0
+		}
+		switch binary.BigEndian.Uint16(frame[at-2:]) {
+		case 0x0800:
+			return at
+		case 0x8100, 0x88a8:
+		default:
+			return 0
+		}
+	}
+	return 0
+}
+
+// parseIPv4 is as strict as ip_rcv, but for the checksum, which the real
+// server looks at.
+func parseIPv4(frame []byte, at int) (packet, bool) {
+	if at+20 > len(frame) {
+		return packet{}, false
+	}
+	h := frame[at:]
+	fragment := binary.BigEndian.Uint16(h[6:])
+	p := packet{
+		frame: frame, ip: at, header: int(h[0]&15) * 4, length: int(binary.BigEndian.Uint16(h[2:])),
+		id: binary.BigEndian.Uint16(h[4:]), df: fragment&0x4000 != 0, more: fragment&0x2000 != 0, offset: int(fragment&0x1fff) * 8,
+		ttl: int(h[8]), proto: h[9], src: netip.AddrFrom4([4]byte(h[12:16])), dst: netip.AddrFrom4([4]byte(h[16:20])),
+	}
+	ok := h[0]>>4 == 4 && p.header >= 20 && p.length >= p.header && at+p.length <= len(frame)
+	return p, ok
+}
+
+// martian sources are those that every stack drops (ip_route_input_slow).
+func martian(a netip.Addr) bool {
+	b := a.As4()
+	return b[0] == 0 || b[0] == 127 || a.IsMulticast() || b == [4]byte{255, 255, 255, 255}
+}
+
+// owns tells whether an address is a VIP: a service listens on it, or VRRP
+// has it.
+func (d *Director) owns(a netip.Addr) bool {
+	for _, s := range d.state.Services {
+		for _, l := range s.Listeners {
+			if l.Addr == a {
+				return true
+			}
+		}
+	}
+	for _, l := range d.state.Leases {
+		if slices.Contains(l.VIP, a) {
+			return true
+		}
+	}
+	return slices.Contains(d.state.Standby, a)
+}
+
+// leaseOver tells whether a VIP hangs on a lease that is over.
+func (d *Director) leaseOver(a netip.Addr) bool {
+	over := false
+	for _, l := range d.state.Leases {
+		if slices.Contains(l.VIP, a) {
+			over = !d.world.Lives(l.ID)
+		}
+	}
+	return over
+}
+
+// role asks whether the director may serve a VIP at all.
+func (d *Director) role(p packet) (Outcome, bool) {
+	switch {
+	case slices.Contains(d.state.Standby, p.dst):
+		return passed("standby"), false
+	case d.leaseOver(p.dst):
+		return dropped("lease_over"), false
+	case d.fromPeer(p):
+		return passed("from_peer"), false
+	}
+	return Outcome{}, true
+}
+
+// fromPeer: a fellow director has balanced the packet already, to this host,
+// which is a real server behind the VIP.
+func (d *Director) fromPeer(p packet) bool {
+	isReal := func(s lb.Service) bool {
+		return slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return l.Addr == p.dst }) &&
+			slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return d.world.Host(r.Addr).Local })
+	}
+	if !slices.ContainsFunc(d.state.Services, isReal) {
+		return false
+	}
+	return slices.ContainsFunc(d.state.Peers, func(a netip.Addr) bool {
+		return a != p.src && bytes.Equal(p.frame[6:12], macOf(d.world.Host(a)))
+	})
+}
+
+func macOf(h Host) []byte { return h.MAC[:] }
+
+// bystander lets pass what is not balanced, but for requests "who has VIP"
+// that this director must not answer now.
+func (d *Director) bystander(frame []byte, verdict string) Outcome {
+	if len(frame) < 42 || binary.BigEndian.Uint16(frame[12:]) != 0x0806 || binary.BigEndian.Uint16(frame[20:]) != 1 ||
+		bytes.Equal(frame[28:32], frame[38:42]) {
+		return passed(verdict)
+	}
+	target := netip.AddrFrom4([4]byte(frame[38:42]))
+	if slices.Contains(d.state.Standby, target) || d.leaseOver(target) {
+		return dropped("arp_silenced")
+	}
+	return passed(verdict)
+}
+
+// laterFragment follows the first one.
+func (d *Director) laterFragment(p packet) Outcome {
+	n, ok := d.notes[p.datagram()]
+	switch {
+	case ok && n.real == nil:
+		return passed("no_listener")
+	case ok && d.now-n.at <= fragmentTicks && n.real.reachable():
+		return d.send(p, n.real, false, false)
+	}
+	return dropped("fragment_lost") // no daemon is there to hold it
+}

@@ -59,11 +59,14 @@ func run(ctx context.Context, args []string, out, notes io.Writer) int {
 	f.BoolVar(&j.quick, "quick", false, "less than a minute, less certain")
 	f.StringVar(&j.only, "only", "", "only groups whose name contains this")
 	f.StringVar(&j.json, "json", "", "write the figures to a file")
-	if f.Parse(args) != nil || f.NArg() == 0 {
-		usage(notes)
+	if f.Parse(args) != nil {
 		return 2
 	}
-	for _, name := range f.Args() {
+	names := f.Args()
+	if len(names) == 0 {
+		names = []string{"packets"}
+	}
+	for _, name := range names {
 		if err := j.do(ctx, name); err != nil {
 			fmt.Fprintf(notes, "bench %s: %v\n", name, err)
 			return 1

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The short way of the packets that are nearly all of them: data of a proven
- * flow, in its first set, to a real on the same segment. It decides nothing
- * that the long way would decide otherwise (a test runs both); whatever is
- * unusual gets CONTINUE and is looked at from the start.
+ * flow to a real on the same segment. It decides nothing that the long way
+ * would decide otherwise (a test runs both); whatever is unusual gets CONTINUE
+ * and is looked at from the start.
  *
  * At a million flows the flow's line comes from memory, and what a CPU does
  * meanwhile is the next packet, if it gets that far: its window holds some
@@ -99,7 +99,7 @@ static __always_inline struct vip *near_vip(const struct settings *s, __be32 add
 }
 
 /*
- * A packet that no flow of the first set owns. Strays to ports where nobody
+ * A packet that no flow owns, or that is no plain data. Strays to ports where nobody
  * listens are many on the Internet; everything else has to be looked at.
  */
 static __always_inline int stray(const struct settings *s, const struct vip *vip, __u64 key, __be16 port)
@@ -139,7 +139,7 @@ static __always_inline int fast(struct xdp_md *ctx)
 	struct counter *c;
 	struct real *real;
 	struct vip *vip;
-	__u64 key, value, now, way, *place;
+	__u64 key, hash, value, now, way, *place;
 	__be16 port;
 	int full;
 
@@ -171,13 +171,21 @@ static __always_inline int fast(struct xdp_md *ctx)
 	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), *number);
 	if (flags != TCP_ACK)
 		goto nobodys;
-	set = flow_set(first_set(flow_hash(s, key, port), flow_sets));
+	hash = flow_hash(s, key, port);
+	set = flow_set(first_set(hash, flow_sets));
 	if (!set)
 		return CONTINUE;
 	place = place_of(set, key);
 	value = READ_ONCE_64(place[WAYS]);
-	if (READ_ONCE_64(place[0]) != key)
-		goto nobodys;
+	if (READ_ONCE_64(place[0]) != key) { /* one flow in forty is in its second set */
+		set = flow_set(second_set(hash, flow_sets));
+		if (!set)
+			return CONTINUE;
+		place = place_of(set, key);
+		value = READ_ONCE_64(place[WAYS]);
+		if (READ_ONCE_64(place[0]) != key)
+			goto nobodys;
+	}
 	if ((value ^ (FAST_KIND | (__u64) * (__be16 *)(data + ETHER + 22) << PORT_SHIFT)) & FAST_MASK ||
 	    (READ_ONCE_64(place[WAYS]) ^ value) & IDENTITY)
 		return CONTINUE;

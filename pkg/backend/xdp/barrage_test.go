@@ -1,0 +1,108 @@
+package xdp
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// barrage makes packets of random sources inside the kernel, and hands each to
+// the packet path: ten million take seconds. Its sources and ports come from
+// one number, so that the same packets can be sent again with other flags.
+type barrage struct {
+	*harness
+	prog  *ebpf.Program
+	plans *ebpf.Map
+}
+
+// plan is what the generator is told: where the random sequence stands, and
+// the frame whose source it replaces.
+type plan struct {
+	Random uint64
+	Frame  [64]byte
+}
+
+func (h *harness) barrage(t testing.TB) *barrage {
+	t.Helper()
+	b := &barrage{harness: h}
+	var err error
+	b.plans, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 72, MaxEntries: 1})
+	must(t, err)
+	slots, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	must(t, err)
+	const frags = 32 // BPF_F_XDP_HAS_FRAGS: the programs of an array are of one kind
+	b.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, AttachType: ebpf.AttachXDP, Flags: frags, License: "GPL", Instructions: generator(b.plans.FD(), slots.FD()),
+	})
+	must(t, err)
+	t.Cleanup(func() {
+		_ = b.prog.Close()
+		_ = b.plans.Close()
+		_ = slots.Close()
+	})
+	must(t, slots.Put(uint32(0), h.dp.Program("lvx0")))
+	return b
+}
+
+// generator writes the plan's frame with the next source, one of 2^29
+// addresses and 2^16 ports, and tail-calls the program in the slot.
+// (Knuth's linear congruential generator, whose high bits are good.)
+func generator(plans, slots int) asm.Instructions {
+	ins := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.LoadMem(asm.R7, asm.R6, 0, asm.Word), // data
+		asm.LoadMem(asm.R8, asm.R6, 4, asm.Word), // data_end
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.Add.Imm(asm.R2, 64),
+		asm.JGT.Reg(asm.R2, asm.R8, "out"),
+		asm.StoreImm(asm.R10, -4, 0, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.R10),
+		asm.Add.Imm(asm.R2, -4),
+		asm.LoadMapPtr(asm.R1, plans),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "out"),
+	}
+	for i := range int16(8) {
+		ins = append(ins, asm.LoadMem(asm.R1, asm.R0, 8+8*i, asm.DWord), asm.StoreMem(asm.R7, 8*i, asm.R1, asm.DWord))
+	}
+	return append(ins,
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
+		asm.LoadImm(asm.R2, 6364136223846793005, asm.DWord),
+		asm.Mul.Reg(asm.R1, asm.R2),
+		asm.LoadImm(asm.R2, 1442695040888963407, asm.DWord),
+		asm.Add.Reg(asm.R1, asm.R2),
+		asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.RSh.Imm(asm.R2, 35),
+		asm.Or.Imm(asm.R2, 0x20000000), // 32.0.0.0/3: no martians
+		asm.HostTo(asm.BE, asm.R2, asm.Word),
+		asm.StoreMem(asm.R7, 26, asm.R2, asm.Word),
+		asm.RSh.Imm(asm.R1, 16),
+		asm.StoreMem(asm.R7, 34, asm.R1, asm.Half),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.LoadMapPtr(asm.R2, slots),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnTailCall.Call(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
+		asm.Return(),
+	)
+}
+
+// send sends n packets to the web service with these flags, from the sources
+// that follow random, and returns what follows them.
+func (b *barrage) send(t testing.TB, flags string, n int, random uint64) uint64 {
+	t.Helper()
+	p := plan{Random: random}
+	copy(p.Frame[:], frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: flags}))
+	put := func() { must(t, b.plans.Put(uint32(0), &p)) }
+	put()
+	opts := &ebpf.RunOptions{Data: p.Frame[:], DataOut: make([]byte, 512), Repeat: uint32(n), Reset: put}
+	_, err := b.prog.Run(opts)
+	must(t, err)
+	var after plan
+	must(t, b.plans.Lookup(uint32(0), &after))
+	return after.Random
+}

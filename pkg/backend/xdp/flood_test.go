@@ -1,0 +1,194 @@
+package xdp
+
+import (
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Floods: what spoofed packets cost those who were there before. By default a
+// tenth of the full size, which is ten million packets against 50,000
+// connections in a table of the default size:
+//
+//	LVX_FLOOD_PACKETS=10000000 go test -v -run 'TestFlood|TestStatedCapacity' ./pkg/backend/xdp
+func floodPackets(t *testing.T) int {
+	t.Helper()
+	s := os.Getenv("LVX_FLOOD_PACKETS")
+	if s == "" {
+		return 1_000_000
+	}
+	n, err := strconv.Atoi(s)
+	must(t, err)
+	return n
+}
+
+// volley is how many packets of a flood come in a tick of the clock.
+const volley = 250_000
+
+// customer is the nth connection: one client each, behind all kinds of ports.
+func customer(n int, flags string) lb.Packet {
+	from := netip.AddrFrom4([4]byte{172, 16 + byte(n>>16), byte(n >> 8), byte(n)})
+	return lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(from, uint16(1024+n)), Dst: web, Flags: flags}
+}
+
+// crowd is customers, and the reals that they reached.
+type crowd struct {
+	*barrage
+	size  int
+	reals []netip.Addr
+}
+
+// open has customers connect, up to the nth, and send their first data.
+func (c *crowd) open(t *testing.T, upTo int) {
+	t.Helper()
+	for n := len(c.reals); n < upTo; n++ {
+		to := c.Send(customer(n, "S")).Real
+		for _, flags := range []string{"A", "PA"} {
+			if got := c.Send(customer(n, flags)).Real; got != to || !to.IsValid() {
+				t.Fatalf("customer %d: %s to %s, the SYN to %s", n, flags, got, to)
+			}
+		}
+		c.reals = append(c.reals, to)
+	}
+}
+
+// stay has every customer send a packet with these flags, from a port that is
+// so much higher, and counts those that do not reach their real.
+func (c *crowd) stay(flags string, higher uint16) (lost int) {
+	for n, to := range c.reals {
+		p := customer(n, flags)
+		p.Src = netip.AddrPortFrom(p.Src.Addr(), p.Src.Port()+higher)
+		if c.Send(p).Real != to {
+			lost++
+		}
+	}
+	return lost
+}
+
+// flood sends so many packets in volleys, every source first with these flags,
+// then with those, and lets the rest of the customers connect half-way.
+func (c *crowd) flood(t *testing.T, packets int, flags ...string) {
+	t.Helper()
+	random := uint64(time.Now().UnixNano())
+	t.Logf("random sources from %d", random)
+	for sent := 0; sent < packets; sent += volley {
+		if sent >= packets/2 {
+			c.open(t, c.size)
+		}
+		var next uint64
+		for _, f := range flags {
+			next = c.send(t, f, volley/len(flags), random)
+		}
+		random = next
+		c.dp.Settings.Clock++
+	}
+}
+
+// spent is what packets and entries came to since before.
+func spent(t *testing.T, h *harness, before lb.Stats) (verdicts, flows, templates map[string]uint64) {
+	t.Helper()
+	after, err := h.Stats()
+	must(t, err)
+	verdicts = map[string]uint64{}
+	for i, v := range after.Verdicts {
+		if n := v.Count - before.Verdicts[i].Count; n > 0 {
+			verdicts[v.Name] = n
+		}
+	}
+	less := func(a, b map[string]uint64) map[string]uint64 {
+		d := map[string]uint64{}
+		for k := range a {
+			d[k] = a[k] - b[k]
+		}
+		return d
+	}
+	return verdicts, less(after.Flows.Evicted, before.Flows.Evicted), less(after.Template.Evicted, before.Template.Evicted)
+}
+
+// Nobody who is established loses his real to a flood, nor to one that comes
+// while he connects; and no SYN is refused, so neither is his.
+func TestFlood(t *testing.T) {
+	packets := floodPackets(t)
+	h := newStill(t, packets/10, packets/100)
+	for _, c := range []struct {
+		name       string
+		flags      []string
+		persistent time.Duration
+	}{
+		{"SYN", []string{"S"}, 0},
+		{"SYN and ACK", []string{"S", "A"}, 0},
+		{"SYN+ACK and ACK", []string{"SA", "A"}, 0},
+		{"SYN to a persistent service", []string{"S"}, 2 * time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h.reset(t)
+			s := webService(3)
+			s.Persistence.Timeout = c.persistent
+			h.apply(lb.State{Services: []lb.Service{s}})
+			before, err := h.Stats()
+			must(t, err)
+			who := &crowd{barrage: h.barrage(t), size: packets / 200}
+			who.open(t, who.size/2)
+			start := time.Now()
+			who.flood(t, packets, c.flags...)
+			took := time.Since(start)
+			verdicts, flows, templates := spent(t, h, before)
+			t.Logf("%d packets in %.1f s: %v; flows evicted %v, templates %v", packets, took.Seconds(), verdicts, flows, templates)
+			if lost := who.stay("A", 0); lost > 0 {
+				t.Errorf("%d of %d connections lost their real", lost, who.size)
+			}
+			if refused := verdicts["table_busy"]; refused > 0 {
+				t.Errorf("%d packets were refused a place", refused)
+			}
+			if flows["established"] > 0 || templates["assured"] > 0 {
+				t.Errorf("proven flows evicted: %d, assured templates: %d", flows["established"], templates["assured"])
+			}
+			if c.persistent == 0 {
+				return
+			}
+			if lost := who.stay("S", 7); lost > 0 {
+				t.Errorf("new connections of %d of %d clients reached another real", lost, who.size)
+			}
+		})
+	}
+}
+
+// A table has room for as many connections as its size says: none is refused,
+// and next to none loses its place. (A quarter of the places are taken then. A
+// new connection finds all eight of its own taken about once in ten million
+// times, and the oldest half-open one goes.)
+func TestStatedCapacity(t *testing.T) {
+	size := floodPackets(t)
+	h := newStill(t, size, 1024)
+	h.dp.Settings.Seed = [3]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb}
+	h.apply(lb.State{Services: []lb.Service{webService(3)}})
+	before, err := h.Stats()
+	must(t, err)
+	b := h.barrage(t)
+	for _, flags := range []string{"S", "A", "PA", "A"} {
+		random := uint64(1)
+		for sent := 0; sent < size; sent += volley {
+			random = b.send(t, flags, volley, random)
+		}
+		h.dp.Settings.Clock++
+	}
+	verdicts, flows, _ := spent(t, h, before)
+	st, err := h.Stats()
+	must(t, err)
+	t.Logf("%d connections in a table of %d: %v; evicted %v", st.Flows.Used, size, verdicts, flows)
+	lost := flows["half_open"] + flows["unproven"] + flows["established"]
+	if most := uint64(1 + size/1_000_000); lost > most {
+		t.Errorf("%d connections lost their places, want at most %d", lost, most)
+	}
+	if n := verdicts["forwarded"]; n < 4*(uint64(size)-lost) || verdicts["table_busy"] > 0 {
+		t.Errorf("%d packets forwarded, want %d; %d refused a place", n, 4*size, verdicts["table_busy"])
+	}
+	// A few sources come twice, of 2^45.
+	if used := int(st.Flows.Used); used > size || used < size-size/1000 {
+		t.Errorf("%d connections in the table, want nearly %d", used, size)
+	}
+}

@@ -1,0 +1,283 @@
+package xdp
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/oracle"
+)
+
+// trial is the packet path and the oracle, in one configuration that has
+// something of everything, for frames that nobody should send.
+type trial struct {
+	*harness
+	t      *testing.T
+	oracle *oracle.Director
+	base   map[string]uint64 // verdicts before the first frame,
+	want   map[string]uint64 // and what the oracle has said since
+	out    []byte
+	frames int
+	since  int // the last comparison of verdicts
+	action [5]int
+}
+
+const trialTable = 65536
+
+// newTrial empties the tables and begins anew.
+func newTrial(t *testing.T, h *harness) *trial {
+	t.Helper()
+	h.reset(t)
+	h.grace = func() {} // no packet runs beside the edits
+	h.dp.Settings.Answers = 1 << 30
+	h.net.hosts = map[netip.Addr]Neighbor{}
+	hosts := map[netip.Addr]oracle.Host{}
+	for _, a := range allHosts {
+		b := a.As4()
+		o := oracle.Host{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: ingress, MTU: 1500}
+		switch a {
+		case thisHost, realN(7):
+			o = oracle.Host{Local: true}
+		case realN(5): // by another interface
+			o.IfIndex, o.MTU = 2, 1000
+		case peerAddr:
+			o.IfIndex = h.dp.Attachments[0].Index
+		}
+		hosts[a] = o
+		h.net.hosts[a] = Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", Local: o.Local}
+	}
+	x := &trial{harness: h, t: t, want: map[string]uint64{}, base: h.counted()}
+	x.oracle = oracle.New(oracle.World{
+		MAC: directorMAC, IfIndex: ingress, Tick: ticksDuration(1),
+		Host:  func(a netip.Addr) oracle.Host { return hosts[a] },
+		Lives: func(id uint32) bool { return id == 0 },
+	})
+	h.apply(trialState())
+	x.oracle.Apply(trialState())
+	must(t, h.Renew(0, time.Hour))
+	must(t, h.Renew(1, 0))
+	return x
+}
+
+// Addresses beside vips that the trial serves, or not any more.
+var (
+	standbyVIP = netip.MustParseAddr("10.0.0.103")
+	overVIP    = netip.MustParseAddr("10.0.0.104")
+)
+
+func trialState() lb.State {
+	at := func(a netip.Addr, p lb.Protocol, first, last uint16) lb.Listener {
+		return lb.Listener{Addr: a, Proto: p, First: first, Last: last}
+	}
+	reals := func(ns ...int) (rs []lb.Real) {
+		for _, n := range ns {
+			rs = append(rs, lb.Real{Addr: realN(n), Weight: uint16(n % 3)})
+		}
+		return rs
+	}
+	return lb.State{
+		Services: []lb.Service{
+			{Name: "web", Scheduler: lb.RR, Mark: 1, Reals: reals(1, 2), Listeners: []lb.Listener{at(vips[0], lb.TCP, 80, 80), at(vips[0], lb.UDP, 80, 80)}},
+			{Name: "dns", Scheduler: lb.WRR, Reals: reals(1, 2, 4), OnePacket: true, Listeners: []lb.Listener{at(vips[0], lb.UDP, 53, 53)}},
+			{Name: "range", Scheduler: lb.SH, Reals: reals(4, 5, 6), Listeners: []lb.Listener{at(vips[0], lb.TCP, 8000, 8100)}},
+			{
+				Name: "all", Scheduler: lb.MH, Mark: 2, Reals: reals(1, 4, 7), Persistence: lb.Persistence{Timeout: time.Minute, Prefix: 24},
+				Listeners: []lb.Listener{at(vips[1], lb.TCP, 0, 0), at(vips[1], lb.UDP, 0, 0)},
+			},
+			{Name: "none", Scheduler: lb.RR, Reals: reals(3), Listeners: []lb.Listener{at(vips[2], lb.TCP, 80, 80), at(vips[2], lb.UDP, 80, 80)}},
+			{Name: "old", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(standbyVIP, lb.TCP, 80, 80)}},
+			{Name: "over", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(overVIP, lb.TCP, 80, 80)}},
+		},
+		Standby: []netip.Addr{standbyVIP},
+		Leases:  []lb.Lease{{ID: 0, VIP: vips[:1]}, {ID: 1, VIP: []netip.Addr{overVIP}}},
+		Peers:   []netip.Addr{peerAddr},
+		Deny:    []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+	}
+}
+
+// counted gives the verdicts that were counted, by name.
+func (h *harness) counted() map[string]uint64 {
+	h.t.Helper()
+	vs, err := h.verdicts()
+	must(h.t, err)
+	m := map[string]uint64{}
+	for _, v := range vs {
+		m[v.Name] = v.Count
+	}
+	return m
+}
+
+// send sends a frame through both. What one forwards the other forwards, to
+// the same MAC and byte for byte; what is passed is passed as it came.
+func (x *trial) send(what string, in []byte) {
+	want := x.oracle.Packet(in)
+	x.out = slices.Grow(x.out[:0], len(in)+256)[:len(in)+256]
+	opts := &ebpf.RunOptions{Data: in, DataOut: x.out}
+	action, err := x.dp.Program("lvx0").Run(opts)
+	if err != nil {
+		x.t.Fatalf("%s: run %x: %v", what, in, err)
+	}
+	x.frames++
+	x.want[want.Verdict]++
+	if action != want.Action {
+		x.t.Fatalf("%s: action %d, the oracle says %s, %d\n%x", what, action, want.Verdict, want.Action, in)
+	}
+	x.action[action]++
+	if want.Frame != nil {
+		x.compareFrames(what, in, opts.DataOut, want)
+	}
+	if x.since++; x.since >= 2000 {
+		x.compareVerdicts(what)
+	}
+}
+
+func (x *trial) compareFrames(what string, in, out []byte, want oracle.Outcome) {
+	if at := want.Answer; at > 0 && len(out) >= at+20 {
+		if oracle.Checksum(out[at:at+20]) != 0 {
+			x.t.Fatalf("%s: checksum of the answer %x", what, out)
+		}
+		copy(want.Frame[at+4:at+6], out[at+4:]) // any identification,
+		copy(want.Frame[at+10:at+12], out[at+10:])
+	}
+	if !bytes.Equal(out, want.Frame) {
+		x.t.Fatalf("%s: %s, frame\n%x in\n%x out\n%x the oracle's", what, want.Verdict, in, out, want.Frame)
+	}
+}
+
+// compareVerdicts compares what was counted. The reason why a broken frame is
+// passed depends on what is looked at first: of those only the sum counts.
+func (x *trial) compareVerdicts(what string) {
+	got, passedOn, wanted := x.counted(), uint64(0), uint64(0)
+	for name, n := range got {
+		n -= x.base[name]
+		if slices.Contains(passes, name) {
+			passedOn += n
+			wanted += x.want[name]
+		} else if n != x.want[name] {
+			x.t.Fatalf("%s counted %d times, the oracle says %d (within %d frames before a %s)", name, n, x.want[name], x.since, what)
+		}
+	}
+	if passedOn != wanted {
+		x.t.Fatalf("%d frames passed for what they are, the oracle says %d (within %d frames before a %s)", passedOn, wanted, x.since, what)
+	}
+	x.since = 0
+}
+
+// done compares what is left to compare, and adds up.
+func (x *trial) done(total *[5]int) {
+	x.compareVerdicts("the end")
+	for i, n := range x.action {
+		total[i] += n
+	}
+}
+
+// kernelLog is the kernel's messages from now on; nil where they cannot be
+// read.
+func kernelLog(t *testing.T) *os.File {
+	t.Helper()
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.Seek(fd, 0, io.SeekEnd)
+	}
+	if err != nil {
+		t.Logf("the kernel's messages cannot be read: %v", err)
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "kmsg")
+}
+
+var complaint = regexp.MustCompile(`BUG:|WARNING:|Oops|general protection|KASAN|UBSAN|XDP|rcu.*stall`)
+
+// complaints reads the messages that have come since.
+func complaints(t *testing.T, f *os.File) {
+	t.Helper()
+	if f == nil {
+		return
+	}
+	defer f.Close()
+	buf := make([]byte, 8192)
+	for {
+		n, err := unix.Read(int(f.Fd()), buf)
+		if errors.Is(err, unix.EPIPE) {
+			continue // messages were overwritten
+		}
+		if err != nil || n == 0 {
+			return
+		}
+		if complaint.Match(buf[:n]) {
+			t.Errorf("the kernel complains: %s", buf[:n])
+		}
+	}
+}
+
+// Every frame of the corpus, the packet path beside the oracle.
+func TestHostileCorpus(t *testing.T) {
+	log := kernelLog(t)
+	h := newStill(t, trialTable, 4096)
+	var total [5]int
+	for _, c := range corpus() {
+		t.Run(c.name, func(t *testing.T) {
+			x := newTrial(t, h)
+			for what, in := range settlers() {
+				x.send(what, in)
+			}
+			c.frames(func(in []byte) { x.send(c.name, in) })
+			x.done(&total)
+			t.Logf("%d frames", x.frames)
+		})
+	}
+	t.Logf("dropped, passed, sent, redirected: %v", total[1:])
+	complaints(t, log)
+}
+
+// noiseFrames is how many frames of noise are sent, unless the environment
+// says for how long:
+//
+//	LVX_HOSTILE_SECONDS=60 go test -v -run TestHostile ./pkg/backend/xdp
+const noiseFrames = 200_000
+
+func TestHostileNoise(t *testing.T) {
+	end, frames := time.Time{}, noiseFrames
+	if s := os.Getenv("LVX_HOSTILE_SECONDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		must(t, err)
+		end, frames = time.Now().Add(time.Duration(n)*time.Second), 1<<40
+	}
+	log := kernelLog(t)
+	h := newStill(t, trialTable, 4096)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	var total [5]int
+	start, sent := time.Now(), 0
+	for round := uint64(0); sent < frames && (end.IsZero() || time.Now().Before(end)); round++ {
+		x, n := newTrial(t, h), newNoise(seed+round)
+		for x.frames < 20_000 {
+			what, in := n.frame()
+			x.send(what, in)
+			if x.frames%1000 == 0 {
+				x.dp.Settings.Clock += 7
+				x.oracle.Pass(7)
+			}
+		}
+		sent += x.frames
+		x.done(&total)
+	}
+	t.Logf("%d frames in %.1f s; dropped, passed, sent, redirected: %v", sent, time.Since(start).Seconds(), total[1:])
+	for action, n := range total[1:] {
+		if n < sent/2000 {
+			t.Errorf("action %d came %d times in %d frames: the noise is too dull", action+1, n, sent)
+		}
+	}
+	complaints(t, log)
+}

@@ -33,7 +33,7 @@ func (d *decoder) config(c *cursor) *Config {
 		SloppyTCP:            get(o, "sloppy_tcp", false, boolean),
 		ExpireNodestConn:     get(o, "expire_nodest_conn", true, boolean),
 		ExpireQuiescentTempl: get(o, "expire_quiescent_template", false, boolean),
-		Peers:                get(o, "peers", nil, addresses("peer")),
+		Peers:                get(o, "peers", nil, fellows),
 		StateDir:             get(o, "state_dir", DefaultStateDir, path),
 		PinDir:               get(o, "pin_dir", DefaultPinDir, path),
 	}
@@ -92,6 +92,19 @@ func addresses(kind string) read[[]netip.Addr] {
 			return a
 		})(c)
 	}
+}
+
+// maxPeers is as many fellow directors as the packet path can tell apart
+// (PEERS in bpf/types.h).
+const maxPeers = 8
+
+// fellows reads the addresses of fellow directors.
+func fellows(c *cursor) []netip.Addr {
+	as := addresses("peer")(c)
+	if len(as) > maxPeers {
+		c.errorf("%d addresses (want at most %d)", len(as), maxPeers)
+	}
+	return as
 }
 
 // clients reads the lists of clients who may not and who may.

@@ -143,8 +143,14 @@ func empty[K any](t testing.TB, m *ebpf.Map, k K) {
 // openIn opens a backend inside a fresh namespace that has the interface.
 func openIn(t testing.TB, o Options) *Backend {
 	t.Helper()
+	return openAs(t, directorMAC, o)
+}
+
+// openAs opens a backend on an interface with this MAC.
+func openAs(t testing.TB, mac [6]byte, o Options) *Backend {
+	t.Helper()
 	inNamespace(t, func() {
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lvx0", HardwareAddr: directorMAC[:]}, PeerName: "peer0"}
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lvx0", HardwareAddr: mac[:]}, PeerName: "peer0"}
 		must(t, netlink.LinkAdd(veth))
 		must(t, netlink.LinkSetUp(veth))
 	})

@@ -105,25 +105,6 @@ func TestLayer2Changes(t *testing.T) {
 	eventually(t, answers)
 }
 
-// Path-MTU discovery works through a hop of 1280 bytes: the router's errors
-// reach the real that sent the long packet.
-func TestPathMTUDiscovery(t *testing.T) {
-	r := newRig(t, testenv.Shape{Directors: 1, Routed: true})
-	must(t, r.Cluster.SetHopMTU(1280))
-	must(t, r.Direct(t.Context(), "d1", service("")))
-	for range 4 {
-		body, err := r.Get("http://"+rig.VIP+"/bytes/3000000", rig.Patience)
-		if err != nil || len(body) != 3000000 {
-			t.Fatalf("download through the small hop: %d bytes, %v", len(body), err)
-		}
-	}
-	out, err := r.LVX(t.Context(), "d1", "status", "--json")
-	must(t, err)
-	if !strings.Contains(out, "icmp_forwarded") {
-		t.Logf("status: %s", out)
-	}
-}
-
 // What goes wrong at the start is one line that says what to do.
 func TestStartErrors(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})

@@ -60,12 +60,17 @@ func (h *holder) close() {
 // run holds and releases until ctx ends. The packet path hands fragments out
 // only while it hears the heartbeat.
 func (h *holder) run(ctx context.Context) {
-	beat := time.Time{}
+	var beat, release time.Time
 	defer store64(&h.b.dp.Settings.Alive, 0)
 	for ctx.Err() == nil {
-		if now := time.Now(); now.After(beat) {
+		now := time.Now()
+		if now.After(beat) {
 			h.beat()
 			beat = now.Add(heartbeat)
+		}
+		if now.After(release) { // not with every fragment: there may be many, all alone
+			h.release()
+			release = now.Add(holdPoll)
 		}
 		wait := heartbeat
 		if len(h.held) > 0 {
@@ -81,7 +86,6 @@ func (h *holder) run(ctx context.Context) {
 			h.b.log.Error("ring of held fragments", "err", err)
 			return
 		}
-		h.release()
 	}
 }
 
@@ -108,16 +112,25 @@ func (h *holder) hold(sample []byte) {
 	if size > len(sample)-heldHeader || h.bytes+size > holdBytes {
 		return
 	}
-	frame := append([]byte(nil), sample[heldHeader:heldHeader+size]...)
-	h.held[k] = append(h.held[k], heldFrame{frame, time.Now().Add(holdTime)})
+	f := heldFrame{append([]byte(nil), sample[heldHeader:heldHeader+size]...), time.Now().Add(holdTime)}
+	if note, ok := h.note(k); ok { // the first came meanwhile
+		h.send(note, []heldFrame{f})
+		return
+	}
+	h.held[k] = append(h.held[k], f)
 	h.bytes += size
+}
+
+// note tells where the first fragment of a datagram went, if it has come.
+func (h *holder) note(k loader.RawFragmentKey) (note loader.RawFragment, ok bool) {
+	err := h.b.dp.Maps.Fragments.Lookup(k, &note)
+	return note, err == nil
 }
 
 // release sends what has a note by now and forgets what is too old.
 func (h *holder) release() {
 	for k, frames := range h.held {
-		var note loader.RawFragment
-		noted := h.b.dp.Maps.Fragments.Lookup(k, &note) == nil
+		note, noted := h.note(k)
 		if noted {
 			h.send(note, frames)
 		}
@@ -135,8 +148,8 @@ func (h *holder) send(note loader.RawFragment, frames []heldFrame) {
 		return // the first went to the kernel, which cannot use the rest alone
 	}
 	real := &h.b.dp.Reals[note.Real]
-	if real.Flags&realThere == 0 || real.Generation != uint8(note.Generation) {
-		return
+	if real.Flags&(realThere|realLocal) != realThere || real.Generation != uint8(note.Generation) {
+		return // gone; or it is this host, whose stack cannot be sent a frame
 	}
 	for _, f := range frames {
 		if !readdress(f.frame, real) {

@@ -1,0 +1,115 @@
+package xdp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// newHold is a holder without its loop.
+func newHold(t *testing.T) (*harness, *holder) {
+	t.Helper()
+	h := newStill(t, 4096, 64)
+	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	hold, err := newHolder(h.Backend)
+	must(t, err)
+	t.Cleanup(hold.close)
+	return h, hold
+}
+
+// sampleOf is what the packet path hands out of a frame (struct held_frame).
+func sampleOf(in []byte) []byte {
+	b := append([]byte(nil), in[26:34]...)                  // source, destination
+	b = append(b, in[18:20]...)                             // identification
+	b = binary.NativeEndian.AppendUint16(b, uint16(in[23])) // protocol
+	b = binary.NativeEndian.AppendUint32(b, ingress)
+	b = binary.NativeEndian.AppendUint32(b, uint32(len(in)))
+	return append(b, in...)
+}
+
+// However many fragments come without their first: what is held is bounded in
+// bytes, and forgotten after a second.
+func TestHeldFragmentsAreBounded(t *testing.T) {
+	_, hold := newHold(t)
+	synctest.Test(t, func(t *testing.T) {
+		for id := range uint16(20_000) {
+			hold.hold(sampleOf(fragments(id)[1]))
+		}
+		if hold.bytes > holdBytes || hold.bytes < holdBytes-2048 {
+			t.Errorf("%d bytes are held, want nearly %d", hold.bytes, holdBytes)
+		}
+		time.Sleep(holdTime - time.Millisecond)
+		hold.release()
+		if hold.bytes < holdBytes-2048 {
+			t.Errorf("%d bytes are left too early", hold.bytes)
+		}
+		time.Sleep(2 * time.Millisecond)
+		hold.release()
+		if hold.bytes != 0 || len(hold.held) != 0 {
+			t.Errorf("%d bytes of %d datagrams are held for longer than %s", hold.bytes, len(hold.held), holdTime)
+		}
+		hold.hold(sampleOf(fragments(1)[1]))
+		if hold.bytes == 0 {
+			t.Error("nothing is held any more")
+		}
+	})
+}
+
+// A fragment that is held goes when its first has come; one whose first came
+// in between goes at once.
+func TestHeldFragmentsFollowTheirFirst(t *testing.T) {
+	h, hold := newHold(t)
+	early, other := fragments(1), fragments(2)
+	hold.hold(sampleOf(early[1]))
+	hold.hold(sampleOf(early[2]))
+	hold.hold(sampleOf(other[1]))
+	hold.release()
+	if len(hold.held) != 2 {
+		t.Fatalf("%d datagrams are held, want 2", len(hold.held))
+	}
+	h.want(early[0], "forwarded", tx)
+	hold.release()
+	if len(hold.held) != 1 || hold.bytes != len(other[1]) {
+		t.Errorf("%d datagrams, %d bytes are held after the first of one has come", len(hold.held), hold.bytes)
+	}
+	hold.hold(sampleOf(early[2]))
+	if len(hold.held) != 1 {
+		t.Error("a fragment is held whose first was there")
+	}
+	for _, broken := range [][]byte{nil, sampleOf(early[1])[:heldHeader-1], sampleOf(early[1])[:60]} {
+		hold.hold(broken)
+	}
+	if hold.bytes != len(other[1]) {
+		t.Errorf("%d bytes are held after broken samples", hold.bytes)
+	}
+}
+
+// The daemon does to a fragment what the packet path does.
+func TestHeldFragmentsLeaveAsOthers(t *testing.T) {
+	h, _ := newHold(t)
+	real := &h.dp.Reals[h.services["web"].reals[lb.Real{Addr: realN(1)}.Key()].slot]
+	for ttl := 2; ttl < 256; ttl++ {
+		for _, tags := range [][]uint16{nil, {0x8100}, {0x88a8, 0x8100}} {
+			parts := fragments(uint16(ttl))
+			for i := range parts {
+				parts[i][22] = byte(ttl)
+				binary.BigEndian.PutUint16(parts[i][24:], ipSum(parts[i][14:34]))
+			}
+			first, rest := tagged(parts[0], tags...), tagged(parts[1], tags...)
+			h.want(first, "forwarded", tx)
+			want := h.want(rest, "forwarded", tx)
+			if !readdress(rest, real) || !bytes.Equal(rest, want) {
+				t.Fatalf("TTL %d, tags %x:\n%x, the packet path sends\n%x", ttl, tags, rest[:40], want[:40])
+			}
+		}
+	}
+	last := fragments(1)[1]
+	last[22] = 1
+	if readdress(last, real) {
+		t.Error("a fragment of TTL 1 was sent on")
+	}
+}

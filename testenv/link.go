@@ -170,7 +170,7 @@ func (h *Host) plug(sw *Host, i int, n NIC) error {
 		return fmt.Errorf("port %s: %w", attrs.Name, err)
 	}
 	if n.XDPPeer {
-		if err := sw.passXDP(end); err != nil {
+		if err := sw.Do(func() error { return PassXDP(end) }); err != nil {
 			return err
 		}
 	}
@@ -264,9 +264,10 @@ func (h *Host) up(nic string) error {
 	return nil
 }
 
-// passXDP attaches a program that passes every packet, in native mode. It
-// lives as long as the interface.
-func (h *Host) passXDP(link netlink.Link) error {
+// PassXDP attaches a program that passes every packet to an interface of the
+// calling thread's namespace, in native mode. It lives as long as the
+// interface.
+func PassXDP(link netlink.Link) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("memory limit for BPF: %w", err)
 	}
@@ -281,12 +282,10 @@ func (h *Host) passXDP(link netlink.Link) error {
 		return fmt.Errorf("pass program: %w", err)
 	}
 	defer prog.Close()
-	return h.Do(func() error {
-		if err := netlink.LinkSetXdpFdWithFlags(link, prog.FD(), unix.XDP_FLAGS_DRV_MODE); err != nil {
-			return fmt.Errorf("pass program on port %s: %w", link.Attrs().Name, err)
-		}
-		return nil
-	})
+	if err := netlink.LinkSetXdpFdWithFlags(link, prog.FD(), unix.XDP_FLAGS_DRV_MODE); err != nil {
+		return fmt.Errorf("pass program on port %s: %w", link.Attrs().Name, err)
+	}
+	return nil
 }
 
 // fullChecksum turns TX checksum offload off, as `ethtool -K NIC tx off`

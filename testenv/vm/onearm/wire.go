@@ -32,7 +32,7 @@ type Seen struct {
 // Send puts a packet on the wire and returns everything the director sent
 // because of it.
 func (n *Net) Send(p Packet) ([]Seen, error) {
-	frame, err := p.frame()
+	frame, err := p.Bytes()
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,8 @@ func openWire() (int, error) {
 	return sock, nil
 }
 
-func (p Packet) frame() ([]byte, error) {
+// Bytes is the packet as a frame from the router.
+func (p Packet) Bytes() ([]byte, error) {
 	ttl := p.TTL
 	if ttl == 0 {
 		ttl = 64

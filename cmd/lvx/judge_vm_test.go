@@ -1,0 +1,50 @@
+//go:build ipvsvm
+
+package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/vm/judge"
+)
+
+// judgeSteps is how many steps a run has that does not say how many.
+const judgeSteps = 5000
+
+// TestKernelJudge: the same configurations, edits and packets on the kernel's
+// IPVS and on lvx's XDP program, compared step by step.
+//
+//	LVX_JUDGE_STEPS=100000 go test ./testenv/vm/lane -run TestLane/judge -timeout 3h -v
+//	LVX_JUDGE_SEED=17 LVX_JUDGE_STEPS=250 go test ./testenv/vm/lane -run TestLane/judge -v
+func TestKernelJudge(t *testing.T) {
+	number := func(name string, n int) int {
+		if s := os.Getenv(name); s != "" {
+			var err error
+			if n, err = strconv.Atoi(s); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		return n
+	}
+	r, err := judge.Run(t.Context(), judge.Options{
+		Steps: number("LVX_JUDGE_STEPS", judgeSteps), Seed: uint64(number("LVX_JUDGE_SEED", 1)), Dir: t.TempDir(), Logf: t.Logf,
+		List: func(s lb.State, o lb.Observed, st lb.Stats) (string, error) {
+			var b strings.Builder
+			l := newListing(s, o, st, nil, nil)
+			for _, view := range []listOptions{{Numeric: true}, {Numeric: true, PersistentConn: true}} {
+				if err := printList(&b, l, view); err != nil {
+					return "", err
+				}
+			}
+			return b.String(), nil
+		},
+	})
+	t.Logf("%d steps, %s on the guest's clock: %v, %v", r.Steps, r.Passed, r.Outcomes, r.Events)
+	if err != nil {
+		t.Fatal(err)
+	}
+}

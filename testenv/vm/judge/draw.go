@@ -1,0 +1,126 @@
+package judge
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/vm/onearm"
+)
+
+// most is how many reals a service has at most, all reals are from 1 to 7.
+const most = 7
+
+var (
+	vips    = []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
+	clients = []netip.Addr{
+		netip.MustParseAddr("172.16.0.5"), netip.MustParseAddr("172.16.0.77"), netip.MustParseAddr("172.16.1.5"),
+		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("203.0.113.200"),
+	}
+)
+
+// A file is a service as its configuration has it, with reals that are out
+// for now.
+type file struct {
+	lb.Service
+	out map[netip.Addr]bool
+}
+
+// compile is what the service's checks leave of it.
+func (f file) compile() lb.Service {
+	s := f.Service
+	s.Reals, s.Absent = nil, nil
+	for _, r := range f.Reals {
+		if f.out[r.Addr] {
+			s.Absent = append(s.Absent, r)
+		} else {
+			s.Reals = append(s.Reals, r)
+		}
+	}
+	return s
+}
+
+// compile puts the files into the state that is applied next.
+func (t *trial) compile() {
+	t.state = t.state.Clone()
+	t.state.Services = nil
+	for _, f := range t.files {
+		t.state.Services = append(t.state.Services, f.compile())
+	}
+}
+
+func (t *trial) drawState() {
+	t.state = lb.State{
+		SloppyTCP: chance(t.rnd, 4), KeepNodestConn: chance(t.rnd, 2), ExpireQuiescentTempl: chance(t.rnd, 3),
+	}
+	if chance(t.rnd, 3) {
+		t.state.Timeouts = lb.Timeouts{TCP: 200 * time.Second, TCPFin: 40 * time.Second, UDP: 80 * time.Second}
+	}
+	for i := range 1 + t.rnd.IntN(4) {
+		t.drawService(i)
+	}
+	t.compile()
+}
+
+// listeners are those that nobody has.
+func (t *trial) listeners() []lb.Listener {
+	var free []lb.Listener
+	for _, v := range vips {
+		for _, p := range []lb.Protocol{lb.TCP, lb.UDP} {
+			for _, r := range [][2]uint16{{80, 80}, {443, 443}, {53, 53}, {8000, 8020}, {0, 0}} {
+				l := lb.Listener{Addr: v, Proto: p, First: r[0], Last: r[1]}
+				taken := func(f file) bool { return slices.Contains(f.Listeners, l) }
+				if !slices.ContainsFunc(t.files, taken) {
+					free = append(free, l)
+				}
+			}
+		}
+	}
+	return free
+}
+
+func (t *trial) drawService(i int) {
+	f := file{out: map[netip.Addr]bool{}}
+	f.Name = fmt.Sprintf("s%d", i)
+	for range 1 + t.rnd.IntN(3)*t.rnd.IntN(2) {
+		l := pick(t.rnd, t.listeners()...)
+		if !slices.Contains(f.Listeners, l) {
+			f.Listeners = append(f.Listeners, l)
+		}
+	}
+	if chance(t.rnd, 3) {
+		f.Persistence.Timeout = pick[time.Duration](t.rnd, 30, 90, 150, 360) * time.Second
+		f.Persistence.Prefix = pick(t.rnd, 0, 0, 24, 20)
+	}
+	// The kernel has every port of an address for persistent services only.
+	if f.ByMark() || f.Listeners[0].EveryPort() && !f.Persistence.Enabled() || chance(t.rnd, 5) {
+		f.Mark = uint32(100 + i)
+	}
+	f.OnePacket = chance(t.rnd, 8)
+	t.drawScheduler(&f.Service)
+	for n := 1; n <= most; n++ {
+		if chance(t.rnd, 2) {
+			f.Reals = append(f.Reals, lb.Real{Addr: onearm.Real(n), Weight: t.drawWeight()})
+		}
+	}
+	t.rnd.Shuffle(len(f.Reals), func(a, b int) { f.Reals[a], f.Reals[b] = f.Reals[b], f.Reals[a] })
+	if chance(t.rnd, 3) {
+		f.Sorry = pick(t.rnd, onearm.Real(9), netip.MustParseAddr("127.0.0.1"))
+	}
+	t.files = append(t.files, f)
+}
+
+func (t *trial) drawScheduler(s *lb.Service) {
+	s.Scheduler = pick(t.rnd, lb.Schedulers()...)
+	s.Flags = 0
+	switch s.Scheduler {
+	case lb.SH:
+		s.Flags = pick(t.rnd, 0, lb.SHPort, lb.SHFallback, lb.SHPort|lb.SHFallback)
+	case lb.MH:
+		s.Flags = pick(t.rnd, 0, lb.MHPort, lb.MHFallback, lb.MHPort|lb.MHFallback)
+	}
+}
+
+func (t *trial) drawWeight() uint16 { return pick[uint16](t.rnd, 0, 1, 1, 1, 2, 3, 4, 6) }

@@ -1,0 +1,190 @@
+package judge
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/vm/onearm"
+)
+
+// edit changes one thing while everything runs.
+func (t *trial) edit() error {
+	before := t.state
+	i := t.rnd.IntN(len(t.files))
+	f := &t.files[i]
+	what, rotates := t.change(f)
+	t.report.Events[what]++
+	known, err := t.view(t.kernel)
+	if err != nil {
+		return err
+	}
+	t.compile()
+	if err := t.apply(what + " of " + f.Name); err != nil {
+		return err
+	}
+	if !t.state.KeepNodestConn {
+		if err := t.touch(before, known); err != nil {
+			return err
+		}
+	}
+	return t.align(f.compile(), rotates)
+}
+
+// change edits one service, or a setting. rotates tells whether rr may begin
+// its round elsewhere afterwards: the kernel's backend takes reals out and in
+// again to keep the order of the file.
+func (t *trial) change(f *file) (what string, rotates bool) {
+	switch t.rnd.IntN(12) {
+	case 0, 1, 2, 3:
+		if len(f.Reals) > 0 {
+			f.Reals = slices.Clone(f.Reals)
+			f.Reals[t.rnd.IntN(len(f.Reals))].Weight = t.drawWeight()
+			return "weight", false
+		}
+	case 4, 5:
+		if len(f.Reals) > 0 {
+			f.out[pick(t.rnd, f.Reals...).Addr] = true
+			return "removal", false
+		}
+	case 6, 7, 8:
+		if len(f.out) > 0 {
+			delete(f.out, pick(t.rnd, slices.SortedFunc(maps.Keys(f.out), netip.Addr.Compare)...))
+			return "return", true
+		}
+	case 9:
+		t.drawScheduler(&f.Service)
+		return "scheduler", true
+	case 10:
+		t.state.SloppyTCP = !t.state.SloppyTCP
+		return "sloppy", false
+	case 11:
+		t.state.ExpireQuiescentTempl = !t.state.ExpireQuiescentTempl
+		return "expire quiescent template", false
+	}
+	r := lb.Real{Addr: onearm.Real(1 + t.rnd.IntN(most)), Weight: t.drawWeight()}
+	if slices.ContainsFunc(f.Reals, r.Same) {
+		return "nothing", false
+	}
+	f.Reals = append(slices.Clone(f.Reals), r)
+	return "addition", false
+}
+
+// touch sends a packet on every connection of reals that have been removed.
+// With expire_nodest_conn the kernel has thrown them away at once; lvx does
+// so now. Until then they could live on if the real came back.
+func (t *trial) touch(before lb.State, known view) error {
+	for _, k := range slices.Sorted(maps.Keys(known.conns)) {
+		c := known.conns[k]
+		if !removed(before, t.state, c) {
+			continue
+		}
+		e := endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}
+		if c.Template {
+			continue
+		}
+		if err := t.send(e, onearm.Packet{Src: e.src, Dst: e.dst, UDP: e.proto == lb.UDP, Flags: "A"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removed tells whether the real of a connection was there and is not now.
+func removed(before, now lb.State, c lb.Connection) bool {
+	has := func(s lb.State) bool {
+		svc, ok := s.Service(c.Service)
+		return ok && (svc.Sorry == c.Real.Addr() || slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Addr == c.Real.Addr() }))
+	}
+	return has(before) && !has(now)
+}
+
+// align finds out by probes where rr and wrr stand in their round on both
+// sides, and sends further probes to lvx until it stands where the kernel
+// does. The rounds themselves must be the same.
+func (t *trial) align(s lb.Service, rotates bool) error {
+	round := roundOf(s)
+	if round == 0 {
+		return nil
+	}
+	want, err := t.probe(t.kernel, s, 2*round)
+	if err != nil {
+		return err
+	}
+	got, err := t.probe(t.xdp, s, 2*round)
+	if err != nil {
+		return err
+	}
+	t.say("round of %s: kernel %v, lvx %v", s.Name, want, got)
+	for r := range round {
+		if !slices.Equal(got[r:r+round], want[:round]) {
+			continue
+		}
+		if r > 0 && !rotates && s.Scheduler == lb.RR {
+			return fmt.Errorf("rr stands elsewhere after the edit: lvx %v, kernel %v", got, want)
+		}
+		if r > 0 {
+			t.report.Events["rotation"]++
+		}
+		_, err := t.probe(t.xdp, s, r)
+		return err
+	}
+	return fmt.Errorf("not the same round: lvx %v, kernel %v", got, want)
+}
+
+// roundOf is after how many connections a scheduler with a position is where
+// it was, 0 for others.
+func roundOf(s lb.Service) int {
+	sum, common, usable := 0, 0, 0
+	for _, r := range s.Reals {
+		if r.Weight > 0 {
+			usable++
+			sum += int(r.Weight)
+			common = divisor(common, int(r.Weight))
+		}
+	}
+	switch {
+	case usable == 0:
+		return 0
+	case s.Scheduler == lb.RR:
+		return usable
+	case s.Scheduler == lb.WRR:
+		return sum / common
+	}
+	return 0
+}
+
+func divisor(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// probe opens connections from clients of their own and tells who got them.
+func (t *trial) probe(s *side, svc lb.Service, n int) ([]int, error) {
+	l := svc.Listeners[0]
+	to := netip.AddrPortFrom(l.Addr, max(l.First, 1234*(1-min(l.First, 1))))
+	var got []int
+	for range n {
+		t.serial++
+		from := netip.AddrFrom4([4]byte{11, byte(t.serial >> 8), byte(t.serial), 1})
+		p := onearm.Packet{Src: netip.AddrPortFrom(from, 40000), Dst: to, UDP: l.Proto == lb.UDP, Flags: "S"}
+		frame, err := p.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		o, err := s.send(frame)
+		if err != nil {
+			return nil, err
+		}
+		if o.real == 0 || strings.Contains(o.name, ",") {
+			return nil, fmt.Errorf("%s: probe of %s: %s", s.name, svc.Name, o.name)
+		}
+		got = append(got, o.real)
+	}
+	return got, nil
+}

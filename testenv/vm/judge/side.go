@@ -1,0 +1,145 @@
+package judge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/vm/onearm"
+)
+
+// A side is one backend on a network of its own, and the thread that lives
+// there.
+type side struct {
+	name    string
+	net     *onearm.Net
+	backend lb.Backend
+	work    chan func()
+}
+
+// newSide makes the network, and the backend in it.
+func newSide(name string, open func() (lb.Backend, error)) (*side, error) {
+	s := &side{name: name, work: make(chan func())}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // onearm's lock is nested in this one: the thread ends with the goroutine
+		n, err := onearm.New(vips...)
+		if err == nil {
+			s.net = n
+			err = quiet()
+		}
+		if err == nil {
+			s.backend, err = open()
+		}
+		ready <- err
+		for f := range s.work {
+			f()
+		}
+	}()
+	if err := <-ready; err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), s.close())
+	}
+	return s, nil
+}
+
+// do runs f on the side's thread.
+func (s *side) do(f func() error) error {
+	errc := make(chan error, 1)
+	s.work <- func() { errc <- f() }
+	if err := <-errc; err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *side) close() error {
+	err := s.do(func() error {
+		var errs []error
+		if s.backend != nil {
+			errs = append(errs, s.backend.Close(false))
+		}
+		if s.net != nil {
+			errs = append(errs, s.net.Close())
+		}
+		return errors.Join(errs...)
+	})
+	close(s.work)
+	return err
+}
+
+// quiet lifts the kernel's limits on ICMP, which would make answers depend on
+// how fast the guest is.
+func quiet() error {
+	return os.WriteFile("/proc/sys/net/ipv4/icmp_ratemask", []byte("0"), 0o644)
+}
+
+func newKernel(ctx context.Context, dir string) (*side, error) {
+	return newSide("kernel", func() (lb.Backend, error) {
+		return ipvs.Open(ctx, ipvs.Options{StateDir: filepath.Join(dir, "ipvs")})
+	})
+}
+
+// Table sizes of the XDP side: far more than a case has connections, and
+// little to sweep.
+const (
+	flowPlaces     = 1024
+	templatePlaces = 512
+)
+
+func newXDP(ctx context.Context) (*side, error) {
+	return newSide("xdp", func() (lb.Backend, error) {
+		wire, err := netlink.LinkByName(onearm.Wire)
+		if err != nil {
+			return nil, err
+		}
+		// Without it veth drops what XDP sends back.
+		if err := testenv.PassXDP(wire); err != nil {
+			return nil, err
+		}
+		dev, err := netlink.LinkByName(onearm.Device)
+		if err != nil {
+			return nil, err
+		}
+		b, err := xdp.Open(ctx, xdp.Options{
+			Interfaces: []string{onearm.Device}, Mode: loader.Native, PinDir: fmt.Sprintf("/sys/fs/bpf/lvx-judge-%d", os.Getpid()),
+			Flows: flowPlaces, Templates: templatePlaces, Neighbors: segment(dev.Attrs().Index),
+		})
+		if err != nil {
+			return nil, err
+		}
+		b.Datapath().Settings.Answers = 1 << 30 // as quiet does for the kernel
+		return b, nil
+	})
+}
+
+// A segment knows the neighbours that onearm has entries for, by the index of
+// the interface.
+type segment int
+
+// Lookup implements xdp.Neighbors.
+func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
+	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500}
+	copy(n.Source[:], onearm.DirectorMAC)
+	for i := range onearm.Reals {
+		if onearm.Real(i+1) == a {
+			copy(n.MAC[:], onearm.RealMAC(i+1))
+			return n
+		}
+	}
+	if a.IsLoopback() || a == onearm.Director {
+		return xdp.Neighbor{Local: true}
+	}
+	n.Err = "no such host"
+	return n
+}

@@ -1,0 +1,156 @@
+package judge
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Times.
+const (
+	margin   = 6 * time.Second   // nothing may be so near its end while packets are sent
+	slack    = 3 * time.Second   // between the kernel's timers and lvx's ticks
+	patience = 100 * time.Second // for both to agree: a late timer, and a template renewed before it
+)
+
+// probes are the clients of probe packets; they are left out of comparisons.
+var probes = netip.MustParsePrefix("11.0.0.0/8")
+
+// A view is what one side's tables hold.
+type view struct {
+	conns map[string]lb.Connection
+	text  string // the listing
+}
+
+func (t *trial) view(s *side) (view, error) {
+	v := view{conns: map[string]lb.Connection{}}
+	err := s.do(func() error {
+		conns, err := s.backend.Connections(0)
+		if err != nil {
+			return err
+		}
+		observed, err := s.backend.Observed()
+		if err != nil {
+			return err
+		}
+		stats, err := s.backend.Stats()
+		if err != nil {
+			return err
+		}
+		for _, c := range conns {
+			if probes.Contains(c.Client.Addr()) {
+				discount(&stats, c)
+				continue
+			}
+			v.conns[connKey(c)] = c
+		}
+		v.text, err = t.List(t.state, observed, stats)
+		return err
+	})
+	return v, err
+}
+
+// discount takes a probe's connection out of the numbers.
+func discount(stats *lb.Stats, c lb.Connection) {
+	for i := range stats.Services {
+		if stats.Services[i].Name != c.Service {
+			continue
+		}
+		for k := range stats.Services[i].Reals {
+			r := &stats.Services[i].Reals[k]
+			switch {
+			case r.Addr != c.Real.Addr():
+			case c.Template:
+				r.Persist--
+			case c.State == "SYN_RECV" || c.State == "ESTABLISHED":
+				r.Active--
+			default:
+				r.Inactive--
+			}
+		}
+	}
+}
+
+// connKey is all of a connection but the time it has left.
+func connKey(c lb.Connection) string {
+	what := "connection"
+	if c.Template {
+		what = "template"
+	}
+	return fmt.Sprintf("%s %d %s > %s real %s %s", what, c.Proto, c.Client, c.Virtual, c.Real.Addr(), c.State)
+}
+
+// settle waits until both tables are the same and nothing is about to end.
+func (t *trial) settle() error {
+	t.report.Events["settle"]++
+	var why string
+	for begin := time.Now(); time.Since(begin) < patience; t.sleep(time.Second) {
+		kernel, err := t.view(t.kernel)
+		if err != nil {
+			return err
+		}
+		xdp, err := t.view(t.xdp)
+		if err != nil {
+			return err
+		}
+		if err := timesDiffer(kernel, xdp); err != nil {
+			return err
+		}
+		why = differ(kernel, xdp)
+		if why == "" && !nearEnd(kernel) && !nearEnd(xdp) {
+			t.settled = time.Now()
+			return nil
+		}
+	}
+	return fmt.Errorf("after %s the tables still differ: %s", patience, why)
+}
+
+// nearEnd tells whether something is about to expire.
+func nearEnd(v view) bool {
+	for _, c := range v.conns {
+		if c.Expires < margin {
+			return true
+		}
+	}
+	return false
+}
+
+// timesDiffer compares how long connections have left. A template that lives
+// on for its connections is renewed early by lvx and late by the kernel, a
+// minute at a time; only its first life can be compared.
+func timesDiffer(kernel, xdp view) error {
+	for k, a := range kernel.conns {
+		b, ok := xdp.conns[k]
+		if !ok || a.Template && min(a.Expires, b.Expires) <= 62*time.Second || a.Expires == 0 {
+			continue
+		}
+		if d := a.Expires - b.Expires; d > slack || d < -slack {
+			return fmt.Errorf("%s: %s left, the kernel has %s", k, b.Expires, a.Expires)
+		}
+	}
+	return nil
+}
+
+// differ describes the differences between two tables, "" if there are none.
+func differ(kernel, xdp view) string {
+	var lines []string
+	for _, k := range slices.Sorted(maps.Keys(kernel.conns)) {
+		if _, ok := xdp.conns[k]; !ok {
+			lines = append(lines, fmt.Sprintf("only the kernel has %s, %s left", k, kernel.conns[k].Expires))
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(xdp.conns)) {
+		if _, ok := kernel.conns[k]; !ok {
+			lines = append(lines, fmt.Sprintf("only lvx has %s, %s left", k, xdp.conns[k].Expires))
+		}
+	}
+	if kernel.text != xdp.text {
+		lines = append(lines, "listing of the kernel:\n"+kernel.text+"listing of lvx:\n"+xdp.text)
+	}
+	return strings.Join(lines, "\n")
+}

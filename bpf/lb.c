@@ -266,7 +266,8 @@ static __always_inline int gone(struct run *r, __u64 *place, __u64 value)
 	if (r->p.protocol == IPPROTO_TCP && r->s->flags & SETTING_KEEP_NODEST)
 		return DROP(VERDICT_REAL_AWAY);
 	flow_end(place, value);
-	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN)
+	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN ||
+	    r->s->flags & SETTING_SLOPPY_TCP)
 		return CONTINUE; /* schedule it anew */
 	return PASS(VERDICT_REAL_GONE);
 }
@@ -282,7 +283,7 @@ static __always_inline int reschedule(struct run *r, struct real *real, __u64 va
 	       (!(r->s->flags & SETTING_KEEP_NODEST) && !(real->flags & REAL_USABLE));
 }
 
-/* A flow was found: CONTINUE if the packet has to be scheduled after all. */
+/* A flow was found: CONTINUE if it has ended and the packet opens another. */
 static __always_inline int known_flow(struct run *r, __u64 *place, __u64 value)
 {
 	__u32 slot = value_real(value), state = STATE_UDP;
@@ -349,6 +350,14 @@ static __always_inline int balance(struct run *r)
 		outcome = known_flow(r, place, value);
 		if (outcome != CONTINUE)
 			return outcome;
+		/*
+		 * It still counts while the scheduler chooses: the kernel
+		 * leaves its end to a timer (ip_vs_conn_expire_now).
+		 */
+		load_add(value_real(value), STATE_CLOSE, 1);
+		outcome = new_flow(r);
+		load_add(value_real(value), STATE_CLOSE, -1);
+		return outcome;
 	}
 	return new_flow(r);
 }

@@ -12,8 +12,11 @@ import (
 	"github.com/lvx-lb/lvx/testenv/vm/judge"
 )
 
-// judgeSteps is how many steps a run has that does not say how many.
-const judgeSteps = 5000
+// What a run does that does not say how many steps.
+const (
+	judgeSteps = 5000
+	judgeLook  = 10 // the tables are compared after so many
+)
 
 // TestKernelJudge: the same configurations, edits and packets on the kernel's
 // IPVS and on lvx's XDP program, compared step by step.
@@ -31,7 +34,8 @@ func TestKernelJudge(t *testing.T) {
 		return n
 	}
 	r, err := judge.Run(t.Context(), judge.Options{
-		Steps: number("LVX_JUDGE_STEPS", judgeSteps), Seed: uint64(number("LVX_JUDGE_SEED", 1)), Dir: t.TempDir(), Logf: t.Logf,
+		Steps: number("LVX_JUDGE_STEPS", judgeSteps), Look: number("LVX_JUDGE_LOOK", judgeLook),
+		Seed: uint64(number("LVX_JUDGE_SEED", 1)), Dir: t.TempDir(), Logf: t.Logf,
 		List: func(s lb.State, o lb.Observed, st lb.Stats) (string, error) {
 			var b strings.Builder
 			l := newListing(s, o, st, nil, nil)

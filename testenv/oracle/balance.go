@@ -30,6 +30,13 @@ func (d *Director) balance(p packet) Outcome {
 		if o, done := d.known(p, k, f, flags); done {
 			return o
 		}
+		// Until the scheduler has chosen, the old connection counts
+		// (ip_vs_in: ip_vs_conn_expire_now leaves its end to a timer).
+		o := d.open(p, k, flags)
+		if d.flows[k] == f {
+			delete(d.flows, k)
+		}
+		return o
 	}
 	return d.open(p, k, flags)
 }
@@ -62,14 +69,13 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 		return dropped("real_away"), true
 	case !r.reachable():
 		delete(d.flows, k)
-		if k.proto == lb.UDP || syn {
+		if k.proto == lb.UDP || syn || d.state.SloppyTCP {
 			return Outcome{}, false
 		}
 		return passed("real_gone"), true
 	case k.proto == lb.UDP && r.host.Silent,
 		syn && (f.state == "TIME_WAIT" || f.state == "CLOSE"),
 		syn && !d.state.KeepNodestConn && !r.usable():
-		delete(d.flows, k)
 		return Outcome{}, false
 	}
 	before := f.state

@@ -16,7 +16,6 @@ type explainer struct {
 	b     *Backend
 	p     lb.Packet
 	now   uint64
-	ended value // the connection that the packet would end, 0 if none
 	steps []string
 }
 
@@ -97,7 +96,6 @@ func (e *explainer) known(v value) (lb.Explanation, bool) {
 	}
 	if why := e.anew(v, raw); why != "" {
 		e.note("%s: it is scheduled anew", why)
-		e.ended = v
 		return lb.Explanation{}, false
 	}
 	switch {
@@ -114,7 +112,7 @@ func (e *explainer) known(v value) (lb.Explanation, bool) {
 func (e *explainer) anew(v value, raw *loader.RawReal) string {
 	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
 	switch gone := raw.Flags&realThere == 0 || raw.Generation != v.generation(); {
-	case gone && (udp || syn && !e.b.state.KeepNodestConn):
+	case gone && (udp || (syn || e.b.state.SloppyTCP) && !e.b.state.KeepNodestConn):
 		return "its real was removed"
 	case gone:
 		return ""
@@ -196,16 +194,10 @@ func (e *explainer) pick(s *service) uint32 {
 	return s.ring.PickLeast(e.load)
 }
 
-// load counts a real's connections, less the one that the packet ends.
+// load counts a real's connections, with one that the packet ends: it counts
+// until the scheduler has chosen.
 func (e *explainer) load(id uint32) sched.Load {
 	l := e.b.dp.Loads[id]
-	switch {
-	case e.ended == 0 || e.ended.real() != id:
-	case active(e.ended.state()):
-		l.Active--
-	default:
-		l.Inactive--
-	}
 	return sched.Load{Active: uint32(max(l.Active, 0)), Inactive: uint32(max(l.Inactive, 0)), Weight: e.b.dp.Reals[id].Weight}
 }
 

@@ -26,10 +26,10 @@ func (t *trial) edit() error {
 	if err := t.apply(what + " of " + f.Name); err != nil {
 		return err
 	}
-	if !t.state.KeepNodestConn {
-		if err := t.touch(before, known); err != nil {
-			return err
-		}
+	if t.state.KeepNodestConn {
+		t.mute(known)
+	} else if err := t.touch(before, known); err != nil {
+		return err
 	}
 	return t.align(f.compile(), rotates)
 }
@@ -91,6 +91,26 @@ func (t *trial) touch(before lb.State, known view) error {
 		}
 	}
 	return nil
+}
+
+// mute keeps silent on UDP connections of reals that are not there, while the
+// kernel waits for them to return: lvx schedules their next packet anew.
+func (t *trial) mute(known view) {
+	t.muted = map[endpoints]bool{}
+	for _, c := range known.conns {
+		if c.Proto == lb.UDP && removed(t.whole(), t.state, c) {
+			t.muted[endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}] = true
+		}
+	}
+}
+
+// whole is the state with all reals that are out.
+func (t *trial) whole() lb.State {
+	var s lb.State
+	for _, f := range t.files {
+		s.Services = append(s.Services, f.Service)
+	}
+	return s
 }
 
 // removed tells whether the real of a connection was there and is not now.

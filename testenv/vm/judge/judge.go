@@ -18,6 +18,7 @@ const caseSteps = 250
 // Options of [Run].
 type Options struct {
 	Steps int
+	Look  int    // compare the tables after so many steps
 	Seed  uint64 // of the first case; the next one has the next seed
 	Dir   string // for the state of the kernel's side
 	Logf  func(format string, args ...any)
@@ -49,7 +50,7 @@ type trial struct {
 	log     []string    // the configuration, and the steps since
 	settled time.Time   // when the tables were compared last and nothing was near its end
 	serial  int         // of probes
-	probed  map[string]bool
+	muted   map[endpoints]bool
 }
 
 // Run plays cases until there were o.Steps steps. The first difference is an
@@ -66,7 +67,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	start := time.Now()
 	for seed := o.Seed; r.Steps < o.Steps && err == nil; seed++ {
-		t := &trial{Options: o, ctx: ctx, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, probed: map[string]bool{}}
+		t := &trial{Options: o, ctx: ctx, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r}
 		if err = t.play(min(caseSteps, o.Steps-r.Steps)); err != nil {
 			err = fmt.Errorf("seed %d, step %d: %w\n%s", seed, len(t.log), err, strings.Join(t.log, "\n"))
 		}
@@ -86,7 +87,11 @@ func (t *trial) play(steps int) error {
 		if err := t.step(); err != nil {
 			return err
 		}
-		t.report.Steps++
+		if t.report.Steps++; t.report.Steps%t.Look == 0 {
+			if err := t.look(); err != nil {
+				return err
+			}
+		}
 	}
 	if err := t.settle(); err != nil {
 		return err

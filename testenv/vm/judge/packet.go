@@ -22,6 +22,9 @@ func (e endpoints) String() string {
 // packet sends one packet, or an ICMP error that quotes one.
 func (t *trial) packet() error {
 	e := t.drawEndpoints()
+	for t.muted[e] {
+		e = t.drawEndpoints()
+	}
 	p := onearm.Packet{
 		Src: e.src, Dst: e.dst, UDP: e.proto == lb.UDP, Payload: make([]byte, t.rnd.IntN(3)*t.rnd.IntN(60)),
 		Flags: pick(t.rnd, "S", "S", "S", "A", "A", "A", "A", "PA", "FA", "F", "R", "RA", "SA", "SF", ""),
@@ -54,6 +57,9 @@ func (t *trial) both(what string, frame []byte) error {
 	if err != nil {
 		return err
 	}
+	// A connection that makes way for a new one ends with the next jiffy, and
+	// counts until then.
+	t.sleep(2 * jiffy)
 	t.say("%s: %s", what, want.name)
 	t.report.Outcomes[want.kind]++
 	if got.bytes != want.bytes {
@@ -75,6 +81,11 @@ func (s *side) send(frame []byte) (outcome, error) {
 	seen, err := s.net.SendFrame(frame)
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", s.name, err)
+	}
+	if len(seen) == 0 {
+		if seen, err = s.net.Finish(); err != nil {
+			return o, fmt.Errorf("%s: %w", s.name, err)
+		}
 	}
 	for i, f := range seen {
 		one := nameOf(f)

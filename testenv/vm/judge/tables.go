@@ -13,9 +13,10 @@ import (
 
 // Times.
 const (
-	margin   = 6 * time.Second   // nothing may be so near its end while packets are sent
-	slack    = 3 * time.Second   // between the kernel's timers and lvx's ticks
-	patience = 100 * time.Second // for both to agree: a late timer, and a template renewed before it
+	jiffy    = 4 * time.Millisecond // of Debian's kernel
+	margin   = 6 * time.Second      // nothing may be so near its end while packets are sent
+	slack    = 3 * time.Second      // between the kernel's timers and lvx's ticks
+	patience = 100 * time.Second    // for both to agree: a late timer, and a template renewed before it
 )
 
 // probes are the clients of probe packets; they are left out of comparisons.
@@ -83,6 +84,24 @@ func connKey(c lb.Connection) string {
 		what = "template"
 	}
 	return fmt.Sprintf("%s %d %s > %s real %s %s", what, c.Proto, c.Client, c.Virtual, c.Real.Addr(), c.State)
+}
+
+// look compares the tables as they are: nothing is about to end, so they have
+// to be the same.
+func (t *trial) look() error {
+	kernel, err := t.view(t.kernel)
+	if err != nil {
+		return err
+	}
+	xdp, err := t.view(t.xdp)
+	if err != nil {
+		return err
+	}
+	t.report.Events["look"]++
+	if why := differ(kernel, xdp); why != "" {
+		return fmt.Errorf("the tables differ: %s", why)
+	}
+	return timesDiffer(kernel, xdp)
 }
 
 // settle waits until both tables are the same and nothing is about to end.

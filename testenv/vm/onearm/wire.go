@@ -67,8 +67,14 @@ func (n *Net) SendFrame(frame []byte) ([]Seen, error) {
 	if err := unix.Send(n.sock, frame, 0); err != nil {
 		return nil, fmt.Errorf("wire: %w", err)
 	}
-	// The director answers ARP in the order of arrival: its reply says that
-	// it is done with the frame before.
+	return n.Finish()
+}
+
+// Finish waits until the director is done with all frames before, and returns
+// what it sent. An XDP program's answer may be behind that of the stack which
+// says so: who misses a frame calls Finish once more.
+func (n *Net) Finish() ([]Seen, error) {
+	// The director answers ARP in the order of arrival.
 	if err := unix.Send(n.sock, arpRequest(), 0); err != nil {
 		return nil, fmt.Errorf("wire: %w", err)
 	}

@@ -335,6 +335,7 @@ static __always_inline void identify(struct run *r, __u16 number)
 static __always_inline int balance(struct run *r)
 {
 	__u16 number = r->p.protocol == IPPROTO_TCP ? r->vip->tcp : r->vip->udp;
+	__u32 ended = NO_REAL;
 	__u64 *place = 0;
 	__u64 value;
 	int outcome;
@@ -354,12 +355,13 @@ static __always_inline int balance(struct run *r)
 		 * It still counts while the scheduler chooses: the kernel
 		 * leaves its end to a timer (ip_vs_conn_expire_now).
 		 */
-		load_add(value_real(value), STATE_CLOSE, 1);
-		outcome = new_flow(r);
-		load_add(value_real(value), STATE_CLOSE, -1);
-		return outcome;
+		ended = value_real(value);
+		load_add(ended, STATE_CLOSE, 1);
 	}
-	return new_flow(r);
+	outcome = new_flow(r);
+	if (ended != NO_REAL)
+		load_add(ended, STATE_CLOSE, -1);
+	return outcome;
 }
 
 /* An ICMP error: to the real of the flow that it quotes. */

@@ -236,7 +236,7 @@ func (d *Director) hold(cfg *config.Config) error {
 func (d *Director) watch(cfg *config.Config) {
 	if d.opt.Neigh != nil {
 		d.opt.Neigh.Avoid(allVIPs(cfg))
-		d.opt.Neigh.Watch(servers(cfg))
+		d.opt.Neigh.Watch(neighbours(cfg))
 	}
 }
 

@@ -338,12 +338,13 @@ func TestAddressesAreHeldAndWatched(t *testing.T) {
 	svc := service("web", 1, 1)
 	svc.Sorry = sorryIP
 	cfg := configOf(svc)
+	cfg.Peers = []netip.Addr{server(9), server(2)}
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
 		synctest.Wait()
 		if !slices.Equal(r.vips.now(), []netip.Addr{vip}) || !slices.Equal(r.neigh.avoids, []netip.Addr{vip}) {
 			t.Errorf("held %v, avoided %v", r.vips.now(), r.neigh.avoids)
 		}
-		if !slices.Equal(r.neigh.reals, []netip.Addr{server(1), server(2), sorryIP}) {
+		if !slices.Equal(r.neigh.reals, []netip.Addr{server(1), server(2), sorryIP, server(9)}) {
 			t.Errorf("watched %v", r.neigh.reals)
 		}
 		r.vips.mu.Lock()

@@ -2,6 +2,7 @@ package director
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
@@ -124,6 +125,16 @@ func servers(cfg *config.Config) []netip.Addr {
 		if svc.Sorry.IsValid() {
 			addrs.add(svc.Sorry)
 		}
+	}
+	return addrs.list
+}
+
+// neighbours are all whose MACs the data path has to know: servers, and the
+// peers, whose frames it must tell from a client's.
+func neighbours(cfg *config.Config) []netip.Addr {
+	addrs := unique{}
+	for _, a := range slices.Concat(servers(cfg), cfg.Peers) {
+		addrs.add(a)
 	}
 	return addrs.list
 }

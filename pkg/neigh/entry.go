@@ -32,6 +32,7 @@ type Entry struct {
 	MTU     int    // of the way: the route's, if it has one, else the interface's; in bytes of IP
 	Local   bool   // the real is this host
 	Err     string // why frames cannot reach it now, for people; empty if they can
+	Pending bool   // with Err: only because it is still being asked; what was known of it before may hold
 }
 
 // Usable tells whether frames can reach the real.

@@ -88,7 +88,7 @@ func (r *Resolver) Lookup(real netip.Addr) Entry {
 	defer r.mu.RUnlock()
 	e, ok := r.entries[real]
 	if !ok {
-		e.Err = fmt.Sprintf("%s has not been looked for yet", real)
+		e.Err, e.Pending = fmt.Sprintf("%s has not been looked for yet", real), true
 	}
 	return e
 }

@@ -135,12 +135,12 @@ func wantEntry(t *testing.T, r *Resolver, addr netip.Addr, want Entry) {
 }
 
 func on(p path, mac MAC, err string) Entry {
-	return Entry{MAC: mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: err}
+	return Entry{MAC: mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: err, Pending: strings.Contains(err, "being looked for")}
 }
 
 func TestResolveAndRefresh(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-		wantEntry(t, r, r1, Entry{Err: "172.25.0.12 has not been looked for yet"})
+		wantEntry(t, r, r1, Entry{Err: "172.25.0.12 has not been looked for yet", Pending: true})
 		n.set(func() { n.answers[r1] = mac1 })
 		r.Watch([]netip.Addr{r1})
 		if !isChanged(r) || isChanged(r) {

@@ -93,7 +93,7 @@ func (t *target) entry() Entry {
 	case t.asked > patience:
 		e.Err = fmt.Sprintf("%s does not answer ARP on %s", t.addr, t.path.device)
 	default:
-		e.Err = fmt.Sprintf("%s is being looked for on %s", t.addr, t.path.device)
+		e.Err, e.Pending = fmt.Sprintf("%s is being looked for on %s", t.addr, t.path.device), true
 	}
 	return e
 }

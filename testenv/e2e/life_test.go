@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
@@ -35,8 +36,17 @@ func TestKillAndRestart(t *testing.T) {
 	if got := r.Curl(4, "http://"+rig.VIP); strings.Count(got, "r1") != 2 || strings.Count(got, "r2") != 2 {
 		t.Errorf("new connections with the daemon dead: %s", got)
 	}
+	stream := r.Stream("http://"+rig.VIP, 10*time.Millisecond, rig.Patience, 3000)
 	must(t, r.Start(t.Context(), "d1"))
 	still("after the restart")
+	for range 5 {
+		r.Kill("d1")
+		must(t, r.Start(t.Context(), "d1"))
+	}
+	still("after more of them")
+	if total, failed := stream.Stop(); total < 20 || len(failed) > 0 {
+		t.Errorf("new connections while the daemon was killed and started: %d of %d failed: %v", len(failed), total, failed)
+	}
 	out, err := r.LVX(t.Context(), "d1", "list", "-n", "-c")
 	must(t, err)
 	if !strings.Contains(out, "ESTABLISHED") {

@@ -3,6 +3,7 @@ package xdp
 import (
 	"net/netip"
 
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -57,9 +58,29 @@ func (b *Backend) adoptReals() {
 		}
 		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&realReserved == 0}
 		r.conf = lb.Real{Addr: addrOf(raw.Addr.Word), Port: be16(raw.Port), Weight: raw.Weight}
-		r.near.Err = "not looked up yet"
+		r.near, r.left = b.whereLeft(raw)
 		s.reals[r.conf.Key()] = r
 	}
+}
+
+// whereLeft is how a predecessor reached a real, if it did.
+func (b *Backend) whereLeft(raw *loader.RawReal) (near Neighbor, ok bool) {
+	if raw.Flags&(realReserved|realSilent) != 0 || raw.Flags&realThere == 0 {
+		return Neighbor{Err: "not looked up yet"}, false
+	}
+	return Neighbor{
+		MAC: raw.Mac, Source: raw.Source, IfIndex: int(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
+		MTU: int(raw.Mtu), Local: raw.Flags&realLocal != 0,
+	}, true
+}
+
+func (b *Backend) deviceName(index uint32) string {
+	for _, a := range b.dp.Attachments {
+		if a.Index == int(index) {
+			return a.Name
+		}
+	}
+	return ""
 }
 
 func (b *Backend) adoptVIPs() {

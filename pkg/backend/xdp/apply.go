@@ -172,20 +172,33 @@ func (b *Backend) applySettings() {
 func (b *Backend) applyInterfaces() {
 	for _, a := range b.dp.Attachments {
 		i := &b.dp.Interfaces[a.Slot]
-		n := 0
+		var now []loader.RawPeer
 		for _, p := range b.state.Peers {
-			near := b.neigh.Lookup(p)
-			if !p.Is4() || near.MAC == ([6]byte{}) || near.IfIndex != a.Index || n == len(i.Peer) {
-				continue
+			if raw, ok := b.peer(p, a.Index, i.Peer[:]); ok {
+				now = append(now, raw)
 			}
-			i.Peer[n].Addr = be32(p)
-			copy(i.Peer[n].Mac[:], near.MAC[:])
-			n++
 		}
-		for ; n < len(i.Peer); n++ {
-			i.Peer[n] = loader.RawPeer{}
-		}
+		clear(i.Peer[copy(i.Peer[:], now):])
 	}
+}
+
+// peer is how a fellow director is known on an interface. As long as it is
+// only being asked for its MAC, what was known before stays.
+func (b *Backend) peer(p netip.Addr, index int, known []loader.RawPeer) (raw loader.RawPeer, ok bool) {
+	if !p.Is4() {
+		return raw, false
+	}
+	near := b.neigh.Lookup(p)
+	if near.Pending && (near.IfIndex == 0 || near.IfIndex == index) {
+		i := slices.IndexFunc(known, func(k loader.RawPeer) bool { return k.Addr == be32(p) })
+		if i < 0 {
+			return raw, false
+		}
+		return known[i], true
+	}
+	raw.Addr = be32(p)
+	copy(raw.Mac[:], near.MAC[:])
+	return raw, near.MAC != ([6]byte{}) && near.IfIndex == index
 }
 
 var errTooManyPorts = errors.New("too many listeners meet in one place of the port table")

@@ -27,11 +27,15 @@ type segment struct {
 	silent map[netip.Addr]string
 	local  map[netip.Addr]bool
 	hosts  map[netip.Addr]Neighbor
+	asking bool // nobody has answered yet
 }
 
 func (s *segment) Lookup(a netip.Addr) Neighbor {
 	if n, ok := s.hosts[a]; ok {
 		return n
+	}
+	if s.asking {
+		return Neighbor{Err: "not asked yet", Pending: true}
 	}
 	if why := s.silent[a]; why != "" {
 		return Neighbor{Err: why, Device: "lvx0", IfIndex: 1, Source: directorMAC, MTU: 1500}

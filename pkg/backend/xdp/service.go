@@ -36,7 +36,7 @@ type real struct {
 	gen   uint8
 	there bool
 	near  Neighbor
-	asked bool // near is an answer, not the zero value
+	left  bool // near is what a predecessor left, nobody has been asked yet
 }
 
 // usable tells whether r may get new connections.
@@ -105,8 +105,19 @@ func (b *Backend) place(s *service, conf lb.Real) error {
 	}
 	r.conf = conf
 	r.there = true
-	r.near, r.asked = b.neigh.Lookup(conf.Addr), true
+	b.find(r)
 	return nil
+}
+
+// find looks a real up. One that a predecessor had found stays where it was
+// as long as it is only being asked: to its clients nothing has happened.
+func (b *Backend) find(r *real) {
+	near := b.neigh.Lookup(r.conf.Addr)
+	moved := near.IfIndex != 0 && near.IfIndex != r.near.IfIndex
+	if r.left && near.Pending && !moved {
+		return
+	}
+	r.near, r.left = near, false
 }
 
 // write puts a real into the table: everything else first, the first word

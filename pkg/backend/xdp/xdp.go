@@ -23,6 +23,7 @@ type Neighbor struct {
 	MTU     int
 	Local   bool   // the address is this host's
 	Err     string // why it cannot be reached, "" if it can
+	Pending bool   // with Err: only because it is still being asked
 }
 
 // Neighbors answers from what is known now; it never waits.

@@ -1,0 +1,85 @@
+package xdp
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// succeed ends the backend as kill -9 does and opens the next one on what it
+// left. The next one has not asked anybody yet.
+func (h *harness) succeed() {
+	h.t.Helper()
+	must(h.t, h.Close(true))
+	h.net.asking = true
+	inNamespace(h.home, func() {
+		var err error
+		h.Backend, err = Open(context.Background(), h.opts)
+		must(h.t, err)
+	})
+	if !h.dp.Adopted {
+		h.t.Fatal("nothing was adopted")
+	}
+}
+
+// fresh is a new connection's first packet, of the n-th client port.
+func fresh(n int) []byte {
+	return frame(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(1000+n)), Dst: web, Flags: "S"})
+}
+
+// A successor that has not heard of a real yet uses what its predecessor
+// knew: new clients are served all the time.
+func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(3)}, Peers: []netip.Addr{realN(1), realN(7)}}
+	h := newHarness(t, 4096, 1024)
+	h.net.local[realN(2)] = true
+	h.net.silent[realN(3)] = "does not answer ARP"
+	h.apply(s)
+	// What prog-run calls the interface is not what the attachment says.
+	peer := h.dp.Interfaces[0].Peer[0]
+	peer.Addr = be32(realN(7))
+	copy(peer.Mac[:], []byte{2, 0, 0, 0, 0, 77})
+	h.dp.Interfaces[0].Peer[0] = peer
+
+	h.succeed()
+	h.apply(s)
+	got := map[string]int{}
+	for n := range 8 {
+		v, _, _ := h.verdict(fresh(n))
+		got[v]++
+	}
+	if got["forwarded"] != 4 || got["local"] != 4 {
+		t.Errorf("while the reals are being asked, new connections are %v, want 4 forwarded and 4 local", got)
+	}
+	if p := h.dp.Interfaces[0].Peer[0]; p != peer {
+		t.Errorf("peer %+v, was %+v", p, peer)
+	}
+	o, err := h.Observed()
+	must(t, err)
+	if rs := o.Services[0].Reals; !rs[0].Usable || rs[0].Device != "lvx0" && rs[0].Device != "" || rs[1].MAC != "local" || rs[2].Usable {
+		t.Errorf("reals while they are being asked: %+v", rs)
+	}
+
+	// One that is new is not there before it has answered.
+	s.Services[0].Reals = append(s.Services[0].Reals, lb.Real{Addr: realN(4), Weight: 1})
+	h.apply(s)
+	if o, err = h.Observed(); err != nil || o.Services[0].Reals[3].Usable {
+		t.Errorf("a real that nobody ever saw: %+v, %v", o.Services[0].Reals[3], err)
+	}
+
+	// Answers count from here on, and also that one is missing.
+	h.net.asking = false
+	h.net.silent[realN(1)], h.net.silent[realN(2)] = "gone", "gone"
+	h.apply(s)
+	for n := range 4 {
+		out, _ := h.runFrame(fresh(100 + n))
+		if a := macOwner(out); a != realN(4) {
+			t.Errorf("new connection to %s, want %s", a, realN(4))
+		}
+	}
+	h.net.asking = true // the interface was down, they are asked once more
+	h.apply(s)
+	h.want(fresh(200), "answered_unreachable", tx)
+}

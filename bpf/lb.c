@@ -413,7 +413,11 @@ static __always_inline int follow_fragment(struct run *r)
 	return DROP(VERDICT_FRAGMENT_HELD);
 }
 
-/* Standby, lease, peers: what a flagged VIP has to be asked first. */
+/*
+ * Standby, peers, lease: what a flagged VIP has to be asked first. A director
+ * without a daemon is still a real server: what a peer sends it comes before
+ * the lease.
+ */
 static __always_inline int may_serve(struct run *r)
 {
 	__u32 lease = r->vip->lease & (LEASES - 1);
@@ -421,11 +425,6 @@ static __always_inline int may_serve(struct run *r)
 
 	if (r->vip->flags & VIP_STANDBY)
 		return PASS(VERDICT_STANDBY);
-	if (r->vip->flags & VIP_LEASED) {
-		until = bpf_map_lookup_elem(&leases, &lease);
-		if (!until || bpf_jiffies64() > *until)
-			return DROP(VERDICT_LEASE_OVER);
-	}
 	if (r->vip->flags & VIP_PEERS) {
 		__u64 from = *(__u64 *)(r->data + 4) >> 16;
 
@@ -437,6 +436,11 @@ static __always_inline int may_serve(struct run *r)
 			if (mac && mac == from && peer->addr != r->p.source)
 				return PASS(VERDICT_FROM_PEER);
 		}
+	}
+	if (r->vip->flags & VIP_LEASED) {
+		until = bpf_map_lookup_elem(&leases, &lease);
+		if (!until || bpf_jiffies64() > *until)
+			return DROP(VERDICT_LEASE_OVER);
 	}
 	return CONTINUE;
 }

@@ -192,20 +192,20 @@ func (d *Director) role(p packet) (Outcome, bool) {
 	switch {
 	case slices.Contains(d.state.Standby, p.dst):
 		return passed("standby"), false
-	case d.leaseOver(p.dst):
-		return dropped("lease_over"), false
 	case d.fromPeer(p):
 		return passed("from_peer"), false
+	case d.leaseOver(p.dst):
+		return dropped("lease_over"), false
 	}
 	return Outcome{}, true
 }
 
 // fromPeer: a fellow director has balanced the packet already, to this host,
-// which is a real server behind the VIP.
+// which is a real server behind the VIP, well or not.
 func (d *Director) fromPeer(p packet) bool {
 	isReal := func(s lb.Service) bool {
 		return slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return l.Addr == p.dst }) &&
-			slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return d.world.Host(r.Addr).Local })
+			slices.ContainsFunc(slices.Concat(s.Reals, s.Absent), func(r lb.Real) bool { return d.world.Host(r.Addr).Local })
 	}
 	if !slices.ContainsFunc(d.state.Services, isReal) {
 		return false

@@ -53,6 +53,9 @@ func (e *explainer) run() lb.Explanation {
 	if vip.Flags&vipStandby != 0 {
 		return e.end(loader.RawVerdictVERDICT_STANDBY, "", "")
 	}
+	if vip.Flags&vipPeers != 0 {
+		e.note("a fellow director's frame ends here: this host is a real server (from_peer)")
+	}
 	if vip.Flags&vipLeased != 0 {
 		j, _ := e.b.dp.Jiffies()
 		if j > load64(&e.b.dp.Leases[vip.Lease]) {

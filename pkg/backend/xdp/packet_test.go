@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -464,6 +465,22 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 	if v, _, _ := h.verdict(frame(syn(lb.TCP))); v == "from_peer" {
 		t.Error("a client's frame was taken for a peer's")
 	}
+	if x, err := h.Explain(syn(lb.TCP)); err != nil || !strings.Contains(strings.Join(x.Steps, "\n"), "from_peer") {
+		t.Errorf("explained: %+v, %v", x, err)
+	}
+
+	// Whether the own real is well or not, and with the daemon gone.
+	ill := webService(2)
+	ill.Reals, ill.Absent = ill.Reals[1:], ill.Reals[:1]
+	s := lb.State{Services: []lb.Service{ill}, Peers: []netip.Addr{peer}, Leases: []lb.Lease{{ID: 3, VIP: []netip.Addr{vip}}}}
+	h.apply(s)
+	copy(h.dp.Interfaces[0].Peer[0].Mac[:], []byte{2, 0, 10, 0, 0, 12})
+	h.dp.Interfaces[0].Peer[0].Addr = be32(peer)
+	h.want(from([]byte{2, 0, 10, 0, 0, 12}, syn(lb.TCP)), "from_peer", pass)
+	h.want(frame(syn(lb.TCP)), "lease_over", drop)
+	must(t, h.Renew(3, time.Hour))
+	h.want(from([]byte{2, 0, 10, 0, 0, 12}, syn(lb.TCP)), "from_peer", pass)
+	h.want(frame(syn(lb.TCP)), "forwarded", tx)
 }
 
 func TestSilentRealIsNotScheduled(t *testing.T) {

@@ -79,6 +79,12 @@ func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 	}
 }
 
+// Local implements [director.Neigh].
+func (n *neighbors) Local(a netip.Addr) (is, known bool) {
+	e := n.Resolver.Lookup(a)
+	return e.Local, !e.Pending || e.IfIndex != 0
+}
+
 // Resolved implements [director.Neigh].
 func (n *neighbors) Resolved(servers []netip.Addr) bool {
 	return !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !n.Resolver.Lookup(a).Usable() })

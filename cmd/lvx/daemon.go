@@ -33,6 +33,7 @@ type lvxd struct {
 	neigh    *neighbors
 	announce *neigh.Announcer
 	vips     *heldVIPs
+	silent   *silentVIPs
 	monitor  *health.Monitor
 	notifier *notify.Notifier
 	router   *router
@@ -55,6 +56,7 @@ func newDaemon(ctx context.Context, cfg *config.Config, load func() (*config.Con
 	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: log})}
 	d.announce = neigh.NewAnnouncer(log)
 	d.vips = &heldVIPs{vips: neigh.NewVIPs(filepath.Join(cfg.StateDir, "vips.json")), announce: d.announce, log: log}
+	d.silent = &silentVIPs{file: filepath.Join(cfg.StateDir, "silent.json"), log: log}
 	if d.backend, err = openBackend(ctx, cfg, d.neigh, log); err != nil {
 		return nil, err
 	}
@@ -65,7 +67,8 @@ func newDaemon(ctx context.Context, cfg *config.Config, load func() (*config.Con
 	d.router = newRouter(d.announce, d.backend, log)
 	d.director = director.New(director.Options{
 		Config: cfg, Load: load, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
-		Notify: d.notifier, Neigh: d.neigh, Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: version, Log: log,
+		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
+		Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: version, Log: log,
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
@@ -152,7 +155,7 @@ func (d *lvxd) notifySystemd(state string) {
 
 // close takes everything that is ours off the host again.
 func (d *lvxd) close() error {
-	errs := []error{d.vips.release()}
+	errs := []error{d.vips.release(), d.silent.release()}
 	if d.path != nil {
 		errs = append(errs, d.path.Close())
 	}

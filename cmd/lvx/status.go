@@ -127,6 +127,9 @@ func (s *screen) vips(all []director.VIPStatus) {
 			if v.Instance != "" {
 				by += " by " + v.Instance
 			}
+			if v.Silent {
+				by += ", on lo as a real server's"
+			}
 			row("", "VIP "+v.Addr.String(), by)
 		}
 	})

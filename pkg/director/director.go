@@ -49,7 +49,8 @@ type Neigh interface {
 	Watch(reals []netip.Addr)
 	Avoid(vips []netip.Addr) // nothing is asked in the name of a VIP
 	Changed() <-chan struct{}
-	Resolved(servers []netip.Addr) bool // all of these, being watched, were found
+	Resolved(servers []netip.Addr) bool     // all of these, being watched, were found
+	Local(real netip.Addr) (is, known bool) // it is this host
 }
 
 // Notifier tells people about changes; [notify.Notifier] is one. It must not
@@ -69,6 +70,7 @@ type Options struct {
 	VIPs    VIPs     // nil = addresses are somebody else's business
 	Notify  Notifier // nil = nobody is told
 	Neigh   Neigh    // nil = the backend needs no MACs
+	Silent  Silent   // nil = this host is no real server
 
 	Firewall Firewall // nil = nothing gets past it
 
@@ -99,6 +101,8 @@ type Director struct {
 	settled   bool            // servers are found, or had their time
 	active    map[string]bool // VRRP instances that this host forwards for
 	tracked   map[string]bool // what VRRP was told of the services
+	silent    []SilentVIP     // that this host is a real server of
+	unsilent  string          // why it is not
 	meter     lb.Meter
 	retry     *time.Timer
 	rest      *time.Timer
@@ -262,6 +266,7 @@ func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
 	d.tell(before, out)
 	d.track()
 	d.remember(before.Memory)
+	d.serveSilently(false)
 	d.succeeded()
 	select {
 	case d.poked <- struct{}{}:

@@ -424,7 +424,7 @@ func TestStatus(t *testing.T) {
 		if st.Backend != "fake" || st.Version != "test" || len(st.Warnings) != 1 || !st.VIPs[0].Held || st.VIPs[0].Instance != "VI_1" {
 			t.Errorf("%+v", st)
 		}
-		if len(st.VIPs) != 2 || st.VIPs[1] != (VIPStatus{lone.Addr(), true, "VI_1"}) {
+		if len(st.VIPs) != 2 || st.VIPs[1] != (VIPStatus{Addr: lone.Addr(), Held: true, Instance: "VI_1"}) {
 			t.Errorf("VIPs: %+v", st.VIPs)
 		}
 		if v := st.VRRP[0]; v.Role != "MASTER" || v.VRID != 51 || v.Why != "because" || len(v.Peers) != 1 {

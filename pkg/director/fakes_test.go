@@ -154,6 +154,8 @@ type fakeNeigh struct {
 	mu            sync.Mutex
 	reals, avoids []netip.Addr
 	silent        bool // nobody answers
+	blind         bool // the routes are not known yet
+	self          netip.Addr
 	changed       chan struct{}
 }
 
@@ -180,7 +182,26 @@ func (f *fakeNeigh) Avoid(vips []netip.Addr) {
 	f.avoids = vips
 }
 
+func (f *fakeNeigh) Local(a netip.Addr) (is, known bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return a == f.self, !f.blind
+}
+
 func (f *fakeNeigh) Changed() <-chan struct{} { return f.changed }
+
+type fakeSilent struct {
+	mu    sync.Mutex
+	calls [][]SilentVIP
+	err   error
+}
+
+func (f *fakeSilent) Serve(vips []SilentVIP) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, vips)
+	return f.err
+}
 
 type fakeNotify struct {
 	mu  sync.Mutex
@@ -213,6 +234,7 @@ type rig struct {
 	vips    *fakeVIPs
 	notify  *fakeNotify
 	neigh   *fakeNeigh
+	silence *fakeSilent
 	next    *config.Config // what a reload reads
 	loadErr error
 }
@@ -240,11 +262,12 @@ func newRig(t *testing.T, cfg *config.Config) *rig {
 	r := &rig{
 		T: t, backend: lbtest.NewFake(), health: newFakeHealth(), vrrp: newFakeVRRP(),
 		vips: &fakeVIPs{}, notify: &fakeNotify{}, neigh: &fakeNeigh{changed: make(chan struct{}, 1)}, next: cfg,
+		silence: &fakeSilent{},
 	}
 	r.Director = New(Options{
 		Config: cfg, Load: func() (*config.Config, error) { return r.next, r.loadErr },
 		Backend: r.backend, Health: r.health, VRRP: r.vrrp, VIPs: r.vips,
-		Notify: r.notify, Neigh: r.neigh, Version: "test",
+		Notify: r.notify, Neigh: r.neigh, Silent: r.silence, Version: "test",
 	})
 	return r
 }

@@ -103,6 +103,7 @@ func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
 	if err == nil && full {
 		err = d.hold(d.cfg)
 	}
+	d.serveSilently(full)
 	d.settle(ctx, err)
 	return nil
 }

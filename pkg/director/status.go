@@ -60,7 +60,8 @@ type VRRPPeer struct {
 type VIPStatus struct {
 	Addr     netip.Addr `json:"address"`
 	Held     bool       `json:"held"`
-	Instance string     `json:"vrrp,omitempty"` // that decides it
+	Instance string     `json:"vrrp,omitempty"`   // that decides it
+	Silent   bool       `json:"silent,omitempty"` // this host is a real server of it as well, and has it on lo
 }
 
 // ServiceStatus is one service.
@@ -159,6 +160,7 @@ func (d *Director) vips() []VIPStatus {
 	for _, vip := range allVIPs(d.cfg) {
 		all = append(all, VIPStatus{
 			Addr: vip, Held: !slices.Contains(d.out.State.Standby, vip), Instance: instance[vip],
+			Silent: d.unsilent == "" && slices.ContainsFunc(d.silent, func(v SilentVIP) bool { return v.Addr == vip }),
 		})
 	}
 	return all

@@ -87,7 +87,7 @@ func Plan(in Input) Outcome {
 			ExpireQuiescentTempl: cfg.ExpireQuiescentTempl,
 			Deny:                 slices.Clone(cfg.Deny),
 			Allow:                slices.Clone(cfg.Allow),
-			Peers:                slices.Clone(cfg.Peers),
+			Peers:                fellows(cfg),
 		},
 	}
 	for _, svc := range cfg.Services {

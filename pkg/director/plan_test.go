@@ -248,11 +248,12 @@ func TestPlanCopiesGlobals(t *testing.T) {
 	cfg.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	cfg.Allow = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	cfg.Peers = []netip.Addr{server(5)}
+	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", UnicastPeers: []netip.Addr{server(6), server(5)}}}
 	got := Plan(Input{Config: cfg}).State
-	got.Services = nil
+	got.Services, got.Leases = nil, nil
 	want := lb.State{
 		Timeouts: cfg.Timeouts, SloppyTCP: true, ExpireQuiescentTempl: true,
-		Deny: cfg.Deny, Allow: cfg.Allow, Peers: cfg.Peers,
+		Deny: cfg.Deny, Allow: cfg.Allow, Peers: []netip.Addr{server(5), server(6)},
 	}
 	if d := cmp.Diff(want, got, compareAddrs); d != "" {
 		t.Error(d)

@@ -35,6 +35,10 @@ func (d *Director) serveSilently(repair bool) {
 	if !known || d.silent != nil && !repair && slices.Equal(vips, d.silent) {
 		return
 	}
+	if len(vips) > 0 && len(fellows(d.cfg)) == 0 && len(d.silent) == 0 {
+		d.log.Warn("this host is a real server of its own VIPs, but the configuration names no `peers`: "+
+			"packets may go in circles while two directors are master", "vip", vips[0].Addr)
+	}
 	err := d.opt.Silent.Serve(vips)
 	if now := text(err); now != d.unsilent {
 		d.unsilent = now

@@ -133,8 +133,22 @@ func servers(cfg *config.Config) []netip.Addr {
 // peers, whose frames it must tell from a client's.
 func neighbours(cfg *config.Config) []netip.Addr {
 	addrs := unique{}
-	for _, a := range slices.Concat(servers(cfg), cfg.Peers) {
+	for _, a := range slices.Concat(servers(cfg), fellows(cfg)) {
 		addrs.add(a)
+	}
+	return addrs.list
+}
+
+// fellows are the other directors, as far as the configuration names them.
+func fellows(cfg *config.Config) []netip.Addr {
+	addrs := unique{}
+	for _, a := range cfg.Peers {
+		addrs.add(a)
+	}
+	for _, inst := range cfg.VRRP {
+		for _, a := range inst.UnicastPeers {
+			addrs.add(a)
+		}
 	}
 	return addrs.list
 }

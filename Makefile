@@ -14,7 +14,7 @@ CLANG := 16
 GOLANGCI := v2.12.2
 PKG := ./...
 RUN := .
-BENCH := packets
+BENCH := all
 
 .PHONY: help
 help: ## explain the targets (this text)
@@ -49,7 +49,8 @@ test: ## everything: the checks, unit tests, tests in network namespaces; as roo
 	scripts/test -run '$(RUN)' $(PKG)
 
 .PHONY: bench
-bench: ## measure the packet path against yardsticks, in one run; as root
+bench: ## measure everything against yardsticks, in one run: a quarter of an hour; as root
+	scripts/need qemu-system-x86_64 busybox cpio
 	$(GO) run ./bench $(BENCH)
 
 .PHONY: bench-quick

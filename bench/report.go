@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -20,7 +21,7 @@ type Report struct {
 	CPUs    int      `json:"cpus"`
 	Results []Result `json:"results,omitempty"`
 	Wire    []Rate   `json:"wire,omitempty"`
-	Control []Timing `json:"control,omitempty"`
+	Figures []Figure `json:"figures,omitempty"`
 	Checks  []Check  `json:"checks"`
 }
 
@@ -37,16 +38,18 @@ func (r *Report) print(w io.Writer) error {
 		r.printResults(t)
 	}
 	if len(r.Wire) > 0 {
-		fmt.Fprint(t, "\nover a veth, one core\tMpps\tof floor A\tlost\n")
+		fmt.Fprint(t, "\nover a veth, one core\tMpps\tquartiles\tof floor A\tlost\n")
 		for _, x := range r.Wire {
-			fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.1f %%\n", x.What, x.Mpps, x.OfFloorA, 100*x.Lost)
+			fmt.Fprintf(t, "%s\t%.2f\t%.2f-%.2f\t%.2f\t%.2f %%\n", x.What, x.Mpps, x.Low, x.High, x.OfFloorA, 100*x.Lost)
 		}
 	}
-	if len(r.Control) > 0 {
-		fmt.Fprint(t, "\ncontrol plane\tms\t\t\n")
-		for _, x := range r.Control {
-			fmt.Fprintf(t, "%s\t%.1f\t\t\n", x.What, x.Milliseconds)
+	part := ""
+	for _, f := range r.Figures {
+		if f.Part != part {
+			part = f.Part
+			fmt.Fprintf(t, "\n%s\t\tquartiles\t\n", part)
 		}
+		fmt.Fprintln(t, f)
 	}
 	fmt.Fprint(t, "\ntarget\tfound\tbound\t\n")
 	for _, c := range r.Checks {
@@ -131,13 +134,46 @@ type Rate struct {
 	Name     string  `json:"name"`
 	What     string  `json:"what"`
 	Mpps     float64 `json:"mpps"`
+	Low      float64 `json:"low_mpps"`  // first quartile of the rounds
+	High     float64 `json:"high_mpps"` // third quartile
 	OfFloorA float64 `json:"of_floor_a"`
 	Lost     float64 `json:"lost"` // share of the packets sent
 }
 
-// Timing is how long the control plane took.
-type Timing struct {
-	Name         string  `json:"name"`
-	What         string  `json:"what"`
-	Milliseconds float64 `json:"ms"`
+// Figure is one number that a command found out.
+type Figure struct {
+	Part  string  `json:"part"` // the command
+	Name  string  `json:"name"`
+	What  string  `json:"what"`
+	Unit  string  `json:"unit"`
+	Value float64 `json:"value"`
+	Low   float64 `json:"low,omitempty"`  // first quartile, where it was measured more than once
+	High  float64 `json:"high,omitempty"` // third quartile
+}
+
+// String is a line of the table.
+func (f Figure) String() string {
+	spread := ""
+	if f.High > 0 {
+		spread = amount(f.Low) + "-" + amount(f.High)
+	}
+	return fmt.Sprintf("%s\t%s %s\t%s\t", f.What, amount(f.Value), f.Unit, spread)
+}
+
+// amount writes as many digits as mean something.
+func amount(x float64) string {
+	if x == math.Trunc(x) || x >= 1000 {
+		return fmt.Sprintf("%.0f", x)
+	}
+	return fmt.Sprintf("%.2f", x)
+}
+
+func (r *Report) figure(part, name, what, unit string, value float64) {
+	r.Figures = append(r.Figures, Figure{Part: part, Name: name, What: what, Unit: unit, Value: value})
+}
+
+// spread notes what was measured several times.
+func (r *Report) spread(part, name, what, unit string, samples []float64) {
+	s := summarize(samples)
+	r.Figures = append(r.Figures, Figure{Part: part, Name: name, What: what, Unit: unit, Value: s.Median, Low: s.Low, High: s.High})
 }

@@ -41,6 +41,7 @@ type rigOptions struct {
 	hash      int // entries of floor B's map
 	lru       int
 	sweeper   bool
+	segment   int // interface that reals are behind; 0: where prog-run's frames come from
 }
 
 // segment is a made-up network on which every address answers.
@@ -92,7 +93,7 @@ func newRig(o rigOptions) (*rig, error) {
 	var err error
 	r.lvx, err = xdp.Open(context.Background(), xdp.Options{
 		Log: slog.New(slog.DiscardHandler), Interfaces: []string{nic}, Mode: loader.Native, PinDir: dir,
-		Flows: o.flows, Templates: o.templates, Neighbors: segment{loopback}, NoSweeper: !o.sweeper,
+		Flows: o.flows, Templates: o.templates, Neighbors: segment{max(o.segment, loopback)}, NoSweeper: !o.sweeper,
 	})
 	if err != nil {
 		return nil, err

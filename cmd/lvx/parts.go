@@ -92,7 +92,11 @@ func (h *heldVIPs) release() error {
 
 // without is what is in a and not in b.
 func without(a, b []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(a), func(x netip.Addr) bool { return slices.Contains(b, x) })
+	in := make(map[netip.Addr]bool, len(b))
+	for _, x := range b {
+		in[x] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(x netip.Addr) bool { return in[x] })
 }
 
 // router ties VRRP to the data path and to announcements.

@@ -119,8 +119,8 @@ func (a *Announcer) Announce(iface string, vips []netip.Addr) {
 		q = &queue{}
 		a.owned[iface] = q
 	}
+	q.drop(vips)
 	for _, vip := range vips {
-		q.drop(vip)
 		q.vips = append(q.vips, announcement{vip: vip, due: now})
 	}
 	poke(a.wake)
@@ -135,16 +135,18 @@ func (a *Announcer) Withdraw(iface string, vips []netip.Addr) {
 	if q == nil {
 		return
 	}
-	for _, vip := range vips {
-		q.drop(vip)
-	}
+	q.drop(vips)
 	if len(q.vips) == 0 {
 		delete(a.owned, iface)
 	}
 }
 
-func (q *queue) drop(vip netip.Addr) {
-	q.vips = slices.DeleteFunc(q.vips, func(n announcement) bool { return n.vip == vip })
+func (q *queue) drop(vips []netip.Addr) {
+	gone := make(map[netip.Addr]bool, len(vips))
+	for _, vip := range vips {
+		gone[vip] = true
+	}
+	q.vips = slices.DeleteFunc(q.vips, func(n announcement) bool { return gone[n.vip] })
 }
 
 // Run announces until ctx ends, and then returns nil. An interface that came

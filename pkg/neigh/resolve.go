@@ -143,6 +143,7 @@ type loop struct {
 	*Resolver
 	targets map[netip.Addr]*target
 	reroute time.Time // when to ask for the routes again; zero = not needed
+	rested  time.Time // events have it asked no sooner
 }
 
 // adopt takes over what [Resolver.Watch] was told.
@@ -170,6 +171,9 @@ func (l *loop) event(e event, now time.Time) time.Time {
 	if e.kind == routing {
 		if l.reroute.IsZero() {
 			l.reroute = now.Add(settle)
+		}
+		if l.reroute.Before(l.rested) {
+			l.reroute = l.rested
 		}
 		return l.reroute
 	}
@@ -238,7 +242,9 @@ func (l *loop) routes(now time.Time) {
 	avoid := l.avoid
 	l.mu.RUnlock()
 	addrs := slices.Collect(maps.Keys(l.targets))
+	began := time.Now()
 	paths, err := l.net.routes(addrs, avoid)
+	l.rested = now.Add(5 * time.Since(began)) // thousands of addresses come one by one, each with an event
 	if err != nil {
 		l.log.Error("routes of the real servers", "error", err)
 		l.reroute = now.Add(retry)

@@ -66,16 +66,22 @@ func (v *VIPs) Hold(iface string, vips []netip.Addr) (new []netip.Addr, err erro
 	if err != nil {
 		return nil, err
 	}
+	ours := make(map[vip]bool, len(v.ours))
+	for _, w := range v.ours {
+		ours[w] = true
+	}
+	wanted := make(map[netip.Addr]bool, len(vips))
 	var add []vip
 	for _, a := range vips {
 		w := vip{iface, a}
-		if slices.Contains(v.ours, w) || !there[a] {
+		wanted[a] = true
+		if ours[w] || !there[a] {
 			add = append(add, w)
 		}
 	}
 	var drop []vip
 	for _, w := range v.ours {
-		if w.Interface == iface && !slices.Contains(vips, w.Address) {
+		if w.Interface == iface && !wanted[w.Address] {
 			drop = append(drop, w)
 		}
 	}
@@ -83,12 +89,17 @@ func (v *VIPs) Hold(iface string, vips []netip.Addr) (new []netip.Addr, err erro
 	if err := v.note(append(slices.Clone(v.ours), add...)); err != nil {
 		return nil, err
 	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all of them
+	if err != nil {
+		return nil, fmt.Errorf("VIPs on %s: %w", iface, err)
+	}
+	defer h.Close()
 	var errs []error
 	for _, w := range add {
 		if there[w.Address] {
 			continue
 		}
-		if err := put(link, w.Address); err != nil {
+		if err := put(h, link, w.Address); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -121,15 +132,21 @@ func (v *VIPs) remove(drop []vip) error {
 	if len(drop) == 0 {
 		return nil
 	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("VIPs: %w", err)
+	}
+	defer h.Close()
 	var errs []error
-	left := slices.Clone(v.ours)
+	gone := make(map[vip]bool, len(drop))
 	for _, w := range drop {
-		if err := take(w); err != nil {
+		if err := take(h, w); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		left = slices.DeleteFunc(left, func(o vip) bool { return o == w })
+		gone[w] = true
 	}
+	left := slices.DeleteFunc(slices.Clone(v.ours), func(o vip) bool { return gone[o] })
 	return errors.Join(append(errs, v.note(left))...)
 }
 
@@ -227,20 +244,20 @@ func host32(a netip.Addr) *netlink.Addr {
 	return n
 }
 
-func put(link netlink.Link, a netip.Addr) error {
-	if err := netlink.AddrAdd(link, host32(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+func put(h *netlink.Handle, link netlink.Link, a netip.Addr) error {
+	if err := h.AddrAdd(link, host32(a)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("VIP %s on %s: %w", a, link.Attrs().Name, err)
 	}
 	return nil
 }
 
-func take(w vip) error {
-	link, err := netlink.LinkByName(w.Interface)
+func take(h *netlink.Handle, w vip) error {
+	link, err := h.LinkByName(w.Interface)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
 	}
 	if err == nil {
-		err = netlink.AddrDel(link, host32(w.Address))
+		err = h.AddrDel(link, host32(w.Address))
 	}
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("VIP %s off %s: %w", w.Address, w.Interface, err)

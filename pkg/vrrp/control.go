@@ -73,15 +73,18 @@ func (c *controller) run(ended <-chan struct{}) {
 // look reads the host's interfaces and hands the loop a new plan.
 func (c *controller) look() error {
 	seen := time.Now()
-	ls, err := readLinks()
-	if err != nil {
-		return err
-	}
 	r := c.router
 	r.mu.Lock()
 	want := r.want
 	services := maps.Clone(r.services)
 	r.mu.Unlock()
+	var ls links
+	if len(want) > 0 { // else nobody asks: a host may have ten thousand addresses
+		var err error
+		if ls, err = readLinks(); err != nil {
+			return err
+		}
+	}
 
 	p := plan{seen: seen, links: ls, services: services}
 	for _, i := range want {

@@ -11,9 +11,10 @@ import (
 // that the next state has at the other place.
 func leaving(here, other []lb.Service) []lb.Service {
 	var out []lb.Service
+	others := named(other, func(s lb.Service) string { return s.Name })
 	for _, svc := range here {
-		if i := slices.IndexFunc(other, func(o lb.Service) bool { return o.Name == svc.Name }); i >= 0 {
-			out = append(out, remaining(svc, other[i]))
+		if o, ok := others[svc.Name]; ok {
+			out = append(out, remaining(svc, o))
 		}
 	}
 	return out

@@ -20,22 +20,32 @@ func (b *Backend) Observed() (lb.Observed, error) {
 		all.Backend, all.Mode = join("+", x.Backend, i.Backend), join("+", x.Mode, i.Mode)
 		all.Detail = join(", ", x.Detail, i.Detail)
 	}
+	name := func(o lb.ObservedService) string { return o.Name }
+	onXDP, onIPVS := named(x.Services, name), named(i.Services, name)
 	for _, svc := range b.state.Services {
-		p, from := b.place[svc.Name], x.Services
+		p, from := b.place[svc.Name], onXDP
 		if p.ipvs {
-			from = i.Services
+			from = onIPVS
 		}
-		at := slices.IndexFunc(from, func(o lb.ObservedService) bool { return o.Name == svc.Name })
-		if at < 0 {
+		o, ok := from[svc.Name]
+		if !ok {
 			continue
 		}
-		o := from[at]
 		if p.ipvs {
 			o.Reason = p.reason
 		}
 		all.Services = append(all.Services, o)
 	}
 	return all, nil
+}
+
+// named makes a list a map: there may be ten thousand services.
+func named[T any](list []T, name func(T) string) map[string]T {
+	m := make(map[string]T, len(list))
+	for _, v := range list {
+		m[name(v)] = v
+	}
+	return m
 }
 
 func (b *Backend) observe() (xdp, ipvs lb.Observed, err error) {
@@ -71,19 +81,19 @@ func (b *Backend) Stats() (lb.Stats, error) {
 			return all, err
 		}
 	}
+	name := func(s lb.ServiceStats) string { return s.Name }
+	onXDP, onIPVS := named(x.Services, name), named(i.Services, name)
 	for _, svc := range b.state.Services {
-		here, left := x.Services, i.Services
+		here, left := onXDP, onIPVS
 		if b.place[svc.Name].ipvs {
 			here, left = left, here
 		}
-		named := func(s lb.ServiceStats) bool { return s.Name == svc.Name }
-		at, was := slices.IndexFunc(here, named), slices.IndexFunc(left, named)
-		if at < 0 {
+		s, ok := here[svc.Name]
+		if !ok {
 			continue
 		}
-		s := here[at]
-		if was >= 0 {
-			s.Reals = withConnections(s.Reals, left[was].Reals)
+		if old, was := left[svc.Name]; was {
+			s.Reals = withConnections(s.Reals, old.Reals)
 		}
 		all.Services = append(all.Services, s)
 	}

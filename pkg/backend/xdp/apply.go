@@ -93,8 +93,12 @@ func (b *Backend) prepareServices() error {
 // removeGone takes away what the new state no longer has. Slots stay
 // reserved while flows live: a real that returns regains them.
 func (b *Backend) removeGone() {
+	names := make(map[string]bool, len(b.state.Services))
+	for _, s := range b.state.Services {
+		names[s.Name] = true
+	}
 	for name, s := range b.services {
-		if _, ok := b.state.Service(name); !ok {
+		if !names[name] {
 			s.there = false
 		}
 		for k, r := range s.reals {

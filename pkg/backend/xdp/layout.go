@@ -17,6 +17,9 @@ type layout struct {
 	half  uint32
 	order []netip.Addr
 	vips  map[netip.Addr]*vipPlan
+
+	standby map[netip.Addr]bool
+	leases  map[netip.Addr]uint32
 }
 
 // vipPlan is what is known of one VIP before it is written.
@@ -33,6 +36,15 @@ type portRange struct {
 
 func (l *layout) clear() {
 	l.vips = map[netip.Addr]*vipPlan{}
+	l.standby, l.leases = map[netip.Addr]bool{}, map[netip.Addr]uint32{}
+	for _, vip := range l.b.state.Standby {
+		l.standby[vip] = true
+	}
+	for _, lease := range l.b.state.Leases {
+		for _, vip := range lease.VIP {
+			l.leases[vip] = lease.ID
+		}
+	}
 	clear(l.b.dp.VIPs[l.half*vipLines : (l.half+1)*vipLines])
 	clear(l.b.dp.Ports[l.half*portLines : (l.half+1)*portLines])
 }
@@ -166,14 +178,12 @@ func (l *layout) finish() error {
 }
 
 func (l *layout) flag(v *loader.RawVip, addr netip.Addr, p *vipPlan) {
-	if slices.Contains(l.b.state.Standby, addr) {
+	if l.standby[addr] {
 		v.Flags |= vipStandby
 	}
-	for _, lease := range l.b.state.Leases {
-		if slices.Contains(lease.VIP, addr) {
-			v.Flags |= vipLeased
-			v.Lease = uint16(lease.ID)
-		}
+	if id, ok := l.leases[addr]; ok {
+		v.Flags |= vipLeased
+		v.Lease = uint16(id)
 	}
 	if p.hasLocal && len(l.b.state.Peers) > 0 {
 		v.Flags |= vipPeers

@@ -56,8 +56,11 @@ func (b *Backend) claim(conf lb.Service) (*service, error) {
 	if s, ok := b.services[conf.Name]; ok {
 		return s, nil
 	}
-	i := slices.Index(b.byIndex[:], nil)
-	if i < 0 {
+	i := b.freeIndex
+	for i < numServices && b.byIndex[i] != nil {
+		i++
+	}
+	if b.freeIndex = i; i == numServices {
 		return nil, fmt.Errorf("service %s: too many services (at most %d)", conf.Name, numServices)
 	}
 	l := &b.dp.Labels[i]

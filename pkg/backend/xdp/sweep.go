@@ -175,6 +175,7 @@ func (b *Backend) forget(name string, s *service) {
 	b.dp.Labels[s.index].Name = [56]int8{}
 	b.retiring = append(b.retiring, s.span)
 	b.byIndex[s.index] = nil
+	b.freeIndex = min(b.freeIndex, int(s.index))
 	delete(b.services, name)
 }
 

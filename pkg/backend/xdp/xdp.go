@@ -58,6 +58,7 @@ type Backend struct {
 	applied    bool
 	services   map[string]*service
 	byIndex    [numServices]*service
+	freeIndex  int // no index below is free
 	numbers    numbers
 	rings      arena
 	slots      slots

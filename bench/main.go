@@ -38,6 +38,7 @@ var commands = []struct {
 }{
 	{"packets", "nanoseconds per packet, by prog-run", packets},
 	{"veth", "packets per second through namespaces, native XDP, one core", veth},
+	{"control", "the daemon: from the file to the tables, a change, memory, idling", control},
 	{"overload", "five times as many flows as the table is made for", overload},
 	{"race", "two CPUs in the same sets: does every packet go to its flow's real?", race},
 	{"verifier", "what the verifier has to do, here and on an older kernel", verifier},

@@ -63,7 +63,7 @@ func TestOracle(t *testing.T) {
 	}
 	setFlag(t, "rapid.checks", strconv.Itoa((steps+caseSteps-1)/caseSteps))
 	setFlag(t, "rapid.nofailfile", "true")
-	h := newStill(t, 4096, 4096)
+	h := newStill(t, 1024, 1024) // a listing is read after every step; no case fills a quarter
 	done, seen := 0, map[string]uint64{}
 	start := time.Now()
 	inNamespace(t, func() {

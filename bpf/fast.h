@@ -118,6 +118,14 @@ static __always_inline int stray(const struct settings *s, const struct vip *vip
 	return PASS(VERDICT_NO_LISTENER);
 }
 
+/* The packet is all there, and so long at least: what the long way asks first. */
+static __always_inline int whole(struct xdp_md *ctx, const struct iphdr *ip, __u32 least)
+{
+	__u32 length = bpf_ntohs(ip->tot_len);
+
+	return length >= least && length <= (__u32)(ctx->data_end - ctx->data) - ETHER;
+}
+
 /* A real that may get this packet of a live flow, and nothing else to mind. */
 static __always_inline int plain(__u64 way, __u64 value)
 {
@@ -153,7 +161,7 @@ static __always_inline int fast(struct xdp_md *ctx)
 		return CONTINUE;
 	vip = near_vip(s, ip->daddr, &full);
 	if (!vip)
-		return full || bpf_ntohs(ip->tot_len) < sizeof(*ip) ? CONTINUE : PASS(VERDICT_NOT_OURS);
+		return full || !whole(ctx, ip, sizeof(*ip)) ? CONTINUE : PASS(VERDICT_NOT_OURS);
 	if ((vip->flags && (vip->flags != VIP_LEASED || !lease_lives(vip))) ||
 	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE))
 		return CONTINUE;
@@ -196,9 +204,9 @@ static __always_inline int fast(struct xdp_md *ctx)
 		return CONTINUE;
 	way = *(__u64 *)real->mac; /* with generation and flags */
 	length = bpf_ntohs(ip->tot_len);
-	if (!plain(way, value) || length > real->mtu || length < 40 || ip->ttl <= 1)
+	if (!plain(way, value) || length > real->mtu || ip->ttl <= 1)
 		return CONTINUE;
-	if (length > (__u32)(ctx->data_end - ctx->data) - ETHER)
+	if (!whole(ctx, ip, 40))
 		return CONTINUE; /* cut short, or in several buffers */
 	now = clock_now(s);
 	if (flow_age(value, now)) {
@@ -215,5 +223,7 @@ static __always_inline int fast(struct xdp_md *ctx)
 	return send(ctx, real, VERDICT_FORWARDED);
 
 nobodys:
+	if (!whole(ctx, ip, 40) || martian(ip->saddr))
+		return CONTINUE;
 	return stray(s, vip, key, *(__be16 *)(data + ETHER + 22));
 }

@@ -172,13 +172,23 @@ static __always_inline __u32 choose(struct run *r, struct service *svc, __u32 in
 	return slot;
 }
 
+/* The service of a real, if it keeps its clients. */
+static __always_inline struct service *persistent(struct run *r, struct real *real)
+{
+	struct service *svc = service_at(r->s, real->service);
+
+	if (!svc || !(svc->flags & SERVICE_PERSISTENT) || svc->cookie != real->cookie)
+		return 0;
+	return svc;
+}
+
 /* A connection of a persistent client was established: his template counts. */
 static __always_inline void assure(struct run *r, struct real *real, __u64 value)
 {
-	struct service *svc = service_at(r->s, real->service);
+	struct service *svc = persistent(r, real);
 	struct template_request rq = { .value = TEMPLATE_ASSURED };
 
-	if (!svc || !(svc->flags & SERVICE_PERSISTENT) || svc->cookie != real->cookie)
+	if (!svc)
 		return;
 	rq.key = template_key(r->p.source, svc);
 	rq.ticks = svc->persist_ticks;
@@ -279,7 +289,8 @@ static __always_inline int reschedule(struct run *r, struct real *real, __u64 va
 		return real->flags & REAL_SILENT;
 	if (!(r->p.tcp_flags & TCP_SYN))
 		return 0;
-	return starts_anew(value_state(value)) ||
+	/* A connection with a template is never new (is_new_conn_expected). */
+	return (starts_anew(value_state(value)) && !persistent(r, real)) ||
 	       (!(r->s->flags & SETTING_KEEP_NODEST) && !(real->flags & REAL_USABLE));
 }
 

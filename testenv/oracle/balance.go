@@ -74,7 +74,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 		}
 		return passed("real_gone"), true
 	case k.proto == lb.UDP && r.host.Silent,
-		syn && (f.state == "TIME_WAIT" || f.state == "CLOSE"),
+		syn && (f.state == "TIME_WAIT" || f.state == "CLOSE") && !r.service.conf.Persistence.Enabled(),
 		syn && !d.state.KeepNodestConn && !r.usable():
 		return Outcome{}, false
 	}

@@ -123,12 +123,19 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 		return "its real does not answer ARP"
 	case udp || !syn:
 		return ""
-	case stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE":
+	case (stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE") && !e.keepsClients(raw):
 		return "a SYN on a closed connection"
 	case raw.Flags&realUsable == 0 && !e.b.state.KeepNodestConn:
 		return "a SYN to a real that gets no new connections"
 	}
 	return ""
+}
+
+// keepsClients tells whether the service of a real keeps its clients: a
+// connection with a template is never new (persistent of bpf/lb.c).
+func (e *explainer) keepsClients(raw *loader.RawReal) bool {
+	s := e.b.byIndex[raw.Service%numServices]
+	return s != nil && s.there && s.cookie == raw.Cookie && s.conf.Persistence.Enabled()
 }
 
 // fresh explains a packet that opens a connection.

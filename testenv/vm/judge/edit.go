@@ -26,6 +26,7 @@ func (t *trial) edit() error {
 	if err := t.apply(what + " of " + f.Name); err != nil {
 		return err
 	}
+	t.leaveSorry(known)
 	if t.state.KeepNodestConn {
 		t.mute(known)
 	} else if err := t.touch(before, known); err != nil {
@@ -82,8 +83,8 @@ func (t *trial) touch(before lb.State, known view) error {
 		if !removed(before, t.state, c) {
 			continue
 		}
-		e := endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}
-		if c.Template {
+		e := endpointsOf(c)
+		if c.Template || t.strays[e] {
 			continue
 		}
 		if err := t.send(e, onearm.Packet{Src: e.src, Dst: e.dst, UDP: e.proto == lb.UDP, Flags: "A"}); err != nil {
@@ -93,13 +94,26 @@ func (t *trial) touch(before lb.State, known view) error {
 	return nil
 }
 
+// leaveSorry leaves connections to a sorry server alone once a real serves
+// again: on the kernel they end, or wait, as the sorry server is taken out;
+// with lvx they go on.
+func (t *trial) leaveSorry(known view) {
+	for _, c := range known.conns {
+		s, ok := t.state.Service(c.Service)
+		serving := slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Weight > 0 })
+		if ok && serving && t.toSorry(c) {
+			t.strays[endpointsOf(c)] = true
+		}
+	}
+}
+
 // mute keeps silent on UDP connections of reals that are not there, while the
 // kernel waits for them to return: lvx schedules their next packet anew.
 func (t *trial) mute(known view) {
 	t.muted = map[endpoints]bool{}
 	for _, c := range known.conns {
 		if c.Proto == lb.UDP && removed(t.whole(), t.state, c) {
-			t.muted[endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}] = true
+			t.muted[endpointsOf(c)] = true
 		}
 	}
 }

@@ -22,7 +22,7 @@ func (e endpoints) String() string {
 // packet sends one packet, or an ICMP error that quotes one.
 func (t *trial) packet() error {
 	e := t.drawEndpoints()
-	for t.muted[e] {
+	for t.muted[e] || t.strays[e] {
 		e = t.drawEndpoints()
 	}
 	p := onearm.Packet{

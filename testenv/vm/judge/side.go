@@ -123,6 +123,18 @@ func newXDP(ctx context.Context) (*side, error) {
 	})
 }
 
+// empty empties the tables of the XDP side.
+func (s *side) empty() error {
+	b, ok := s.backend.(*xdp.Backend)
+	if !ok {
+		return errors.New("no tables to empty")
+	}
+	clear(b.Datapath().Flows)
+	clear(b.Datapath().Templates)
+	clear(b.Datapath().Loads)
+	return nil
+}
+
 // A segment knows the neighbours that onearm has entries for, by the index of
 // the interface.
 type segment int

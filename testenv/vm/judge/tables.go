@@ -24,12 +24,25 @@ var probes = netip.MustParsePrefix("11.0.0.0/8")
 
 // A view is what one side's tables hold.
 type view struct {
-	conns map[string]lb.Connection
-	text  string // the listing
+	conns  map[string]lb.Connection
+	text   string             // the listing
+	strays map[endpoints]bool // seen, and left out of both
+}
+
+// views are both sides' tables.
+func (t *trial) views() (kernel, xdp view, err error) {
+	if kernel, err = t.view(t.kernel); err != nil {
+		return kernel, xdp, err
+	}
+	if xdp, err = t.view(t.xdp); err != nil {
+		return kernel, xdp, err
+	}
+	maps.DeleteFunc(t.strays, func(e endpoints, _ bool) bool { return !kernel.strays[e] && !xdp.strays[e] })
+	return kernel, xdp, nil
 }
 
 func (t *trial) view(s *side) (view, error) {
-	v := view{conns: map[string]lb.Connection{}}
+	v := view{conns: map[string]lb.Connection{}, strays: map[endpoints]bool{}}
 	err := s.do(func() error {
 		conns, err := s.backend.Connections(0)
 		if err != nil {
@@ -44,7 +57,11 @@ func (t *trial) view(s *side) (view, error) {
 			return err
 		}
 		for _, c := range conns {
-			if probes.Contains(c.Client.Addr()) {
+			if sorry := t.toSorry(c); sorry && t.strays[endpointsOf(c)] {
+				v.strays[endpointsOf(c)] = true
+				discount(&stats, c)
+				continue
+			} else if sorry && c.Template || probes.Contains(c.Client.Addr()) {
 				discount(&stats, c)
 				continue
 			}
@@ -56,7 +73,19 @@ func (t *trial) view(s *side) (view, error) {
 	return v, err
 }
 
-// discount takes a probe's connection out of the numbers.
+// toSorry tells whether a connection or template leads to the sorry server of
+// its service. Only the kernel makes templates of that kind; they end when a
+// real serves again.
+func (t *trial) toSorry(c lb.Connection) bool {
+	s, ok := t.state.Service(c.Service)
+	return ok && s.Sorry.IsValid() && s.Sorry == c.Real.Addr()
+}
+
+func endpointsOf(c lb.Connection) endpoints {
+	return endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}
+}
+
+// discount takes a connection that is left out, out of the numbers.
 func discount(stats *lb.Stats, c lb.Connection) {
 	for i := range stats.Services {
 		if stats.Services[i].Name != c.Service {
@@ -89,11 +118,7 @@ func connKey(c lb.Connection) string {
 // look compares the tables as they are: nothing is about to end, so they have
 // to be the same.
 func (t *trial) look() error {
-	kernel, err := t.view(t.kernel)
-	if err != nil {
-		return err
-	}
-	xdp, err := t.view(t.xdp)
+	kernel, xdp, err := t.views()
 	if err != nil {
 		return err
 	}
@@ -109,11 +134,7 @@ func (t *trial) settle() error {
 	t.report.Events["settle"]++
 	var why string
 	for begin := time.Now(); time.Since(begin) < patience; t.sleep(time.Second) {
-		kernel, err := t.view(t.kernel)
-		if err != nil {
-			return err
-		}
-		xdp, err := t.view(t.xdp)
+		kernel, xdp, err := t.views()
 		if err != nil {
 			return err
 		}

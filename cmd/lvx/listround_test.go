@@ -192,6 +192,7 @@ func TestNewListingShowsTheKernel(t *testing.T) {
 	}
 }
 
+// ipvs-facts/08 section 11: a full mask is not shown.
 func TestMasks(t *testing.T) {
 	for _, c := range []struct {
 		prefix int

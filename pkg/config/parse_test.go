@@ -244,7 +244,7 @@ services:
 	}
 }
 
-// Keys of services that are short for something.
+// Keys of services that are short for something (ipvs-facts/08 section 11).
 func TestServiceShorthands(t *testing.T) {
 	of := func(lines string) lb.Service {
 		return parse(t, "interface: eth0\nservices:\n- name: s\n"+lines).Services[0].Service

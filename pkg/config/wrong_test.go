@@ -42,6 +42,9 @@ func wrong(t testing.TB) map[string][]byte {
 	return all
 }
 
+// Some repeat what ipvsadm refuses (ipvs-facts/06, ipvs-facts/08 section 11,
+// ipvs-facts/09 section 6), others what lvx does beyond that (ipvs-facts/05
+// section 10, ipvs-facts/09 section 2).
 func TestWrongConfigurations(t *testing.T) {
 	for name, data := range wrong(t) {
 		t.Run(name, func(t *testing.T) {

@@ -111,6 +111,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// ipvs-facts/05 section 9: a real beyond a router, or beyond none.
 func TestGatewayIsNoWay(t *testing.T) {
 	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1, Routed: true})
 	r := resolver(t, c, netip.MustParseAddr("10.25.0.50"))
@@ -339,6 +340,8 @@ func addrs(t *testing.T, h *testenv.Host) []string {
 	return have
 }
 
+// ipvs-facts/05 section 11: the kernel serves a VIP that the director has; lvx
+// puts it there.
 func TestVIPs(t *testing.T) {
 	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
 	d1 := c.Host("d1")

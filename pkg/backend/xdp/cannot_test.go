@@ -8,6 +8,8 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
+// What is kernel IPVS's: thresholds (ipvs-facts/01, ipvs-facts/08b section 6),
+// other ways of forwarding and IPv6 (ipvs-facts/09 section 6).
 func TestCannot(t *testing.T) {
 	six := netip.MustParseAddr("2001:db8::1")
 	for want, change := range map[string]func(*lb.Service){

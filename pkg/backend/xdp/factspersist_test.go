@@ -199,6 +199,14 @@ func TestFacts08EveryPort(t *testing.T) {
     TCP 00:59  SYN_RECV    172.16.0.5:20025   10.0.0.100:443     10.0.0.13:443`)
 	f.expect("table", f.table("-t 10.0.0.100:0"), "1 1/0 2 2/0 3 4/0")
 	f.expect("table", f.table(web80), "1 1/0")
+
+	// Here lvx differs on purpose: ipvsadm refuses port 0 without -p.
+	f.ipvsadm(strings.NewReplacer(" -p 60", "", "100:80", "101:0").Replace(persistent("rr -p 60")))
+	got := ""
+	for _, port := range []string{"80", "443", "22", "80"} {
+		got += f.conn("172.16.0.5", "10.0.0.101:"+port, "S")
+	}
+	f.expect("without -p", got, "rs3rs2rs1rs3")
 }
 
 // ipvs-facts/08 section 7: two persistent services, two templates a client.

@@ -120,9 +120,10 @@ func TestFacts07DeletedRealIsReset(t *testing.T) {
 	f.expect("packets", f.packet(one, "A"), "A->rs1 [14:59 ESTABLISHED]")
 }
 
-// Here lvx differs on purpose: the kernel ends a deleted real's connections
-// at once; lvx at their next packet. One that is silent until the real is
-// back goes on: a health check that failed once costs the idle nothing.
+// ipvs-facts/07 section 2. Here lvx differs on purpose: the kernel ends a
+// deleted real's connections at once; lvx at their next packet. One that is
+// silent until the real is back goes on: a health check that failed once costs
+// the idle nothing.
 func TestFacts07IdleConnectionSurvivesAbsence(t *testing.T) {
 	f := newStill(t, 4096, 1024).replay(t)
 	f.ipvsadm(twoReals)

@@ -59,8 +59,8 @@ func TestHeldFragmentsAreBounded(t *testing.T) {
 	})
 }
 
-// A fragment that is held goes when its first has come; one whose first came
-// in between goes at once.
+// ipvs-facts/05 section 8, reversed order: a fragment that is held goes when
+// its first has come; one whose first came in between goes at once.
 func TestHeldFragmentsFollowTheirFirst(t *testing.T) {
 	h, hold := newHold(t)
 	early, other := fragments(1), fragments(2)

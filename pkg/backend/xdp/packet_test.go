@@ -287,7 +287,8 @@ func TestAnswersAreLimited(t *testing.T) {
 	}
 }
 
-// bigSegment answers like segment, with an interface of a small MTU.
+// ipvs-facts/05 section 7: the way to the real has a smaller MTU. Without DF
+// the kernel makes fragments, which XDP cannot.
 func TestPathMTU(t *testing.T) {
 	h := newHarness(t, 4096, 1024)
 	h.neigh = smallMTU{h.net}
@@ -304,6 +305,7 @@ func TestPathMTU(t *testing.T) {
 	h.want(frameOf(syn(lb.UDP), 900), "forwarded", tx)
 }
 
+// smallMTU answers like segment, with an interface of a small MTU.
 type smallMTU struct{ *segment }
 
 func (s smallMTU) Lookup(a netip.Addr) Neighbor {
@@ -392,6 +394,8 @@ func TestFragmentsStayTogether(t *testing.T) {
 	h.want(fragments(99)[1], "fragment_held", drop)
 }
 
+// ipvs-facts/05 section 5: what a rule of netfilter's INPUT does to new and to
+// known connections, a list does here.
 func TestDenyAndAllow(t *testing.T) {
 	s := webService(1)
 	s.Deny = []netip.Prefix{netip.MustParsePrefix("172.16.0.0/16")}
@@ -483,6 +487,8 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 	h.want(frame(syn(lb.TCP)), "forwarded", tx)
 }
 
+// ipvs-facts/05 section 9: a real that does not answer ARP. Here lvx differs on
+// purpose.
 func TestSilentRealIsNotScheduled(t *testing.T) {
 	h := newHarness(t, 4096, 1024)
 	h.net.silent[realN(2)] = "10.0.0.12 does not answer ARP on lvx0"

@@ -41,8 +41,9 @@ func (h *harness) connections() (n int) {
 	return n
 }
 
-// The sweeper comes round in time in tables of every size, from the smallest
-// that the configuration allows to the largest.
+// ipvs-facts/08b section 7: the kernel's expiry is up to 13 s late. The sweeper
+// comes round in time in tables of every size, from the smallest that the
+// configuration allows to the largest.
 func TestExpiryShowsInTime(t *testing.T) {
 	const smallest, byDefault, largest = 64, 1_000_000, 16_777_216
 	for _, size := range []int{smallest, 1001, byDefault, largest} {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -117,7 +118,7 @@ func directors(t *testing.T, n int, told bool) wire {
 		}
 		h.Backend = openAs(at, mac, h.opts)
 		t.Cleanup(func() { _ = h.Close(false) })
-		s := lb.State{Services: []lb.Service{webService(n + 1)}}
+		s := lb.State{Services: []lb.Service{webService(n + 1)}, Leases: []lb.Lease{{ID: 1, VIP: []netip.Addr{vip}}}}
 		for other := range n + 1 {
 			if other == me {
 				h.net.local[realN(me+1)] = true
@@ -129,9 +130,29 @@ func directors(t *testing.T, n int, told bool) wire {
 			}
 		}
 		h.apply(s)
+		must(t, h.Renew(1, time.Hour))
 		w[mac] = h
 	}
 	return w
+}
+
+// clients sends SYNs of so many clients to each director, every other one
+// tagged, and tells how often one was sent on at most, and how they ended.
+func (w wire) clients(n int) (most int, ends map[string]int) {
+	ends = map[string]int{}
+	for mac := range w {
+		for port := range n {
+			f := frame(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(1000+port)), Dst: web})
+			copy(f, mac[:])
+			if port%2 == 1 {
+				f = tagged(f, 0x8100)
+			}
+			sent, end := w.carry(f)
+			most = max(most, sent)
+			ends[end]++
+		}
+	}
+	return most, ends
 }
 
 // Directors that are each other's real servers: a packet is balanced once,
@@ -139,19 +160,7 @@ func directors(t *testing.T, n int, told bool) wire {
 func TestDirectorsDoNotPlayPingPong(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		w := directors(t, 3, told)
-		most, ends := 0, map[string]int{}
-		for mac := range w {
-			for port := range 60 {
-				f := frame(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(1000+port)), Dst: web})
-				copy(f, mac[:])
-				if port%2 == 1 {
-					f = tagged(f, 0x8100)
-				}
-				sent, end := w.carry(f)
-				most = max(most, sent)
-				ends[end]++
-			}
-		}
+		most, ends := w.clients(60)
 		t.Logf("told of each other: %v; sent on at most %d times; %v", told, most, ends)
 		switch {
 		case told && (most > 1 || ends["from_peer"] == 0 || ends["local"] == 0 || ends["sent to a real"] == 0):
@@ -159,5 +168,18 @@ func TestDirectorsDoNotPlayPingPong(t *testing.T) {
 		case !told && (most < 2 || most > 64):
 			t.Errorf("without peers a packet was sent on %d times, want some ping-pong, and at most as its TTL says", most)
 		}
+	}
+}
+
+// A director without a daemon gets no clients, but what the others send it as
+// a real server: they see it alive.
+func TestPeerWithoutADaemonIsAReal(t *testing.T) {
+	w := directors(t, 3, true)
+	dead := w[(&segment{}).Lookup(realN(1)).MAC]
+	must(t, dead.Renew(1, 0))
+	most, ends := w.clients(40)
+	t.Logf("%v", ends)
+	if most != 1 || ends["lease_over"] != 40 || ends["from_peer"] != 40 {
+		t.Errorf("sent on at most %d times, want 1; %v, want 40 frames refused for the lease and 40 from peers", most, ends)
 	}
 }

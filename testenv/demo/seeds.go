@@ -170,6 +170,11 @@ func persistentMark(ctx context.Context, s *stage) error {
 	}
 	got := s.Curl(3, "http://"+vip) + " " + s.Curl(3, "https://"+vip)
 	s.verify("http and https of one client", got, "one real", one(got))
+	out, err := s.LVX(ctx, "d1", "list", "-n", "-c")
+	if err != nil {
+		return err
+	}
+	s.check("templates of the client for mark 10", fmt.Sprint(strings.Count(out, " 0.0.0.10:0 ")), "1")
 	return s.list(ctx, "d1")
 }
 

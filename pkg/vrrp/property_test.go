@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,12 +123,13 @@ func checkOneMaster(t *rapid.T, s *sim) {
 	}
 }
 
-// On a network that delivers, two masters that hear each other are never
-// both there for longer than one advert (and its way).
+// On a network that delivers, be it late or twice, two masters that hear each
+// other are never both there for longer than one advert (and its way).
 func TestNoTwoMasters(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := newSim(rapid.Uint64().Draw(t, "seed"))
 		genHosts(t, s)
+		s.dup = rapid.Float64Range(0, 0.5).Draw(t, "dup")
 		s.delay = time.Duration(rapid.IntRange(0, 50).Draw(t, "delay")) * time.Millisecond
 		limit := sec + 2*s.delay
 		since := map[string]time.Time{}
@@ -154,6 +156,38 @@ func TestNoTwoMasters(t *testing.T) {
 		s.run(5 * sec)
 		if failed != "" {
 			t.Fatalf("%s:\n%s", failed, strings.Join(s.log, "\n"))
+		}
+	})
+}
+
+// On a network that loses what it likes, one advert that arrives is enough:
+// the worse of two masters gives way at once, and the better one answers and
+// announces itself, so that the next one that arrives does it.
+func TestOneAdvertEndsRivalry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newSim(rapid.Uint64().Draw(t, "seed"))
+		genHosts(t, s)
+		s.loss = rapid.Float64Range(0, 0.9).Draw(t, "loss")
+		s.dup = rapid.Float64Range(0, 0.5).Draw(t, "dup")
+		s.delay = time.Duration(rapid.IntRange(1, 2000).Draw(t, "delay")) * time.Millisecond
+		failed := ""
+		s.onHear = func(n *simNode, seg int, in Heard, before Role, acts []string) {
+			m := n.group[seg]
+			better := in.Priority > m.Priority() || in.Priority == m.Priority() && n.addr.Less(in.From)
+			switch {
+			case before != Master || failed != "":
+			case better && m.Role() == Master:
+				failed = fmt.Sprintf("host %d is still master after %+v", n.id, in)
+			case !better && m.Active() && !m.stopping && !slices.Contains(acts, "Announce{}"):
+				failed = fmt.Sprintf("host %d did not announce itself after %+v: %v", n.id, in, acts)
+			}
+		}
+		for range rapid.IntRange(1, 12).Draw(t, "upsets") {
+			upset(t, s)
+		}
+		s.run(5 * sec)
+		if failed != "" {
+			t.Fatalf("%s, at %s:\n%s", failed, s.since(), strings.Join(s.log, "\n"))
 		}
 	})
 }

@@ -24,6 +24,8 @@ type sim struct {
 	watch  func(s *sim)             // after every event
 	log    []string                 // transitions
 	onSend func(n int, a Advertise) // if set, sees every advert
+
+	onHear func(n *simNode, seg int, in Heard, before Role, acts []string) // and what an advert that arrived led to
 }
 
 // simNode is a host with one machine per segment, all in one group.
@@ -160,8 +162,13 @@ func (s *sim) send(from *simNode, seg int, a Advertise) {
 				copies++
 			}
 			s.after(time.Duration(s.rand.Int64N(int64(s.delay)+1)), func() {
-				if to.alive {
-					s.step(to, to.group[seg], in)
+				if !to.alive {
+					return
+				}
+				before := to.group[seg].Role()
+				s.step(to, to.group[seg], in)
+				if s.onHear != nil {
+					s.onHear(to, seg, in, before, to.said)
 				}
 			})
 		}

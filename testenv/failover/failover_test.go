@@ -106,7 +106,7 @@ var (
 	}}
 	junk = failover{name: "junk adverts", lost: atMost(0), both: atMost(time.Duration(0)), run: func(p *pair) result {
 		begin := time.Now()
-		must(p.t, sendJunk(p.Host("d"), 14*time.Second, 700*ms))
+		must(p.t, sendJunk(p.Host("d"), foreign(p.setting), junkFor, p.better.AdvertInterval*7/10))
 		r := p.measure(begin, 15*time.Second)
 		if p.program.String() == "lvx" {
 			p.checkBeat(begin)
@@ -115,12 +115,22 @@ var (
 	}}
 )
 
-// sendJunk sends advertisements with a wrong password.
-func sendJunk(h *testenv.Host, length, every time.Duration) error {
-	p := vrrp.Packet{
-		Version: 2, VRID: 51, Priority: 200, Interval: time.Second, Auth: vrrp.AuthSimple,
-		Password: [8]byte([]byte("wr0ng___")), Addrs: []netip.Addr{VIP},
+const junkFor = 14 * time.Second
+
+// foreign is the advertisement of a better router of somebody else's, who
+// took the same identifier: with another password, or other VIPs.
+func foreign(s setting) vrrp.Packet {
+	p := vrrp.Packet{Version: uint8(s.better.Version), VRID: 51, Priority: 200, Interval: s.better.AdvertInterval, Addrs: []netip.Addr{VIP}}
+	if p.Version == 2 {
+		p.Auth, p.Password = vrrp.AuthSimple, [8]byte([]byte("wr0ng___"))
+	} else {
+		p.Addrs = []netip.Addr{netip.MustParseAddr("10.99.0.99")}
 	}
+	return p
+}
+
+// sendJunk sends an advertisement again and again.
+func sendJunk(h *testenv.Host, p vrrp.Packet, length, every time.Duration) error {
 	b, err := p.Append(nil, Addr(h.Name), vrrp.Group4)
 	if err != nil {
 		return err
@@ -160,7 +170,7 @@ func (p *pair) checkBeat(begin time.Time) {
 			p.t.Errorf("two adverts %s apart, want %s", gap, every)
 		}
 	}
-	if len(fs) < int(14*time.Second/every) {
+	if len(fs) < int(junkFor/every) {
 		p.t.Errorf("%d adverts in 14 s", len(fs))
 	}
 }
@@ -170,12 +180,14 @@ func (p *pair) checkBeat(begin time.Time) {
 var batches = []struct {
 	setting
 	cases []failover
+	asked bool // only when failovers are measured
 }{
-	{v2second, []failover{cleanStop, kill, killAndRestart}},
-	{v2second, []failover{linkDown, heal, preemptingReturn}},
-	{v2second, []failover{junk}},
-	{v3tenth, []failover{cleanStop, kill, killAndRestart, linkDown, heal, preemptingReturn}},
-	{v3quick, []failover{linkDown, cleanStop}},
+	{v2second, []failover{cleanStop, kill, killAndRestart}, false},
+	{v2second, []failover{linkDown, heal, preemptingReturn}, false},
+	{v2second, []failover{junk}, false},
+	{v3tenth, []failover{cleanStop, kill, killAndRestart, linkDown, heal, preemptingReturn}, false},
+	{v3tenth, []failover{junk}, true}, // its beat is too quick for a busy machine
+	{v3quick, []failover{linkDown, cleanStop}, false},
 }
 
 // plan says how often and with whom: one run of lvx's, or what
@@ -201,6 +213,9 @@ func TestFailover(t *testing.T) {
 	var all table
 	t.Run("measure", func(t *testing.T) {
 		for _, b := range batches {
+			if b.asked && len(programs) == 1 {
+				continue
+			}
 			for _, program := range programs {
 				t.Run(fmt.Sprintf("%s/%s", b.name, program), func(t *testing.T) {
 					t.Parallel()

@@ -105,6 +105,11 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 		must(t, err)
 		captures = append(captures, c)
 		p.await(name+" is a silent real server", func() error { return p.silentAbout(name) })
+		out, err := p.program.(LVX).Run(t.Context(), p.Host(name), "status")
+		must(t, err)
+		if !strings.Contains(out, "on lo as a real server's") {
+			t.Errorf("status of %s:\n%s", name, out)
+		}
 	}
 	begin := time.Now()
 	p.alternates("a is master")

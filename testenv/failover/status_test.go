@@ -136,7 +136,7 @@ func TestStatusOfDirectors(t *testing.T) {
 		return err
 	})
 
-	must(t, sendJunk(p.Host("d"), 500*ms, 200*ms)) // version 2, where version 3 is spoken
+	must(t, sendJunk(p.Host("d"), foreign(v2second), 500*ms, 200*ms)) // version 2, where version 3 is spoken
 	for _, host := range []string{"a", "b"} {
 		p.tells(host, "somebody else uses its identifier", func(o observed) bool {
 			return strings.Contains(o.Warning, Addr("d").String()) && strings.Contains(o.Warning, "claims virtual router 51 with another VRRP version") &&

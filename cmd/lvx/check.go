@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
+	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -53,7 +54,7 @@ func printCheck(w io.Writer, path string, cfg *config.Config, h hostReport) erro
 	for _, svc := range cfg.Services {
 		fmt.Fprintf(t, "service\t%s: %s\n", guard.Text(svc.Name), guard.Text(serviceWords(cfg, svc.Service, h)))
 	}
-	for _, warning := range append(cfg.Warnings, h.warnings(cfg)...) {
+	for _, warning := range slices.Concat(cfg.Warnings, h.warnings(cfg), untrusted(cfg)) {
 		fmt.Fprintf(t, "warning\t%s\n", guard.Text(warning))
 	}
 	if err := t.Flush(); err != nil {
@@ -168,6 +169,32 @@ func (h hostReport) warnings(cfg *config.Config) []string {
 	for _, i := range h.interfaces {
 		if cfg.XDPMode == config.XDPNative && !i.native && i.err == nil && slices.Contains(cfg.Interfaces, i.name) {
 			all = append(all, fmt.Sprintf("xdp_mode native, but driver %s of %s is not known to do XDP (xdp_mode: auto falls back)", i.driver, i.name))
+		}
+	}
+	return all
+}
+
+// untrusted names the programs of the file that will not be run here.
+func untrusted(cfg *config.Config) []string {
+	var all []string
+	add := func(what, program string) {
+		if _, err := guard.Trusted(program); err != nil {
+			all = append(all, fmt.Sprintf("%s will not be run: %v", what, err))
+		}
+	}
+	for _, command := range cfg.Notify.Exec {
+		if argv := strings.Fields(command); len(argv) > 0 {
+			add("notify program", argv[0])
+		}
+	}
+	checked := map[string]bool{}
+	for _, svc := range cfg.Services {
+		for _, spec := range slices.Concat(svc.Checks...) {
+			program, _, _ := strings.Cut(spec.Argv, "\n")
+			if spec.Type == health.Exec && !checked[program] {
+				checked[program] = true
+				add("check of "+svc.Name, program)
+			}
 		}
 	}
 	return all

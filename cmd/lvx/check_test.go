@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -98,6 +102,33 @@ func TestPrintCheckServices(t *testing.T) {
 		if err == nil && c.err != "" || err != nil && err.Error() != c.err {
 			t.Errorf("%s: error %v, want %q", c.backend, err, c.err)
 		}
+	}
+}
+
+// TestUntrusted: programs that others could exchange are named before they
+// are needed, each once.
+func TestUntrusted(t *testing.T) {
+	loose := filepath.Join(t.TempDir(), "loose")
+	if err := os.WriteFile(loose, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(loose, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(program string) []health.Spec {
+		return []health.Spec{{Type: health.TCP}, {Type: health.Exec, Argv: program + "\n-x"}}
+	}
+	cfg := &config.Config{Services: []config.Service{{
+		Service: lb.Service{Name: "web"},
+		Checks:  [][]health.Spec{ask("/bin/true"), ask("/nosuch/program"), ask("/nosuch/program")},
+	}}}
+	cfg.Notify.Exec = []string{"/bin/true", loose + " some words"}
+	want := []string{
+		"notify program will not be run: " + loose + " is writable by others (chmod go-w " + loose + ")",
+		"check of web will not be run: /nosuch/program: no such file or directory",
+	}
+	if got := untrusted(cfg); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 

@@ -26,9 +26,6 @@ func floodPackets(t *testing.T) int {
 	return n
 }
 
-// volley is how many packets of a flood come in a tick of the clock.
-const volley = 250_000
-
 // customer is the nth connection: one client each, behind all kinds of ports.
 func customer(n int, flags string) lb.Packet {
 	from := netip.AddrFrom4([4]byte{172, 16 + byte(n>>16), byte(n >> 8), byte(n)})
@@ -75,6 +72,7 @@ func (c *crowd) flood(t *testing.T, packets int, flags ...string) {
 	t.Helper()
 	random := uint64(time.Now().UnixNano())
 	t.Logf("random sources from %d", random)
+	volley := packets / 40 // in a tick of the clock
 	for sent := 0; sent < packets; sent += volley {
 		if sent >= packets/2 {
 			c.open(t, c.size)
@@ -169,6 +167,7 @@ func TestStatedCapacity(t *testing.T) {
 	before, err := h.Stats()
 	must(t, err)
 	b := h.barrage(t)
+	const volley = 250_000
 	for _, flags := range []string{"S", "A", "PA", "A"} {
 		random := uint64(1)
 		for sent := 0; sent < size; sent += volley {

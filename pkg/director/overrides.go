@@ -85,8 +85,15 @@ func (o Overrides) stale(cfg *config.Config) []Override {
 	if len(o) == 0 {
 		return nil
 	}
+	meant := map[string]bool{} // services: most have none
+	for _, v := range o {
+		meant[v.Service] = true
+	}
 	known := map[RealKey]bool{}
 	for _, svc := range cfg.Services {
+		if !meant[svc.Name] {
+			continue
+		}
 		for _, r := range svc.Reals {
 			known[RealKey{svc.Name, r.Key()}] = true
 		}

@@ -78,8 +78,12 @@ func (r RealPlan) Key() netip.AddrPort { return netip.AddrPortFrom(r.Addr, r.Por
 func Plan(in Input) Outcome {
 	cfg := in.Config
 	out := Outcome{
-		Memory: Memory{Up: map[RealKey]bool{}, Quorum: map[string]bool{}, Leases: leases(cfg.VRRP, in.Memory.Leases)},
-		Stale:  in.Overrides.stale(cfg),
+		Services: make([]ServicePlan, 0, len(cfg.Services)),
+		Memory: Memory{ // as large as the last one: a plan is made for every event
+			Up:     make(map[RealKey]bool, len(in.Memory.Up)),
+			Quorum: make(map[string]bool, len(in.Memory.Quorum)), Leases: leases(cfg.VRRP, in.Memory.Leases),
+		},
+		Stale: in.Overrides.stale(cfg),
 		State: lb.State{
 			Timeouts:             cfg.Timeouts,
 			SloppyTCP:            cfg.SloppyTCP,
@@ -88,6 +92,7 @@ func Plan(in Input) Outcome {
 			Deny:                 slices.Clone(cfg.Deny),
 			Allow:                slices.Clone(cfg.Allow),
 			Peers:                fellows(cfg),
+			Services:             make([]lb.Service, 0, len(cfg.Services)),
 		},
 	}
 	for _, svc := range cfg.Services {
@@ -133,7 +138,7 @@ func vipsOf(inst vrrp.Instance) []netip.Addr {
 }
 
 func planService(svc config.Service, in Input) ServicePlan {
-	plan := ServicePlan{Name: svc.Name}
+	plan := ServicePlan{Name: svc.Name, Reals: make([]RealPlan, 0, len(svc.Reals))}
 	for i, r := range svc.Reals {
 		rp := planReal(svc, i, in)
 		in.Overrides.override(svc.Name, r.Key(), &rp)
@@ -211,7 +216,7 @@ func compile(svc config.Service, plan ServicePlan) lb.Service {
 	s := svc.Service
 	s.Listeners = slices.Clone(s.Listeners)
 	s.Deny, s.Allow = slices.Clone(s.Deny), slices.Clone(s.Allow)
-	s.Reals = nil
+	s.Reals = make([]lb.Real, 0, len(svc.Reals))
 	for i, r := range svc.Reals {
 		rp := plan.Reals[i]
 		r.Weight = rp.Weight

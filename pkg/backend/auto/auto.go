@@ -109,7 +109,7 @@ type halves struct {
 
 // split decides where every service runs, and opens IPVS if one runs there.
 func (b *Backend) split(ctx context.Context, s lb.State) (halves, error) {
-	h := halves{place: map[string]place{}}
+	h := halves{place: make(map[string]place, len(s.Services)), xdp: make([]lb.Service, 0, len(s.Services))}
 	var needs []string
 	for _, svc := range s.Services {
 		p := b.decide(svc)

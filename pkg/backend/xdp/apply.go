@@ -101,6 +101,9 @@ func (b *Backend) removeGone() {
 		if !names[name] {
 			s.there = false
 		}
+		if s.there && !s.conf.Sorry.IsValid() && len(s.reals) == len(s.conf.Reals) {
+			continue // they are the same: each of the configuration is there
+		}
 		for k, r := range s.reals {
 			sorry := s.conf.Sorry.IsValid() && k == netip.AddrPortFrom(s.conf.Sorry, 0)
 			keep := s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same))

@@ -35,7 +35,7 @@ type portRange struct {
 }
 
 func (l *layout) clear() {
-	l.vips = map[netip.Addr]*vipPlan{}
+	l.vips = make(map[netip.Addr]*vipPlan, len(l.b.state.Services))
 	l.standby, l.leases = map[netip.Addr]bool{}, map[netip.Addr]uint32{}
 	for _, vip := range l.b.state.Standby {
 		l.standby[vip] = true

@@ -186,7 +186,7 @@ func (b *Backend) filtered(s lb.Service) bool {
 // Reals that cannot be reached are not in it; quiesced ones are where the
 // kernel's tables have them.
 func (b *Backend) layRing(s *service) error {
-	var in []sched.Real
+	in := make([]sched.Real, 0, len(s.conf.Reals))
 	some := false
 	for _, c := range s.conf.Reals {
 		r := s.reals[c.Key()]

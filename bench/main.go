@@ -56,6 +56,7 @@ func usage(w io.Writer) {
 		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.what)
 	}
 	fmt.Fprintf(w, "  %-10s %s\n", "all", "all of these")
+	fmt.Fprintf(w, "  %-10s %s\n", "chart FILE", "what --json wrote, as an SVG drawing")
 	fmt.Fprint(w, "\nNeeds root. Exit status 1 if a target is missed.\n")
 }
 
@@ -73,6 +74,13 @@ func run(ctx context.Context, args []string, out, notes io.Writer) int {
 	names := f.Args()
 	if len(names) == 0 {
 		names = []string{"packets"}
+	}
+	if names[0] == "chart" {
+		if err := drawChart(names[1:], out); err != nil {
+			fmt.Fprintf(notes, "bench chart: %v\n", err)
+			return 1
+		}
+		return 0
 	}
 	for _, name := range expand(names) {
 		if err := j.do(ctx, name); err != nil {

@@ -24,6 +24,10 @@ func overload(ctx context.Context, j *job) error {
 	if j.quick {
 		capacity = million
 	}
+	return overloadOf(ctx, j, capacity)
+}
+
+func overloadOf(ctx context.Context, j *job, capacity int) error {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
@@ -35,12 +39,12 @@ func overload(ctx context.Context, j *job) error {
 	if err := r.apply(services(1, 2)); err != nil {
 		return err
 	}
-	fmt.Fprintf(j.notes, "%d million SYNs against %d million connections ", (overloaded-1)*capacity/million, capacity/million)
+	fmt.Fprintf(j.notes, "%d SYNs against %d connections ", (overloaded-1)*capacity, capacity)
 	flood, err := r.flood(ctx, j, capacity)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(j.notes, "\n%d million connections into a table for %d million ", overloaded*capacity/million, capacity/million)
+	fmt.Fprintf(j.notes, "\n%d connections into a table for %d ", overloaded*capacity, capacity)
 	crowd, err := r.crowd(ctx, j, capacity)
 	if err != nil {
 		return err

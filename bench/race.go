@@ -43,7 +43,7 @@ func race(ctx context.Context, j *job) error {
 	end := time.Now().Add(length)
 	fmt.Fprintf(j.notes, "%d CPUs in the same %d sets for %s ", raceCPUs, raceSets, length)
 	var last time.Time
-	found, err := hammer(ctx, func(sight) bool {
+	found, err := hammer(ctx, own, func(sight) bool {
 		if time.Since(last) > length/20 {
 			last = time.Now()
 			fmt.Fprint(j.notes, ".")
@@ -65,11 +65,16 @@ func race(ctx context.Context, j *job) error {
 type sight struct {
 	right, wrong, others uint64
 	evicted              uint64
+	cpus                 int // that took part
 }
+
+// own is the bucket that a client's real is found in. Tests have another one,
+// to see that the check can fail.
+func own(bucket int) int { return bucket }
 
 // hammer runs until enough says so. It must be called in a namespace of its
 // own.
-func hammer(ctx context.Context, enough func(sight) bool) (s sight, err error) {
+func hammer(ctx context.Context, of func(bucket int) int, enough func(sight) bool) (s sight, err error) {
 	r, err := newRig(rigOptions{flows: raceTable, templates: raceTable, sweeper: true})
 	if err != nil {
 		return s, err
@@ -84,7 +89,7 @@ func hammer(ctx context.Context, enough func(sight) bool) (s sight, err error) {
 	if err := r.apply(state); err != nil {
 		return s, err
 	}
-	objects, err := r.loadRace(state.Services[0])
+	objects, err := r.loadRace(state.Services[0], of)
 	if err != nil {
 		return s, err
 	}
@@ -143,7 +148,7 @@ func runRace(ctx context.Context, prog *ebpf.Program, cpu int) error {
 // loadRace loads the program that looks at every packet, and tells it who
 // the clients of a service belong to: not from what the packet path does, but
 // from the ring that the kernel's sh would have.
-func (r *rig) loadRace(svc lb.Service) (*RaceObjects, error) {
+func (r *rig) loadRace(svc lb.Service, of func(bucket int) int) (*RaceObjects, error) {
 	spec, err := LoadRace()
 	if err != nil {
 		return nil, err
@@ -162,7 +167,7 @@ func (r *rig) loadRace(svc lb.Service) (*RaceObjects, error) {
 	if err := spec.LoadAndAssign(&o, nil); err != nil {
 		return nil, fmt.Errorf("race: %w", err)
 	}
-	err = errors.Join(o.fill(r.prog, svc), o.meet(r))
+	err = errors.Join(o.fill(r.prog, svc, of), o.meet(r))
 	if err != nil {
 		_ = o.Close()
 		return nil, err
@@ -170,7 +175,7 @@ func (r *rig) loadRace(svc lb.Service) (*RaceObjects, error) {
 	return &o, nil
 }
 
-func (o *RaceObjects) fill(prog *ebpf.Program, svc lb.Service) error {
+func (o *RaceObjects) fill(prog *ebpf.Program, svc lb.Service, of func(bucket int) int) error {
 	var reals []sched.Real
 	for i, x := range svc.Reals {
 		reals = append(reals, sched.Real{ID: uint32(i), Weight: x.Weight, Addr: x.Addr})
@@ -179,9 +184,9 @@ func (o *RaceObjects) fill(prog *ebpf.Program, svc lb.Service) error {
 	if err != nil {
 		return err
 	}
-	for bucket, id := range ring.Slots {
+	for bucket := range ring.Slots {
 		owner := RaceOwner{}
-		mac := segment{}.Lookup(svc.Reals[id].Addr).MAC
+		mac := segment{}.Lookup(svc.Reals[ring.Slots[of(bucket)]].Addr).MAC
 		copy(owner.Mac[:], mac[:])
 		if err := o.Owners.Put(uint32(bucket), &owner); err != nil {
 			return fmt.Errorf("owners: %w", err)
@@ -264,6 +269,9 @@ func look(o *RaceObjects) (s sight, err error) {
 		s.right += c.Right
 		s.wrong += c.Wrong
 		s.others += c.Others
+		if c.Right > 0 {
+			s.cpus++
+		}
 	}
 	return s, nil
 }

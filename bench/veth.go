@@ -45,11 +45,17 @@ type stream struct {
 }
 
 // veth measures how many frames per second come through, and how many do not.
-func veth(ctx context.Context, j *job) (err error) {
+func veth(ctx context.Context, j *job) error {
 	rounds, frames := 31, million
 	if j.quick {
 		rounds, frames = 7, million/2
 	}
+	return vethOf(ctx, j, rounds, frames, million)
+}
+
+// vethOf measures with so many frames in each of some rounds; flows is what
+// many flows are.
+func vethOf(ctx context.Context, j *job, rounds, frames, flows int) (err error) {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
@@ -57,7 +63,7 @@ func veth(ctx context.Context, j *job) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := newRig(rigOptions{flows: million, templates: 1, segment: director.Index})
+	r, err := newRig(rigOptions{flows: flows, templates: 1, segment: director.Index})
 	if err != nil {
 		return err
 	}
@@ -65,8 +71,8 @@ func veth(ctx context.Context, j *job) (err error) {
 	if err := r.apply(services(1, 2)); err != nil {
 		return err
 	}
-	one, many := uniform(tcpFrame(ack), 1), uniform(tcpFrame(ack), million)
-	if err := r.establish(many, million); err != nil {
+	one, many := uniform(tcpFrame(ack), 1), uniform(tcpFrame(ack), flows)
+	if err := r.establish(many, flows); err != nil {
 		return err
 	}
 	f, err := r.newFar()

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvx-lb/lvx/loader"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSummarize(t *testing.T) {
+	if got, want := summarize([]float64{4, 1, 3, 2, 5}), (Result{Median: 3, Low: 2, High: 4, Chunks: 5}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := quantile([]float64{1, 2}, 0.5); got != 1.5 {
+		t.Errorf("between two samples: %v", got)
+	}
+	if got := summarize(nil).Median; !math.IsNaN(got) {
+		t.Errorf("of nothing: %v", got)
+	}
+}
+
+func results(pairs ...any) (rs []Result) {
+	for i := 0; i < len(pairs); i += 2 {
+		rs = append(rs, Result{Name: pairs[i].(string), What: pairs[i].(string), Median: pairs[i+1].(float64)})
+	}
+	return rs
+}
+
+func TestChecks(t *testing.T) {
+	got := checks(results("floor_b/1", 20.0, "established/1", 10.0, "floor_b/1M", 400.0, "established/1M", 200.0, "syn/full", 1.0))
+	want := []Check{
+		{What: "established, 1 flow / floor B", Value: 0.5, Bound: 1.3, OK: true},
+		{What: "established, 1M flows / floor B", Value: 0.5, Bound: 0.40},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	r := Report{Checks: append(got, atLeast("rate", 0.9, 0.8), atLeast("rate", 0.7, 0.8))}
+	if n := r.missed(); n != 2 {
+		t.Errorf("%d missed, want 2", n)
+	}
+}
+
+func TestAmount(t *testing.T) {
+	for x, want := range map[float64]string{0: "0", 17: "17", 0.256: "0.26", 1234.5: "1234", 99.99: "99.99"} {
+		if got := amount(x); got != want {
+			t.Errorf("%v: %s, want %s", x, got, want)
+		}
+	}
+}
+
+func report() *Report {
+	r := &Report{Kernel: "6.1", Results: results("floor_b/1", 20.0, "established/1", 13.0, "floor_a/1", 2.0)}
+	r.Checks = checks(r.Results)
+	r.addWire([]*stream{
+		{Rate: Rate{What: "floor A"}, mpps: []float64{2}, sent: 100, came: 100},
+		{Rate: Rate{What: "one"}, mpps: []float64{1.8}, sent: 100, came: 99},
+		{Rate: Rate{What: "many"}, mpps: []float64{0.5}, sent: 100, came: 100},
+	})
+	r.figure("race", "misdirected", "gone astray", "packets", 0)
+	r.spread("control", "applied", "applied", "ms", []float64{10, 11, 12})
+	return r
+}
+
+func TestReport(t *testing.T) {
+	r := report()
+	var out bytes.Buffer
+	must(t, r.print(&out))
+	for _, want := range []string{
+		"established/1 +13.0 +0.0-0.0 +0.65", "one +1.80 +1.80-1.80 +0.90 +1.00 %", "gone astray +0 packets",
+		"applied +11 ms +10.50-11.50", "veth, 1M flows: .* 0.25 +>= 0.33 +MISS", "1 flow / floor B +0.65 +<= 1.30 +ok",
+	} {
+		if !matches(want, out.String()) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	file := filepath.Join(t.TempDir(), "report.json")
+	must(t, r.save(file))
+	again, err := load(file)
+	must(t, err)
+	if diff := cmp.Diff(r, again); diff != "" {
+		t.Errorf("read again (-want +got)\n%s", diff)
+	}
+	out.Reset()
+	must(t, drawChart([]string{file}, &out))
+	for _, want := range []string{"<svg ", ">established, 1 flow</text>", ">0.65</text>", ">floor B</text>", "</svg>"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in the chart\n%s", want, out.String())
+		}
+	}
+}
+
+func TestChartNeedsResults(t *testing.T) {
+	if _, err := (&Report{Results: results("established/1", 1.0)}).chart(); err == nil {
+		t.Error("a chart of nothing")
+	}
+	if err := drawChart(nil, new(bytes.Buffer)); err == nil {
+		t.Error("a chart of no file")
+	}
+}
+
+func TestExpand(t *testing.T) {
+	if got := expand([]string{"veth", "race"}); !cmp.Equal(got, []string{"veth", "race"}) {
+		t.Errorf("two commands: %v", got)
+	}
+	if got := expand([]string{"all"}); len(got) != len(commands) || got[0] != "packets" {
+		t.Errorf("all: %v", got)
+	}
+}
+
+func TestEvictions(t *testing.T) {
+	var before, after evictions
+	before[loader.RawEvictionEVICTED_EXPIRED] = 5
+	after[loader.RawEvictionEVICTED_EXPIRED] = 7
+	after[loader.RawEvictionEVICTED_ESTABLISHED] = 10
+	after[loader.RawEvictionEVICTED_TEMPLATE] = 99
+	l := losses{lost: 12, evicted: after.since(before)}
+	if n := l.evicted.total(); n != 12 {
+		t.Errorf("%d flows lost their place, want 12", n)
+	}
+	if n := unaccounted(l); n != 2 {
+		t.Errorf("%v are not accounted for, want 2", n)
+	}
+}
+
+func TestNumber(t *testing.T) {
+	n, err := number(processed, "verification time 5 usec\nprocessed 61103 insns (limit 1000000)")
+	if n != 61103 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := number(inTheGuest, "none here"); err == nil {
+		t.Error("a number out of nothing")
+	}
+}

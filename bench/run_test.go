@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+)
+
+func matches(pattern, text string) bool { return regexp.MustCompile(pattern).MatchString(text) }
+
+// tiny runs a command, or a small form of it, as the program does, and gives
+// its report.
+func tiny(t *testing.T, f func(context.Context, *job) error) *Report {
+	t.Helper()
+	j := &job{quick: true, out: io.Discard, notes: io.Discard, report: newReport()}
+	done := make(chan error)
+	go func() { done <- f(t.Context(), j) }()
+	must(t, <-done)
+	must(t, j.report.print(new(bytes.Buffer)))
+	return j.report
+}
+
+// A run that is too short to mean anything still finds every packet where it
+// belongs: measure checks verdicts.
+func TestPackets(t *testing.T) {
+	r := tiny(t, func(ctx context.Context, j *job) error {
+		if err := ownNamespace(); err != nil {
+			return err
+		}
+		const flows = 10_000
+		groups := slices.Concat(oneFlow(1000), manyFlows(flows, "10k", 1000))
+		return j.measureAll(ctx, rigOptions{flows: flows, templates: 1, hash: flows}, groups, 1)
+	})
+	if len(r.Results) < 12 || r.yardstick("established/10k") == 0 {
+		t.Errorf("results: %+v", r.Results)
+	}
+}
+
+func TestVeth(t *testing.T) {
+	r := tiny(t, func(ctx context.Context, j *job) error { return vethOf(ctx, j, 1, 20_000, 1000) })
+	if len(r.Wire) != 3 {
+		t.Fatalf("%d rates, want 3", len(r.Wire))
+	}
+	for _, x := range r.Wire {
+		if x.Mpps <= 0 || x.Lost > 0.5 {
+			t.Errorf("%s: %.2f Mpps, %.0f %% lost", x.What, x.Mpps, 100*x.Lost)
+		}
+	}
+}
+
+// The table's promises, at a thousandth of the size.
+func TestOverload(t *testing.T) {
+	r := tiny(t, func(ctx context.Context, j *job) error { return overloadOf(ctx, j, 20_000) })
+	if len(r.Checks) != 2 || r.missed() != 0 {
+		t.Errorf("%+v\n%+v", r.Checks, r.Figures)
+	}
+	if f := r.Figures; len(f) < 10 || !slices.ContainsFunc(f, func(f Figure) bool { return f.Name == "crowd/lost" && f.Value > 0 }) {
+		t.Errorf("a crowd in which nobody got lost: %+v", f)
+	}
+}
+
+const shortRace = million // packets forwarded
+
+func shortHammer(t *testing.T, of func(int) int) (s sight) {
+	t.Helper()
+	tiny(t, func(ctx context.Context, _ *job) (err error) {
+		if err := ownNamespace(); err != nil {
+			return err
+		}
+		s, err = hammer(ctx, of, func(s sight) bool { return s.right+s.wrong > shortRace })
+		return err
+	})
+	return s
+}
+
+// Two CPUs in the same few sets: no packet goes to another flow's real.
+func TestRace(t *testing.T) {
+	s := shortHammer(t, own)
+	if s.wrong != 0 {
+		t.Errorf("%d of %d packets were forwarded to another flow's real", s.wrong, s.wrong+s.right)
+	}
+	if s.cpus != raceCPUs {
+		t.Errorf("%d CPUs took part", s.cpus)
+	}
+	if s.evicted < shortRace/100 {
+		t.Errorf("only %d places changed hands: that is no race", s.evicted)
+	}
+}
+
+// If every client belonged to somebody else, every packet would be wrong.
+func TestRaceSeesMisdirection(t *testing.T) {
+	s := shortHammer(t, func(bucket int) int { return (bucket + 1) % 256 })
+	if s.right != 0 || s.wrong < shortRace {
+		t.Errorf("%d right, %d wrong", s.right, s.wrong)
+	}
+}
+
+func TestVerifier(t *testing.T) {
+	r := tiny(t, verifier)
+	if len(r.Checks) != 2 || !r.Checks[0].OK {
+		t.Errorf("%+v", r.Checks)
+	}
+}
+
+func TestControl(t *testing.T) {
+	r := tiny(t, func(ctx context.Context, j *job) error {
+		return controlOf(ctx, j, []scale{{20, 1, 1}}, time.Second)
+	})
+	names := map[string]float64{}
+	for _, f := range r.Figures {
+		names[f.Name] = f.Value
+	}
+	for _, name := range []string{"applied/20", "serving/20", "reload/20", "answered/20", "override/20", "memory/20", "idle/memory"} {
+		if names[name] <= 0 {
+			t.Errorf("no figure %s in %v", name, names)
+		}
+	}
+}
+
+func TestManyServices(t *testing.T) {
+	dir := t.TempDir()
+	services := manyServices(500)
+	services[7].check, services[7].weights = true, []int{2, 1, 1, 1}
+	file := filepath.Join(dir, "lvx.yaml")
+	must(t, os.WriteFile(file, configText(services, dir, dir, filepath.Join(dir, "lvx.sock")), 0o600))
+	cfg, err := config.Load(file)
+	must(t, err)
+	if s := cfg.Services[7]; len(cfg.Services) != 500 || s.Reals[0].Weight != 2 || len(s.Checks[0]) != 1 || len(s.Reals) != 4 {
+		t.Errorf("%d services; %+v", len(cfg.Services), s)
+	}
+}
+
+func TestProcFields(t *testing.T) {
+	ticks, err := cpuTicks("42 (l v)x) S 1 2 3 4 5 6 7 8 9 10 17 25 0 0")
+	if ticks != 42 || err != nil {
+		t.Errorf("ticks %d, %v", ticks, err)
+	}
+	if _, err := cpuTicks("42 (lvx) S 1"); err == nil {
+		t.Error("ticks of a cut line")
+	}
+	kb, err := field("RssAnon:\t  1234 kB\n", "RssAnon:")
+	if kb != 1234 || err != nil {
+		t.Errorf("RssAnon %d, %v", kb, err)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	var out, notes bytes.Buffer
+	if code := run(t.Context(), []string{"nonsense"}, &out, &notes); code != 1 || !strings.Contains(notes.String(), "no such command") {
+		t.Errorf("code %d, %s", code, notes.String())
+	}
+	if code := run(t.Context(), []string{"-h"}, &out, &notes); code != 2 || !strings.Contains(notes.String(), "overload") {
+		t.Errorf("code %d, %s", code, notes.String())
+	}
+}

@@ -425,9 +425,11 @@ static __always_inline int follow_fragment(struct run *r)
 }
 
 /*
- * Standby, peers, lease: what a flagged VIP has to be asked first. A director
- * without a daemon is still a real server: what a peer sends it comes before
- * the lease.
+ * Standby, peers, lease: what a flagged VIP has to be asked first. What a
+ * peer sends to a director that is a real server is meant for that: it has
+ * been balanced, or it is a check through the VIP, with the peer's own
+ * address. A director without a daemon is still a real server, so this comes
+ * before the lease.
  */
 static __always_inline int may_serve(struct run *r)
 {
@@ -444,7 +446,7 @@ static __always_inline int may_serve(struct run *r)
 			struct peer *peer = &r->me->peer[i];
 			__u64 mac = *(__u64 *)peer->mac;
 
-			if (mac && mac == from && peer->addr != r->p.source)
+			if (mac && mac == from)
 				return PASS(VERDICT_FROM_PEER);
 		}
 	}

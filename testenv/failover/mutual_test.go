@@ -3,6 +3,7 @@ package failover
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv"
 )
 
@@ -17,6 +19,7 @@ import (
 // servers, the same on both.
 func mutual() string {
 	return fmt.Sprintf("peers: [%[1]s, %[2]s]\nservices:\n  - name: web\n    listen: [\"%[3]s:80/tcp\"]\n    scheduler: rr\n"+
+		"    check: {type: tcp, interval: 200ms, timeout: 1s, fall: 1, rise: 1}\n"+
 		"    reals:\n      - {address: %[1]s}\n      - {address: %[2]s}\n", Addr("a"), Addr("b"), VIP)
 }
 
@@ -96,7 +99,10 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	t.Parallel()
-	p := newPair(t, LVX{Self: self, Body: mutual()}, v3tenth)
+	// With a longer prefix than the segment's the VIP would be what the
+	// master's checks come from.
+	whole := func(r *vrrp.Instance) { r.Addresses = []netip.Prefix{netip.PrefixFrom(VIP, 16)} }
+	p := newPair(t, LVX{Self: self, Body: mutual()}, setting{"v3", router(3, 100*ms, 150, whole), router(3, 100*ms, 100, whole)})
 	var captures []*testenv.Capture
 	for _, name := range []string{"a", "b"} {
 		_, err := p.Host(name).ServeWeb(":80")
@@ -111,7 +117,17 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 			t.Errorf("status of %s:\n%s", name, out)
 		}
 	}
-	begin := time.Now()
+	for host, d := range map[string]*Daemon{"a": p.a, "b": p.b} {
+		p.await(host+" finds both well", func() error {
+			for _, name := range []string{"a", "b"} {
+				if !strings.Contains(d.Output(), fmt.Sprintf("rs %s:80 up", Addr(name))) {
+					return fmt.Errorf("%s is not up", name)
+				}
+			}
+			return nil
+		})
+	}
+	begin, said := time.Now(), len(p.b.Output())
 	p.alternates("a is master")
 	conn, who, err := p.connect(80)
 	must(t, err)
@@ -159,6 +175,9 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 	p.a = p.start("a", p.better)
 	p.settle()
 	p.alternates("a has returned")
+	if log := p.b.Output()[said:]; strings.Contains(log, " down: ") {
+		t.Errorf("b's checks failed though both were well all the time:\n%s", log)
+	}
 	p.stop(p.a)
 	p.await("b is master alone", func() error { return p.Alone("b", "a", VIP) })
 	p.restored("a")

@@ -200,8 +200,8 @@ func (d *Director) role(p packet) (Outcome, bool) {
 	return Outcome{}, true
 }
 
-// fromPeer: a fellow director has balanced the packet already, to this host,
-// which is a real server behind the VIP, well or not.
+// fromPeer: a fellow director has sent the packet, to this host as a real
+// server behind the VIP, well or not.
 func (d *Director) fromPeer(p packet) bool {
 	isReal := func(s lb.Service) bool {
 		return slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return l.Addr == p.dst }) &&
@@ -211,7 +211,7 @@ func (d *Director) fromPeer(p packet) bool {
 		return false
 	}
 	return slices.ContainsFunc(d.state.Peers, func(a netip.Addr) bool {
-		return a != p.src && bytes.Equal(p.frame[6:12], macOf(d.world.Host(a)))
+		return bytes.Equal(p.frame[6:12], macOf(d.world.Host(a)))
 	})
 }
 

@@ -95,14 +95,24 @@ func generator(plans, slots int) asm.Instructions {
 // that follow random, and returns what follows them.
 func (b *barrage) send(t testing.TB, flags string, n int, random uint64) uint64 {
 	t.Helper()
+	next, err := b.run(flags, n, random)
+	must(t, err)
+	return next
+}
+
+// run is send for other goroutines than the test's.
+func (b *barrage) run(flags string, n int, random uint64) (uint64, error) {
 	p := plan{Random: random}
 	copy(p.Frame[:], frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: flags}))
-	put := func() { must(t, b.plans.Put(uint32(0), &p)) }
-	put()
-	opts := &ebpf.RunOptions{Data: p.Frame[:], DataOut: make([]byte, 512), Repeat: uint32(n), Reset: put}
-	_, err := b.prog.Run(opts)
-	must(t, err)
+	put := func() error { return b.plans.Put(uint32(0), &p) }
+	if err := put(); err != nil {
+		return 0, err
+	}
+	opts := &ebpf.RunOptions{Data: p.Frame[:], DataOut: make([]byte, 512), Repeat: uint32(n), Reset: func() { _ = put() }}
+	if _, err := b.prog.Run(opts); err != nil {
+		return 0, err
+	}
 	var after plan
-	must(t, b.plans.Lookup(uint32(0), &after))
-	return after.Random
+	err := b.plans.Lookup(uint32(0), &after)
+	return after.Random, err
 }

@@ -4,8 +4,11 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -152,6 +155,59 @@ func TestFlood(t *testing.T) {
 				t.Errorf("new connections of %d of %d clients reached another real", lost, who.size)
 			}
 		})
+	}
+}
+
+// The same while everybody is at it at once, on all CPUs: no packet of a
+// customer goes astray between the packets of a flood.
+func TestFloodBesideTraffic(t *testing.T) {
+	packets := floodPackets(t)
+	h := newStill(t, packets/100, 1024)
+	h.apply(lb.State{Services: []lb.Service{webService(3)}})
+	who := &crowd{barrage: h.barrage(t)}
+	who.open(t, packets/1000)
+	before, err := h.Stats()
+	must(t, err)
+	var flood errgroup.Group
+	var running atomic.Int32
+	for _, flags := range [][]string{{"S"}, {"S", "A"}} {
+		b := h.barrage(t)
+		running.Add(1)
+		flood.Go(func() error {
+			defer running.Add(-1)
+			random, batch := uint64(len(flags)), packets/100
+			for range 33 { // a third of them, so many times with each flag
+				var next uint64
+				for _, f := range flags {
+					var err error
+					if next, err = b.run(f, batch, random); err != nil {
+						return err
+					}
+				}
+				random = next
+			}
+			return nil
+		})
+	}
+	rounds, lost := 0, 0
+	for running.Load() > 0 {
+		lost += who.stay("PA", 0)
+		rounds++
+	}
+	must(t, flood.Wait())
+	verdicts, flows, _ := spent(t, h, before)
+	t.Logf("%d rounds of %d customers: %v; flows evicted %v", rounds, len(who.reals), verdicts, flows)
+	if lost > 0 || flows["established"] > 0 {
+		t.Errorf("%d packets of customers went astray, %d proven flows were evicted", lost, flows["established"])
+	}
+	// Two CPUs that want one place: one tries again, at worst its client does.
+	if refused := verdicts["table_busy"]; refused > uint64(packets/10_000) {
+		t.Errorf("%d of %d packets were refused a place", refused, packets)
+	}
+	all, err := h.Connections(0)
+	must(t, err)
+	if n := h.connections(); n != len(all) {
+		t.Errorf("the reals' counts come to %d connections, the table holds %d", n, len(all))
 	}
 }
 

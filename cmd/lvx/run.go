@@ -49,7 +49,8 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 		if err := mustBeRoot(os.Geteuid()); err != nil {
 			return err
 		}
-		cfg, err := config.Load(path)
+		file := new(config.Reader)
+		cfg, err := file.Load(path)
 		if err != nil {
 			return err
 		}
@@ -63,7 +64,7 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 		defer lock.Close()
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		d, err := newDaemon(ctx, cfg, func() (*config.Config, error) { return reread(path) }, log)
+		d, err := newDaemon(ctx, cfg, func() (*config.Config, error) { return reread(file, path) }, log)
 		if err != nil {
 			return err
 		}
@@ -98,8 +99,8 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 }
 
 // reread reads the configuration for a reload.
-func reread(path string) (*config.Config, error) {
-	cfg, err := config.Load(path)
+func reread(file *config.Reader, path string) (*config.Config, error) {
+	cfg, err := file.Load(path)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 )
 
@@ -17,33 +18,39 @@ const maxAliased = 1 << 20
 
 // Load reads and validates the configuration file at path. Mistakes in it are
 // an [Error], one line that begins with path and line number.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return new(Reader).Load(path) }
+
+// contents reads a file that may be a configuration.
+func contents(path string) (text []byte, mode fs.FileMode, err error) {
 	// Without O_NONBLOCK, opening a named pipe would wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, unreadable(path, err)
+		return nil, 0, unreadable(path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, unreadable(path, err)
+		return nil, 0, unreadable(path, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("configuration %s: not a regular file (want a file, found mode %s)", plain(path), info.Mode())
+		return nil, 0, fmt.Errorf("configuration %s: not a regular file (want a file, found mode %s)", plain(path), info.Mode())
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
-		return nil, unreadable(path, err)
+		return nil, 0, unreadable(path, err)
 	}
-	cfg, err := Parse(path, data)
-	if err != nil {
-		return nil, err
+	return data, info.Mode(), nil
+}
+
+// seenWith is c with what there is to say about the mode of its file.
+func (c *Config) seenWith(path string, mode fs.FileMode) *Config {
+	if mode&0o004 == 0 || !c.secret() {
+		return c
 	}
-	if info.Mode()&0o004 != 0 && cfg.secret() {
-		cfg.Warnings = append(cfg.Warnings, fmt.Sprintf(
-			"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", plain(path), info.Mode().Perm()))
-	}
-	return cfg, nil
+	warned := *c
+	warned.Warnings = append(slices.Clone(c.Warnings), fmt.Sprintf(
+		"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", plain(path), mode.Perm()))
+	return &warned
 }
 
 // unreadable keeps a path that does not print out of the error.

@@ -1,0 +1,167 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+)
+
+// fileOf is a file of n services.
+func fileOf(n int) string {
+	var b strings.Builder
+	b.WriteString("interface: eth0\n# the services\nservices:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "  - name: service-%d\n    listen: [\"192.0.2.%d:80/tcp\", \"192.0.2.%d:443/tcp\"]\n    scheduler: wrr\n", i, i+1, i+1)
+		fmt.Fprintf(&b, "    check: {type: tcp}\n    reals:\n      - {address: 198.51.100.1, weight: 1}\n      - {address: 198.51.100.2, weight: 1}\n\n")
+	}
+	b.WriteString("vrrp:\n  - {name: VI_1, virtual_router_id: 51, addresses: 192.0.2.1}\n")
+	return b.String()
+}
+
+// reread reads one text after another with one Reader, and compares the second
+// reading with that of a reader that knows nothing.
+func reread(t testing.TB, before, after string) (short bool) {
+	t.Helper()
+	r := &Reader{}
+	cfg, err := Parse("lvx.yaml", []byte(before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.path, r.text, r.cfg = "lvx.yaml", []byte(before), cfg
+	got := r.again("lvx.yaml", []byte(after))
+	if got == nil {
+		return false
+	}
+	want, err := Parse("lvx.yaml", []byte(after))
+	if err != nil {
+		t.Fatalf("a mistake was overlooked: %v\n%s", err, after)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Fatalf("(-want +got)\n%s\n%s", diff, after)
+	}
+	return true
+}
+
+func TestReaderReadsOneServiceAgain(t *testing.T) {
+	text := fileOf(9)
+	in := func(service int, old, new string) string {
+		at := strings.Index(text, fmt.Sprintf("name: service-%d\n", service))
+		return text[:at] + strings.Replace(text[at:], old, new, 1)
+	}
+	for name, after := range map[string]string{
+		"weight":       in(3, "weight: 1", "weight: 2"),
+		"first":        in(0, "weight: 1", "weight: 2"),
+		"longer":       in(4, "weight: 1", "weight: 1000"),
+		"a real more":  in(5, "    reals:\n", "    reals:\n      - {address: 198.51.100.3}\n"),
+		"a real less":  in(5, "      - {address: 198.51.100.2, weight: 1}\n", ""),
+		"a comment":    in(6, "    scheduler", "      # odd\n    scheduler"),
+		"a key more":   in(2, "    scheduler", "    quorum: 2\n    scheduler"),
+		"the same":     in(7, "weight: 1}", "weight: 1 }"),
+		"another kind": in(1, "scheduler: wrr", "scheduler: sh"),
+	} {
+		if !reread(t, text, after) {
+			t.Errorf("%s: all was read again", name)
+		}
+	}
+	for name, after := range map[string]string{
+		"nothing":         text,
+		"two services":    strings.Replace(in(3, "weight: 1", "weight: 2"), "type: tcp", "type: http", 1),
+		"name":            in(3, "service-3", "service-4"),
+		"listener":        in(3, "192.0.2.4:80", "192.0.2.5:80"),
+		"before services": strings.Replace(text, "eth0", "eth1", 1),
+		"after services":  strings.Replace(text, "router_id: 51", "router_id: 52", 1),
+		"last":            in(8, "weight: 1", "weight: 2"),
+		"mistake":         in(3, "weight: 1", "weight: -1"),
+		"indentation":     in(3, "    scheduler", "   scheduler"),
+		"a service more":  in(3, "name: service-3\n", "name: x\n    listen: 192.0.2.77:80/tcp\n    reals: []\n  - name: service-3\n"),
+		"an anchor":       in(3, "{address", "&x {address"),
+		"quotes open":     in(3, "wrr", "\"wrr"),
+		"brackets open":   in(3, "443/tcp\"]", "443/tcp\""),
+	} {
+		if reread(t, text, after) {
+			t.Errorf("%s: only one service was read", name)
+		}
+	}
+}
+
+// Whatever is changed, a reader that remembers says what one that does not
+// would.
+func TestReaderProperties(t *testing.T) {
+	text := fileOf(5)
+	pieces := []string{"", " ", "\n", "-", "  - ", "#", "\"", "[", "}", ":", "2", "name", "    quorum: 2\n", "\t", "&a", "---\n", "\n  - name: z\n"}
+	taken := 0
+	rapid.Check(t, func(t *rapid.T) {
+		at := rapid.IntRange(0, len(text)-1).Draw(t, "at")
+		gone := rapid.IntRange(0, min(12, len(text)-at)).Draw(t, "gone")
+		piece := rapid.SampledFrom(pieces).Draw(t, "piece")
+		after := text[:at] + piece + text[at+gone:]
+		r := &Reader{path: "f", text: []byte(text)}
+		var err error
+		if r.cfg, err = Parse("f", r.text); err != nil {
+			t.Fatal(err)
+		}
+		got := r.again("f", []byte(after))
+		if got == nil {
+			return
+		}
+		taken++
+		want, err := Parse("f", []byte(after))
+		if err != nil {
+			t.Fatalf("a mistake was overlooked: %v", err)
+		}
+		if a, b := fmt.Sprintf("%+v", want), fmt.Sprintf("%+v", got); a != b {
+			t.Fatalf("want %s\ngot  %s", a, b)
+		}
+	})
+	if taken == 0 {
+		t.Error("every change had the whole file read: nothing was tested")
+	}
+}
+
+func TestReaderLoad(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "lvx.yaml")
+	var r Reader
+	for i, text := range []string{fileOf(5), strings.Replace(fileOf(5), "weight: 1", "weight: 7", 1), "nonsense", fileOf(6)} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Load(file)
+		want, wanted := Parse(file, []byte(text))
+		if fmt.Sprintf("%+v %v", got, err) != fmt.Sprintf("%+v %v", want, wanted) {
+			t.Errorf("reading %d: %+v %v, want %+v %v", i, got, err, want, wanted)
+		}
+	}
+}
+
+// What is given out is not written to by the next reading.
+func TestReaderKeepsWhatItGave(t *testing.T) {
+	r := &Reader{path: "f", text: []byte(fileOf(5))}
+	r.cfg, _ = Parse("f", r.text)
+	before := fmt.Sprintf("%+v", r.cfg)
+	if r.again("f", bytes.Replace(r.text, []byte("weight: 1"), []byte("weight: 5"), 1)) == nil {
+		t.Fatal("the whole file was read")
+	}
+	if after := fmt.Sprintf("%+v", r.cfg); after != before {
+		t.Errorf("changed from\n%s\nto\n%s", before, after)
+	}
+}
+
+func BenchmarkReader(b *testing.B) {
+	text := []byte(fileOf(200))
+	texts := [][]byte{text, bytes.Replace(text, []byte("weight: 1"), []byte("weight: 5"), 1)}
+	r := &Reader{path: "f", text: text}
+	r.cfg, _ = Parse("f", text)
+	for i := 0; b.Loop(); i++ {
+		if next := texts[(i+1)%2]; r.again("f", next) == nil {
+			b.Fatal("the whole file was read")
+		}
+	}
+}

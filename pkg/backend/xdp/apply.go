@@ -67,27 +67,71 @@ func (b *Backend) applyLocked() error {
 	return errors.Join(b.removeFilters(), unplugged)
 }
 
-// prepareServices claims indices, settles reals and lays rings.
+// prepareServices claims indices, settles reals and lays rings: of the
+// services that changed, or, when none did, of all. That is the periodic pass,
+// which mends what somebody else broke.
 func (b *Backend) prepareServices() error {
+	var changed, all []*service
 	for _, conf := range b.state.Services {
 		s, err := b.claim(conf)
 		if err != nil {
 			return err
 		}
-		s.conf = conf
+		if !b.unchanged(s, conf) {
+			s.conf, s.settled = conf, false
+			changed = append(changed, s)
+		}
+		all = append(all, s)
+	}
+	if len(changed) == 0 {
+		changed = all
+	}
+	for _, s := range changed {
 		if !s.there { // a service that returns has its flows, but starts anew
 			s.ring, s.inRing = nil, nil
 		}
 		s.there = true
-		if err := b.settle(s, conf); err != nil {
+		if err := b.settle(s, s.conf); err != nil {
 			return err
 		}
 		if err := b.layRing(s); err != nil {
 			return err
 		}
 		b.describe(s)
+		s.settled, s.filtered, s.local = true, b.filtered(s.conf), b.hasLocal(s)
 	}
 	return nil
+}
+
+// unchanged tells whether preparing a service again would change nothing: of
+// ten thousand services, few do. It looks up its reals' MACs.
+func (b *Backend) unchanged(s *service, conf lb.Service) bool {
+	if !s.settled || !s.there || s.filtered != b.filtered(conf) || !sameService(&s.conf, &conf) {
+		return false
+	}
+	for _, r := range s.reals {
+		if r.there && r.near != b.neigh.Lookup(r.conf.Addr) {
+			return false
+		}
+	}
+	return s.local == b.hasLocal(s)
+}
+
+// hasLocal tells whether this host is one of the service's reals: also one
+// that is ill by our own judgement, a peer's may be another.
+func (b *Backend) hasLocal(s *service) bool {
+	// Not s.reals: those that leave now are there, too.
+	configured := func(c lb.Real) bool { return s.reals[c.Key()].near.Local }
+	absent := func(c lb.Real) bool { return b.neigh.Lookup(c.Addr).Local }
+	return slices.ContainsFunc(s.conf.Reals, configured) || slices.ContainsFunc(s.conf.Absent, absent)
+}
+
+// sameService compares what the packet path is told of a service.
+func sameService(a, b *lb.Service) bool {
+	return a.Name == b.Name && a.Mark == b.Mark && a.Scheduler == b.Scheduler && a.Flags == b.Flags &&
+		a.OnePacket == b.OnePacket && a.Persistence == b.Persistence && a.Sorry == b.Sorry &&
+		slices.Equal(a.Listeners, b.Listeners) && slices.Equal(a.Reals, b.Reals) && slices.Equal(a.Absent, b.Absent) &&
+		slices.Equal(a.Deny, b.Deny) && slices.Equal(a.Allow, b.Allow)
 }
 
 // removeGone takes away what the new state no longer has. Slots stay

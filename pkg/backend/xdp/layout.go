@@ -101,12 +101,7 @@ func bare(s lb.State) iter.Seq[netip.Addr] {
 func (l *layout) listen(lis lb.Listener, service uint32) error {
 	p := l.at(lis.Addr)
 	s := l.b.byIndex[service]
-	for _, c := range s.conf.Reals { // not s.reals: those that leave now are there, too
-		p.hasLocal = p.hasLocal || s.reals[c.Key()].near.Local
-	}
-	for _, c := range s.conf.Absent { // ill by our own judgement; a peer's may be another
-		p.hasLocal = p.hasLocal || l.b.neigh.Lookup(c.Addr).Local
-	}
+	p.hasLocal = p.hasLocal || s.local
 	n, err := l.b.numbers.get(endpoint{lis.Addr, lis.Proto})
 	if err != nil {
 		return err

@@ -16,8 +16,13 @@ type service struct {
 	index  uint32 // into services, cursors, labels
 	cookie uint32 // who holds the index; keys templates and filters
 	conf   lb.Service
-	there  bool       // part of the state in force; if not, kept for its flows
-	heard  []endpoint // where it listens, or did when it had listeners
+	there  bool // part of the state in force; if not, kept for its flows
+
+	settled  bool // reals, ring and entry are those of conf,
+	filtered bool // which was, or was not, under deny or allow lists,
+	local    bool // and has this host among its reals
+
+	heard []endpoint // where it listens, or did when it had listeners
 
 	reals  map[netip.AddrPort]*real // by Addr and Port; the sorry server too
 	ring   *sched.Ring

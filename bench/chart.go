@@ -85,8 +85,24 @@ func (r *Report) chart() (string, error) {
 	return b.String(), nil
 }
 
-// drawChart is the command: it reads a report and writes the chart.
-func drawChart(args []string, out io.Writer) error {
+// table writes the targets for a document, in Markdown.
+func (r *Report) table() (string, error) {
+	if len(r.Checks) == 0 {
+		return "", errors.New("no targets in the file")
+	}
+	var b strings.Builder
+	b.WriteString("| target | found | bound |\n|---|---|---|\n")
+	for _, c := range r.Checks {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.What, amount(c.Value), amount(c.Bound))
+	}
+	return b.String(), nil
+}
+
+// writers are the commands that only read what a run has written.
+var writers = map[string]func(*Report) (string, error){"chart": (*Report).chart, "table": (*Report).table}
+
+// rewrite is such a command: it reads a report and writes it in another form.
+func rewrite(as func(*Report) (string, error), args []string, out io.Writer) error {
 	if len(args) != 1 {
 		return errors.New("want one file that --json wrote")
 	}
@@ -94,7 +110,7 @@ func drawChart(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	text, err := r.chart()
+	text, err := as(r)
 	if err == nil {
 		_, err = io.WriteString(out, text)
 	}

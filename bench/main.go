@@ -57,6 +57,7 @@ func usage(w io.Writer) {
 	}
 	fmt.Fprintf(w, "  %-10s %s\n", "all", "all of these")
 	fmt.Fprintf(w, "  %-10s %s\n", "chart FILE", "what --json wrote, as an SVG drawing")
+	fmt.Fprintf(w, "  %-10s %s\n", "table FILE", "its targets, as a table in Markdown")
 	fmt.Fprint(w, "\nNeeds root. Exit status 1 if a target is missed.\n")
 }
 
@@ -75,9 +76,9 @@ func run(ctx context.Context, args []string, out, notes io.Writer) int {
 	if len(names) == 0 {
 		names = []string{"packets"}
 	}
-	if names[0] == "chart" {
-		if err := drawChart(names[1:], out); err != nil {
-			fmt.Fprintf(notes, "bench chart: %v\n", err)
+	if as, ok := writers[names[0]]; ok {
+		if err := rewrite(as, names[1:], out); err != nil {
+			fmt.Fprintf(notes, "bench %s: %v\n", names[0], err)
 			return 1
 		}
 		return 0

@@ -94,7 +94,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("read again (-want +got)\n%s", diff)
 	}
 	out.Reset()
-	must(t, drawChart([]string{file}, &out))
+	must(t, rewrite((*Report).chart, []string{file}, &out))
 	for _, want := range []string{"<svg ", ">established, 1 flow</text>", ">0.65</text>", ">floor B</text>", "</svg>"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in the chart\n%s", want, out.String())
@@ -102,11 +102,22 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestTable(t *testing.T) {
+	text, err := report().table()
+	must(t, err)
+	if !strings.Contains(text, "| established, 1 flow / floor B | 0.65 | 1.30 |\n") {
+		t.Error(text)
+	}
+	if _, err := new(Report).table(); err == nil {
+		t.Error("a table of nothing")
+	}
+}
+
 func TestChartNeedsResults(t *testing.T) {
 	if _, err := (&Report{Results: results("established/1", 1.0)}).chart(); err == nil {
 		t.Error("a chart of nothing")
 	}
-	if err := drawChart(nil, new(bytes.Buffer)); err == nil {
+	if err := rewrite((*Report).chart, nil, new(bytes.Buffer)); err == nil {
 		t.Error("a chart of no file")
 	}
 }

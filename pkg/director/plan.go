@@ -95,8 +95,9 @@ func Plan(in Input) Outcome {
 			Services:             make([]lb.Service, 0, len(cfg.Services)),
 		},
 	}
-	for _, svc := range cfg.Services {
-		plan := planService(svc, in)
+	for i := range cfg.Services { // by reference: there may be ten thousand
+		svc := &cfg.Services[i]
+		plan := planService(svc, &in)
 		for _, r := range plan.Reals {
 			out.Memory.Up[RealKey{svc.Name, r.Key()}] = r.Up
 		}
@@ -137,7 +138,7 @@ func vipsOf(inst vrrp.Instance) []netip.Addr {
 	return vips
 }
 
-func planService(svc config.Service, in Input) ServicePlan {
+func planService(svc *config.Service, in *Input) ServicePlan {
 	plan := ServicePlan{Name: svc.Name, Reals: make([]RealPlan, 0, len(svc.Reals))}
 	for i, r := range svc.Reals {
 		rp := planReal(svc, i, in)
@@ -154,7 +155,7 @@ func planService(svc config.Service, in Input) ServicePlan {
 // quorum decides as keepalived's update_quorum_state does: lost below quorum
 // - hysteresis or at no weight at all, regained at quorum + hysteresis. The
 // first time, quorum itself is enough: there is nothing to swing about yet.
-func (p *ServicePlan) quorum(svc config.Service, mem Memory) {
+func (p *ServicePlan) quorum(svc *config.Service, mem Memory) {
 	had, reached := mem.Quorum[svc.Name]
 	threshold := svc.Quorum
 	switch {
@@ -171,10 +172,13 @@ func (p *ServicePlan) quorum(svc config.Service, mem Memory) {
 }
 
 // planReal applies the checks: all must pass.
-func planReal(svc config.Service, i int, in Input) RealPlan {
+func planReal(svc *config.Service, i int, in *Input) RealPlan {
 	r := svc.Reals[i]
 	rp := RealPlan{Addr: r.Addr, Port: r.Port, Configured: r.Weight, Weight: r.Weight, Up: true}
-	for _, t := range targets(svc, i, in.ProbeVIP) {
+	if i >= len(svc.Checks) || len(svc.Checks[i]) == 0 {
+		return rp
+	}
+	for _, t := range targets(*svc, i, in.ProbeVIP) {
 		rp.Checks++
 		rp.judge(in.Health[t], in.Memory.Up[RealKey{svc.Name, r.Key()}])
 	}
@@ -212,7 +216,7 @@ func (rp *RealPlan) fail(reason string, s health.Status) {
 // compile turns the decisions into what the backend gets. Whoever is out by
 // decision of health is removed or quiesced as on_down says; whoever is
 // quiesced by weight stays, his connections end by themselves.
-func compile(svc config.Service, plan ServicePlan) lb.Service {
+func compile(svc *config.Service, plan ServicePlan) lb.Service {
 	s := svc.Service
 	s.Listeners = slices.Clone(s.Listeners)
 	s.Deny, s.Allow = slices.Clone(s.Deny), slices.Clone(s.Allow)

@@ -135,7 +135,11 @@ func (Keepalived) Start(h *testenv.Host, routers ...vrrp.Instance) (*Daemon, err
 	if err := os.WriteFile(conf, []byte(keepalivedConfig(routers, Addr(h.Name))), 0o600); err != nil {
 		return nil, err
 	}
-	pid := func(s string) string { return filepath.Join(h.Dir(), "keepalived-"+s+".pid") }
+	pid := func(s string) string {
+		file := filepath.Join(h.Dir(), "keepalived-"+s+".pid")
+		_ = os.Remove(file) // with that of a child that is still dying it would not start
+		return file
+	}
 	p, err := h.Start("keepalived", "-n", "-l", "-D", "-P", "-f", conf, "-p", pid("p"), "-r", pid("r"), "-c", pid("c"))
 	return &Daemon{Process: p}, err
 }

@@ -270,10 +270,17 @@ static __always_inline int new_flow(struct run *r)
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
-/* The flow's real is not there any more. */
-static __always_inline int gone(struct run *r, __u64 *place, __u64 value)
+/* Is a TCP packet of a live flow the start of another? (is_new_conn_expected) */
+static __always_inline int opens_another(struct run *r, struct real *real, __u64 value)
 {
-	if (r->p.protocol == IPPROTO_TCP && r->s->flags & SETTING_KEEP_NODEST)
+	return r->p.tcp_flags & TCP_SYN && starts_anew(value_state(value)) && !persistent(r, real);
+}
+
+/* The flow's real is not there any more. */
+static __always_inline int gone(struct run *r, struct real *real, __u64 *place, __u64 value)
+{
+	if (r->p.protocol == IPPROTO_TCP && r->s->flags & SETTING_KEEP_NODEST &&
+	    !opens_another(r, real, value))
 		return DROP(VERDICT_REAL_AWAY);
 	flow_end(place, value);
 	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN ||
@@ -289,8 +296,7 @@ static __always_inline int reschedule(struct run *r, struct real *real, __u64 va
 		return real->flags & REAL_SILENT;
 	if (!(r->p.tcp_flags & TCP_SYN))
 		return 0;
-	/* A connection with a template is never new (is_new_conn_expected). */
-	return (starts_anew(value_state(value)) && !persistent(r, real)) ||
+	return opens_another(r, real, value) ||
 	       (!(r->s->flags & SETTING_KEEP_NODEST) && !(real->flags & REAL_USABLE));
 }
 
@@ -305,7 +311,7 @@ static __always_inline int known_flow(struct run *r, __u64 *place, __u64 value)
 	if (real->flags & REAL_FILTERED && denied(r->p.source, real->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
 	if (!(real->flags & REAL_THERE) || real->generation != value_generation(value))
-		return gone(r, place, value);
+		return gone(r, real, place, value);
 	if (reschedule(r, real, value)) {
 		flow_end(place, value);
 		return CONTINUE;

@@ -61,11 +61,13 @@ func (d *Director) speaks(vip netip.Addr, proto lb.Protocol) bool {
 func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, done bool) {
 	r := f.real
 	syn := k.proto == lb.TCP && flags&2 != 0
+	// A connection with a template is never new (is_new_conn_expected).
+	another := syn && (f.state == "TIME_WAIT" || f.state == "CLOSE") && !r.service.conf.Persistence.Enabled()
 	if r.there && d.denied(r.service, p.src) {
 		return dropped("denied"), true
 	}
 	switch {
-	case !r.reachable() && k.proto == lb.TCP && d.state.KeepNodestConn:
+	case !r.reachable() && k.proto == lb.TCP && d.state.KeepNodestConn && !another:
 		return dropped("real_away"), true
 	case !r.reachable():
 		delete(d.flows, k)
@@ -74,7 +76,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 		}
 		return passed("real_gone"), true
 	case k.proto == lb.UDP && r.host.Silent,
-		syn && (f.state == "TIME_WAIT" || f.state == "CLOSE") && !r.service.conf.Persistence.Enabled(),
+		another,
 		syn && !d.state.KeepNodestConn && !r.usable():
 		return Outcome{}, false
 	}

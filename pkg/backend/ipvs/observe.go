@@ -197,9 +197,8 @@ func (b *Backend) serviceOf(c lb.Connection) string {
 	best, width := "", 0
 	for _, svc := range b.plan.state.Services {
 		for _, l := range svc.Listeners {
-			// The template of a service for every port has port 0.
-			inside := l.Contains(c.Virtual.Port()) || c.Template && c.Virtual.Port() == 0
-			if l.Addr == c.Virtual.Addr() && l.Proto == c.Proto && inside && (best == "" || l.Width() < width) {
+			// Port 0 is that of a template for every port.
+			if l.Addr == c.Virtual.Addr() && l.Proto == c.Proto && l.Contains(c.Virtual.Port()) && (best == "" || l.Width() < width) {
 				best, width = svc.Name, l.Width()
 			}
 		}

@@ -114,8 +114,10 @@ func (e *explainer) known(v value) (lb.Explanation, bool) {
 // does not (gone and reschedule of bpf/lb.c).
 func (e *explainer) anew(v value, raw *loader.RawReal) string {
 	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
+	closed := stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE"
+	another := !udp && syn && closed && !e.keepsClients(raw)
 	switch gone := raw.Flags&realThere == 0 || raw.Generation != v.generation(); {
-	case gone && (udp || (syn || e.b.state.SloppyTCP) && !e.b.state.KeepNodestConn):
+	case gone && (udp || another || (syn || e.b.state.SloppyTCP) && !e.b.state.KeepNodestConn):
 		return "its real was removed"
 	case gone:
 		return ""
@@ -123,7 +125,7 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 		return "its real does not answer ARP"
 	case udp || !syn:
 		return ""
-	case (stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE") && !e.keepsClients(raw):
+	case another:
 		return "a SYN on a closed connection"
 	case raw.Flags&realUsable == 0 && !e.b.state.KeepNodestConn:
 		return "a SYN to a real that gets no new connections"

@@ -99,6 +99,9 @@ func (t *trial) drawService(i int) {
 		f.Mark = uint32(100 + i)
 	}
 	f.OnePacket = chance(t.rnd, 8)
+	if chance(t.rnd, 3) {
+		f.Sorry = onearm.Real(9) // not the director: of its own answers XDP sees nothing
+	}
 	t.drawScheduler(&f.Service)
 	for n := 1; n <= most; n++ {
 		if chance(t.rnd, 2) {
@@ -106,14 +109,16 @@ func (t *trial) drawService(i int) {
 		}
 	}
 	t.rnd.Shuffle(len(f.Reals), func(a, b int) { f.Reals[a], f.Reals[b] = f.Reals[b], f.Reals[a] })
-	if chance(t.rnd, 3) {
-		f.Sorry = pick(t.rnd, onearm.Real(9), netip.MustParseAddr("127.0.0.1"))
-	}
 	t.files = append(t.files, f)
 }
 
 func (t *trial) drawScheduler(s *lb.Service) {
 	s.Scheduler = pick(t.rnd, lb.Schedulers()...)
+	for s.Scheduler == lb.DH && s.Sorry.IsValid() {
+		// The kernel's dh gives quiesced reals their share, also while a
+		// sorry server stands in.
+		s.Scheduler = pick(t.rnd, lb.Schedulers()...)
+	}
 	s.Flags = 0
 	switch s.Scheduler {
 	case lb.SH:

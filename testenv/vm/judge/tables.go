@@ -61,7 +61,7 @@ func (t *trial) view(s *side) (view, error) {
 				v.strays[endpointsOf(c)] = true
 				discount(&stats, c)
 				continue
-			} else if sorry && c.Template || probes.Contains(c.Client.Addr()) {
+			} else if c.Template && (sorry || invalid(c)) || probes.Contains(c.Client.Addr()) {
 				discount(&stats, c)
 				continue
 			}
@@ -80,6 +80,10 @@ func (t *trial) toSorry(c lb.Connection) bool {
 	s, ok := t.state.Service(c.Service)
 	return ok && s.Sorry.IsValid() && s.Sorry == c.Real.Addr()
 }
+
+// invalid tells whether a template is none any more: its real is gone or
+// quiesced, and the kernel only waits for its timer (ip_vs_check_template).
+func invalid(c lb.Connection) bool { return c.Virtual.Port() == 0xffff }
 
 func endpointsOf(c lb.Connection) endpoints {
 	return endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}
@@ -189,8 +193,18 @@ func differ(kernel, xdp view) string {
 			lines = append(lines, fmt.Sprintf("only lvx has %s, %s left", k, xdp.conns[k].Expires))
 		}
 	}
-	if kernel.text != xdp.text {
-		lines = append(lines, "listing of the kernel:\n"+kernel.text+"listing of lvx:\n"+xdp.text)
+	ours, theirs := strings.Split(xdp.text, "\n"), strings.Split(kernel.text, "\n")
+	for i := range max(len(ours), len(theirs)) {
+		a, b := "", ""
+		if i < len(theirs) {
+			a = theirs[i]
+		}
+		if i < len(ours) {
+			b = ours[i]
+		}
+		if a != b {
+			lines = append(lines, "kernel lists "+a, "lvx lists    "+b)
+		}
 	}
 	return strings.Join(lines, "\n")
 }

@@ -15,7 +15,7 @@ import (
 // What a run does that does not say how many steps.
 const (
 	judgeSteps = 5000
-	judgeLook  = 10 // the tables are compared after so many
+	judgeLook  = 20 // the tables are compared after so many
 )
 
 // TestKernelJudge: the same configurations, edits and packets on the kernel's

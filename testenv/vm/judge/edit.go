@@ -18,7 +18,7 @@ func (t *trial) edit() error {
 	f := &t.files[i]
 	what, rotates := t.change(f)
 	t.report.Events[what]++
-	known, err := t.view(t.kernel)
+	known, err := t.view(t.kernel, false)
 	if err != nil {
 		return err
 	}
@@ -107,13 +107,15 @@ func (t *trial) leaveSorry(known view) {
 	}
 }
 
-// mute keeps silent on UDP connections of reals that are not there, while the
-// kernel waits for them to return: lvx schedules their next packet anew.
+// mute keeps silent about connections of reals that are away, while the kernel
+// waits for them to return: it sends ICMP errors after them, lvx does not, and
+// lvx schedules the next packet of UDP anew.
 func (t *trial) mute(known view) {
-	t.muted = map[endpoints]bool{}
+	t.away, t.muted = map[endpoints]bool{}, map[endpoints]bool{}
 	for _, c := range known.conns {
-		if c.Proto == lb.UDP && removed(t.whole(), t.state, c) {
-			t.muted[endpointsOf(c)] = true
+		if removed(t.whole(), t.state, c) {
+			t.away[endpointsOf(c)] = true
+			t.muted[endpointsOf(c)] = c.Proto == lb.UDP
 		}
 	}
 }

@@ -50,7 +50,8 @@ type trial struct {
 	log     []string           // the configuration, and the steps since
 	settled time.Time          // when the tables were compared last and nothing was near its end
 	serial  int                // of probes
-	muted   map[endpoints]bool // see mute
+	away    map[endpoints]bool // see mute
+	muted   map[endpoints]bool // too
 	strays  map[endpoints]bool // see leaveSorry
 }
 
@@ -122,9 +123,9 @@ func (t *trial) step() error {
 		}
 	}
 	switch n := t.rnd.IntN(100); {
-	case n < 95:
+	case n < 96:
 		return t.packet()
-	case n < 98:
+	case n < 99:
 		return t.edit()
 	default:
 		return t.pass()
@@ -145,7 +146,7 @@ func (t *trial) apply(what string) error {
 
 // pass lets time pass.
 func (t *trial) pass() error {
-	d := time.Duration(pick(t.rnd, 3, 11, 25, 65, 100, 125, 200, 310, 500, 905)) * time.Second
+	d := time.Duration(pick(t.rnd, 3, 11, 25, 65, 65, 100, 125, 125, 200, 310, 500, 905)) * time.Second
 	t.say("%s pass", d)
 	t.report.Events["pass"]++
 	t.sleep(d)

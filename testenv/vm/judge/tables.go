@@ -29,48 +29,60 @@ type view struct {
 	strays map[endpoints]bool // seen, and left out of both
 }
 
-// views are both sides' tables.
-func (t *trial) views() (kernel, xdp view, err error) {
-	if kernel, err = t.view(t.kernel); err != nil {
+// views are both sides' tables, with listings or without.
+func (t *trial) views(list bool) (kernel, xdp view, err error) {
+	if kernel, err = t.view(t.kernel, list); err != nil {
 		return kernel, xdp, err
 	}
-	if xdp, err = t.view(t.xdp); err != nil {
+	if xdp, err = t.view(t.xdp, list); err != nil {
 		return kernel, xdp, err
 	}
 	maps.DeleteFunc(t.strays, func(e endpoints, _ bool) bool { return !kernel.strays[e] && !xdp.strays[e] })
 	return kernel, xdp, nil
 }
 
-func (t *trial) view(s *side) (view, error) {
+func (t *trial) view(s *side, list bool) (view, error) {
 	v := view{conns: map[string]lb.Connection{}, strays: map[endpoints]bool{}}
 	err := s.do(func() error {
 		conns, err := s.backend.Connections(0)
 		if err != nil {
 			return err
 		}
-		observed, err := s.backend.Observed()
-		if err != nil {
-			return err
-		}
-		stats, err := s.backend.Stats()
-		if err != nil {
-			return err
-		}
+		var out []lb.Connection
 		for _, c := range conns {
-			if sorry := t.toSorry(c); sorry && t.strays[endpointsOf(c)] {
+			sorry := t.toSorry(c)
+			switch {
+			case sorry && t.strays[endpointsOf(c)]:
 				v.strays[endpointsOf(c)] = true
-				discount(&stats, c)
-				continue
-			} else if c.Template && (sorry || invalid(c)) || probes.Contains(c.Client.Addr()) {
-				discount(&stats, c)
-				continue
+				out = append(out, c)
+			case c.Template && (sorry || invalid(c)), probes.Contains(c.Client.Addr()):
+				out = append(out, c)
+			default:
+				v.conns[connKey(c)] = c
 			}
-			v.conns[connKey(c)] = c
 		}
-		v.text, err = t.List(t.state, observed, stats)
+		if list {
+			v.text, err = t.list(s.backend, out)
+		}
 		return err
 	})
 	return v, err
+}
+
+// list is what `lvx list` shows of a backend, without some connections.
+func (t *trial) list(b lb.Backend, out []lb.Connection) (string, error) {
+	observed, err := b.Observed()
+	if err != nil {
+		return "", err
+	}
+	stats, err := b.Stats()
+	if err != nil {
+		return "", err
+	}
+	for _, c := range out {
+		discount(&stats, c)
+	}
+	return t.List(t.state, observed, stats)
 }
 
 // toSorry tells whether a connection or template leads to the sorry server of
@@ -122,7 +134,7 @@ func connKey(c lb.Connection) string {
 // look compares the tables as they are: nothing is about to end, so they have
 // to be the same.
 func (t *trial) look() error {
-	kernel, xdp, err := t.views()
+	kernel, xdp, err := t.views(true)
 	if err != nil {
 		return err
 	}
@@ -137,8 +149,9 @@ func (t *trial) look() error {
 func (t *trial) settle() error {
 	t.report.Events["settle"]++
 	var why string
-	for begin := time.Now(); time.Since(begin) < patience; t.sleep(time.Second) {
-		kernel, xdp, err := t.views()
+	list := false // it takes longer than the rest, so once the rest is the same
+	for begin := time.Now(); time.Since(begin) < patience; {
+		kernel, xdp, err := t.views(list)
 		if err != nil {
 			return err
 		}
@@ -146,9 +159,13 @@ func (t *trial) settle() error {
 			return err
 		}
 		why = differ(kernel, xdp)
-		if why == "" && !nearEnd(kernel) && !nearEnd(xdp) {
+		same := why == "" && !nearEnd(kernel) && !nearEnd(xdp)
+		if same && list {
 			t.settled = time.Now()
 			return nil
+		}
+		if list = same; !same {
+			t.sleep(3 * time.Second)
 		}
 	}
 	return fmt.Errorf("after %s the tables still differ: %s", patience, why)

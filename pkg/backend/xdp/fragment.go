@@ -22,6 +22,7 @@ const (
 	heartbeat  = 500 * time.Millisecond
 	aliveFor   = 2 * time.Second
 	heldHeader = 20 // struct held_frame before its frame
+	noteTicks  = 30 // a note holds: FRAGMENT_SECONDS of bpf/fragment.h
 )
 
 // holder keeps fragments that came before their first, and sends them once
@@ -121,10 +122,13 @@ func (h *holder) hold(sample []byte) {
 	h.bytes += size
 }
 
-// note tells where the first fragment of a datagram went, if it has come.
+// note tells where the first fragment of a datagram went, if it has come. An
+// old note is of another datagram: identifications come round.
 func (h *holder) note(k loader.RawFragmentKey) (note loader.RawFragment, ok bool) {
-	err := h.b.dp.Maps.Fragments.Lookup(k, &note)
-	return note, err == nil
+	if h.b.dp.Maps.Fragments.Lookup(k, &note) != nil {
+		return note, false
+	}
+	return note, uint16(h.b.now())-note.Tick <= noteTicks
 }
 
 // release sends what has a note by now and forgets what is too old.

@@ -80,6 +80,14 @@ func TestHeldFragmentsFollowTheirFirst(t *testing.T) {
 	if len(hold.held) != 1 {
 		t.Error("a fragment is held whose first was there")
 	}
+	h.dp.Settings.Clock += noteTicks + 1
+	again := fragments(1)[2] // the identification comes round: another datagram
+	hold.hold(sampleOf(again))
+	if len(hold.held) != 2 {
+		t.Error("a fragment follows the first of a datagram of long ago")
+	}
+	h.want(early[0], "forwarded", tx)
+	hold.release()
 	for _, broken := range [][]byte{nil, sampleOf(early[1])[:heldHeader-1], sampleOf(early[1])[:60]} {
 		hold.hold(broken)
 	}

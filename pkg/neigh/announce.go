@@ -119,9 +119,12 @@ func (a *Announcer) Announce(iface string, vips []netip.Addr) {
 		q = &queue{}
 		a.owned[iface] = q
 	}
-	q.drop(vips)
+	anew := q.drop(vips)
 	for _, vip := range vips {
-		q.vips = append(q.vips, announcement{vip: vip, due: now})
+		if anew[vip] { // the first time, where one is given twice
+			q.vips = append(q.vips, announcement{vip: vip, due: now})
+			anew[vip] = false
+		}
 	}
 	poke(a.wake)
 }
@@ -141,12 +144,14 @@ func (a *Announcer) Withdraw(iface string, vips []netip.Addr) {
 	}
 }
 
-func (q *queue) drop(vips []netip.Addr) {
+// drop takes VIPs out of the queue, and gives them as a set.
+func (q *queue) drop(vips []netip.Addr) map[netip.Addr]bool {
 	gone := make(map[netip.Addr]bool, len(vips))
 	for _, vip := range vips {
 		gone[vip] = true
 	}
 	q.vips = slices.DeleteFunc(q.vips, func(n announcement) bool { return gone[n.vip] })
+	return gone
 }
 
 // Run announces until ctx ends, and then returns nil. An interface that came

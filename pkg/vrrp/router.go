@@ -26,9 +26,9 @@ type Announcer interface {
 // Options are a router's ties to the rest of the host. All may be left out.
 //
 // Becoming master goes: Activate, VIPs, Lease, advert, Announce. Leaving
-// goes: Withdraw, VIPs, Deactivate, Lease of 0, OnBackup. All but the
-// renewals of the lease may block: each virtual router has a goroutine for
-// them, on which they are called in order.
+// goes: Withdraw, VIPs, Deactivate, Lease of 0. All but the renewals of the
+// lease may block: each virtual router has a goroutine for them, on which
+// they are called in order.
 type Options struct {
 	Log       *slog.Logger
 	Announcer Announcer
@@ -40,10 +40,6 @@ type Options struct {
 	Activate func(instance string) error
 	// Deactivate makes the data path inert for an instance.
 	Deactivate func(instance string)
-	// OnBackup is called whenever an instance has given up its VIPs or
-	// starts without them. A director that is a real server as well puts
-	// them up silently here.
-	OnBackup func(instance string)
 
 	// Lease lets the data path serve an instance for d from now, renewed
 	// with each advert; 0 ends it. It is called on the advert thread and

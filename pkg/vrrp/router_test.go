@@ -43,7 +43,7 @@ func TestRouterLife(t *testing.T) {
 	count := func(what string) func(string) {
 		return func(i string) { mu.Lock(); calls[what+" "+i]++; mu.Unlock() }
 	}
-	r := NewRouter(Options{Deactivate: count("deactivate"), OnBackup: count("backup")})
+	r := NewRouter(Options{Deactivate: count("deactivate")})
 	if got := r.Status(); got != nil {
 		t.Errorf("status before the start: %+v", got)
 	}
@@ -88,7 +88,7 @@ func TestRouterLife(t *testing.T) {
 			t.Errorf("event at the end: %+v", e)
 		}
 	}
-	if calls["deactivate VI_1"] < 1 || calls["backup VI_2"] < 1 {
+	if calls["deactivate VI_1"] < 1 || calls["deactivate VI_2"] < 1 {
 		t.Errorf("calls %v", calls)
 	}
 }

@@ -165,9 +165,6 @@ func (w *worker) drop(j job) error {
 	if w.opts.Lease != nil {
 		w.opts.Lease(j.cfg.Name, 0)
 	}
-	if w.opts.OnBackup != nil {
-		w.opts.OnBackup(j.cfg.Name)
-	}
 	return err
 }
 

@@ -33,7 +33,6 @@ func (r *recorder) options() *Options {
 		Announcer:  r,
 		Activate:   func(string) error { r.note("activate"); return r.fail },
 		Deactivate: func(string) { r.note("deactivate") },
-		OnBackup:   func(string) { r.note("backup") },
 		Lease:      func(_ string, d time.Duration) { r.note("lease " + d.String()) },
 	}
 }
@@ -77,9 +76,9 @@ func TestWorkerKeepsTheOrder(t *testing.T) {
 		w.do(j.with(2, true, nil))
 		r.want("activate 2", "done 2 added 0 error <nil>, with 2")
 		w.do(j.with(3, false, nil))
-		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "backup 0", "done 3 added 0 error <nil>, with 0")
+		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "done 3 added 0 error <nil>, with 0")
 		w.do(j.with(4, false, nil))
-		r.want("deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
+		r.want("deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
 	})
 }
 
@@ -146,7 +145,7 @@ func TestWorkerLingers(t *testing.T) {
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/24")
 		w.next = nil
 		w.do(j.with(4, false, func(j *job) { j.linger = true }))
-		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "backup 0", "done 4 added 0 error <nil>, with 0")
+		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // Floods: what spoofed packets cost those who were there before. By default a
-// tenth of the full size, which is ten million packets against 50,000
+// twentieth of the full size, which is ten million packets against 50,000
 // connections in a table of the default size:
 //
 //	LVX_FLOOD_PACKETS=10000000 go test -v -run 'TestFlood|TestStatedCapacity' ./pkg/backend/xdp
@@ -22,7 +22,7 @@ func floodPackets(t *testing.T) int {
 	t.Helper()
 	s := os.Getenv("LVX_FLOOD_PACKETS")
 	if s == "" {
-		return 1_000_000
+		return 500_000
 	}
 	n, err := strconv.Atoi(s)
 	must(t, err)

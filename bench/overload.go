@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/lvx-lb/lvx/loader"
@@ -27,7 +28,7 @@ func overload(ctx context.Context, j *job) error {
 	return overloadOf(ctx, j, capacity)
 }
 
-func overloadOf(ctx context.Context, j *job, capacity int) error {
+func overloadOf(ctx context.Context, j *job, capacity int) (err error) {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func overloadOf(ctx context.Context, j *job, capacity int) error {
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.apply(services(1, 2)); err != nil {
 		return err
 	}

@@ -165,7 +165,7 @@ func (p *pair) checkBeat(begin time.Time) {
 	}
 	fs := p.watch.Adverts("a", begin)
 	every := p.better.AdvertInterval
-	off := max(every/5, 50*ms) // what the watching host adds
+	off := every / 2 // a busy machine's share; one that junk moved would be off by 0.7
 	for i := 1; i < len(fs); i++ {
 		if gap := fs[i].At.Sub(fs[i-1].At); gap < every-off || gap > every+off {
 			p.t.Errorf("two adverts %s apart, want %s", gap, every)
@@ -211,6 +211,9 @@ func TestFailover(t *testing.T) {
 		t.Skip("takes a minute")
 	}
 	runs, programs := plan(t)
+	if len(programs) == 1 {
+		t.Parallel()
+	}
 	var all table
 	t.Run("measure", func(t *testing.T) {
 		for _, b := range batches {

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -40,20 +40,22 @@ func verifier(ctx context.Context, j *job) error {
 		return nil
 	}
 	fmt.Fprint(j.notes, ", the guest's ")
-	kernel, n, err := verifyInGuest(ctx)
-	if err != nil {
+	if n, err = verifyInGuest(ctx); err != nil {
 		return err
 	}
 	fmt.Fprintln(j.notes)
-	j.report.figure("verifier", "instructions/guest", kernel+": instructions processed", "", float64(n))
-	j.report.Checks = append(j.report.Checks, atMost("verifier, "+kernel+": instructions processed", float64(n), mostInstructions))
+	j.report.figure("verifier", "instructions/guest", guestKernel+": instructions processed", "", float64(n))
+	j.report.Checks = append(j.report.Checks, atMost("verifier, "+guestKernel+": instructions processed", float64(n), mostInstructions))
 	return nil
 }
 
 // verify loads the packet path some times: the instructions that the verifier
-// processed, and how many milliseconds each load took.
+// processed, and how many milliseconds each load took, of the thread's own time:
+// what else runs on the machine does not count.
 func verify() (n int, took []float64, err error) {
 	const times = 7
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	spec, err := loader.LoadRaw()
 	if err != nil {
 		return 0, nil, err
@@ -76,12 +78,12 @@ func verify() (n int, took []float64, err error) {
 		var p struct {
 			LB *ebpf.Program `ebpf:"lb"`
 		}
-		start := time.Now()
+		start := cpuTime()
 		if err := spec.Copy().LoadAndAssign(&p, &o); err != nil {
 			return 0, nil, fmt.Errorf("load: %w", err)
 		}
 		if i > 0 {
-			took = append(took, float64(time.Since(start).Microseconds())/1000)
+			took = append(took, float64((cpuTime()-start).Microseconds())/1000)
 		} else if n, err = number(processed, p.LB.VerifierLog); err != nil {
 			return 0, nil, errors.Join(err, p.LB.Close())
 		}
@@ -93,27 +95,25 @@ func verify() (n int, took []float64, err error) {
 }
 
 var (
-	processed   = regexp.MustCompile(`processed (\d+) insns`)
-	inTheGuest  = regexp.MustCompile(`(\d+) instructions processed`)
-	guestKernel = regexp.MustCompile(`Linux (version )?\d+\.\d+`)
+	processed  = regexp.MustCompile(`processed (\d+) insns`)
+	inTheGuest = regexp.MustCompile(`(\d+) instructions processed`)
 )
 
+// guestKernel is what the virtual machine runs: Debian's, which is 6.1 in
+// Debian 12.
+const guestKernel = "Debian's kernel in a guest"
+
 // verifyInGuest has the loader's own test tell, on the kernel of the lane.
-func verifyInGuest(ctx context.Context) (kernel string, n int, err error) {
+func verifyInGuest(ctx context.Context) (int, error) {
 	at := slices.IndexFunc(guest.Suites, func(s guest.Suite) bool { return s.Name == "verifier" })
 	if at < 0 {
-		return "", 0, errors.New("the lane of the virtual machine has no suite called verifier")
+		return 0, errors.New("the lane of the virtual machine has no suite called verifier")
 	}
 	var out bytes.Buffer
 	if err := guest.Suites[at].Test(ctx, &out); err != nil {
-		return "", 0, fmt.Errorf("virtual machine: %w\n%s", err, out.String())
+		return 0, fmt.Errorf("virtual machine: %w\n%s", err, out.String())
 	}
-	kernel = "the guest's Linux"
-	if found := guestKernel.FindString(out.String()); found != "" {
-		kernel = found
-	}
-	n, err = number(inTheGuest, out.String())
-	return kernel, n, err
+	return number(inTheGuest, out.String())
 }
 
 // number finds one in a text.

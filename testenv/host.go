@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Host is a network namespace with a thread of its own.
@@ -68,7 +69,7 @@ func newHost(cluster, name, dir string) (*Host, error) {
 		return nil, fmt.Errorf("namespace %s: %w", h.netns, err)
 	}
 	var err error
-	if h.Netlink, err = netlink.NewHandleAt(h.ns); err != nil {
+	if h.Netlink, err = netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE); err != nil {
 		return h, fmt.Errorf("netlink in %s: %w", h.netns, err)
 	}
 	return h, h.up("lo")

@@ -22,6 +22,11 @@ func (t *trial) edit() error {
 	if err != nil {
 		return err
 	}
+	if what == "return" && !t.state.KeepNodestConn {
+		if err := t.renounce(f); err != nil {
+			return err
+		}
+	}
 	t.compile()
 	if err := t.apply(what + " of " + f.Name); err != nil {
 		return err
@@ -129,6 +134,36 @@ func (t *trial) whole() lb.State {
 	return s
 }
 
+// renounce opens a connection for each template of a real that is away. With
+// expire_nodest_conn the kernel threw them away with the real; lvx finds out
+// now, and would follow them again once the real is back.
+func (t *trial) renounce(f *file) error {
+	known, err := t.view(t.xdp, false)
+	if err != nil {
+		return err
+	}
+	for _, c := range known.dead {
+		if c.Service != f.Name {
+			continue
+		}
+		t.serial++
+		l := f.Listeners[0]
+		e := endpoints{proto: l.Proto, src: netip.AddrPortFrom(c.Client.Addr(), uint16(50000+t.serial%10000)), dst: portOf(l)}
+		if err := t.send(e, onearm.Packet{Src: e.src, Dst: e.dst, UDP: e.proto == lb.UDP, Flags: "S"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// portOf is a port that only this listener takes.
+func portOf(l lb.Listener) netip.AddrPort {
+	if l.EveryPort() {
+		return netip.AddrPortFrom(l.Addr, 1234)
+	}
+	return netip.AddrPortFrom(l.Addr, l.First)
+}
+
 // removed tells whether the real of a connection was there and is not now.
 func removed(before, now lb.State, c lb.Connection) bool {
 	has := func(s lb.State) bool {
@@ -203,11 +238,11 @@ func divisor(a, b int) int {
 // probe opens connections from clients of their own and tells who got them.
 func (t *trial) probe(s *side, svc lb.Service, n int) ([]int, error) {
 	l := svc.Listeners[0]
-	to := netip.AddrPortFrom(l.Addr, max(l.First, 1234*(1-min(l.First, 1))))
+	to := portOf(l)
 	var got []int
 	for range n {
 		t.serial++
-		from := netip.AddrFrom4([4]byte{11, byte(t.serial >> 8), byte(t.serial), 1})
+		from := netip.AddrFrom4([4]byte{11, byte(t.serial), byte(t.serial >> 8 << 4), 1}) // each in a /20 of its own
 		p := onearm.Packet{Src: netip.AddrPortFrom(from, 40000), Dst: to, UDP: l.Proto == lb.UDP, Flags: "S"}
 		frame, err := p.Bytes()
 		if err != nil {

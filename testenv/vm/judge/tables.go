@@ -27,6 +27,7 @@ type view struct {
 	conns  map[string]lb.Connection
 	text   string             // the listing
 	strays map[endpoints]bool // seen, and left out of both
+	dead   []lb.Connection    // templates of reals that are away, which the kernel has thrown away
 }
 
 // views are both sides' tables, with listings or without.
@@ -54,6 +55,9 @@ func (t *trial) view(s *side, list bool) (view, error) {
 			switch {
 			case sorry && t.strays[endpointsOf(c)]:
 				v.strays[endpointsOf(c)] = true
+				out = append(out, c)
+			case c.Template && !t.state.KeepNodestConn && t.orphaned(c):
+				v.dead = append(v.dead, c)
 				out = append(out, c)
 			case c.Template && (sorry || invalid(c)), probes.Contains(c.Client.Addr()):
 				out = append(out, c)
@@ -96,6 +100,12 @@ func (t *trial) toSorry(c lb.Connection) bool {
 // invalid tells whether a template is none any more: its real is gone or
 // quiesced, and the kernel only waits for its timer (ip_vs_check_template).
 func invalid(c lb.Connection) bool { return c.Virtual.Port() == 0xffff }
+
+// orphaned tells whether the real of a connection is away.
+func (t *trial) orphaned(c lb.Connection) bool {
+	s, ok := t.state.Service(c.Service)
+	return ok && s.Sorry != c.Real.Addr() && !slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Addr == c.Real.Addr() })
+}
 
 func endpointsOf(c lb.Connection) endpoints {
 	return endpoints{proto: c.Proto, src: c.Client, dst: c.Virtual}

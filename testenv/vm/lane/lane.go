@@ -33,6 +33,8 @@ type Suite struct {
 	Run     string            // -test.run; "" is every test
 	Host    bool              // the tests run on hosts as well: they need no tag
 	Env     []string          // further environment, NAME=value
+	Pass    []string          // names of variables that are passed on from here, if they are set
+	Builds  map[string]string // commands to build for the guest, guest path to package
 	Files   map[string]string // further files, guest path to path from the root of the module
 	Tools   []string          // see vm.Options
 	Modules []string          // loaded before the tests; ip_vs if nil
@@ -49,8 +51,20 @@ var Suites = []Suite{
 		Modules: []string{"nf_tables"}, // ip_vs is for the backend to load
 	},
 	{
-		Name: "listing", Package: "./cmd/lvx", Run: "^TestKernel", Icount: true,
+		Name: "listing", Package: "./cmd/lvx", Run: "^TestKernelListing$", Icount: true,
 		Tools: []string{"ipvsadm"},
+	},
+	{
+		Name: "judge", Package: "./cmd/lvx", Run: "^TestKernelJudge$", Icount: true, Memory: 2000, Timeout: 3 * time.Hour,
+		Env: []string{"GOGC=400"}, Pass: []string{"LVX_JUDGE_STEPS", "LVX_JUDGE_SEED", "LVX_JUDGE_LOOK"},
+		Modules: []string{"nf_tables", "veth"},
+	},
+	{
+		Name: "fallback", Package: "./testenv/vm/fallback", Icount: true, Memory: 2000,
+		Builds:  map[string]string{"lvx": "./cmd/lvx"},
+		Files:   map[string]string{"examples": "docs/examples"},
+		Tools:   []string{"curl"},
+		Modules: []string{"nf_tables", "veth", "bridge"}, // ip_vs is for the daemon to load
 	},
 	{
 		Name: "xdp", Package: "./pkg/backend/xdp", Host: true, Memory: 5000, Timeout: 10 * time.Minute,
@@ -78,7 +92,14 @@ func (s Suite) Test(ctx context.Context, out io.Writer) error {
 	if err := s.build(ctx, root, binary); err != nil {
 		return err
 	}
-	res, err := vm.Run(ctx, s.options(root, binary, out))
+	o := s.options(root, binary, out)
+	for guest, pkg := range s.Builds {
+		o.Files[guest] = filepath.Join(dir, filepath.Base(guest))
+		if err := s.compile(ctx, root, "build", "-o", o.Files[guest], pkg); err != nil {
+			return err
+		}
+	}
+	res, err := vm.Run(ctx, o)
 	if err != nil {
 		return fmt.Errorf("suite %s: %w", s.Name, err)
 	}
@@ -91,14 +112,22 @@ func (s Suite) Test(ctx context.Context, out io.Writer) error {
 
 // build compiles a static test binary: the guest has no libc of its own.
 func (s Suite) build(ctx context.Context, root, binary string) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-tags", Tag, "-o", binary, s.Package)
+	if err := s.compile(ctx, root, "test", "-c", "-tags", Tag, "-o", binary, s.Package); err != nil {
+		return err
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return fmt.Errorf("suite %s: package %s has no tests", s.Name, s.Package)
+	}
+	return nil
+}
+
+// compile runs the go command for the guest.
+func (s Suite) compile(ctx context.Context, root string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("suite %s: build: %w\n%s", s.Name, err, text)
-	}
-	if _, err := os.Stat(binary); err != nil {
-		return fmt.Errorf("suite %s: package %s has no tests", s.Name, s.Package)
 	}
 	return nil
 }
@@ -115,7 +144,13 @@ func (s Suite) options(root, binary string, out io.Writer) vm.Options {
 		o.Files[guest] = filepath.Join(root, file)
 	}
 	argv := append([]string{"env"}, s.Env...)
-	argv = append(argv, "./suite.test", "-test.v", "-test.timeout=30m")
+	for _, name := range s.Pass {
+		if value, ok := os.LookupEnv(name); ok {
+			argv = append(argv, name+"="+value)
+		}
+	}
+	// Days may pass on the guest's own clock; ours ends it.
+	argv = append(argv, "./suite.test", "-test.v", "-test.timeout=0")
 	if s.Run != "" {
 		argv = append(argv, "-test.run="+s.Run)
 	}

@@ -1,0 +1,76 @@
+//go:build ipvsvm
+
+package fallback
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/lvx-lb/lvx/testenv/tb"
+)
+
+// TestKernelNAT is the article's first experiment: masquerading, by the
+// kernel's IPVS, from 002-nat.yaml.
+func TestKernelNAT(t *testing.T) {
+	l := natLab(t)
+	const url = "http://172.16.0.7"
+	l.run(example(t, "002-nat"))
+	l.want("10 requests", l.curl(10, url), "rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1")
+	l.contains(l.lvx("list", "-n"), "TCP 172.16.0.7:80 rr", "-> 192.168.79.27:80 Masq 1 0 5", "-> 192.168.79.37:80 Masq 1 0 5")
+	l.want("where it runs", l.places()["web"], "ipvs")
+	// Replies pass the director: they are counted.
+	tb.Eventually(t, patience, func() error { return noZeros(l.lvx("list", "-n", "--stats")) })
+
+	l.edit("scheduler: rr", "scheduler: wrr", "37, weight: 1", "37, weight: 2")
+	got := l.curl(9, url)
+	if strings.Count(got, "rs1") != 3 || strings.Count(got, "rs2") != 6 {
+		t.Errorf("wrr 1:2: %s", got)
+	}
+	l.contains(l.lvx("list", "-n"), "TCP 172.16.0.7:80 wrr", "-> 192.168.79.37:80 Masq 2")
+
+	l.lvx("weight", "web", "192.168.79.27", "0")
+	l.want("weight 0", l.curl(4, url), "rs2 rs2 rs2 rs2")
+	l.lvx("weight", "web", "192.168.79.37", "0")
+	l.want("no real left", l.curl(2, url), "refused refused")
+
+	if _, err := l.director.ServeWeb(); err != nil {
+		t.Fatal(err)
+	}
+	l.edit("forward: nat", "forward: nat\n    sorry_server: 127.0.0.1")
+	l.want("the director's own page", l.curl(2, url), "director director")
+	l.contains(l.lvx("list", "-n"), "-> 127.0.0.1:80 Route 1")
+}
+
+// TestKernelDirectRouting is the article's second experiment on either
+// backend, from its files.
+func TestKernelDirectRouting(t *testing.T) {
+	for _, backend := range []string{"auto", "ipvs"} {
+		t.Run(backend, func(t *testing.T) {
+			l := drLab(t)
+			on := "backend: " + backend + "\n"
+			const url = "http://" + vip
+			l.run(on + example(t, "002-dr"))
+			l.want("10 requests", l.curl(10, url), "rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1 rs2 rs1")
+			l.contains(l.lvx("list", "-n"), "TCP "+vip+":80 rr", "-> 192.168.79.27:80 Route 1", "-> 192.168.79.37:80 Route 1")
+			l.want("where it runs", l.places()["web"], map[string]string{"auto": "xdp", "ipvs": "ipvs"}[backend])
+
+			l.run(on + example(t, "002-wrr"))
+			got := l.curl(9, url)
+			if strings.Count(got, "rs1") != 3 || strings.Count(got, "rs2") != 6 {
+				t.Errorf("wrr 1:2: %s", got)
+			}
+			l.lvx("weight", "web", "192.168.79.37", "0")
+			l.want("weight 0", l.curl(4, url), "rs1 rs1 rs1 rs1")
+
+			if _, err := l.director.ServeWeb(); err != nil {
+				t.Fatal(err)
+			}
+			l.run(on + example(t, "002-sorry"))
+			tb.Eventually(t, patience, func() error { return one(l.curl(1, url), "rs1") })
+			// The seed's outage: the last real goes.
+			l.lvx("weight", "web", "192.168.79.27", "0")
+			l.want("the director's own page", l.curl(2, url), "director director")
+			l.contains(l.lvx("list", "-n"), "-> 127.0.0.1:80 Route 1")
+		})
+	}
+}

@@ -1,0 +1,139 @@
+//go:build ipvsvm
+
+package fallback
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// noZeros wants replies in a listing of statistics.
+func noZeros(text string) error {
+	for line := range strings.Lines(text) {
+		// Prot LocalAddress:Port Conns InPkts OutPkts InBytes OutBytes
+		if f := strings.Fields(line); len(f) == 7 && f[0] == "TCP" && f[2] != "0" && f[4] != "0" && f[6] != "0" {
+			return nil
+		}
+	}
+	return fmt.Errorf("no replies are counted:\n%s", text)
+}
+
+func one(got, want string) error {
+	if got != want {
+		return fmt.Errorf("got %s, want %s", got, want)
+	}
+	return nil
+}
+
+// everything asks for all that XDP cannot do, beside what it can.
+const everything = `interface: eth0
+backend: auto
+services:
+  - name: plain
+    listen: ["192.168.79.99:80/tcp"]
+    reals: [{address: 192.168.79.27}, {address: 192.168.79.37}]
+  - name: nat
+    listen: ["192.168.79.99:8080/tcp"]
+    forward: nat
+    reals: [{address: 192.168.79.27, port: 80}, {address: 192.168.79.37, port: 80}]
+  - name: tunnel
+    listen: ["192.168.79.99:81/tcp"]
+    forward: tunnel
+    reals: [{address: 192.168.79.27}]
+  - name: thresholds
+    listen: ["192.168.79.99:443/tcp"]
+    scheduler: wlc
+    reals: [{address: 192.168.79.27, upper_threshold: 100, lower_threshold: 50}]
+  - name: six
+    listen: ["[2001:db8::99]:80/tcp"]
+    reals: [{address: "2001:db8::27"}]
+`
+
+// TestKernelEverything: each service is where it can run, and status says why.
+func TestKernelEverything(t *testing.T) {
+	l := drLab(t)
+	l.run(everything)
+	want := map[string]string{
+		"plain": "xdp", "nat": "ipvs: forward nat", "tunnel": "ipvs: forward tunnel", "thresholds": "ipvs: upper_threshold",
+		"six": "ipvs: IPv6 listener [2001:db8::99]:80/tcp",
+	}
+	if diff := cmp.Diff(want, l.places()); diff != "" {
+		t.Errorf("where the services run (-want +got):\n%s", diff)
+	}
+	status := l.lvx("status")
+	for name, place := range want {
+		at := strings.Index(status, name)
+		_, why, _ := strings.Cut(place, ": ")
+		if at < 0 || !strings.Contains(status, why) {
+			t.Errorf("status does not say %s of %s:\n%s", place, name, status)
+		}
+	}
+	l.contains(l.lvx("list", "-n"), "-> 192.168.79.27:80 Masq 1", "-> 192.168.79.27:81 Tunnel 1", "TCP [2001:db8::99]:80")
+	l.contains(l.lvx("list", "-n", "--thresholds"), "-> 192.168.79.27:443 100 50")
+	l.want("through XDP", l.curl(4, "http://"+vip), "rs2 rs1 rs2 rs1")
+}
+
+// TestKernelSwitch: a reload moves a service to the other backend and back.
+// New connections are served all the time, and one that is open goes on.
+func TestKernelSwitch(t *testing.T) {
+	l := drLab(t)
+	const url = "http://" + vip
+	l.run("backend: auto\n" + example(t, "002-dr"))
+	open := l.hold()
+	name := open.ask()
+	for _, to := range []struct{ old, new, place string }{
+		{"27, weight: 1", "27, weight: 1, upper_threshold: 1000", "ipvs: upper_threshold"},
+		{"27, weight: 1, upper_threshold: 1000", "27, weight: 1", "xdp"},
+	} {
+		l.edit(to.old, to.new)
+		l.want("where it runs", l.places()["web"], to.place)
+		got := strings.Fields(l.curl(4, url))
+		slices.Sort(got)
+		l.want("4 requests on "+to.place, strings.Join(got, " "), "rs1 rs1 rs2 rs2")
+		l.want("the open connection on "+to.place, open.ask(), name)
+	}
+}
+
+// A connection is one that stays open.
+type connection struct {
+	*lab
+	conn net.Conn
+	read *bufio.Reader
+}
+
+func (l *lab) hold() *connection {
+	l.Helper()
+	conn, err := l.client.Dial(l.Context(), "tcp", vip+":80")
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() { _ = conn.Close() })
+	return &connection{lab: l, conn: conn, read: bufio.NewReader(conn)}
+}
+
+// ask sends one more request and gives the name of who answered.
+func (c *connection) ask() string {
+	c.Helper()
+	_ = c.conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := fmt.Fprintf(c.conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", vip); err != nil {
+		c.Fatal(err)
+	}
+	resp, err := http.ReadResponse(c.read, nil)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	name, err := bufio.NewReader(resp.Body).ReadString('\n')
+	if err != nil {
+		c.Fatal(err)
+	}
+	return strings.TrimSpace(name)
+}

@@ -62,7 +62,10 @@ func natLab(t *testing.T) *lab {
 }
 
 // vip is the address of the article's second network.
-const vip = "192.168.79.99"
+const (
+	vip = "192.168.79.99"
+	url = "http://" + vip
+)
 
 // drLab is the second network: one segment, the reals have the VIP too.
 func drLab(t *testing.T) *lab {

@@ -73,6 +73,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		if err = t.play(min(caseSteps, o.Steps-r.Steps)); err != nil {
 			err = fmt.Errorf("seed %d, step %d: %w\n%s", seed, len(t.log), err, strings.Join(t.log, "\n"))
 		}
+		if r.Steps%(20*caseSteps) == 0 {
+			o.Logf("seeds to %d, %d steps: the same", seed, r.Steps)
+		}
 	}
 	r.Passed = time.Since(start)
 	return r, errors.Join(err, xdp.close(), kernel.close())

@@ -60,7 +60,7 @@ var Suites = []Suite{
 		Modules: []string{"nf_tables", "veth"},
 	},
 	{
-		Name: "fallback", Package: "./testenv/vm/fallback", Icount: true, Memory: 2000,
+		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000, Timeout: 10 * time.Minute,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Files:   map[string]string{"examples": "docs/examples"},
 		Tools:   []string{"curl"},

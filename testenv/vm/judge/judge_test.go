@@ -1,0 +1,144 @@
+package judge
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/vm/onearm"
+)
+
+func service(sched lb.Scheduler, weights ...uint16) lb.Service {
+	s := lb.Service{Name: "s0", Scheduler: sched}
+	for i, w := range weights {
+		s.Reals = append(s.Reals, lb.Real{Addr: onearm.Real(i + 1), Weight: w})
+	}
+	return s
+}
+
+func TestRound(t *testing.T) {
+	for _, c := range []struct {
+		s    lb.Service
+		want int
+	}{
+		{service(lb.RR, 1, 0, 3), 2},
+		{service(lb.WRR, 1, 0, 3), 4},
+		{service(lb.WRR, 2, 4, 6), 6},
+		{service(lb.RR, 0, 0), 0},
+		{service(lb.WRR), 0},
+		{service(lb.SH, 1, 1), 0},
+	} {
+		if got := roundOf(c.s); got != c.want {
+			t.Errorf("%s %v: %d, want %d", c.s.Scheduler, c.s.Reals, got, c.want)
+		}
+	}
+}
+
+func connection(client, real string, state string, left time.Duration) lb.Connection {
+	return lb.Connection{
+		Service: "s0", Proto: lb.TCP, State: state, Expires: left, Client: netip.MustParseAddrPort(client),
+		Virtual: netip.MustParseAddrPort("10.0.0.100:80"), Real: netip.MustParseAddrPort(real),
+	}
+}
+
+func viewOf(text string, conns ...lb.Connection) view {
+	v := view{conns: map[string]lb.Connection{}, text: text}
+	for _, c := range conns {
+		v.conns[connKey(c)] = c
+	}
+	return v
+}
+
+// TestDiffer: every difference that the judge is there for is seen.
+func TestDiffer(t *testing.T) {
+	base := connection("172.16.0.5:1000", "10.0.0.11:80", "ESTABLISHED", 900*time.Second)
+	same := viewOf("text", base)
+	if why := differ(same, viewOf("text", base)); why != "" {
+		t.Errorf("equal tables: %s", why)
+	}
+	for name, other := range map[string]view{
+		"no connection": viewOf("text"),
+		"another real":  viewOf("text", connection("172.16.0.5:1000", "10.0.0.12:80", "ESTABLISHED", 900*time.Second)),
+		"another state": viewOf("text", connection("172.16.0.5:1000", "10.0.0.11:80", "FIN_WAIT", 900*time.Second)),
+		"another text":  viewOf("text\nmore", base),
+	} {
+		if why := differ(same, other); why == "" {
+			t.Errorf("%s: no difference", name)
+		}
+		if why := differ(other, same); why == "" {
+			t.Errorf("%s, the other way round: no difference", name)
+		}
+	}
+	late := base
+	late.Expires -= 5 * time.Second
+	if timesDiffer(same, viewOf("text", late)) == nil || timesDiffer(viewOf("text", late), same) == nil {
+		t.Error("five seconds were taken for nothing")
+	}
+	late.Expires += 4 * time.Second
+	if err := timesDiffer(same, viewOf("text", late)); err != nil {
+		t.Errorf("a second: %v", err)
+	}
+}
+
+// TestDiscount takes left-out connections out of the numbers.
+func TestDiscount(t *testing.T) {
+	st := lb.Stats{Services: []lb.ServiceStats{{Name: "s0", Reals: []lb.RealStats{{Addr: onearm.Real(1), Active: 2, Inactive: 2, Persist: 2}}}}}
+	template := connection("172.16.0.5:0", "10.0.0.11:80", "NONE", time.Minute)
+	template.Template = true
+	for _, c := range []lb.Connection{
+		connection("172.16.0.5:1", "10.0.0.11:80", "SYN_RECV", time.Minute), connection("172.16.0.5:2", "10.0.0.11:80", "CLOSE", time.Minute),
+		template, connection("172.16.0.5:3", "10.0.0.12:80", "CLOSE", time.Minute),
+	} {
+		discount(&st, c)
+	}
+	if r := st.Services[0].Reals[0]; r.Active != 1 || r.Inactive != 1 || r.Persist != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestComparable: padding and the identification of answers mean nothing, a
+// wrong checksum and everything of a forwarded frame do.
+func TestComparable(t *testing.T) {
+	frame := icmpAbout(endpoints{proto: lb.TCP, src: netip.MustParseAddrPort("172.16.0.5:1000"), dst: netip.MustParseAddrPort("10.0.0.100:80")}, 3, 3, 64)
+	seen := func(real int, change func([]byte)) string {
+		b := append(slices.Clone(frame), make([]byte, 10)...)
+		change(b)
+		return string(comparable(onearm.Seen{Real: real, Frame: gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.Default)}))
+	}
+	identify := func(b []byte) { // and keep the checksum right
+		b[18], b[19], b[24], b[25] = 1, 2, 0, 0
+		sum := ipChecksum(b[14:34])
+		b[24], b[25] = byte(sum>>8), byte(sum)
+	}
+	plain := seen(0, func([]byte) {})
+	if plain != seen(0, func(b []byte) { b[len(b)-1] = 1 }) || plain != seen(0, identify) {
+		t.Error("padding or identification made a difference")
+	}
+	if plain == seen(0, func(b []byte) { b[19] = 1 }) {
+		t.Error("a wrong checksum made none")
+	}
+	if seen(3, func([]byte) {}) == seen(3, identify) {
+		t.Error("the identification of a forwarded packet made none")
+	}
+}
+
+// TestRemoved: connections of reals that are away are told from others.
+func TestRemoved(t *testing.T) {
+	before, now := lb.State{Services: []lb.Service{service(lb.RR, 1, 1)}}, lb.State{Services: []lb.Service{service(lb.RR, 1)}}
+	if removed(before, now, connection("172.16.0.5:1", "10.0.0.11:80", "CLOSE", 0)) {
+		t.Error("rs1 is there")
+	}
+	if !removed(before, now, connection("172.16.0.5:1", "10.0.0.12:80", "CLOSE", 0)) {
+		t.Error("rs2 is not")
+	}
+	text := describe(before)
+	if !strings.Contains(text, "rs1=1 rs2=1") {
+		t.Errorf("description %q", text)
+	}
+}

@@ -163,9 +163,11 @@ func (b *Backend) removeGone() {
 func (b *Backend) layOut(half uint32) error {
 	l := layout{b: b, half: half}
 	l.clear()
+	for _, s := range b.services { // those of live connections that are gone, too
+		b.dp.Services[half*numServices+s.index] = s.entry
+	}
 	for _, conf := range b.state.Services {
 		s := b.services[conf.Name]
-		b.dp.Services[half*numServices+s.index] = s.entry
 		if len(conf.Listeners) > 0 {
 			s.heard = s.heard[:0]
 		}

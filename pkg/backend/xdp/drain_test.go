@@ -3,6 +3,7 @@ package xdp
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -60,4 +61,24 @@ func TestDrainEnds(t *testing.T) {
 	h.Sweep()
 	h.apply(s)
 	h.want(frame(syn(lb.TCP)), "not_ours", pass)
+}
+
+// What a deleted service was last counts for the connections that it leaves,
+// not what it was before: without persistence, a closed one starts anew.
+func TestDeletedServiceIsWhatItWasLast(t *testing.T) {
+	h := newStill(t, 4096, 1024)
+	for edits := range 4 { // whichever half of the tables is in force
+		f := h.replay(t)
+		f.nodest(false)
+		f.ipvsadm("ipvsadm -A -t 10.0.0.100:80 -s rr -p 60; ipvsadm -a -t 10.0.0.100:80 -r 10.0.0.11 -g")
+		f.ipvsadm("ipvsadm -A -t 10.0.0.100:81 -s rr") // the VIP stays
+		for n := range edits {
+			f.state.Timeouts.UDP = time.Duration(100+n) * time.Second
+			f.apply(f.state)
+		}
+		f.ipvsadm("ipvsadm -E -t 10.0.0.100:80 -s rr")
+		f.expect("a connection", f.tcp(1, "S")+f.tcp(1, "A")+f.tcp(1, "R"), "rs1rs1rs1")
+		f.ipvsadm("ipvsadm -D -t 10.0.0.100:80")
+		f.expect("SYN on the closed one", f.tcp(1, "S"), "rst")
+	}
 }

@@ -205,6 +205,16 @@ static __always_inline __u64 smaller(__u64 a, __u64 b)
 	return b + (difference & difference >> 63);
 }
 
+static __always_inline __u32 proven_in(struct flow_words *set)
+{
+	__u32 n = 0;
+
+#pragma unroll
+	for (int i = 0; i < WAYS; i++)
+		n += READ_ONCE_64(set->value[i]) >> 63;
+	return n;
+}
+
 /*
  * Choose among the eight places: free ones first, in the first set if it has
  * two of them, else in the emptier set; without a free one the cheapest.
@@ -228,6 +238,13 @@ __attribute__((noinline)) __u64 choose_place(struct settings *s, struct flow_wor
 		free_b += (cost_b - 1) >> 31;
 		best_a = smaller((__u64)cost_a << 5 | i, best_a);
 		best_b = smaller((__u64)cost_b << 5 | 4 | i, best_b);
+	}
+	/* Under a flood: keep the proven ones spread, so that no SYN meets eight. */
+	if (!(free_a | free_b) && best_a >> 21 == best_b >> 21) {
+		free_a = proven_in(b);
+		free_b = proven_in(a);
+		if (free_a != free_b)
+			return free_a < free_b ? best_b : best_a;
 	}
 	/* Equal costs (both free): the first set, unless it is the fuller one. */
 	if (free_a < 2 && free_b > free_a)

@@ -15,7 +15,7 @@ import (
 
 // Floods: what spoofed packets cost those who were there before. By default a
 // twentieth of the full size, which is ten million packets against 50,000
-// connections in a table of the default size:
+// connections in a table for 65,536:
 //
 //	LVX_FLOOD_PACKETS=10000000 go test -v -run 'TestFlood|TestStatedCapacity' ./pkg/backend/xdp
 func floodPackets(t *testing.T) int {
@@ -114,7 +114,7 @@ func spent(t *testing.T, h *harness, before lb.Stats) (verdicts, flows, template
 // while he connects; and no SYN is refused, so neither is his.
 func TestFlood(t *testing.T) {
 	packets := floodPackets(t)
-	h := newStill(t, packets/10, packets/100)
+	h := newStill(t, packets/1000*65536/10_000, packets/50)
 	for _, c := range []struct {
 		name       string
 		flags      []string

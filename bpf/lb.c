@@ -182,11 +182,17 @@ static __always_inline struct service *persistent(struct run *r, struct real *re
 	return svc;
 }
 
-/* A connection of a persistent client was established: his template counts. */
-static __always_inline void assure(struct run *r, struct real *real, __u64 value)
+/*
+ * A connection of a persistent client was established, or proven: his template
+ * counts. Rank is TEMPLATE_ASSURED, with TEMPLATE_PROVEN or without.
+ */
+static __always_inline void assure(struct run *r, struct real *real, __u64 value, __u64 rank)
 {
 	struct service *svc = persistent(r, real);
-	struct template_request rq = { .value = TEMPLATE_ASSURED };
+	struct template_request rq = {
+		.value = rank | (__u64)value_real(value) << TEMPLATE_REAL_SHIFT |
+			 (__u64)value_generation(value) << TEMPLATE_GENERATION_SHIFT,
+	};
 
 	if (!svc)
 		return;
@@ -195,8 +201,6 @@ static __always_inline void assure(struct run *r, struct real *real, __u64 value
 	if (template_use(&rq) == 0)
 		return;
 	/* It had lost its place to a flood, or never got one. */
-	rq.value = TEMPLATE_ASSURED | (__u64)value_real(value) << TEMPLATE_REAL_SHIFT |
-		   (__u64)value_generation(value) << TEMPLATE_GENERATION_SHIFT;
 	rq.create = 2;
 	template_use(&rq);
 }
@@ -266,7 +270,7 @@ static __always_inline int new_flow(struct run *r)
 			return no_real(r);
 	}
 	if (state == STATE_ESTABLISHED)
-		assure(r, real, in.value);
+		assure(r, real, in.value, TEMPLATE_ASSURED);
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
@@ -320,7 +324,9 @@ static __always_inline int known_flow(struct run *r, __u64 *place, __u64 value)
 		state = next_state(value_state(value), r->p.tcp_flags);
 	flow_seen(place, value, state, r->now);
 	if (state == STATE_ESTABLISHED && value_state(value) != STATE_ESTABLISHED)
-		assure(r, real, value);
+		assure(r, real, value, TEMPLATE_ASSURED);
+	else if (state == STATE_ESTABLISHED && !(value & PROVEN))
+		assure(r, real, value, TEMPLATE_RANK);
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 

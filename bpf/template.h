@@ -6,7 +6,8 @@
  * new connections only; while a connection of it lives, the daemon's sweeper
  * renews it by 60 s (ip_vs_conn_expire's re-arming of a controlling entry).
  * A template that never saw an established connection never takes the place
- * of one that did: spoofed SYNs cost nobody his real.
+ * of one that did: spoofed SYNs cost nobody his real. Nor do spoofed SYNs with
+ * their ACKs: what they make never takes the place of one that was proven.
  */
 #pragma once
 
@@ -20,6 +21,8 @@
 #define TEMPLATE_BUSY (7ULL << TEMPLATE_STATE_SHIFT)
 #define TEMPLATE_ASSURED (1ULL << 55)
 #define TEMPLATE_RENEWED (1ULL << 56)
+#define TEMPLATE_PROVEN (1ULL << 57)
+#define TEMPLATE_RANK (TEMPLATE_ASSURED | TEMPLATE_PROVEN)
 #define TEMPLATE_EXPIRES 0xffffffULL
 
 static __always_inline __u32 template_state(__u64 v)
@@ -83,11 +86,17 @@ static __always_inline __u64 template_in(struct flow_words *set, __u64 key, __u6
 	return 0;
 }
 
+/* How much a template is worth: 0 nothing yet, 1 assured, 2 proven. */
+static __always_inline __u32 template_rank(__u64 v)
+{
+	return !!(v & TEMPLATE_ASSURED) + !!(v & TEMPLATE_PROVEN);
+}
+
 /*
- * Like place_cost: smaller is cheaper; assured ones are out of a SYN's reach.
+ * Like place_cost: smaller is cheaper; what ranks higher is out of reach.
  * A function of its own, so that its branches do not multiply by eight ways.
  */
-__attribute__((noinline)) __u64 template_cost(__u64 value, __u64 now, int assured)
+__attribute__((noinline)) __u64 template_cost(__u64 value, __u64 now, __u32 rank)
 {
 	__s32 left = template_left(value, now);
 
@@ -97,16 +106,16 @@ __attribute__((noinline)) __u64 template_cost(__u64 value, __u64 now, int assure
 		return ~0ULL;
 	if (left < 0)
 		return 1;
-	if (!(value & TEMPLATE_ASSURED))
-		return 2 + (__u32)left;
-	return assured ? (1ULL << 32) + (__u32)left : ~0ULL;
+	if (template_rank(value) > rank)
+		return ~0ULL;
+	return ((__u64)template_rank(value) << 32) + 2 + (__u32)left;
 }
 
 struct template_request {
 	__u64 key;
 	__u64 value; /* in: real, generation, flags; out: what is in force */
 	__u64 ticks; /* lifetime */
-	__u64 create; /* 0: only look (and, with TEMPLATE_ASSURED in value, assure) */
+	__u64 create; /* 0: only look (and raise its rank to that in value, if the real is the same) */
 };
 
 /* How long a template lives from now: its service's timeout, or 60 s. */
@@ -118,7 +127,7 @@ static __always_inline __u64 template_until(__u64 value, __u64 ticks, __u64 now)
 static __always_inline int template_place(struct template_request *rq, struct flow_words *a,
 					  struct flow_words *b, __u64 now)
 {
-	int assured = !!(rq->value & TEMPLATE_ASSURED);
+	__u32 rank = template_rank(rq->value);
 
 	for (int tries = 0; tries < CLAIM_TRIES; tries++) {
 		struct flow_words *set = a;
@@ -128,7 +137,7 @@ static __always_inline int template_place(struct template_request *rq, struct fl
 #pragma unroll
 		for (int i = 0; i < 2 * WAYS; i++) {
 			struct flow_words *w = i < WAYS ? a : b;
-			__u64 cost = template_cost(READ_ONCE_64(w->value[i & 3]), now, assured);
+			__u64 cost = template_cost(READ_ONCE_64(w->value[i & 3]), now, rank);
 
 			if (cost < best) {
 				best = cost;
@@ -199,7 +208,9 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		}
 	}
 	if (value) {
-		wanted = (value & ~TEMPLATE_EXPIRES) | (rq->value & TEMPLATE_ASSURED);
+		wanted = value & ~TEMPLATE_EXPIRES;
+		if (template_real(rq->value) == slot)
+			wanted |= rq->value & TEMPLATE_RANK;
 		wanted |= rq->create ? template_until(value, rq->ticks, now) :
 				       value & TEMPLATE_EXPIRES;
 		__sync_val_compare_and_swap(place, value, wanted);

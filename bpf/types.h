@@ -114,7 +114,8 @@ struct template_value {
 	__u64 state : 3; /* STATE_EMPTY, STATE_BUSY, or anything else: live */
 	__u64 assured : 1; /* one of its connections was established */
 	__u64 renewed : 1; /* outlived its timeout with a live connection: 60 s from now on */
-	__u64 spare : 7;
+	__u64 proven : 1; /* one of its connections was seen again after that */
+	__u64 spare : 6;
 };
 
 struct template_set {

@@ -82,7 +82,8 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 	}
 	before := f.state
 	f.state, f.seen = next(k.proto, f.state, flags), d.now
-	if f.state == "ESTABLISHED" && before != "ESTABLISHED" {
+	if f.state == "ESTABLISHED" && (before != "ESTABLISHED" || !f.proven) {
+		f.proven = f.proven || before == "ESTABLISHED"
 		d.assure(k, r)
 	}
 	return d.send(p, r, false, false), true

@@ -15,9 +15,10 @@ type tuple struct {
 
 // flow is a connection.
 type flow struct {
-	real  *real
-	state string
-	seen  int64
+	real   *real
+	state  string
+	seen   int64
+	proven bool // seen again after it was established
 }
 
 // client is whom a template is for: a masked address, and the service.
@@ -158,8 +159,9 @@ func (d *Director) renew(k tuple, f *flow) {
 	}
 }
 
-// assure notes that one of a client's connections was established. If the
-// client has no template (its time was over) he gets one now.
+// assure notes that one of a client's connections was established, or seen
+// again after that. If the client has no template (its time was over) he gets
+// one now.
 func (d *Director) assure(k tuple, r *real) {
 	v := r.service
 	if !v.there || !v.conf.Persistence.Enabled() {
@@ -171,5 +173,7 @@ func (d *Director) assure(k tuple, r *real) {
 		t.expires = d.until(t)
 		d.templates[v.whose(k.client.Addr())] = t
 	}
-	t.assured = true
+	if t.real == r { // ip_vs_control_assure_ct: the connection's own
+		t.assured = true
+	}
 }

@@ -420,15 +420,13 @@ static __always_inline int follow_fragment(struct run *r)
 	struct fragment_key key = fragment_of(&r->p);
 	struct fragment *note = bpf_map_lookup_elem(&fragments, &key);
 	struct real *real;
-	__u16 age;
 
-	if (note) {
-		age = (__u16)clock_now(r->s) - note->tick;
+	/* An old note is of another datagram: identifications come round. */
+	if (note && (__u16)((__u16)clock_now(r->s) - note->tick) <= FRAGMENT_SECONDS) {
 		if (note->real == NO_REAL)
 			return PASS(VERDICT_NO_LISTENER);
 		real = bpf_map_lookup_elem(&reals, &note->real);
-		if (age <= FRAGMENT_SECONDS && real && real->flags & REAL_THERE &&
-		    real->generation == note->generation)
+		if (real && real->flags & REAL_THERE && real->generation == note->generation)
 			return send_to(r, real, note->real, VERDICT_FORWARDED);
 	}
 	if (hold_fragment(r->ctx, r->s, &key))

@@ -234,10 +234,11 @@ func (d *Director) bystander(frame []byte, verdict string) Outcome {
 // laterFragment follows the first one.
 func (d *Director) laterFragment(p packet) Outcome {
 	n, ok := d.notes[p.datagram()]
+	ok = ok && d.now-n.at <= fragmentTicks
 	switch {
 	case ok && n.real == nil:
 		return passed("no_listener")
-	case ok && d.now-n.at <= fragmentTicks && n.real.reachable():
+	case ok && n.real.reachable():
 		return d.send(p, n.real, false, false)
 	}
 	return dropped("fragment_lost") // no daemon is there to hold it

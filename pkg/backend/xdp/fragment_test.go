@@ -121,3 +121,20 @@ func TestHeldFragmentsLeaveAsOthers(t *testing.T) {
 		t.Error("a fragment of TTL 1 was sent on")
 	}
 }
+
+// A note of long ago says nothing of a datagram that has the same
+// identification: neither that it went to a real, nor that it was for this
+// host.
+func TestOldNotesAreNotFollowed(t *testing.T) {
+	h, _ := newHold(t)
+	served, own := fragments(1), fragments(2)
+	binary.BigEndian.PutUint16(own[0][36:], 81)
+	h.want(served[0], "forwarded", tx)
+	h.want(own[0], "no_listener", pass)
+	h.dp.Settings.Clock += noteTicks
+	h.want(served[1], "forwarded", tx)
+	h.want(own[1], "no_listener", pass)
+	h.dp.Settings.Clock++
+	h.want(served[1], "fragment_lost", drop)
+	h.want(own[1], "fragment_lost", drop)
+}

@@ -241,10 +241,10 @@ __attribute__((noinline)) __u64 choose_place(struct settings *s, struct flow_wor
 	}
 	/* Under a flood: keep the proven ones spread, so that no SYN meets eight. */
 	if (!(free_a | free_b) && best_a >> 21 == best_b >> 21) {
-		free_a = proven_in(b);
-		free_b = proven_in(a);
-		if (free_a != free_b)
-			return free_a < free_b ? best_b : best_a;
+		__u32 in_a = proven_in(a), in_b = proven_in(b);
+
+		if (in_a != in_b)
+			return in_b < in_a ? best_b : best_a;
 	}
 	/* Equal costs (both free): the first set, unless it is the fuller one. */
 	if (free_a < 2 && free_b > free_a)

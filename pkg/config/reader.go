@@ -18,6 +18,7 @@ type Reader struct {
 	path string
 	text []byte
 	cfg  *Config // of text; without what the file's mode adds
+	flat bool    // nothing in text reaches beyond its own lines
 }
 
 // Load reads and validates the configuration file, as the function of that
@@ -32,6 +33,7 @@ func (r *Reader) Load(path string) (*Config, error) {
 		if cfg, err = Parse(path, text); err != nil {
 			return nil, err
 		}
+		r.flat = flat(text)
 	}
 	r.path, r.text, r.cfg = path, text, cfg
 	return cfg.seenWith(path, mode), nil
@@ -40,22 +42,16 @@ func (r *Reader) Load(path string) (*Config, error) {
 // again is the configuration of a text that differs from the last one in one
 // service; nil if that is not so, or not certain.
 func (r *Reader) again(path string, text []byte) *Config {
-	if r.cfg == nil || r.path != path || len(r.cfg.Warnings) > 0 || len(r.cfg.Services) == 0 || len(text) > MaxSize {
+	if r.cfg == nil || !r.flat || r.path != path || len(r.cfg.Warnings) > 0 || len(r.cfg.Services) == 0 || len(text) > MaxSize {
 		return nil
 	}
-	// What reaches beyond its own lines, or may: anchors and aliases, blocks
-	// of text, tags, documents, tabs.
-	if bytes.ContainsAny(text, "&*|>!%\t\r") || bytes.Contains(text, []byte("---")) || bytes.Contains(text, []byte("...")) {
-		return nil
-	}
-	old := lineStarts(r.text)
-	at, from, end := r.changed(text, old)
+	at, from, end := r.changed(text)
 	if at < 0 {
 		return nil
 	}
 	grown := len(text) - len(r.text)
 	before, now := r.text[from:end], text[from:end+grown]
-	if indent(before) != indent(now) {
+	if !flat(now) || indent(before) != indent(now) {
 		return nil
 	}
 	was, ok := r.alone(before)
@@ -88,42 +84,67 @@ func (r *Reader) again(path string, text []byte) *Config {
 
 var newline = []byte("\n")
 
-// lineStarts are the offsets of all lines, and the end.
-func lineStarts(text []byte) []int {
-	starts := make([]int, 1, bytes.Count(text, newline)+2)
-	for i, c := range text {
-		if c == '\n' {
-			starts = append(starts, i+1)
-		}
-	}
-	return append(starts, len(text))
+// flat tells that a text has nothing that reaches beyond its own lines, or
+// may: anchors and aliases, blocks of text, tags, documents, tabs.
+func flat(text []byte) bool {
+	return !bytes.ContainsAny(text, "&*|>!%\t\r") && !bytes.Contains(text, []byte("---")) && !bytes.Contains(text, []byte("..."))
 }
 
 // changed finds the service that all differences lie in, and the lines that it
 // has in the last text: from the dash of its own to the dash of the next one.
 // Negative: there is no such service.
-func (r *Reader) changed(text []byte, starts []int) (service, from, end int) {
-	same := 0
-	for n := min(len(text), len(r.text)); same < n && text[same] == r.text[same]; {
-		same++
-	}
-	tail := 0
-	for n := min(len(text), len(r.text)) - same; tail < n && text[len(text)-1-tail] == r.text[len(r.text)-1-tail]; {
-		tail++
-	}
-	first, _ := slices.BinarySearch(starts, same+1) // the line of the first difference, from 1
+func (r *Reader) changed(text []byte) (service, from, end int) {
+	same := prefix(text, r.text)
+	tail := suffix(text[same:], r.text[same:])
+	first := 1 + bytes.Count(r.text[:same], newline) // the line of the first difference
 	services := r.cfg.Services
 	next, _ := slices.BinarySearchFunc(services, first+1, func(s Service, line int) int { return s.Line - line })
-	// A line that the whole difference may have been put in front of belongs
-	// to nobody for certain, and what follows the last service neither.
-	if next == 0 || next == len(services) || services[next].Line >= len(starts) {
+	// What precedes the first service is not a service, and where the last
+	// one ends is not known.
+	if next == 0 || next == len(services) {
 		return -1, 0, 0
 	}
-	from, end = starts[services[next-1].Line-1], starts[services[next].Line-1]
-	if same < from || len(r.text)-tail > end || len(r.text)-tail < from {
+	from = 1 + bytes.LastIndexByte(r.text[:same], '\n')
+	for range first - services[next-1].Line {
+		from = 1 + bytes.LastIndexByte(r.text[:max(from-1, 0)], '\n')
+	}
+	end = same
+	for range services[next].Line - first {
+		n := bytes.IndexByte(r.text[end:], '\n')
+		if n < 0 {
+			return -1, 0, 0
+		}
+		end += n + 1
+	}
+	if same < from || len(r.text)-tail > end {
 		return -1, 0, 0
 	}
 	return next - 1, from, end
+}
+
+// block is what is compared at once: most of a file is the same.
+const block = 4096
+
+// prefix is how many bytes two texts begin with alike.
+func prefix(a, b []byte) (n int) {
+	for min(len(a), len(b))-n >= block && bytes.Equal(a[n:n+block], b[n:n+block]) {
+		n += block
+	}
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// suffix is how many bytes two texts end with alike.
+func suffix(a, b []byte) (n int) {
+	for min(len(a), len(b))-n >= block && bytes.Equal(a[len(a)-n-block:len(a)-n], b[len(b)-n-block:len(b)-n]) {
+		n += block
+	}
+	for n < min(len(a), len(b)) && a[len(a)-1-n] == b[len(b)-1-n] {
+		n++
+	}
+	return n
 }
 
 // alone reads the lines of one service, which must be an entry of a list in

@@ -35,7 +35,7 @@ func reread(t testing.TB, before, after string) (short bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.path, r.text, r.cfg = "lvx.yaml", []byte(before), cfg
+	r.path, r.text, r.cfg, r.flat = "lvx.yaml", []byte(before), cfg, flat([]byte(before))
 	got := r.again("lvx.yaml", []byte(after))
 	if got == nil {
 		return false
@@ -102,11 +102,12 @@ func TestReaderProperties(t *testing.T) {
 		at := rapid.IntRange(0, len(text)-1).Draw(t, "at")
 		gone := rapid.IntRange(0, min(12, len(text)-at)).Draw(t, "gone")
 		piece := rapid.SampledFrom(pieces).Draw(t, "piece")
-		if rapid.Bool().Draw(t, "a weight") { // some change that need not have the whole file read
-			at, gone, piece = strings.LastIndex(text[:len(text)*2/3], "weight: ")+len("weight: "), 1, "7"
+		if i := strings.Index(text[at:], "weight: 1"); i >= 0 && rapid.Bool().Draw(t, "a weight") {
+			at, gone = at+i+len("weight: "), 1
+			piece = rapid.SampledFrom([]string{"2", "0", "100", "2, port: 80", "-1", "2}\n      - {address: 198.51.100.9"}).Draw(t, "weight")
 		}
 		after := text[:at] + piece + text[at+gone:]
-		r := &Reader{path: "f", text: []byte(text)}
+		r := &Reader{path: "f", text: []byte(text), flat: true}
 		var err error
 		if r.cfg, err = Parse("f", r.text); err != nil {
 			t.Fatal(err)
@@ -129,6 +130,23 @@ func TestReaderProperties(t *testing.T) {
 	}
 }
 
+func TestPrefixAndSuffix(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		head, tail := rapid.IntRange(0, 2*block+3).Draw(t, "head"), rapid.IntRange(0, 2*block+3).Draw(t, "tail")
+		a := append(append(bytes.Repeat([]byte("x"), head), "123"...), bytes.Repeat([]byte("y"), tail)...)
+		b := append(append(bytes.Repeat([]byte("x"), head), "45"...), bytes.Repeat([]byte("y"), tail)...)
+		if n := prefix(a, b); n != head {
+			t.Fatalf("prefix %d, want %d", n, head)
+		}
+		if n := suffix(a, b); n != tail {
+			t.Fatalf("suffix %d, want %d", n, tail)
+		}
+	})
+	if n := prefix([]byte("ab"), []byte("abc")) + suffix([]byte("bc"), []byte("abc")); n != 4 {
+		t.Errorf("of texts that contain one another: %d, want 4", n)
+	}
+}
+
 func TestReaderLoad(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "lvx.yaml")
 	var r Reader
@@ -146,7 +164,7 @@ func TestReaderLoad(t *testing.T) {
 
 // What is given out is not written to by the next reading.
 func TestReaderKeepsWhatItGave(t *testing.T) {
-	r := &Reader{path: "f", text: []byte(fileOf(5))}
+	r := &Reader{path: "f", text: []byte(fileOf(5)), flat: true}
 	r.cfg, _ = Parse("f", r.text)
 	before := fmt.Sprintf("%+v", r.cfg)
 	if r.again("f", bytes.Replace(r.text, []byte("weight: 1"), []byte("weight: 5"), 1)) == nil {
@@ -160,7 +178,7 @@ func TestReaderKeepsWhatItGave(t *testing.T) {
 func BenchmarkReader(b *testing.B) {
 	text := []byte(fileOf(200))
 	texts := [][]byte{text, bytes.Replace(text, []byte("weight: 1"), []byte("weight: 5"), 1)}
-	r := &Reader{path: "f", text: text}
+	r := &Reader{path: "f", text: text, flat: true}
 	r.cfg, _ = Parse("f", text)
 	for i := 0; b.Loop(); i++ {
 		if next := texts[(i+1)%2]; r.again("f", next) == nil {

@@ -85,9 +85,13 @@ func (m *mixed) lvxIsBetter(wire string, unicast bool) {
 	}
 	m.stop(m.a)
 	m.serves("b", "a")
-	if loss := m.echo.Since(begin); loss.Lost > 1+slackLost {
-		m.t.Errorf("a clean stop beside keepalived: %d probes lost, %s", loss.Lost, loss.Outage)
+	// A hard stop costs keepalived's skew. How soon its announcement follows
+	// its advert is its own business; a tenth of a second tells nothing.
+	loss, skew := m.echo.Since(begin), m.dead()-3*m.worse.AdvertInterval
+	if m.worse.AdvertInterval >= time.Second && loss.Lost > int(skew/EchoEvery)/2 {
+		m.t.Errorf("a clean stop beside keepalived: %d probes lost, %s, where a hard one costs %s", loss.Lost, loss.Outage, skew)
 	}
+	m.t.Logf("a clean stop beside keepalived: %d probes lost, %s", loss.Lost, loss.Outage.Round(ms))
 	m.checkWire(0, "", unicast)
 	m.stop(m.b)
 	m.a, m.b = nil, nil

@@ -144,6 +144,24 @@ func TestConnections(t *testing.T) {
 	}
 }
 
+// TestTemplateOfEveryPort: port 0 is that of the service for every port, also
+// beside a range on the same address.
+func TestTemplateOfEveryPort(t *testing.T) {
+	k := newFakeKernel()
+	k.conns = "TCP AC100005 0000 0A000064 0000 0A00000B 0000 ASSURED         299\n"
+	b := k.backend(t, t.TempDir())
+	all := named("all", web(reals(1), "10.0.0.100:*/tcp"))
+	all.Persistence.Timeout = time.Minute
+	apply(t, b, state(all, named("range", web(reals(1), "10.0.0.100:8000-8020/tcp"))))
+	cs, err := b.Connections(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cs) != 1 || cs[0].Service != "all" {
+		t.Errorf("%+v, want the template of service all", cs)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	k := newFakeKernel()
 	k.conns = "TCP AC100005 4E40 0A000064 0050 0A00000C 0050 ESTABLISHED     899\n"

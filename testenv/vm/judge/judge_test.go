@@ -88,7 +88,7 @@ func TestDiffer(t *testing.T) {
 
 // TestDiscount takes left-out connections out of the numbers.
 func TestDiscount(t *testing.T) {
-	st := lb.Stats{Services: []lb.ServiceStats{{Name: "s0", Reals: []lb.RealStats{{Addr: onearm.Real(1), Active: 2, Inactive: 2, Persist: 2}}}}}
+	st := lb.Stats{Services: []lb.ServiceStats{{Name: "s0", Reals: []lb.RealStats{{Addr: onearm.Real(1), Active: 2, Inactive: 2}}}}}
 	template := connection("172.16.0.5:0", "10.0.0.11:80", "NONE", time.Minute)
 	template.Template = true
 	for _, c := range []lb.Connection{
@@ -97,7 +97,7 @@ func TestDiscount(t *testing.T) {
 	} {
 		discount(&st, c)
 	}
-	if r := st.Services[0].Reals[0]; r.Active != 1 || r.Inactive != 1 || r.Persist != 1 {
+	if r := st.Services[0].Reals[0]; r.Active != 1 || r.Inactive != 1 {
 		t.Errorf("%+v", r)
 	}
 }

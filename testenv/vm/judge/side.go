@@ -93,8 +93,8 @@ func newKernel(ctx context.Context, dir string) (*side, error) {
 // Table sizes of the XDP side: far more than a case has connections, and
 // little to sweep.
 const (
-	flowPlaces     = 1024
-	templatePlaces = 512
+	flowPlaces     = 256
+	templatePlaces = 256
 )
 
 func newXDP(ctx context.Context) (*side, error) {

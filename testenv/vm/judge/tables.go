@@ -122,7 +122,6 @@ func discount(stats *lb.Stats, c lb.Connection) {
 			switch {
 			case r.Addr != c.Real.Addr():
 			case c.Template:
-				r.Persist--
 			case c.State == "SYN_RECV" || c.State == "ESTABLISHED":
 				r.Active--
 			default:

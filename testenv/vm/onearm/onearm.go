@@ -62,6 +62,7 @@ type Net struct {
 	own, outer netns.NsHandle
 	affinity   unix.CPUSet
 	sock       int
+	buf        [1 << 16]byte
 }
 
 // New makes a network and moves the calling goroutine into it, locked to its

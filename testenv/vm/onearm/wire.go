@@ -116,7 +116,6 @@ func identify(frame gopacket.Packet) Seen {
 }
 
 func (n *Net) receive(patience time.Duration) (gopacket.Packet, error) {
-	buf := make([]byte, 1<<16)
 	for {
 		fds := []unix.PollFd{{Fd: int32(n.sock), Events: unix.POLLIN}}
 		ready, err := unix.Poll(fds, int(patience.Milliseconds()))
@@ -129,22 +128,21 @@ func (n *Net) receive(patience time.Duration) (gopacket.Packet, error) {
 		if ready == 0 {
 			return nil, errors.New("wire: the director does not answer ARP")
 		}
-		size, from, err := unix.Recvfrom(n.sock, buf, 0)
+		size, from, err := unix.Recvfrom(n.sock, n.buf[:], 0)
 		if err != nil {
 			return nil, fmt.Errorf("wire: %w", err)
 		}
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
 			continue
 		}
-		return gopacket.NewPacket(buf[:size], layers.LayerTypeEthernet, gopacket.Default), nil
+		return gopacket.NewPacket(n.buf[:size], layers.LayerTypeEthernet, gopacket.Default), nil
 	}
 }
 
 // drain throws away what came unasked, for example resent by a timer.
 func (n *Net) drain() error {
-	buf := make([]byte, 1<<16)
 	for {
-		_, _, err := unix.Recvfrom(n.sock, buf, unix.MSG_DONTWAIT)
+		_, _, err := unix.Recvfrom(n.sock, n.buf[:], unix.MSG_DONTWAIT)
 		if errors.Is(err, unix.EAGAIN) {
 			return nil
 		}

@@ -134,10 +134,12 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 }
 
 // keepsClients tells whether the service of a real keeps its clients: a
-// connection with a template is never new (persistent of bpf/lb.c).
+// connection with a template is never new. It asks the entry that the packet
+// path asks (persistent of bpf/lb.c): of a deleted service the last one.
 func (e *explainer) keepsClients(raw *loader.RawReal) bool {
-	s := e.b.byIndex[raw.Service%numServices]
-	return s != nil && s.there && s.cookie == raw.Cookie && s.conf.Persistence.Enabled()
+	half := e.b.dp.Settings.Half & 1
+	s := &e.b.dp.Services[half*numServices+raw.Service%numServices]
+	return s.Flags&loader.RawServiceFlagSERVICE_PERSISTENT != 0 && s.Cookie == raw.Cookie
 }
 
 // fresh explains a packet that opens a connection.

@@ -153,20 +153,29 @@ func (d *duel) step() {
 	case n < 90:
 		d.frame(d.drawFrame())
 	case n < 94:
+		before := d.state.Timeouts
 		d.drawEdit()
 		d.applyBoth("edit")
+		if d.state.Timeouts != before {
+			d.lapse()
+		}
 	default:
 		d.pass()
 	}
 	d.compare()
 }
 
-// pass lets time pass, often with a sweep. Schedulers that count connections
-// need the sweep.
+// pass lets time pass.
 func (d *duel) pass() {
 	ticks := rapid.SampledFrom([]int{1, 5, 11, 12, 13, 29, 47, 58, 59, 60, 61, 117, 118, 119, 292, 294, 878, 880, 3000}).Draw(d.rt, "ticks")
 	d.dp.Settings.Clock += uint64(ticks)
 	d.oracle.Pass(ticks)
+	d.lapse()
+}
+
+// lapse is for when connections may have expired: often with a sweep, which
+// schedulers that count connections need.
+func (d *duel) lapse() {
 	counting := slices.ContainsFunc(d.state.Services, func(s lb.Service) bool {
 		return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s.Scheduler)
 	})

@@ -72,6 +72,8 @@ static __always_inline int unheard(__u32 half, __u32 number, __u32 port)
 
 	if (!line || line->way[7].vip)
 		return 0; /* it is full: there may be a next one */
+	if (!line->way[0].vip)
+		return 1; /* it is empty, as most are */
 #pragma unroll
 	for (int w = 0; w < 7; w++)
 		same |= if_zero(*(__u32 *)&line->way[w] ^ wanted, 1);
@@ -99,21 +101,19 @@ static __always_inline struct vip *near_vip(const struct settings *s, __be32 add
 }
 
 /*
- * A packet that no flow owns, or that is no plain data. Strays to ports where nobody
- * listens are many on the Internet; everything else has to be looked at.
+ * A packet that no flow owns, or that is no plain data. Strays to ports where
+ * nobody listens are many on the Internet; everything else has to be looked at.
  */
-static __always_inline int stray(const struct settings *s, const struct vip *vip, __u64 key, __be16 port)
+static __always_inline int stray(const struct settings *s, const struct vip *vip, __u64 key,
+				 __be16 port, struct flow_words *first, __u64 hash)
 {
-	struct flow_words *first, *second;
-	__u64 hash;
+	struct flow_words *second;
 
 	if (vip->tcp_ranges | vip->udp_ranges || !unheard(s->half, key >> 48, port) ||
 	    !unheard(s->half, key >> 48, 0))
 		return CONTINUE;
-	hash = flow_hash(s, key, port);
-	first = flow_set(first_set(hash, flow_sets));
 	second = flow_set(second_set(hash, flow_sets));
-	if (!first || !second || in_set(first, key) || in_set(second, key))
+	if (!second || in_set(first, key) || in_set(second, key))
 		return CONTINUE;
 	return PASS(VERDICT_NO_LISTENER);
 }
@@ -142,7 +142,7 @@ static __always_inline int fast(struct xdp_md *ctx)
 	struct iphdr *ip = data + ETHER;
 	__u32 at = 0, flags = TCP_ACK, length;
 	__u16 *number;
-	struct flow_words *set;
+	struct flow_words *first, *second;
 	struct settings *s;
 	struct counter *c;
 	struct real *real;
@@ -177,19 +177,19 @@ static __always_inline int fast(struct xdp_md *ctx)
 
 	port = *(__be16 *)(data + ETHER + 22);
 	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), *number);
+	hash = flow_hash(s, key, port);
+	first = flow_set(first_set(hash, flow_sets));
+	if (!first)
+		return CONTINUE;
 	if (flags != TCP_ACK)
 		goto nobodys;
-	hash = flow_hash(s, key, port);
-	set = flow_set(first_set(hash, flow_sets));
-	if (!set)
-		return CONTINUE;
-	place = place_of(set, key);
+	place = place_of(first, key);
 	value = READ_ONCE_64(place[WAYS]);
 	if (READ_ONCE_64(place[0]) != key) { /* one flow in forty is in its second set */
-		set = flow_set(second_set(hash, flow_sets));
-		if (!set)
+		second = flow_set(second_set(hash, flow_sets));
+		if (!second)
 			return CONTINUE;
-		place = place_of(set, key);
+		place = place_of(second, key);
 		value = READ_ONCE_64(place[WAYS]);
 		if (READ_ONCE_64(place[0]) != key)
 			goto nobodys;
@@ -225,5 +225,5 @@ static __always_inline int fast(struct xdp_md *ctx)
 nobodys:
 	if (!whole(ctx, ip, 40) || martian(ip->saddr))
 		return CONTINUE;
-	return stray(s, vip, key, *(__be16 *)(data + ETHER + 22));
+	return stray(s, vip, key, *(__be16 *)(data + ETHER + 22), first, hash);
 }

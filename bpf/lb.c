@@ -194,7 +194,7 @@ static __always_inline void assure(struct run *r, struct real *real, __u64 value
 			 (__u64)value_generation(value) << TEMPLATE_GENERATION_SHIFT,
 	};
 
-	if (!svc)
+	if (!svc || real->flags & REAL_SORRY)
 		return;
 	rq.key = template_key(r->p.source, svc);
 	rq.ticks = svc->persist_ticks;

@@ -215,6 +215,7 @@ enum real_flag {
 	REAL_OVERLOADED = 16, /* above its upper threshold */
 	REAL_RESERVED = 32, /* removed, kept for its flows */
 	REAL_SILENT = 64, /* does not answer ARP: UDP moves on, TCP hopes */
+	REAL_SORRY = 128, /* the sorry server, and none of the reals: it keeps nobody */
 };
 
 /* A real server of one service. One line; the first word says where to. */

@@ -183,6 +183,7 @@ const (
 	RawRealFlagREAL_OVERLOADED RawRealFlag = 16
 	RawRealFlagREAL_RESERVED   RawRealFlag = 32
 	RawRealFlagREAL_SILENT     RawRealFlag = 64
+	RawRealFlagREAL_SORRY      RawRealFlag = 128
 )
 
 type RawRingLine struct {

@@ -2,6 +2,7 @@ package oracle
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -164,8 +165,8 @@ func (d *Director) renew(k tuple, f *flow) {
 // one now.
 func (d *Director) assure(k tuple, r *real) {
 	v := r.service
-	if !v.there || !v.conf.Persistence.Enabled() {
-		return
+	if !v.there || !v.conf.Persistence.Enabled() || !slices.ContainsFunc(v.conf.Reals, r.conf.Same) {
+		return // a sorry server keeps nobody
 	}
 	t := d.templateOf(v.whose(k.client.Addr()))
 	if t == nil {

@@ -101,3 +101,24 @@ func TestSloppyPacketOfRemovedReal(t *testing.T) {
 		t.Errorf("reached %s, want %s", got, realN(1))
 	}
 }
+
+// A sorry server keeps nobody: a persistent client that spoke to it goes to a
+// real as soon as there is one.
+func TestSorryServerKeepsNobody(t *testing.T) {
+	s := webService(1)
+	s.Persistence.Timeout, s.Sorry = time.Minute, realN(5)
+	s.Reals[0].Weight = 0
+	h := serving(t, lb.State{Services: []lb.Service{s}})
+	for _, flags := range []string{"S", "A"} {
+		if got := h.tcp(flags); got != realN(5) {
+			t.Fatalf("reached %s", got)
+		}
+	}
+	s = webService(1)
+	s.Persistence.Timeout, s.Sorry = time.Minute, realN(5)
+	h.apply(lb.State{Services: []lb.Service{s}})
+	next := netip.AddrPortFrom(client.Addr(), client.Port()+1)
+	if got := h.Send(lb.Packet{Proto: lb.TCP, Src: next, Dst: web}).Real; got != realN(1) {
+		t.Errorf("the next connection reached %s, want %s", got, realN(1))
+	}
+}

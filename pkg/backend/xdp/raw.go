@@ -28,6 +28,7 @@ const (
 	realFiltered = uint8(loader.RawRealFlagREAL_FILTERED)
 	realReserved = uint8(loader.RawRealFlagREAL_RESERVED)
 	realSilent   = uint8(loader.RawRealFlagREAL_SILENT)
+	realSorry    = uint8(loader.RawRealFlagREAL_SORRY)
 )
 
 const (

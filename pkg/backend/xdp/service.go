@@ -180,6 +180,9 @@ func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	if b.filtered(s.conf) {
 		f |= realFiltered
 	}
+	if !slices.ContainsFunc(s.conf.Reals, r.conf.Same) {
+		f |= realSorry
+	}
 	return f
 }
 

@@ -36,7 +36,6 @@ type Director struct {
 	flows     map[tuple]*flow
 	templates map[client]*template
 	notes     map[datagram]note
-	sweeps    int
 }
 
 // New is a director that serves nothing yet.
@@ -66,8 +65,8 @@ type real struct {
 	host     Host
 	mac      [6]byte // the last that was known
 	counters lb.Counters
-	live     bool // connections or templates referred to it at this sweep,
-	wasLive  bool // at the last
+	live     bool // connections or templates referred to it at this sweep
+	idle     int  // sweeps since it was removed in which none did
 }
 
 // reachable tells whether packets can be sent to r at all.
@@ -117,7 +116,7 @@ func (d *Director) settle(v *service) {
 			r = &real{service: v}
 			v.reals[c.Key()] = r
 		}
-		r.conf, r.there, r.host = c, true, d.world.Host(c.Addr)
+		r.conf, r.there, r.host, r.idle = c, true, d.world.Host(c.Addr), 0
 		if r.host.MAC != ([6]byte{}) {
 			r.mac = r.host.MAC
 		}
@@ -148,12 +147,12 @@ func (v *service) sorry() *real {
 func (d *Director) Pass(ticks int) { d.now += int64(ticks) }
 
 // Sweep is what the daemon does every few seconds: it ends what has expired,
-// renews templates, and forgets removed reals that nothing refers to. One is
-// kept for two sweeps without a reference, and for the first of all.
+// renews templates, and forgets removed reals in the third sweep that finds no
+// reference to them.
 func (d *Director) Sweep() {
 	for _, v := range d.services {
 		for _, r := range v.reals {
-			r.wasLive, r.live = r.live, false
+			r.live = false
 		}
 	}
 	for k, f := range d.flows {
@@ -173,7 +172,9 @@ func (d *Director) Sweep() {
 	}
 	for name, v := range d.services {
 		for k, r := range v.reals {
-			if !r.there && !r.live && !r.wasLive && d.sweeps > 0 {
+			if r.there || r.live {
+				r.idle = 0
+			} else if r.idle++; r.idle == 3 {
 				add(&v.gone, r.counters)
 				delete(v.reals, k)
 			}
@@ -182,7 +183,6 @@ func (d *Director) Sweep() {
 			delete(d.services, name)
 		}
 	}
-	d.sweeps++
 }
 
 // ticks is a duration on the packet path's clock, rounded up.

@@ -98,6 +98,7 @@ type endpoint struct {
 type numbers struct {
 	of   map[endpoint]uint16
 	who  map[uint16]endpoint
+	idle map[uint16]int // passes of the sweeper in a row that saw no use of it
 	next uint16
 	free []uint16
 }
@@ -105,11 +106,12 @@ type numbers struct {
 var errNoNumbers = errors.New("too many VIPs (at most 65535 addresses and protocols)")
 
 func (n *numbers) init() {
-	n.of, n.who, n.next = map[endpoint]uint16{}, map[uint16]endpoint{}, 1
+	n.of, n.who, n.idle, n.next = map[endpoint]uint16{}, map[uint16]endpoint{}, map[uint16]int{}, 1
 }
 
 func (n *numbers) get(e endpoint) (uint16, error) {
 	if v, ok := n.of[e]; ok {
+		delete(n.idle, v)
 		return v, nil
 	}
 	var v uint16
@@ -136,5 +138,6 @@ func (n *numbers) keep(v uint16, e endpoint) {
 func (n *numbers) drop(v uint16) {
 	delete(n.of, n.who[v])
 	delete(n.who, v)
+	delete(n.idle, v)
 	n.free = append(n.free, v)
 }

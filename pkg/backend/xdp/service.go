@@ -41,6 +41,7 @@ type real struct {
 	gen   uint8
 	there bool
 	near  Neighbor
+	idle  int  // passes of the sweeper without a flow since it was taken out
 	left  bool // near is what a predecessor left, nobody has been asked yet
 }
 
@@ -112,7 +113,7 @@ func (b *Backend) place(s *service, conf lb.Real) error {
 		s.reals[conf.Key()] = r
 	}
 	r.conf = conf
-	r.there = true
+	r.there, r.idle = true, 0
 	b.find(r)
 	return nil
 }

@@ -23,6 +23,11 @@ const (
 	sweepSteps  = 5 // a whole pass takes so many steps: expiry shows within that
 	renewTicks  = 60
 	renewMargin = 12 // a template with so few ticks left is renewed if it is in use
+
+	// idlePasses without a flow of it free the slot of a real that is gone, or
+	// the number of a VIP: the first pass may have been beyond the flow's place
+	// when it was taken out, and in the second a packet may have been under way.
+	idlePasses = 3
 )
 
 // sweeper walks the tables a piece at a time. The packet path does not need
@@ -30,11 +35,9 @@ const (
 // people and lc read, renews templates, frees slots and numbers, and clears
 // time stamps before their 16 bits come round.
 type sweeper struct {
-	next     int                 // set to go on with
-	perReal  map[uint32]struct{} // slots seen in this pass
-	perVIP   map[uint16]struct{}
-	lastReal map[uint32]struct{} // of the last whole pass
-	passes   int
+	next    int                 // set to go on with
+	perReal map[uint32]struct{} // slots seen in this pass
+	perVIP  map[uint16]struct{}
 }
 
 func (b *Backend) runSweeper(ctx context.Context) {
@@ -144,15 +147,16 @@ func (b *Backend) sweepTemplates(now uint64) {
 	}
 }
 
-// finishPass frees what no flow refers to any more. A slot goes only after
-// two passes without one: a packet of the first may have been under way.
+// finishPass frees what no flow refers to any more.
 func (b *Backend) finishPass() {
 	sw := &b.sweep
 	for name, s := range b.services {
 		for k, r := range s.reals {
-			_, live := sw.perReal[r.slot]
-			_, was := sw.lastReal[r.slot]
-			if r.there || live || was || sw.passes == 0 {
+			if _, live := sw.perReal[r.slot]; r.there || live {
+				r.idle = 0
+				continue
+			}
+			if r.idle++; r.idle < idlePasses {
 				continue
 			}
 			b.retireCounters(s, r.slot)
@@ -165,10 +169,8 @@ func (b *Backend) finishPass() {
 		}
 	}
 	b.freeNumbers()
-	sw.lastReal, sw.perReal = sw.perReal, map[uint32]struct{}{}
-	sw.perVIP = map[uint16]struct{}{}
+	sw.perReal, sw.perVIP = map[uint32]struct{}{}, map[uint16]struct{}{}
 	sw.next = 0
-	sw.passes++
 }
 
 func (b *Backend) forget(name string, s *service) {
@@ -190,7 +192,11 @@ func (b *Backend) freeNumbers() {
 		used[endpoint{vip, lb.TCP}] = true
 	}
 	for n, e := range b.numbers.who {
-		if _, live := b.sweep.perVIP[n]; !live && !used[e] && b.applied {
+		if _, live := b.sweep.perVIP[n]; live || used[e] || !b.applied {
+			delete(b.numbers.idle, n)
+			continue
+		}
+		if b.numbers.idle[n]++; b.numbers.idle[n] == idlePasses {
 			b.numbers.drop(n)
 		}
 	}

@@ -105,3 +105,63 @@ func TestExpiryShowsToSchedulers(t *testing.T) {
 		})
 	}
 }
+
+// A connection that was opened where the pass under way has been already is
+// not seen by it, nor was it by the one before: its real is not forgotten for
+// all that, and its VIP's number not given away.
+func TestSweeperForgetsNoYoungConnection(t *testing.T) {
+	h := newStill(t, 4096, 64)
+	conf := lb.State{KeepNodestConn: true, Services: []lb.Service{webService(1)}}
+	h.apply(conf)
+	h.Sweep()
+	h.Sweep()
+	before, _ := h.vip(vip)
+
+	h.sweepPart(len(h.dp.Flows)/8 - 1) // all but the last set
+	if to := h.tcp("S"); to != realN(1) {
+		t.Fatalf("a connection to %s", to)
+	}
+	h.apply(lb.State{KeepNodestConn: true})
+	h.Sweep() // the rest of the pass
+
+	other := webService(3)
+	other.Name, other.Reals = "other", other.Reals[1:]
+	other.Listeners = []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.200"), Proto: lb.TCP, First: 80, Last: 80}}
+	h.apply(lb.State{KeepNodestConn: true, Services: []lb.Service{other}})
+	if got, ok := h.vip(other.Listeners[0].Addr); !ok || got.Tcp == before.Tcp {
+		t.Errorf("another VIP (known: %v) has number %d while a connection has it", ok, got.Tcp)
+	}
+	conns, err := h.Connections(0)
+	must(t, err)
+	if len(conns) != 1 || conns[0].Real.Addr() != realN(1) || conns[0].Virtual != web {
+		t.Errorf("connections: %+v, want the one to %s", conns, realN(1))
+	}
+
+	conf.Services = append(conf.Services, other)
+	h.apply(conf)
+	if to := h.tcp("A"); to != realN(1) {
+		t.Errorf("the connection goes on to %s", to)
+	}
+}
+
+// What nothing refers to is free again in the end: the next real of another
+// service gets its place, the next VIP its number.
+func TestSweeperForgetsInTheEnd(t *testing.T) {
+	h := newStill(t, 4096, 64)
+	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	before, _ := h.vip(vip)
+	h.apply(lb.State{})
+	for range idlePasses {
+		h.Sweep()
+	}
+	other := webService(1)
+	other.Name = "other"
+	other.Listeners = []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.200"), Proto: lb.TCP, First: 80, Last: 80}}
+	h.apply(lb.State{Services: []lb.Service{other}})
+	if got, _ := h.vip(other.Listeners[0].Addr); got.Tcp != before.Tcp && got.Tcp != before.Udp {
+		t.Errorf("number %d, want one of %d and %d", got.Tcp, before.Tcp, before.Udp)
+	}
+	if h.slots.next != 1 {
+		t.Errorf("%d places of reals were ever used, want 1", h.slots.next)
+	}
+}

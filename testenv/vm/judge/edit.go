@@ -18,6 +18,11 @@ func (t *trial) edit() error {
 	f := &t.files[i]
 	what, rotates := t.change(f)
 	t.report.Events[what]++
+	if was, _ := before.Service(f.Name); counts(f.Scheduler) && !counts(was.Scheduler) {
+		if err := t.outlive(f.Name); err != nil {
+			return err
+		}
+	}
 	known, err := t.view(t.kernel, false)
 	if err != nil {
 		return err
@@ -226,6 +231,11 @@ func roundOf(s lb.Service) int {
 		return sum / common
 	}
 	return 0
+}
+
+// counts tells whether a scheduler goes by connections.
+func counts(s lb.Scheduler) bool {
+	return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s)
 }
 
 func divisor(a, b int) int {

@@ -114,7 +114,7 @@ func (t *trial) clear() error {
 	if err := t.xdp.empty(); err != nil {
 		return err
 	}
-	t.sleep(15 * time.Second) // for the sweeper to forget services and reals
+	t.sleep(20 * time.Second) // for the sweeper to forget services and reals
 	return nil
 }
 

@@ -13,10 +13,11 @@ import (
 
 // Times.
 const (
-	jiffy    = 4 * time.Millisecond // of Debian's kernel
-	margin   = 6 * time.Second      // nothing may be so near its end while packets are sent
-	slack    = 3 * time.Second      // between the kernel's timers and lvx's ticks
-	patience = 100 * time.Second    // for both to agree: a late timer, and a template renewed before it
+	jiffy     = 4 * time.Millisecond // of Debian's kernel
+	margin    = 6 * time.Second      // nothing may be so near its end while packets are sent
+	slack     = 3 * time.Second      // between the kernel's timers and lvx's ticks
+	patience  = 100 * time.Second    // for both to agree: a late timer, and a template renewed before it
+	probeLife = 400 * time.Second    // more than the longest timeout that a probe can have, UDP's
 )
 
 // probes are the clients of probe packets; they are left out of comparisons.
@@ -28,6 +29,7 @@ type view struct {
 	text   string             // the listing
 	strays map[endpoints]bool // seen, and left out of both
 	dead   []lb.Connection    // templates of reals that are away, which the kernel has thrown away
+	probes map[string]int     // connections of probes that a service has
 }
 
 // views are both sides' tables, with listings or without.
@@ -43,7 +45,7 @@ func (t *trial) views(list bool) (kernel, xdp view, err error) {
 }
 
 func (t *trial) view(s *side, list bool) (view, error) {
-	v := view{conns: map[string]lb.Connection{}, strays: map[endpoints]bool{}}
+	v := view{conns: map[string]lb.Connection{}, strays: map[endpoints]bool{}, probes: map[string]int{}}
 	err := s.do(func() error {
 		conns, err := s.backend.Connections(0)
 		if err != nil {
@@ -59,7 +61,12 @@ func (t *trial) view(s *side, list bool) (view, error) {
 			case c.Template && !t.state.KeepNodestConn && t.orphaned(c):
 				v.dead = append(v.dead, c)
 				out = append(out, c)
-			case c.Template && (sorry || invalid(c)), probes.Contains(c.Client.Addr()):
+			case c.Template && (sorry || invalid(c)):
+				out = append(out, c)
+			case probes.Contains(c.Client.Addr()):
+				if !c.Template {
+					v.probes[c.Service]++
+				}
 				out = append(out, c)
 			default:
 				v.conns[connKey(c)] = c
@@ -178,6 +185,22 @@ func (t *trial) settle() error {
 		}
 	}
 	return fmt.Errorf("after %s the tables still differ: %s", patience, why)
+}
+
+// outlive waits until the connections of a service's probes have ended: lvx
+// gets more of them than the kernel does, and some schedulers count.
+func (t *trial) outlive(service string) error {
+	t.report.Events["probes outlived"]++
+	for begin := time.Now(); time.Since(begin) < probeLife; t.sleep(3 * time.Second) {
+		kernel, xdp, err := t.views(false)
+		if err != nil {
+			return err
+		}
+		if kernel.probes[service]+xdp.probes[service] == 0 {
+			return t.settle()
+		}
+	}
+	return fmt.Errorf("probes of %s are left after %s", service, probeLife)
 }
 
 // nearEnd tells whether something is about to expire.

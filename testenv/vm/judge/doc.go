@@ -11,6 +11,8 @@
 // of their own, each named where it is applied: a rotation of rr and wrr after
 // an edit, and connections of a removed real, which the kernel throws away at
 // once and lvx when their next packet comes.
+// The probes that tell a rotation are more on lvx's side: they have to end
+// before a scheduler that counts connections takes over.
 //
 // The one trap is time. The kernel's timers are up to 16 s late for long
 // timeouts and lvx counts ticks of about a second, so a packet is sent only

@@ -18,6 +18,7 @@ const (
 	slack     = 3 * time.Second      // between the kernel's timers and lvx's ticks
 	patience  = 100 * time.Second    // for both to agree: a late timer, and a template renewed before it
 	probeLife = 400 * time.Second    // more than the longest timeout that a probe can have, UDP's
+	sweep     = 6 * time.Second      // until lvx's counts know that a connection has ended
 )
 
 // probes are the clients of probe packets; they are left out of comparisons.
@@ -30,6 +31,7 @@ type view struct {
 	strays map[endpoints]bool // seen, and left out of both
 	dead   []lb.Connection    // templates of reals that are away, which the kernel has thrown away
 	probes map[string]int     // connections of probes that a service has
+	ending bool               // a probe's is about to expire
 }
 
 // views are both sides' tables, with listings or without.
@@ -66,6 +68,7 @@ func (t *trial) view(s *side, list bool) (view, error) {
 			case probes.Contains(c.Client.Addr()):
 				if !c.Template {
 					v.probes[c.Service]++
+					v.ending = v.ending || c.Expires < margin
 				}
 				out = append(out, c)
 			default:
@@ -187,8 +190,9 @@ func (t *trial) settle() error {
 	return fmt.Errorf("after %s the tables still differ: %s", patience, why)
 }
 
-// outlive waits until the connections of a service's probes have ended: lvx
-// gets more of them than the kernel does, and some schedulers count.
+// outlive waits until the connections of a service's probes have ended and
+// count no more: lvx gets more of them than the kernel does, and some
+// schedulers count. The listing would not tell of those whose real is away.
 func (t *trial) outlive(service string) error {
 	t.report.Events["probes outlived"]++
 	for begin := time.Now(); time.Since(begin) < probeLife; t.sleep(3 * time.Second) {
@@ -197,6 +201,7 @@ func (t *trial) outlive(service string) error {
 			return err
 		}
 		if kernel.probes[service]+xdp.probes[service] == 0 {
+			t.sleep(sweep)
 			return t.settle()
 		}
 	}
@@ -205,6 +210,9 @@ func (t *trial) outlive(service string) error {
 
 // nearEnd tells whether something is about to expire.
 func nearEnd(v view) bool {
+	if v.ending {
+		return true
+	}
 	for _, c := range v.conns {
 		if c.Expires < margin {
 			return true

@@ -47,6 +47,8 @@ type rigOptions struct {
 // segment is a made-up network on which every address answers.
 type segment struct{ index int }
 
+func (s segment) Version() uint64 { return 1 }
+
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	b := a.As4()
 	return xdp.Neighbor{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: s.index, Device: nic, MTU: 1500}

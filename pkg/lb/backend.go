@@ -13,6 +13,7 @@ type Backend interface {
 	// state again changes nothing but repairs what others changed. Existing
 	// connections survive. On error the previous state is still in force
 	// for every service that the error names; the error says what to do.
+	// Nobody writes to s afterwards: the backend may keep it.
 	Apply(ctx context.Context, s State) error
 
 	// Observed reports what the kernel holds now, as far as it is ours.

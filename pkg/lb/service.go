@@ -3,6 +3,7 @@ package lb
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -155,6 +156,14 @@ type Service struct {
 	Sorry       netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
 	Deny        []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
 	Allow       []netip.Prefix // if not empty, clients outside of it are dropped
+}
+
+// Clone copies s so deeply that the copy can be changed.
+func (s Service) Clone() Service {
+	s.Listeners = slices.Clone(s.Listeners)
+	s.Reals, s.Absent = slices.Clone(s.Reals), slices.Clone(s.Absent)
+	s.Deny, s.Allow = slices.Clone(s.Deny), slices.Clone(s.Allow)
+	return s
 }
 
 // ByMark tells whether the service is listed as "FWM n" rather than by its

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,6 +34,7 @@ type Resolver struct {
 	changed chan struct{}
 	wake    chan struct{}
 
+	version atomic.Uint64
 	mu      sync.RWMutex
 	want    []netip.Addr
 	avoid   map[netip.Addr]bool
@@ -92,6 +94,9 @@ func (r *Resolver) Lookup(real netip.Addr) Entry {
 	}
 	return e
 }
+
+// Version is another number once [Resolver.Lookup] may give another answer.
+func (r *Resolver) Version() uint64 { return r.version.Load() }
 
 // Changed receives when an entry has changed since the last receive. Several
 // changes may be one receive.
@@ -163,6 +168,7 @@ func (l *loop) adopt() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.entries, func(a netip.Addr, _ Entry) bool { return l.targets[a] == nil })
+	l.version.Add(1)
 }
 
 // event takes one thing that happened outside, and returns when there is work
@@ -270,6 +276,7 @@ func (l *loop) publish(t *target) {
 	if ok && old == e {
 		return
 	}
+	l.version.Add(1)
 	poke(l.changed)
 	switch {
 	case !t.failed() || e.Err == old.Err:

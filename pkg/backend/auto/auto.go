@@ -41,22 +41,20 @@ type Backend struct {
 	xdp  lb.Backend // nil: refused
 	ipvs lb.Backend // nil: not needed so far
 
-	state  lb.State         // as asked for last
-	place  map[string]place // of every service of state
-	onXDP  []lb.Service     // as applied last, with those that are leaving
+	state  lb.State     // as asked for last
+	why    places       // of state
+	onXDP  []lb.Service // as applied last, with those that are leaving
 	onIPVS []lb.Service
 	closed bool
 }
 
-// A place is where a service runs, and why there.
-type place struct {
-	ipvs   bool
-	reason string // "" on XDP
-}
+// places tells which services run on IPVS, and why there. All others run on
+// XDP.
+type places map[string]string
 
-func (p place) String() string {
-	if p.ipvs {
-		return "ipvs: " + p.reason
+func (p places) of(service string) string {
+	if why, ok := p[service]; ok {
+		return "ipvs: " + why
 	}
 	return "xdp"
 }
@@ -72,7 +70,7 @@ func New(o Options) *Backend {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Backend{opt: o, log: o.Log.With("component", "backend"), xdp: o.XDP, place: map[string]place{}}
+	return &Backend{opt: o, log: o.Log.With("component", "backend"), xdp: o.XDP, why: places{}}
 }
 
 // Apply gives every service to its data path. IPVS takes over what it gets
@@ -86,15 +84,16 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 	if err != nil {
 		return err
 	}
-	b.state = s.Clone()
+	before := b.state
+	b.state = s
 	staying := apart(leaving(b.onIPVS, next.xdp), next.ipvs)
 	first := b.applyIPVS(ctx, s, slices.Concat(next.ipvs, staying))
-	onXDP := slices.Concat(next.xdp, b.draining(next))
+	onXDP := joined(next.xdp, b.draining(next))
 	if first != nil { // what was to go there is where it was
 		onXDP = slices.Concat(next.xdp, apart(leaving(b.onXDP, next.ipvs), next.xdp))
 	}
 	second := b.applyXDP(ctx, s, onXDP)
-	b.settle(next, first == nil, second == nil)
+	b.settle(before, next, first == nil, second == nil)
 	if first != nil || second != nil {
 		return errors.Join(first, second)
 	}
@@ -104,22 +103,33 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 // halves is a state taken apart.
 type halves struct {
 	xdp, ipvs []lb.Service
-	place     map[string]place
+	why       places
+}
+
+// joined is a, and b if there is any: a may be ten thousand services.
+func joined(a, b []lb.Service) []lb.Service {
+	if len(b) == 0 {
+		return a
+	}
+	return slices.Concat(a, b)
 }
 
 // split decides where every service runs, and opens IPVS if one runs there.
 func (b *Backend) split(ctx context.Context, s lb.State) (halves, error) {
-	h := halves{place: make(map[string]place, len(s.Services)), xdp: make([]lb.Service, 0, len(s.Services))}
+	h := halves{xdp: s.Services, why: places{}}
 	var needs []string
-	for _, svc := range s.Services {
-		p := b.decide(svc)
-		h.place[svc.Name] = p
-		if !p.ipvs {
+	for i, svc := range s.Services {
+		why, ipvs := b.decide(svc)
+		switch {
+		case ipvs:
+			if len(h.ipvs) == 0 { // the first: what was shared so far is taken apart
+				h.xdp = slices.Clone(s.Services[:i])
+			}
+			h.ipvs, h.why[svc.Name] = append(h.ipvs, svc), why
+			needs = append(needs, fmt.Sprintf("%s (%s)", svc.Name, why))
+		case len(h.ipvs) > 0:
 			h.xdp = append(h.xdp, svc)
-			continue
 		}
-		h.ipvs = append(h.ipvs, svc)
-		needs = append(needs, fmt.Sprintf("%s (%s)", svc.Name, p.reason))
 	}
 	if b.ipvs != nil || len(needs) == 0 && !b.opt.Leftover {
 		return h, nil
@@ -138,14 +148,12 @@ func (b *Backend) split(ctx context.Context, s lb.State) (halves, error) {
 }
 
 // decide is the whole policy.
-func (b *Backend) decide(svc lb.Service) place {
+func (b *Backend) decide(svc lb.Service) (why string, ipvs bool) {
 	if b.xdp == nil {
-		return place{ipvs: true, reason: b.opt.Refused.Error()}
+		return b.opt.Refused.Error(), true
 	}
-	if why := b.opt.Cannot(svc); why != "" {
-		return place{ipvs: true, reason: why}
-	}
-	return place{}
+	why = b.opt.Cannot(svc)
+	return why, why != ""
 }
 
 // shorten keeps an error of ten thousand services readable.
@@ -183,19 +191,28 @@ func (b *Backend) applyXDP(ctx context.Context, s lb.State, services []lb.Servic
 
 // settle notes where services are after IPVS and XDP have taken theirs over,
 // or not: then those that were to move have stayed.
-func (b *Backend) settle(next halves, ipvs, xdp bool) {
-	for name, p := range next.place {
-		old, known := b.place[name]
-		if !known || old.ipvs == p.ipvs {
-			continue
-		}
-		if p.ipvs && !ipvs || !p.ipvs && !xdp {
-			next.place[name] = old
-			continue
-		}
-		b.log.Info("service has moved; its old connections end where they began", "service", name, "from", old.String(), "to", p.String())
+func (b *Backend) settle(before lb.State, next halves, ipvs, xdp bool) {
+	was := b.why
+	b.why = next.why
+	if len(was)+len(next.why) == 0 {
+		return
 	}
-	b.place = next.place
+	known := named(before.Services, func(s lb.Service) string { return s.Name })
+	for _, svc := range b.state.Services {
+		old, from := was[svc.Name]
+		_, to := next.why[svc.Name]
+		if _, ok := known[svc.Name]; !ok || from == to {
+			continue
+		}
+		switch {
+		case to && !ipvs:
+			delete(b.why, svc.Name)
+		case from && !xdp:
+			b.why[svc.Name] = old
+		default:
+			b.log.Info("service has moved; its old connections end where they began", "service", svc.Name, "from", was.of(svc.Name), "to", b.why.of(svc.Name))
+		}
+	}
 }
 
 // Renew lets a lease live on XDP. IPVS knows no leases: a VIP that both

@@ -11,6 +11,9 @@ import (
 // that the next state has at the other place.
 func leaving(here, other []lb.Service) []lb.Service {
 	var out []lb.Service
+	if len(here) == 0 || len(other) == 0 {
+		return nil
+	}
 	others := named(other, func(s lb.Service) string { return s.Name })
 	for _, svc := range here {
 		if o, ok := others[svc.Name]; ok {

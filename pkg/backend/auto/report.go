@@ -23,16 +23,17 @@ func (b *Backend) Observed() (lb.Observed, error) {
 	name := func(o lb.ObservedService) string { return o.Name }
 	onXDP, onIPVS := named(x.Services, name), named(i.Services, name)
 	for _, svc := range b.state.Services {
-		p, from := b.place[svc.Name], onXDP
-		if p.ipvs {
+		why, ipvs := b.why[svc.Name]
+		from := onXDP
+		if ipvs {
 			from = onIPVS
 		}
 		o, ok := from[svc.Name]
 		if !ok {
 			continue
 		}
-		if p.ipvs {
-			o.Reason = p.reason
+		if ipvs {
+			o.Reason = why
 		}
 		all.Services = append(all.Services, o)
 	}
@@ -85,7 +86,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 	onXDP, onIPVS := named(x.Services, name), named(i.Services, name)
 	for _, svc := range b.state.Services {
 		here, left := onXDP, onIPVS
-		if b.place[svc.Name].ipvs {
+		if _, ipvs := b.why[svc.Name]; ipvs {
 			here, left = left, here
 		}
 		s, ok := here[svc.Name]
@@ -150,12 +151,13 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 	var e lb.Explanation
 	svc := b.listener(p.Dst, p.Proto)
+	why, ipvs := b.why[svc]
 	if b.xdp != nil && (p.Dst.Addr().Is4() || b.ipvs == nil) {
 		var err error
 		if e, err = b.xdp.Explain(p); err != nil {
 			return e, err
 		}
-		if b.ipvs == nil || e.Service != "" || !b.place[svc].ipvs || stopped(e.Verdict) {
+		if b.ipvs == nil || e.Service != "" || !ipvs || stopped(e.Verdict) {
 			return e, nil
 		}
 	}
@@ -163,7 +165,7 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 		return e, errNothing
 	}
 	if svc != "" {
-		e.Steps = append(e.Steps, "the kernel's IPVS has the service "+svc+": "+b.place[svc].reason)
+		e.Steps = append(e.Steps, "the kernel's IPVS has the service "+svc+": "+why)
 	}
 	i, err := b.ipvs.Explain(p)
 	i.Steps = slices.Concat(e.Steps, i.Steps)

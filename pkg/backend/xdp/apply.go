@@ -12,40 +12,44 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// Apply lays a whole state out and publishes it with one store. It is
-// idempotent; what is unchanged (rings, counters, positions) stays as it is.
-// It looks every real's MAC up again, so it is also what follows a change on
-// the segment, and it rewrites the tables, so it repairs what others changed.
+// Apply puts a whole state into the half that is not in force and publishes it
+// with one store. It is idempotent; what is unchanged (rings, counters,
+// positions) stays as it is. If no service has changed, everything is written
+// again and every real's MAC looked up, which repairs what others changed;
+// else only what has.
 func (b *Backend) Apply(_ context.Context, s lb.State) error {
-	for _, svc := range s.Services {
-		if err := Supports(svc); err != nil {
+	for i := range s.Services {
+		if err := Supports(s.Services[i]); err != nil {
 			return err
 		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := b.state
-	b.state = s.Clone()
-	if err := b.applyLocked(); err != nil {
+	b.state = s.CloneButServices()
+	b.state.Services = slices.Clone(s.Services)
+	if err := b.applyLocked(&before); err != nil {
 		b.state = before
+		b.layout++
 		return err
 	}
 	b.applied = true
 	return nil
 }
 
-func (b *Backend) applyLocked() error {
+func (b *Backend) applyLocked(before *lb.State) error {
 	unplugged := b.dp.Refresh() // told at the end: the other interfaces are served
 	b.settling.Wait()           // the half that is not in force, and retired rings, are free from here on
 	for _, r := range b.retired {
 		b.rings.give(r)
 	}
 	b.retired = b.retired[:0]
-	if err := b.prepareServices(); err != nil {
+	todo, err := b.prepareServices(before)
+	if err != nil {
 		return err
 	}
 	half := 1 - b.dp.Settings.Half&1
-	if err := b.layOut(half); err != nil {
+	if err := b.layOut(half, todo.all); err != nil {
 		return err
 	}
 	if err := b.addFilters(); err != nil {
@@ -53,7 +57,7 @@ func (b *Backend) applyLocked() error {
 	}
 	b.applySettings()
 	b.applyInterfaces()
-	for _, s := range b.services {
+	for _, s := range todo.services {
 		for _, r := range s.reals {
 			if r.there {
 				b.write(s, r)
@@ -63,51 +67,92 @@ func (b *Backend) applyLocked() error {
 	atomic.StoreUint32(&b.dp.Settings.Half, half)
 	b.settling.Go(b.grace) // nobody waits for it now: a takeover would
 	b.retired, b.retiring = append(b.retired, b.retiring...), b.retiring[:0]
-	b.removeGone()
+	b.removeGone(todo.services)
+	b.heardOf = todo.heardOf
 	return errors.Join(b.removeFilters(), unplugged)
+}
+
+// work is what an Apply has to do.
+type work struct {
+	services []*service // whose reals are to be written
+	all      bool       // they are all, and VIPs and ports are to be laid out even if they are the same
+	heardOf  uint64     // the neighbours' version
 }
 
 // prepareServices claims indices, settles reals and lays rings: of the
 // services that changed, or, when none did, of all. That is the periodic pass,
 // which mends what somebody else broke.
-func (b *Backend) prepareServices() error {
-	var changed, all []*service
-	for _, conf := range b.state.Services {
+func (b *Backend) prepareServices(before *lb.State) (work, error) {
+	todo := work{heardOf: b.neigh.Version()} // asked first: what changes meanwhile changes it
+	b.passes++
+	relaid := !sameBesides(before, &b.state) || len(before.Services) != len(b.state.Services)
+	all := make([]*service, 0, len(b.state.Services))
+	for i := range b.state.Services {
+		conf := &b.state.Services[i]
 		s, err := b.claim(conf)
 		if err != nil {
-			return err
+			return todo, err
 		}
-		if !b.unchanged(s, conf) {
-			s.conf, s.settled = conf, false
-			changed = append(changed, s)
-		}
+		s.pass = b.passes
 		all = append(all, s)
-	}
-	if len(changed) == 0 {
-		changed = all
-	}
-	for _, s := range changed {
-		if !s.there { // a service that returns has its flows, but starts anew
-			s.ring, s.inRing = nil, nil
+		relaid = relaid || before.Services[i].Name != conf.Name
+		if b.unchanged(s, conf, todo.heardOf) {
+			*conf = s.conf // one copy is enough
+			continue
 		}
-		s.there = true
-		if err := b.settle(s, s.conf); err != nil {
-			return err
-		}
-		if err := b.layRing(s); err != nil {
-			return err
-		}
-		b.describe(s)
-		s.settled, s.filtered, s.local = true, b.filtered(s.conf), b.hasLocal(s)
+		*conf = conf.Clone()
+		relaid = relaid || !slices.Equal(before.Services[i].Listeners, conf.Listeners)
+		s.conf, s.settled = *conf, false
+		todo.services = append(todo.services, s)
 	}
+	if generic := b.anyGeneric(); len(todo.services) == 0 || generic != b.generic {
+		todo.services, todo.all, b.generic = all, true, generic
+	}
+	for _, s := range todo.services {
+		local := s.local
+		if err := b.prepare(s); err != nil {
+			return todo, err
+		}
+		relaid = relaid || local != s.local
+	}
+	if relaid {
+		b.layout++
+	}
+	return todo, nil
+}
+
+func (b *Backend) prepare(s *service) error {
+	if !s.there { // a service that returns has its flows, but starts anew
+		s.ring, s.inRing = nil, nil
+	}
+	s.there = true
+	if err := b.settle(s, s.conf); err != nil {
+		return err
+	}
+	if err := b.layRing(s); err != nil {
+		return err
+	}
+	b.describe(s)
+	s.settled, s.filtered, s.local = true, b.filtered(&s.conf), b.hasLocal(s)
 	return nil
 }
 
+// sameBesides tells whether all is the same that VIPs are laid out by, besides
+// the services.
+func sameBesides(a, b *lb.State) bool {
+	same := func(a, b lb.Lease) bool { return a.ID == b.ID && slices.Equal(a.VIP, b.VIP) }
+	return slices.Equal(a.Standby, b.Standby) && slices.Equal(a.Peers, b.Peers) && slices.EqualFunc(a.Leases, b.Leases, same)
+}
+
 // unchanged tells whether preparing a service again would change nothing: of
-// ten thousand services, few do. It looks up its reals' MACs.
-func (b *Backend) unchanged(s *service, conf lb.Service) bool {
-	if !s.settled || !s.there || s.filtered != b.filtered(conf) || !sameService(&s.conf, &conf) {
+// ten thousand services, few do. It looks up its reals' MACs if some real's
+// may have changed.
+func (b *Backend) unchanged(s *service, conf *lb.Service, heardOf uint64) bool {
+	if !s.settled || !s.there || s.filtered != b.filtered(conf) || !sameService(&s.conf, conf) {
 		return false
+	}
+	if heardOf == b.heardOf {
+		return true
 	}
 	for _, r := range s.reals {
 		if r.there && r.near != b.neigh.Lookup(r.conf.Addr) {
@@ -136,36 +181,46 @@ func sameService(a, b *lb.Service) bool {
 
 // removeGone takes away what the new state no longer has. Slots stay
 // reserved while flows live: a real that returns regains them.
-func (b *Backend) removeGone() {
-	names := make(map[string]bool, len(b.state.Services))
-	for _, s := range b.state.Services {
-		names[s.Name] = true
-	}
-	for name, s := range b.services {
-		if !names[name] {
+func (b *Backend) removeGone(changed []*service) {
+	for _, s := range b.byIndex {
+		if s != nil && s.there && s.pass != b.passes {
 			s.there = false
+			b.removeReals(s)
 		}
-		if s.there && !s.conf.Sorry.IsValid() && len(s.reals) == len(s.conf.Reals) {
-			continue // they are the same: each of the configuration is there
-		}
-		for k, r := range s.reals {
-			sorry := s.conf.Sorry.IsValid() && k == netip.AddrPortFrom(s.conf.Sorry, 0)
-			keep := s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same))
-			if !keep && r.there {
-				r.there = false
-				b.write(s, r)
-			}
+	}
+	for _, s := range changed {
+		b.removeReals(s)
+	}
+}
+
+func (b *Backend) removeReals(s *service) {
+	if s.there && !s.conf.Sorry.IsValid() && len(s.reals) == len(s.conf.Reals) {
+		return // they are the same: each of the configuration is there
+	}
+	for k, r := range s.reals {
+		sorry := s.conf.Sorry.IsValid() && k == netip.AddrPortFrom(s.conf.Sorry, 0)
+		keep := s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same))
+		if !keep && r.there {
+			r.there = false
+			b.write(s, r)
 		}
 	}
 }
 
-// layOut writes VIPs, ports, ranges and services into one half.
-func (b *Backend) layOut(half uint32) error {
+// layOut writes services into one half, and, if it has another layout of them
+// or all is to be written, VIPs, ports and ranges.
+func (b *Backend) layOut(half uint32, all bool) error {
+	for _, s := range b.byIndex { // those of live connections that are gone, too
+		if s != nil {
+			b.dp.Services[half*numServices+s.index] = s.entry
+		}
+	}
+	if b.laid[half] == b.layout && !all {
+		return nil
+	}
+	b.laid[half] = 0
 	l := layout{b: b, half: half}
 	l.clear()
-	for _, s := range b.services { // those of live connections that are gone, too
-		b.dp.Services[half*numServices+s.index] = s.entry
-	}
 	for _, conf := range b.state.Services {
 		s := b.services[conf.Name]
 		if len(conf.Listeners) > 0 {
@@ -186,7 +241,11 @@ func (b *Backend) layOut(half uint32) error {
 	if err := l.bare(); err != nil {
 		return err
 	}
-	return l.finish()
+	if err := l.finish(); err != nil {
+		return err
+	}
+	b.laid[half] = b.layout
+	return nil
 }
 
 func (b *Backend) applySettings() {

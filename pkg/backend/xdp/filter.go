@@ -25,8 +25,10 @@ func (b *Backend) wantedFilters() map[loader.RawFilterKey]loader.RawFilterAction
 		}
 	}
 	add(filterGlobal, b.state.Deny, b.state.Allow)
-	for _, conf := range b.state.Services {
-		add(b.services[conf.Name].cookie, conf.Deny, conf.Allow)
+	for i := range b.state.Services { // by reference: there may be ten thousand
+		if conf := &b.state.Services[i]; len(conf.Deny)+len(conf.Allow) > 0 {
+			add(b.services[conf.Name].cookie, conf.Deny, conf.Allow)
+		}
 	}
 	return want
 }

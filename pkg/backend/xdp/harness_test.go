@@ -28,6 +28,16 @@ type segment struct {
 	local  map[netip.Addr]bool
 	hosts  map[netip.Addr]Neighbor
 	asking bool // nobody has answered yet
+
+	still   bool // what it says has not changed
+	version uint64
+}
+
+func (s *segment) Version() uint64 {
+	if !s.still {
+		s.version++
+	}
+	return s.version
 }
 
 func (s *segment) Lookup(a netip.Addr) Neighbor {

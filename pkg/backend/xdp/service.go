@@ -16,7 +16,8 @@ type service struct {
 	index  uint32 // into services, cursors, labels
 	cookie uint32 // who holds the index; keys templates and filters
 	conf   lb.Service
-	there  bool // part of the state in force; if not, kept for its flows
+	there  bool   // part of the state in force; if not, kept for its flows
+	pass   uint64 // the last Apply that had it
 
 	settled  bool // reals, ring and entry are those of conf,
 	filtered bool // which was, or was not, under deny or allow lists,
@@ -58,7 +59,7 @@ var kind = map[lb.Scheduler]loader.RawScheduler{
 }
 
 // claim finds or makes the service's index.
-func (b *Backend) claim(conf lb.Service) (*service, error) {
+func (b *Backend) claim(conf *lb.Service) (*service, error) {
 	if s, ok := b.services[conf.Name]; ok {
 		return s, nil
 	}
@@ -150,15 +151,17 @@ func (b *Backend) write(s *service, r *real) {
 // that GRO or the sender's TSO made longer than any MTU and that are cut up
 // again on the way out: there, length says nothing.
 func (b *Backend) mtu(r *real) uint16 {
-	for _, a := range b.dp.Attachments {
-		if a.Mode == loader.Generic {
-			return 0xffff
-		}
+	if b.anyGeneric() {
+		return 0xffff
 	}
 	if r.near.MTU <= 0 || r.near.MTU > 0xffff {
 		return 0xffff
 	}
 	return uint16(r.near.MTU)
+}
+
+func (b *Backend) anyGeneric() bool {
+	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return a.Mode == loader.Generic })
 }
 
 func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
@@ -178,7 +181,7 @@ func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	if r.near.Err != "" {
 		f |= realSilent
 	}
-	if b.filtered(s.conf) {
+	if b.filtered(&s.conf) {
 		f |= realFiltered
 	}
 	if !slices.ContainsFunc(s.conf.Reals, r.conf.Same) {
@@ -187,7 +190,7 @@ func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	return f
 }
 
-func (b *Backend) filtered(s lb.Service) bool {
+func (b *Backend) filtered(s *lb.Service) bool {
 	return len(s.Deny)+len(s.Allow)+len(b.state.Deny)+len(b.state.Allow) > 0
 }
 
@@ -282,7 +285,7 @@ func (b *Backend) describe(s *service) {
 	b.persistent = b.persistent || s.conf.Persistence.Enabled()
 	set(s.conf.Persistence.Enabled(), loader.RawServiceFlagSERVICE_PERSISTENT)
 	set(s.conf.OnePacket, loader.RawServiceFlagSERVICE_ONE_PACKET)
-	set(b.filtered(s.conf), loader.RawServiceFlagSERVICE_FILTERED)
+	set(b.filtered(&s.conf), loader.RawServiceFlagSERVICE_FILTERED)
 	e.PersistTicks = ticks(s.conf.Persistence.Timeout)
 	e.PersistMask = mask(s.conf.Persistence.Prefix)
 }

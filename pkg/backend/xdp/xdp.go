@@ -29,6 +29,8 @@ type Neighbor struct {
 // Neighbors answers from what is known now; it never waits.
 type Neighbors interface {
 	Lookup(netip.Addr) Neighbor
+	// Version is another number once an answer may have changed.
+	Version() uint64
 }
 
 // Options say where the packet path runs.
@@ -56,6 +58,11 @@ type Backend struct {
 	mu         sync.Mutex
 	state      lb.State
 	applied    bool
+	passes     uint64    // applies so far, with those that failed
+	layout     uint64    // of VIPs and ports: another number, others
+	laid       [2]uint64 // the layout that each half has; 0: none that is known
+	heardOf    uint64    // the neighbours' version that the services are settled by
+	generic    bool      // some interface runs generic XDP, as the reals are written
 	services   map[string]*service
 	byIndex    [numServices]*service
 	freeIndex  int // no index below is free
@@ -107,7 +114,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 func newBackend(dp *loader.Datapath, o Options) *Backend {
 	b := &Backend{
 		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
-		services: map[string]*service{},
+		services: map[string]*service{}, layout: 1,
 		filters:  map[loader.RawFilterKey]loader.RawFilterAction{},
 	}
 	b.rings.init(len(dp.Rings))
@@ -171,6 +178,7 @@ func (b *Backend) Switch(standby []netip.Addr) error {
 		is[vip] = true
 	}
 	half := b.dp.Settings.Half & 1
+	b.laid[1-half] = 0
 	lines := b.dp.VIPs[half*vipLines : (half+1)*vipLines]
 	for i := range lines {
 		for w := range lines[i].Way {
@@ -221,14 +229,16 @@ func Cannot(s lb.Service) string {
 			return "IPv6 listener " + l.String()
 		}
 	}
-	for _, r := range slices.Concat(s.Reals, s.Absent) {
-		switch {
-		case r.Forward != lb.DR:
-			return "forward " + r.Forward.String()
-		case r.Addr.Is6():
-			return "IPv6 real " + r.Addr.String()
-		case r.Upper != 0:
-			return "upper_threshold"
+	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
+		for _, r := range rs {
+			switch {
+			case r.Forward != lb.DR:
+				return "forward " + r.Forward.String()
+			case r.Addr.Is6():
+				return "IPv6 real " + r.Addr.String()
+			case r.Upper != 0:
+				return "upper_threshold"
+			}
 		}
 	}
 	return ""

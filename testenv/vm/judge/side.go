@@ -139,6 +139,9 @@ func (s *side) empty() error {
 // the interface.
 type segment int
 
+// Version implements xdp.Neighbors: nothing changes.
+func (s segment) Version() uint64 { return 1 }
+
 // Lookup implements xdp.Neighbors.
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500}

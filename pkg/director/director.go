@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,7 @@ type Director struct {
 
 	// Owned by the goroutine of Run.
 	cfg       *config.Config
+	held      *config.Config // whose addresses are watched and on the interface; nil = not known
 	overrides Overrides
 	out       Outcome
 	settled   bool            // servers are found, or had their time
@@ -133,7 +135,8 @@ func New(opt Options) *Director {
 		poked: make(chan struct{}, 1),
 		cfg:   opt.Config,
 
-		active: map[string]bool{},
+		active:  map[string]bool{},
+		tracked: map[string]bool{},
 	}
 }
 
@@ -276,14 +279,24 @@ func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
 }
 
 func (d *Director) enforce(ctx context.Context, cfg *config.Config, s lb.State) error {
-	d.watch(cfg)
+	known := d.held != nil && sameAddresses(cfg, d.held)
+	if !known { // with thousands of them, doing it again would be most of a reload
+		d.held = nil
+		d.watch(cfg)
+	}
 	if err := d.opt.Backend.Apply(ctx, s); err != nil {
 		return err
 	}
-	if err := d.setVRRP(cfg); err != nil {
+	if err := d.setVRRP(cfg); err != nil || known {
 		return err
 	}
-	return d.hold(cfg)
+	if err := d.hold(cfg); err != nil {
+		return err
+	}
+	if d.settled {
+		d.held = cfg
+	}
+	return nil
 }
 
 func (d *Director) setVRRP(cfg *config.Config) error {
@@ -304,12 +317,18 @@ func (d *Director) track() {
 	if d.opt.VRRP == nil {
 		return
 	}
-	tracked := map[string]bool{}
-	for _, s := range d.out.Services {
-		tracked[s.Name] = s.Quorum
+	for i := range d.out.Services {
+		s := &d.out.Services[i]
 		if ok, known := d.tracked[s.Name]; !known || ok != s.Quorum {
 			d.opt.VRRP.SetTracked(s.Name, s.Quorum)
+			d.tracked[s.Name] = s.Quorum
 		}
 	}
-	d.tracked = tracked
+	if len(d.tracked) > len(d.out.Services) { // some are gone: should they return, that is news
+		there := make(map[string]bool, len(d.out.Services))
+		for i := range d.out.Services {
+			there[d.out.Services[i].Name] = true
+		}
+		maps.DeleteFunc(d.tracked, func(service string, _ bool) bool { return !there[service] })
+	}
 }

@@ -42,9 +42,11 @@ type storedReal struct {
 
 func encodeMemory(m Memory) ([]byte, error) {
 	s := storedMemory{Up: []storedReal{}, Quorum: m.Quorum, Leases: m.Leases, Active: m.Active}
-	for k, up := range m.Up {
-		if up {
-			s.Up = append(s.Up, storedReal(k))
+	for service, verdicts := range m.Up {
+		for _, v := range verdicts {
+			if v.Up {
+				s.Up = append(s.Up, storedReal{service, v.Real})
+			}
 		}
 	}
 	slices.SortFunc(s.Up, func(a, b storedReal) int {
@@ -63,9 +65,9 @@ func decodeMemory(b []byte) (Memory, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return Memory{}, err
 	}
-	m := Memory{Up: map[RealKey]bool{}, Quorum: s.Quorum, Leases: s.Leases, Active: s.Active}
+	m := Memory{Up: map[string]Verdicts{}, Quorum: s.Quorum, Leases: s.Leases, Active: s.Active}
 	for _, r := range s.Up {
-		m.Up[RealKey(r)] = true
+		m.Up[r.Service] = append(m.Up[r.Service], Verdict{r.Real, true})
 	}
 	users := map[uint32]int{}
 	for _, id := range m.Leases {
@@ -114,7 +116,7 @@ func (d *Director) writeMemory(before Memory) error {
 	path := filepath.Join(d.cfg.StateDir, memoryFile)
 	now := time.Now()
 	m := d.out.Memory
-	if maps.Equal(m.Up, before.Up) && maps.Equal(m.Quorum, before.Quorum) && maps.Equal(m.Leases, before.Leases) &&
+	if maps.EqualFunc(m.Up, before.Up, slices.Equal[Verdicts]) && maps.Equal(m.Quorum, before.Quorum) && maps.Equal(m.Leases, before.Leases) &&
 		slices.Equal(m.Active, before.Active) {
 		if os.Chtimes(path, now, now) == nil {
 			return nil
@@ -150,9 +152,11 @@ func (d *Director) Forget() error {
 // it has failed as often as its check says.
 func presets(cfg *config.Config, probeVIP bool, m Memory, now time.Time) map[health.Target]health.Status {
 	known := map[health.Target]health.Status{}
-	for _, svc := range cfg.Services {
+	for s := range cfg.Services {
+		svc := &cfg.Services[s]
+		verdicts := m.Up[svc.Name]
 		for i, r := range svc.Reals {
-			if !m.Up[RealKey{svc.Name, r.Key()}] {
+			if up, _ := verdicts.on(i, r.Key()); !up {
 				continue
 			}
 			for _, t := range targets(svc, i, probeVIP) {

@@ -115,9 +115,9 @@ func TestMemoryBroken(t *testing.T) {
 
 func TestMemoryCodec(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := Memory{Up: map[RealKey]bool{}, Quorum: map[string]bool{}, Leases: map[string]uint32{}}
+		m := Memory{Up: map[string]Verdicts{}, Quorum: map[string]bool{}, Leases: map[string]uint32{}}
 		for i, name := range rapid.SliceOfDistinct(rapid.String(), rapid.ID).Draw(t, "services") {
-			m.Up[RealKey{name, key(i % 200)}] = true
+			m.Up[name] = Verdicts{{key(i % 200), true}}
 			m.Quorum[name] = rapid.Bool().Draw(t, "quorum")
 			m.Leases[name] = uint32(i)
 			m.Active = append(m.Active, name)

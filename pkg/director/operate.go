@@ -73,6 +73,9 @@ func (d *Director) meet(ctx context.Context, cfg *config.Config) {
 	}
 	var strangers []netip.Addr
 	_ = d.do(ctx, func(context.Context) error {
+		if sameAddresses(cfg, d.cfg) {
+			return nil
+		}
 		all := unique{}
 		for _, a := range servers(d.cfg) {
 			all.add(a)

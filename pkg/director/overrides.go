@@ -44,6 +44,19 @@ func (o Overrides) find(service string, real netip.AddrPort) int {
 	return slices.IndexFunc(o, func(v Override) bool { return v.Service == service && v.Real == real })
 }
 
+// of are the overrides of one service.
+func (o Overrides) of(service string) Overrides {
+	if len(o) == 0 {
+		return nil
+	}
+	at, _ := slices.BinarySearchFunc(o, service, func(v Override, name string) int { return strings.Compare(v.Service, name) })
+	end := at
+	for end < len(o) && o[end].Service == service {
+		end++
+	}
+	return o[at:end]
+}
+
 // edit is o with one real's override changed; one that says nothing any
 // more is dropped.
 func (o Overrides) edit(service string, real netip.AddrPort, change func(*Override)) Overrides {
@@ -89,18 +102,23 @@ func (o Overrides) stale(cfg *config.Config) []Override {
 	for _, v := range o {
 		meant[v.Service] = true
 	}
-	known := map[RealKey]bool{}
-	for _, svc := range cfg.Services {
+	type real struct {
+		service string
+		key     netip.AddrPort
+	}
+	known := map[real]bool{}
+	for i := range cfg.Services {
+		svc := &cfg.Services[i]
 		if !meant[svc.Name] {
 			continue
 		}
 		for _, r := range svc.Reals {
-			known[RealKey{svc.Name, r.Key()}] = true
+			known[real{svc.Name, r.Key()}] = true
 		}
 	}
 	var stale []Override
 	for _, v := range o {
-		if !known[RealKey{v.Service, v.Real}] {
+		if !known[real{v.Service, v.Real}] {
 			stale = append(stale, v)
 		}
 	}

@@ -1,6 +1,7 @@
 package director
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,9 +94,13 @@ func FuzzParseOverrides(f *testing.F) {
 		if err != nil {
 			return
 		}
-		seen := map[RealKey]bool{}
+		type real struct {
+			service string
+			key     netip.AddrPort
+		}
+		seen := map[real]bool{}
 		for _, v := range o {
-			k := RealKey{v.Service, v.Real}
+			k := real{v.Service, v.Real}
 			if seen[k] || v.Service == "" || !v.Real.Addr().IsValid() || v.Weight == nil && !v.Drain {
 				t.Fatalf("%q: %+v", b, o)
 			}

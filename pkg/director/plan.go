@@ -25,16 +25,50 @@ type Input struct {
 // Memory is what one plan hands to the next one. The zero value is that of
 // a daemon that has just started.
 type Memory struct {
-	Up     map[RealKey]bool  // the last verdict on every real
-	Quorum map[string]bool   // by service; no entry until quorum was reached once
-	Leases map[string]uint32 // lease of every VRRP instance; stable while the instance exists
-	Active []string          // VRRP instances that this host forwards for, sorted
+	Up     map[string]Verdicts // by service
+	Quorum map[string]bool     // by service; no entry until quorum was reached once
+	Leases map[string]uint32   // lease of every VRRP instance; stable while the instance exists
+	Active []string            // VRRP instances that this host forwards for, sorted
 }
 
-// RealKey names a real of a service.
-type RealKey struct {
-	Service string
-	Real    netip.AddrPort
+// A Verdict is the last word on a real of a service.
+type Verdict struct {
+	Real netip.AddrPort
+	Up   bool
+}
+
+// Verdicts are those on a service's reals, as far as there are any, in the
+// order of the file. They are not changed in place.
+type Verdicts []Verdict
+
+// on finds the verdict on a real, which most likely is the i-th.
+func (vs Verdicts) on(i int, real netip.AddrPort) (up, known bool) {
+	if i < len(vs) && vs[i].Real == real {
+		return vs[i].Up, true
+	}
+	for _, v := range vs {
+		if v.Real == real {
+			return v.Up, true
+		}
+	}
+	return false, false
+}
+
+// renewed is what is remembered of a plan's reals: the old verdicts if they
+// still say the same.
+func (vs Verdicts) renewed(reals []RealPlan) Verdicts {
+	same := len(vs) == len(reals)
+	for i := 0; i < len(reals) && same; i++ {
+		same = vs[i] == Verdict{reals[i].Key(), reals[i].Up}
+	}
+	if same {
+		return vs
+	}
+	now := make(Verdicts, 0, len(reals))
+	for _, r := range reals {
+		now = append(now, Verdict{r.Key(), r.Up})
+	}
+	return now
 }
 
 // Outcome is a plan with its reasons.
@@ -74,13 +108,14 @@ type RealPlan struct {
 func (r RealPlan) Key() netip.AddrPort { return netip.AddrPortFrom(r.Addr, r.Port) }
 
 // Plan compiles the state that the kernel should hold. It does no I/O and
-// keeps nothing; equal inputs give equal outcomes.
+// keeps nothing; equal inputs give equal outcomes. The outcome shares what did
+// not change with the input: neither is to be written to.
 func Plan(in Input) Outcome {
 	cfg := in.Config
 	out := Outcome{
 		Services: make([]ServicePlan, 0, len(cfg.Services)),
 		Memory: Memory{ // as large as the last one: a plan is made for every event
-			Up:     make(map[RealKey]bool, len(in.Memory.Up)),
+			Up:     make(map[string]Verdicts, len(in.Memory.Up)),
 			Quorum: make(map[string]bool, len(in.Memory.Quorum)), Leases: leases(cfg.VRRP, in.Memory.Leases),
 		},
 		Stale: in.Overrides.stale(cfg),
@@ -89,18 +124,23 @@ func Plan(in Input) Outcome {
 			SloppyTCP:            cfg.SloppyTCP,
 			KeepNodestConn:       !cfg.ExpireNodestConn,
 			ExpireQuiescentTempl: cfg.ExpireQuiescentTempl,
-			Deny:                 slices.Clone(cfg.Deny),
-			Allow:                slices.Clone(cfg.Allow),
+			Deny:                 cfg.Deny,
+			Allow:                cfg.Allow,
 			Peers:                fellows(cfg),
 			Services:             make([]lb.Service, 0, len(cfg.Services)),
 		},
 	}
+	n := 0
 	for i := range cfg.Services { // by reference: there may be ten thousand
+		n += len(cfg.Services[i].Reals)
+	}
+	reals := make([]RealPlan, n) // of all services, one behind the other
+	for i := range cfg.Services {
 		svc := &cfg.Services[i]
-		plan := planService(svc, &in)
-		for _, r := range plan.Reals {
-			out.Memory.Up[RealKey{svc.Name, r.Key()}] = r.Up
-		}
+		n := len(svc.Reals)
+		plan := planService(svc, &in, reals[:n:n])
+		reals = reals[n:]
+		out.Memory.Up[svc.Name] = in.Memory.Up[svc.Name].renewed(plan.Reals)
 		if _, reached := in.Memory.Quorum[svc.Name]; reached || plan.Quorum {
 			out.Memory.Quorum[svc.Name] = plan.Quorum
 		}
@@ -138,15 +178,18 @@ func vipsOf(inst vrrp.Instance) []netip.Addr {
 	return vips
 }
 
-func planService(svc *config.Service, in *Input) ServicePlan {
-	plan := ServicePlan{Name: svc.Name, Reals: make([]RealPlan, 0, len(svc.Reals))}
-	for i, r := range svc.Reals {
-		rp := planReal(svc, i, in)
-		in.Overrides.override(svc.Name, r.Key(), &rp)
+// planService puts the plans of a service's reals into room, which is empty
+// and as long.
+func planService(svc *config.Service, in *Input, room []RealPlan) ServicePlan {
+	plan := ServicePlan{Name: svc.Name, Reals: room}
+	verdicts, overrides := in.Memory.Up[svc.Name], in.Overrides.of(svc.Name)
+	for i := range svc.Reals {
+		rp := &plan.Reals[i]
+		rp.plan(svc, i, in, verdicts)
+		overrides.override(svc.Name, rp.Key(), rp)
 		if rp.Up {
 			plan.Weight += int(rp.Weight)
 		}
-		plan.Reals = append(plan.Reals, rp)
 	}
 	plan.quorum(svc, in.Memory)
 	return plan
@@ -171,18 +214,18 @@ func (p *ServicePlan) quorum(svc *config.Service, mem Memory) {
 	}
 }
 
-// planReal applies the checks: all must pass.
-func planReal(svc *config.Service, i int, in *Input) RealPlan {
-	r := svc.Reals[i]
-	rp := RealPlan{Addr: r.Addr, Port: r.Port, Configured: r.Weight, Weight: r.Weight, Up: true}
+// plan applies the checks: all must pass.
+func (rp *RealPlan) plan(svc *config.Service, i int, in *Input, verdicts Verdicts) {
+	r := &svc.Reals[i]
+	rp.Addr, rp.Port, rp.Configured, rp.Weight, rp.Up = r.Addr, r.Port, r.Weight, r.Weight, true
 	if i >= len(svc.Checks) || len(svc.Checks[i]) == 0 {
-		return rp
+		return
 	}
-	for _, t := range targets(*svc, i, in.ProbeVIP) {
+	before, _ := verdicts.on(i, r.Key())
+	for _, t := range targets(svc, i, in.ProbeVIP) {
 		rp.Checks++
-		rp.judge(in.Health[t], in.Memory.Up[RealKey{svc.Name, r.Key()}])
+		rp.judge(in.Health[t], before)
 	}
-	return rp
 }
 
 // judge takes one check's status into account. A check without a result yet
@@ -218,8 +261,9 @@ func (rp *RealPlan) fail(reason string, s health.Status) {
 // quiesced by weight stays, his connections end by themselves.
 func compile(svc *config.Service, plan ServicePlan) lb.Service {
 	s := svc.Service
-	s.Listeners = slices.Clone(s.Listeners)
-	s.Deny, s.Allow = slices.Clone(s.Deny), slices.Clone(s.Allow)
+	if !slices.ContainsFunc(plan.Reals, func(r RealPlan) bool { return !r.Up || r.Weight != r.Configured }) && !plan.Sorry {
+		return s
+	}
 	s.Reals = make([]lb.Real, 0, len(svc.Reals))
 	for i, r := range svc.Reals {
 		rp := plan.Reals[i]

@@ -55,7 +55,7 @@ func configOf(services ...config.Service) *config.Config {
 func results(svc config.Service, marks string) map[health.Target]health.Status {
 	m := map[health.Target]health.Status{}
 	for i, c := range marks {
-		for _, t := range targets(svc, i, false) {
+		for _, t := range targets(&svc, i, false) {
 			switch c {
 			case '+':
 				m[t] = health.Status{Known: true, Up: true}
@@ -110,9 +110,9 @@ func TestPlanHealth(t *testing.T) {
 			if c.change != nil {
 				c.change(&svc)
 			}
-			in := Input{Config: configOf(svc), Health: results(svc, c.results), Memory: Memory{Up: map[RealKey]bool{}}}
+			in := Input{Config: configOf(svc), Health: results(svc, c.results), Memory: Memory{Up: map[string]Verdicts{}}}
 			for _, n := range c.up {
-				in.Memory.Up[RealKey{"web", key(int(n - '0'))}] = true
+				in.Memory.Up["web"] = append(in.Memory.Up["web"], Verdict{key(int(n - '0')), true})
 			}
 			out := Plan(in)
 			if got := held(out.State); got != c.want {
@@ -136,10 +136,10 @@ func TestPlanReasons(t *testing.T) {
 	svc.Checks[0] = append(svc.Checks[0], health.Spec{Type: health.TCP, Port: 8080})
 	early, late := time.Unix(100, 0), time.Unix(200, 0)
 	h := map[health.Target]health.Status{}
-	ts := targets(svc, 0, false)
+	ts := targets(&svc, 0, false)
 	h[ts[0]] = health.Status{Known: true, Up: true, Since: late}
 	h[ts[1]] = health.Status{Known: true, Reason: "tcp 8080: refused, 3 of 3", Since: early, Flapping: true}
-	h[targets(svc, 1, false)[0]] = health.Status{Known: true, Up: true, Since: early}
+	h[targets(&svc, 1, false)[0]] = health.Status{Known: true, Up: true, Since: early}
 	out := Plan(Input{Config: configOf(svc), Health: h})
 	want := []RealPlan{
 		{Addr: server(1), Configured: 1, Weight: 1, Checks: 2, Since: early, Reason: "tcp 8080: refused, 3 of 3", Flapping: true},

@@ -7,6 +7,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
 // Targets lists what has to be asked for a configuration, each question
@@ -15,7 +16,8 @@ import (
 func Targets(cfg *config.Config, probeVIP bool) []health.Target {
 	var all []health.Target
 	seen := map[health.Target]bool{}
-	for _, svc := range cfg.Services {
+	for s := range cfg.Services { // by reference: there may be ten thousand
+		svc := &cfg.Services[s]
 		for i := range svc.Reals {
 			for _, t := range targets(svc, i, probeVIP) {
 				if !seen[t] {
@@ -29,7 +31,7 @@ func Targets(cfg *config.Config, probeVIP bool) []health.Target {
 }
 
 // targets are the questions about the i-th real of a service.
-func targets(svc config.Service, i int, probeVIP bool) []health.Target {
+func targets(svc *config.Service, i int, probeVIP bool) []health.Target {
 	if i >= len(svc.Checks) {
 		return nil
 	}
@@ -40,7 +42,7 @@ func targets(svc config.Service, i int, probeVIP bool) []health.Target {
 	return ts
 }
 
-func target(svc config.Service, r lb.Real, spec health.Spec, probeVIP bool) health.Target {
+func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) health.Target {
 	if spec.Via == "" {
 		spec.Via = health.ViaReal
 		if probeVIP && canPassVIP(svc, r, spec) {
@@ -59,14 +61,14 @@ func target(svc config.Service, r lb.Real, spec health.Spec, probeVIP bool) heal
 
 // canPassVIP tells whether a check can prove that the real serves the VIP:
 // for direct routing, and with IPv4 addresses.
-func canPassVIP(svc config.Service, r lb.Real, spec health.Spec) bool {
+func canPassVIP(svc *config.Service, r lb.Real, spec health.Spec) bool {
 	return health.ThroughVIP(spec) && r.Forward == lb.DR && !r.Addr.IsLoopback() &&
 		r.Addr.Is4() && len(svc.Listeners) > 0 && svc.Listeners[0].Addr.Is4()
 }
 
 // checkPort is the check's own port, else the real's, else the first one
 // that the service listens on.
-func checkPort(svc config.Service, r lb.Real, spec health.Spec) uint16 {
+func checkPort(svc *config.Service, r lb.Real, spec health.Spec) uint16 {
 	if spec.Port != 0 {
 		return spec.Port
 	}
@@ -151,6 +153,24 @@ func fellows(cfg *config.Config) []netip.Addr {
 		}
 	}
 	return addrs.list
+}
+
+// sameAddresses tells whether two configurations name the same VIPs, servers
+// and directors in the same places.
+func sameAddresses(a, b *config.Config) bool {
+	same := func(a, b *config.Service) bool {
+		return a.Sorry == b.Sorry && slices.EqualFunc(a.Reals, b.Reals, lb.Real.Same) && slices.Equal(a.Listeners, b.Listeners)
+	}
+	if len(a.Services) != len(b.Services) || !slices.Equal(fellows(a), fellows(b)) ||
+		!slices.EqualFunc(a.VRRP, b.VRRP, func(a, b vrrp.Instance) bool { return slices.Equal(a.Addresses, b.Addresses) }) {
+		return false
+	}
+	for i := range a.Services {
+		if !same(&a.Services[i], &b.Services[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // unique is a list of addresses, each once.

@@ -46,7 +46,7 @@ func TestTarget(t *testing.T) {
 			c.real.Addr = server(1)
 			svc.Reals[0] = c.real
 			svc.Checks[0] = []health.Spec{c.spec}
-			got := targets(svc, 0, c.probeVIP)[0]
+			got := targets(&svc, 0, c.probeVIP)[0]
 			if d := cmp.Diff(c.want, ask{got.Spec.Via, got.VIP == vip, got.Port}); d != "" {
 				t.Error(d)
 			}

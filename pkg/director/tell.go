@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -14,21 +15,20 @@ import (
 // changes compares two plans. What was not in the plan before is no news,
 // and neither is what is gone.
 func changes(before, after Outcome, at time.Time) []notify.Event {
-	quorum := map[string]bool{}
-	for _, s := range before.Services {
-		quorum[s.Name] = s.Quorum
-	}
 	var es []notify.Event
-	for _, s := range after.Services {
-		for _, r := range s.Reals {
-			if was, known := before.Memory.Up[RealKey{s.Name, r.Key()}]; known && was != r.Up {
+	quorum := before.quorums()
+	for n := range after.Services { // by reference: there may be ten thousand
+		s := &after.Services[n]
+		verdicts := before.Memory.Up[s.Name]
+		for i, r := range s.Reals {
+			if was, known := verdicts.on(i, r.Key()); known && was != r.Up {
 				es = append(es, notify.Event{
 					Kind: notify.Real, Name: endpoint(after.State, s.Name, r.Key()), Service: s.Name,
 					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at,
 				})
 			}
 		}
-		if was, known := quorum[s.Name]; known && was != s.Quorum {
+		if was, known := quorum(n, s.Name); known && was != s.Quorum {
 			e := notify.Event{Kind: notify.Service, Name: s.Name, Old: upDown(was), New: upDown(s.Quorum), Reason: s.Reason, Time: at}
 			if s.Sorry {
 				e.Reason += ", the sorry server answers"
@@ -37,6 +37,24 @@ func changes(before, after Outcome, at time.Time) []notify.Event {
 		}
 	}
 	return es
+}
+
+// quorums tells whether a service, which most likely is the i-th, had quorum.
+func (o *Outcome) quorums() func(i int, service string) (had, known bool) {
+	all := sync.OnceValue(func() map[string]bool {
+		m := make(map[string]bool, len(o.Services))
+		for i := range o.Services {
+			m[o.Services[i].Name] = o.Services[i].Quorum
+		}
+		return m
+	})
+	return func(i int, service string) (had, known bool) {
+		if i < len(o.Services) && o.Services[i].Name == service {
+			return o.Services[i].Quorum, true
+		}
+		had, known = all()[service]
+		return had, known
+	}
 }
 
 // endpoint is a real's address with the port that it serves: its own, or that

@@ -86,17 +86,10 @@ func (s State) VIPs() []netip.Addr {
 
 // Clone copies s so deeply that the copy can be changed.
 func (s State) Clone() State {
-	s = s.CloneButServices()
 	s.Services = slices.Clone(s.Services)
 	for i := range s.Services {
 		s.Services[i] = s.Services[i].Clone()
 	}
-	return s
-}
-
-// CloneButServices copies everything but the services, of which there may be
-// ten thousand: they are those of s.
-func (s State) CloneButServices() State {
 	s.Deny = slices.Clone(s.Deny)
 	s.Allow = slices.Clone(s.Allow)
 	s.Peers = slices.Clone(s.Peers)

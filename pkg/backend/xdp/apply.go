@@ -26,7 +26,7 @@ func (b *Backend) Apply(_ context.Context, s lb.State) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := b.state
-	b.state = s.CloneButServices()
+	b.state = s
 	b.state.Services = slices.Clone(s.Services)
 	if err := b.applyLocked(&before); err != nil {
 		b.state = before
@@ -89,7 +89,7 @@ func (b *Backend) prepareServices(before *lb.State) (work, error) {
 	all := make([]*service, 0, len(b.state.Services))
 	for i := range b.state.Services {
 		conf := &b.state.Services[i]
-		s, err := b.claim(conf)
+		s, err := b.claim(i, conf)
 		if err != nil {
 			return todo, err
 		}
@@ -97,14 +97,14 @@ func (b *Backend) prepareServices(before *lb.State) (work, error) {
 		all = append(all, s)
 		relaid = relaid || before.Services[i].Name != conf.Name
 		if b.unchanged(s, conf, todo.heardOf) {
-			*conf = s.conf // one copy is enough
+			s.conf = *conf // the same, but what is compared next time may be the very same
 			continue
 		}
-		*conf = conf.Clone()
 		relaid = relaid || !slices.Equal(before.Services[i].Listeners, conf.Listeners)
 		s.conf, s.settled = *conf, false
 		todo.services = append(todo.services, s)
 	}
+	b.order = all
 	if generic := b.anyGeneric(); len(todo.services) == 0 || generic != b.generic {
 		todo.services, todo.all, b.generic = all, true, generic
 	}
@@ -175,8 +175,13 @@ func (b *Backend) hasLocal(s *service) bool {
 func sameService(a, b *lb.Service) bool {
 	return a.Name == b.Name && a.Mark == b.Mark && a.Scheduler == b.Scheduler && a.Flags == b.Flags &&
 		a.OnePacket == b.OnePacket && a.Persistence == b.Persistence && a.Sorry == b.Sorry &&
-		slices.Equal(a.Listeners, b.Listeners) && slices.Equal(a.Reals, b.Reals) && slices.Equal(a.Absent, b.Absent) &&
-		slices.Equal(a.Deny, b.Deny) && slices.Equal(a.Allow, b.Allow)
+		same(a.Listeners, b.Listeners) && same(a.Reals, b.Reals) && same(a.Absent, b.Absent) &&
+		same(a.Deny, b.Deny) && same(a.Allow, b.Allow)
+}
+
+// same compares lists that are often one and the same.
+func same[T comparable](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 // removeGone takes away what the new state no longer has. Slots stay

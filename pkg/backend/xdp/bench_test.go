@@ -13,7 +13,6 @@ import (
 // changed and writes everything again, and the change of one weight.
 func BenchmarkApply(b *testing.B) {
 	h := newHarness(b, 1024, 64)
-	h.net.still = true
 	states := [2]lb.State{manyServices(10_000), manyServices(10_000)}
 	states[1].Services[5000].Reals[2].Weight = 2
 	for _, s := range states {

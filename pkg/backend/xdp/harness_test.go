@@ -29,12 +29,13 @@ type segment struct {
 	hosts  map[netip.Addr]Neighbor
 	asking bool // nobody has answered yet
 
-	still   bool // what it says has not changed
 	version uint64
+	said    string // what it knew when that was given
 }
 
 func (s *segment) Version() uint64 {
-	if !s.still {
+	if now := fmt.Sprint(s.silent, s.local, s.hosts, s.asking); now != s.said {
+		s.said = now
 		s.version++
 	}
 	return s.version

@@ -82,3 +82,70 @@ func TestPassWithoutNewsMends(t *testing.T) {
 		t.Errorf("reals that somebody wiped are still gone: %+v", o)
 	}
 }
+
+// While something changes elsewhere, a service is looked at again only if its
+// reals' answers may have changed; then it is.
+func TestChangeElsewhereFollowsTheSegment(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(1), other()}}
+	h := serving(t, s)
+	moved := Neighbor{MAC: [6]byte{2, 0, 10, 0, 0, 77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): moved}
+	s = s.Clone()
+	s.Services[1].Scheduler = lb.SH
+	h.apply(s)
+	if o := h.Send(syn(lb.TCP)); o.Real != macOwner(moved.MAC[:]) {
+		t.Errorf("the real has moved, its packets have not: %+v", o)
+	}
+}
+
+// Both halves of the tables get every layout, whatever came between: a change
+// of roles in the half in force, a service that goes, a VIP that moves.
+func TestLayoutReachesBothHalves(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(2), other()}}
+	h := serving(t, s)
+	weigh := func() { // a change that needs no layout, and comes into the other half
+		s = s.Clone() // what was applied is the backend's
+		s.Services[0].Reals[0].Weight++
+		h.apply(s)
+	}
+	at := func(dst string) string {
+		p := syn(lb.TCP)
+		p.Dst = netip.MustParseAddrPort(dst)
+		v, _, _ := h.verdict(frame(p))
+		return v
+	}
+	check := func(when, web, elsewhere string) {
+		t.Helper()
+		for half := range 2 {
+			if a, b := at("10.0.0.100:80"), at("10.0.0.101:80"); a != web || b != elsewhere {
+				t.Errorf("%s, half %d: %s and %s, want %s and %s", when, half, a, b, web, elsewhere)
+			}
+			weigh()
+		}
+	}
+	check("at first", "forwarded", "forwarded")
+	s = s.Clone()
+	s.Standby = []netip.Addr{vip}
+	must(t, h.Switch(s.Standby))
+	check("standby", "standby", "forwarded")
+	s.Standby = nil
+	must(t, h.Switch(nil))
+	check("active", "forwarded", "forwarded")
+	s = s.Clone()
+	s.Services[1].Listeners[0].Addr = netip.MustParseAddr("10.0.0.102")
+	h.apply(s)
+	check("moved", "forwarded", "not_ours")
+	s.Services = s.Services[:1]
+	h.apply(s)
+	check("gone", "forwarded", "not_ours")
+	s.Services = append(s.Clone().Services, other())
+	h.apply(s)
+	check("back", "forwarded", "forwarded")
+}
+
+func other() lb.Service {
+	return lb.Service{
+		Name: "other", Scheduler: lb.RR, Mark: 8, Reals: []lb.Real{{Addr: realN(3), Weight: 1}},
+		Listeners: []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.101"), Proto: lb.TCP, First: 80, Last: 80}},
+	}
+}

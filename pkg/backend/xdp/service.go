@@ -58,8 +58,11 @@ var kind = map[lb.Scheduler]loader.RawScheduler{
 	lb.NQ: loader.RawSchedulerSCHED_NQ,
 }
 
-// claim finds or makes the service's index.
-func (b *Backend) claim(conf *lb.Service) (*service, error) {
+// claim finds or makes the index of a service, the at-th one.
+func (b *Backend) claim(at int, conf *lb.Service) (*service, error) {
+	if at < len(b.order) && b.order[at].conf.Name == conf.Name && b.order[at].there {
+		return b.order[at], nil
+	}
 	if s, ok := b.services[conf.Name]; ok {
 		return s, nil
 	}

@@ -64,6 +64,7 @@ type Backend struct {
 	heardOf    uint64    // the neighbours' version that the services are settled by
 	generic    bool      // some interface runs generic XDP, as the reals are written
 	services   map[string]*service
+	order      []*service // of the state applied last
 	byIndex    [numServices]*service
 	freeIndex  int // no index below is free
 	numbers    numbers
@@ -115,7 +116,7 @@ func newBackend(dp *loader.Datapath, o Options) *Backend {
 	b := &Backend{
 		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
 		services: map[string]*service{}, layout: 1,
-		filters:  map[loader.RawFilterKey]loader.RawFilterAction{},
+		filters: map[loader.RawFilterKey]loader.RawFilterAction{},
 	}
 	b.rings.init(len(dp.Rings))
 	b.slots.init(len(dp.Reals))

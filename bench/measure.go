@@ -69,15 +69,15 @@ func (r *rig) measure(progress io.Writer, lanes []lane, rounds int) ([]Result, e
 
 // chunk measures one lane once.
 func (r *rig) chunk(l *lane) (float64, error) {
-	idle := l.traffic
-	base, _, err := r.run(r.raw.AnswerTx, &idle, l.packets)
-	if err != nil {
-		return 0, err
-	}
 	if l.before != nil {
 		if err := l.before(r); err != nil {
 			return 0, err
 		}
+	}
+	idle := l.traffic
+	base, _, err := r.run(r.raw.AnswerTx, &idle, l.packets)
+	if err != nil {
+		return 0, err
 	}
 	target := l.prog(r)
 	before, err := r.verdicts()

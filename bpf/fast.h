@@ -109,8 +109,7 @@ static __always_inline int stray(const struct settings *s, const struct vip *vip
 {
 	struct flow_words *second;
 
-	if (vip->tcp_ranges | vip->udp_ranges || !unheard(s->half, key >> 48, port) ||
-	    !unheard(s->half, key >> 48, 0))
+	if (vip->tcp_ranges | vip->udp_ranges || !unheard(s->half, key >> 48, port))
 		return CONTINUE;
 	second = flow_set(second_set(hash, flow_sets));
 	if (!second || in_set(first, key) || in_set(second, key))

@@ -2,7 +2,8 @@
 /*
  * From an address and a port to a service. Established flows need only the
  * VIP, one line; the port is looked up for new ones. An exact port wins over
- * a range, a range over every port.
+ * a range; every port is a range, which user space has cut to what the others
+ * leave.
  */
 #pragma once
 
@@ -96,7 +97,7 @@ struct listener_request {
 	__be16 port;
 };
 
-/* Its own function: three searches that need not be verified per caller. */
+/* Its own function: two searches that need not be verified per caller. */
 __attribute__((noinline)) __u32 find_service(struct listener_request *rq)
 {
 	__u32 half, found;
@@ -105,12 +106,7 @@ __attribute__((noinline)) __u32 find_service(struct listener_request *rq)
 		return NO_SERVICE;
 	half = rq->half & 1;
 	found = find_port(half, rq->vip, rq->port);
-	if (found != NO_SERVICE || !rq->port)
+	if (found != NO_SERVICE || !rq->range_count)
 		return found;
-	if (rq->range_count) {
-		found = find_range(half, rq->ranges, rq->range_count, bpf_ntohs(rq->port));
-		if (found != NO_SERVICE)
-			return found;
-	}
-	return find_port(half, rq->vip, 0);
+	return find_range(half, rq->ranges, rq->range_count, bpf_ntohs(rq->port));
 }

@@ -148,7 +148,7 @@ enum vip_flag {
 	VIP_PEERS = 4, /* this host is a real behind it: mind peer directors */
 };
 
-/* One exact port (or, as port 0, every port) of a VIP. */
+/* One exact port of a VIP. */
 struct port {
 	__u16 vip; /* number of the VIP for the protocol, 0 = free place */
 	__be16 port;

@@ -97,7 +97,8 @@ func bare(s lb.State) iter.Seq[netip.Addr] {
 	}
 }
 
-// listen notes a listener; exact and every-port ones are written at once.
+// listen notes a listener; one of a single port is written at once. Every port
+// is a range like others, the widest.
 func (l *layout) listen(lis lb.Listener, service uint32) error {
 	p := l.at(lis.Addr)
 	s := l.b.byIndex[service]
@@ -112,10 +113,14 @@ func (l *layout) listen(lis lb.Listener, service uint32) error {
 	} else {
 		p.tcp = n
 	}
-	if lis.Width() == 1 || lis.EveryPort() {
+	switch {
+	case lis.EveryPort():
+		*ranges = append(*ranges, portRange{0, 0xffff, service})
+	case lis.Width() == 1:
 		return l.port(n, lis.First, service)
+	default:
+		*ranges = append(*ranges, portRange{lis.First, lis.Last, service})
 	}
-	*ranges = append(*ranges, portRange{lis.First, lis.Last, service})
 	return nil
 }
 
@@ -155,7 +160,7 @@ func (l *layout) finish() error {
 	for _, addr := range l.order {
 		p := l.vips[addr]
 		tcp, udp := flatten(p.tcpRanges), flatten(p.udpRanges)
-		if int(at)+len(tcp)+len(udp) > numRanges {
+		if int(at)+len(tcp)+len(udp) > numRanges || max(len(tcp), len(udp)) > 0xffff {
 			return errors.New("too many port ranges (at most 65536)")
 		}
 		v := loader.RawVip{Tcp: p.tcp, Udp: p.udp, Ranges: at, TcpRanges: uint16(len(tcp)), UdpRanges: uint16(len(udp))}

@@ -205,16 +205,13 @@ func (o *RaceObjects) fill(prog *ebpf.Program, svc lb.Service, of func(bucket in
 // meet chooses flows, TCP and UDP in turn, whose places are all in the first
 // few sets of the table.
 func (o *RaceObjects) meet(r *rig) error {
-	tcp, udp := r.numbers(firstVIP)
-	if tcp == 0 || udp == 0 {
-		return errors.New("race: the VIP has no number for flow keys")
-	}
+	first := firstVIP.As4()
+	vip := binary.NativeEndian.Uint32(first[:])
 	next := netip.MustParseAddr("10.0.0.0")
 	for i := range uint32(raceFlows) {
 		f := RaceFlow{Port: be16(1024 + uint16(i)), Protocol: protoTCP}
-		vip := tcp
 		if i&1 != 0 {
-			f.Protocol, vip = protoUDP, udp
+			f.Protocol = protoUDP
 		}
 		for meets := false; !meets; next = next.Next() {
 			b := next.As4()
@@ -229,28 +226,14 @@ func (o *RaceObjects) meet(r *rig) error {
 	return nil
 }
 
-// numbers are what stands for a VIP in the keys of TCP and UDP flows.
-func (r *rig) numbers(vip netip.Addr) (tcp, udp uint16) {
-	b := vip.As4()
-	half := len(r.dp.VIPs) / 2
-	for _, line := range r.dp.VIPs[int(r.dp.Settings.Half&1)*half:][:half] {
-		for _, v := range line.Way {
-			if v.Addr.Word[3] == binary.NativeEndian.Uint32(b[:]) {
-				return v.Tcp, v.Udp
-			}
-		}
-	}
-	return 0, 0
-}
-
 // sets are the two that a flow may be in (flow_hash, first_set and second_set
 // of bpf/flow.h).
-func (r *rig) sets(client uint32, port, vip, vipPort uint16) (first, second uint32) {
+func (r *rig) sets(client uint32, port uint16, vip uint32, vipPort uint16) (first, second uint32) {
 	s, n := r.dp.Settings, uint64(r.dp.Maps.Flows.MaxEntries())
-	h := (uint64(client) | uint64(port)<<32 | uint64(vip)<<48) ^ s.Seed[0]
+	h := (uint64(client) | uint64(port)<<32) ^ s.Seed[0]
 	h *= s.Seed[1] | 1
 	h ^= h >> 32
-	h = (h ^ uint64(vipPort)) * (s.Seed[2] | 1)
+	h = (h ^ (uint64(vip) | uint64(vipPort)<<32)) * (s.Seed[2] | 1)
 	h ^= h >> 29
 	first, second = uint32(h&math.MaxUint32*n>>32), uint32(h>>32*n>>32)
 	if second == first {

@@ -147,7 +147,6 @@ static __always_inline int fast(struct xdp_md *ctx)
 	struct real *real;
 	struct vip *vip;
 	__u64 key, hash, value, now, way, *place;
-	__be16 port;
 	int full;
 
 	/* IPv4 without options, at least as long as TCP needs. */
@@ -157,6 +156,11 @@ static __always_inline int fast(struct xdp_md *ctx)
 		return PASS(VERDICT_NOT_OUR_MAC);
 	s = bpf_map_lookup_elem(&settings, &at);
 	if (!s)
+		return CONTINUE;
+	hash = flow_hash(s, ip->saddr, *(__be16 *)(data + ETHER + 20), ip->daddr,
+			 *(__be16 *)(data + ETHER + 22));
+	first = flow_set(first_set(hash, flow_sets));
+	if (!first)
 		return CONTINUE;
 	vip = near_vip(s, ip->daddr, &full);
 	if (!vip)
@@ -174,12 +178,7 @@ static __always_inline int fast(struct xdp_md *ctx)
 	}
 	barrier_var(flags);
 
-	port = *(__be16 *)(data + ETHER + 22);
 	key = flow_key(ip->saddr, *(__be16 *)(data + ETHER + 20), *number);
-	hash = flow_hash(s, key, port);
-	first = flow_set(first_set(hash, flow_sets));
-	if (!first)
-		return CONTINUE;
 	if (flags != TCP_ACK)
 		goto nobodys;
 	place = place_of(first, key);

@@ -350,7 +350,7 @@ static __always_inline __u64 look_up(struct run *r, __u64 **place)
 static __always_inline void identify(struct run *r, __u16 number)
 {
 	r->key = flow_key(r->p.source, r->p.source_port, number);
-	r->hash = flow_hash(r->s, r->key, r->p.destination_port);
+	r->hash = flow_hash(r->s, r->p.source, r->p.source_port, r->p.destination, r->p.destination_port);
 	r->now = clock_now(r->s);
 }
 

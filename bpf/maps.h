@@ -101,6 +101,15 @@ struct {
 	__type(value, struct real);
 } reals SEC(".maps");
 
+/* Of the reals: for people and for the daemon's next start. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, REALS);
+	__type(key, __u32);
+	__type(value, struct address);
+} addresses SEC(".maps");
+
 /* Apart from reals: these lines are written, those only read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -218,7 +218,10 @@ enum real_flag {
 	REAL_SORRY = 128, /* the sorry server, and none of the reals: it keeps nobody */
 };
 
-/* A real server of one service. One line; the first word says where to. */
+/*
+ * A real server of one service; the first word says where to. Two in a line,
+ * and the address elsewhere: thousands of them have to stay near the CPU.
+ */
 struct real {
 	__u8 mac[6];
 	__u8 generation; /* 0-15 */
@@ -227,13 +230,9 @@ struct real {
 	__u16 mtu; /* of that interface */
 	__u32 ifindex;
 	__u32 service;
-	struct address addr; /* for people and for the daemon's next start */
 	__u32 cookie; /* of the service */
 	__be16 port;
 	__u16 weight;
-	__u32 upper; /* thresholds */
-	__u32 lower;
-	__u64 spare;
 };
 
 /* Live connections of a real, as ipvsadm counts them. */
@@ -247,7 +246,6 @@ struct counter {
 	__u64 packets;
 	__u64 bytes;
 	__u64 connections;
-	__u64 spare;
 };
 
 /* How many packets ended in a verdict, or flows in an eviction. */

@@ -63,6 +63,7 @@ type Datapath struct {
 	Cursors    []RawCursor
 	Rings      []RawRingLine
 	Reals      []RawReal
+	Addresses  []RawAddress // of Reals
 	Loads      []RawLoad
 	Labels     []RawLabel
 	Leases     []uint64
@@ -144,6 +145,7 @@ func (d *Datapath) mapAll() error {
 		{m.Cursors, func(b mapped, n uint32) { d.Cursors = view[RawCursor](b, n) }},
 		{m.Rings, func(b mapped, n uint32) { d.Rings = view[RawRingLine](b, n) }},
 		{m.Reals, func(b mapped, n uint32) { d.Reals = view[RawReal](b, n) }},
+		{m.Addresses, func(b mapped, n uint32) { d.Addresses = view[RawAddress](b, n) }},
 		{m.Loads, func(b mapped, n uint32) { d.Loads = view[RawLoad](b, n) }},
 		{m.Labels, func(b mapped, n uint32) { d.Labels = view[RawLabel](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type RawAddress struct {
+	_    structs.HostLayout
+	Word [4]uint32
+}
+
 type RawBucket struct {
 	_      structs.HostLayout
 	Second uint64
@@ -24,7 +29,6 @@ type RawCounter struct {
 	Packets     uint64
 	Bytes       uint64
 	Connections uint64
-	Spare       uint64
 }
 
 type RawCursor struct {
@@ -57,10 +61,7 @@ type RawFilterKey struct {
 	_       structs.HostLayout
 	Bits    uint32
 	Service uint32
-	Prefix  struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
+	Prefix  RawAddress
 }
 
 type RawFlowSet struct {
@@ -161,16 +162,9 @@ type RawReal struct {
 	Mtu        uint16
 	Ifindex    uint32
 	Service    uint32
-	Addr       struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
-	Cookie uint32
-	Port   uint16
-	Weight uint16
-	Upper  uint32
-	Lower  uint32
-	Spare  uint64
+	Cookie     uint32
+	Port       uint16
+	Weight     uint16
 }
 
 type RawRealFlag uint32
@@ -304,11 +298,8 @@ const (
 )
 
 type RawVip struct {
-	_    structs.HostLayout
-	Addr struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
+	_         structs.HostLayout
+	Addr      RawAddress
 	Tcp       uint16
 	Udp       uint16
 	Flags     uint16
@@ -335,6 +326,7 @@ type RawVipLine struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	RawMapAddresses        = "addresses"
 	RawMapAnswers          = "answers"
 	RawMapCounters         = "counters"
 	RawMapCursors          = "cursors"
@@ -423,6 +415,7 @@ type RawProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RawMapSpecs struct {
+	Addresses  *ebpf.MapSpec `ebpf:"addresses"`
 	Answers    *ebpf.MapSpec `ebpf:"answers"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Cursors    *ebpf.MapSpec `ebpf:"cursors"`
@@ -485,6 +478,7 @@ func (o *RawObjects) Close() error {
 //
 // It can be passed to LoadRawObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RawMaps struct {
+	Addresses  *ebpf.Map `ebpf:"addresses"`
 	Answers    *ebpf.Map `ebpf:"answers"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Cursors    *ebpf.Map `ebpf:"cursors"`
@@ -511,6 +505,7 @@ type RawMaps struct {
 
 func (m *RawMaps) Close() error {
 	return _RawClose(
+		m.Addresses,
 		m.Answers,
 		m.Counters,
 		m.Cursors,

@@ -172,7 +172,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 	must(t, err)
 	fields := map[string]string{
 		"flows": `"client"`, "templates": `"client"`, "vips": `"addr"`, "ports": `"service"`, "services": `"ring"`,
-		"reals": `"mac"`, "counters": `"packets"`, "settings": `"half"`, "verdicts": `"count"`, "filters": `"prefix"`,
+		"reals": `"mac"`, "addresses": `"word"`, "counters": `"packets"`, "settings": `"half"`, "verdicts": `"count"`, "filters": `"prefix"`,
 		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"active"`, "cursors": `"picks"`, "ranges": `"first"`,
 		"rings": `"slot"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
 		"leases": `"value"`, "locks": `"value"`,

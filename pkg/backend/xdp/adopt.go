@@ -57,7 +57,7 @@ func (b *Backend) adoptReals() {
 			continue
 		}
 		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&realReserved == 0}
-		r.conf = lb.Real{Addr: addrOf(raw.Addr.Word), Port: be16(raw.Port), Weight: raw.Weight}
+		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: be16(raw.Port), Weight: raw.Weight}
 		r.near, r.left = b.whereLeft(raw)
 		s.reals[r.conf.Key()] = r
 	}

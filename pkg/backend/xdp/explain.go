@@ -71,7 +71,7 @@ func (e *explainer) run() lb.Explanation {
 		return e.end(loader.RawVerdictVERDICT_NO_LISTENER, "", "")
 	}
 	k := makeKey(e.p.Src.Addr(), e.p.Src.Port(), number)
-	if v, ok := e.b.findFlow(k, e.p.Dst.Port()); ok {
+	if v, ok := e.b.findFlow(k, e.p.Dst); ok {
 		if x, done := e.known(v); done {
 			return x
 		}
@@ -88,7 +88,7 @@ func (e *explainer) known(v value) (lb.Explanation, bool) {
 	}
 	raw := &e.b.dp.Reals[v.real()]
 	s := e.b.byIndex[raw.Service%numServices]
-	name, real := "", addrOf(raw.Addr.Word).String()
+	name, real := "", e.b.addressOf(v.real()).String()
 	if s != nil {
 		name = s.conf.Name
 	}
@@ -160,7 +160,7 @@ func (e *explainer) fresh(k key) lb.Explanation {
 	}
 	if s.conf.Persistence.Enabled() {
 		if p, t := e.b.findTemplate(s, k); p != nil && e.holds(t) {
-			e.note("persistence template: real %s, %s left", addrOf(e.b.dp.Reals[t.real()].Addr.Word), shown(int64(t.left(e.now))))
+			e.note("persistence template: real %s, %s left", e.b.addressOf(t.real()), shown(int64(t.left(e.now))))
 			return e.way(name, t.real())
 		}
 		e.note("no persistence template of this client")
@@ -217,7 +217,7 @@ func (e *explainer) load(id uint32) sched.Load {
 
 func (e *explainer) way(service string, slot uint32) lb.Explanation {
 	raw := &e.b.dp.Reals[slot]
-	real := addrOf(raw.Addr.Word).String()
+	real := e.b.addressOf(slot).String()
 	if raw.Flags&realLocal != 0 {
 		e.note("%s is this host", real)
 		return e.end(loader.RawVerdictVERDICT_LOCAL, service, real)
@@ -270,8 +270,9 @@ func (b *Backend) vip(a netip.Addr) (loader.RawVip, bool) {
 }
 
 // findFlow finds a flow, live or expired.
-func (b *Backend) findFlow(k key, port uint16) (value, bool) {
-	first, second := twoSets(flowHash(b.dp.Settings, k, port), uint32(len(b.dp.Flows)/8))
+func (b *Backend) findFlow(k key, vip netip.AddrPort) (value, bool) {
+	client, port := netip.AddrPortFrom(k.client(), k.port()), vip.Port()
+	first, second := twoSets(flowHash(b.dp.Settings, client, vip), uint32(len(b.dp.Flows)/8))
 	for _, set := range []uint32{first, second} {
 		for w := range uint32(4) {
 			v := value(load64(&b.dp.Flows[set*8+4+w]))

@@ -159,10 +159,11 @@ func twoSets(hash uint64, n uint32) (first, second uint32) {
 }
 
 // flowHash mirrors flow_hash of bpf/flow.h.
-func flowHash(s *loader.RawSettings, k key, port uint16) uint64 {
-	h := (uint64(k) ^ s.Seed[0]) * (s.Seed[1] | 1)
+func flowHash(s *loader.RawSettings, client, vip netip.AddrPort) uint64 {
+	word := func(a netip.AddrPort) uint64 { return uint64(be32(a.Addr())) | uint64(be16(a.Port()))<<32 }
+	h := (word(client) ^ s.Seed[0]) * (s.Seed[1] | 1)
 	h ^= h >> 32
-	h = (h ^ uint64(be16(port))) * (s.Seed[2] | 1)
+	h = (h ^ word(vip)) * (s.Seed[2] | 1)
 	return h ^ h>>29
 }
 

@@ -141,7 +141,7 @@ func (b *Backend) write(s *service, r *real) {
 	raw.Mtu = b.mtu(r)
 	raw.Ifindex = uint32(r.near.IfIndex)
 	raw.Service, raw.Cookie = s.index, s.cookie
-	raw.Addr.Word = words(r.conf.Addr)
+	b.dp.Addresses[r.slot].Word = words(r.conf.Addr)
 	raw.Port, raw.Weight = be16(r.conf.Port), r.conf.Weight
 	mac := r.near.MAC
 	if mac == ([6]byte{}) {
@@ -162,6 +162,9 @@ func (b *Backend) mtu(r *real) uint16 {
 	}
 	return uint16(r.near.MTU)
 }
+
+// addressOf is the address of the real in a slot.
+func (b *Backend) addressOf(slot uint32) netip.Addr { return addrOf(b.dp.Addresses[slot].Word) }
 
 func (b *Backend) anyGeneric() bool {
 	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return a.Mode == loader.Generic })

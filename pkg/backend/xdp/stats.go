@@ -275,7 +275,7 @@ func (b *Backend) connection(k key, v value, now uint64) lb.Connection {
 		Virtual: netip.AddrPortFrom(e.vip, v.port()),
 	}
 	raw := &b.dp.Reals[v.real()]
-	c.Real = netip.AddrPortFrom(addrOf(raw.Addr.Word), v.port())
+	c.Real = netip.AddrPortFrom(b.addressOf(v.real()), v.port())
 	if s := b.byIndex[raw.Service%numServices]; s != nil {
 		c.Service = s.conf.Name
 	}
@@ -291,7 +291,7 @@ func (b *Backend) templateConnection(k uint64, t template, now uint64) (lb.Conne
 	c := lb.Connection{
 		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.left(now))),
 		Client: netip.AddrPortFrom(addr32(uint32(k)), 0),
-		Real:   netip.AddrPortFrom(addrOf(raw.Addr.Word), 0),
+		Real:   netip.AddrPortFrom(b.addressOf(t.real()), 0),
 	}
 	if t.assured() {
 		c.State = "ASSURED"

@@ -16,7 +16,7 @@ const (
 	jiffy     = 4 * time.Millisecond // of Debian's kernel
 	margin    = 6 * time.Second      // nothing may be so near its end while packets are sent
 	slack     = 3 * time.Second      // between the kernel's timers and lvx's ticks
-	patience  = 100 * time.Second    // for both to agree: a late timer, and a template renewed before it
+	patience  = 150 * time.Second    // for both to agree: a late timer, and a template that lvx renewed before it, for a minute
 	probeLife = 400 * time.Second    // more than the longest timeout that a probe can have, UDP's
 	sweep     = 6 * time.Second      // until lvx's counts know that a connection has ended
 )

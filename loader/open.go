@@ -111,17 +111,15 @@ func (d *Datapath) pinnedMaps() (map[string]*ebpf.Map, error) {
 			_ = m.Close()
 		}
 	}
+	stale := "" // why they cannot be adopted
 	for name, spec := range d.spec.Maps {
 		if !pinned(name) {
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(d.pins.file(name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
-			if len(old) > 0 {
-				d.opts.Log.Warn("pinned maps are incomplete; starting with empty tables", "missing", name)
-			}
-			closeAll()
-			return nil, nil
+			stale = name + " is missing"
+			continue
 		}
 		if err != nil {
 			closeAll()
@@ -129,15 +127,18 @@ func (d *Datapath) pinnedMaps() (map[string]*ebpf.Map, error) {
 		}
 		old[name] = m
 		if err := spec.Compatible(m); err != nil {
-			d.opts.Log.Warn("pinned maps are of another version or size; starting with empty tables, connections are scheduled anew",
-				"map", name, "why", err)
-			closeAll()
-			return nil, nil
+			stale = fmt.Sprintf("%s: %v", name, err)
 		}
 	}
+	if len(old) == 0 {
+		return nil, nil
+	}
 	var s RawSettings
-	if err := old["settings"].Lookup(uint32(0), &s); err != nil || s.Version != Layout {
-		d.opts.Log.Warn("pinned maps are of another version; starting with empty tables", "found", s.Version, "want", Layout)
+	if m := old["settings"]; m != nil && (m.Lookup(uint32(0), &s) != nil || s.Version != Layout) {
+		stale = fmt.Sprintf("their layout is version %d, not %d", s.Version, Layout)
+	}
+	if stale != "" {
+		d.opts.Log.Warn("pinned maps are of another version or size; starting with empty tables, connections are scheduled anew", "why", stale)
 		closeAll()
 		return nil, nil
 	}

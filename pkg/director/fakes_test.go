@@ -176,6 +176,18 @@ func (f *fakeNeigh) Watch(reals []netip.Addr) {
 	f.reals = reals
 }
 
+func (f *fakeNeigh) watched() []netip.Addr {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reals
+}
+
+func (f *fakeNeigh) hush(silent bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent = silent
+}
+
 func (f *fakeNeigh) Avoid(vips []netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -77,7 +77,7 @@ func (d *Director) meet(ctx context.Context, cfg *config.Config) {
 			return nil
 		}
 		all := unique{}
-		for _, a := range servers(d.cfg) {
+		for _, a := range neighbours(d.cfg) {
 			all.add(a)
 		}
 		known := len(all.list)
@@ -85,6 +85,7 @@ func (d *Director) meet(ctx context.Context, cfg *config.Config) {
 			all.add(a)
 		}
 		if strangers = all.list[known:]; len(strangers) > 0 {
+			d.held = nil
 			d.opt.Neigh.Watch(all.list)
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -272,4 +273,28 @@ func TestReloadMeetsNewServers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever hangs up while a reload looks for new servers leaves nobody watched
+// that should not be, or the other way round, once a good file is read.
+func TestReloadAfterAnInterruptedOne(t *testing.T) {
+	good := configOf(service("web", 1, 1))
+	good.Peers = []netip.Addr{netip.MustParseAddr("10.0.0.99")}
+	inBubble(t, good, func(t *testing.T, r *rig) {
+		for range 8 { // the interrupted one comes into force, or it does not
+			if err := r.Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := r.neigh.watched(), neighbours(good); !slices.Equal(got, want) {
+				t.Fatalf("watched: %v, want %v", got, want)
+			}
+			r.neigh.hush(true)
+			r.next = configOf(service("web", 1, 1, 1))
+			ctx, cancel := context.WithTimeout(t.Context(), settleTime/2)
+			_ = r.Reload(ctx)
+			cancel()
+			r.neigh.hush(false)
+			r.next = good
+		}
+	})
 }

@@ -83,3 +83,20 @@ func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
 	h.apply(s)
 	h.want(fresh(200), "answered_unreachable", tx)
 }
+
+// A service that was drained when its daemon died, and is gone from the
+// file when the next one starts, is taken out.
+func TestDrainedServiceGoneAtTheNextStart(t *testing.T) {
+	drained := other()
+	drained.Reals[0].Weight = 0
+	h := serving(t, lb.State{Services: []lb.Service{webService(1), drained}})
+	h.succeed()
+	h.net.asking = false
+	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	for range idlePasses {
+		h.Sweep()
+	}
+	if s := h.services[drained.Name]; s != nil {
+		t.Errorf("it is still there: %+v", s)
+	}
+}

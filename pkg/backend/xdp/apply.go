@@ -68,7 +68,10 @@ func (b *Backend) applyLocked(before *lb.State) error {
 	b.settling.Go(b.grace) // nobody waits for it now: a takeover would
 	b.retired, b.retiring = append(b.retired, b.retiring...), b.retiring[:0]
 	b.removeGone(todo.services)
-	b.heardOf = todo.heardOf
+	for _, s := range todo.services { // not before: what a failed Apply prepared was written nowhere
+		s.settled = true
+	}
+	b.heardOf, b.generic = todo.heardOf, todo.generic
 	return errors.Join(b.removeFilters(), unplugged)
 }
 
@@ -76,6 +79,7 @@ func (b *Backend) applyLocked(before *lb.State) error {
 type work struct {
 	services []*service // whose reals are to be written
 	all      bool       // they are all, and VIPs and ports are to be laid out even if they are the same
+	generic  bool       // some interface runs generic XDP
 	heardOf  uint64     // the neighbours' version
 }
 
@@ -83,7 +87,8 @@ type work struct {
 // services that changed, or, when none did, of all. That is the periodic pass,
 // which mends what somebody else broke.
 func (b *Backend) prepareServices(before *lb.State) (work, error) {
-	todo := work{heardOf: b.neigh.Version()} // asked first: what changes meanwhile changes it
+	// Asked first: what changes meanwhile changes it.
+	todo := work{heardOf: b.neigh.Version(), generic: b.anyGeneric()}
 	b.passes++
 	relaid := !sameBesides(before, &b.state) || len(before.Services) != len(b.state.Services)
 	all := make([]*service, 0, len(b.state.Services))
@@ -105,8 +110,8 @@ func (b *Backend) prepareServices(before *lb.State) (work, error) {
 		todo.services = append(todo.services, s)
 	}
 	b.order = all
-	if generic := b.anyGeneric(); len(todo.services) == 0 || generic != b.generic {
-		todo.services, todo.all, b.generic = all, true, generic
+	if len(todo.services) == 0 || todo.generic != b.generic {
+		todo.services, todo.all = all, true
 	}
 	for _, s := range todo.services {
 		local := s.local
@@ -125,7 +130,7 @@ func (b *Backend) prepare(s *service) error {
 	if !s.there { // a service that returns has its flows, but starts anew
 		s.ring, s.inRing = nil, nil
 	}
-	s.there = true
+	s.there, s.settled = true, false
 	if err := b.settle(s, s.conf); err != nil {
 		return err
 	}
@@ -133,7 +138,7 @@ func (b *Backend) prepare(s *service) error {
 		return err
 	}
 	b.describe(s)
-	s.settled, s.filtered, s.local = true, b.filtered(&s.conf), b.hasLocal(s)
+	s.filtered, s.local = b.filtered(&s.conf), b.hasLocal(s)
 	return nil
 }
 
@@ -188,7 +193,7 @@ func same[T comparable](a, b []T) bool {
 // reserved while flows live: a real that returns regains them.
 func (b *Backend) removeGone(changed []*service) {
 	for _, s := range b.byIndex {
-		if s != nil && s.there && s.pass != b.passes {
+		if s != nil && s.pass != b.passes {
 			s.there = false
 			b.removeReals(s)
 		}

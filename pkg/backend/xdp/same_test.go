@@ -149,3 +149,49 @@ func other() lb.Service {
 		Listeners: []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.101"), Proto: lb.TCP, First: 80, Last: 80}},
 	}
 }
+
+// What an Apply that failed had prepared was written nowhere: the next one
+// writes it, though nothing has changed since.
+func TestApplyAfterAFailedOne(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(1), other()}}
+	h := serving(t, s)
+	moved := Neighbor{MAC: [6]byte{2, 0, 10, 0, 0, 77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): moved}
+	if err := h.Apply(t.Context(), withTooManyRanges(s)); err == nil {
+		t.Fatal("more port ranges than the table has were laid out")
+	}
+	s = s.Clone()
+	s.Services[1].Scheduler = lb.SH
+	h.apply(s)
+	if o := h.Send(syn(lb.TCP)); o.Real != macOwner(moved.MAC[:]) {
+		t.Errorf("the real has moved, its packets have not: %+v", o)
+	}
+	grown := s.Clone()
+	grown.Services[0].Reals = append(grown.Services[0].Reals, lb.Real{Addr: realN(2), Weight: 1})
+	if h.Apply(t.Context(), withTooManyRanges(grown)) == nil {
+		t.Fatal("more port ranges than the table has were laid out")
+	}
+	grown = grown.Clone()
+	grown.Services[1].Scheduler = lb.RR
+	h.apply(grown)
+	for port := range uint16(4) {
+		p := syn(lb.TCP)
+		p.Src = netip.AddrPortFrom(client.Addr(), 1000+port)
+		if v, _, _ := h.verdict(frame(p)); v != "forwarded" {
+			t.Errorf("a client of the new real: %s", v)
+		}
+	}
+}
+
+func withTooManyRanges(s lb.State) lb.State {
+	s = s.Clone()
+	many := lb.Service{Name: "many", Scheduler: lb.RR, Mark: 9, Reals: []lb.Real{{Addr: realN(3), Weight: 1}}}
+	for n := range 700 {
+		at := netip.AddrFrom4([4]byte{10, 9, byte(n >> 8), byte(n)})
+		for i := range uint16(100) {
+			many.Listeners = append(many.Listeners, lb.Listener{Addr: at, Proto: lb.TCP, First: 1 + 3*i, Last: 2 + 3*i})
+		}
+	}
+	s.Services = append(s.Services, many)
+	return s
+}

@@ -14,6 +14,7 @@ const overloaded = 5
 // losses is what became of connections.
 type losses struct {
 	lost    uint64 // established, younger than their timeout, and gone
+	again   uint64 // opened a second time: a run that a signal interrupts is repeated
 	evicted evictions
 }
 
@@ -73,7 +74,8 @@ func overloadOf(ctx context.Context, j *job, capacity int) (err error) {
 func unaccounted(l losses) float64 {
 	n := l.evicted[loader.RawEvictionEVICTED_ESTABLISHED] + l.evicted[loader.RawEvictionEVICTED_UNPROVEN] +
 		l.evicted[loader.RawEvictionEVICTED_HALF_OPEN]
-	return max(float64(l.lost)-float64(n), float64(n)-float64(l.lost))
+	gone := l.lost + l.again
+	return max(float64(gone)-float64(n), float64(n)-float64(gone))
 }
 
 // flood establishes as many connections as the table is stated to hold, and
@@ -100,10 +102,29 @@ func (r *rig) crowd(ctx context.Context, j *job, capacity int) (l losses, err er
 	if err != nil {
 		return l, err
 	}
+	opened, err := r.opened()
+	if err != nil {
+		return l, err
+	}
 	if err := r.inPieces(ctx, j, 0, overloaded*capacity, r.establishAt); err != nil {
 		return l, err
 	}
-	return r.losses(ctx, j, before, overloaded*capacity)
+	now, err := r.opened()
+	if err != nil {
+		return l, err
+	}
+	l, err = r.losses(ctx, j, before, overloaded*capacity)
+	l.again = now - opened - uint64(overloaded*capacity)
+	return l, err
+}
+
+// opened is how many connections lvx has counted.
+func (r *rig) opened() (n uint64, err error) {
+	st, err := r.lvx.Stats()
+	for _, s := range st.Services {
+		n += s.Conns
+	}
+	return n, err
 }
 
 // losses asks for the first n connections, which were established a moment

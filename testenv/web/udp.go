@@ -20,13 +20,14 @@ func (s *Server) ServeUDP(p net.PacketConn) error {
 		if err != nil {
 			return err
 		}
-		// An unreachable client is its own problem.
-		_, _ = p.WriteTo([]byte(s.name+"\n"), from)
 		a := Access{At: time.Now(), Method: "UDP", Bytes: int64(n)}
 		a.Client, _ = netip.ParseAddrPort(from.String())
 		a.Local, _ = netip.ParseAddrPort(p.LocalAddr().String())
 		s.mu.Lock()
 		s.log = append(s.log, a)
 		s.mu.Unlock()
+		// After that: who has its answer may look. An unreachable client is its
+		// own problem.
+		_, _ = p.WriteTo([]byte(s.name+"\n"), from)
 	}
 }

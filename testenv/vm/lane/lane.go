@@ -43,8 +43,13 @@ type Suite struct {
 	Timeout time.Duration     // of the guest; 0 is vm.DefaultTimeout
 }
 
-// Suites is the lane.
+// Suites is the lane, the longest first.
 var Suites = []Suite{
+	{
+		Name: "judge", Package: "./cmd/lvx", Run: "^TestKernelJudge$", Icount: true, Memory: 2000, Timeout: 3 * time.Hour,
+		Env: []string{"GOGC=400"}, Pass: []string{"LVX_JUDGE_STEPS", "LVX_JUDGE_SEED", "LVX_JUDGE_LOOK"},
+		Modules: []string{"nf_tables", "veth"},
+	},
 	{
 		Name: "backend", Package: "./pkg/backend/ipvs", Run: "^TestKernel", Icount: true,
 		Tools:   []string{"ipvsadm", "ip", "nft"},
@@ -53,11 +58,6 @@ var Suites = []Suite{
 	{
 		Name: "listing", Package: "./cmd/lvx", Run: "^TestKernelListing$", Icount: true,
 		Tools: []string{"ipvsadm"},
-	},
-	{
-		Name: "judge", Package: "./cmd/lvx", Run: "^TestKernelJudge$", Icount: true, Memory: 2000, Timeout: 3 * time.Hour,
-		Env: []string{"GOGC=400"}, Pass: []string{"LVX_JUDGE_STEPS", "LVX_JUDGE_SEED", "LVX_JUDGE_LOOK"},
-		Modules: []string{"nf_tables", "veth"},
 	},
 	{
 		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000, Timeout: 10 * time.Minute,

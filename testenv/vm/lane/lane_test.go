@@ -9,10 +9,12 @@ import (
 	"testing"
 )
 
-// TestLane is the lane: every suite in its guest.
+// TestLane is the lane: every suite in its guest, as many at a time as there
+// are CPUs: most guests use one.
 func TestLane(t *testing.T) {
 	for _, s := range Suites {
 		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
 			var text bytes.Buffer
 			out := io.Writer(&text)
 			if testing.Verbose() {

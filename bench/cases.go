@@ -26,6 +26,13 @@ func small(chunk int) []group {
 	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), newFlows(chunk), persistence(chunk), scales(chunk))
 }
 
+// brief are those that have a target.
+func brief(chunk int) []group {
+	sizes := scales(chunk)[0]
+	sizes.lanes = sizes.lanes[:2]
+	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), newFlows(chunk)[:2], []group{sizes})
+}
+
 // oneFlow is about instructions: every line is in the cache.
 func oneFlow(chunk int) []group {
 	n := 4 * chunk

@@ -32,7 +32,7 @@ type scale struct{ services, starts, reloads int }
 func control(ctx context.Context, j *job) error {
 	scales, idle := []scale{{10, 5, 9}, {1000, 5, 9}, {10_000, 3, 9}}, 30*time.Second
 	if j.quick {
-		scales, idle = []scale{{1000, 1, 3}}, 3*time.Second
+		scales, idle = []scale{{1000, 1, 3}}, time.Second
 	}
 	return controlOf(ctx, j, scales, idle)
 }

@@ -140,17 +140,17 @@ func packets(ctx context.Context, j *job) error {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
-	rounds, chunk := 21, 200_000
+	rounds, groups := 21, small(200_000)
 	if j.quick {
-		rounds, chunk = 7, 100_000
+		rounds, groups = 3, brief(100_000)
 	}
 	size := rigOptions{flows: million, templates: million, hash: million, lru: million}
-	if err := j.measureAll(ctx, size, small(chunk), rounds); err != nil {
+	if err := j.measureAll(ctx, size, groups, rounds); err != nil {
 		return err
 	}
 	if !j.quick {
 		size = rigOptions{flows: 10 * million, templates: 1000, hash: 10 * million}
-		if err := j.measureAll(ctx, size, manyFlows(10*million, "10M", 2*chunk), rounds); err != nil {
+		if err := j.measureAll(ctx, size, manyFlows(10*million, "10M", 400_000), rounds); err != nil {
 			return err
 		}
 	}

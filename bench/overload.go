@@ -24,7 +24,7 @@ type losses struct {
 func overload(ctx context.Context, j *job) error {
 	capacity := 10 * million
 	if j.quick {
-		capacity = million
+		capacity = million / 4
 	}
 	return overloadOf(ctx, j, capacity)
 }

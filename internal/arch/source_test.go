@@ -138,15 +138,11 @@ func (s source) long() []string {
 }
 
 // skips lists the calls that skip a test for another reason than a kernel
-// that cannot do what is tested. What `go test -short` leaves out is allowed,
-// because CI does not use it; so are inputs that a fuzz target or a property
-// has no use for.
+// that cannot do what is tested. Inputs that a fuzz target or a property has no
+// use for are allowed.
 func (s source) skips() []string {
 	var found []string
 	ast.Inspect(s.file, func(n ast.Node) bool {
-		if branch, ok := n.(*ast.IfStmt); ok && method(branch.Cond) == "Short" {
-			return false
-		}
 		call, ok := n.(*ast.CallExpr)
 		if !ok {
 			return true
@@ -329,6 +325,7 @@ func tests(t T) {
 		"p/p.go:7: Method has no doc comment",
 		"p/p.go:21: C has no doc comment",
 		"p/p.go:26: a test is skipped for a reason other than the kernel",
+		"p/p.go:29: a test is skipped for a reason other than the kernel",
 		`p/p.go:32: error text "failed to pin map: %w" (say what was tried)`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -14,9 +14,6 @@ import (
 // A reload leaves what has not changed alone, changes VIPs under way, and
 // hands a removed instance over.
 func TestReload(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs root")
-	}
 	t.Parallel()
 	l := newLab(t)
 	second := instance(3, 100*ms, 150, func(i *vrrp.Instance) {
@@ -64,9 +61,6 @@ func TestReload(t *testing.T) {
 
 // Someone removes the VIP of a master: it comes back.
 func TestRemovedVIPComesBack(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs root")
-	}
 	t.Parallel()
 	l := newLab(t)
 	d := l.lvx("a", instance(3, 100*ms, 150))
@@ -81,9 +75,6 @@ func TestRemovedVIPComesBack(t *testing.T) {
 
 // An interface that goes away and comes back is another one.
 func TestInterfaceReturns(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs root")
-	}
 	t.Parallel()
 	l := newLab(t)
 	seen := l.capture("b", 0x0800)
@@ -104,9 +95,6 @@ func TestInterfaceReturns(t *testing.T) {
 // Tracked interfaces: a weight lowers the priority, no weight is a fault;
 // the group follows.
 func TestTracking(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs root")
-	}
 	t.Parallel()
 	l := newLab(t)
 	for _, dev := range []string{"w0", "f0"} {
@@ -147,9 +135,6 @@ func TestTracking(t *testing.T) {
 // in a large reload. The numbers are printed; the test fails only where a
 // peer would fail over.
 func TestBeatUnderLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs root")
-	}
 	const interval = 50 * ms
 	for _, tt := range []struct {
 		name  string
@@ -180,9 +165,6 @@ func TestBeatUnderLoad(t *testing.T) {
 
 // Hundreds of VIPs and dozens of instances fail over as one does.
 func TestFailoverOfMany(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
 	vips := func(n, at int) (ps []netip.Prefix) {
 		for i := range n {
 			ps = append(ps, netip.MustParsePrefix(fmt.Sprintf("10.99.%d.%d/16", 1+(at+i)/250, 1+(at+i)%250)))

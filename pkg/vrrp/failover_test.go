@@ -245,9 +245,6 @@ func (d *duo) checkBeat(begin time.Time) {
 }
 
 func TestFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes minutes")
-	}
 	n, programs := failoverRuns(t)
 	for _, s := range settings {
 		for _, program := range programs {

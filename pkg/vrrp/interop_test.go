@@ -26,9 +26,6 @@ func six(i *vrrp.Instance) {
 // TestKeepalivedIPv6 is both ways at once: lvx takes over from keepalived
 // and gives back.
 func TestKeepalivedIPv6(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	l := newLab(t)
 	l.keepalived("b", instance(3, 100*ms, 100, six))
@@ -70,9 +67,6 @@ var variants = []struct {
 // Each variant both ways: lvx as the better router of a pair with
 // keepalived, and as the worse.
 func TestKeepalived(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()

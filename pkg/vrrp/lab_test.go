@@ -52,7 +52,7 @@ var hostAddrs = map[string]string{"a": "10.99.0.1", "b": "10.99.0.2", "c": "10.9
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Fatal("network namespaces need root (go test -short leaves these tests out)")
+		t.Fatal("network namespaces need root")
 	}
 	l := &lab{t, fmt.Sprintf("vr%dx%d", os.Getpid(), labs.Add(1))}
 	l.ip("netns", "add", l.ns("br"))

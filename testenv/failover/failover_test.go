@@ -207,9 +207,6 @@ func plan(t *testing.T) (runs int, programs []Program) {
 }
 
 func TestFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
 	runs, programs := plan(t)
 	if len(programs) == 1 {
 		t.Parallel()

@@ -55,9 +55,6 @@ func sentBy(t *testing.T, c *testenv.Capture, router *testenv.Host) (n int) {
 // when it does not know better) are neither forwarded nor answered, and so
 // are those that reach a dead master whose lease is over.
 func TestBackupIsInert(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	p := newBalancingPair(t, v3tenth)
 	c := p.Host("c")

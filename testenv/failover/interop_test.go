@@ -43,9 +43,6 @@ func (m *mixed) serves(with, without string) {
 // the worse: who is master follows priorities, a clean stop of lvx costs
 // nothing, and what lvx sends is keepalived's to the last byte.
 func TestBesideKeepalived(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	for _, d := range dialects {
 		t.Run(d.name, func(t *testing.T) {

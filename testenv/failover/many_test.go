@@ -91,9 +91,6 @@ func (p *pair) announced(c crowd, host string, begin time.Time) (last time.Durat
 // adverts and the skew does not matter. With LVX_FAILOVER_RUNS it is measured
 // at adverts of 100 ms.
 func TestManyFailOverAsOneDoes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	runs, programs := plan(t)
 	s := v3tenth
 	if len(programs) == 1 {

@@ -95,9 +95,6 @@ func (p *pair) silentAbout(host string) error {
 // serve, and no packet is balanced twice, not even while both are master or
 // while a daemon is dead. The VIP is answered for by one at a time.
 func TestDirectorsThatAreRealServers(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	// With a longer prefix than the segment's the VIP would be what the
 	// master's checks come from.

@@ -109,9 +109,6 @@ func (o observed) hears(peer netip.Addr, priority uint8) bool {
 
 // Roles, reasons, peers and warnings are told in every way, and truly.
 func TestStatusOfDirectors(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	program, diary := hook(t)
 	p := newPair(t, LVX{Self: self, Body: "services: []\nnotify: {exec: [" + program + "]}\n"}, v3tenth)

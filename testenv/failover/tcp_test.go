@@ -112,9 +112,6 @@ func alive(all []held) (n int) {
 // Established connections go on through kill -9 of the master and through
 // its return.
 func TestConnectionsSurvive(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	p := newBalancingPair(t, v3tenth)
 	conns := map[string][]held{}
@@ -164,9 +161,6 @@ func TestConnectionsSurvive(t *testing.T) {
 // A connection goes on through a restart of the daemon that is over before
 // anybody has missed it: with every scheduler, for the flows are kept.
 func TestConnectionsSurviveRestart(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	t.Parallel()
 	p := newBalancingPair(t, v2second)
 	conns := map[string][]held{}

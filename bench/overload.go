@@ -135,17 +135,33 @@ func (r *rig) losses(ctx context.Context, j *job, before evictions, n int) (l lo
 		return l, err
 	}
 	l.evicted = after.since(before)
-	old, err := r.verdicts()
-	if err != nil {
-		return l, err
-	}
-	if err := r.inPieces(ctx, j, 0, n, func(from, n int) error { return r.sendFrom(ack, from, n) }); err != nil {
-		return l, err
-	}
-	now, err := r.verdicts()
-	alive := now[forwarded] - old[forwarded]
-	l.lost = uint64(n) - min(alive, uint64(n))
+	alive := uint64(0)
+	err = r.inPieces(ctx, j, 0, n, func(from, n int) error {
+		found, err := r.alive(from, n)
+		alive += found
+		return err
+	})
+	l.lost = uint64(n) - alive
 	return l, err
+}
+
+// alive sends a packet of data of each of n flows, again if that run was
+// interrupted, and tells how many of them there are.
+func (r *rig) alive(from, n int) (uint64, error) {
+	for {
+		runs := r.repeated
+		before, err := r.verdicts()
+		if err != nil {
+			return 0, err
+		}
+		if err := r.sendFrom(ack, from, n); err != nil {
+			return 0, err
+		}
+		after, err := r.verdicts()
+		if err != nil || r.repeated == runs {
+			return after[forwarded] - before[forwarded], err
+		}
+	}
 }
 
 // piece is how many flows are opened before the first of them goes on: what a

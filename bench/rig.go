@@ -28,6 +28,8 @@ type rig struct {
 	dp   *loader.Datapath
 	prog *ebpf.Program // lvx
 	raw  RawObjects
+
+	repeated int // runs that a signal interrupted, and that began again
 }
 
 // Name of the interface that lvx is attached to. Nothing travels on it but in
@@ -206,6 +208,7 @@ func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint3
 	}
 	start := cpuTime()
 	opts := ebpf.RunOptions{Data: t.Frame[:frame(t.Frame).size()], Repeat: uint32(n), Reset: func() {
+		r.repeated++
 		_ = set()
 		start = cpuTime()
 	}}

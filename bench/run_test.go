@@ -8,9 +8,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 )
@@ -65,6 +69,32 @@ func TestOverload(t *testing.T) {
 	}
 	if f := r.Figures; len(f) < 10 || !slices.ContainsFunc(f, func(f Figure) bool { return f.Name == "crowd/lost" && f.Value > 0 }) {
 		t.Errorf("a crowd in which nobody got lost: %+v", f)
+	}
+}
+
+// A signal makes prog-run begin again; the books hold all the same.
+func TestOverloadInterrupted(t *testing.T) {
+	end := make(chan struct{})
+	var signals sync.WaitGroup
+	signals.Go(func() {
+		for range 100 { // not for ever: on a slow machine no run might come to its end
+			select {
+			case <-end:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			threads, _ := os.ReadDir("/proc/self/task")
+			for _, thread := range threads {
+				tid, _ := strconv.Atoi(thread.Name())
+				_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG) // the runtime's own, to preempt
+			}
+		}
+	})
+	r := tiny(t, func(ctx context.Context, j *job) error { return overloadOf(ctx, j, 200_000) })
+	close(end)
+	signals.Wait()
+	if r.missed() != 0 {
+		t.Errorf("%+v\n%+v", r.Checks, r.Figures)
 	}
 }
 

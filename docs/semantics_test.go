@@ -172,7 +172,7 @@ func TestSemanticsCoversTheFacts(t *testing.T) {
 
 var repeats = regexp.MustCompile(`ipvs-facts/(\d+b?)(?:\s+sections? ((?:\d+|, | and )+))?`)
 
-// says tells whether a test's comment names a fact.
+// says reports whether a test's comment names a fact.
 func says(comment string, f fact) bool {
 	text := strings.Join(strings.Fields(strings.ReplaceAll(comment, "//", " ")), " ")
 	for _, m := range repeats.FindAllStringSubmatch(text, -1) {

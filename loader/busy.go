@@ -6,5 +6,5 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// busy tells whether the kernel says that the hook is taken.
+// busy reports whether the kernel says that the hook is taken.
 func busy(err error) bool { return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) }

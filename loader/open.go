@@ -73,7 +73,7 @@ func mapsOnly(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 	return c
 }
 
-// pinned tells whether a map outlives the program: all do but constants.
+// pinned reports whether a map outlives the program: all do but constants.
 func pinned(name string) bool { return name != "" && name[0] != '.' }
 
 // eachMap visits the fields of RawMaps with the names that the object gives

@@ -53,7 +53,7 @@ func (d *Datapath) refresh(a *Attachment) error {
 	return d.attachNew(a, d.program[a.Name])
 }
 
-// attached tells whether the link still holds the program to the interface.
+// attached reports whether the link still holds the program to the interface.
 func (d *Datapath) attached(a *Attachment) bool {
 	l := d.links[a.Name]
 	if l == nil {
@@ -105,7 +105,7 @@ func (d *Datapath) pinAgain(path string, what interface {
 	return nil
 }
 
-// there tells whether a path exists, as far as can be seen.
+// there reports whether a path exists, as far as can be seen.
 func there(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, os.ErrNotExist)

@@ -66,7 +66,7 @@ func leftovers(cluster string) []string {
 	return found
 }
 
-// alive tells whether a process runs; one that has ended and that nobody has
+// alive reports whether a process runs; one that has ended and that nobody has
 // waited for does not.
 func alive(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -41,7 +41,7 @@ func newStatusCmd() *cobra.Command {
 	return cmd
 }
 
-// colors tells whether w is a terminal whose user wants colours
+// colors reports whether w is a terminal whose user wants colours
 // (https://no-color.org).
 func colors(w io.Writer) bool {
 	f, ok := w.(*os.File)

@@ -60,7 +60,7 @@ func Lock(dir, pinDir string) (io.Closer, error) {
 	}
 }
 
-// isAt tells whether f is the file that path names now.
+// isAt reports whether f is the file that path names now.
 func isAt(f *os.File, path string) bool {
 	a, err := f.Stat()
 	if err != nil {

@@ -90,7 +90,7 @@ func peerUID(c net.Conn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// byRoot tells whether the request came from uid 0.
+// byRoot reports whether the request came from uid 0.
 func byRoot(ctx context.Context) bool {
 	uid, ok := ctx.Value(uidKey{}).(uint32)
 	return ok && uid == 0

@@ -90,7 +90,7 @@ func (o *object) at(key string) *cursor {
 	return o.cursor
 }
 
-// has tells whether a key is there.
+// has reports whether a key is there.
 func (o *object) has(key string) bool { return o.values[key] != nil }
 
 // ask makes a key known and finds its value.
@@ -126,7 +126,7 @@ func need[T any](o *object, key, want string, value read[T]) T {
 }
 
 // done reports the first key that is unknown, or else those that are missing:
-// one may be the other, misspelt. It tells whether all of the map is well, so
+// one may be the other, misspelt. It reports whether all of the map is well, so
 // that its values may be compared with each other.
 func (o *object) done() bool {
 	i := slices.IndexFunc(o.names, func(name string) bool { return !slices.Contains(o.known, name) })

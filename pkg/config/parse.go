@@ -62,7 +62,7 @@ func unreadable(path string, err error) error {
 	return fmt.Errorf("configuration %s: %w", plain(path), err)
 }
 
-// secret tells whether the file holds something that is.
+// secret reports whether the file holds something that is.
 func (c *Config) secret() bool {
 	for _, inst := range c.VRRP {
 		if inst.AuthPass != "" {

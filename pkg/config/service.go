@@ -208,7 +208,7 @@ func (s *service) reals(rs []real, backend Backend) {
 	}
 }
 
-// fit tells whether r can serve what s listens on.
+// fit reports whether r can serve what s listens on.
 func (s *service) fit(r *real) {
 	first := s.Listeners[0]
 	if r.Addr.Is4() != first.Addr.Is4() {
@@ -225,7 +225,7 @@ func (s *service) fit(r *real) {
 	}
 }
 
-// fitCheck tells whether a check can ask r.
+// fitCheck reports whether a check can ask r.
 func (s *service) fitCheck(r *real, spec health.Spec) {
 	at := r.checked
 	if asksPort(spec.Type) && spec.Port == 0 && r.Port == 0 && s.portless {

@@ -66,7 +66,7 @@ func (d *Director) loop(ctx context.Context) error {
 	}
 }
 
-// tired tells whether it is too soon for another turn, and plans one for
+// tired reports whether it is too soon for another turn, and plans one for
 // later. Where turns take long, because there are thousands of reals, a storm
 // of events must not keep the loop at it all the time: it rests for twice as
 // long as its last turn took. Roles and operators do not wait.

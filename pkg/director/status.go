@@ -56,7 +56,7 @@ type VRRPPeer struct {
 	Seen     time.Time  `json:"seen"`
 }
 
-// VIPStatus tells whether this host serves a VIP.
+// VIPStatus reports whether this host serves a VIP.
 type VIPStatus struct {
 	Addr     netip.Addr `json:"address"`
 	Held     bool       `json:"held"`

@@ -59,7 +59,7 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 	return t
 }
 
-// canPassVIP tells whether a check can prove that the real serves the VIP:
+// canPassVIP reports whether a check can prove that the real serves the VIP:
 // for direct routing, and with IPv4 addresses.
 func canPassVIP(svc *config.Service, r lb.Real, spec health.Spec) bool {
 	return health.ThroughVIP(spec) && r.Forward == lb.DR && !r.Addr.IsLoopback() &&
@@ -155,7 +155,7 @@ func fellows(cfg *config.Config) []netip.Addr {
 	return addrs.list
 }
 
-// sameAddresses tells whether two configurations name the same VIPs, servers
+// sameAddresses reports whether two configurations name the same VIPs, servers
 // and directors in the same places.
 func sameAddresses(a, b *config.Config) bool {
 	same := func(a, b *config.Service) bool {

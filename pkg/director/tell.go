@@ -39,7 +39,7 @@ func changes(before, after Outcome, at time.Time) []notify.Event {
 	return es
 }
 
-// quorums tells whether a service, which most likely is the i-th, had quorum.
+// quorums reports whether a service, which most likely is the i-th, had quorum.
 func (o *Outcome) quorums() func(i int, service string) (had, known bool) {
 	all := sync.OnceValue(func() map[string]bool {
 		m := make(map[string]bool, len(o.Services))

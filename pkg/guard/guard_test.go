@@ -119,7 +119,7 @@ func TestRunAsNobody(t *testing.T) {
 	}
 }
 
-// running tells whether a process is there and not a zombie.
+// running reports whether a process is there and not a zombie.
 func running(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !strings.Contains(string(b), ") Z ")

@@ -93,7 +93,7 @@ func cause(err error) error {
 	return err
 }
 
-// Trusted tells whether nobody but root can have put the program at name
+// Trusted reports whether nobody but root can have put the program at name
 // there: name is an absolute path, and the file it leads to, like every
 // directory above it, is owned by root and not writable by anyone else (a
 // sticky directory such as /tmp may be). It returns the path without
@@ -123,7 +123,7 @@ func Trusted(name string) (string, error) {
 	}
 }
 
-// rootOnly tells whether only root can change what is at name.
+// rootOnly reports whether only root can change what is at name.
 func rootOnly(name string) error {
 	info, err := os.Lstat(name)
 	if err != nil {

@@ -49,7 +49,7 @@ func WithPath(p Path) Option { return func(o *options) { o.path = p } }
 // WithUser sets who runs exec checks; default nobody.
 func WithUser(c *syscall.Credential) Option { return func(o *options) { o.user = c } }
 
-// ThroughVIP tells whether a check can prove that its real serves the VIP:
+// ThroughVIP reports whether a check can prove that its real serves the VIP:
 // it must get an answer that only the real's owner of the VIP can give. That
 // is not so for exec, nor for a udp check that neither sends nor expects
 // anything, where silence is a pass.
@@ -171,7 +171,7 @@ type stageError struct {
 func (e stageError) Error() string { return e.stage + ": " + word(e.errno) }
 func (e stageError) Unwrap() error { return e.errno }
 
-// ours tells whether an error is this host's fault.
+// ours reports whether an error is this host's fault.
 func ours(no syscall.Errno) bool {
 	switch no {
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,

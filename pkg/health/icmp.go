@@ -65,7 +65,7 @@ func echo(number uint64) []byte {
 	return b
 }
 
-// answers tells whether an IPv4 packet is the reply to echo(number).
+// answers reports whether an IPv4 packet is the reply to echo(number).
 func answers(packet []byte, number uint64) bool {
 	if len(packet) < 20 || packet[0]>>4 != 4 {
 		return false

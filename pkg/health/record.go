@@ -36,7 +36,7 @@ func (r *record) restore(s Status) {
 	r.failing = s.Reason
 }
 
-// note enters the result of a probe that ended at now, and tells whether
+// note enters the result of a probe that ended at now, and reports whether
 // Up, Known or Flapping changed.
 func (r *record) note(now time.Time, took time.Duration, err error) bool {
 	before := r.Status

@@ -101,6 +101,6 @@ func sameService(a, b Service) bool {
 // Key is the identity of r within its service.
 func (r Real) Key() netip.AddrPort { return netip.AddrPortFrom(r.Addr, r.Port) }
 
-// Same tells whether r and o are the same real server, whatever their
+// Same reports whether r and o are the same real server, whatever their
 // weights.
 func (r Real) Same(o Real) bool { return r.Addr == o.Addr && r.Port == o.Port }

@@ -40,10 +40,10 @@ type Listener struct {
 	Last  uint16 // last port, inclusive; equals First for one port
 }
 
-// EveryPort tells whether l takes every port of its protocol.
+// EveryPort reports whether l takes every port of its protocol.
 func (l Listener) EveryPort() bool { return l.First == 0 && l.Last == 0 }
 
-// Contains tells whether l takes packets for the given port.
+// Contains reports whether l takes packets for the given port.
 func (l Listener) Contains(port uint16) bool {
 	return l.EveryPort() || (l.First <= port && port <= l.Last)
 }
@@ -127,7 +127,7 @@ type Persistence struct {
 	Prefix  int           // netmask of the client's address as a prefix length: 1-32 (IPv4), 1-128 (IPv6); 0 = the whole address
 }
 
-// Enabled tells whether connections are persistent.
+// Enabled reports whether connections are persistent.
 func (p Persistence) Enabled() bool { return p.Timeout > 0 }
 
 // Real is a real server of one service. Its identity within a service is
@@ -166,7 +166,7 @@ func (s Service) Clone() Service {
 	return s
 }
 
-// ByMark tells whether the service is listed as "FWM n" rather than by its
+// ByMark reports whether the service is listed as "FWM n" rather than by its
 // address: it names a mark, or has more than what one address service of
 // IPVS can express.
 func (s Service) ByMark() bool {

@@ -35,7 +35,7 @@ type Entry struct {
 	Pending bool   // with Err: only because it is still being asked; what was known of it before may hold
 }
 
-// Usable tells whether frames can reach the real.
+// Usable reports whether frames can reach the real.
 func (e Entry) Usable() bool { return e.Err == "" }
 
 // path is what the host's routing says about one real.
@@ -49,7 +49,7 @@ type path struct {
 	why     string  // why the real cannot be reached this way
 }
 
-// same tells whether a MAC that was learned on p is still good on q.
+// same reports whether a MAC that was learned on p is still good on q.
 func (p path) same(q path) bool {
 	return p.ifindex == q.ifindex && p.local == q.local && (p.why == "") == (q.why == "")
 }

@@ -77,7 +77,7 @@ func (t *target) doubt(now time.Time) {
 	t.asked, t.next = 1, now
 }
 
-// failed tells whether there is no way to the real, and no answer to wait for.
+// failed reports whether there is no way to the real, and no answer to wait for.
 func (t *target) failed() bool {
 	return !t.path.local && t.mac == (MAC{}) && (t.path.why != "" || t.fault != "" || t.asked > patience)
 }

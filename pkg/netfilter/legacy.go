@@ -53,7 +53,7 @@ func legacy() ([]string, error) {
 	return lines, nil
 }
 
-// ruled tells whether packets to this host meet rules of a table.
+// ruled reports whether packets to this host meet rules of a table.
 func ruled(name string) (bool, error) {
 	const prerouting, input = 0, 1 // NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)

@@ -32,7 +32,7 @@ type chain struct {
 	rules []*nftables.Rule
 }
 
-// takes tells whether the table's chains see a packet.
+// takes reports whether the table's chains see a packet.
 func (t *table) takes(p packet) bool {
 	own := nftables.TableFamilyIPv4
 	if p.listener.Addr.Is6() {

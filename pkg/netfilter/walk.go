@@ -107,7 +107,7 @@ func (w *walk) take(c *chain, r *nftables.Rule, b branch, depth int) (end ending
 	return through, false
 }
 
-// names tells whether a branch is about the packets of a listener, rather
+// names reports whether a branch is about the packets of a listener, rather
 // than about connection states and whatever else is ignored.
 func (b branch) names(what about) bool {
 	return b.about&what != 0 || b.about&(other|source) == 0

@@ -27,7 +27,7 @@ type Setting struct {
 	Want  string
 }
 
-// Ready tells whether the host serves all of the VIPs as a real server must.
+// Ready reports whether the host serves all of the VIPs as a real server must.
 func (s Status) Ready() bool {
 	for _, v := range s.VIPs {
 		if !v.OnLo || len(v.Elsewhere) > 0 {

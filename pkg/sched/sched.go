@@ -149,7 +149,7 @@ func (r *Ring) index(n uint64) int {
 
 // PickHash is the pick of a ring of sh, dh or mh, by the same steps as the
 // packet path. addr and port are the client's for sh and mh (port counts only
-// with SHPort or MHPort), addr is the virtual address for dh. usable tells
+// with SHPort or MHPort), addr is the virtual address for dh. usable reports
 // whether a real may take a connection, apart from its weight; nil means that
 // all may. It returns None if the real of the slot may not and there is no
 // fallback.

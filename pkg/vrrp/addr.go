@@ -90,7 +90,7 @@ func restore(index int, gone, secondary []netip.Prefix) error {
 	return changeAddrs(unix.RTM_NEWADDR, index, lost) // those that are still there are no error
 }
 
-// holds tells whether addr is among ps, whatever its prefix length.
+// holds reports whether addr is among ps, whatever its prefix length.
 func holds(ps []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Addr() == addr })
 }
@@ -151,7 +151,7 @@ func exchange(op uint16, index int, ps []netip.Prefix) (failed []error, err erro
 	return failed, nil
 }
 
-// settled tells whether the kernel refused a change because it is already
+// settled reports whether the kernel refused a change because it is already
 // as wanted.
 func settled(op uint16, errno syscall.Errno) bool {
 	if op == unix.RTM_NEWADDR {

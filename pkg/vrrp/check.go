@@ -30,7 +30,7 @@ const (
 // Error makes a Reason an error.
 func (r Reason) Error() string { return "advertisement rejected: " + string(r) }
 
-// foreign tells whether r means that another cluster may be using our
+// foreign reports whether r means that another cluster may be using our
 // virtual router identifier, in words for people, or "".
 func (r Reason) foreign() string {
 	switch r {
@@ -118,7 +118,7 @@ func (i Instance) Validate() error {
 	return nil
 }
 
-// family4 tells whether i speaks over IPv4: the first address decides.
+// family4 reports whether i speaks over IPv4: the first address decides.
 func (i Instance) family4() bool { return i.Addresses[0].Addr().Is4() }
 
 func (i Instance) group() netip.Addr {

@@ -72,7 +72,7 @@ func (g Group) fault() string {
 	return ""
 }
 
-// unanimous tells whether every member is master or wants to be.
+// unanimous reports whether every member is master or wants to be.
 func (g Group) unanimous() bool {
 	for _, m := range g {
 		if m.role != Master && !(m.role == Backup && m.wants) {

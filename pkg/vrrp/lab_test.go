@@ -119,7 +119,7 @@ func (l *lab) inside(host string, f func() error) {
 	}
 }
 
-// has tells whether a host has an address.
+// has reports whether a host has an address.
 func (l *lab) has(host, addr string) bool {
 	l.t.Helper()
 	return strings.Contains(l.in(host, "ip", "-o", "addr", "show"), " "+addr+"/")
@@ -276,7 +276,7 @@ func (d *daemon) kill() {
 
 func (d *daemon) signal(s syscall.Signal) { _ = d.cmd.Process.Signal(s) }
 
-// says tells whether the daemon has logged a text.
+// says reports whether the daemon has logged a text.
 func (d *daemon) says(text string) bool { return strings.Contains(d.out.String(), text) }
 
 // instance is the virtual router of the measured baseline.

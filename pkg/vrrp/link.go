@@ -63,7 +63,7 @@ func (l link) primary(i Instance) netip.Addr {
 	return own
 }
 
-// holding tells whether l has all VIPs of i.
+// holding reports whether l has all VIPs of i.
 func (l link) holding(i Instance) bool {
 	for _, p := range i.Addresses {
 		if !holds(l.addrs, p.Addr()) {

@@ -273,7 +273,7 @@ func (l *loop) refresh(v *vrouter, it item, changed bool, seen, now time.Time) {
 	}
 }
 
-// fresh tells whether a lease of an earlier run says that no peer can have
+// fresh reports whether a lease of an earlier run says that no peer can have
 // missed an advert for as long as its dead interval.
 func (l *loop) fresh(v *vrouter) bool {
 	if l.opts.Held == nil {

@@ -51,7 +51,7 @@ func NewMachine(cfg Instance) *Machine {
 // Role is the machine's state.
 func (m *Machine) Role() Role { return m.role }
 
-// Active tells whether the machine is a master whose VIPs are in place.
+// Active reports whether the machine is a master whose VIPs are in place.
 func (m *Machine) Active() bool { return m.role == Master && m.active }
 
 // Priority is the effective priority: the configured one less what tracked

@@ -173,14 +173,14 @@ func (m *metronome) keep(v *vrouter, messages []message, first time.Time, every 
 	return m.ring.submit()
 }
 
-// plays tells whether the score is for exactly these messages.
+// plays reports whether the score is for exactly these messages.
 func (s *score) plays(messages []message) bool {
 	return slices.EqualFunc(s.sheets, messages, func(sh *sheet, m message) bool {
 		return sh.conn == m.conn && sh.src == m.src && sh.dst == m.dst && bytes.Equal(sh.packet, m.packet)
 	})
 }
 
-// played forgets the beats that are over and tells whether the kernel has
+// played forgets the beats that are over and reports whether the kernel has
 // sent the advert that is due now.
 func (s *score) played(now time.Time, every time.Duration) (sent bool) {
 	for len(s.beats) > 0 && !s.beats[0].at.After(now) {

@@ -192,7 +192,7 @@ func TestOneAdvertEndsRivalry(t *testing.T) {
 	})
 }
 
-// rivals tells whether both hosts act as masters and hear each other. One
+// rivals reports whether both hosts act as masters and hear each other. One
 // that has resigned waits for the other on purpose and says nothing.
 func rivals(s *sim, seg, a, b int) bool {
 	for _, id := range []int{a, b} {

@@ -67,7 +67,7 @@ func newVrouter(l *loop, it item) *vrouter {
 
 func sameInstance(a, b Instance) bool { return reflect.DeepEqual(a, b) }
 
-// idle tells whether the worker has done all it was asked for.
+// idle reports whether the worker has done all it was asked for.
 func (v *vrouter) idle() bool { return v.gen == v.ready }
 
 // hear judges a datagram for this virtual router. A rejected one is counted

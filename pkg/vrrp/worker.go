@@ -120,7 +120,7 @@ func (w *worker) look(j job) {
 	w.native = slices.DeleteFunc(slices.Clone(j.cfg.Addresses), func(p netip.Prefix) bool { return !holds(have, p.Addr()) })
 }
 
-// overtaken waits and tells whether there is a newer wish by then.
+// overtaken waits and reports whether there is a newer wish by then.
 func (w *worker) overtaken(d time.Duration) bool {
 	time.Sleep(d)
 	w.mu.Lock()

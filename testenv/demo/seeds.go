@@ -134,7 +134,7 @@ func quiesced(ctx context.Context, s *stage) error {
 	return nil
 }
 
-// one tells whether all of the names are the same.
+// one reports whether all of the names are the same.
 func one(names string) bool {
 	f := strings.Fields(names)
 	for _, n := range f {

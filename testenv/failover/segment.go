@@ -46,7 +46,7 @@ func New() (*Segment, error) {
 // Addr is the address of a host.
 func Addr(host string) netip.Addr { return netip.MustParsePrefix(addrs[host]).Addr() }
 
-// Has tells whether a host has an address on eth0.
+// Has reports whether a host has an address on eth0.
 func (s *Segment) Has(host string, addr netip.Addr) (bool, error) {
 	h := s.Host(host)
 	link, err := h.Netlink.LinkByName("eth0")

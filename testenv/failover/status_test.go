@@ -99,7 +99,7 @@ func (o observed) is(role, why string) bool {
 		strings.Contains(o.metrics, fmt.Sprintf("lvx_vrrp_role{instance=%q,role=%q} 1", "VI_1", role))
 }
 
-// hears tells whether the peer's last advert is known and recent.
+// hears reports whether the peer's last advert is known and recent.
 func (o observed) hears(peer netip.Addr, priority uint8) bool {
 	return slices.ContainsFunc(o.Peers, func(p director.VRRPPeer) bool {
 		return p.Addr == peer && p.Priority == priority && o.now.Sub(p.Seen) < 5*time.Second

@@ -41,7 +41,7 @@ func (d *Director) balance(p packet) Outcome {
 	return d.open(p, k, flags)
 }
 
-// speaks tells whether a VIP has any listener of a protocol. One that only
+// speaks reports whether a VIP has any listener of a protocol. One that only
 // VRRP has is taken to speak TCP: connections of its past are reset.
 func (d *Director) speaks(vip netip.Addr, proto lb.Protocol) bool {
 	bare := proto == lb.TCP

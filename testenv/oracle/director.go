@@ -69,10 +69,10 @@ type real struct {
 	idle     int  // sweeps since it was removed in which none did
 }
 
-// reachable tells whether packets can be sent to r at all.
+// reachable reports whether packets can be sent to r at all.
 func (r *real) reachable() bool { return r.there && (r.host.Local || r.mac != [6]byte{}) }
 
-// usable tells whether r may get new connections.
+// usable reports whether r may get new connections.
 func (r *real) usable() bool { return r.there && !r.host.Silent && r.conf.Weight > 0 }
 
 // Apply puts a state in force.

@@ -158,7 +158,7 @@ func martian(a netip.Addr) bool {
 	return b[0] == 0 || b[0] == 127 || a.IsMulticast() || b == [4]byte{255, 255, 255, 255}
 }
 
-// owns tells whether an address is a VIP: a service listens on it, or VRRP
+// owns reports whether an address is a VIP: a service listens on it, or VRRP
 // has it.
 func (d *Director) owns(a netip.Addr) bool {
 	for _, s := range d.state.Services {
@@ -176,7 +176,7 @@ func (d *Director) owns(a netip.Addr) bool {
 	return slices.Contains(d.state.Standby, a)
 }
 
-// leaseOver tells whether a VIP hangs on a lease that is over.
+// leaseOver reports whether a VIP hangs on a lease that is over.
 func (d *Director) leaseOver(a netip.Addr) bool {
 	over := false
 	for _, l := range d.state.Leases {

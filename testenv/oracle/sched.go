@@ -305,7 +305,7 @@ func (s *scheduler) pickLeast(load func(*real) (act, inact uint64)) *real {
 	return best
 }
 
-// idle tells whether no real of the list may get a connection.
+// idle reports whether no real of the list may get a connection.
 func (s *scheduler) idle() bool {
 	return !slices.ContainsFunc(s.list, func(e entry) bool { return e.weight > 0 })
 }

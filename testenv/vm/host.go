@@ -58,7 +58,7 @@ func provide(ctx context.Context, log io.Writer, commands []string) error {
 	return apt(ctx, install...)
 }
 
-// found tells whether a command is there. The guest has no libraries when
+// found reports whether a command is there. The guest has no libraries when
 // busybox starts, so a dynamic one does not count.
 func found(command string) bool {
 	p, err := exec.LookPath(command)
@@ -78,7 +78,7 @@ func apt(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// dynamic tells whether a file is an executable that needs a loader.
+// dynamic reports whether a file is an executable that needs a loader.
 func dynamic(file string) bool {
 	f, err := elf.Open(file)
 	if err != nil {

@@ -174,7 +174,7 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 
 var errNothing = errors.New("no service was applied yet")
 
-// stopped tells whether a packet that belongs to no service of XDP ended
+// stopped reports whether a packet that belongs to no service of XDP ended
 // there all the same.
 func stopped(verdict string) bool { return verdict == "lease_over" || verdict == "standby" }
 

@@ -51,7 +51,7 @@ func (l *ledger) add(k key, name string) {
 // ledgerFile is the ledger's place in the state directory.
 func ledgerFile(dir string) string { return filepath.Join(dir, "ipvs.json") }
 
-// Leftover tells whether an earlier backend on this state directory, which did
+// Leftover reports whether an earlier backend on this state directory, which did
 // not end as it should or was to be succeeded, has left things in the kernel.
 func Leftover(dir string) bool {
 	_, err := os.Stat(ledgerFile(dir))

@@ -283,7 +283,7 @@ func (l layout) queue(c *nftables.Conn, tab *nftables.Table) error {
 	return nil
 }
 
-// holds tells whether the kernel's table has the layout. Whatever it cannot
+// holds reports whether the kernel's table has the layout. Whatever it cannot
 // read it takes for different.
 func (t *nftTable) holds(c *nftables.Conn, l layout) bool {
 	sets, err := c.GetSets(t.table())

@@ -128,7 +128,7 @@ func (p plan) mark(svc lb.Service) uint32 {
 	return p.marks[svc.Name]
 }
 
-// needsMark tells whether svc has no mark and yet cannot be served by its
+// needsMark reports whether svc has no mark and yet cannot be served by its
 // address. The kernel serves every port of an address for persistent services
 // only (ip_vs_schedule: "port zero only supported in persistent services").
 func needsMark(svc lb.Service) bool {
@@ -309,7 +309,7 @@ func forwardMethod(f lb.Forward) ipvs.ForwardType {
 	return ipvs.DirectRoute
 }
 
-// same tells whether two destinations of one service are the same one.
+// same reports whether two destinations of one service are the same one.
 func same(a, b ipvs.Destination) bool { return a.Address == b.Address && a.Port == b.Port }
 
 // sysctls are the knobs that s needs, below /proc/sys/net.

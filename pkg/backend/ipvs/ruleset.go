@@ -31,7 +31,7 @@ type addrRange struct{ first, last netip.Addr }
 // String writes "10.0.0.0-10.0.0.255".
 func (r addrRange) String() string { return r.first.String() + "-" + r.last.String() }
 
-// empty tells whether no rule is needed at all.
+// empty reports whether no rule is needed at all.
 func (r ruleset) empty() bool { return len(r.spans) == 0 }
 
 // newRuleset compiles the listeners that are not standby. Spans that neither
@@ -204,7 +204,7 @@ func union(a, b []addrRange) []addrRange {
 	return out
 }
 
-// contains tells whether one of the ranges holds a.
+// contains reports whether one of the ranges holds a.
 func contains(ranges []addrRange, a netip.Addr) bool {
 	return slices.ContainsFunc(ranges, func(r addrRange) bool {
 		return r.first.Compare(a) <= 0 && a.Compare(r.last) <= 0

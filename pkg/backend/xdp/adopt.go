@@ -121,7 +121,7 @@ func (b *Backend) recount() {
 	}
 }
 
-// current tells whether the slot still belongs to the real that v was given.
+// current reports whether the slot still belongs to the real that v was given.
 func (b *Backend) current(v value) bool {
 	return v.real() < uint32(len(b.dp.Reals)) && b.dp.Reals[v.real()].Flags != 0 &&
 		b.dp.Reals[v.real()].Generation == v.generation()

@@ -142,14 +142,14 @@ func (b *Backend) prepare(s *service) error {
 	return nil
 }
 
-// sameBesides tells whether all is the same that VIPs are laid out by, besides
+// sameBesides reports whether all is the same that VIPs are laid out by, besides
 // the services.
 func sameBesides(a, b *lb.State) bool {
 	same := func(a, b lb.Lease) bool { return a.ID == b.ID && slices.Equal(a.VIP, b.VIP) }
 	return slices.Equal(a.Standby, b.Standby) && slices.Equal(a.Peers, b.Peers) && slices.EqualFunc(a.Leases, b.Leases, same)
 }
 
-// unchanged tells whether preparing a service again would change nothing: of
+// unchanged reports whether preparing a service again would change nothing: of
 // ten thousand services, few do. It looks up its reals' MACs if some real's
 // may have changed.
 func (b *Backend) unchanged(s *service, conf *lb.Service, heardOf uint64) bool {
@@ -167,7 +167,7 @@ func (b *Backend) unchanged(s *service, conf *lb.Service, heardOf uint64) bool {
 	return s.local == b.hasLocal(s)
 }
 
-// hasLocal tells whether this host is one of the service's reals: also one
+// hasLocal reports whether this host is one of the service's reals: also one
 // that is ill by our own judgement, a peer's may be another.
 func (b *Backend) hasLocal(s *service) bool {
 	// Not s.reals: those that leave now are there, too.

@@ -133,7 +133,7 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 	return ""
 }
 
-// keepsClients tells whether the service of a real keeps its clients: a
+// keepsClients reports whether the service of a real keeps its clients: a
 // connection with a template is never new. It asks the entry that the packet
 // path asks (persistent of bpf/lb.c): of a deleted service the last one.
 func (e *explainer) keepsClients(raw *loader.RawReal) bool {
@@ -175,7 +175,7 @@ func (e *explainer) fresh(k key) lb.Explanation {
 	return e.way(name, slot)
 }
 
-// holds tells whether a new connection would follow a template (template_use
+// holds reports whether a new connection would follow a template (template_use
 // of bpf/template.h).
 func (e *explainer) holds(t template) bool {
 	raw := &e.b.dp.Reals[t.real()]

@@ -103,7 +103,7 @@ func (w wire) carry(in []byte) (sent int, end string) {
 type place struct{ testing.TB }
 
 // directors are n fellow directors, each of which is a real server of the
-// service as well, as is one host more; told tells whether they know of each
+// service as well, as is one host more; told reports whether they know of each
 // other.
 func directors(t *testing.T, n int, told bool) wire {
 	w := wire{}

@@ -141,7 +141,7 @@ const (
 	stateBusy  = uint8(loader.RawFlowStateSTATE_BUSY)
 )
 
-// active tells whether a state counts as ActiveConn (bpf/stats.h).
+// active reports whether a state counts as ActiveConn (bpf/stats.h).
 func active(state uint8) bool {
 	return state == uint8(loader.RawFlowStateSTATE_SYN_RECV) || state == uint8(loader.RawFlowStateSTATE_ESTABLISHED)
 }

@@ -46,7 +46,7 @@ type real struct {
 	left  bool // near is what a predecessor left, nobody has been asked yet
 }
 
-// usable tells whether r may get new connections.
+// usable reports whether r may get new connections.
 func (r *real) usable() bool { return r.there && r.conf.Weight > 0 && r.near.Err == "" }
 
 // kind maps a scheduler to the packet path's: rr and wrr are one there.

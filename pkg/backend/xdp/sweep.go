@@ -78,7 +78,7 @@ func (b *Backend) sweepPart(sets int) {
 	}
 }
 
-// emptySet tells whether no place of a set has a flow: of an idle director's,
+// emptySet reports whether no place of a set has a flow: of an idle director's,
 // a million in five seconds.
 func emptySet(set []uint64) bool {
 	return value(load64(&set[4])|load64(&set[5])|load64(&set[6])|load64(&set[7])).state() == stateEmpty

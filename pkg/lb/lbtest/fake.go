@@ -72,7 +72,7 @@ func (f *Fake) Applied() []lb.State {
 	return slices.Clone(f.applied)
 }
 
-// Closed tells whether Close was called, and with which keep.
+// Closed reports whether Close was called, and with which keep.
 func (f *Fake) Closed() (closed, keep bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

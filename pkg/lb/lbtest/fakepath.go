@@ -112,7 +112,7 @@ func (f *Fake) keeper(p lb.Packet) *fakeService {
 	return nil
 }
 
-// serving tells whether this host forwards for a VIP.
+// serving reports whether this host forwards for a VIP.
 func (f *Fake) serving(vip netip.Addr) bool {
 	if slices.Contains(f.state.Standby, vip) {
 		return false

@@ -80,7 +80,7 @@ func (s *fakeService) has(real netip.AddrPort) bool {
 	return slices.ContainsFunc(s.svc.Reals, func(r lb.Real) bool { return r.Key() == real })
 }
 
-// accepts tells whether a template may still send its client to real.
+// accepts reports whether a template may still send its client to real.
 func (s *fakeService) accepts(real netip.AddrPort, expireQuiescent bool) bool {
 	i := slices.IndexFunc(s.svc.Reals, func(r lb.Real) bool { return r.Key() == real })
 	return i >= 0 && (s.svc.Reals[i].Weight > 0 || !expireQuiescent)

@@ -45,7 +45,7 @@ func (t *trial) edit() error {
 	return t.align(f.compile(), rotates)
 }
 
-// change edits one service, or a setting. rotates tells whether rr may begin
+// change edits one service, or a setting. rotates reports whether rr may begin
 // its round elsewhere afterwards: the kernel's backend takes reals out and in
 // again to keep the order of the file.
 func (t *trial) change(f *file) (what string, rotates bool) {
@@ -169,7 +169,7 @@ func portOf(l lb.Listener) netip.AddrPort {
 	return netip.AddrPortFrom(l.Addr, l.First)
 }
 
-// removed tells whether the real of a connection was there and is not now.
+// removed reports whether the real of a connection was there and is not now.
 func removed(before, now lb.State, c lb.Connection) bool {
 	has := func(s lb.State) bool {
 		svc, ok := s.Service(c.Service)
@@ -233,7 +233,7 @@ func roundOf(s lb.Service) int {
 	return 0
 }
 
-// counts tells whether a scheduler goes by connections.
+// counts reports whether a scheduler goes by connections.
 func counts(s lb.Scheduler) bool {
 	return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s)
 }

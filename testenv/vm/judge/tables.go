@@ -99,7 +99,7 @@ func (t *trial) list(b lb.Backend, out []lb.Connection) (string, error) {
 	return t.List(t.state, observed, stats)
 }
 
-// toSorry tells whether a connection or template leads to the sorry server of
+// toSorry reports whether a connection or template leads to the sorry server of
 // its service. Only the kernel makes templates of that kind; they end when a
 // real serves again.
 func (t *trial) toSorry(c lb.Connection) bool {
@@ -107,11 +107,11 @@ func (t *trial) toSorry(c lb.Connection) bool {
 	return ok && s.Sorry.IsValid() && s.Sorry == c.Real.Addr()
 }
 
-// invalid tells whether a template is none any more: its real is gone or
+// invalid reports whether a template is none any more: its real is gone or
 // quiesced, and the kernel only waits for its timer (ip_vs_check_template).
 func invalid(c lb.Connection) bool { return c.Virtual.Port() == 0xffff }
 
-// orphaned tells whether the real of a connection is away.
+// orphaned reports whether the real of a connection is away.
 func (t *trial) orphaned(c lb.Connection) bool {
 	s, ok := t.state.Service(c.Service)
 	return ok && s.Sorry != c.Real.Addr() && !slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Addr == c.Real.Addr() })
@@ -208,7 +208,7 @@ func (t *trial) outlive(service string) error {
 	return fmt.Errorf("probes of %s are left after %s", service, probeLife)
 }
 
-// nearEnd tells whether something is about to expire.
+// nearEnd reports whether something is about to expire.
 func nearEnd(v view) bool {
 	if v.ending {
 		return true

@@ -1,0 +1,174 @@
+// Package jsonfile keeps one small value in a JSON file: notes that help a
+// later start, and that nothing may depend on.
+//
+// A file is replaced as a whole, and what it replaces it with has reached the
+// disk before it has the name: a power cut leaves the old value or the new
+// one. No symbolic link is followed at the file's name and nothing that is
+// there is written to, so that a directory that others can write to does not
+// lead root elsewhere. A file that cannot be understood is moved to
+// NAME.broken-TIME, where it is in nobody's way and can be looked at.
+//
+// It does not interpret what it stores, and does not lock: one process at a
+// time owns a file.
+package jsonfile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxSize is the most that [Read] takes from a file, in bytes.
+const MaxSize = 16 << 20
+
+// BrokenError says that a file was there and could not be understood.
+type BrokenError struct {
+	Path    string
+	MovedTo string // "" if it could not be moved aside
+	Err     error  // what is wrong with it
+}
+
+// Error implements error.
+func (e *BrokenError) Error() string {
+	if e.MovedTo == "" {
+		return fmt.Sprintf("%s: %v (left there: it could not be moved aside)", e.Path, e.Err)
+	}
+	return fmt.Sprintf("%s: %v (moved to %s)", e.Path, e.Err, e.MovedTo)
+}
+
+// Unwrap returns what is wrong with the file.
+func (e *BrokenError) Unwrap() error { return e.Err }
+
+// Read reads the value of a file into v. The error is [fs.ErrNotExist] if
+// there is no file, and a [BrokenError] if there is one that does not hold
+// such a value; v may then be partly filled.
+func Read(path string, v any) error {
+	b, err := read(path)
+	if err == nil {
+		if err = json.Unmarshal(b, v); err != nil {
+			err = SetAside(path, describe(b, err))
+		}
+	}
+	return err
+}
+
+// describe names the usual remains of a power cut.
+func describe(b []byte, err error) error {
+	if len(b) == 0 {
+		return errors.New("empty file")
+	}
+	for _, c := range b {
+		if c != 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("%d zero bytes", len(b))
+}
+
+func read(path string) ([]byte, error) {
+	// Without O_NONBLOCK a named pipe would keep the reader waiting.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, SetAside(path, errors.New("a symbolic link"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, SetAside(path, errors.New("not a regular file"))
+	}
+	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > MaxSize {
+		return nil, SetAside(path, fmt.Errorf("more than %d bytes", MaxSize))
+	}
+	return b, nil
+}
+
+// SetAside moves a file whose value makes no sense to NAME.broken-TIME and
+// returns the error that says so. It is for owners that look closer at a
+// value than [Read] can.
+func SetAside(path string, cause error) *BrokenError {
+	e := &BrokenError{Path: path, Err: cause}
+	to := path + ".broken-" + time.Now().UTC().Format("20060102T150405Z")
+	if err := os.Rename(path, to); err == nil {
+		e.MovedTo = to
+	}
+	return e
+}
+
+// Write replaces the value of a file, and makes the file's directory if there
+// is none. When it returns, the value has reached the disk.
+func Write(path string, v any, perm fs.FileMode) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return replace(path, append(b, '\n'), perm)
+}
+
+func replace(path string, b []byte, perm fs.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// What a write that was cut short left behind, or what somebody planted.
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, perm)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(fresh) // the error that counts is the first one
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// Remove removes a file; that there is none is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a change of names in a directory last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

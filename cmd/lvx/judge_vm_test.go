@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/testenv/vm/judge"
 )
@@ -38,7 +39,7 @@ func TestKernelJudge(t *testing.T) {
 		Seed: uint64(number("LVX_JUDGE_SEED", 1)), Dir: t.TempDir(), Logf: t.Logf,
 		List: func(s lb.State, o lb.Observed, st lb.Stats) (string, error) {
 			var b strings.Builder
-			err := printList(&b, newListing(s, o, st, nil, nil), listOptions{Numeric: true})
+			err := ipvsadm.Print(&b, ipvsadm.NewListing(s, o, st, nil, nil), ipvsadm.View{Numeric: true})
 			return b.String(), err
 		},
 	})

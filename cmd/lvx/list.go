@@ -1,247 +1,56 @@
 package main
 
 import (
-	"cmp"
-	"encoding/binary"
-	"fmt"
-	"net"
-	"net/netip"
-	"slices"
-	"time"
+	"io"
 
+	"github.com/spf13/cobra"
+
+	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// listing is everything that "lvx list" can show; with --json it is printed
-// as it is.
-type listing struct {
-	Services    []listedService    `json:"services"`              // in the order of ipvsadm -L
-	Connections []listedConnection `json:"connections,omitempty"` // in the order of the backend
-	Timeouts    listedTimeouts     `json:"timeouts"`
-}
-
-// listedService is a virtual service as ipvsadm knows them: one address and
-// port, or a firewall mark.
-type listedService struct {
-	Name        string       `json:"name"`
-	Mark        uint32       `json:"mark,omitempty"`     // 0 if listed by address
-	Proto       lb.Protocol  `json:"protocol,omitempty"` // of a service by address: 6 TCP, 17 UDP
-	Addr        netip.Addr   `json:"address,omitzero"`   // of a service by address
-	Port        uint16       `json:"port,omitempty"`     // 0 is every port
-	IPv6        bool         `json:"ipv6,omitempty"`
-	Listeners   []string     `json:"listeners"` // as the configuration file writes them
-	Scheduler   string       `json:"scheduler"`
-	Flags       []string     `json:"flags,omitempty"`       // of the scheduler: sh-port ...
-	Persistence int          `json:"persistence,omitempty"` // timeout in seconds, 0 = not persistent
-	Mask        string       `json:"mask,omitempty"`        // of persistent clients, "" for whole addresses
-	OnePacket   bool         `json:"one_packet,omitempty"`
-	Stats       listedStats  `json:"stats"`
-	Rates       listedRates  `json:"rates"`
-	Reals       []listedReal `json:"reals"`
-}
-
-// listedReal is a real server of a service.
-type listedReal struct {
-	Addr     netip.Addr  `json:"address"`
-	Port     uint16      `json:"port"`
-	Forward  string      `json:"forward"` // Route, Masq, Tunnel
-	Weight   uint16      `json:"weight"`
-	Upper    uint32      `json:"upper_threshold,omitempty"`
-	Lower    uint32      `json:"lower_threshold,omitempty"`
-	Active   uint32      `json:"active"`
-	Inactive uint32      `json:"inactive"`
-	Persist  uint32      `json:"persistent"`
-	Usable   bool        `json:"usable"`
-	Reason   string      `json:"reason,omitempty"` // why it is not usable
-	Stats    listedStats `json:"stats"`
-	Rates    listedRates `json:"rates"`
-}
-
-// listedStats is lb.Counters as JSON.
-type listedStats struct {
-	Conns    uint64 `json:"conns"`
-	InPkts   uint64 `json:"in_packets"`
-	InBytes  uint64 `json:"in_bytes"`
-	OutPkts  uint64 `json:"out_packets"`
-	OutBytes uint64 `json:"out_bytes"`
-}
-
-// listedRates is lb.Rates as JSON.
-type listedRates struct {
-	CPS    uint64 `json:"conns"`
-	InPPS  uint64 `json:"in_packets"`
-	OutPPS uint64 `json:"out_packets"`
-	InBPS  uint64 `json:"in_bytes"`
-	OutBPS uint64 `json:"out_bytes"`
-}
-
-// listedConnection is a connection or a persistence template.
-type listedConnection struct {
-	Service  string         `json:"service,omitempty"`
-	Proto    lb.Protocol    `json:"protocol"` // 0 for the template of a mark service
-	Expires  int            `json:"expires"`  // in whole seconds
-	State    string         `json:"state"`
-	Client   netip.AddrPort `json:"client"`
-	Virtual  netip.AddrPort `json:"virtual"`
-	Real     netip.AddrPort `json:"real"`
-	Template bool           `json:"template,omitempty"`
-}
-
-// listedTimeouts are the timeouts of connections in seconds.
-type listedTimeouts struct {
-	TCP    int `json:"tcp"`
-	TCPFin int `json:"tcp_fin"`
-	UDP    int `json:"udp"`
-}
-
-// newListing puts together what the state asks for and what the kernel holds.
-// A service or real that the kernel does not hold is not listed.
-func newListing(s lb.State, o lb.Observed, st lb.Stats, rates []lb.ServiceRates, conns []lb.Connection) listing {
-	observed := byName(o.Services, func(v lb.ObservedService) string { return v.Name })
-	stats := byName(st.Services, func(v lb.ServiceStats) string { return v.Name })
-	rate := byName(rates, func(v lb.ServiceRates) string { return v.Name })
-	l := listing{Services: []listedService{}, Timeouts: newTimeouts(s.Timeouts)}
-	for _, v := range s.Services {
-		if ov, ok := observed[v.Name]; ok {
-			l.Services = append(l.Services, newService(v, ov, stats[v.Name], rate[v.Name]))
+func newListCmd() *cobra.Command {
+	var o ipvsadm.View
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list services and reals as ipvsadm -L does",
+		Long: `Lists what the data path holds, in the columns of ipvsadm -L. Reals that health
+checks took out are not there: see lvx status.`,
+		Example: `  lvx list -n
+  lvx list -n --stats
+  lvx list -nc
+  watch -n1 lvx list -n --rate`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return err
+			}
+			return ipvsadm.Print(io.Discard, ipvsadm.Listing{}, o) // do the options go together?
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.Stats, "stats", false, "counters since the start")
+	f.BoolVar(&o.Rate, "rate", false, "rates per second")
+	f.BoolVarP(&o.Connections, "connections", "c", false, "connections and persistence templates")
+	f.BoolVar(&o.Timeout, "timeout", false, "connection timeouts")
+	f.BoolVar(&o.PersistentConn, "persistent-conn", false, "persistence templates of each real")
+	f.BoolVar(&o.Thresholds, "thresholds", false, "connection thresholds")
+	f.BoolVar(&o.Exact, "exact", false, "large numbers in full")
+	f.BoolVarP(&o.Numeric, "numeric", "n", false, "addresses and ports as numbers")
+	f.BoolVar(&o.JSON, "json", false, "print JSON, everything at once")
+	f.IntVar(&limit, "limit", 0, "list at most this `number` of connections (0 = all)")
+	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+		l, err := c.List(cmd.Context(), director.Want{Connections: o.Connections, Limit: max(limit, 0)})
+		if err != nil {
+			return err
 		}
-	}
-	slices.SortStableFunc(l.Services, compareServices)
-	for _, c := range conns {
-		l.Connections = append(l.Connections, listedConnection{
-			Service: c.Service, Proto: c.Proto, Expires: int(c.Expires / time.Second), State: c.State,
-			Client: c.Client, Virtual: c.Virtual, Real: c.Real, Template: c.Template,
-		})
-	}
-	return l
-}
-
-func byName[T any](all []T, name func(T) string) map[string]T {
-	m := make(map[string]T, len(all))
-	for _, v := range all {
-		m[name(v)] = v
-	}
-	return m
-}
-
-func newTimeouts(t lb.Timeouts) listedTimeouts {
-	t = t.WithDefaults()
-	return listedTimeouts{TCP: int(t.TCP / time.Second), TCPFin: int(t.TCPFin / time.Second), UDP: int(t.UDP / time.Second)}
-}
-
-func newService(v lb.Service, o lb.ObservedService, st lb.ServiceStats, rate lb.ServiceRates) listedService {
-	l := listedService{
-		Name: v.Name, Mark: o.Mark,
-		Scheduler: string(v.Scheduler), Flags: flagNames(v.Scheduler, v.Flags),
-		Persistence: int(v.Persistence.Timeout / time.Second),
-		OnePacket:   v.OnePacket,
-		Stats:       listedStats(st.Counters), Rates: listedRates(rate.Rates),
-		Reals: []listedReal{},
-	}
-	for i, at := range v.Listeners {
-		l.Listeners = append(l.Listeners, at.String())
-		l.IPv6 = at.Addr.Is6()
-		if i == 0 && l.Mark == 0 {
-			l.Proto, l.Addr, l.Port = at.Proto, at.Addr, at.First
+		if !o.Numeric && !o.JSON {
+			o.Names = newSystemNames()
 		}
-	}
-	if v.Persistence.Enabled() {
-		l.Mask = maskOf(v.Persistence.Prefix, l.IPv6)
-	}
-	l.addReals(v, o, st, rate)
-	return l
-}
-
-// addReals joins what four sources say of each real; they agree on what it is
-// by its address and the port that the kernel has it under.
-func (l *listedService) addReals(v lb.Service, o lb.ObservedService, st lb.ServiceStats, rate lb.ServiceRates) {
-	key := func(a netip.Addr, port uint16) netip.AddrPort { // direct routing: the service's port
-		if port == 0 {
-			port = l.Port
-		}
-		return netip.AddrPortFrom(a, port)
-	}
-	wanted := map[netip.AddrPort]lb.Real{}
-	for _, r := range v.Reals {
-		wanted[key(r.Addr, r.Port)] = r
-	}
-	stats := map[netip.AddrPort]lb.RealStats{}
-	for _, r := range st.Reals {
-		stats[key(r.Addr, r.Port)] = r
-	}
-	rates := map[netip.AddrPort]lb.Rates{}
-	for _, r := range rate.Reals {
-		rates[key(r.Addr, r.Port)] = r.Rates
-	}
-	for _, r := range o.Reals {
-		k := key(r.Addr, r.Port)
-		w, s := wanted[k], stats[k]
-		l.Reals = append(l.Reals, listedReal{
-			Addr: k.Addr(), Port: k.Port(), Weight: r.Weight, Usable: r.Usable, Reason: r.Reason,
-			Forward: [...]string{lb.DR: "Route", lb.NAT: "Masq", lb.Tunnel: "Tunnel"}[w.Forward],
-			Upper:   w.Upper, Lower: w.Lower,
-			Active: s.Active, Inactive: s.Inactive, Persist: s.Persist,
-			Stats: listedStats(s.Counters), Rates: listedRates(rates[k]),
-		})
-	}
-	slices.SortStableFunc(l.Reals, func(a, b listedReal) int {
-		return cmp.Or(compareAddrs(a.Addr, b.Addr), int(a.Port)-int(b.Port))
+		state := lb.State{Services: l.Services, Timeouts: l.Timeouts}
+		return ipvsadm.Print(cmd.OutOrStdout(), ipvsadm.NewListing(state, l.Observed, l.Stats, l.Rates, l.Connections), o)
 	})
-}
-
-// flagNames are the names that ipvsadm prints in parentheses.
-func flagNames(s lb.Scheduler, f lb.SchedFlags) []string {
-	var names []string
-	for _, known := range []struct {
-		scheduler lb.Scheduler
-		flag      lb.SchedFlags
-		name      string
-	}{
-		{lb.SH, lb.SHFallback, "sh-fallback"}, {lb.SH, lb.SHPort, "sh-port"},
-		{lb.MH, lb.MHFallback, "mh-fallback"}, {lb.MH, lb.MHPort, "mh-port"},
-	} {
-		if s == known.scheduler && f&known.flag != 0 {
-			names = append(names, known.name)
-		}
-	}
-	return names
-}
-
-// maskOf writes a persistence mask as ipvsadm does: dotted for IPv4, a length
-// for IPv6, nothing for whole addresses.
-func maskOf(prefix int, ipv6 bool) string {
-	switch {
-	case prefix == 0 || ipv6 && prefix == 128 || !ipv6 && prefix == 32:
-		return ""
-	case ipv6:
-		return fmt.Sprint(prefix)
-	}
-	return net.IP(net.CIDRMask(prefix, 32)).String()
-}
-
-// compareServices is ipvs_cmp_services of ipvsadm's libipvs: by mark, address
-// family, protocol, address and port. Marks and addresses are compared by the
-// sign of their 32-bit difference, so 192.168.0.1 comes before 10.0.0.1.
-func compareServices(a, b listedService) int {
-	family := map[bool]int{true: 1}
-	return cmp.Or(
-		difference(a.Mark, b.Mark),
-		family[a.IPv6]-family[b.IPv6],
-		int(a.Proto)-int(b.Proto),
-		compareAddrs(a.Addr, b.Addr),
-		int(a.Port)-int(b.Port),
-	)
-}
-
-func difference(a, b uint32) int { return int(int32(a - b)) }
-
-// compareAddrs compares word by word, as ipvs_cmp_dests does.
-func compareAddrs(a, b netip.Addr) int {
-	x, y := a.As16(), b.As16()
-	for i := 0; i < 16; i += 4 {
-		if d := difference(binary.BigEndian.Uint32(x[i:]), binary.BigEndian.Uint32(y[i:])); d != 0 {
-			return d
-		}
-	}
-	return 0
+	return cmd
 }

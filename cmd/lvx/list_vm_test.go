@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/testenv/vm/onearm"
 )
@@ -49,7 +50,7 @@ func TestKernelListing(t *testing.T) {
 // compareViews prints each view with both programs.
 func compareViews(t *testing.T, b *ipvs.Backend, s lb.State) {
 	t.Helper()
-	for options, o := range map[string]listOptions{
+	for options, o := range map[string]ipvsadm.View{
 		"":                  {},
 		"--stats":           {Stats: true},
 		"--stats --exact":   {Stats: true, Exact: true},
@@ -78,7 +79,7 @@ func compareViews(t *testing.T, b *ipvs.Backend, s lb.State) {
 }
 
 // list is what "lvx list" prints.
-func list(t *testing.T, b *ipvs.Backend, s lb.State, o listOptions) string {
+func list(t *testing.T, b *ipvs.Backend, s lb.State, o ipvsadm.View) string {
 	t.Helper()
 	observed, err := b.Observed()
 	if err != nil {
@@ -93,7 +94,7 @@ func list(t *testing.T, b *ipvs.Backend, s lb.State, o listOptions) string {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	if err := printList(&out, newListing(s, observed, stats, nil, conns), o); err != nil {
+	if err := ipvsadm.Print(&out, ipvsadm.NewListing(s, observed, stats, nil, conns), o); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()

@@ -40,6 +40,7 @@ var walls = map[string][]string{
 	"pkg/director":      {"pkg/config", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "internal/jsonfile"},
 	"pkg/guard":         {},
 	"pkg/health":        {"pkg/lb", "pkg/guard"},
+	"pkg/ipvsadm":       {"pkg/lb"},
 	"pkg/lb":            {},
 	"pkg/lb/lbtest":     {"pkg/lb"},
 	"pkg/neigh":         {},

@@ -1,4 +1,4 @@
-package main
+package ipvsadm
 
 import (
 	"bytes"
@@ -41,18 +41,18 @@ func factsBlocks(t *testing.T, file, command string) []string {
 	return blocks
 }
 
-func printed(t *testing.T, l listing, o listOptions) string {
+func printed(t *testing.T, l Listing, o View) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := printList(&b, l, o); err != nil {
+	if err := Print(&b, l, o); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
 }
 
 // optionsOf reads an ipvsadm command line.
-func optionsOf(command string) listOptions {
-	var o listOptions
+func optionsOf(command string) View {
+	var o View
 	for _, arg := range strings.Fields(command)[1:] {
 		switch arg {
 		case "-ln", "-Ln":
@@ -79,27 +79,25 @@ func optionsOf(command string) listOptions {
 }
 
 // fixedNames knows what the host of the recordings knew.
-type fixedNames struct{ services servicePorts }
+type fixedNames struct{ ports ServicePorts }
 
-func (fixedNames) host(a netip.Addr) string {
+func (fixedNames) HostName(a netip.Addr) string {
 	if a == netip.MustParseAddr("127.0.0.1") {
 		return "localhost"
 	}
 	return ""
 }
 
-func (n fixedNames) service(port uint16, p lb.Protocol) string {
-	return n.services[servicePort{port, p.String()}]
-}
+func (n fixedNames) PortName(port uint16, p lb.Protocol) string { return n.ports.Name(port, p) }
 
-func recordedNames(t *testing.T) namer {
+func recordedNames(t *testing.T) Names {
 	t.Helper()
 	f, err := os.Open("testdata/services")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	return fixedNames{parseServices(f)}
+	return fixedNames{ParseServices(f)}
 }
 
 // TestGoldenEveryView prints one table, put together from lb's types, in every
@@ -127,7 +125,7 @@ func TestGoldenEveryView(t *testing.T) {
 // only what follows the time is compared.
 func TestGoldenConnectionNames(t *testing.T) {
 	want := factsBlocks(t, "11-print.txt", "ipvsadm -lc")[0]
-	got := printed(t, recordedListing(t), listOptions{Connections: true, Names: recordedNames(t)})
+	got := printed(t, recordedListing(t), View{Connections: true, Names: recordedNames(t)})
 	untimed := func(s string) string {
 		lines := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
 		for i, line := range lines[2:] {
@@ -146,7 +144,7 @@ func TestGoldenEmpty(t *testing.T) {
 		"ipvsadm -ln --persistent-conn", "ipvsadm -ln --exact", "ipvsadm -ln --thresholds", "ipvsadm -ln --timeout", "ipvsadm -lc --sort",
 	} {
 		want := factsBlocks(t, "10-print-empty.txt", command)[0]
-		got := printed(t, newListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, nil), optionsOf(command))
+		got := printed(t, NewListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, nil), optionsOf(command))
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", command, diff)
 		}
@@ -155,22 +153,22 @@ func TestGoldenEmpty(t *testing.T) {
 
 // Large numbers: ipvsadm was asked for the one service, hence no first line.
 func TestGoldenLarge(t *testing.T) {
-	var l listing
-	add := func(stats listedStats, rates listedRates) {
+	var l Listing
+	add := func(stats ListedStats, rates ListedRates) {
 		vip, rs := netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.11")
-		l = listing{Services: []listedService{{
+		l = Listing{Services: []ListedService{{
 			Proto: lb.UDP, Addr: vip, Port: 99, Scheduler: "rr", Stats: stats, Rates: rates,
-			Reals: []listedReal{{Addr: rs, Port: 99, Forward: "Route", Weight: 1, Stats: stats, Rates: rates}},
+			Reals: []ListedReal{{Addr: rs, Port: 99, Forward: "Route", Weight: 1, Stats: stats, Rates: rates}},
 		}}}
 	}
 	for i, c := range []struct {
-		stats listedStats
-		rates listedRates
+		stats ListedStats
+		rates ListedRates
 	}{
-		{listedStats{Conns: 1, InPkts: 100, InBytes: 6002800}, listedRates{InPPS: 12, InBPS: 750350}},
-		{listedStats{Conns: 1, InPkts: 1666, InBytes: 100006648}, listedRates{InPPS: 154, InBPS: 9234933}},
-		{listedStats{Conns: 1, InPkts: 1700, InBytes: 102047600}, listedRates{InPPS: 120, InBPS: 7181318}},
-		{listedStats{Conns: 1, InPkts: 20000, InBytes: 1200560000}, listedRates{InPPS: 1412, InBPS: 84772493}},
+		{ListedStats{Conns: 1, InPkts: 100, InBytes: 6002800}, ListedRates{InPPS: 12, InBPS: 750350}},
+		{ListedStats{Conns: 1, InPkts: 1666, InBytes: 100006648}, ListedRates{InPPS: 154, InBPS: 9234933}},
+		{ListedStats{Conns: 1, InPkts: 1700, InBytes: 102047600}, ListedRates{InPPS: 120, InBPS: 7181318}},
+		{ListedStats{Conns: 1, InPkts: 20000, InBytes: 1200560000}, ListedRates{InPPS: 1412, InBPS: 84772493}},
 	} {
 		add(c.stats, c.rates)
 		for _, options := range []string{"--stats", "--stats --exact", "--rate", "--rate --exact"} {
@@ -198,8 +196,8 @@ func TestLargeNumbers(t *testing.T) {
 		18446744073709551615: {"18446744T", " 18446744073709551615"},
 	} {
 		for i, exact := range []bool{false, true} {
-			l := listing{Services: []listedService{{Mark: 1, Stats: listedStats{Conns: n}}}}
-			line := strings.Split(printed(t, l, listOptions{Stats: true, Exact: exact}), "\n")[3]
+			l := Listing{Services: []ListedService{{Mark: 1, Stats: ListedStats{Conns: n}}}}
+			line := strings.Split(printed(t, l, View{Stats: true, Exact: exact}), "\n")[3]
 			got := strings.TrimSuffix(strings.TrimPrefix(line, fmt.Sprintf("%-33s", "FWM  1")), strings.Repeat("        0", 4))
 			if got != want[i] {
 				t.Errorf("%d, exact %v: got %q, want %q", n, exact, got, want[i])
@@ -209,11 +207,11 @@ func TestLargeNumbers(t *testing.T) {
 }
 
 func TestListConflicts(t *testing.T) {
-	for _, o := range []listOptions{
+	for _, o := range []View{
 		{Connections: true, Stats: true}, {Connections: true, Rate: true}, {Connections: true, Thresholds: true},
 		{Timeout: true, Stats: true}, {Timeout: true, PersistentConn: true},
 	} {
-		if err := printList(&bytes.Buffer{}, listing{}, o); !errors.Is(err, errListOptions) {
+		if err := Print(&bytes.Buffer{}, Listing{}, o); !errors.Is(err, ErrViews) {
 			t.Errorf("%+v: got %v", o, err)
 		}
 	}
@@ -224,8 +222,8 @@ type brokenPipe struct{}
 func (brokenPipe) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
 func TestListWriteError(t *testing.T) {
-	for _, o := range []listOptions{{}, {JSON: true}, {Connections: true}, {Timeout: true}} {
-		if err := printList(brokenPipe{}, listing{}, o); !errors.Is(err, os.ErrClosed) {
+	for _, o := range []View{{}, {JSON: true}, {Connections: true}, {Timeout: true}} {
+		if err := Print(brokenPipe{}, Listing{}, o); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("%+v: got %v", o, err)
 		}
 	}
@@ -233,20 +231,20 @@ func TestListWriteError(t *testing.T) {
 
 // Names that are too long are cut where ipvsadm cuts them.
 func TestLongNames(t *testing.T) {
-	l := listing{
-		Services: []listedService{
-			{Proto: lb.TCP, Addr: netip.MustParseAddr("127.0.0.1"), Port: 65535, Scheduler: "rr", Reals: []listedReal{
+	l := Listing{
+		Services: []ListedService{
+			{Proto: lb.TCP, Addr: netip.MustParseAddr("127.0.0.1"), Port: 65535, Scheduler: "rr", Reals: []ListedReal{
 				{Addr: netip.MustParseAddr("127.0.0.1"), Port: 65535, Forward: "Route"},
 				{Addr: netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666"), Port: 80, Forward: "Route"},
 			}},
 			{Proto: lb.TCP, IPv6: true, Addr: netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666"), Port: 80, Scheduler: "rr"},
 		},
-		Connections: []listedConnection{{
+		Connections: []ListedConnection{{
 			Proto: lb.TCP, State: "SYN_RECV", Expires: 6001, Client: netip.MustParseAddrPort("127.0.0.1:1"),
 			Virtual: netip.MustParseAddrPort("[2001:db8:1111:2222:3333:4444:5555:6666]:65535"), Real: netip.MustParseAddrPort("10.0.0.1:80"),
 		}},
 	}
-	o := listOptions{Names: longNames{}}
+	o := View{Names: longNames{}}
 	want := "TCP  " + strings.Repeat("h", 28) + " rr\n" +
 		"  -> " + strings.Repeat("h", 28) + " Route   0      0          0         \n" +
 		"  -> [" + strings.Repeat("h", 58) + " Route   0      0          0         \n" +
@@ -254,7 +252,7 @@ func TestLongNames(t *testing.T) {
 	if got := printed(t, l, o); !strings.HasSuffix(got, "InActConn\n"+want) {
 		t.Errorf("got:\n%s", got)
 	}
-	o = listOptions{Connections: true}
+	o = View{Connections: true}
 	want = "TCP 100:01 SYN_RECV    127.0.0.1:1        [2001:db8:1111:2222:3333:4444:5555:6666]:65535 10.0.0.1:80\n"
 	if got := printed(t, l, o); !strings.HasSuffix(got, "destination\n"+want) {
 		t.Errorf("got:\n%s", got)
@@ -263,29 +261,29 @@ func TestLongNames(t *testing.T) {
 
 type longNames struct{}
 
-func (longNames) host(netip.Addr) string             { return strings.Repeat("h", 70) }
-func (longNames) service(uint16, lb.Protocol) string { return "service" }
+func (longNames) HostName(netip.Addr) string          { return strings.Repeat("h", 70) }
+func (longNames) PortName(uint16, lb.Protocol) string { return "service" }
 
 // The JSON form is complete and can be read back.
 func TestListJSON(t *testing.T) {
 	want := recordedListing(t)
-	var got listing
-	if err := json.Unmarshal([]byte(printed(t, want, listOptions{JSON: true})), &got); err != nil {
+	var got Listing
+	if err := json.Unmarshal([]byte(printed(t, want, View{JSON: true})), &got); err != nil {
 		t.Fatal(err)
 	}
 	same := cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })}
 	if diff := cmp.Diff(want, got, same); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	empty := printed(t, newListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, nil), listOptions{JSON: true})
+	empty := printed(t, NewListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, nil), View{JSON: true})
 	if !strings.Contains(empty, `"services": []`) {
 		t.Errorf("no services are not an empty list:\n%s", empty)
 	}
 }
 
 func TestNewListingTimeouts(t *testing.T) {
-	l := newListing(lb.State{Timeouts: lb.Timeouts{TCP: time.Hour, UDP: 10 * time.Second}}, lb.Observed{}, lb.Stats{}, nil, nil)
-	if got, want := printed(t, l, listOptions{Timeout: true}), "Timeout (tcp tcpfin udp): 3600 120 10\n"; got != want {
+	l := NewListing(lb.State{Timeouts: lb.Timeouts{TCP: time.Hour, UDP: 10 * time.Second}}, lb.Observed{}, lb.Stats{}, nil, nil)
+	if got, want := printed(t, l, View{Timeout: true}), "Timeout (tcp tcpfin udp): 3600 120 10\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

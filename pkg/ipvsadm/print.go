@@ -1,4 +1,4 @@
-package main
+package ipvsadm
 
 import (
 	"bufio"
@@ -13,8 +13,8 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// listOptions are the options of "lvx list", those of ipvsadm -L.
-type listOptions struct {
+// View is what of a listing is printed, and how: the options of ipvsadm -L.
+type View struct {
 	Stats          bool // --stats: counters
 	Rate           bool // --rate: rates per second
 	Connections    bool // -c: connections and templates
@@ -24,26 +24,26 @@ type listOptions struct {
 	Exact          bool // --exact: large numbers in full
 	Numeric        bool // -n: neither hosts nor services by name
 	JSON           bool // --json: everything, whatever else is asked for
-	Names          namer
+	Names          Names
 }
 
-// errListOptions is wrong usage, exit code 2. The words are ipvsadm's.
-var errListOptions = errors.New("options conflicts in the list command")
+// ErrViews is wrong usage, exit code 2. The words are ipvsadm's.
+var ErrViews = errors.New("options conflicts in the list command")
 
-// namer gives names to addresses and ports; "" where there is none.
-type namer interface {
-	host(a netip.Addr) string
-	service(port uint16, p lb.Protocol) string
+// Names gives names to addresses and ports; "" where there is none.
+type Names interface {
+	HostName(a netip.Addr) string
+	PortName(port uint16, p lb.Protocol) string
 }
 
-// printList writes what ipvsadm 1.31 writes for the same options, byte for
-// byte. Options that exclude each other are errListOptions; of several views
+// Print writes what ipvsadm 1.31 writes for the same options, byte for
+// byte. Options that exclude each other are ErrViews; of several views
 // the first of stats, rate, thresholds and persistent-conn is shown. Without
 // Names it is as if Numeric were set.
-func printList(w io.Writer, l listing, o listOptions) error {
+func Print(w io.Writer, l Listing, o View) error {
 	if o.Connections || o.Timeout {
 		if o.Stats || o.Rate || o.Thresholds || (o.Timeout && o.PersistentConn) {
-			return errListOptions
+			return ErrViews
 		}
 	}
 	if o.JSON {
@@ -52,7 +52,7 @@ func printList(w io.Writer, l listing, o listOptions) error {
 		return enc.Encode(l)
 	}
 	b := bufio.NewWriter(w)
-	p := listPrinter{Writer: b, listOptions: o}
+	p := listPrinter{Writer: b, View: o}
 	switch {
 	case o.Connections:
 		p.connections(l.Connections)
@@ -67,10 +67,10 @@ func printList(w io.Writer, l listing, o listOptions) error {
 // listPrinter writes to a buffer that remembers its first error.
 type listPrinter struct {
 	*bufio.Writer
-	listOptions
+	View
 }
 
-func (p listPrinter) services(services []listedService) {
+func (p listPrinter) services(services []ListedService) {
 	fmt.Fprint(p, "IP Virtual Server version 1.2.1 (size=4096)\n")
 	switch {
 	case p.Stats:
@@ -99,7 +99,7 @@ func (p listPrinter) title(format string, columns ...any) {
 }
 
 // service prints the line of a service (print_service_entry).
-func (p listPrinter) service(s listedService) {
+func (p listPrinter) service(s ListedService) {
 	name := p.serviceName(s)
 	switch {
 	case p.Stats:
@@ -128,7 +128,7 @@ func (p listPrinter) service(s listedService) {
 
 // serviceName is at most 33 characters long for IPv4. A mark is printed as a
 // signed number: ipvsadm does.
-func (p listPrinter) serviceName(s listedService) string {
+func (p listPrinter) serviceName(s ListedService) string {
 	switch {
 	case s.Mark != 0 && s.IPv6:
 		return fmt.Sprintf("FWM  %d IPv6", int32(s.Mark))
@@ -143,7 +143,7 @@ func (p listPrinter) serviceName(s listedService) string {
 }
 
 // real prints the line of a real server.
-func (p listPrinter) real(r listedReal, proto lb.Protocol) {
+func (p listPrinter) real(r ListedReal, proto lb.Protocol) {
 	name := p.name(r.Addr, r.Port, proto)
 	if !r.Addr.Is6() {
 		name = cut(name, 28)
@@ -190,7 +190,7 @@ func (p listPrinter) numbers(all ...uint64) {
 
 // connections prints the table of connections (print_conn). lvx has no
 // persistence engines, so those columns of persistent-conn have only a title.
-func (p listPrinter) connections(conns []listedConnection) {
+func (p listPrinter) connections(conns []ListedConnection) {
 	fmt.Fprint(p, "IPVS connection entries\n")
 	fmt.Fprintf(p, "pro expire %-11s %-18s %-18s ", "state", "source", "virtual")
 	if p.PersistentConn {
@@ -226,7 +226,7 @@ func protoName(p lb.Protocol) string {
 func (p listPrinter) name(a netip.Addr, port uint16, proto lb.Protocol) string {
 	host, service := "", ""
 	if !p.Numeric && p.Names != nil {
-		host, service = p.Names.host(a), p.Names.service(port, proto)
+		host, service = p.Names.HostName(a), p.Names.PortName(port, proto)
 	}
 	if host == "" {
 		host = a.String()

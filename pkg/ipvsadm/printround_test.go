@@ -1,4 +1,4 @@
-package main
+package ipvsadm
 
 import (
 	"math/rand/v2"
@@ -46,17 +46,17 @@ func recorded(t *testing.T, file, command string) bool {
 	return slices.Contains(strings.Split(readTestdata(t, file), "\n"), "$ "+command)
 }
 
-// readListing reads what printList writes with -n.
-func readListing(t *testing.T, text string, o listOptions) listing {
+// readListing reads what Print writes with -n.
+func readListing(t *testing.T, text string, o View) Listing {
 	t.Helper()
-	var l listing
+	var l Listing
 	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		f := strings.Fields(line)
 		switch {
 		case strings.HasPrefix(line, "IP") && !strings.HasPrefix(line, "IP  "), f[0] == "Prot", f[0] == "pro", len(f) > 1 && f[1] == "RemoteAddress:Port":
 		case o.Connections:
 			c := parseConnection(t, f)
-			l.Connections = append(l.Connections, newListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, []lb.Connection{c}).Connections...)
+			l.Connections = append(l.Connections, NewListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, []lb.Connection{c}).Connections...)
 		case f[0] == "->":
 			s := &l.Services[len(l.Services)-1]
 			s.Reals = append(s.Reals, readReal(t, f[1:], o))
@@ -86,9 +86,9 @@ func readNumbers(t *testing.T, fields []string) []uint64 {
 	return append(all, make([]uint64, 5)...)
 }
 
-func readService(t *testing.T, f []string, o listOptions) listedService {
+func readService(t *testing.T, f []string, o View) ListedService {
 	t.Helper()
-	var s listedService
+	var s ListedService
 	if f[0] == "FWM" {
 		mark, err := strconv.ParseInt(f[1], 10, 64)
 		if err != nil {
@@ -105,8 +105,8 @@ func readService(t *testing.T, f []string, o listOptions) listedService {
 	}
 	if o.Stats || o.Rate {
 		n := readNumbers(t, f)
-		s.Stats = listedStats{Conns: n[0], InPkts: n[1], OutPkts: n[2], InBytes: n[3], OutBytes: n[4]}
-		s.Rates = listedRates{CPS: n[0], InPPS: n[1], OutPPS: n[2], InBPS: n[3], OutBPS: n[4]}
+		s.Stats = ListedStats{Conns: n[0], InPkts: n[1], OutPkts: n[2], InBytes: n[3], OutBytes: n[4]}
+		s.Rates = ListedRates{CPS: n[0], InPPS: n[1], OutPPS: n[2], InBPS: n[3], OutBPS: n[4]}
 		return s
 	}
 	s.Scheduler = f[0]
@@ -125,10 +125,10 @@ func readService(t *testing.T, f []string, o listOptions) listedService {
 	return s
 }
 
-func readReal(t *testing.T, f []string, o listOptions) listedReal {
+func readReal(t *testing.T, f []string, o View) ListedReal {
 	t.Helper()
 	at := netip.MustParseAddrPort(f[0])
-	r := listedReal{Addr: at.Addr(), Port: at.Port()}
+	r := ListedReal{Addr: at.Addr(), Port: at.Port()}
 	if !o.Stats && !o.Rate && !o.Thresholds && !o.PersistentConn {
 		r.Forward = f[1]
 		f = f[1:]
@@ -137,8 +137,8 @@ func readReal(t *testing.T, f []string, o listOptions) listedReal {
 	u := func(i int) uint32 { return uint32(n[i]) }
 	switch {
 	case o.Stats, o.Rate:
-		r.Stats = listedStats{Conns: n[0], InPkts: n[1], OutPkts: n[2], InBytes: n[3], OutBytes: n[4]}
-		r.Rates = listedRates{CPS: n[0], InPPS: n[1], OutPPS: n[2], InBPS: n[3], OutBPS: n[4]}
+		r.Stats = ListedStats{Conns: n[0], InPkts: n[1], OutPkts: n[2], InBytes: n[3], OutBytes: n[4]}
+		r.Rates = ListedRates{CPS: n[0], InPPS: n[1], OutPPS: n[2], InBPS: n[3], OutBPS: n[4]}
 	case o.Thresholds:
 		r.Upper, r.Lower, r.Active, r.Inactive = u(0), u(1), u(2), u(3)
 	case o.PersistentConn:
@@ -153,7 +153,7 @@ func readReal(t *testing.T, f []string, o listOptions) listedReal {
 // an order that surprises.
 func TestServiceOrder(t *testing.T) {
 	var got []string
-	services := []listedService{
+	services := []ListedService{
 		{Name: "mark 2", Mark: 2}, {Name: "10/80", Proto: lb.TCP, Addr: netip.MustParseAddr("10.0.0.1"), Port: 80},
 		{Name: "192.168", Proto: lb.TCP, Addr: netip.MustParseAddr("192.168.0.1"), Port: 80},
 		{Name: "10/9", Proto: lb.TCP, Addr: netip.MustParseAddr("10.0.0.1"), Port: 9},
@@ -185,7 +185,7 @@ func TestNewListingShowsTheKernel(t *testing.T) {
 	o := lb.Observed{Services: []lb.ObservedService{{
 		Name: "web", Mark: 7, Reals: []lb.ObservedReal{{Addr: sorry, Weight: 1, Usable: true}},
 	}}}
-	got := printed(t, newListing(s, o, lb.Stats{}, nil, nil), listOptions{Numeric: true})
+	got := printed(t, NewListing(s, o, lb.Stats{}, nil, nil), View{Numeric: true})
 	want := "FWM  7 rr\n  -> 127.0.0.1:0                  Route   1      0          0         \n"
 	if !strings.HasSuffix(got, "InActConn\n"+want) {
 		t.Errorf("got:\n%s", got)
@@ -215,7 +215,7 @@ func TestMarkTemplate(t *testing.T) {
 		Expires: 59*time.Second + 999*time.Millisecond, State: "NONE", Template: true, Client: netip.MustParseAddrPort("172.16.0.6:0"),
 		Virtual: netip.MustParseAddrPort("0.0.0.1:0"), Real: netip.MustParseAddrPort("10.0.0.12:0"),
 	}
-	got := printed(t, newListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, []lb.Connection{c}), listOptions{Connections: true, Numeric: true})
+	got := printed(t, NewListing(lb.State{}, lb.Observed{}, lb.Stats{}, nil, []lb.Connection{c}), View{Connections: true, Numeric: true})
 	want := "IP  00:59  NONE        172.16.0.6:0       0.0.0.1:0          10.0.0.12:0\n"
 	if !strings.HasSuffix(got, "destination\n"+want) || !strings.Contains(readTestdata(t, "08-persistence.txt"), want) {
 		t.Errorf("got:\n%s", got)

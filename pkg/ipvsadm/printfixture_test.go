@@ -1,4 +1,4 @@
-package main
+package ipvsadm
 
 import (
 	"net/netip"
@@ -11,7 +11,7 @@ import (
 
 // recordedListing is the table of ipvs-facts/11 as lvx would come to list it:
 // what was asked for, what the kernel holds, what was counted.
-func recordedListing(t *testing.T) listing {
+func recordedListing(t *testing.T) Listing {
 	addr := netip.MustParseAddr
 	real := func(a string, weight uint16) lb.Real { return lb.Real{Addr: addr(a), Weight: weight} }
 	service := func(name, vip string, p lb.Protocol, port uint16, s lb.Scheduler, reals ...lb.Real) lb.Service {
@@ -41,7 +41,7 @@ func recordedListing(t *testing.T) listing {
 	s.Services[5].Mark = 3
 	s.Services[6].Flags = lb.MHPort
 	stats := recordedStats()
-	return newListing(s, recordedObserved(s), stats, recordedRates(stats), recordedConnections(t))
+	return NewListing(s, recordedObserved(s), stats, recordedRates(stats), recordedConnections(t))
 }
 
 // recordedObserved is a kernel that holds what was asked for, every real under

@@ -74,8 +74,8 @@ func overloadOf(ctx context.Context, j *job, capacity int) (err error) {
 func unaccounted(l losses) float64 {
 	n := l.evicted[loader.RawEvictionEVICTED_ESTABLISHED] + l.evicted[loader.RawEvictionEVICTED_UNPROVEN] +
 		l.evicted[loader.RawEvictionEVICTED_HALF_OPEN]
-	gone := l.lost + l.again
-	return max(float64(gone)-float64(n), float64(n)-float64(gone))
+	unfinished := l.lost + l.again
+	return max(float64(unfinished)-float64(n), float64(n)-float64(unfinished))
 }
 
 // flood establishes as many connections as the table is stated to hold, and

@@ -167,7 +167,7 @@ func (r *rig) loadRace(svc lb.Service, of func(bucket int) int) (*RaceObjects, e
 	if err := spec.LoadAndAssign(&o, nil); err != nil {
 		return nil, fmt.Errorf("race: %w", err)
 	}
-	err = errors.Join(o.fill(r.prog, svc, of), o.meet(r))
+	err = errors.Join(o.fill(r.prog, svc, of), o.chooseCollidingFlows(r))
 	if err != nil {
 		_ = o.Close()
 		return nil, err
@@ -202,9 +202,9 @@ func (o *RaceObjects) fill(prog *ebpf.Program, svc lb.Service, of func(bucket in
 	return o.Slot.Put(uint32(0), prog)
 }
 
-// meet chooses flows, TCP and UDP in turn, whose places are all in the first
+// chooseCollidingFlows picks flows, TCP and UDP in turn, whose places are all in the first
 // few sets of the table.
-func (o *RaceObjects) meet(r *rig) error {
+func (o *RaceObjects) chooseCollidingFlows(r *rig) error {
 	first := firstVIP.As4()
 	vip := binary.NativeEndian.Uint32(first[:])
 	next := netip.MustParseAddr("10.0.0.0")

@@ -18,7 +18,7 @@ import (
 func TestPrintCheck(t *testing.T) {
 	noIPVS := errors.New("module ip_vs missing")
 	eth0 := ifaceReport{name: "eth0", driver: "igb", mtu: 1500, up: true, native: true, frags: true}
-	plain := ifaceReport{name: "eth0", driver: "r8169", mtu: 1500, up: true}
+	unsupported := ifaceReport{name: "eth0", driver: "r8169", mtu: 1500, up: true}
 	for _, c := range []struct {
 		name    string
 		backend config.Backend
@@ -29,11 +29,11 @@ func TestPrintCheck(t *testing.T) {
 	}{
 		{"native", config.BackendAuto, config.XDPAuto, hostReport{kernel: "6.1", recent: true, interfaces: []ifaceReport{eth0}},
 			[]string{"eth0           driver igb, MTU 1500, native XDP, frames of any size", "IPVS           yes", "backend        xdp, native on eth0"}, ""},
-		{"generic", config.BackendAuto, config.XDPAuto, hostReport{recent: true, interfaces: []ifaceReport{plain}, ipvs: noIPVS},
+		{"generic", config.BackendAuto, config.XDPAuto, hostReport{recent: true, interfaces: []ifaceReport{unsupported}, ipvs: noIPVS},
 			[]string{"generic XDP only", "IPVS           no: module ip_vs missing", "xdp, generic on eth0"}, ""},
 		{"asked for generic", config.BackendXDP, config.XDPGeneric, hostReport{recent: true, interfaces: []ifaceReport{eth0}},
 			[]string{"xdp, generic on eth0"}, ""},
-		{"asked for native", config.BackendXDP, config.XDPNative, hostReport{recent: true, interfaces: []ifaceReport{plain}},
+		{"asked for native", config.BackendXDP, config.XDPNative, hostReport{recent: true, interfaces: []ifaceReport{unsupported}},
 			[]string{"xdp, native on eth0", "warning        xdp_mode native, but driver r8169 of eth0"}, ""},
 		{"old kernel", config.BackendAuto, config.XDPAuto, hostReport{kernel: "4.19", interfaces: []ifaceReport{eth0}},
 			[]string{"ipvs, because XDP cannot run here: kernel 4.19 is older than 5.15"}, ""},

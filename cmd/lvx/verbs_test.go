@@ -17,20 +17,20 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// told is a director that remembers what it was told.
-type told struct {
+// recorder is a director that remembers what it was asked.
+type recorder struct {
 	calls []string
 	err   error
 }
 
-func (d *told) note(call string) error {
+func (d *recorder) note(call string) error {
 	d.calls = append(d.calls, call)
 	return d.err
 }
 
-func (d *told) Status(context.Context) (director.Status, error) { return testStatus(), d.err }
+func (d *recorder) Status(context.Context) (director.Status, error) { return testStatus(), d.err }
 
-func (d *told) List(_ context.Context, w director.Want) (director.Listing, error) {
+func (d *recorder) List(_ context.Context, w director.Want) (director.Listing, error) {
 	l := director.Listing{
 		Services: []lb.Service{{
 			Name: "web", Scheduler: lb.WRR,
@@ -51,13 +51,13 @@ func (d *told) List(_ context.Context, w director.Want) (director.Listing, error
 	return l, d.err
 }
 
-func (d *told) Explain(_ context.Context, p lb.Packet) (lb.Explanation, error) {
+func (d *recorder) Explain(_ context.Context, p lb.Packet) (lb.Explanation, error) {
 	return lb.Explanation{Verdict: "forwarded", Service: "web", Real: "10.0.0.11", Steps: []string{"first", "flags " + p.Flags}}, d.err
 }
 
-func (d *told) Reload(context.Context) error { return d.note("reload") }
+func (d *recorder) Reload(context.Context) error { return d.note("reload") }
 
-func (d *told) SetWeight(_ context.Context, service, real string, w *uint16) error {
+func (d *recorder) SetWeight(_ context.Context, service, real string, w *uint16) error {
 	call := "clear"
 	if w != nil {
 		call = "weight " + string(rune('0'+*w))
@@ -65,7 +65,7 @@ func (d *told) SetWeight(_ context.Context, service, real string, w *uint16) err
 	return d.note(call + " " + service + " " + real)
 }
 
-func (d *told) Drain(_ context.Context, service, real string, undo bool) error {
+func (d *recorder) Drain(_ context.Context, service, real string, undo bool) error {
 	if undo {
 		return d.note("undo " + service + " " + real)
 	}
@@ -73,7 +73,7 @@ func (d *told) Drain(_ context.Context, service, real string, undo bool) error {
 }
 
 // serve runs a daemon's socket for d and points LVX_SOCKET at it.
-func serve(t *testing.T, d *told) {
+func serve(t *testing.T, d *recorder) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "lvx.sock")
 	t.Setenv("LVX_SOCKET", socket)
@@ -102,7 +102,7 @@ func lvx(args ...string) (code int, stdout, stderr string) {
 }
 
 func TestVerbs(t *testing.T) {
-	d := &told{}
+	d := &recorder{}
 	serve(t, d)
 	for _, c := range []struct{ args, call, out string }{
 		{"reload", "reload", ""},
@@ -131,7 +131,7 @@ func TestVerbs(t *testing.T) {
 }
 
 func TestVerbsJSON(t *testing.T) {
-	serve(t, &told{})
+	serve(t, &recorder{})
 	for _, args := range []string{"status --json", "list --json", "explain --json udp 1.2.3.4:5 10.0.0.100:53"} {
 		code, out, stderr := lvx(strings.Fields(args)...)
 		if code != exitDone || stderr != "" || !json.Valid([]byte(out)) {
@@ -144,7 +144,7 @@ func TestVerbsJSON(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	d := &told{err: errors.New("/etc/lvx/lvx.yaml:7: weight: found -1\nexpected 0 to 65535")}
+	d := &recorder{err: errors.New("/etc/lvx/lvx.yaml:7: weight: found -1\nexpected 0 to 65535")}
 	serve(t, d)
 	for _, args := range []string{"reload", "weight web 10.0.0.11 5", "drain web 10.0.0.11", "status", "list", "explain tcp 1.2.3.4:5 1.2.3.4:6"} {
 		code, out, stderr := lvx(strings.Fields(args)...)

@@ -100,13 +100,13 @@ func TestReaderProperties(t *testing.T) {
 	taken := 0
 	rapid.Check(t, func(t *rapid.T) {
 		at := rapid.IntRange(0, len(text)-1).Draw(t, "at")
-		gone := rapid.IntRange(0, min(12, len(text)-at)).Draw(t, "gone")
+		removed := rapid.IntRange(0, min(12, len(text)-at)).Draw(t, "gone")
 		piece := rapid.SampledFrom(pieces).Draw(t, "piece")
 		if i := strings.Index(text[at:], "weight: 1"); i >= 0 && rapid.Bool().Draw(t, "a weight") {
-			at, gone = at+i+len("weight: "), 1
+			at, removed = at+i+len("weight: "), 1
 			piece = rapid.SampledFrom([]string{"2", "0", "100", "2, port: 80", "-1", "2}\n      - {address: 198.51.100.9"}).Draw(t, "weight")
 		}
-		after := text[:at] + piece + text[at+gone:]
+		after := text[:at] + piece + text[at+removed:]
 		r := &Reader{path: "f", text: []byte(text), flat: true}
 		var err error
 		if r.cfg, err = Parse("f", r.text); err != nil {

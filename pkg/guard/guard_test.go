@@ -125,8 +125,8 @@ func running(pid int) bool {
 	return err == nil && !strings.Contains(string(b), ") Z ")
 }
 
-// gone waits until the process whose number is in the file has ended.
-func gone(t *testing.T, file string) {
+// waitForEnd waits until the process whose number is in the file has ended.
+func waitForEnd(t *testing.T, file string) {
 	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -161,7 +161,7 @@ func TestRunKillsGroup(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want canceled", err)
 	}
-	gone(t, dir+"/child")
+	waitForEnd(t, dir+"/child")
 }
 
 // A program that exits does not leave its children behind, nor wait for
@@ -171,7 +171,7 @@ func TestRunEndsBackground(t *testing.T) {
 	if _, err := (guard.Program{Argv: []string{name, dir}}).Run(t.Context()); err != nil {
 		t.Error(err)
 	}
-	gone(t, dir+"/child")
+	waitForEnd(t, dir+"/child")
 }
 
 // A child with a session of its own that keeps the pipe does not hold Run up.

@@ -344,8 +344,8 @@ func TestExecsDoNotBlockSockets(t *testing.T) {
 func TestSetKeepsResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := watch(t, health.Options{})
-		kept, gone := ask(1, health.Spec{}), ask(2, health.Spec{})
-		m.Set([]health.Target{kept, gone})
+		kept, removed := ask(1, health.Spec{}), ask(2, health.Spec{})
+		m.Set([]health.Target{kept, removed})
 		time.Sleep(20 * time.Second)
 		before := m.Status(kept)
 		m.take()
@@ -357,7 +357,7 @@ func TestSetKeepsResults(t *testing.T) {
 		if diff := cmp.Diff(before, m.Status(kept)); diff != "" {
 			t.Errorf("the kept target (-before +after):\n%s", diff)
 		}
-		if s := m.Status(gone); s.Known {
+		if s := m.Status(removed); s.Known {
 			t.Errorf("the target that went: %+v", s)
 		}
 		if s := m.Status(edited); !s.Up || !s.Known {

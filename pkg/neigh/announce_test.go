@@ -228,17 +228,17 @@ func TestEveryAnnounceIsKept(t *testing.T) {
 func TestClaims(t *testing.T) {
 	var log bytes.Buffer
 	announcing(t, slog.New(slog.NewTextHandler(&log, nil)), func(t *testing.T, a *Announcer, s *fakeSegment) {
-		var told []string
+		var announced []string
 		a.OnClaim(func(vip netip.Addr, by MAC) {
-			told = append(told, time.Since(s.start).String()+" "+vip.String()+" "+by.String())
+			announced = append(announced, time.Since(s.start).String()+" "+vip.String()+" "+by.String())
 		})
 		foe := MAC{2, 0, 0, 0, 0, 66}
 		claimed := func(iface string, vip netip.Addr) { s.claims <- claim{place{iface, vip}, foe} }
 		want := func(what string, n int, want string) {
 			t.Helper()
 			synctest.Wait()
-			if len(told) != n || n > 0 && told[n-1] != want {
-				t.Errorf("%s: told %q", what, told)
+			if len(announced) != n || n > 0 && announced[n-1] != want {
+				t.Errorf("%s: told %q", what, announced)
 			}
 		}
 		a.Announce("eth0", []netip.Addr{vip1})
@@ -254,7 +254,7 @@ func TestClaims(t *testing.T) {
 		pass(5 * time.Second)
 		claimed("eth0", vip1)
 		pass(time.Second)
-		want("again, too soon", 1, told[0])
+		want("again, too soon", 1, announced[0])
 		pass(4 * time.Second)
 		claimed("eth0", vip1)
 		pass(time.Second)
@@ -264,7 +264,7 @@ func TestClaims(t *testing.T) {
 		pass(100 * ms)
 		a.Withdraw("eth0", []netip.Addr{vip1})
 		pass(time.Minute)
-		want("handed over", 2, told[1])
+		want("handed over", 2, announced[1])
 	})
 	if n := strings.Count(log.String(), "another host uses a VIP of ours"); n != 2 {
 		t.Errorf("log:\n%s", log.String())

@@ -273,17 +273,17 @@ func TestAnnounceOnTheWire(t *testing.T) {
 // Two hosts that both own a VIP find out about each other.
 func TestClaimOnTheWire(t *testing.T) {
 	c := tb.Standard(t, testenv.Shape{Directors: 2, Reals: 1})
-	told := map[string]chan string{}
+	changes := map[string]chan string{}
 	for _, name := range []string{"d1", "d2"} {
-		told[name] = make(chan string, 10)
+		changes[name] = make(chan string, 10)
 		a := neigh.NewAnnouncer(nil)
-		a.OnClaim(func(vip netip.Addr, by neigh.MAC) { told[name] <- vip.String() + " " + by.String() })
+		a.OnClaim(func(vip netip.Addr, by neigh.MAC) { changes[name] <- vip.String() + " " + by.String() })
 		a.Announce("eth0", []netip.Addr{testenv.VIP})
 		run(t, c.Host(name), a.Run)
 	}
 	for name, other := range map[string]string{"d1": "d2", "d2": "d1"} {
 		select {
-		case got := <-told[name]:
+		case got := <-changes[name]:
 			if want := testenv.VIP.String() + " " + c.Host(other).MAC("eth0").String(); got != want {
 				t.Errorf("%s heard %q, want %q", name, got, want)
 			}
@@ -415,9 +415,9 @@ func TestVIPThatIsTakenAway(t *testing.T) {
 	hold()
 
 	ctx, cancel := context.WithCancel(t.Context())
-	gone, ended := make(chan struct{}, 100), make(chan error)
+	removed, ended := make(chan struct{}, 100), make(chan error)
 	tb.Do(t, d1, func() error {
-		go func() { ended <- d1.Do(func() error { return neigh.WhenGone(ctx, func() { gone <- struct{}{} }) }) }()
+		go func() { ended <- d1.Do(func() error { return neigh.WhenGone(ctx, func() { removed <- struct{}{} }) }) }()
 		return nil
 	})
 	// It may take a moment until it listens.
@@ -427,7 +427,7 @@ func TestVIPThatIsTakenAway(t *testing.T) {
 		}
 		hold(vips[0])
 		select {
-		case <-gone:
+		case <-removed:
 			return nil
 		case <-time.After(100 * time.Millisecond):
 			return errors.New("nothing was heard of it")

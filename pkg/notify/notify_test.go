@@ -285,7 +285,7 @@ func TestLatestWins(t *testing.T) {
 		}
 		o := &outlet{sender: &fake{}, queue: make(chan message, len(states))}
 		n.outlets = []*outlet{o}
-		now, last, told, is := time.Unix(0, 0), time.Time{}, "unknown", "unknown"
+		now, last, sent, is := time.Unix(0, 0), time.Time{}, "unknown", "unknown"
 		dispatch := func() {
 			n.dispatch(now, false)
 			for len(o.queue) > 0 {
@@ -293,10 +293,10 @@ func TestLatestWins(t *testing.T) {
 				if !last.IsZero() && now.Sub(last) < DefaultInterval {
 					rt.Fatalf("%s after %s", m.text(), now.Sub(last))
 				}
-				if m.New == told {
+				if m.New == sent {
 					rt.Fatalf("%s is no news", m.text())
 				}
-				told, last = m.New, now
+				sent, last = m.New, now
 			}
 		}
 		for i, s := range states {
@@ -309,8 +309,8 @@ func TestLatestWins(t *testing.T) {
 		}
 		now = now.Add(DefaultInterval)
 		dispatch()
-		if told != is {
-			rt.Fatalf("told %s, is %s", told, is)
+		if sent != is {
+			rt.Fatalf("told %s, is %s", sent, is)
 		}
 	})
 }

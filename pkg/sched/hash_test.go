@@ -68,10 +68,10 @@ func TestFallback(t *testing.T) {
 			alive = alive || up[r.ID] && r.Weight > 0
 		}
 		usable := func(id uint32) bool { return up[id] }
-		plain := mustBuild(t, scheduler, SHPort|MHPort, reals, nil, 0)
+		byAddress := mustBuild(t, scheduler, SHPort|MHPort, reals, nil, 0)
 		fallback := mustBuild(t, scheduler, SHPort|MHPort|SHFallback|MHFallback, reals, nil, 0)
 		for _, c := range clients(64) {
-			a, b := plain.PickHash(c, 5000, usable), fallback.PickHash(c, 5000, usable)
+			a, b := byAddress.PickHash(c, 5000, usable), fallback.PickHash(c, 5000, usable)
 			if a != None && (a != b || !up[a]) {
 				t.Fatalf("%s: %d without, %d with fallback", c, a, b)
 			}
@@ -136,11 +136,11 @@ func TestMHBalanceAndDisruption(t *testing.T) {
 				t.Fatalf("real %d of %d: %d slots", r.ID, n, got)
 			}
 		}
-		gone := rapid.IntRange(0, n-1).Draw(t, "gone")
-		after := mustBuild(t, "mh", 0, slices.Delete(slices.Clone(reals), gone, gone+1), before, 0)
+		removed := rapid.IntRange(0, n-1).Draw(t, "gone")
+		after := mustBuild(t, "mh", 0, slices.Delete(slices.Clone(reals), removed, removed+1), before, 0)
 		moved := 0
 		for i, id := range before.Slots {
-			if id != reals[gone].ID && after.Slots[i] != id {
+			if id != reals[removed].ID && after.Slots[i] != id {
 				moved++
 			}
 		}

@@ -274,7 +274,7 @@ func TestMasterAnswers(t *testing.T) {
 	s, a, _ := pairUp(t, prio(150), prio(100))
 	m := a.group[0]
 	s.run(m.Deadline().Sub(s.now) + 400*time.Millisecond)
-	beat := m.Deadline()
+	nextAdvert := m.Deadline()
 	for _, p := range []uint8{0, 100} {
 		s.step(a, m, Heard{From: addrB, Priority: p, Interval: sec})
 		if want := []string{"Advertise{Priority:150}", "Announce{}"}; !slices.Equal(a.said, want) {
@@ -294,8 +294,8 @@ func TestMasterAnswers(t *testing.T) {
 	if want := []string{"Announce{}"}; !slices.Equal(a.said, want) {
 		t.Errorf("a rival in ARP: said %q, want %q", a.said, want)
 	}
-	if m.Deadline() != beat {
-		t.Errorf("the beat moved by %s", m.Deadline().Sub(beat))
+	if m.Deadline() != nextAdvert {
+		t.Errorf("the beat moved by %s", m.Deadline().Sub(nextAdvert))
 	}
 }
 

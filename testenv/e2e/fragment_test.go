@@ -61,8 +61,8 @@ func (p pieces) answered(t *testing.T) {
 	}
 }
 
-// whole tells how many whole datagrams the reals got from a port.
-func whole(r *rig.Rig, port uint16) (n int) {
+// completeDatagrams counts the whole datagrams that the reals got from a port.
+func completeDatagrams(r *rig.Rig, port uint16) (n int) {
 	for _, w := range r.Webs {
 		for _, a := range w.Log() {
 			if a.Method == "UDP" && a.Client.Port() == port {
@@ -91,7 +91,7 @@ func TestFragmentsAreHeldForASecond(t *testing.T) {
 	soon := newPieces(t, r, 41001)
 	soon.send(t, r, 2, 1, 0)
 	soon.answered(t) // whatever was to come of the other has come
-	if n := whole(r, 41000); n != 0 {
+	if n := completeDatagrams(r, 41000); n != 0 {
 		t.Errorf("a datagram whose last fragment came two seconds early arrived %d times", n)
 	}
 }
@@ -119,7 +119,7 @@ func TestFragmentsWithoutADaemon(t *testing.T) {
 	if n := counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_LOST) - before; n != 2 {
 		t.Errorf("%d fragments were counted as lost, want 2", n)
 	}
-	if n := whole(r, 43000); n != 0 {
+	if n := completeDatagrams(r, 43000); n != 0 {
 		t.Errorf("a datagram whose first fragment came last arrived %d times", n)
 	}
 

@@ -20,7 +20,7 @@ func TestPeopleAreTold(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	mails := mailServer(t, r.Client)
 	hooks := webhook(t, r.Client)
-	script, told := hookScript(t)
+	script, events := hookScript(t)
 	body := checked("type: tcp", "") + fmt.Sprintf(`notify:
   exec: [%s]
   smtp: {server: "172.25.0.50:2525", from: lvx@d1, to: [root@localhost]}
@@ -34,7 +34,7 @@ func TestPeopleAreTold(t *testing.T) {
 	for name, read := range map[string]func() string{
 		"mail":    func() string { return files(t, filepath.Join(mails, "new")) },
 		"webhook": hooks,
-		"program": func() string { return files(t, told) },
+		"program": func() string { return files(t, events) },
 	} {
 		eventually(t, func() error {
 			text := read()

@@ -146,7 +146,7 @@ func TestUDPFlowsMove(t *testing.T) {
 func TestUDPFragments(t *testing.T) {
 	const size = 4000
 	r := udpRig(t, datagrams(""))
-	whole := func(real string) (n int) {
+	completeDatagrams := func(real string) (n int) {
 		for _, a := range r.Webs[real].Log() {
 			if a.Method == "UDP" && a.Bytes == size {
 				n++
@@ -157,13 +157,13 @@ func TestUDPFragments(t *testing.T) {
 	for range 4 {
 		f := newFlow(t, r)
 		first := f.ask(10)
-		before := whole(first)
+		before := completeDatagrams(first)
 		for range 3 {
 			if got := f.ask(size); got != first {
 				t.Errorf("%d bytes: answered by %s, the flow is %s's", size, got, first)
 			}
 		}
-		if n := whole(first) - before; n != 3 {
+		if n := completeDatagrams(first) - before; n != 3 {
 			t.Errorf("%d of 3 datagrams arrived whole at %s", n, first)
 		}
 	}

@@ -98,8 +98,8 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 	t.Parallel()
 	// With a longer prefix than the segment's the VIP would be what the
 	// master's checks come from.
-	whole := func(r *vrrp.Instance) { r.Addresses = []netip.Prefix{netip.PrefixFrom(VIP, 16)} }
-	p := newPair(t, LVX{Self: self, Body: mutual()}, setting{"v3", router(3, 100*ms, 150, whole), router(3, 100*ms, 100, whole)})
+	wholeSubnet := func(r *vrrp.Instance) { r.Addresses = []netip.Prefix{netip.PrefixFrom(VIP, 16)} }
+	p := newPair(t, LVX{Self: self, Body: mutual()}, setting{"v3", router(3, 100*ms, 150, wholeSubnet), router(3, 100*ms, 100, wholeSubnet)})
 	var captures []*testenv.Capture
 	for _, name := range []string{"a", "b"} {
 		_, err := p.Host(name).ServeWeb(":80")

@@ -49,11 +49,11 @@ func New(w World) *Director {
 // service is a virtual service: one in force, or one that was removed and
 // whose connections still live.
 type service struct {
-	conf  lb.Service
-	there bool
-	reals map[netip.AddrPort]*real
-	sched *scheduler
-	gone  lb.Counters // of reals that were forgotten
+	conf    lb.Service
+	there   bool
+	reals   map[netip.AddrPort]*real
+	sched   *scheduler
+	removed lb.Counters // of reals that were forgotten
 }
 
 // real is a real server of a service: one in force, or one that was removed
@@ -175,7 +175,7 @@ func (d *Director) Sweep() {
 			if r.there || r.live {
 				r.idle = 0
 			} else if r.idle++; r.idle == 3 {
-				add(&v.gone, r.counters)
+				add(&v.removed, r.counters)
 				delete(v.reals, k)
 			}
 		}

@@ -67,7 +67,7 @@ func (d *Director) Stats() []lb.ServiceStats {
 	}
 	for _, conf := range d.state.Services {
 		v := d.services[conf.Name]
-		s := lb.ServiceStats{Name: conf.Name, Counters: v.gone}
+		s := lb.ServiceStats{Name: conf.Name, Counters: v.removed}
 		for _, r := range v.reals {
 			add(&s.Counters, r.counters)
 		}

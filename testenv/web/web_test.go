@@ -22,7 +22,7 @@ func start(t *testing.T) (*web.Server, string, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func start(t *testing.T) (*web.Server, string, string) {
 		t.Fatal(err)
 	}
 	ends := make(chan error, 2)
-	go func() { ends <- s.Serve(plain) }()
+	go func() { ends <- s.Serve(listener) }()
 	go func() { ends <- s.ServeTLS(secure) }()
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
@@ -45,7 +45,7 @@ func start(t *testing.T) (*web.Server, string, string) {
 		http.DefaultClient.CloseIdleConnections()
 		goleak.VerifyNone(t)
 	})
-	return s, "http://" + plain.Addr().String(), "https://" + secure.Addr().String()
+	return s, "http://" + listener.Addr().String(), "https://" + secure.Addr().String()
 }
 
 func TestAnswers(t *testing.T) {

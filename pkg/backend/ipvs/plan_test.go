@@ -31,15 +31,15 @@ func TestVirtuals(t *testing.T) {
 		change(&e)
 		return []ipvs.Destination{e}
 	}
-	plain := ipvs.Service{Address: vip, Port: 80, Protocol: ipvs.TCP, Family: ipvs.INET, Scheduler: "rr", Netmask: whole4}
-	with := func(change func(*ipvs.Service)) ipvs.Service { s := plain; change(&s); return s }
+	basic := ipvs.Service{Address: vip, Port: 80, Protocol: ipvs.TCP, Family: ipvs.INET, Scheduler: "rr", Netmask: whole4}
+	with := func(change func(*ipvs.Service)) ipvs.Service { s := basic; change(&s); return s }
 	for _, c := range []struct {
 		name  string
 		svc   func(*lb.Service)
 		want  ipvs.Service
 		reals []ipvs.Destination
 	}{
-		{"plain", func(*lb.Service) {}, plain, d(func(*ipvs.Destination) {})},
+		{"plain", func(*lb.Service) {}, basic, d(func(*ipvs.Destination) {})},
 		{
 			"udp, one packet", func(s *lb.Service) { s.Listeners[0].Proto, s.OnePacket = lb.UDP, true },
 			with(func(s *ipvs.Service) { s.Protocol, s.Flags = ipvs.UDP, ipvs.ServiceOnePacket }), d(func(*ipvs.Destination) {}),
@@ -64,21 +64,21 @@ func TestVirtuals(t *testing.T) {
 		},
 		{
 			"flags of another scheduler", func(s *lb.Service) { s.Flags = lb.SHFallback | lb.MHFallback },
-			plain, d(func(*ipvs.Destination) {}),
+			basic, d(func(*ipvs.Destination) {}),
 		},
 		{
 			"nat to another port", func(s *lb.Service) { s.Reals[0].Forward, s.Reals[0].Port = lb.NAT, 8080 },
-			plain, d(func(d *ipvs.Destination) { d.FwdMethod, d.Port = ipvs.Masquerade, 8080 }),
+			basic, d(func(d *ipvs.Destination) { d.FwdMethod, d.Port = ipvs.Masquerade, 8080 }),
 		},
 		{
 			"direct routing keeps the port", func(s *lb.Service) { s.Reals[0].Port = 8080 },
-			plain, d(func(*ipvs.Destination) {}),
+			basic, d(func(*ipvs.Destination) {}),
 		},
 		{
 			"tunnel, thresholds", func(s *lb.Service) {
 				s.Reals[0].Forward, s.Reals[0].Upper, s.Reals[0].Lower = lb.Tunnel, 10, 5
 			},
-			plain, d(func(d *ipvs.Destination) { d.FwdMethod, d.UpperThreshold, d.LowerThreshold = ipvs.Tunnel, 10, 5 }),
+			basic, d(func(d *ipvs.Destination) { d.FwdMethod, d.UpperThreshold, d.LowerThreshold = ipvs.Tunnel, 10, 5 }),
 		},
 		{
 			"mark", func(s *lb.Service) { s.Mark = 3 },

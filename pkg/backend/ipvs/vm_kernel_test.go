@@ -405,18 +405,18 @@ func fragments(t *testing.T, payload []byte) [][]byte {
 	t.Helper()
 	eth := &layers.Ethernet{SrcMAC: onearm.RouterMAC, DstMAC: onearm.DirectorMAC, EthernetType: layers.EthernetTypeIPv4}
 	ip := &layers.IPv4{Version: 4, TTL: 64, Id: 77, Protocol: layers.IPProtocolUDP, SrcIP: netip.MustParseAddr("172.16.0.5").AsSlice(), DstIP: vip.AsSlice()}
-	whole := gopacket.NewSerializeBuffer()
+	datagram := gopacket.NewSerializeBuffer()
 	u := &layers.UDP{SrcPort: 4000, DstPort: 500}
 	if err := u.SetNetworkLayerForChecksum(ip); err != nil {
 		t.Fatal(err)
 	}
 	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	if err := gopacket.SerializeLayers(whole, opts, u, gopacket.Payload(payload)); err != nil {
+	if err := gopacket.SerializeLayers(datagram, opts, u, gopacket.Payload(payload)); err != nil {
 		t.Fatal(err)
 	}
 	const cut = 800
 	var frames [][]byte
-	for _, part := range [][]byte{whole.Bytes()[:cut], whole.Bytes()[cut:]} {
+	for _, part := range [][]byte{datagram.Bytes()[:cut], datagram.Bytes()[cut:]} {
 		buf := gopacket.NewSerializeBuffer()
 		ip.Flags, ip.FragOffset = layers.IPv4MoreFragments, 0
 		if len(frames) > 0 {

@@ -151,8 +151,8 @@ func TestFacts05Fragments(t *testing.T) {
 	}{
 		{7040, 1200, 800, "rs2 rs2"}, {7041, 2500, 1480, "rs1 rs1"}, {7042, 3000, 1000, "rs2 rs2 rs2 rs2"},
 	} {
-		whole := frameOf(lb.Packet{Proto: lb.UDP, Src: netip.AddrPortFrom(client.Addr(), c.port), Dst: netip.AddrPortFrom(vip, 53)}, c.payload)
-		f.expect(fmt.Sprint("UDP payload ", c.payload), f.cut(whole, uint16(40+i), c.offset), c.want)
+		datagram := frameOf(lb.Packet{Proto: lb.UDP, Src: netip.AddrPortFrom(client.Addr(), c.port), Dst: netip.AddrPortFrom(vip, 53)}, c.payload)
+		f.expect(fmt.Sprint("UDP payload ", c.payload), f.cut(datagram, uint16(40+i), c.offset), c.want)
 	}
 	segment := frameOf(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "S"}, 800)
 	f.expect("SYN and data in fragments of 400", f.cut(segment, 50, 400), "rs1 rs1 rs1")
@@ -162,14 +162,14 @@ func TestFacts05Fragments(t *testing.T) {
 }
 
 // cut sends a packet in fragments of so many bytes, in order.
-func (f *facts) cut(whole []byte, id uint16, size int) string {
+func (f *facts) cut(datagram []byte, id uint16, size int) string {
 	f.t.Helper()
 	size &^= 7
-	l4 := whole[34 : 14+binary.BigEndian.Uint16(whole[16:])]
+	l4 := datagram[34 : 14+binary.BigEndian.Uint16(datagram[16:])]
 	var got []string
 	for at := 0; at < len(l4); at += size {
 		piece := l4[at:min(at+size, len(l4))]
-		in := append(bytes.Clone(whole[:34]), piece...)
+		in := append(bytes.Clone(datagram[:34]), piece...)
 		in = append(in, make([]byte, max(0, 60-len(in)))...)
 		off := uint16(at / 8)
 		if at+size < len(l4) {

@@ -335,7 +335,7 @@ func TestFacts08bTemplateFollowsFinWait(t *testing.T) {
 		if f.tpl("172.16.0.5") == "gone" {
 			t.Errorf("+%d: the template is gone", past)
 		}
-		if gone := f.expires(20001) == "gone"; gone != (past > 120) {
+		if expired := f.expires(20001) == "gone"; expired != (past > 120) {
 			t.Errorf("+%d: connection %s", past, f.expires(20001))
 		}
 		f.wait(10)

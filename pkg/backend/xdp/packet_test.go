@@ -358,10 +358,10 @@ func TestICMPErrorsFollowTheirFlow(t *testing.T) {
 
 // fragmentOf cuts UDP into first, middle, last.
 func fragments(id uint16) [3][]byte {
-	whole := frameOf(syn(lb.UDP), 1200)
+	datagram := frameOf(syn(lb.UDP), 1200)
 	var out [3][]byte
 	for i, r := range [3][2]int{{0, 400}, {400, 800}, {800, 1208}} {
-		f := append(bytes.Clone(whole[:34]), whole[34+r[0]:34+r[1]]...)
+		f := append(bytes.Clone(datagram[:34]), datagram[34+r[0]:34+r[1]]...)
 		binary.BigEndian.PutUint16(f[16:], uint16(20+r[1]-r[0]))
 		binary.BigEndian.PutUint16(f[18:], id)
 		off := uint16(r[0] / 8)

@@ -105,7 +105,7 @@ type place struct{ testing.TB }
 // directors are n fellow directors, each of which is a real server of the
 // service as well, as is one host more; told reports whether they know of each
 // other.
-func directors(t *testing.T, n int, told bool) wire {
+func directors(t *testing.T, n int, knowsPeers bool) wire {
 	w := wire{}
 	for me := range n {
 		at := &place{t}
@@ -124,7 +124,7 @@ func directors(t *testing.T, n int, told bool) wire {
 				continue
 			}
 			h.onWire(mac, realN(other+1))
-			if told && other < n {
+			if knowsPeers && other < n {
 				s.Peers = append(s.Peers, realN(other+1))
 			}
 		}
@@ -157,14 +157,14 @@ func (w wire) clients(n int) (most int, ends map[string]int) {
 // Directors that are each other's real servers: a packet is balanced once,
 // whichever director gets it first. Without `peers:` only its TTL stops it.
 func TestDirectorsDoNotPlayPingPong(t *testing.T) {
-	for _, told := range []bool{true, false} {
-		w := directors(t, 3, told)
+	for _, knowsPeers := range []bool{true, false} {
+		w := directors(t, 3, knowsPeers)
 		most, ends := w.clients(60)
-		t.Logf("told of each other: %v; sent on at most %d times; %v", told, most, ends)
+		t.Logf("told of each other: %v; sent on at most %d times; %v", knowsPeers, most, ends)
 		switch {
-		case told && (most > 1 || ends["from_peer"] == 0 || ends["local"] == 0 || ends["sent to a real"] == 0):
+		case knowsPeers && (most > 1 || ends["from_peer"] == 0 || ends["local"] == 0 || ends["sent to a real"] == 0):
 			t.Errorf("a packet was sent on %d times; %v", most, ends)
-		case !told && (most < 2 || most > 64):
+		case !knowsPeers && (most < 2 || most > 64):
 			t.Errorf("without peers a packet was sent on %d times, want some ping-pong, and at most as its TTL says", most)
 		}
 	}

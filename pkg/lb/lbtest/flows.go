@@ -18,16 +18,16 @@ func quiesce(b *bench) {
 
 func removeReal(b *bench) {
 	b.apply(state(service(lb.RR, reals(1, 1, 1)...)))
-	gone, to := b.established(client, web)
+	removed, to := b.established(client, web)
 	b.want("connection to the real that goes", to, "3")
 	stays, to := b.established(client, web)
 	b.want("connection to a real that stays", to, "2")
 
 	b.apply(state(service(lb.RR, reals(1, 1)...)))
-	if got := b.send(lb.TCP, gone, web, "A"); got != "-" {
+	if got := b.send(lb.TCP, removed, web, "A"); got != "-" {
 		b.Errorf("packet of a removed real's connection went to %s", got)
 	}
-	if got := b.send(lb.TCP, gone, web, "S"); got != "1" && got != "2" {
+	if got := b.send(lb.TCP, removed, web, "S"); got != "1" && got != "2" {
 		b.Errorf("SYN from that port went to %s, want a real that is there", got)
 	}
 	b.want("other connection", b.send(lb.TCP, stays, web, "A"), "2")

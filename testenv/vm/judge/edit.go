@@ -123,15 +123,15 @@ func (t *trial) leaveSorry(known view) {
 func (t *trial) mute(known view) {
 	t.away, t.muted = map[endpoints]bool{}, map[endpoints]bool{}
 	for _, c := range known.conns {
-		if removed(t.whole(), t.state, c) {
+		if removed(t.withAllReals(), t.state, c) {
 			t.away[endpointsOf(c)] = true
 			t.muted[endpointsOf(c)] = c.Proto == lb.UDP
 		}
 	}
 }
 
-// whole is the state with all reals that are out.
-func (t *trial) whole() lb.State {
+// withAllReals is the state with all reals that are out.
+func (t *trial) withAllReals() lb.State {
 	var s lb.State
 	for _, f := range t.files {
 		s.Services = append(s.Services, f.Service)

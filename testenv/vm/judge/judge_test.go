@@ -116,11 +116,11 @@ func TestComparable(t *testing.T) {
 		sum := ipChecksum(b[14:34])
 		b[24], b[25] = byte(sum>>8), byte(sum)
 	}
-	plain := seen(0, func([]byte) {})
-	if plain != seen(0, func(b []byte) { b[len(b)-1] = 1 }) || plain != seen(0, identify) {
+	unchanged := seen(0, func([]byte) {})
+	if unchanged != seen(0, func(b []byte) { b[len(b)-1] = 1 }) || unchanged != seen(0, identify) {
 		t.Error("padding or identification made a difference")
 	}
-	if plain == seen(0, func(b []byte) { b[19] = 1 }) {
+	if unchanged == seen(0, func(b []byte) { b[19] = 1 }) {
 		t.Error("a wrong checksum made none")
 	}
 	if seen(3, func([]byte) {}) == seen(3, identify) {

@@ -18,9 +18,9 @@ import (
 // answers must fit the socket's receive buffer.
 const batch = 64
 
-// changing makes looking at an interface and changing it one step, among
+// addrMutex makes looking at an interface and changing it one step, among
 // the virtual routers of this host.
-var changing sync.Mutex
+var addrMutex sync.Mutex
 
 // listAddrs lists the addresses of interface index, and those of them that
 // the kernel calls secondary.
@@ -44,17 +44,17 @@ func prefixOf(a netlink.Addr) netip.Prefix {
 	return netip.PrefixFrom(addr.Unmap(), bits)
 }
 
-// addAddrs makes sure that interface index has the addresses ps and tells
-// how many were missing. An address that is there already, with whatever
+// addAddrs makes sure that interface index has the addresses ps and counts
+// those that were missing. An address that is there already, with whatever
 // prefix length, is adopted as it is.
 func addAddrs(index int, ps []netip.Prefix) (added int, err error) {
-	changing.Lock()
-	defer changing.Unlock()
+	addrMutex.Lock()
+	defer addrMutex.Unlock()
 	have, _, err := listAddrs(index)
 	if err != nil {
 		return 0, err
 	}
-	missing := slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return holds(have, p.Addr()) })
+	missing := slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return hasAddr(have, p.Addr()) })
 	err = changeAddrs(unix.RTM_NEWADDR, index, missing)
 	return len(missing), err
 }
@@ -62,24 +62,24 @@ func addAddrs(index int, ps []netip.Prefix) (added int, err error) {
 // delAddrs takes the addresses of ps off interface index and nothing else.
 // What is gone already, or with its interface, is success.
 func delAddrs(index int, ps []netip.Prefix) error {
-	changing.Lock()
-	defer changing.Unlock()
+	addrMutex.Lock()
+	defer addrMutex.Unlock()
 	have, secondary, err := listAddrs(index)
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !holds(ps, p.Addr()) })
+	gone := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !hasAddr(ps, p.Addr()) })
 	if len(gone) == 0 {
 		return nil
 	}
 	slices.Reverse(gone) // secondaries first, or they go with their primary
-	return errors.Join(changeAddrs(unix.RTM_DELADDR, index, gone), restore(index, gone, secondary))
+	return errors.Join(changeAddrs(unix.RTM_DELADDR, index, gone), restoreSecondaries(index, gone, secondary))
 }
 
-// restore brings back what the kernel took away with a primary address of
+// restoreSecondaries brings back what the kernel took away with a primary address of
 // gone: without promote_secondaries all others of its subnet (__inet_del_ifa
 // in net/ipv4/devinet.c).
-func restore(index int, gone, secondary []netip.Prefix) error {
+func restoreSecondaries(index int, gone, secondary []netip.Prefix) error {
 	lost := slices.DeleteFunc(slices.Clone(secondary), func(p netip.Prefix) bool {
 		with := func(g netip.Prefix) bool { return g.Masked() == p.Masked() && !slices.Contains(secondary, g) }
 		return slices.Contains(gone, p) || !slices.ContainsFunc(gone, with)
@@ -90,8 +90,8 @@ func restore(index int, gone, secondary []netip.Prefix) error {
 	return changeAddrs(unix.RTM_NEWADDR, index, lost) // those that are still there are no error
 }
 
-// holds reports whether addr is among ps, whatever its prefix length.
-func holds(ps []netip.Prefix, addr netip.Addr) bool {
+// hasAddr reports whether addr is among ps, whatever its prefix length.
+func hasAddr(ps []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Addr() == addr })
 }
 
@@ -100,7 +100,7 @@ func holds(ps []netip.Prefix, addr netip.Addr) bool {
 func changeAddrs(op uint16, index int, ps []netip.Prefix) error {
 	var errs []error
 	for part := range slices.Chunk(ps, batch) {
-		failed, err := exchange(op, index, part)
+		failed, err := sendRequests(op, index, part)
 		if err != nil {
 			return fmt.Errorf("addresses of interface %d: %w", index, err)
 		}
@@ -109,7 +109,7 @@ func changeAddrs(op uint16, index int, ps []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-func exchange(op uint16, index int, ps []netip.Prefix) (failed []error, err error) {
+func sendRequests(op uint16, index int, ps []netip.Prefix) (failed []error, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func exchange(op uint16, index int, ps []netip.Prefix) (failed []error, err erro
 			}
 			answers++
 			errno := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
-			if errno != 0 && !settled(op, errno) {
+			if errno != 0 && !alreadyDone(op, errno) {
 				failed = append(failed, fmt.Errorf("address %s: %w", ps[m.Header.Seq], errno))
 			}
 		}
@@ -151,9 +151,9 @@ func exchange(op uint16, index int, ps []netip.Prefix) (failed []error, err erro
 	return failed, nil
 }
 
-// settled reports whether the kernel refused a change because it is already
+// alreadyDone reports whether the kernel refused a change because it is already
 // as wanted.
-func settled(op uint16, errno syscall.Errno) bool {
+func alreadyDone(op uint16, errno syscall.Errno) bool {
 	if op == unix.RTM_NEWADDR {
 		return errno == unix.EEXIST
 	}

@@ -30,9 +30,9 @@ const (
 // Error makes a Reason an error.
 func (r Reason) Error() string { return "advertisement rejected: " + string(r) }
 
-// foreign reports whether r means that another cluster may be using our
+// foreignText reports whether r means that another cluster may be using our
 // virtual router identifier, in words for people, or "".
-func (r Reason) foreign() string {
+func (r Reason) foreignText() string {
 	switch r {
 	case BadVersion:
 		return "another VRRP version"
@@ -64,9 +64,9 @@ func (i Instance) Accepts(p Packet, src, dst netip.Addr) error {
 		return BadPeer
 	case int(p.Version) != i.Version:
 		return BadVersion
-	case p.Version == 2 && p.Auth != i.auth():
+	case p.Version == 2 && p.Auth != i.authType():
 		return BadAuth
-	case p.Version == 2 && p.Auth == AuthSimple && p.Password != i.password():
+	case p.Version == 2 && p.Auth == AuthSimple && p.Password != i.wirePassword():
 		return BadPassword
 	case p.Version == 2 && p.Interval != i.AdvertInterval:
 		return BadInterval
@@ -106,23 +106,23 @@ func (i Instance) Validate() error {
 	case len(i.Addresses) == 0:
 		return bad("no addresses")
 	}
-	dst := i.group()
+	dst := i.groupAddr()
 	for _, peer := range i.UnicastPeers {
 		if peer.Is4() != dst.Is4() {
 			return bad("unicast peer %s of another family than %s", peer, i.Addresses[0])
 		}
 	}
-	if _, err := i.packet(i.Priority).Append(nil, dst, dst); err != nil {
+	if _, err := i.advertPacket(i.Priority).Append(nil, dst, dst); err != nil {
 		return bad("%w", err)
 	}
 	return nil
 }
 
-// family4 reports whether i speaks over IPv4: the first address decides.
-func (i Instance) family4() bool { return i.Addresses[0].Addr().Is4() }
+// isIPv4 reports whether i speaks over IPv4: the first address decides.
+func (i Instance) isIPv4() bool { return i.Addresses[0].Addr().Is4() }
 
-func (i Instance) group() netip.Addr {
-	if i.family4() {
+func (i Instance) groupAddr() netip.Addr {
+	if i.isIPv4() {
 		return Group4
 	}
 	return Group6
@@ -134,37 +134,37 @@ func (i Instance) group() netip.Addr {
 func (i Instance) advertised() []netip.Addr {
 	addrs := make([]netip.Addr, 0, len(i.Addresses))
 	for _, p := range i.Addresses {
-		if p.Addr().Is4() == i.family4() {
+		if p.Addr().Is4() == i.isIPv4() {
 			addrs = append(addrs, p.Addr())
 		}
 	}
 	return addrs
 }
 
-func (i Instance) auth() AuthType {
+func (i Instance) authType() AuthType {
 	if i.AuthPass != "" {
 		return AuthSimple
 	}
 	return AuthNone
 }
 
-func (i Instance) password() (p [authLen]byte) {
+func (i Instance) wirePassword() (p [authLen]byte) {
 	copy(p[:], i.AuthPass)
 	return p
 }
 
-// packet is the advertisement of i with the given priority.
-func (i Instance) packet(priority uint8) Packet {
+// advertPacket is the advertisement of i with the given priority.
+func (i Instance) advertPacket(priority uint8) Packet {
 	return Packet{
 		Version: uint8(i.Version), VRID: i.VRID, Priority: priority, Interval: i.AdvertInterval,
-		Auth: i.auth(), Password: i.password(), Addrs: i.advertised(),
+		Auth: i.authType(), Password: i.wirePassword(), Addrs: i.advertised(),
 	}
 }
 
-// skew is the time by which lower priorities wait longer: of the master's
+// skewTime is the time by which lower priorities wait longer: of the master's
 // interval in version 3 (RFC 5798 section 6.1), of a second in version 2
 // (RFC 3768 section 6.1).
-func (i Instance) skew(priority uint8, interval time.Duration) time.Duration {
+func (i Instance) skewTime(priority uint8, interval time.Duration) time.Duration {
 	if i.Version == 2 {
 		interval = time.Second
 	}
@@ -174,13 +174,13 @@ func (i Instance) skew(priority uint8, interval time.Duration) time.Duration {
 // minLease keeps leases renewable on a busy host when adverts are short.
 const minLease = 500 * time.Millisecond
 
-// lease is how long the data plane may serve without hearing from a master
+// leaseTime is how long the data plane may serve without hearing from a master
 // of the given priority: three adverts, its skew and half an advert, but
 // never less than the longest time a backup may take to notice, so that
-// there is no moment without anyone who serves.
-func (i Instance) lease(priority uint8) time.Duration {
+// there is no moment in which no host serves.
+func (i Instance) leaseTime(priority uint8) time.Duration {
 	adverts := 3 * i.AdvertInterval
-	return max(adverts+i.skew(priority, i.AdvertInterval)+i.AdvertInterval/2,
-		adverts+i.skew(0, i.AdvertInterval),
+	return max(adverts+i.skewTime(priority, i.AdvertInterval)+i.AdvertInterval/2,
+		adverts+i.skewTime(0, i.AdvertInterval),
 		minLease)
 }

@@ -109,10 +109,10 @@ func TestSkewAndLease(t *testing.T) {
 	}
 	for _, tt := range tests {
 		i := Instance{Version: tt.version, AdvertInterval: tt.interval}
-		if got := i.skew(tt.priority, tt.interval); got != tt.skew {
+		if got := i.skewTime(tt.priority, tt.interval); got != tt.skew {
 			t.Errorf("version %d, priority %d, %s: skew %s, want %s", tt.version, tt.priority, tt.interval, got, tt.skew)
 		}
-		if got := i.lease(tt.priority); got != tt.lease {
+		if got := i.leaseTime(tt.priority); got != tt.lease {
 			t.Errorf("version %d, priority %d, %s: lease %s, want %s", tt.version, tt.priority, tt.interval, got, tt.lease)
 		}
 	}

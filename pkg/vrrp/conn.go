@@ -30,8 +30,8 @@ type datagram struct {
 
 type option struct{ level, name, value int }
 
-// listen opens a socket on an interface and joins the VRRP group there.
-func listen(name string, index int, six bool) (c *conn, err error) {
+// openConnOn opens a socket on an interface and joins the VRRP group there.
+func openConnOn(name string, index int, six bool) (c *conn, err error) {
 	family := unix.AF_INET
 	if six {
 		family = unix.AF_INET6
@@ -57,7 +57,7 @@ func listen(name string, index int, six bool) (c *conn, err error) {
 			return nil, fmt.Errorf("VRRP socket on %s, option %d: %w", name, o.name, err)
 		}
 	}
-	if err := join(fd, index, six); err != nil {
+	if err := joinGroup(fd, index, six); err != nil {
 		return nil, fmt.Errorf("VRRP group on %s: %w", name, err)
 	}
 	return &conn{fd: fd, index: index, six: six}, nil
@@ -83,7 +83,7 @@ var options6 = []option{
 	{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1},
 }
 
-func join(fd, index int, six bool) error {
+func joinGroup(fd, index int, six bool) error {
 	if six {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, index); err != nil {
 			return err
@@ -100,8 +100,8 @@ func join(fd, index int, six bool) error {
 
 func (c *conn) close() { unix.Close(c.fd) }
 
-// from is the control message that makes src the source address.
-func (c *conn) from(src netip.Addr) []byte {
+// sourceControl is the control message that makes src the source address.
+func (c *conn) sourceControl(src netip.Addr) []byte {
 	if c.six {
 		return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: src.As16(), Ifindex: uint32(c.index)})
 	}
@@ -114,7 +114,7 @@ func (c *conn) send(src, dst netip.Addr, b []byte) error {
 	if !c.six {
 		to = &unix.SockaddrInet4{Addr: dst.As4()}
 	}
-	_, err := unix.SendmsgN(c.fd, b, c.from(src), to, 0)
+	_, err := unix.SendmsgN(c.fd, b, c.sourceControl(src), to, 0)
 	return err
 }
 

@@ -13,7 +13,7 @@ type key struct {
 	vrid  uint8
 }
 
-func (i Instance) key() key { return key{i.Interface, i.family4(), i.VRID} }
+func (i Instance) key() key { return key{i.Interface, i.isIPv4(), i.VRID} }
 
 type connKey struct {
 	iface string
@@ -21,8 +21,8 @@ type connKey struct {
 	four  bool
 }
 
-// controller looks at the host and the wanted instances and tells the loop
-// what it found. It opens and closes the sockets: joining a group takes a
+// controller looks at the host and the wanted instances and gives the
+// loop a plan. It opens and closes the sockets: joining a group takes a
 // kernel lock that others may hold for long.
 type controller struct {
 	router *Router
@@ -46,7 +46,7 @@ type item struct {
 	holding bool // the VIPs are on the interface
 }
 
-// settle is how long a burst of changes may go on before it is looked at.
+// settle is how long a burst of changes may go on before the plan is made.
 const settle = 5 * time.Millisecond
 
 // run looks whenever something has changed, until the loop has ended.
@@ -54,8 +54,8 @@ func (c *controller) run(ended <-chan struct{}) {
 	repair := time.NewTicker(10 * time.Second) // for what no message told of
 	defer repair.Stop()
 	for {
-		if err := c.look(); err != nil {
-			c.loop.note(slog.LevelError, "interfaces are not readable", slog.Any("error", err))
+		if err := c.updatePlan(); err != nil {
+			c.loop.logLater(slog.LevelError, "interfaces are not readable", slog.Any("error", err))
 		}
 		select {
 		case <-ended:
@@ -70,8 +70,8 @@ func (c *controller) run(ended <-chan struct{}) {
 	}
 }
 
-// look reads the host's interfaces and hands the loop a new plan.
-func (c *controller) look() error {
+// updatePlan reads the host's interfaces and hands the loop a new plan.
+func (c *controller) updatePlan() error {
 	seen := time.Now()
 	r := c.router
 	r.mu.Lock()
@@ -79,7 +79,7 @@ func (c *controller) look() error {
 	services := maps.Clone(r.services)
 	r.mu.Unlock()
 	var ls links
-	if len(want) > 0 { // else nobody asks: a host may have ten thousand addresses
+	if len(want) > 0 { // without instances nothing is read: a host may have ten thousand addresses
 		var err error
 		if ls, err = readLinks(); err != nil {
 			return err
@@ -90,13 +90,13 @@ func (c *controller) look() error {
 	for _, i := range want {
 		it := item{cfg: i}
 		if own, ok := ls[i.Interface]; ok {
-			it.holding = own.holding(i)
-			it.conn, it.err = c.conn(i.Interface, own.index, i.family4())
+			it.holding = own.hasVIPs(i)
+			it.conn, it.err = c.openConn(i.Interface, own.index, i.isIPv4())
 		}
 		p.items = append(p.items, it)
 	}
 	var used map[*conn]bool
-	if !c.loop.do(func() { used = c.loop.apply(p) }) {
+	if !c.loop.runAndWait(func() { used = c.loop.applyPlan(p) }) {
 		return nil // ended
 	}
 	maps.DeleteFunc(c.conns, func(_ connKey, conn *conn) bool {
@@ -108,13 +108,13 @@ func (c *controller) look() error {
 	return nil
 }
 
-// conn finds or opens the socket for an interface and family.
-func (c *controller) conn(iface string, index int, four bool) (*conn, error) {
+// openConn finds or opens the socket for an interface and family.
+func (c *controller) openConn(iface string, index int, four bool) (*conn, error) {
 	k := connKey{iface, index, four}
 	if found, ok := c.conns[k]; ok {
 		return found, nil
 	}
-	opened, err := listen(iface, index, !four)
+	opened, err := openConnOn(iface, index, !four)
 	if err == nil {
 		c.conns[k] = opened
 	}

@@ -131,7 +131,7 @@ func TestTracking(t *testing.T) {
 	l.eventually("b serves when a has lost f0", served("b", "a"))
 }
 
-// Adverts keep their beat while every processor is busy with garbage, as
+// Adverts keep their rhythm while every processor is busy with garbage, as
 // in a large reload. The numbers are printed; the test fails only where a
 // peer would fail over.
 func TestBeatUnderLoad(t *testing.T) {
@@ -154,7 +154,7 @@ func TestBeatUnderLoad(t *testing.T) {
 				longest = max(longest, fs[i+1].at.Sub(fs[i].at))
 			}
 			slices.Sort(late)
-			t.Logf("off the beat: median %s, p99 %s, worst %s; longest gap %s", late[len(late)/2], late[len(late)*99/100], late[len(late)-1], longest)
+			t.Logf("off the schedule: median %s, p99 %s, worst %s; longest gap %s", late[len(late)/2], late[len(late)*99/100], late[len(late)-1], longest)
 			// Without real-time priority the host's other work counts.
 			if slices.Contains(tt.flags, "-realtime") && longest > 3*interval {
 				t.Errorf("%s between two adverts %s apart", longest, interval)

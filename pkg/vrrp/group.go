@@ -4,8 +4,8 @@ import "time"
 
 // Group are the machines that fail over together (keepalived's
 // vrrp_sync_group); most groups have one member. It has no state of its
-// own: what one member says of the host or loses holds for all, and nobody
-// takes over before all of them want to, because a master of one segment
+// own: what one member says of the host or loses holds for all, and no
+// member takes over before all of them want to, because a master of one segment
 // alone would be thrown out by the group's master of the other.
 type Group []*Machine
 
@@ -19,17 +19,17 @@ type Step struct {
 // in the order in which they must be done.
 func (g Group) Step(m *Machine, in Input, now time.Time) []Step {
 	was := m.role
-	steps := do(nil, m, m.step(in, now))
+	steps := appendSteps(nil, m, m.step(in, now))
 	if _, ok := in.(Stop); ok {
-		return steps // who leaves takes nobody along
+		return steps // a member that stops leaves the others as they are
 	}
-	if fault := g.fault(); fault != "" || m.role == Fault {
+	if fault := g.firstFault(); fault != "" || m.role == Fault {
 		for _, o := range g {
 			why := fault
 			if o.fault != "" {
 				why = o.fault
 			}
-			steps = do(steps, o, o.setFault(why, now))
+			steps = appendSteps(steps, o, o.setFault(why, now))
 		}
 		if fault != "" {
 			return steps
@@ -38,29 +38,29 @@ func (g Group) Step(m *Machine, in Input, now time.Time) []Step {
 	if was == Master && m.role == Backup {
 		for _, o := range g {
 			if o.role == Master && !o.stopping {
-				steps = do(steps, o, o.yield(now, "group follows "+m.cfg.Name))
+				steps = appendSteps(steps, o, o.yieldToGroup(now, "group follows "+m.cfg.Name))
 			}
 		}
 	}
-	if g.unanimous() {
+	if g.allWantMaster() {
 		for _, o := range g {
 			if o.role == Backup {
-				steps = do(steps, o, o.takeOver())
+				steps = appendSteps(steps, o, o.takeOver())
 			}
 		}
 	}
 	return steps
 }
 
-func do(steps []Step, m *Machine, acts []Action) []Step {
+func appendSteps(steps []Step, m *Machine, acts []Action) []Step {
 	for _, a := range acts {
 		steps = append(steps, Step{m, a})
 	}
 	return steps
 }
 
-// fault is the fault of any member, "" if all are well.
-func (g Group) fault() string {
+// firstFault is the fault of any member, "" if all are well.
+func (g Group) firstFault() string {
 	for _, m := range g {
 		if m.fault != "" {
 			if len(g) > 1 {
@@ -72,10 +72,10 @@ func (g Group) fault() string {
 	return ""
 }
 
-// unanimous reports whether every member is master or wants to be.
-func (g Group) unanimous() bool {
+// allWantMaster reports whether every member is master or wants to be.
+func (g Group) allWantMaster() bool {
 	for _, m := range g {
-		if m.role != Master && !(m.role == Backup && m.wants) {
+		if m.role != Master && !(m.role == Backup && m.wantsMaster) {
 			return false
 		}
 	}

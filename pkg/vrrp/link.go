@@ -45,16 +45,16 @@ func readLinks() (links, error) {
 	return ls, nil
 }
 
-// primary is the address that advertisements of i come from: the first of
+// primaryAddr is the address that advertisements of i come from: the first of
 // the family (IPv6: link-local) that is no VIP. An address owner may have no
 // other than its VIP.
-func (l link) primary(i Instance) netip.Addr {
+func (l link) primaryAddr(i Instance) netip.Addr {
 	var own netip.Addr
 	for _, p := range l.addrs {
 		a := p.Addr()
 		switch {
-		case a.Is4() != i.family4() || a.Is6() && !a.IsLinkLocalUnicast():
-		case !holds(i.Addresses, a):
+		case a.Is4() != i.isIPv4() || a.Is6() && !a.IsLinkLocalUnicast():
+		case !hasAddr(i.Addresses, a):
 			return a
 		case i.Priority == 255 && !own.IsValid():
 			own = a
@@ -63,28 +63,28 @@ func (l link) primary(i Instance) netip.Addr {
 	return own
 }
 
-// holding reports whether l has all VIPs of i.
-func (l link) holding(i Instance) bool {
+// hasVIPs reports whether l has all VIPs of i.
+func (l link) hasVIPs(i Instance) bool {
 	for _, p := range i.Addresses {
-		if !holds(l.addrs, p.Addr()) {
+		if !hasAddr(l.addrs, p.Addr()) {
 			return false
 		}
 	}
 	return true
 }
 
-// condition is how the host is for i: the state of its interfaces and of
-// the services it answers for. A service that nobody has reported on counts
+// conditionFor is how the host is for i: the state of its interfaces and of
+// the services it answers for. A service without a report counts
 // as well.
-func (ls links) condition(i Instance, services map[string]bool) Condition {
+func (ls links) conditionFor(i Instance, services map[string]bool) Condition {
 	own, ok := ls[i.Interface]
-	c := Condition{Self: own.primary(i)}
+	c := Condition{Self: own.primaryAddr(i)}
 	switch {
 	case !ok:
 		c.Fault = "no interface " + i.Interface
 	case !own.up:
 		c.Fault = i.Interface + " is down"
-	case !c.Self.IsValid() && i.family4():
+	case !c.Self.IsValid() && i.isIPv4():
 		c.Fault = "no IPv4 address on " + i.Interface
 	case !c.Self.IsValid():
 		c.Fault = "no IPv6 link-local address on " + i.Interface

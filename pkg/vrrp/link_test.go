@@ -33,7 +33,7 @@ func TestPrimary(t *testing.T) {
 		{"nothing", nil, nil, ""},
 	}
 	for _, tt := range tests {
-		got := link{addrs: tt.addrs}.primary(sample(tt.edit))
+		got := link{addrs: tt.addrs}.primaryAddr(sample(tt.edit))
 		if want, _ := netip.ParseAddr(tt.want); got != want {
 			t.Errorf("%s: %s, want %s", tt.name, got, want)
 		}
@@ -46,7 +46,7 @@ func TestHolding(t *testing.T) {
 		true:  prefixes("10.99.0.1/24", "10.99.0.101/24", "10.99.0.100/24"),
 		false: prefixes("10.99.0.1/24", "10.99.0.100/24"),
 	} {
-		if got := (link{addrs: addrs}).holding(i); got != want {
+		if got := (link{addrs: addrs}).hasVIPs(i); got != want {
 			t.Errorf("%v: holding %v", addrs, got)
 		}
 	}
@@ -86,20 +86,20 @@ func TestCondition(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.want.Self = addrA
-			if got := tt.links.condition(sample(tt.edit), tt.services); got != tt.want {
+			if got := tt.links.conditionFor(sample(tt.edit), tt.services); got != tt.want {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
 	}
-	if got := (links{}).condition(sample(nil), nil); got != (Condition{Fault: "no interface eth0"}) {
+	if got := (links{}).conditionFor(sample(nil), nil); got != (Condition{Fault: "no interface eth0"}) {
 		t.Errorf("without the interface: %+v", got)
 	}
 	bare := links{"eth0": {index: 1, up: true}}
-	if got := bare.condition(sample(nil), nil); got != (Condition{Fault: "no IPv4 address on eth0"}) {
+	if got := bare.conditionFor(sample(nil), nil); got != (Condition{Fault: "no IPv4 address on eth0"}) {
 		t.Errorf("without an address: %+v", got)
 	}
 	v6 := sample(func(i *Instance) { i.Version, i.AuthPass, i.Addresses = 3, "", prefixes("fd99::100/64") })
-	if got := bare.condition(v6, nil); got != (Condition{Fault: "no IPv6 link-local address on eth0"}) {
+	if got := bare.conditionFor(v6, nil); got != (Condition{Fault: "no IPv6 link-local address on eth0"}) {
 		t.Errorf("without a link-local address: %+v", got)
 	}
 }

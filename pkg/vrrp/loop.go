@@ -14,8 +14,8 @@ import (
 )
 
 // loop is the advert thread: it owns the machines, receives, and sends on
-// time. It never waits for a disk, a log or a lock that somebody else may
-// hold for long.
+// time. It never waits for a disk, a log or a lock that another
+// thread may hold for long.
 type loop struct {
 	opts   *Options
 	notes  chan<- note
@@ -24,18 +24,18 @@ type loop struct {
 
 	wake  int           // eventfd
 	inbox chan func()   // run on the thread
-	gone  chan struct{} // closed when the thread has ended
+	ended chan struct{} // closed when the thread has ended
 
-	routers  []*vrouter // in the order of the last plan, those on their way out last
-	links    links
-	services map[string]bool
-	stopping bool
-	workers  sync.WaitGroup
-	metro    *metronome    // nil: the kernel cannot, the thread sends every advert itself
-	broken   *metronome    // kept, because the kernel may still read its memory
-	socks    []*conn       // what the virtual routers use
-	fds      []unix.PollFd // wake, and one per socks
-	buf      [64 << 10]byte
+	routers     []*vrouter // in the order of the last plan, those on their way out last
+	links       links
+	services    map[string]bool
+	stopping    bool
+	workers     sync.WaitGroup
+	queue       *advertQueue  // nil: the kernel cannot, the thread sends every advert itself
+	closedQueue *advertQueue  // kept, because the kernel may still read its memory
+	socks       []*conn       // what the virtual routers use
+	fds         []unix.PollFd // wake, and one per socks
+	buf         [64 << 10]byte
 }
 
 func newLoop(r *Router, notes chan<- note) (*loop, error) {
@@ -44,18 +44,18 @@ func newLoop(r *Router, notes chan<- note) (*loop, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	l := &loop{opts: &r.opts, notes: notes, events: r.events, shown: &r.shown, wake: wake,
-		inbox: make(chan func(), 256), gone: make(chan struct{})}
-	l.rewire()
+		inbox: make(chan func(), 256), ended: make(chan struct{})}
+	l.collectSockets()
 	return l, nil
 }
 
 func (l *loop) closeWake() { unix.Close(l.wake) }
 
-// post has f run on the thread soon, or never if the thread has ended.
-func (l *loop) post(f func()) bool {
+// runSoon has f run on the thread soon, or never if the thread has ended.
+func (l *loop) runSoon(f func()) bool {
 	select {
 	case l.inbox <- f:
-	case <-l.gone:
+	case <-l.ended:
 		return false
 	}
 	one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1} // not zero in either byte order; full is as good as set
@@ -63,28 +63,28 @@ func (l *loop) post(f func()) bool {
 	return true
 }
 
-// do is post that waits for f; it reports whether f has run.
-func (l *loop) do(f func()) bool {
+// runAndWait is post that waits for f; it reports whether f has run.
+func (l *loop) runAndWait(f func()) bool {
 	ran := make(chan struct{})
-	l.post(func() { f(); close(ran) })
+	l.runSoon(func() { f(); close(ran) })
 	select {
 	case <-ran:
 		return true
-	case <-l.gone:
+	case <-l.ended:
 		return false
 	}
 }
 
-// note hands something to the log; when the log is far behind, it is lost.
-func (l *loop) note(level slog.Level, text string, attrs ...slog.Attr) {
+// logLater hands something to the log; when the log is far behind, it is lost.
+func (l *loop) logLater(level slog.Level, text string, attrs ...slog.Attr) {
 	select {
 	case l.notes <- note{level, text, attrs}:
 	default:
 	}
 }
 
-// tell passes a transition on; when nobody reads, the oldest one is lost.
-func (l *loop) tell(e Event) {
+// sendEvent passes a transition on; without a reader the oldest one is lost.
+func (l *loop) sendEvent(e Event) {
 	select {
 	case l.events <- e:
 		return
@@ -94,7 +94,7 @@ func (l *loop) tell(e Event) {
 	case <-l.events:
 	default:
 	}
-	l.events <- e // there is room: nobody else sends
+	l.events <- e // there is room: no other goroutine sends
 }
 
 // run works until stop was posted and every virtual router has ended.
@@ -104,44 +104,44 @@ func (l *loop) run() {
 		attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: uint32(l.opts.Realtime),
 			Flags: unix.SCHED_FLAG_RESET_ON_FORK}
 		if err := unix.SchedSetAttr(0, attr, 0); err != nil {
-			l.note(slog.LevelWarn, "advert thread runs without real-time priority", slog.Any("error", err))
+			l.logLater(slog.LevelWarn, "advert thread runs without real-time priority", slog.Any("error", err))
 		}
 	}
-	metro, err := newMetronome(func(v *vrouter, err error) { l.unsent(v, err, time.Now()) })
+	queue, err := newAdvertQueue(func(v *vrouter, err error) { l.reportSendError(v, err, time.Now()) })
 	if err != nil {
-		l.note(slog.LevelInfo, "adverts are timed by the daemon itself", slog.Any("reason", err))
+		l.logLater(slog.LevelInfo, "adverts are timed by the daemon itself", slog.Any("reason", err))
 	}
-	l.metro = metro
+	l.queue = queue
 	for !l.stopping || len(l.routers) > 0 {
-		l.wait()
-		l.receive() // before timers: after a pause, a master that was heard meanwhile is not dead
-		l.tick(time.Now())
-		l.sweep()
+		l.waitForWork()
+		l.readSockets() // before timers: after a pause, a master that was heard meanwhile is not dead
+		l.runTimers(time.Now())
+		l.removeEnded()
 	}
-	if l.metro != nil {
-		l.metro.close()
+	if l.queue != nil {
+		l.queue.close()
 	}
-	close(l.gone)
+	close(l.ended)
 	l.workers.Wait()
 }
 
-// tick looks at the timers.
-func (l *loop) tick(now time.Time) {
+// runTimers looks at the timers.
+func (l *loop) runTimers(now time.Time) {
 	for _, v := range l.routers {
 		if due := v.m.Deadline(); !due.IsZero() && !now.Before(due) {
-			v.sent = v.score.played(now, v.cfg.AdvertInterval)
+			v.sentByKernel = v.queued.dropPast(now, v.cfg.AdvertInterval)
 			l.step(v, Tick{}, now)
-			v.sent = false
+			v.sentByKernel = false
 		}
 	}
-	if l.metro != nil {
-		l.metro.reap()
+	if l.queue != nil {
+		l.queue.readCompletions()
 	}
 }
 
-// wait sleeps until a packet, a message or the next deadline, and runs the
+// waitForWork sleeps until a packet, a message or the next deadline, and runs the
 // messages.
-func (l *loop) wait() {
+func (l *loop) waitForWork() {
 	var next time.Time
 	for _, v := range l.routers {
 		if due := v.m.Deadline(); !due.IsZero() && (next.IsZero() || due.Before(next)) {
@@ -166,16 +166,16 @@ func (l *loop) wait() {
 	}
 }
 
-// rewire collects the sockets in use.
-func (l *loop) rewire() {
+// collectSockets collects the sockets in use.
+func (l *loop) collectSockets() {
 	l.socks, l.fds = nil, []unix.PollFd{{Fd: int32(l.wake), Events: unix.POLLIN}}
-	for c := range l.used() {
+	for c := range l.usedConns() {
 		l.socks = append(l.socks, c)
 		l.fds = append(l.fds, unix.PollFd{Fd: int32(c.fd), Events: unix.POLLIN})
 	}
 }
 
-func (l *loop) used() map[*conn]bool {
+func (l *loop) usedConns() map[*conn]bool {
 	used := map[*conn]bool{}
 	for _, v := range l.routers {
 		if v.conn != nil {
@@ -185,9 +185,9 @@ func (l *loop) used() map[*conn]bool {
 	return used
 }
 
-// receive reads what is there, within reason: a flood must not keep the
+// readSockets reads what is there, within reason: a flood must not keep the
 // timers from being looked at.
-func (l *loop) receive() {
+func (l *loop) readSockets() {
 	for _, c := range l.socks {
 		for range 256 {
 			d, ok := c.receive(l.buf[:])
@@ -195,28 +195,28 @@ func (l *loop) receive() {
 				break
 			}
 			if len(d.payload) >= 2 {
-				l.hear(c, d)
+				l.routeDatagram(c, d)
 			}
 		}
 	}
 }
 
-// hear finds the virtual router that a datagram is for. Other identifiers
-// are other people's business.
-func (l *loop) hear(c *conn, d datagram) {
+// routeDatagram finds the virtual router that a datagram is for. Other identifiers
+// belong to other clusters.
+func (l *loop) routeDatagram(c *conn, d datagram) {
 	for _, v := range l.routers {
 		if v.conn == c && v.cfg.VRID == d.payload[1] {
-			v.hear(l, d, time.Now())
+			v.handleDatagram(l, d, time.Now())
 			return
 		}
 	}
 }
 
-// apply makes the wanted instances those of p: new ones start, changed ones
+// applyPlan makes the wanted instances those of p: new ones start, changed ones
 // are told, missing ones stop. It returns the sockets in use.
-func (l *loop) apply(p plan) map[*conn]bool {
+func (l *loop) applyPlan(p plan) map[*conn]bool {
 	if l.stopping {
-		return l.used()
+		return l.usedConns()
 	}
 	l.links, l.services = p.links, p.services
 	old, now := slices.Clone(l.routers), time.Now()
@@ -234,26 +234,26 @@ func (l *loop) apply(p plan) map[*conn]bool {
 		old = slices.Delete(old, i, i+1)
 	}
 	l.routers = append(l.routers, old...)
-	l.regroup()
+	l.buildGroups()
 	for n, it := range p.items {
-		l.refresh(l.routers[n], it, changed[n], p.seen, now)
+		l.updateRouter(l.routers[n], it, changed[n], p.seen, now)
 	}
 	for _, v := range old {
-		l.leave(v, now)
+		l.stopRouter(v, now)
 	}
-	l.rewire()
-	l.show()
-	return l.used()
+	l.collectSockets()
+	l.publishRouters()
+	return l.usedConns()
 }
 
-// refresh tells one virtual router what has changed for it; nothing, if
-// nothing has.
-func (l *loop) refresh(v *vrouter, it item, changed bool, seen, now time.Time) {
+// updateRouter gives one virtual router the inputs that follow from a new
+// plan: none, if nothing has changed for it.
+func (l *loop) updateRouter(v *vrouter, it item, changed bool, seen, now time.Time) {
 	if v.conn != it.conn {
-		l.unqueue(v) // before the controller closes the socket
+		l.cancelAdverts(v) // before the controller closes the socket
 	}
 	v.conn, v.index = it.conn, l.links[it.cfg.Interface].index
-	cond := l.links.condition(it.cfg, l.services)
+	cond := l.links.conditionFor(it.cfg, l.services)
 	if cond.Fault == "" && it.err != nil {
 		cond.Fault = it.err.Error()
 	}
@@ -264,27 +264,27 @@ func (l *loop) refresh(v *vrouter, it item, changed bool, seen, now time.Time) {
 	switch {
 	case !v.started:
 		v.started = true
-		l.step(v, Start{Self: cond.Self, Holding: it.holding, Resume: it.holding && l.fresh(v)}, now)
+		l.step(v, Start{Self: cond.Self, Holding: it.holding, Resume: it.holding && l.canResume(v)}, now)
 	case changed:
 		l.step(v, Configure{Instance: it.cfg}, now)
-	case v.m.Active() && !it.holding && v.idle() && seen.After(v.readyAt):
-		l.note(slog.LevelWarn, "VIP was removed by someone else", slog.String("instance", v.cfg.Name))
-		l.act(v, Take{}, now)
+	case v.m.Active() && !it.holding && v.isIdle() && seen.After(v.doneAt):
+		l.logLater(slog.LevelWarn, "VIP was removed by someone else", slog.String("instance", v.cfg.Name))
+		l.doAction(v, Take{}, now)
 	}
 }
 
-// fresh reports whether a lease of an earlier run says that no peer can have
+// canResume reports whether a lease of an earlier run says that no peer can have
 // missed an advert for as long as its dead interval.
-func (l *loop) fresh(v *vrouter) bool {
+func (l *loop) canResume(v *vrouter) bool {
 	if l.opts.Held == nil {
 		return false
 	}
-	since := v.cfg.lease(v.m.Priority()) - l.opts.Held(v.cfg.Name)
+	since := v.cfg.leaseTime(v.m.Priority()) - l.opts.Held(v.cfg.Name)
 	return since < 3*v.cfg.AdvertInterval
 }
 
-// leave ends a virtual router in its own time.
-func (l *loop) leave(v *vrouter, now time.Time) {
+// stopRouter ends a virtual router in its own time.
+func (l *loop) stopRouter(v *vrouter, now time.Time) {
 	if !v.leaving {
 		v.leaving = true
 		v.group = Group{v.m}
@@ -292,16 +292,16 @@ func (l *loop) leave(v *vrouter, now time.Time) {
 	}
 }
 
-func (l *loop) stop() {
+func (l *loop) stopAll() {
 	l.stopping = true
 	now := time.Now()
 	for _, v := range l.routers {
-		l.leave(v, now)
+		l.stopRouter(v, now)
 	}
 }
 
-// regroup puts the machines of each sync group together.
-func (l *loop) regroup() {
+// buildGroups puts the machines of each sync group together.
+func (l *loop) buildGroups() {
 	groups := map[string]Group{}
 	for _, v := range l.routers {
 		if v.cfg.SyncGroup != "" && !v.leaving {
@@ -316,9 +316,9 @@ func (l *loop) regroup() {
 	}
 }
 
-// sweep forgets those that have ended and publishes what has changed.
-func (l *loop) sweep() {
-	ended := func(v *vrouter) bool { return v.leaving && v.m.Role() == Init && v.idle() }
+// removeEnded forgets those that have ended and publishes what has changed.
+func (l *loop) removeEnded() {
+	ended := func(v *vrouter) bool { return v.leaving && v.m.Role() == Init && v.isIdle() }
 	if slices.ContainsFunc(l.routers, ended) {
 		l.routers = slices.DeleteFunc(slices.Clone(l.routers), func(v *vrouter) bool {
 			if ended(v) {
@@ -326,31 +326,31 @@ func (l *loop) sweep() {
 			}
 			return ended(v)
 		})
-		l.rewire()
-		l.show()
+		l.collectSockets()
+		l.publishRouters()
 	}
 	for _, v := range l.routers {
 		if v.dirty {
-			l.queue(v)
+			l.queueAdverts(v)
 		}
-		v.publish()
+		v.publishStatus()
 	}
 }
 
-// show publishes the list that Status reads.
-func (l *loop) show() {
+// publishRouters publishes the list that Status reads.
+func (l *loop) publishRouters() {
 	for _, v := range l.routers {
-		v.publish()
+		v.publishStatus()
 	}
 	list := slices.Clone(l.routers)
 	l.shown.Store(&list)
 }
 
-func (l *loop) claimed(addr netip.Addr, by string) {
+func (l *loop) handleClaim(addr netip.Addr, by string) {
 	now := time.Now()
 	for _, v := range l.routers {
-		if v.m.Active() && holds(v.cfg.Addresses, addr) {
-			v.warn(fmt.Sprintf("another host (%s) uses our address %s", by, addr), now)
+		if v.m.Active() && hasAddr(v.cfg.Addresses, addr) {
+			v.setWarning(fmt.Sprintf("another host (%s) uses our address %s", by, addr), now)
 			l.step(v, Rival{}, now)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 //     winner knows of its rival and announces itself again.
 //   - A router that finds its VIPs on the interface when it starts, left
 //     there by a run that was killed, keeps them and listens for one advert
-//     interval: if nobody speaks it goes on as master.
+//     interval: if no other master speaks it goes on as master.
 type Machine struct {
 	cfg     Instance
 	self    netip.Addr // primary address: breaks ties between equal priorities
@@ -28,10 +28,10 @@ type Machine struct {
 	penalty int    // what tracked things take off the priority
 	fault   string // why nothing may be owned, "" if all is well
 
-	active   bool // master: the VIPs are in place, adverts are sent
-	stopping bool // master: has resigned, waits for a successor
-	holding  bool // backup: VIPs of an earlier run are still in place
-	wants    bool // backup: has waited long enough, takes over when its group does
+	active      bool // master: the VIPs are in place, adverts are sent
+	stopping    bool // master: has resigned, waits for a successor
+	hasOldVIPs  bool // backup: VIPs of an earlier run are still in place
+	wantsMaster bool // backup: has waited long enough, takes over when its group does
 
 	interval   time.Duration // the master's; version 3 learns it from adverts
 	masterDown time.Time     // backup: when the master counts as dead
@@ -66,7 +66,7 @@ func (m *Machine) Priority() uint8 {
 // Deadline is when the machine wants its next [Tick]; zero if never.
 func (m *Machine) Deadline() time.Time {
 	switch {
-	case m.role == Backup && !m.wants:
+	case m.role == Backup && !m.wantsMaster:
 		at := m.masterDown
 		if !m.preemptAt.IsZero() && m.preemptAt.Before(at) {
 			at = m.preemptAt
@@ -88,13 +88,13 @@ func (m *Machine) Deadline() time.Time {
 func (m *Machine) step(in Input, now time.Time) []Action {
 	switch in := in.(type) {
 	case Start:
-		return m.start(in, now)
+		return m.handleStart(in, now)
 	case Heard:
-		return m.heard(in, now)
+		return m.handleAdvert(in, now)
 	case Tick:
-		return m.tick(now)
+		return m.handleTick(now)
 	case Ready:
-		return m.ready(now)
+		return m.handleReady(now)
 	case Failed:
 		if m.role == Master && !m.active {
 			return m.toBackup(now, "cannot serve: "+in.Err.Error(), false)
@@ -108,29 +108,29 @@ func (m *Machine) step(in Input, now time.Time) []Action {
 	case Configure:
 		return m.configure(in.Instance, now)
 	case Stop:
-		return m.stop(now)
+		return m.handleStop(now)
 	}
 	return nil
 }
 
-func (m *Machine) start(in Start, now time.Time) []Action {
+func (m *Machine) handleStart(in Start, now time.Time) []Action {
 	m.self = in.Self
 	if m.fault != "" {
-		return append(m.change(Fault, m.fault), Drop{})
+		return append(m.changeRole(Fault, m.fault), Drop{})
 	}
 	m.notBefore = now.Add(m.cfg.StartupDelay)
-	acts := m.change(Backup, "start")
-	m.wait(now)
-	m.holding = in.Holding
+	acts := m.changeRole(Backup, "start")
+	m.armMasterDown(now)
+	m.hasOldVIPs = in.Holding
 	switch {
 	case m.cfg.Priority == 255:
 		m.masterDown = m.notBefore
-		m.wants = m.cfg.StartupDelay == 0
+		m.wantsMaster = m.cfg.StartupDelay == 0
 	case in.Holding:
 		// A tenth more, because a peer's adverts may be late by a little.
 		m.notBefore = now
 		m.masterDown = now.Add(m.cfg.AdvertInterval * 11 / 10)
-		m.wants = in.Resume
+		m.wantsMaster = in.Resume
 	}
 	if in.Holding {
 		return acts
@@ -138,22 +138,22 @@ func (m *Machine) start(in Start, now time.Time) []Action {
 	return append(acts, Drop{})
 }
 
-// wait arms the timer for the death of a master.
-func (m *Machine) wait(now time.Time) {
-	m.wants, m.cause = false, ""
-	m.masterDown = now.Add(3*m.interval + m.cfg.skew(m.Priority(), m.interval))
+// armMasterDown arms the timer for the death of a master.
+func (m *Machine) armMasterDown(now time.Time) {
+	m.wantsMaster, m.cause = false, ""
+	m.masterDown = now.Add(3*m.interval + m.cfg.skewTime(m.Priority(), m.interval))
 }
 
-func (m *Machine) tick(now time.Time) []Action {
+func (m *Machine) handleTick(now time.Time) []Action {
 	if at := m.Deadline(); at.IsZero() || now.Before(at) {
 		return nil
 	}
 	switch {
 	case m.role == Backup:
-		m.wants = true
+		m.wantsMaster = true
 		return nil
 	case m.stopping:
-		return m.end("stopped, no successor spoke", false)
+		return m.endMaster("stopped, no successor spoke", false)
 	}
 	for !m.nextAdvert.After(now) { // absolute deadlines: being late once moves nothing
 		m.nextAdvert = m.nextAdvert.Add(m.cfg.AdvertInterval)
@@ -172,16 +172,16 @@ func (m *Machine) takeOver() []Action {
 	switch {
 	case m.cfg.Priority == 255:
 		why = "owns the addresses"
-	case m.holding:
+	case m.hasOldVIPs:
 		why = "resumes after a restart"
 	case m.cause != "":
 		why = m.cause
 	}
-	m.active, m.holding, m.wants, m.preemptAt = false, false, false, time.Time{}
-	return append(m.change(Master, why), Take{})
+	m.active, m.hasOldVIPs, m.wantsMaster, m.preemptAt = false, false, false, time.Time{}
+	return append(m.changeRole(Master, why), Take{})
 }
 
-func (m *Machine) ready(now time.Time) []Action {
+func (m *Machine) handleReady(now time.Time) []Action {
 	switch {
 	case m.role != Master || m.stopping:
 		return nil
@@ -193,7 +193,7 @@ func (m *Machine) ready(now time.Time) []Action {
 	return append(m.advertise(now), Announce{})
 }
 
-func (m *Machine) heard(in Heard, now time.Time) []Action {
+func (m *Machine) handleAdvert(in Heard, now time.Time) []Action {
 	if in.From == m.self {
 		return nil // our own words, reflected
 	}
@@ -208,21 +208,21 @@ func (m *Machine) heard(in Heard, now time.Time) []Action {
 
 func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 	if in.Priority == 0 {
-		m.wants, m.preemptAt, m.cause = false, time.Time{}, in.From.String()+" has resigned"
-		m.masterDown = now.Add(m.cfg.skew(m.Priority(), m.interval))
+		m.wantsMaster, m.preemptAt, m.cause = false, time.Time{}, in.From.String()+" has resigned"
+		m.masterDown = now.Add(m.cfg.skewTime(m.Priority(), m.interval))
 		return nil
 	}
-	if m.holding {
-		m.holding = false
-		m.wait(now)
+	if m.hasOldVIPs {
+		m.hasOldVIPs = false
+		m.armMasterDown(now)
 		m.why = fmt.Sprintf("%s is master with priority %d", in.From, in.Priority)
 		acts = []Action{Drop{Linger: true}}
 	}
-	patient := m.cfg.NoPreempt && m.cfg.Priority != 255 // the owner always preempts (section 6.1)
-	if patient || in.Priority >= m.Priority() {
-		m.learn(in.Interval)
+	waits := m.cfg.NoPreempt && m.cfg.Priority != 255 // the owner always preempts (section 6.1)
+	if waits || in.Priority >= m.Priority() {
+		m.learnInterval(in.Interval)
 		m.preemptAt = time.Time{}
-		m.wait(now)
+		m.armMasterDown(now)
 		return acts
 	}
 	m.cause = fmt.Sprintf("preempts %s, priority %d", in.From, in.Priority)
@@ -236,17 +236,17 @@ func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 		}
 	}
 	if now.Before(m.preemptAt) {
-		m.learn(in.Interval)
+		m.learnInterval(in.Interval)
 		cause := m.cause
-		m.wait(now)
+		m.armMasterDown(now)
 		m.cause = cause
 	}
 	return acts
 }
 
-// learn takes over the master's advert interval (RFC 5798 section 6.1,
+// learnInterval takes over the master's advert interval (RFC 5798 section 6.1,
 // Master_Adver_Interval). Version 2 accepts no other than its own.
-func (m *Machine) learn(interval time.Duration) {
+func (m *Machine) learnInterval(interval time.Duration) {
 	if m.cfg.Version == 3 {
 		m.interval = interval
 	}
@@ -258,20 +258,20 @@ func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
 	case m.stopping && in.Priority == 0:
 		return nil
 	case m.stopping:
-		return m.end(fmt.Sprintf("stopped, %s has taken over", in.From), true)
+		return m.endMaster(fmt.Sprintf("stopped, %s has taken over", in.From), true)
 	case better:
 		var acts []Action
 		if m.active {
 			acts = m.advertise(now)
 		}
-		m.learn(in.Interval)
+		m.learnInterval(in.Interval)
 		why := fmt.Sprintf("%s has priority %d", in.From, in.Priority)
 		return append(acts, m.toBackup(now, why, true)...)
 	case !m.active:
 		return nil
 	}
 	// Another master, and we are the better one: it must hear so, and
-	// everybody else where the VIPs are. Two who each believe to be the
+	// every station where the VIPs are. Two masters that each believe to be the
 	// better one (addresses rewritten on the way) must not chatter.
 	if now.Sub(m.lastAdvert) < m.cfg.AdvertInterval/8 {
 		return []Action{Announce{}}
@@ -281,14 +281,14 @@ func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
 
 // toBackup leaves any state but Init for Backup.
 func (m *Machine) toBackup(now time.Time, why string, linger bool) []Action {
-	m.active, m.stopping, m.holding, m.preemptAt = false, false, false, time.Time{}
-	acts := m.change(Backup, why)
-	m.wait(now)
+	m.active, m.stopping, m.hasOldVIPs, m.preemptAt = false, false, false, time.Time{}
+	acts := m.changeRole(Backup, why)
+	m.armMasterDown(now)
 	return append(acts, Drop{Linger: linger})
 }
 
-// yield gives up mastership because a fellow of the group lost it.
-func (m *Machine) yield(now time.Time, why string) []Action {
+// yieldToGroup gives up mastership because another member of the group lost it.
+func (m *Machine) yieldToGroup(now time.Time, why string) []Action {
 	var acts []Action
 	if m.active {
 		acts = []Action{Advertise{0}}
@@ -306,16 +306,16 @@ func (m *Machine) setFault(fault string, now time.Time) []Action {
 			acts = []Action{Advertise{0}}
 		}
 		if m.stopping {
-			return m.end("stopped: "+fault, false)
+			return m.endMaster("stopped: "+fault, false)
 		}
-		m.active, m.holding, m.wants, m.preemptAt = false, false, false, time.Time{}
-		acts = append(acts, m.change(Fault, fault)...)
+		m.active, m.hasOldVIPs, m.wantsMaster, m.preemptAt = false, false, false, time.Time{}
+		acts = append(acts, m.changeRole(Fault, fault)...)
 		return append(acts, Drop{})
 	case fault == "" && m.role == Fault:
-		acts := m.change(Backup, "fault is over")
+		acts := m.changeRole(Backup, "fault is over")
 		m.interval = m.cfg.AdvertInterval
-		m.wait(now)
-		m.wants = m.cfg.Priority == 255
+		m.armMasterDown(now)
+		m.wantsMaster = m.cfg.Priority == 255
 		return acts
 	case fault != "" && m.role == Fault:
 		m.why = fault
@@ -330,7 +330,7 @@ func (m *Machine) configure(cfg Instance, now time.Time) []Action {
 	if m.role != Master {
 		m.interval = cfg.AdvertInterval
 		if m.role == Backup {
-			m.wait(now)
+			m.armMasterDown(now)
 		}
 		return nil
 	}
@@ -344,24 +344,24 @@ func (m *Machine) configure(cfg Instance, now time.Time) []Action {
 	return []Action{Take{}}
 }
 
-func (m *Machine) stop(now time.Time) []Action {
+func (m *Machine) handleStop(now time.Time) []Action {
 	switch {
 	case m.role == Init || m.stopping:
 		return nil
 	case !m.Active():
-		return m.end("stopped", false)
+		return m.endMaster("stopped", false)
 	}
 	m.stopping = true
-	m.stopBy = now.Add(m.cfg.skew(m.Priority(), m.cfg.AdvertInterval) + m.cfg.AdvertInterval)
+	m.stopBy = now.Add(m.cfg.skewTime(m.Priority(), m.cfg.AdvertInterval) + m.cfg.AdvertInterval)
 	return []Action{Advertise{0}}
 }
 
-func (m *Machine) end(why string, linger bool) []Action {
-	m.active, m.stopping, m.holding, m.wants = false, false, false, false
-	return append(m.change(Init, why), Drop{Linger: linger})
+func (m *Machine) endMaster(why string, linger bool) []Action {
+	m.active, m.stopping, m.hasOldVIPs, m.wantsMaster = false, false, false, false
+	return append(m.changeRole(Init, why), Drop{Linger: linger})
 }
 
-func (m *Machine) change(to Role, why string) []Action {
+func (m *Machine) changeRole(to Role, why string) []Action {
 	old := m.role
 	m.role, m.why = to, why
 	if old == to {

@@ -87,11 +87,11 @@ func TestAdvertsKeepTheirBeat(t *testing.T) {
 	}
 	for i, d := range at {
 		if late := (d - at[0]) % sec; late > 900*time.Millisecond {
-			t.Errorf("advert %d is %s off the beat", i, late)
+			t.Errorf("advert %d is %s off schedule", i, late)
 		}
 	}
 	if want := at[0] + 20*sec; m.nextAdvert.Sub(simStart) < want {
-		t.Errorf("next advert at %s, want the beat to go on at %s or later", m.nextAdvert.Sub(simStart), want)
+		t.Errorf("next advert at %s, want the schedule to go on at %s or later", m.nextAdvert.Sub(simStart), want)
 	}
 	s.now = m.Deadline().Add(10*sec + 300*time.Millisecond) // a long pause is not made up for
 	before := len(at)
@@ -274,7 +274,7 @@ func TestMasterAnswers(t *testing.T) {
 	s, a, _ := pairUp(t, prio(150), prio(100))
 	m := a.group[0]
 	s.run(m.Deadline().Sub(s.now) + 400*time.Millisecond)
-	nextAdvert := m.Deadline()
+	scheduled := m.Deadline()
 	for _, p := range []uint8{0, 100} {
 		s.step(a, m, Heard{From: addrB, Priority: p, Interval: sec})
 		if want := []string{"Advertise{Priority:150}", "Announce{}"}; !slices.Equal(a.said, want) {
@@ -294,8 +294,8 @@ func TestMasterAnswers(t *testing.T) {
 	if want := []string{"Announce{}"}; !slices.Equal(a.said, want) {
 		t.Errorf("a rival in ARP: said %q, want %q", a.said, want)
 	}
-	if m.Deadline() != nextAdvert {
-		t.Errorf("the beat moved by %s", m.Deadline().Sub(nextAdvert))
+	if m.Deadline() != scheduled {
+		t.Errorf("the schedule moved by %s", m.Deadline().Sub(scheduled))
 	}
 }
 

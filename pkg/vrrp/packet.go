@@ -121,7 +121,7 @@ func Parse(b []byte, src, dst netip.Addr) (Packet, error) {
 	if p.Version == 2 {
 		tail = authLen
 	}
-	// Equality, not a minimum: what a longer message means, nobody has said.
+	// Equality, not a minimum: no RFC says what a longer message means.
 	if count == 0 || len(b) != headerLen+count*size+tail {
 		return Packet{}, BadLength
 	}
@@ -149,9 +149,9 @@ func Parse(b []byte, src, dst netip.Addr) (Packet, error) {
 // checksum is the Internet checksum (RFC 1071) of message b with its own
 // checksum field taken as zero; version 3 adds the pseudo-header.
 func checksum(b []byte, version uint8, src, dst netip.Addr) uint16 {
-	sum := sum16(b[:6]) + sum16(b[headerLen:])
+	sum := sumWords(b[:6]) + sumWords(b[headerLen:])
 	if version == 3 {
-		sum += sum16(src.AsSlice()) + sum16(dst.AsSlice()) + uint32(len(b)) + Protocol
+		sum += sumWords(src.AsSlice()) + sumWords(dst.AsSlice()) + uint32(len(b)) + Protocol
 	}
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
@@ -159,8 +159,8 @@ func checksum(b []byte, version uint8, src, dst netip.Addr) uint16 {
 	return ^uint16(sum)
 }
 
-// sum16 adds b's big-endian words; 4 kB of them cannot overflow.
-func sum16(b []byte) (sum uint32) {
+// sumWords adds b's big-endian words; 4 kB of them cannot overflow.
+func sumWords(b []byte) (sum uint32) {
 	for ; len(b) >= 2; b = b[2:] {
 		sum += uint32(binary.BigEndian.Uint16(b))
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Announcer tells a segment which MAC address has these addresses now, by
+// Announcer makes known on a segment which MAC address has the VIPs now, by
 // gratuitous ARP and unsolicited neighbour advertisements, more than once.
 type Announcer interface {
 	// Announce starts the series and returns; a series under way starts
@@ -95,25 +95,25 @@ func (r *Router) Events() <-chan Event { return r.events }
 // way, without a handover. One that is no longer there resigns and gives up
 // its VIPs when a successor has spoken.
 func (r *Router) Set(instances []Instance) error {
-	if err := validate(instances); err != nil {
+	if err := validateAll(instances); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.want = slices.Clone(instances)
-	r.look()
+	r.wakeController()
 	return nil
 }
 
-// look wakes the controller.
-func (r *Router) look() {
+// wakeController wakes the controller.
+func (r *Router) wakeController() {
 	select {
 	case r.changed <- struct{}{}:
 	default:
 	}
 }
 
-func validate(instances []Instance) error {
+func validateAll(instances []Instance) error {
 	names, keys := map[string]bool{}, map[key]string{}
 	type place struct {
 		iface string
@@ -151,7 +151,7 @@ func (r *Router) SetTracked(service string, ok bool) {
 		return
 	}
 	r.services[service] = ok
-	r.look()
+	r.wakeController()
 }
 
 // Claimed reports that another host, by its MAC address for example, was
@@ -162,14 +162,14 @@ func (r *Router) Claimed(addr netip.Addr, by string) {
 	l := r.loop
 	r.mu.Unlock()
 	if l != nil {
-		l.post(func() { l.claimed(addr, by) })
+		l.runSoon(func() { l.handleClaim(addr, by) })
 	}
 }
 
 // warningAge is how long a warning outlives its last cause.
 const warningAge = 5 * time.Minute
 
-// Status tells about all instances, in the order of Set.
+// Status reports on all instances, in the order of Set.
 func (r *Router) Status() []Status {
 	shown := r.shown.Load()
 	if shown == nil {
@@ -212,10 +212,10 @@ func (r *Router) Run(ctx context.Context) error {
 	wg.Go(func() { c.run(ended) })
 	wg.Go(func() { defer close(ended); l.run() })
 	logged := make(chan struct{})
-	go func() { defer close(logged); r.report(notes) }()
+	go func() { defer close(logged); r.writeLog(notes) }()
 
 	<-ctx.Done()
-	l.post(l.stop)
+	l.runSoon(l.stopAll)
 	<-ended
 	r.setLoop(nil)
 	mon.close()
@@ -241,8 +241,8 @@ type note struct {
 	attrs []slog.Attr
 }
 
-// report writes notes to the log.
-func (r *Router) report(notes <-chan note) {
+// writeLog writes notes to the log.
+func (r *Router) writeLog(notes <-chan note) {
 	for n := range notes {
 		r.log.LogAttrs(context.Background(), n.level, n.text, n.attrs...)
 	}

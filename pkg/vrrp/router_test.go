@@ -121,9 +121,9 @@ func TestEventsOverflow(t *testing.T) {
 	r := NewRouter(Options{})
 	l := &loop{events: r.events}
 	for i := range 300 {
-		l.tell(Event{Instance: "VI_1", New: Role(i % 2)})
+		l.sendEvent(Event{Instance: "VI_1", New: Role(i % 2)})
 	}
-	l.tell(Event{Instance: "last"})
+	l.sendEvent(Event{Instance: "last"})
 	close(r.events)
 	n, last := 0, Event{}
 	for last = range r.Events() {
@@ -198,15 +198,15 @@ func TestJunk(t *testing.T) {
 	now := time.Now()
 	before := *v.m
 	for range 100 {
-		v.hear(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, bad)}, now)
-		v.hear(l, datagram{src: addrA, dst: Group4, ttl: 64, payload: wire(t, good)}, now)
-		v.hear(l, datagram{src: addrB, dst: Group4, ttl: 255, payload: wire(t, good)}, now)
+		v.handleDatagram(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, bad)}, now)
+		v.handleDatagram(l, datagram{src: addrA, dst: Group4, ttl: 64, payload: wire(t, good)}, now)
+		v.handleDatagram(l, datagram{src: addrB, dst: Group4, ttl: 255, payload: wire(t, good)}, now)
 		now = now.Add(time.Second)
 	}
 	if after := *v.m; after.masterDown != before.masterDown || after.role != before.role {
 		t.Errorf("junk changed the machine: %+v", after)
 	}
-	v.publish()
+	v.publishStatus()
 	s := v.public.Load()
 	if s.Dropped["password"] != 100 || s.Dropped["ttl"] != 100 || s.Dropped["own_address"] != 100 || len(s.Peers) != 0 {
 		t.Errorf("dropped %v, peers %v", s.Dropped, s.Peers)
@@ -220,13 +220,13 @@ func TestJunk(t *testing.T) {
 	if n := <-notes; n.attrs[3].Value.Uint64() != 180 {
 		t.Errorf("second line %v, want the 180 since", n.attrs)
 	}
-	v.hear(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, bad)}, now)
+	v.handleDatagram(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, bad)}, now)
 	if want := "another host (10.99.0.1) claims virtual router 51 with another password"; v.warning != want {
 		t.Errorf("warning %q", v.warning)
 	}
 
-	v.hear(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, good)}, now)
-	v.publish()
+	v.handleDatagram(l, datagram{src: addrA, dst: Group4, ttl: 255, payload: wire(t, good)}, now)
+	v.publishStatus()
 	if s := v.public.Load(); len(s.Peers) != 1 || s.Peers[0] != (Peer{addrA, 150, now}) || v.m.masterDown == before.masterDown {
 		t.Errorf("after a good one: %+v", s)
 	}
@@ -236,7 +236,7 @@ func TestPeersAreBounded(t *testing.T) {
 	l, v, _ := deaf(t, sample(nil))
 	for i := range 200 {
 		src := netip.AddrFrom4([4]byte{10, 99, 1, byte(i)})
-		v.hear(l, datagram{src: src, dst: Group4, ttl: 255, payload: wire(t, vectors[0].want)}, time.Now())
+		v.handleDatagram(l, datagram{src: src, dst: Group4, ttl: 255, payload: wire(t, vectors[0].want)}, time.Now())
 	}
 	if len(v.peers) > maxPeers {
 		t.Errorf("%d peers remembered", len(v.peers))
@@ -247,13 +247,13 @@ func TestWarningsFade(t *testing.T) {
 	l, v, _ := deaf(t, sample(nil))
 	r := NewRouter(Options{})
 	l.shown = &r.shown
-	v.warn("trouble", time.Now())
-	l.show()
+	v.setWarning("trouble", time.Now())
+	l.publishRouters()
 	if got := r.Status()[0].Warning; got != "trouble" {
 		t.Errorf("warning %q", got)
 	}
-	v.warn("trouble", time.Now().Add(-warningAge-time.Second))
-	l.show()
+	v.setWarning("trouble", time.Now().Add(-warningAge-time.Second))
+	l.publishRouters()
 	if got := r.Status()[0].Warning; got != "" {
 		t.Errorf("old warning %q", got)
 	}
@@ -261,16 +261,16 @@ func TestWarningsFade(t *testing.T) {
 
 func TestClaimed(t *testing.T) {
 	l, v, _ := deaf(t, sample(nil))
-	l.claimed(vip, "02:00:00:00:00:01")
+	l.handleClaim(vip, "02:00:00:00:00:01")
 	if v.warning != "" {
 		t.Error("a backup minds the master's claim")
 	}
 	v.m.role, v.m.active = Master, true
-	l.claimed(addrA, "02:00:00:00:00:01")
+	l.handleClaim(addrA, "02:00:00:00:00:01")
 	if v.warning != "" {
 		t.Error("a claim of another address counts")
 	}
-	l.claimed(vip, "02:00:00:00:00:01")
+	l.handleClaim(vip, "02:00:00:00:00:01")
 	if want := "another host (02:00:00:00:00:01) uses our address 10.99.0.100"; v.warning != want {
 		t.Errorf("warning %q", v.warning)
 	}
@@ -278,15 +278,15 @@ func TestClaimed(t *testing.T) {
 
 func TestFreshLease(t *testing.T) {
 	l, v, _ := deaf(t, sample(nil))
-	if l.fresh(v) {
+	if l.canResume(v) {
 		t.Error("fresh without Held")
 	}
-	lease := v.cfg.lease(100)
+	lease := v.cfg.leaseTime(100)
 	for held, want := range map[time.Duration]bool{
 		0: false, lease: true, lease - 2900*time.Millisecond: true, lease - 3*sec: false, lease - 4*sec: false,
 	} {
 		l.opts.Held = func(string) time.Duration { return held }
-		if got := l.fresh(v); got != want {
+		if got := l.canResume(v); got != want {
 			t.Errorf("held %s of %s: fresh %v", held, lease, got)
 		}
 	}

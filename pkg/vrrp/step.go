@@ -28,7 +28,7 @@ type (
 	Ready struct{}
 	// Failed says that it could not be done.
 	Failed struct{ Err error }
-	// Condition tells how the host is: with a Fault nothing may be owned,
+	// Condition is the state of the host: with a Fault nothing may be owned,
 	// Penalty is taken off the priority, Self is the primary address.
 	Condition struct {
 		Fault   string
@@ -66,7 +66,7 @@ type (
 	// Drop takes the VIPs off and silences the data path. Linger allows a
 	// moment for the winner's announcement to reach everybody first.
 	Drop struct{ Linger bool }
-	// Announce tells the segment where the VIPs are.
+	// Announce makes known on the segment where the VIPs are.
 	Announce struct{}
 	// Change is a transition, for people.
 	Change struct {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uring is the little of io_uring(7) that the metronome needs: submit, and
+// uring is the little of io_uring(7) that [advertQueue] needs: submit, and
 // read completions. It belongs to the thread that made it: what falls due is
 // done by the kernel on that thread's behalf, whatever the thread waits for.
 type uring struct {

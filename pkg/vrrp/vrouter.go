@@ -12,7 +12,7 @@ import (
 )
 
 // vrouter is one virtual router on the advert thread: its machine, what the
-// machine needs, and what people want to know.
+// machine needs, and what its status shows.
 type vrouter struct {
 	key     key
 	cfg     Instance
@@ -24,23 +24,23 @@ type vrouter struct {
 	started bool
 	leaving bool
 
-	worker  *worker
-	gen     uint64 // of the last wish
-	ready   uint64 // of the last wish fulfilled
-	readyAt time.Time
-	score   score // adverts that the kernel will send by itself
-	sent    bool  // the advert of this tick is one of them
+	worker       *worker
+	wantedGen    uint64 // of the last job given to the worker
+	doneGen      uint64 // of the last job that the worker has done
+	doneAt       time.Time
+	queued       queuedAdverts // adverts that the kernel will send by itself
+	sentByKernel bool          // the advert of this tick is one of them
 
-	since    time.Time
-	peers    map[netip.Addr]Peer
-	dropped  map[Reason]uint64
-	warning  string
-	warned   time.Time
-	junk     uint64    // rejected since junkSaid
-	junkSaid time.Time // when the log was last told
-	errSaid  time.Time
-	dirty    bool
-	public   atomic.Pointer[publicStatus]
+	since          time.Time
+	peers          map[netip.Addr]Peer
+	dropped        map[Reason]uint64
+	warning        string
+	warned         time.Time
+	rejected       uint64    // rejected since junkSaid
+	rejectedLogged time.Time // when the log was last told
+	errorLogged    time.Time
+	dirty          bool
+	public         atomic.Pointer[publicStatus]
 }
 
 type publicStatus struct {
@@ -59,7 +59,7 @@ func newVrouter(l *loop, it item) *vrouter {
 		peers: map[netip.Addr]Peer{}, dropped: map[Reason]uint64{},
 	}
 	v.worker = newWorker(l.opts, func(gen uint64, added int, err error) {
-		l.post(func() { l.done(v, gen, added, err) })
+		l.runSoon(func() { l.finishJob(v, gen, added, err) })
 	})
 	l.workers.Go(v.worker.run)
 	return v
@@ -67,15 +67,15 @@ func newVrouter(l *loop, it item) *vrouter {
 
 func sameInstance(a, b Instance) bool { return reflect.DeepEqual(a, b) }
 
-// idle reports whether the worker has done all it was asked for.
-func (v *vrouter) idle() bool { return v.gen == v.ready }
+// isIdle reports whether the worker has done all it was asked for.
+func (v *vrouter) isIdle() bool { return v.wantedGen == v.doneGen }
 
-// hear judges a datagram for this virtual router. A rejected one is counted
+// handleDatagram judges a datagram for this virtual router. A rejected one is counted
 // and changes nothing.
-func (v *vrouter) hear(l *loop, d datagram, now time.Time) {
-	p, err := v.judge(d)
+func (v *vrouter) handleDatagram(l *loop, d datagram, now time.Time) {
+	p, err := v.parseDatagram(d)
 	if err != nil {
-		v.reject(l, err.(Reason), d.src, now)
+		v.countRejected(l, err.(Reason), d.src, now)
 		return
 	}
 	if _, known := v.peers[d.src]; !known && len(v.peers) >= maxPeers {
@@ -86,7 +86,7 @@ func (v *vrouter) hear(l *loop, d datagram, now time.Time) {
 	l.step(v, Heard{From: d.src, Priority: p.Priority, Interval: p.Interval}, now)
 }
 
-func (v *vrouter) judge(d datagram) (Packet, error) {
+func (v *vrouter) parseDatagram(d datagram) (Packet, error) {
 	switch {
 	case d.ttl != 255:
 		return Packet{}, BadTTL
@@ -100,26 +100,26 @@ func (v *vrouter) judge(d datagram) (Packet, error) {
 	return p, err
 }
 
-func (v *vrouter) reject(l *loop, why Reason, src netip.Addr, now time.Time) {
+func (v *vrouter) countRejected(l *loop, why Reason, src netip.Addr, now time.Time) {
 	v.dropped[why]++
 	v.dirty = true
-	v.junk++
-	if what := why.foreign(); what != "" {
-		v.warn(fmt.Sprintf("another host (%s) claims virtual router %d with %s", src, v.cfg.VRID, what), now)
+	v.rejected++
+	if what := why.foreignText(); what != "" {
+		v.setWarning(fmt.Sprintf("another host (%s) claims virtual router %d with %s", src, v.cfg.VRID, what), now)
 	}
-	if now.Sub(v.junkSaid) >= quiet {
-		l.note(slog.LevelWarn, "advertisement rejected", slog.String("instance", v.cfg.Name),
-			slog.String("from", src.String()), slog.String("reason", string(why)), slog.Uint64("count", v.junk))
-		v.junk, v.junkSaid = 0, now
+	if now.Sub(v.rejectedLogged) >= quiet {
+		l.logLater(slog.LevelWarn, "advertisement rejected", slog.String("instance", v.cfg.Name),
+			slog.String("from", src.String()), slog.String("reason", string(why)), slog.Uint64("count", v.rejected))
+		v.rejected, v.rejectedLogged = 0, now
 	}
 }
 
-func (v *vrouter) warn(text string, now time.Time) {
+func (v *vrouter) setWarning(text string, now time.Time) {
 	v.warning, v.warned, v.dirty = text, now, true
 }
 
-// publish makes the current state visible to Status.
-func (v *vrouter) publish() {
+// publishStatus makes the current state visible to Status.
+func (v *vrouter) publishStatus() {
 	if !v.dirty {
 		return
 	}
@@ -140,37 +140,37 @@ func (l *loop) step(v *vrouter, in Input, now time.Time) {
 	v.dirty = true
 	for _, s := range v.group.Step(v.m, in, now) {
 		i := slices.IndexFunc(l.routers, func(o *vrouter) bool { return o.m == s.Machine })
-		l.act(l.routers[i], s.Action, now)
+		l.doAction(l.routers[i], s.Action, now)
 	}
 }
 
-func (l *loop) act(v *vrouter, a Action, now time.Time) {
+func (l *loop) doAction(v *vrouter, a Action, now time.Time) {
 	v.dirty = true
 	if !v.m.Active() || v.m.stopping {
-		l.unqueue(v) // first: nothing may follow a resignation
+		l.cancelAdverts(v) // first: nothing may follow a resignation
 	}
 	switch a := a.(type) {
 	case Advertise:
 		l.advertise(v, a.Priority, now)
 	case Take:
-		v.gen++
-		v.worker.want(job{gen: v.gen, serve: true, cfg: v.cfg, index: v.index, spare: l.spare(v)})
+		v.wantedGen++
+		v.worker.setJob(job{gen: v.wantedGen, serve: true, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
 	case Drop:
-		v.gen++
-		v.worker.want(job{gen: v.gen, linger: a.Linger, cfg: v.cfg, index: v.index, spare: l.spare(v)})
+		v.wantedGen++
+		v.worker.setJob(job{gen: v.wantedGen, linger: a.Linger, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
 	case Announce:
-		v.worker.tell()
+		v.worker.askAnnounce()
 	case Change:
 		v.since = now
-		l.tell(Event{Instance: v.cfg.Name, Old: a.Old, New: a.New, Why: a.Why, At: now})
-		l.note(slog.LevelInfo, "transition", slog.String("instance", v.cfg.Name),
+		l.sendEvent(Event{Instance: v.cfg.Name, Old: a.Old, New: a.New, Why: a.Why, At: now})
+		l.logLater(slog.LevelInfo, "transition", slog.String("instance", v.cfg.Name),
 			slog.String("from", a.Old.String()), slog.String("to", a.New.String()), slog.String("why", a.Why))
 	}
 }
 
-// spare lists the VIPs that other virtual routers of the interface need:
+// vipsOfOthers lists the VIPs that other virtual routers of the interface need:
 // while one is on its way out another may have taken over its addresses.
-func (l *loop) spare(v *vrouter) (ps []netip.Prefix) {
+func (l *loop) vipsOfOthers(v *vrouter) (ps []netip.Prefix) {
 	for _, o := range l.routers {
 		if o != v && o.key.iface == v.key.iface && !o.leaving {
 			ps = append(ps, o.cfg.Addresses...)
@@ -179,16 +179,16 @@ func (l *loop) spare(v *vrouter) (ps []netip.Prefix) {
 	return ps
 }
 
-// done is the worker's answer.
-func (l *loop) done(v *vrouter, gen uint64, added int, err error) {
+// finishJob is the worker's answer.
+func (l *loop) finishJob(v *vrouter, gen uint64, added int, err error) {
 	if err != nil {
-		l.note(slog.LevelError, "VIPs or data path not as wanted", slog.String("instance", v.cfg.Name), slog.Any("error", err))
+		l.logLater(slog.LevelError, "VIPs or data path not as wanted", slog.String("instance", v.cfg.Name), slog.Any("error", err))
 	}
-	if gen != v.gen {
-		return // there is a newer wish
+	if gen != v.wantedGen {
+		return // there is a newer job
 	}
 	now := time.Now()
-	v.ready, v.readyAt = gen, now
+	v.doneGen, v.doneAt = gen, now
 	if v.m.Role() != Master {
 		return
 	}
@@ -205,69 +205,69 @@ func (l *loop) done(v *vrouter, gen uint64, added int, err error) {
 // until a successor has spoken.
 func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
 	if l.opts.Lease != nil {
-		l.opts.Lease(v.cfg.Name, v.cfg.lease(v.m.Priority()))
+		l.opts.Lease(v.cfg.Name, v.cfg.leaseTime(v.m.Priority()))
 	}
-	if v.sent {
+	if v.sentByKernel {
 		return
 	}
-	for _, m := range v.messages(priority) {
+	for _, m := range v.adverts(priority) {
 		if err := m.conn.send(m.src, m.dst, m.packet); err != nil {
-			l.unsent(v, err, now)
+			l.reportSendError(v, err, now)
 		}
 	}
 }
 
-// messages are what an advertisement of v consists of.
-func (v *vrouter) messages(priority uint8) (ms []message) {
+// adverts are what an advertisement of v consists of.
+func (v *vrouter) adverts(priority uint8) (ms []advert) {
 	if v.conn == nil || !v.cond.Self.IsValid() {
 		return nil
 	}
 	to := v.cfg.UnicastPeers
 	if len(to) == 0 {
-		to = []netip.Addr{v.cfg.group()}
+		to = []netip.Addr{v.cfg.groupAddr()}
 	}
 	for _, dst := range to {
 		// A validated instance can be encoded.
-		if b, err := v.cfg.packet(priority).Append(nil, v.cond.Self, dst); err == nil {
-			ms = append(ms, message{v.conn, v.cond.Self, dst, b})
+		if b, err := v.cfg.advertPacket(priority).Append(nil, v.cond.Self, dst); err == nil {
+			ms = append(ms, advert{v.conn, v.cond.Self, dst, b})
 		}
 	}
 	return ms
 }
 
-func (l *loop) unsent(v *vrouter, err error, now time.Time) {
-	if now.Sub(v.errSaid) >= quiet {
-		v.errSaid = now
-		l.note(slog.LevelWarn, "advertisement not sent", slog.String("instance", v.cfg.Name), slog.Any("error", err))
+func (l *loop) reportSendError(v *vrouter, err error, now time.Time) {
+	if now.Sub(v.errorLogged) >= quiet {
+		v.errorLogged = now
+		l.logLater(slog.LevelWarn, "advertisement not sent", slog.String("instance", v.cfg.Name), slog.Any("error", err))
 	}
 }
 
-// queue has the kernel send the coming adverts of a master on time.
-func (l *loop) queue(v *vrouter) {
-	if l.metro == nil || !v.m.Active() || v.m.stopping {
+// queueAdverts has the kernel send the coming adverts of a master on time.
+func (l *loop) queueAdverts(v *vrouter) {
+	if l.queue == nil || !v.m.Active() || v.m.stopping {
 		return
 	}
-	if err := l.metro.keep(v, v.messages(v.m.Priority()), v.m.nextAdvert, v.cfg.AdvertInterval); err != nil {
-		l.silence(err)
+	if err := l.queue.fill(v, v.adverts(v.m.Priority()), v.m.nextAdvert, v.cfg.AdvertInterval); err != nil {
+		l.closeQueue(err)
 	}
 }
 
-// unqueue takes queued adverts back.
-func (l *loop) unqueue(v *vrouter) {
-	if l.metro == nil || len(v.score.beats) == 0 {
+// cancelAdverts takes queued adverts back.
+func (l *loop) cancelAdverts(v *vrouter) {
+	if l.queue == nil || len(v.queued.slots) == 0 {
 		return
 	}
-	if err := l.metro.cancel(&v.score); err != nil {
-		l.silence(err)
+	if err := l.queue.cancelQueued(&v.queued); err != nil {
+		l.closeQueue(err)
 	}
 }
 
-// silence goes on without the metronome.
-func (l *loop) silence(err error) {
-	l.note(slog.LevelWarn, "adverts are timed by the daemon itself from now on", slog.Any("error", err))
-	l.metro.close()
-	l.metro, l.broken = nil, l.metro
+// closeQueue goes on without the advert queue.
+func (l *loop) closeQueue(err error) {
+	l.logLater(slog.LevelWarn, "adverts are timed by the daemon itself from now on", slog.Any("error", err))
+	l.queue.close()
+	l.queue, l.closedQueue = nil, l.queue
 	for _, v := range l.routers {
-		v.score = score{}
+		v.queued = queuedAdverts{}
 	}
 }

@@ -12,18 +12,18 @@ import (
 // 0.1 to 5), and until then clients still send here.
 const linger = 15 * time.Millisecond
 
-// job is a wish for one virtual router's data path and VIPs.
+// job says how one virtual router's data path and VIPs are to be.
 type job struct {
-	gen    uint64 // the newest wish counts
+	gen    uint64 // the newest job counts
 	serve  bool
 	linger bool // a moment's grace before the VIPs go
 	cfg    Instance
 	index  int            // of the interface
-	spare  []netip.Prefix // VIPs that another virtual router needs
+	keep   []netip.Prefix // VIPs that another virtual router needs
 }
 
 // worker carries out, in order and away from the advert thread, what may
-// block: callbacks, VIPs, announcements. Of several wishes the last one
+// block: callbacks, VIPs, announcements. Of several jobs the last one
 // counts.
 type worker struct {
 	opts *Options
@@ -33,46 +33,46 @@ type worker struct {
 	next     *job
 	announce bool
 	closed   bool
-	kick     chan struct{}
+	wake     chan struct{}
 
 	// Owned by run.
-	serving *job
-	owned   []netip.Prefix
-	native  []netip.Prefix // an address owner's, there before us: never removed
-	looked  bool
+	serving     *job
+	owned       []netip.Prefix
+	native      []netip.Prefix // an address owner's, there before us: never removed
+	nativeKnown bool
 }
 
 func newWorker(opts *Options, done func(gen uint64, added int, err error)) *worker {
-	return &worker{opts: opts, done: done, kick: make(chan struct{}, 1)}
+	return &worker{opts: opts, done: done, wake: make(chan struct{}, 1)}
 }
 
-// want replaces the wish.
-func (w *worker) want(j job) { w.poke(func() { w.next = &j }) }
+// setJob replaces the job that waits.
+func (w *worker) setJob(j job) { w.wakeWith(func() { w.next = &j }) }
 
-// tell asks for an announcement, if the VIPs are here when its turn comes.
-func (w *worker) tell() { w.poke(func() { w.announce = true }) }
+// askAnnounce asks for an announcement, if the VIPs are here when its turn comes.
+func (w *worker) askAnnounce() { w.wakeWith(func() { w.announce = true }) }
 
-func (w *worker) close() { w.poke(func() { w.closed = true }) }
+func (w *worker) close() { w.wakeWith(func() { w.closed = true }) }
 
-func (w *worker) poke(set func()) {
+func (w *worker) wakeWith(set func()) {
 	w.mu.Lock()
 	set()
 	w.mu.Unlock()
 	select {
-	case w.kick <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
 // run works until close.
 func (w *worker) run() {
-	for range w.kick {
+	for range w.wake {
 		w.mu.Lock()
 		j, announce, closed := w.next, w.announce, w.closed
 		w.next, w.announce = nil, false
 		w.mu.Unlock()
 		if j != nil {
-			w.do(*j)
+			w.doJob(*j)
 		}
 		if announce && w.serving != nil && w.opts.Announcer != nil {
 			w.opts.Announcer.Announce(w.serving.cfg.Interface, addrsOf(w.serving.cfg.Addresses))
@@ -91,55 +91,55 @@ func addrsOf(ps []netip.Prefix) []netip.Addr {
 	return addrs
 }
 
-func (w *worker) do(j job) {
-	w.look(j)
+func (w *worker) doJob(j job) {
+	w.findNative(j)
 	if j.serve {
-		added, err := w.take(j)
+		added, err := w.takeVIPs(j)
 		w.done(j.gen, added, err)
 		return
 	}
 	if w.serving != nil {
-		w.withdraw(w.serving.cfg.Interface, w.owned) // at once: it would draw traffic back
-		if j.linger && w.overtaken(linger) {
+		w.withdrawVIPs(w.serving.cfg.Interface, w.owned) // at once: it would draw traffic back
+		if j.linger && w.waitForNewer(linger) {
 			return
 		}
 	}
-	w.done(j.gen, 0, w.drop(j))
+	w.done(j.gen, 0, w.dropVIPs(j))
 }
 
-// look finds out once which addresses an address owner has by itself.
-func (w *worker) look(j job) {
-	if w.looked || j.cfg.Priority != 255 || j.index == 0 {
+// findNative finds out once which addresses an address owner has by itself.
+func (w *worker) findNative(j job) {
+	if w.nativeKnown || j.cfg.Priority != 255 || j.index == 0 {
 		return
 	}
 	have, _, err := listAddrs(j.index)
 	if err != nil {
 		return
 	}
-	w.looked = true
-	w.native = slices.DeleteFunc(slices.Clone(j.cfg.Addresses), func(p netip.Prefix) bool { return !holds(have, p.Addr()) })
+	w.nativeKnown = true
+	w.native = slices.DeleteFunc(slices.Clone(j.cfg.Addresses), func(p netip.Prefix) bool { return !hasAddr(have, p.Addr()) })
 }
 
-// overtaken waits and reports whether there is a newer wish by then.
-func (w *worker) overtaken(d time.Duration) bool {
+// waitForNewer waits and reports whether there is a newer job by then.
+func (w *worker) waitForNewer(d time.Duration) bool {
 	time.Sleep(d)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.next != nil
 }
 
-// take makes the data path ready first: a VIP must not attract traffic
+// takeVIPs makes the data path ready first: a VIP must not attract traffic
 // before there is something behind it.
-func (w *worker) take(j job) (added int, err error) {
+func (w *worker) takeVIPs(j job) (added int, err error) {
 	if w.opts.Activate != nil {
 		if err := w.opts.Activate(j.cfg.Name); err != nil {
 			return 0, err
 		}
 	}
 	if w.serving != nil {
-		stale := slices.DeleteFunc(slices.Clone(w.owned), func(p netip.Prefix) bool { return holds(j.cfg.Addresses, p.Addr()) })
-		w.withdraw(w.serving.cfg.Interface, stale)
-		if err := w.remove(w.serving.index, stale, j.spare); err != nil {
+		stale := slices.DeleteFunc(slices.Clone(w.owned), func(p netip.Prefix) bool { return hasAddr(j.cfg.Addresses, p.Addr()) })
+		w.withdrawVIPs(w.serving.cfg.Interface, stale)
+		if err := w.removeVIPs(w.serving.index, stale, j.keep); err != nil {
 			return 0, err
 		}
 	}
@@ -148,16 +148,16 @@ func (w *worker) take(j job) (added int, err error) {
 	return added, err
 }
 
-func (w *worker) withdraw(iface string, ps []netip.Prefix) {
+func (w *worker) withdrawVIPs(iface string, ps []netip.Prefix) {
 	if w.opts.Announcer != nil && len(ps) > 0 {
 		w.opts.Announcer.Withdraw(iface, addrsOf(ps))
 	}
 }
 
-// drop removes the VIPs, of a former run as well, and then silences the
+// dropVIPs removes the VIPs, of a former run as well, and then silences the
 // data path: the other way round the kernel would answer for it.
-func (w *worker) drop(j job) error {
-	err := w.remove(j.index, slices.Concat(j.cfg.Addresses, w.owned), j.spare)
+func (w *worker) dropVIPs(j job) error {
+	err := w.removeVIPs(j.index, slices.Concat(j.cfg.Addresses, w.owned), j.keep)
 	w.serving, w.owned = nil, nil
 	if w.opts.Deactivate != nil {
 		w.opts.Deactivate(j.cfg.Name)
@@ -168,9 +168,9 @@ func (w *worker) drop(j job) error {
 	return err
 }
 
-func (w *worker) remove(index int, ps, spare []netip.Prefix) error {
+func (w *worker) removeVIPs(index int, ps, spare []netip.Prefix) error {
 	ps = slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool {
-		return holds(spare, p.Addr()) || holds(w.native, p.Addr())
+		return hasAddr(spare, p.Addr()) || hasAddr(w.native, p.Addr())
 	})
 	if index == 0 || len(ps) == 0 {
 		return nil

@@ -71,13 +71,13 @@ func (j job) with(gen uint64, serve bool, edit func(*job)) job {
 // after they have gone.
 func TestWorkerKeepsTheOrder(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
-		w.do(j.with(1, true, nil))
+		w.doJob(j.with(1, true, nil))
 		r.want("activate 0", "done 1 added 2 error <nil>, with 2")
-		w.do(j.with(2, true, nil))
+		w.doJob(j.with(2, true, nil))
 		r.want("activate 2", "done 2 added 0 error <nil>, with 2")
-		w.do(j.with(3, false, nil))
+		w.doJob(j.with(3, false, nil))
 		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "done 3 added 0 error <nil>, with 0")
-		w.do(j.with(4, false, nil))
+		w.doJob(j.with(4, false, nil))
 		r.want("deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
 	})
 }
@@ -85,15 +85,15 @@ func TestWorkerKeepsTheOrder(t *testing.T) {
 func TestWorkerWithoutDataPath(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
 		r.fail = errors.New("no data path")
-		w.do(j.with(1, true, nil))
+		w.doJob(j.with(1, true, nil))
 		r.want("activate 0", "done 1 added 0 error no data path, with 0")
 	})
 }
 
 func TestWorkerChangesVIPs(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
-		w.do(j.with(1, true, nil))
-		w.do(j.with(2, true, func(j *job) { j.cfg.Addresses = prefixes("10.99.0.101/24", "10.99.0.102/24") }))
+		w.doJob(j.with(1, true, nil))
+		w.doJob(j.with(2, true, func(j *job) { j.cfg.Addresses = prefixes("10.99.0.101/24", "10.99.0.102/24") }))
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24", "10.99.0.102/24")
 		if !slices.Contains(r.calls, "withdraw 1 of 2") {
 			t.Errorf("calls %q, want the VIP that goes withdrawn first", r.calls)
@@ -103,8 +103,8 @@ func TestWorkerChangesVIPs(t *testing.T) {
 
 func TestWorkerSparesWhatOthersNeed(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
-		w.do(j.with(1, true, nil))
-		w.do(j.with(2, false, func(j *job) { j.spare = prefixes("10.99.0.101/32") }))
+		w.doJob(j.with(1, true, nil))
+		w.doJob(j.with(2, false, func(j *job) { j.keep = prefixes("10.99.0.101/32") }))
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24")
 	})
 }
@@ -115,7 +115,7 @@ func TestWorkerClearsLeftovers(t *testing.T) {
 		if _, err := addAddrs(r.index, prefixes("10.99.0.101/32")); err != nil {
 			t.Error(err)
 		}
-		w.do(j.with(1, false, nil))
+		w.doJob(j.with(1, false, nil))
 		wantAddrs(t, r.index, "10.99.0.1/24")
 	})
 }
@@ -127,8 +127,8 @@ func TestWorkerLeavesTheOwnersAddress(t *testing.T) {
 			t.Error(err)
 		}
 		j.cfg.Priority = 255
-		w.do(j.with(1, true, nil))
-		w.do(j.with(2, false, nil))
+		w.doJob(j.with(1, true, nil))
+		w.doJob(j.with(2, false, nil))
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24")
 	})
 }
@@ -136,15 +136,15 @@ func TestWorkerLeavesTheOwnersAddress(t *testing.T) {
 // A handover lingers, unless mastership has come back meanwhile.
 func TestWorkerLingers(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
-		w.do(j.with(1, true, nil))
+		w.doJob(j.with(1, true, nil))
 		r.calls = nil
 		back := j.with(3, true, nil)
-		w.want(back)
-		w.do(j.with(2, false, func(j *job) { j.linger = true }))
+		w.setJob(back)
+		w.doJob(j.with(2, false, func(j *job) { j.linger = true }))
 		r.want("withdraw 2 of 2")
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/24")
 		w.next = nil
-		w.do(j.with(4, false, func(j *job) { j.linger = true }))
+		w.doJob(j.with(4, false, func(j *job) { j.linger = true }))
 		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
 	})
 }
@@ -157,9 +157,9 @@ func TestWorkerRun(t *testing.T) {
 		Activate:  func(string) error { calls = append(calls, "activate"); return errors.New("stop here") },
 		Announcer: announcer(func() { calls = append(calls, "announce") }),
 	}, func(gen uint64, _ int, _ error) { calls = append(calls, fmt.Sprint("done ", gen)) })
-	w.want(job{gen: 1, serve: true})
-	w.want(job{gen: 2, serve: true})
-	w.tell()
+	w.setJob(job{gen: 1, serve: true})
+	w.setJob(job{gen: 2, serve: true})
+	w.askAnnounce()
 	w.close()
 	w.run()
 	if want := []string{"activate", "done 2"}; !slices.Equal(calls, want) {
@@ -168,7 +168,7 @@ func TestWorkerRun(t *testing.T) {
 	calls = nil
 	w = newWorker(w.opts, w.done)
 	w.serving = &job{cfg: sample(nil)}
-	w.tell()
+	w.askAnnounce()
 	w.close()
 	w.run()
 	if want := []string{"announce"}; !slices.Equal(calls, want) {

@@ -8,9 +8,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// withMetronome gives f a metronome and a socket that hears what it sends,
+// withQueue gives f an advert queue and a socket that hears what it sends,
 // in a namespace of their own.
-func withMetronome(t *testing.T, f func(m *metronome, v *vrouter, msg message, heard func() int)) {
+func withQueue(t *testing.T, f func(m *advertQueue, v *vrouter, msg advert, heard func() int)) {
 	inNamespace(t, func(t *testing.T, index int) {
 		lo, err := netlink.LinkByName("lo")
 		if err == nil {
@@ -20,13 +20,13 @@ func withMetronome(t *testing.T, f func(m *metronome, v *vrouter, msg message, h
 			t.Error(err)
 			return
 		}
-		c, err := listen("lo", lo.Attrs().Index, false)
+		c, err := openConnOn("lo", lo.Attrs().Index, false)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer c.close()
-		m, err := newMetronome(func(v *vrouter, err error) { v.warning = err.Error() })
+		m, err := newAdvertQueue(func(v *vrouter, err error) { v.warning = err.Error() })
 		if err != nil {
 			t.Error(err)
 			return
@@ -45,7 +45,7 @@ func withMetronome(t *testing.T, f func(m *metronome, v *vrouter, msg message, h
 				}
 			}
 		}
-		f(m, &vrouter{cfg: sample(nil)}, message{c, local, local, unhex(t, vectors[0].hex)}, heard)
+		f(m, &vrouter{cfg: sample(nil)}, advert{c, local, local, unhex(t, vectors[0].hex)}, heard)
 	})
 }
 
@@ -62,15 +62,15 @@ func until(n int, heard func() int) (got int) {
 
 func TestMetronomePlays(t *testing.T) {
 	const every = 100 * time.Millisecond
-	withMetronome(t, func(m *metronome, v *vrouter, msg message, heard func() int) {
+	withQueue(t, func(m *advertQueue, v *vrouter, msg advert, heard func() int) {
 		first := time.Now().Add(every)
 		for range 2 { // the second time everything is queued already
-			if err := m.keep(v, []message{msg}, first, every); err != nil {
+			if err := m.fill(v, []advert{msg}, first, every); err != nil {
 				t.Error(err)
 			}
 		}
 		if n := heard(); n != 0 {
-			t.Errorf("%d messages before the first beat", n)
+			t.Errorf("%d messages before the first slot", n)
 		}
 		if got := until(5, heard); got != 5 {
 			t.Errorf("%d messages, want the 5 that are queued", got)
@@ -79,39 +79,39 @@ func TestMetronomePlays(t *testing.T) {
 		if n := heard(); n != 0 {
 			t.Errorf("%d messages more than queued", n)
 		}
-		m.reap()
-		if len(m.flying) != 0 || v.warning != "" {
-			t.Errorf("%d messages in flight, warning %q", len(m.flying), v.warning)
+		m.readCompletions()
+		if len(m.inFlight) != 0 || v.warning != "" {
+			t.Errorf("%d messages in flight, warning %q", len(m.inFlight), v.warning)
 		}
-		if !v.score.played(first, every) || len(v.score.beats) != 4 {
-			t.Errorf("%d beats after the first", len(v.score.beats))
+		if !v.queued.dropPast(first, every) || len(v.queued.slots) != 4 {
+			t.Errorf("%d slots after the first", len(v.queued.slots))
 		}
-		if v.score.played(first.Add(10*every), every) || len(v.score.beats) != 0 {
-			t.Errorf("a long pause counts as a beat that was played")
+		if v.queued.dropPast(first.Add(10*every), every) || len(v.queued.slots) != 0 {
+			t.Errorf("a long pause counts as a slot that was sent")
 		}
 	})
 }
 
 func TestMetronomeTakesBack(t *testing.T) {
 	const every = 50 * time.Millisecond
-	withMetronome(t, func(m *metronome, v *vrouter, msg message, heard func() int) {
+	withQueue(t, func(m *advertQueue, v *vrouter, msg advert, heard func() int) {
 		queue := func(first time.Time) {
 			t.Helper()
-			if err := m.keep(v, []message{msg}, first, every); err != nil {
+			if err := m.fill(v, []advert{msg}, first, every); err != nil {
 				t.Error(err)
 			}
 		}
 		queue(time.Now().Add(time.Hour))
-		queue(time.Now().Add(2 * time.Hour)) // another beat: the old one is void
-		if len(v.score.beats) != 10 {
-			t.Errorf("%d beats queued", len(v.score.beats))
+		queue(time.Now().Add(2 * time.Hour)) // another first slot: the old one is void
+		if len(v.queued.slots) != 10 {
+			t.Errorf("%d slots queued", len(v.queued.slots))
 		}
 		msg.packet = unhex(t, vectors[3].hex)
 		queue(time.Now().Add(every))
 		if until(1, heard) < 1 {
 			t.Error("nothing after the message changed")
 		}
-		if err := m.cancel(&v.score); err != nil {
+		if err := m.cancelQueued(&v.queued); err != nil {
 			t.Error(err)
 		}
 		heard()
@@ -119,21 +119,21 @@ func TestMetronomeTakesBack(t *testing.T) {
 		if n := heard(); n != 0 {
 			t.Errorf("%d messages after they were taken back", n)
 		}
-		m.reap()
-		if len(m.flying) != 0 {
-			t.Errorf("%d messages in flight", len(m.flying))
+		m.readCompletions()
+		if len(m.inFlight) != 0 {
+			t.Errorf("%d messages in flight", len(m.inFlight))
 		}
 	})
 }
 
 func TestMetronomeTellsOfFailure(t *testing.T) {
-	withMetronome(t, func(m *metronome, v *vrouter, msg message, heard func() int) {
+	withQueue(t, func(m *advertQueue, v *vrouter, msg advert, heard func() int) {
 		msg.src = addrA // nobody's, in here
-		if err := m.keep(v, []message{msg}, time.Now(), time.Second); err != nil {
+		if err := m.fill(v, []advert{msg}, time.Now(), time.Second); err != nil {
 			t.Error(err)
 		}
 		for range 1000 {
-			if m.reap(); v.warning != "" {
+			if m.readCompletions(); v.warning != "" {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)

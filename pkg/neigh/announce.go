@@ -16,15 +16,15 @@ import (
 var schedule = []time.Duration{0, 10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond, time.Second}
 
 const (
-	again     = 10 * time.Second     // between announcements of an owned VIP after that: heals what a partition hid
-	pace      = 2 * time.Millisecond // between bursts of one interface
-	perBurst  = 32
-	farFuture = time.Hour
-	handover  = 200 * time.Millisecond // in which two hosts may speak for a VIP that changes hands
-	defend    = 10 * time.Second       // between reports of who else claims a VIP (RFC 5227: DEFEND_INTERVAL)
+	announceInterval = 10 * time.Second     // between announcements of an owned VIP after that: heals what a partition hid
+	burstPause       = 2 * time.Millisecond // between bursts of one interface
+	vipsPerBurst     = 32
+	longWait         = time.Hour
+	handoverTime     = 200 * time.Millisecond // in which two hosts may speak for a VIP that changes hands
+	defendInterval   = 10 * time.Second       // between reports of another claim to a VIP (RFC 5227: DEFEND_INTERVAL)
 )
 
-// Announcer tells segments which VIPs this host owns. Its methods may be
+// Announcer makes known on segments which VIPs this host owns. Its methods may be
 // called from every goroutine, also before Run.
 type Announcer struct {
 	log  *slog.Logger
@@ -51,9 +51,9 @@ type claim struct {
 
 // rival is a station that claimed a VIP of ours.
 type rival struct {
-	mac  MAC
-	due  time.Time // when it is reported, if the VIP is ours still; zero: it was
-	told time.Time
+	mac      MAC
+	due      time.Time // when it is reported, if this host still owns the VIP; zero: it was reported
+	reported time.Time
 }
 
 // queue is what is to be announced on one interface.
@@ -86,7 +86,7 @@ func NewAnnouncer(log *slog.Logger) *Announcer {
 	if log == nil {
 		log = slog.Default()
 	}
-	return newAnnouncer(log, &wire{})
+	return newAnnouncer(log, &liveSegment{})
 }
 
 func newAnnouncer(log *slog.Logger, s segment) *Announcer {
@@ -119,14 +119,14 @@ func (a *Announcer) Announce(iface string, vips []netip.Addr) {
 		q = &queue{}
 		a.owned[iface] = q
 	}
-	anew := q.drop(vips)
+	anew := q.removeVIPs(vips)
 	for _, vip := range vips {
 		if anew[vip] { // the first time, where one is given twice
 			q.vips = append(q.vips, announcement{vip: vip, due: now})
 			anew[vip] = false
 		}
 	}
-	poke(a.wake)
+	wakeUp(a.wake)
 }
 
 // Withdraw says that this host no longer owns VIPs. Nothing is sent for them
@@ -138,14 +138,14 @@ func (a *Announcer) Withdraw(iface string, vips []netip.Addr) {
 	if q == nil {
 		return
 	}
-	q.drop(vips)
+	q.removeVIPs(vips)
 	if len(q.vips) == 0 {
 		delete(a.owned, iface)
 	}
 }
 
-// drop takes VIPs out of the queue, and gives them as a set.
-func (q *queue) drop(vips []netip.Addr) map[netip.Addr]bool {
+// removeVIPs takes VIPs out of the queue, and gives them as a set.
+func (q *queue) removeVIPs(vips []netip.Addr) map[netip.Addr]bool {
 	gone := make(map[netip.Addr]bool, len(vips))
 	for _, vip := range vips {
 		gone[vip] = true
@@ -169,46 +169,46 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case iface := <-up:
-			a.restart(iface)
+			a.restartSchedule(iface)
 		case c := <-claims:
-			a.doubt(c, time.Now())
+			a.noteClaim(c, time.Now())
 		case <-a.wake:
 		case <-timer.C:
 		}
 		now := time.Now()
-		a.tell(now)
-		timer.Reset(a.work(now))
+		a.reportClaims(now)
+		timer.Reset(a.sendDue(now))
 	}
 }
 
-// doubt takes note of a claim to a VIP that is ours.
-func (a *Announcer) doubt(c claim, now time.Time) {
+// noteClaim takes note of a claim to a VIP that is ours.
+func (a *Announcer) noteClaim(c claim, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.owns(c.place) {
+	if !a.isOurs(c.place) {
 		return
 	}
-	if r := a.rivals[c.place]; r == nil || r.due.IsZero() && now.Sub(r.told) >= defend {
-		a.rivals[c.place] = &rival{mac: c.mac, due: now.Add(handover)}
+	if r := a.rivals[c.place]; r == nil || r.due.IsZero() && now.Sub(r.reported) >= defendInterval {
+		a.rivals[c.place] = &rival{mac: c.mac, due: now.Add(handoverTime)}
 	}
 }
 
-func (a *Announcer) owns(p place) bool {
+func (a *Announcer) isOurs(p place) bool {
 	q := a.owned[p.iface]
 	return q != nil && slices.ContainsFunc(q.vips, func(n announcement) bool { return n.vip == p.addr })
 }
 
-// tell reports the claims that are due.
-func (a *Announcer) tell(now time.Time) {
+// reportClaims reports the claims that are due.
+func (a *Announcer) reportClaims(now time.Time) {
 	var claims []claim
 	a.mu.Lock()
 	for p, r := range a.rivals {
 		switch {
-		case r.due.IsZero() && now.Sub(r.told) >= defend:
+		case r.due.IsZero() && now.Sub(r.reported) >= defendInterval:
 			delete(a.rivals, p)
 		case r.due.IsZero() || now.Before(r.due):
-		case a.owns(p):
-			r.due, r.told = time.Time{}, now
+		case a.isOurs(p):
+			r.due, r.reported = time.Time{}, now
 			claims = append(claims, claim{p, r.mac})
 		default: // it was handed over
 			delete(a.rivals, p)
@@ -223,8 +223,8 @@ func (a *Announcer) tell(now time.Time) {
 	}
 }
 
-// restart begins the schedule of an interface again.
-func (a *Announcer) restart(iface string) {
+// restartSchedule begins the schedule of an interface again.
+func (a *Announcer) restartSchedule(iface string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if q := a.owned[iface]; q != nil {
@@ -234,17 +234,17 @@ func (a *Announcer) restart(iface string) {
 	}
 }
 
-// work sends what is due and returns how long there is nothing more to do. It
+// sendDue sends what is due and returns how long there is nothing more to do. It
 // holds the lock while it sends, so that a VIP that was withdrawn is silent.
-func (a *Announcer) work(now time.Time) time.Duration {
+func (a *Announcer) sendDue(now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	next := now.Add(farFuture)
+	next := now.Add(longWait)
 	for iface, q := range a.owned {
-		if vips := q.take(now); len(vips) > 0 {
-			a.report(iface, q, a.net.announce(iface, vips))
+		if vips := q.takeDue(now); len(vips) > 0 {
+			a.logResult(iface, q, a.net.announce(iface, vips))
 		}
-		if t := q.next(); t.Before(next) {
+		if t := q.nextDue(); t.Before(next) {
 			next = t
 		}
 	}
@@ -256,10 +256,10 @@ func (a *Announcer) work(now time.Time) time.Duration {
 	return next.Sub(now)
 }
 
-// take picks what one burst announces, the longest waiting first, and moves
+// takeDue picks what one burst announces, the longest waiting first, and moves
 // it on in the schedule. A burst that comes late delays what follows; it
 // drops nothing.
-func (q *queue) take(now time.Time) []netip.Addr {
+func (q *queue) takeDue(now time.Time) []netip.Addr {
 	if now.Before(q.paused) {
 		return nil
 	}
@@ -267,11 +267,11 @@ func (q *queue) take(now time.Time) []netip.Addr {
 	var vips []netip.Addr
 	for i := range q.vips {
 		n := &q.vips[i]
-		if now.Before(n.due) || len(vips) == perBurst {
+		if now.Before(n.due) || len(vips) == vipsPerBurst {
 			break
 		}
 		vips = append(vips, n.vip)
-		wait := again
+		wait := announceInterval
 		if n.round+1 < len(schedule) {
 			wait = schedule[n.round+1] - schedule[n.round]
 		}
@@ -281,13 +281,13 @@ func (q *queue) take(now time.Time) []netip.Addr {
 		}
 	}
 	if len(vips) > 0 {
-		q.paused = now.Add(pace)
+		q.paused = now.Add(burstPause)
 	}
 	return vips
 }
 
-// next is when the queue has something to send.
-func (q *queue) next() time.Time {
+// nextDue is when the queue has something to send.
+func (q *queue) nextDue() time.Time {
 	first := slices.MinFunc(q.vips, func(x, y announcement) int { return x.due.Compare(y.due) }).due
 	if first.Before(q.paused) {
 		return q.paused
@@ -295,8 +295,8 @@ func (q *queue) next() time.Time {
 	return first
 }
 
-// report logs that announcing fails, and that it works again, once each.
-func (a *Announcer) report(iface string, q *queue, err error) {
+// logResult logs that announcing fails, and that it works again, once each.
+func (a *Announcer) logResult(iface string, q *queue, err error) {
 	switch {
 	case err == nil && q.failed != "":
 		a.log.Info("announcements work again", "interface", iface)

@@ -150,7 +150,7 @@ func TestInterfaceThatCameUp(t *testing.T) {
 }
 
 func TestNothingIsDroppedFromFullQueues(t *testing.T) {
-	for _, count := range []int{1, perBurst, perBurst + 1, 700} {
+	for _, count := range []int{1, vipsPerBurst, vipsPerBurst + 1, 700} {
 		announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
 			var vips []netip.Addr
 			v := netip.MustParseAddr("10.0.0.1")
@@ -167,7 +167,7 @@ func TestNothingIsDroppedFromFullQueues(t *testing.T) {
 				}
 			}
 			for at, n := range s.bursts {
-				if n > perBurst {
+				if n > vipsPerBurst {
 					t.Errorf("%d VIPs: %d frames at once after %s", count, n, at)
 				}
 			}

@@ -31,7 +31,7 @@ type Entry struct {
 	SrcMAC  MAC    // its own MAC
 	MTU     int    // of the way: the route's, if it has one, else the interface's; in bytes of IP
 	Local   bool   // the real is this host
-	Err     string // why frames cannot reach it now, for people; empty if they can
+	Err     string // why frames cannot reach the real now, in words; empty if they can
 	Pending bool   // with Err: only because it is still being asked; what was known of it before may hold
 }
 
@@ -46,10 +46,10 @@ type path struct {
 	mtu     int
 	local   bool
 	src     srcAddr // the sender address of ARP requests
-	why     string  // why the real cannot be reached this way
+	err     string  // why the real cannot be reached this way
 }
 
-// same reports whether a MAC that was learned on p is still good on q.
-func (p path) same(q path) bool {
-	return p.ifindex == q.ifindex && p.local == q.local && (p.why == "") == (q.why == "")
+// sameWay reports whether a MAC that was learned on p is still good on q.
+func (p path) sameWay(q path) bool {
+	return p.ifindex == q.ifindex && p.local == q.local && (p.err == "") == (q.err == "")
 }

@@ -25,7 +25,7 @@ var (
 // does, from 0.0.0.0 (RFC 5227 section 1.1), which every host answers.
 type srcAddr struct{ netip.Addr }
 
-func ethernet(dst, src MAC, kind uint16, payload []byte) []byte {
+func ethernetFrame(dst, src MAC, kind uint16, payload []byte) []byte {
 	b := make([]byte, 0, headerLen+len(payload))
 	b = append(b, dst[:]...)
 	b = append(b, src[:]...)
@@ -42,11 +42,11 @@ func arpFrame(to MAC, op arp.Operation, sender MAC, spa netip.Addr, target MAC, 
 	if err != nil {
 		return nil, err
 	}
-	return ethernet(to, sender, etherARP, b), nil
+	return ethernetFrame(to, sender, etherARP, b), nil
 }
 
-// request asks for the MAC of addr: the station that had it last, or all.
-func request(to MAC, p path, addr netip.Addr) ([]byte, error) {
+// requestFrame asks for the MAC of addr: the station that had it last, or all.
+func requestFrame(to MAC, p path, addr netip.Addr) ([]byte, error) {
 	src := p.src.Addr
 	if !src.IsValid() {
 		src = netip.IPv4Unspecified()
@@ -57,11 +57,11 @@ func request(to MAC, p path, addr netip.Addr) ([]byte, error) {
 	return arpFrame(to, arp.OperationRequest, p.mac, src, MAC{}, addr)
 }
 
-// gratuitous tells the segment that vip is at mac: for IPv4 a gratuitous ARP
+// announceFrame says that vip is at mac: for IPv4 a gratuitous ARP
 // request as keepalived sends it (sender and target are the VIP, the target's
 // MAC is all ones), for IPv6 an unsolicited neighbour advertisement with the
 // override flag (RFC 4861 section 7.2.6), from the VIP itself.
-func gratuitous(mac MAC, vip netip.Addr) ([]byte, error) {
+func announceFrame(mac MAC, vip netip.Addr) ([]byte, error) {
 	if vip.Is4() {
 		return arpFrame(broadcast, arp.OperationRequest, mac, vip, broadcast, vip)
 	}
@@ -80,13 +80,13 @@ func gratuitous(mac MAC, vip netip.Addr) ([]byte, error) {
 	h = append(h, icmpv6, hopLimit)
 	h = append(h, vip.AsSlice()...)
 	h = append(h, allNodes.AsSlice()...)
-	return ethernet(allNodesMAC, mac, etherIPv6, append(h, icmp...)), nil
+	return ethernetFrame(allNodesMAC, mac, etherIPv6, append(h, icmp...)), nil
 }
 
-// sender reads who sent an ARP frame. Every ARP packet says that, answer or
+// parseSender reads the sender of an ARP frame. Every ARP packet names it, answer or
 // not; ok is false for what is not a sound ARP packet of one Ethernet
 // station.
-func sender(frame []byte) (addr netip.Addr, mac MAC, ok bool) {
+func parseSender(frame []byte) (addr netip.Addr, mac MAC, ok bool) {
 	if len(frame) < headerLen || binary.BigEndian.Uint16(frame[12:]) != etherARP {
 		return netip.Addr{}, MAC{}, false
 	}

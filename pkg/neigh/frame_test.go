@@ -34,7 +34,7 @@ func unhex(t *testing.T, s string) []byte {
 // The bytes are keepalived 2.2.7's, for VIP 10.99.0.100 (vrrp-facts,
 // "Gratuitous ARP / NA").
 func TestGratuitousARPIsKeepalived(t *testing.T) {
-	got, err := gratuitous(mac1, netip.MustParseAddr("10.99.0.100"))
+	got, err := announceFrame(mac1, netip.MustParseAddr("10.99.0.100"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestGratuitousARPIsKeepalived(t *testing.T) {
 
 func TestUnsolicitedAdvertisement(t *testing.T) {
 	vip := netip.MustParseAddr("fd99::100")
-	b, err := gratuitous(mac1, vip)
+	b, err := announceFrame(mac1, vip)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestRequest(t *testing.T) {
 		"as a probe": {MAC{}, netip.Addr{}, "ffffffffffff0200000000010806" + "0001080006040001" + "02000000000100000000" + "000000000000ac19000c"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := request(c.to, path{mac: mac1, src: srcAddr{c.src}}, r1)
+			got, err := requestFrame(c.to, path{mac: mac1, src: srcAddr{c.src}}, r1)
 			if err != nil || !bytes.Equal(got, unhex(t, c.want)) {
 				t.Errorf("%x, %v; want %s", got, err, c.want)
 			}
@@ -129,7 +129,7 @@ func TestSender(t *testing.T) {
 		"probe":           {edit(28, 0, 0, 0, 0), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			addr, mac, ok := sender(c.frame)
+			addr, mac, ok := parseSender(c.frame)
 			if ok != c.ok || ok && (addr != r1 || mac != mac2) {
 				t.Errorf("%s %s %v, want %v", addr, mac, ok, c.ok)
 			}
@@ -148,7 +148,7 @@ func FuzzSender(f *testing.F) {
 	}
 	f.Add([]byte{11: 0, 12: 8, 13: 6, 18: 255, 19: 255}) // lengths beyond the end
 	f.Fuzz(func(t *testing.T, b []byte) {
-		addr, mac, ok := sender(b)
+		addr, mac, ok := parseSender(b)
 		if ok && (!addr.Is4() || mac == MAC{} || mac[0]&1 != 0) {
 			t.Errorf("accepted %s at %s", addr, mac)
 		}
@@ -162,11 +162,11 @@ func TestSenderReadsWhatWeSend(t *testing.T) {
 		}).Draw(t, "addr")))
 		mac := MAC(rapid.SliceOfN(rapid.Byte(), 6, 6).Draw(t, "mac"))
 		mac[0] = mac[0]&^1 | 2
-		frame, err := request(MAC{}, path{mac: mac, src: srcAddr{addr}}, r1)
+		frame, err := requestFrame(MAC{}, path{mac: mac, src: srcAddr{addr}}, r1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		gotAddr, gotMAC, ok := sender(frame)
+		gotAddr, gotMAC, ok := parseSender(frame)
 		if !ok || gotAddr != addr || gotMAC != mac {
 			t.Errorf("%s %s %v", gotAddr, gotMAC, ok)
 		}

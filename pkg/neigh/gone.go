@@ -10,7 +10,7 @@ import (
 )
 
 // WhenGone calls back whenever an address went from an interface of this
-// host, whoever took it away, until ctx ends; it then returns nil. It also
+// host, whatever took it away, until ctx ends; it then returns nil. It also
 // calls where the kernel has lost messages, and any address may be gone.
 func WhenGone(ctx context.Context, call func()) error {
 	sub, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
@@ -31,12 +31,12 @@ func WhenGone(ctx context.Context, call func()) error {
 			call()
 		}
 		if err != nil {
-			pause(ctx, time.Second) // an error that stays must not keep the processor busy
+			sleepFor(ctx, time.Second) // an error that stays must not keep the processor busy
 		}
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+func sleepFor(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):

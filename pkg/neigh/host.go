@@ -33,9 +33,9 @@ type network interface {
 type kind uint8
 
 const (
-	routing kind = iota // routes, addresses or interfaces have changed
-	spoke               // addr has said itself that it is at mac
-	hint                // somebody else thinks that addr is at mac
+	routesChanged kind = iota // routes, addresses or interfaces have changed
+	spokeItself               // addr has said itself that it is at mac
+	kernelHint                // the kernel's table has addr at mac
 )
 
 type event struct {
@@ -45,10 +45,10 @@ type event struct {
 	mac     MAC
 }
 
-// host is the network of the machine itself.
-type host struct {
+// liveNetwork is the network of the machine itself.
+type liveNetwork struct {
 	events  chan event
-	done    chan struct{} // closed when nobody takes events any more
+	done    chan struct{} // closed when Run takes no more events
 	readers sync.WaitGroup
 	handle  *netlink.Handle
 	sub     *nl.NetlinkSocket
@@ -61,13 +61,13 @@ type arpConn struct {
 	closed atomic.Bool
 }
 
-// shut ends it, and its reader.
-func (c *arpConn) shut() {
+// closeForGood ends it, and its reader.
+func (c *arpConn) closeForGood() {
 	c.closed.Store(true)
 	c.Close()
 }
 
-func (h *host) open() (<-chan event, error) {
+func (h *liveNetwork) open() (<-chan event, error) {
 	var err error
 	if h.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
@@ -80,11 +80,11 @@ func (h *host) open() (<-chan event, error) {
 	}
 	h.events, h.done = make(chan event, 64), make(chan struct{})
 	h.conns = map[int]*arpConn{}
-	h.readers.Go(h.follow)
+	h.readers.Go(h.readNetlink)
 	return h.events, nil
 }
 
-func (h *host) close() {
+func (h *liveNetwork) close() {
 	close(h.done)
 	h.sub.Close()
 	h.keep(nil)
@@ -92,8 +92,8 @@ func (h *host) close() {
 	h.handle.Close()
 }
 
-// tell hands an event to Run; false when it has ended.
-func (h *host) tell(e event) bool {
+// sendEvent hands an event to Run; false when it has ended.
+func (h *liveNetwork) sendEvent(e event) bool {
 	select {
 	case h.events <- e:
 		return true
@@ -102,8 +102,8 @@ func (h *host) tell(e event) bool {
 	}
 }
 
-// follow turns netlink messages into events.
-func (h *host) follow() {
+// readNetlink turns netlink messages into events.
+func (h *liveNetwork) readNetlink() {
 	for {
 		msgs, from, err := h.sub.Receive()
 		select {
@@ -112,7 +112,7 @@ func (h *host) follow() {
 		default:
 		}
 		if err != nil { // lost messages (ENOBUFS): anything may have happened
-			if !h.tell(event{kind: routing}) {
+			if !h.sendEvent(event{kind: routesChanged}) {
 				return
 			}
 			continue
@@ -121,24 +121,24 @@ func (h *host) follow() {
 			continue
 		}
 		for _, m := range msgs {
-			e := event{kind: routing}
+			e := event{kind: routesChanged}
 			if m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH {
 				n, err := netlink.NeighDeserialize(m.Data)
 				if err != nil || n.Family != unix.AF_INET {
 					continue
 				}
-				e.kind, e.ifindex = hint, n.LinkIndex
+				e.kind, e.ifindex = kernelHint, n.LinkIndex
 				e.addr, _ = netip.AddrFromSlice(n.IP.To4())
 				e.mac, _ = macFrom(n.HardwareAddr)
 			}
-			if !h.tell(e) {
+			if !h.sendEvent(e) {
 				return
 			}
 		}
 	}
 }
 
-func (h *host) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, error) {
+func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, error) {
 	links, err := h.handle.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("interfaces: %w", err)
@@ -153,27 +153,27 @@ func (h *host) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, er
 	}
 	paths := make([]path, len(addrs))
 	for i, a := range addrs {
-		paths[i] = h.route(a, byIndex)
-		if paths[i].why == "" && !paths[i].local {
-			paths[i].src = source(a, paths[i].ifindex, own, avoid)
+		paths[i] = h.routeTo(a, byIndex)
+		if paths[i].err == "" && !paths[i].local {
+			paths[i].src = chooseSource(a, paths[i].ifindex, own, avoid)
 		}
 	}
 	return paths, nil
 }
 
-// route asks the kernel for the way to one real.
-func (h *host) route(a netip.Addr, links map[int]*netlink.LinkAttrs) path {
+// routeTo asks the kernel for the way to one real.
+func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) path {
 	if !a.Is4() {
-		return path{why: fmt.Sprintf("%s is not an IPv4 address (neighbour discovery is not built in)", a)}
+		return path{err: fmt.Sprintf("%s is not an IPv4 address (neighbour discovery is not built in)", a)}
 	}
 	routes, err := h.handle.RouteGet(a.AsSlice())
 	if err != nil || len(routes) == 0 {
-		return path{why: fmt.Sprintf("no route to %s (is the interface of its segment up?)", a)}
+		return path{err: fmt.Sprintf("no route to %s (is the interface of its segment up?)", a)}
 	}
 	r := routes[0]
 	l := links[r.LinkIndex]
 	if l == nil {
-		return path{why: fmt.Sprintf("the interface of the route to %s has gone", a)}
+		return path{err: fmt.Sprintf("the interface of the route to %s has gone", a)}
 	}
 	p := path{ifindex: l.Index, device: l.Name, mtu: l.MTU}
 	p.mac, _ = macFrom(l.HardwareAddr)
@@ -184,22 +184,22 @@ func (h *host) route(a netip.Addr, links map[int]*netlink.LinkAttrs) path {
 	case r.Type == unix.RTN_LOCAL:
 		p.local = true
 	case r.Type != unix.RTN_UNICAST:
-		p.why = fmt.Sprintf("%s is not the address of one host", a)
+		p.err = fmt.Sprintf("%s is not the address of one host", a)
 	case r.Gw != nil || r.Via != nil:
-		p.why = fmt.Sprintf("%s is behind a gateway, not on the segment of %s (direct routing cannot reach it)", a, l.Name)
+		p.err = fmt.Sprintf("%s is behind a gateway, not on the segment of %s (direct routing cannot reach it)", a, l.Name)
 	case l.RawFlags&unix.IFF_UP == 0:
-		p.why = l.Name + " is down"
+		p.err = l.Name + " is down"
 	case l.RawFlags&unix.IFF_RUNNING == 0:
-		p.why = l.Name + " has no carrier"
+		p.err = l.Name + " has no carrier"
 	case l.RawFlags&unix.IFF_NOARP != 0 || p.mac == MAC{}:
-		p.why = l.Name + " is not an Ethernet interface (no ARP on it)"
+		p.err = l.Name + " is not an Ethernet interface (no ARP on it)"
 	}
 	return p
 }
 
-// source chooses the sender of the questions for a: an address of the
+// chooseSource chooses the sender of the questions for a: an address of the
 // interface that is not a VIP, best one of the same network.
-func source(a netip.Addr, ifindex int, own []netlink.Addr, avoid map[netip.Addr]bool) srcAddr {
+func chooseSource(a netip.Addr, ifindex int, own []netlink.Addr, avoid map[netip.Addr]bool) srcAddr {
 	var other srcAddr
 	for _, o := range own {
 		ip, ok := netip.AddrFromSlice(o.IP.To4())
@@ -216,12 +216,12 @@ func source(a netip.Addr, ifindex int, own []netlink.Addr, avoid map[netip.Addr]
 	return other
 }
 
-func (h *host) ask(to MAC, p path, addr netip.Addr) error {
-	frame, err := request(to, p, addr)
+func (h *liveNetwork) ask(to MAC, p path, addr netip.Addr) error {
+	frame, err := requestFrame(to, p, addr)
 	if err != nil {
 		return err
 	}
-	conn, err := h.conn(p)
+	conn, err := h.arpConnOn(p)
 	if err != nil {
 		return err
 	}
@@ -229,24 +229,24 @@ func (h *host) ask(to MAC, p path, addr netip.Addr) error {
 	return err
 }
 
-// conn is the ARP socket of an interface.
-func (h *host) conn(p path) (*arpConn, error) {
+// arpConnOn is the ARP socket of an interface.
+func (h *liveNetwork) arpConnOn(p path) (*arpConn, error) {
 	if c := h.conns[p.ifindex]; c != nil {
 		return c, nil
 	}
-	conn, err := packet.Listen(&net.Interface{Index: p.ifindex, Name: p.device}, packet.Raw, etherARP, &packet.Config{Filter: forUs()})
+	conn, err := packet.Listen(&net.Interface{Index: p.ifindex, Name: p.device}, packet.Raw, etherARP, &packet.Config{Filter: filterForUs()})
 	if err != nil {
 		return nil, err
 	}
 	c := &arpConn{Conn: conn}
 	h.conns[p.ifindex] = c
-	h.readers.Go(func() { h.listen(p.ifindex, c) })
+	h.readers.Go(func() { h.readARP(p.ifindex, c) })
 	return c, nil
 }
 
-// forUs is a filter that accepts what is addressed to this host or to all.
+// filterForUs is a filter that accepts what is addressed to this host or to all.
 // The kernel counts frames of other VLANs as addressed to others.
-func forUs() []bpf.RawInstruction {
+func filterForUs() []bpf.RawInstruction {
 	const whole = 1 << 16
 	raw, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtType},
@@ -260,8 +260,8 @@ func forUs() []bpf.RawInstruction {
 	return raw
 }
 
-// listen reports who speaks on an interface, until its socket is closed.
-func (h *host) listen(ifindex int, c *arpConn) {
+// readARP reports the senders of ARP on an interface, until its socket is closed.
+func (h *liveNetwork) readARP(ifindex int, c *arpConn) {
 	buf := make([]byte, 128)
 	for {
 		n, _, err := c.ReadFrom(buf)
@@ -269,23 +269,23 @@ func (h *host) listen(ifindex int, c *arpConn) {
 			return
 		}
 		if err != nil { // ENETDOWN, once each time the interface goes down
-			if !h.tell(event{kind: routing}) {
+			if !h.sendEvent(event{kind: routesChanged}) {
 				return
 			}
-			time.Sleep(breath) // should it be another one, and stay
+			time.Sleep(burstGap) // should it be another one, and stay
 			continue
 		}
-		addr, mac, ok := sender(buf[:n])
-		if ok && !h.tell(event{kind: spoke, ifindex: ifindex, addr: addr, mac: mac}) {
+		addr, mac, ok := parseSender(buf[:n])
+		if ok && !h.sendEvent(event{kind: spokeItself, ifindex: ifindex, addr: addr, mac: mac}) {
 			return
 		}
 	}
 }
 
-func (h *host) keep(used map[int]bool) {
+func (h *liveNetwork) keep(used map[int]bool) {
 	for i, c := range h.conns {
 		if !used[i] {
-			c.shut()
+			c.closeForGood()
 			delete(h.conns, i)
 		}
 	}

@@ -21,8 +21,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 60 * time.Second
+// silentAfter is how long a test waits for what must happen.
+const silentAfter = 60 * time.Second
 
 var (
 	r1 = netip.MustParseAddr("172.25.0.12")
@@ -55,7 +55,7 @@ func resolver(t *testing.T, c *testenv.Cluster, reals ...netip.Addr) *neigh.Reso
 // waitMAC waits until the real is resolved to the host's MAC.
 func waitMAC(t *testing.T, r *neigh.Resolver, real netip.Addr, mac string) neigh.Entry {
 	t.Helper()
-	tb.Eventually(t, patience, func() error {
+	tb.Eventually(t, silentAfter, func() error {
 		if e := r.Lookup(real); !e.Usable() || e.MAC.String() != mac {
 			return fmt.Errorf("%s is at %q (%s), want %s", real, e.MAC, e.Err, mac)
 		}
@@ -66,7 +66,7 @@ func waitMAC(t *testing.T, r *neigh.Resolver, real netip.Addr, mac string) neigh
 
 func waitErr(t *testing.T, r *neigh.Resolver, real netip.Addr, text string) {
 	t.Helper()
-	tb.Eventually(t, patience, func() error {
+	tb.Eventually(t, silentAfter, func() error {
 		if e := r.Lookup(real); !strings.Contains(e.Err, text) {
 			return fmt.Errorf("%s: %q, want %q", real, e.Err, text)
 		}
@@ -246,7 +246,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	}
 	wait := func(want int) {
 		t.Helper()
-		tb.Eventually(t, patience, func() error {
+		tb.Eventually(t, silentAfter, func() error {
 			if arps, nas := count(); arps < want || nas < want {
 				return fmt.Errorf("%d ARPs and %d advertisements, want %d", arps, nas, want)
 			}
@@ -257,7 +257,7 @@ func TestAnnounceOnTheWire(t *testing.T) {
 	if err := c.Switch().SetLink("d1", false); err != nil {
 		t.Fatal(err)
 	}
-	tb.Eventually(t, patience, func() error {
+	tb.Eventually(t, silentAfter, func() error {
 		link, err := d1.Netlink.LinkByName("eth0")
 		if err == nil && link.Attrs().OperState == netlink.OperUp {
 			err = fmt.Errorf("eth0 is still up")
@@ -287,7 +287,7 @@ func TestClaimOnTheWire(t *testing.T) {
 			if want := testenv.VIP.String() + " " + c.Host(other).MAC("eth0").String(); got != want {
 				t.Errorf("%s heard %q, want %q", name, got, want)
 			}
-		case <-time.After(patience):
+		case <-time.After(silentAfter):
 			t.Errorf("%s has not noticed %s", name, other)
 		}
 	}
@@ -308,7 +308,7 @@ func TestAnnouncementMovesAVIP(t *testing.T) {
 		}
 		run(t, h, a.Run)
 		a.Announce("eth0", []netip.Addr{testenv.VIP})
-		tb.Eventually(t, patience, func() error {
+		tb.Eventually(t, silentAfter, func() error {
 			if out := tb.Run(t, client, "ip", "neighbour", "show", testenv.VIP.String()); !strings.Contains(out, h.MAC("eth0").String()) {
 				return fmt.Errorf("client thinks %q, want %s", out, h.MAC("eth0"))
 			}
@@ -421,7 +421,7 @@ func TestVIPThatIsTakenAway(t *testing.T) {
 		return nil
 	})
 	// It may take a moment until it listens.
-	tb.Eventually(t, patience, func() error {
+	tb.Eventually(t, silentAfter, func() error {
 		if err := d1.DelAddr("eth0", netip.PrefixFrom(vips[0], 32)); err != nil {
 			t.Fatal(err)
 		}

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	settle = 20 * time.Millisecond // changes of routing come in groups
-	burst  = 64                    // questions at a time
-	breath = 5 * time.Millisecond  // between bursts
+	settleTime = 20 * time.Millisecond // changes of routing come in groups
+	burstSize  = 64                    // questions at a time
+	burstGap   = 5 * time.Millisecond  // between bursts
 )
 
 // Options of a [Resolver].
@@ -46,7 +46,7 @@ func NewResolver(o Options) *Resolver {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return newResolver(o.Log, &host{})
+	return newResolver(o.Log, &liveNetwork{})
 }
 
 func newResolver(log *slog.Logger, n network) *Resolver {
@@ -64,7 +64,7 @@ func (r *Resolver) Watch(reals []netip.Addr) {
 	r.mu.Lock()
 	r.want = slices.Clone(reals)
 	r.mu.Unlock()
-	poke(r.wake)
+	wakeUp(r.wake)
 }
 
 // Avoid says which addresses are VIPs. Nothing is asked in their name: a real
@@ -79,7 +79,7 @@ func (r *Resolver) Avoid(vips []netip.Addr) {
 	r.avoid = avoid
 	r.mu.Unlock()
 	if !same {
-		poke(r.wake)
+		wakeUp(r.wake)
 	}
 }
 
@@ -102,8 +102,8 @@ func (r *Resolver) Version() uint64 { return r.version.Load() }
 // changes may be one receive.
 func (r *Resolver) Changed() <-chan struct{} { return r.changed }
 
-// poke fills a channel of capacity one.
-func poke(c chan struct{}) {
+// wakeUp fills a channel of capacity one.
+func wakeUp(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -127,17 +127,17 @@ func (r *Resolver) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-events:
-			at := l.event(e, time.Now())
+			at := l.handleEvent(e, time.Now())
 			if at.IsZero() || !at.Before(due) {
 				continue
 			}
 			due = at
 		case <-r.wake:
-			l.adopt()
-			l.reroute = time.Now()
-			due = l.work(l.reroute)
+			l.syncTargets()
+			l.routesDue = time.Now()
+			due = l.runDue(l.routesDue)
 		case <-timer.C:
-			due = l.work(time.Now())
+			due = l.runDue(time.Now())
 		}
 		timer.Reset(time.Until(due))
 	}
@@ -146,13 +146,13 @@ func (r *Resolver) Run(ctx context.Context) error {
 // loop is the state of Run.
 type loop struct {
 	*Resolver
-	targets map[netip.Addr]*target
-	reroute time.Time // when to ask for the routes again; zero = not needed
-	rested  time.Time // events have it asked no sooner
+	targets         map[netip.Addr]*target
+	routesDue       time.Time // when to ask for the routes again; zero = not needed
+	routesNotBefore time.Time // events have it asked no sooner
 }
 
-// adopt takes over what [Resolver.Watch] was told.
-func (l *loop) adopt() {
+// syncTargets takes over what [Resolver.Watch] was told.
+func (l *loop) syncTargets() {
 	l.mu.RLock()
 	want := l.want
 	l.mu.RUnlock()
@@ -171,103 +171,103 @@ func (l *loop) adopt() {
 	l.version.Add(1)
 }
 
-// event takes one thing that happened outside, and returns when there is work
+// handleEvent takes one thing that happened outside, and returns when there is work
 // to do because of it; the zero time if there is none.
-func (l *loop) event(e event, now time.Time) time.Time {
-	if e.kind == routing {
-		if l.reroute.IsZero() {
-			l.reroute = now.Add(settle)
+func (l *loop) handleEvent(e event, now time.Time) time.Time {
+	if e.kind == routesChanged {
+		if l.routesDue.IsZero() {
+			l.routesDue = now.Add(settleTime)
 		}
-		if l.reroute.Before(l.rested) {
-			l.reroute = l.rested
+		if l.routesDue.Before(l.routesNotBefore) {
+			l.routesDue = l.routesNotBefore
 		}
-		return l.reroute
+		return l.routesDue
 	}
 	t := l.targets[e.addr]
 	switch {
-	case t == nil || t.next.IsZero() || t.path.ifindex != e.ifindex:
+	case t == nil || t.due.IsZero() || t.path.ifindex != e.ifindex:
 		// Not watched, or not where it belongs.
-	case e.kind == hint && e.mac != t.mac:
-		t.doubt(now)
-		return t.next
-	case e.kind == spoke && e.mac != t.path.mac: // else it is this host that speaks in the real's name
-		if before := t.heard(e.mac, now); before != e.mac {
+	case e.kind == kernelHint && e.mac != t.mac:
+		t.askSoon(now)
+		return t.due
+	case e.kind == spokeItself && e.mac != t.path.mac: // else it is this host that speaks in the real's name
+		if before := t.setMAC(e.mac, now); before != e.mac {
 			l.log.Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", e.mac, "before", before)
 		}
-		l.publish(t)
+		l.publishEntry(t)
 	}
 	return time.Time{}
 }
 
-// work does what is due and returns when there is more.
-func (l *loop) work(now time.Time) time.Time {
-	if !l.reroute.IsZero() && !now.Before(l.reroute) {
-		l.reroute = time.Time{}
-		l.routes(now)
+// runDue does what is due and returns when there is more.
+func (l *loop) runDue(now time.Time) time.Time {
+	if !l.routesDue.IsZero() && !now.Before(l.routesDue) {
+		l.routesDue = time.Time{}
+		l.readRoutes(now)
 	}
-	next := now.Add(refresh)
-	if !l.reroute.IsZero() {
-		next = l.reroute
+	next := now.Add(refreshInterval)
+	if !l.routesDue.IsZero() {
+		next = l.routesDue
 	}
 	asked := 0
 	for _, t := range l.targets {
-		if t.next.IsZero() {
+		if t.due.IsZero() {
 			continue
 		}
-		if !now.Before(t.next) {
-			if asked == burst {
-				return now.Add(breath)
+		if !now.Before(t.due) {
+			if asked == burstSize {
+				return now.Add(burstGap)
 			}
 			asked++
-			l.question(t, now)
+			l.askTarget(t, now)
 		}
-		if t.next.Before(next) {
-			next = t.next
+		if t.due.Before(next) {
+			next = t.due
 		}
 	}
 	// Never sooner than a breath: many reals are one pass, not many.
-	if soonest := now.Add(breath); next.Before(soonest) {
+	if soonest := now.Add(burstGap); next.Before(soonest) {
 		next = soonest
 	}
 	return next
 }
 
-// question asks for one real.
-func (l *loop) question(t *target, now time.Time) {
-	to := t.ask(now)
-	t.fault = ""
+// askTarget asks for one real.
+func (l *loop) askTarget(t *target, now time.Time) {
+	to := t.nextQuestion(now)
+	t.sendErr = ""
 	if err := l.net.ask(to, t.path, t.addr); err != nil {
-		t.fault = fmt.Sprintf("ARP request for %s on %s: %v", t.addr, t.path.device, err)
+		t.sendErr = fmt.Sprintf("ARP request for %s on %s: %v", t.addr, t.path.device, err)
 	}
-	l.publish(t)
+	l.publishEntry(t)
 }
 
-// routes asks the host for the way to every real.
-func (l *loop) routes(now time.Time) {
+// readRoutes asks the host for the way to every real.
+func (l *loop) readRoutes(now time.Time) {
 	l.mu.RLock()
 	avoid := l.avoid
 	l.mu.RUnlock()
 	addrs := slices.Collect(maps.Keys(l.targets))
 	began := time.Now()
 	paths, err := l.net.routes(addrs, avoid)
-	l.rested = now.Add(5 * time.Since(began)) // thousands of addresses come one by one, each with an event
+	l.routesNotBefore = now.Add(5 * time.Since(began)) // thousands of addresses come one by one, each with an event
 	if err != nil {
 		l.log.Error("routes of the real servers", "error", err)
-		l.reroute = now.Add(retry)
+		l.routesDue = now.Add(retryInterval)
 		return
 	}
 	used := map[int]bool{}
 	for i, a := range addrs {
 		t := l.targets[a]
-		t.route(paths[i], now)
+		t.setPath(paths[i], now)
 		used[t.path.ifindex] = true
-		l.publish(t)
+		l.publishEntry(t)
 	}
 	l.net.keep(used)
 }
 
-// publish makes a target's state known if it has changed.
-func (l *loop) publish(t *target) {
+// publishEntry makes a target's state known if it has changed.
+func (l *loop) publishEntry(t *target) {
 	e := t.entry()
 	l.mu.Lock()
 	old, ok := l.entries[t.addr]
@@ -277,9 +277,9 @@ func (l *loop) publish(t *target) {
 		return
 	}
 	l.version.Add(1)
-	poke(l.changed)
+	wakeUp(l.changed)
 	switch {
-	case !t.failed() || e.Err == old.Err:
+	case !t.isUnreachable() || e.Err == old.Err:
 	case old.MAC != (MAC{}):
 		l.log.Warn("real server lost", "real", t.addr, "mac", old.MAC, "reason", e.Err)
 	default:

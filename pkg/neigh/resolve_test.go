@@ -72,7 +72,7 @@ func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path,
 	for i, a := range addrs {
 		p, ok := f.paths[a]
 		if !ok {
-			p.why = "no route"
+			p.err = "no route"
 		}
 		paths[i] = p
 	}
@@ -84,7 +84,7 @@ func (f *fakeNet) ask(to MAC, p path, addr netip.Addr) error {
 	defer f.mu.Unlock()
 	f.asked = append(f.asked, question{time.Since(f.start), to, addr})
 	if mac, ok := f.answers[addr]; ok && (to == MAC{} || to == mac) {
-		f.events <- event{kind: spoke, ifindex: p.ifindex, addr: addr, mac: mac}
+		f.events <- event{kind: spokeItself, ifindex: p.ifindex, addr: addr, mac: mac}
 	}
 	return f.fault
 }
@@ -200,16 +200,16 @@ func TestLostReal(t *testing.T) {
 			pass(10 * time.Millisecond)
 		}
 		q := n.since()
-		if len(q) != tries+1 { // the last one is already the search
-			t.Fatalf("%d questions, want %d", len(q), tries+1)
+		if len(q) != maxUnanswered+1 { // the last one is already the search
+			t.Fatalf("%d questions, want %d", len(q), maxUnanswered+1)
 		}
-		for i, q := range q[:tries] {
+		for i, q := range q[:maxUnanswered] {
 			if (i == 0) != (q.To == mac1) {
 				t.Errorf("question %d went to %q", i, q.To)
 			}
 		}
-		if took := q[tries].At - q[0].At; took != tries*retry {
-			t.Errorf("gave up after %s, want %s", took, tries*retry)
+		if took := q[maxUnanswered].At - q[0].At; took != maxUnanswered*retryInterval {
+			t.Errorf("gave up after %s, want %s", took, maxUnanswered*retryInterval)
 		}
 		wantEntry(t, r, r1, on(eth0, MAC{}, "172.25.0.12 does not answer ARP on eth0"))
 		if !isChanged(r) {
@@ -224,9 +224,9 @@ func TestOneMissedAnswerIsNoNews(t *testing.T) {
 		r.Watch([]netip.Addr{r1})
 		isChanged(r)
 		n.set(func() { delete(n.answers, r1) })
-		pass(refresh + retry)
+		pass(refreshInterval + retryInterval)
 		n.set(func() { n.answers[r1] = mac1 })
-		pass(2 * retry)
+		pass(2 * retryInterval)
 		if isChanged(r) {
 			t.Error("changed")
 		}
@@ -241,7 +241,7 @@ func TestMovedReal(t *testing.T) {
 			n.set(func() { n.answers[r1] = mac1 })
 			r.Watch([]netip.Addr{r1})
 			synctest.Wait()
-			n.events <- event{kind: spoke, ifindex: 2, addr: r1, mac: mac2}
+			n.events <- event{kind: spokeItself, ifindex: 2, addr: r1, mac: mac2}
 			wantEntry(t, r, r1, moved)
 		})
 	})
@@ -251,7 +251,7 @@ func TestMovedReal(t *testing.T) {
 			r.Watch([]netip.Addr{r1})
 			synctest.Wait()
 			n.set(func() { n.answers[r1] = mac2 })
-			pass(refresh + retry)
+			pass(refreshInterval + retryInterval)
 			wantEntry(t, r, r1, moved)
 		})
 	})
@@ -261,8 +261,8 @@ func TestMovedReal(t *testing.T) {
 			r.Watch([]netip.Addr{r1})
 			synctest.Wait()
 			n.set(func() { n.answers[r1] = mac2 })
-			n.events <- event{kind: hint, ifindex: 2, addr: r1, mac: mac2}
-			pass(breath)
+			n.events <- event{kind: kernelHint, ifindex: 2, addr: r1, mac: mac2}
+			pass(burstGap)
 			wantEntry(t, r, r1, moved)
 		})
 	})
@@ -270,11 +270,11 @@ func TestMovedReal(t *testing.T) {
 
 func TestIgnored(t *testing.T) {
 	for name, e := range map[string]event{
-		"other interface": {kind: spoke, ifindex: 3, addr: r1, mac: mac2},
-		"this host":       {kind: spoke, ifindex: 2, addr: r1, mac: mac3},
-		"not watched":     {kind: spoke, ifindex: 2, addr: r2, mac: mac2},
-		"kernel agrees":   {kind: hint, ifindex: 2, addr: r1, mac: mac1},
-		"kernel is wrong": {kind: hint, ifindex: 2, addr: r1, mac: mac2},
+		"other interface": {kind: spokeItself, ifindex: 3, addr: r1, mac: mac2},
+		"this host":       {kind: spokeItself, ifindex: 2, addr: r1, mac: mac3},
+		"not watched":     {kind: spokeItself, ifindex: 2, addr: r2, mac: mac2},
+		"kernel agrees":   {kind: kernelHint, ifindex: 2, addr: r1, mac: mac1},
+		"kernel is wrong": {kind: kernelHint, ifindex: 2, addr: r1, mac: mac2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
@@ -294,7 +294,7 @@ func TestIgnored(t *testing.T) {
 
 func TestWaysThatChange(t *testing.T) {
 	eth1 := path{ifindex: 3, device: "eth1", mac: mac2, mtu: 9000}
-	down := path{ifindex: 2, device: "eth0", mac: mac3, mtu: 1500, why: "eth0 is down"}
+	down := path{ifindex: 2, device: "eth0", mac: mac3, mtu: 1500, err: "eth0 is down"}
 	local := path{ifindex: 1, device: "lo", mtu: 65536, local: true}
 	longer := path{ifindex: 2, device: "eth0", mac: mac2, mtu: 1400}
 	for name, c := range map[string]struct {
@@ -315,17 +315,17 @@ func TestWaysThatChange(t *testing.T) {
 				n.since()
 				n.set(func() { n.paths[r1] = c.to })
 				for range 100 { // changes come in groups
-					n.events <- event{kind: routing}
+					n.events <- event{kind: routesChanged}
 				}
-				pass(settle + breath)
+				pass(settleTime + burstGap)
 				wantEntry(t, r, r1, c.want)
 				if q := n.since(); len(q) != c.asked {
 					t.Errorf("asked %v, want %d questions", q, c.asked)
 				}
 				// And back again: the flap is resolved at once.
 				n.set(func() { n.paths[r1] = eth0 })
-				n.events <- event{kind: routing}
-				pass(settle + breath)
+				n.events <- event{kind: routesChanged}
+				pass(settleTime + burstGap)
 				wantEntry(t, r, r1, on(eth0, mac1, ""))
 			})
 		})
@@ -362,13 +362,13 @@ func TestWhatIsMissingIsLogged(t *testing.T) {
 		pass(time.Minute)
 		lines(`level=INFO msg="real server resolved"`)
 		down := eth0
-		down.why = "eth0 is down"
+		down.err = "eth0 is down"
 		n.set(func() { n.paths[r1] = down })
-		n.events <- event{kind: routing}
+		n.events <- event{kind: routesChanged}
 		pass(time.Minute)
 		lines(`level=WARN msg="real server lost" component=neigh real=172.25.0.12 mac=` + mac1.String() + ` reason="eth0 is down"`)
 		n.set(func() { n.paths[r1] = eth0 })
-		n.events <- event{kind: routing}
+		n.events <- event{kind: routesChanged}
 		pass(time.Minute)
 		lines(`level=INFO msg="real server resolved"`)
 		n.set(func() { delete(n.answers, r1) })
@@ -393,10 +393,10 @@ func TestFaults(t *testing.T) {
 
 		n.set(func() { n.broken = errors.New("no netlink") })
 		r.Watch([]netip.Addr{r1, r2})
-		pass(retry / 2)
+		pass(retryInterval / 2)
 		n.set(func() { n.broken, n.answers[r2] = nil, mac2 })
 		wantEntry(t, r, r1, on(eth0, mac1, ""))
-		pass(retry)
+		pass(retryInterval)
 		wantEntry(t, r, r2, on(eth0, mac2, ""))
 	})
 }
@@ -440,13 +440,13 @@ func TestManyReals(t *testing.T) {
 			}
 		}
 		n.since()
-		pass(refresh)
+		pass(refreshInterval)
 		perBurst := map[time.Duration]int{}
 		q := n.since()
 		for _, q := range q {
 			perBurst[q.At]++
-			if perBurst[q.At] > burst {
-				t.Fatalf("more than %d questions at once", burst)
+			if perBurst[q.At] > burstSize {
+				t.Fatalf("more than %d questions at once", burstSize)
 			}
 		}
 		if len(q) < 2000 || len(perBurst) < 200 {
@@ -461,7 +461,7 @@ func TestEntryTextsNameTheReal(t *testing.T) {
 		if e := tg.entry(); !strings.Contains(e.Err, r1.String()) || e.Usable() {
 			t.Errorf("entry %+v", e)
 		}
-		tg.ask(time.Now())
+		tg.nextQuestion(time.Now())
 	}
 }
 

@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wire is the segment of the machine itself.
-type wire struct {
+// liveSegment is the segment of the machine itself.
+type liveSegment struct {
 	handle *netlink.Handle
 	sub    *nl.NetlinkSocket
 	done   chan struct{}
 	reader sync.WaitGroup
-	conns  map[int]*voice // by interface index
+	conns  map[int]*announceConn // by interface index
 	claims chan claim
 }
 
-// voice announces on an interface, and listens who else does.
-type voice struct {
+// announceConn announces on an interface, and hears what other stations claim there.
+type announceConn struct {
 	arpConn
-	own  atomic.Pointer[MAC]
-	said sync.Map // every netip.Addr that was announced, so that other ARP ends here
+	ownMAC    atomic.Pointer[MAC]
+	announced sync.Map // every netip.Addr that was announced, so that other ARP ends here
 }
 
-func (w *wire) open() (<-chan string, <-chan claim, error) {
+func (w *liveSegment) open() (<-chan string, <-chan claim, error) {
 	var err error
 	if w.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, nil, fmt.Errorf("netlink: %w", err)
@@ -40,15 +40,15 @@ func (w *wire) open() (<-chan string, <-chan claim, error) {
 		w.handle.Close()
 		return nil, nil, fmt.Errorf("netlink events: %w", err)
 	}
-	w.done, w.conns = make(chan struct{}), map[int]*voice{}
+	w.done, w.conns = make(chan struct{}), map[int]*announceConn{}
 	up := make(chan string)
 	w.claims = make(chan claim)
-	w.reader.Go(func() { w.follow(up) })
+	w.reader.Go(func() { w.readLinkEvents(up) })
 	return up, w.claims, nil
 }
 
-// follow reports interfaces that were not running and now are.
-func (w *wire) follow(up chan<- string) {
+// readLinkEvents reports interfaces that were not running and now are.
+func (w *liveSegment) readLinkEvents(up chan<- string) {
 	running := map[int]bool{}
 	links, _ := w.handle.LinkList() // without it an interface may be reported once too often
 	for _, l := range links {
@@ -91,7 +91,7 @@ func (w *wire) follow(up chan<- string) {
 	}
 }
 
-func (w *wire) announce(iface string, vips []netip.Addr) error {
+func (w *liveSegment) announce(iface string, vips []netip.Addr) error {
 	link, err := w.handle.LinkByName(iface)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", iface, err)
@@ -100,19 +100,19 @@ func (w *wire) announce(iface string, vips []netip.Addr) error {
 	if !ok {
 		return fmt.Errorf("interface %s: not Ethernet, nothing to announce", iface)
 	}
-	v, err := w.voice(link.Attrs())
+	v, err := w.announceConnOn(link.Attrs())
 	if err != nil {
 		return err
 	}
-	v.own.Store(&mac)
+	v.ownMAC.Store(&mac)
 	for _, vip := range vips {
-		v.said.Store(vip, nil)
-		frame, err := gratuitous(mac, vip)
+		v.announced.Store(vip, nil)
+		frame, err := announceFrame(mac, vip)
 		if err != nil {
 			return fmt.Errorf("announcement of %s: %w", vip, err)
 		}
 		if _, err := v.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
-			v.shut() // the interface may be another one next time
+			v.closeForGood() // the interface may be another one next time
 			delete(w.conns, link.Attrs().Index)
 			return fmt.Errorf("announcement of %s on %s: %w", vip, iface, err)
 		}
@@ -120,24 +120,24 @@ func (w *wire) announce(iface string, vips []netip.Addr) error {
 	return nil
 }
 
-// voice is the socket of an interface.
-func (w *wire) voice(l *netlink.LinkAttrs) (*voice, error) {
+// announceConn is the socket of an interface.
+func (w *liveSegment) announceConnOn(l *netlink.LinkAttrs) (*announceConn, error) {
 	if v := w.conns[l.Index]; v != nil {
 		return v, nil
 	}
-	conn, err := packet.Listen(&net.Interface{Index: l.Index, Name: l.Name}, packet.Raw, etherARP, &packet.Config{Filter: forUs()})
+	conn, err := packet.Listen(&net.Interface{Index: l.Index, Name: l.Name}, packet.Raw, etherARP, &packet.Config{Filter: filterForUs()})
 	if err != nil {
 		return nil, fmt.Errorf("packet socket on %s: %w", l.Name, err)
 	}
-	v := &voice{arpConn: arpConn{Conn: conn}}
+	v := &announceConn{arpConn: arpConn{Conn: conn}}
 	w.conns[l.Index] = v
-	w.reader.Go(func() { w.listen(l.Name, v) })
+	w.reader.Go(func() { w.readClaims(l.Name, v) })
 	return v, nil
 }
 
-// listen passes on who speaks on an interface besides this host, until its
+// readClaims passes on what other stations claim on an interface, until its
 // socket is shut.
-func (w *wire) listen(iface string, v *voice) {
+func (w *liveSegment) readClaims(iface string, v *announceConn) {
 	buf := make([]byte, 128)
 	for {
 		n, _, err := v.ReadFrom(buf)
@@ -145,14 +145,14 @@ func (w *wire) listen(iface string, v *voice) {
 			return
 		}
 		if err != nil { // ENETDOWN, once each time the interface goes down
-			time.Sleep(breath)
+			time.Sleep(burstGap)
 			continue
 		}
-		addr, mac, ok := sender(buf[:n])
-		if own := v.own.Load(); !ok || own == nil || mac == *own {
+		addr, mac, ok := parseSender(buf[:n])
+		if own := v.ownMAC.Load(); !ok || own == nil || mac == *own {
 			continue
 		}
-		if _, ok := v.said.Load(addr); !ok {
+		if _, ok := v.announced.Load(addr); !ok {
 			continue
 		}
 		select {
@@ -163,11 +163,11 @@ func (w *wire) listen(iface string, v *voice) {
 	}
 }
 
-func (w *wire) close() {
+func (w *liveSegment) close() {
 	close(w.done)
 	w.sub.Close()
 	for _, v := range w.conns {
-		v.shut()
+		v.closeForGood()
 	}
 	w.reader.Wait()
 	w.handle.Close()

@@ -11,7 +11,7 @@ import (
 )
 
 // Checker asks one question. Check returns nil if the real can serve, and
-// otherwise the reason for people: "http GET /health: 503 (want 200-299)".
+// otherwise the reason in words: "http GET /health: 503 (want 200-299)".
 // A Checker that also is an io.Closer is closed when it is not needed any
 // more. Check may be called by one goroutine at a time.
 type Checker interface {
@@ -39,15 +39,11 @@ type Option func(*options)
 
 type options struct {
 	path Path
-	user *syscall.Credential
 }
 
 // WithPath gives checks with a VIP the way there. Without it they cannot be
 // built.
 func WithPath(p Path) Option { return func(o *options) { o.path = p } }
-
-// WithUser sets who runs exec checks; default nobody.
-func WithUser(c *syscall.Credential) Option { return func(o *options) { o.user = c } }
 
 // ThroughVIP reports whether a check can prove that its real serves the VIP:
 // it must get an answer that only the real's owner of the VIP can give. That
@@ -75,12 +71,12 @@ func New(t Target, opts ...Option) (Checker, error) {
 	if t.Spec.Type != Exec && !t.Real.IsValid() {
 		return nil, fmt.Errorf("%s check of no address", t.Spec.Type)
 	}
-	direct, err := build(t, dialer{source: t.Spec.Source}, o)
+	direct, err := buildPlain(t, dialer{source: t.Spec.Source}, o)
 	if err != nil {
 		return nil, err
 	}
 	if !t.VIP.IsValid() || t.Spec.Via == ViaReal {
-		return bounded{direct, t.Spec.Timeout}, nil
+		return timedChecker{direct, t.Spec.Timeout}, nil
 	}
 	switch {
 	case !ThroughVIP(t.Spec):
@@ -91,8 +87,8 @@ func New(t Target, opts ...Option) (Checker, error) {
 	return &vipChecker{target: t, opts: o, direct: direct}, nil
 }
 
-// build makes the plain checker of t, whose sockets d opens.
-func build(t Target, d dialer, o options) (Checker, error) {
+// buildPlain makes the plain checker of t, whose sockets d opens.
+func buildPlain(t Target, d dialer, o options) (Checker, error) {
 	switch t.Spec.Type {
 	case TCP:
 		return newTCP(t, d), nil
@@ -105,21 +101,21 @@ func build(t Target, d dialer, o options) (Checker, error) {
 	case ICMP:
 		return newICMP(t, d)
 	case Exec:
-		return newExec(t, o)
+		return newExec(t)
 	}
 	return nil, fmt.Errorf("check type %q (known: tcp http https dns udp icmp exec)", t.Spec.Type)
 }
 
-// bounded ends a check after its timeout.
-type bounded struct {
+// timedChecker ends a check after its timeout.
+type timedChecker struct {
 	Checker
 	timeout time.Duration
 }
 
-func (b bounded) Check(ctx context.Context) error {
+func (b timedChecker) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
-	return worded(b.Checker.Check(ctx), b.timeout)
+	return addTimeout(b.Checker.Check(ctx), b.timeout)
 }
 
 // timeoutError stands for every way in which a deadline shows itself.
@@ -135,9 +131,9 @@ func (e *timeoutError) Error() string {
 // Is makes a timeout recognizable without naming the type.
 func (*timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
-// worded adds the length of the timeout, which the stages do not know, to
+// addTimeout adds the length of the timeout, which the stages do not know, to
 // the timeout in err's chain, if there is one.
-func worded(err error, after time.Duration) error {
+func addTimeout(err error, after time.Duration) error {
 	var t *timeoutError
 	if errors.As(err, &t) {
 		t.after = after
@@ -145,15 +141,15 @@ func worded(err error, after time.Duration) error {
 	return err
 }
 
-// failed is the reason of a check that broke off in a stage: "tcp connect:
+// stageFailure is the reason of a check that broke off in a stage: "tcp connect:
 // refused".
-func failed(stage string, err error) error {
+func stageFailure(stage string, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
 		return &timeoutError{stage: stage}
 	}
 	var no syscall.Errno
 	if errors.As(err, &no) {
-		if ours(no) {
+		if isOwnFault(no) {
 			return fmt.Errorf("%s: %w: %w", stage, ErrNotAsked, no)
 		}
 		return stageError{stage, no}
@@ -168,11 +164,11 @@ type stageError struct {
 	errno syscall.Errno
 }
 
-func (e stageError) Error() string { return e.stage + ": " + word(e.errno) }
+func (e stageError) Error() string { return e.stage + ": " + errnoText(e.errno) }
 func (e stageError) Unwrap() error { return e.errno }
 
-// ours reports whether an error is this host's fault.
-func ours(no syscall.Errno) bool {
+// isOwnFault reports whether an error is this host's fault.
+func isOwnFault(no syscall.Errno) bool {
 	switch no {
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
 		syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EPERM, syscall.EACCES, syscall.EAGAIN:
@@ -181,7 +177,7 @@ func ours(no syscall.Errno) bool {
 	return false
 }
 
-func word(no syscall.Errno) string {
+func errnoText(no syscall.Errno) string {
 	switch no {
 	case syscall.ECONNREFUSED:
 		return "refused"

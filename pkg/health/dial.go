@@ -31,11 +31,11 @@ type conn struct {
 // dial connects a socket of the given type (SOCK_STREAM, SOCK_DGRAM) and
 // protocol. I/O on it ends with os.ErrDeadlineExceeded once ctx does.
 func (d dialer) dial(ctx context.Context, typ, proto int, to netip.AddrPort) (conn, error) {
-	fd, err := d.socket(typ, proto, to.Addr().Is6())
+	fd, err := d.openSocket(typ, proto, to.Addr().Is6())
 	if err != nil {
 		return conn{}, err
 	}
-	sa := sockaddr(to)
+	sa := sockaddrOf(to)
 	err = unix.Connect(fd, sa)
 	if err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
@@ -44,7 +44,7 @@ func (d dialer) dial(ctx context.Context, typ, proto int, to netip.AddrPort) (co
 	c := conn{File: os.NewFile(uintptr(fd), "probe")}
 	c.stop = context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	if err == unix.EINPROGRESS {
-		if err := c.connected(sa); err != nil {
+		if err := c.waitConnected(sa); err != nil {
 			c.Close()
 			return conn{}, err
 		}
@@ -52,8 +52,8 @@ func (d dialer) dial(ctx context.Context, typ, proto int, to netip.AddrPort) (co
 	return c, nil
 }
 
-// socket makes a non-blocking socket with the dialer's mark and source.
-func (d dialer) socket(typ, proto int, six bool) (int, error) {
+// openSocket makes a non-blocking socket with the dialer's mark and source.
+func (d dialer) openSocket(typ, proto int, six bool) (int, error) {
 	family := unix.AF_INET
 	if six {
 		family = unix.AF_INET6
@@ -62,14 +62,14 @@ func (d dialer) socket(typ, proto int, six bool) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := d.prepare(fd, typ, six); err != nil {
+	if err := d.setOptions(fd, typ, six); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
 }
 
-func (d dialer) prepare(fd, typ int, six bool) error {
+func (d dialer) setOptions(fd, typ int, six bool) error {
 	if typ == unix.SOCK_STREAM {
 		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 			return err
@@ -98,12 +98,12 @@ func (d dialer) prepare(fd, typ int, six bool) error {
 			source = netip.IPv6Unspecified()
 		}
 	}
-	return unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, 0)))
+	return unix.Bind(fd, sockaddrOf(netip.AddrPortFrom(source, 0)))
 }
 
-// connected waits for the end of a handshake. Asking connect again is what
-// tells: the poller's wake-up may have come and gone before the wait began.
-func (c conn) connected(to unix.Sockaddr) error {
+// waitConnected waits for the end of a handshake. Only asking connect
+// again shows the end: the poller's wake-up may have come and gone before the wait began.
+func (c conn) waitConnected(to unix.Sockaddr) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -118,8 +118,8 @@ func (c conn) connected(to unix.Sockaddr) error {
 	return result
 }
 
-// datagram reads one datagram; an empty one is no end of file.
-func (c conn) datagram(b []byte) (int, error) {
+// readDatagram reads one datagram; an empty one is no end of file.
+func (c conn) readDatagram(b []byte) (int, error) {
 	n, err := c.Read(b)
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -138,15 +138,15 @@ func (c conn) Close() error {
 func (c conn) LocalAddr() net.Addr  { return &net.TCPAddr{} }
 func (c conn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
 
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
+func sockaddrOf(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is6() {
-		return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zone(a.Addr())}
+		return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16(), ZoneId: zoneIndex(a.Addr())}
 	}
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
-// zone finds the interface of a link-local address.
-func zone(a netip.Addr) uint32 {
+// zoneIndex finds the interface of a link-local address.
+func zoneIndex(a netip.Addr) uint32 {
 	if a.Zone() == "" {
 		return 0
 	}

@@ -79,28 +79,28 @@ func newDNS(t Target, d dialer) (Checker, error) {
 func (c *dnsChecker) Check(ctx context.Context) error {
 	s, err := c.dial(ctx, unix.SOCK_DGRAM, 0, c.to)
 	if err != nil {
-		return failed(c.name, err)
+		return stageFailure(c.name, err)
 	}
 	defer s.Close()
 	query := append([]byte(nil), c.query...)
 	_, _ = rand.Read(query[:2]) // never fails (crypto/rand)
 	if _, err := s.Write(query); err != nil {
-		return failed(c.name, err)
+		return stageFailure(c.name, err)
 	}
 	var reply [maxDatagram]byte
 	for {
-		n, err := s.datagram(reply[:])
+		n, err := s.readDatagram(reply[:])
 		if err != nil {
-			return failed(c.name, err)
+			return stageFailure(c.name, err)
 		}
 		if n >= 2 && binary.BigEndian.Uint16(reply[:]) == binary.BigEndian.Uint16(query) {
-			return c.judge(reply[:n])
+			return c.judgeReply(reply[:n])
 		}
 	}
 }
 
-// judge looks at a reply to our query.
-func (c *dnsChecker) judge(reply []byte) error {
+// judgeReply looks at a reply to our query.
+func (c *dnsChecker) judgeReply(reply []byte) error {
 	var p dnsmessage.Parser
 	h, err := p.Start(reply)
 	if err != nil || !h.Response {

@@ -133,35 +133,35 @@ func FuzzDNSReply(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, reply []byte) {
-		if err := c.(*dnsChecker).judge(reply); err != nil && len(err.Error()) > 300 {
+		if err := c.(*dnsChecker).judgeReply(reply); err != nil && len(err.Error()) > 300 {
 			t.Errorf("reason of %d bytes", len(err.Error()))
 		}
 	})
 }
 
 func FuzzEchoReply(f *testing.F) {
-	reply := append([]byte{0x46, 23: 0}, echo(7)...)
+	reply := append([]byte{0x46, 23: 0}, echoRequestFor(7)...)
 	reply[24] = echoReply
 	f.Add(reply, uint64(7))
 	f.Add([]byte{0x4f, 0}, uint64(0))
 	f.Fuzz(func(t *testing.T, packet []byte, number uint64) {
-		if answers(packet, number) && answers(packet, number+1) {
+		if isReplyTo(packet, number) && isReplyTo(packet, number+1) {
 			t.Error("one reply answers two requests")
 		}
 	})
 }
 
 func TestEcho(t *testing.T) {
-	request := echo(0x0123456789abcdef)
-	if sum(request) != 0xffff {
+	request := echoRequestFor(0x0123456789abcdef)
+	if onesSum(request) != 0xffff {
 		t.Errorf("checksum of % x", request)
 	}
 	reply := append([]byte{0x45, 19: 0}, request...)
-	if answers(reply, 0x0123456789abcdef) {
+	if isReplyTo(reply, 0x0123456789abcdef) {
 		t.Error("a request answers itself")
 	}
 	reply[20] = echoReply
-	if !answers(reply, 0x0123456789abcdef) || answers(reply, 0x1123456789abcdef) {
+	if !isReplyTo(reply, 0x0123456789abcdef) || isReplyTo(reply, 0x1123456789abcdef) {
 		t.Error("the number does not tell")
 	}
 }
@@ -180,7 +180,7 @@ func FuzzHTTPResponse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, response string) {
-		err := c.(*httpChecker).ask(pipe{strings.NewReader(response)})
+		err := c.(*httpChecker).sendRequest(pipe{strings.NewReader(response)})
 		if err == nil {
 			return
 		}

@@ -5,22 +5,22 @@ import (
 	"sync"
 )
 
-// mailbox holds one event per target until the listener takes it: whoever
-// puts something in never waits, and the latest status wins.
-type mailbox struct {
+// eventQueue holds one event per target until the listener takes it: adding
+// an event never waits, and the latest status wins.
+type eventQueue struct {
 	mu      sync.Mutex
 	order   []Target
 	pending map[Target]Event
 	filled  chan struct{} // holds one token while something is pending
 }
 
-func newMailbox() *mailbox {
-	return &mailbox{pending: map[Target]Event{}, filled: make(chan struct{}, 1)}
+func newEventQueue() *eventQueue {
+	return &eventQueue{pending: map[Target]Event{}, filled: make(chan struct{}, 1)}
 }
 
 // put adds e, or merges it with an event of the same target that was not
 // taken yet.
-func (b *mailbox) put(e Event) {
+func (b *eventQueue) put(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if before, ok := b.pending[e.Target]; ok {
@@ -37,7 +37,7 @@ func (b *mailbox) put(e Event) {
 
 // take removes the oldest event. Events whose change has been undone in the
 // meantime are skipped.
-func (b *mailbox) take() (Event, bool) {
+func (b *eventQueue) take() (Event, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.order) > 0 {
@@ -53,7 +53,7 @@ func (b *mailbox) take() (Event, bool) {
 }
 
 // deliver hands events to out until ctx ends.
-func (b *mailbox) deliver(ctx context.Context, out chan<- Event) {
+func (b *eventQueue) deliver(ctx context.Context, out chan<- Event) {
 	for {
 		e, ok := b.take()
 		if !ok {

@@ -17,13 +17,10 @@ type execChecker struct {
 	user      *syscall.Credential
 }
 
-func newExec(t Target, o options) (Checker, error) {
-	c := &execChecker{argv: lines(t.Spec.Argv), user: o.user}
+func newExec(t Target) (Checker, error) {
+	c := &execChecker{argv: splitLines(t.Spec.Argv), user: guard.Unprivileged()}
 	if len(c.argv) == 0 {
 		return nil, errors.New("exec check without a command")
-	}
-	if c.user == nil {
-		c.user = guard.Unprivileged()
 	}
 	if t.Port != 0 {
 		c.env = append(c.env, fmt.Sprintf("LVX_PORT=%d", t.Port))
@@ -34,12 +31,12 @@ func newExec(t Target, o options) (Checker, error) {
 	if t.VIP.IsValid() {
 		c.env = append(c.env, "LVX_VIP="+t.VIP.String())
 	}
-	c.env = append(c.env, lines(t.Spec.Env)...)
+	c.env = append(c.env, splitLines(t.Spec.Env)...)
 	return c, nil
 }
 
-// lines splits a list as a Spec holds it.
-func lines(s string) []string {
+// splitLines splits a list as a Spec holds it.
+func splitLines(s string) []string {
 	if s == "" {
 		return nil
 	}
@@ -56,7 +53,7 @@ func (c *execChecker) Check(ctx context.Context) error {
 	if errors.As(err, &no) && (no == syscall.EACCES || no == syscall.EPERM) {
 		return fmt.Errorf("%s: %w", name, err) // about the file, not about this host
 	}
-	err = failed(name, err)
+	err = stageFailure(name, err)
 	if out = guard.Text(out); out == "" {
 		return err
 	}

@@ -126,40 +126,40 @@ func tlsConfig(s Spec, host string) (*tls.Config, error) {
 func (c *httpChecker) Check(ctx context.Context) error {
 	s, err := c.dial(ctx, unix.SOCK_STREAM, 0, c.to)
 	if err != nil {
-		return failed("tcp connect", err)
+		return stageFailure("tcp connect", err)
 	}
 	defer s.Close()
 	if c.tls == nil {
-		return c.ask(s)
+		return c.sendRequest(s)
 	}
 	t := tls.Client(s, c.tls)
 	// The context reaches the handshake as the deadline of s.
 	if err := t.Handshake(); err != nil {
-		return failed("TLS handshake", foreign(err))
+		return stageFailure("TLS handshake", cleanServerError(err))
 	}
-	return c.ask(t)
+	return c.sendRequest(t)
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-func (c *httpChecker) ask(s io.ReadWriter) error {
+func (c *httpChecker) sendRequest(s io.ReadWriter) error {
 	if _, err := s.Write(c.request); err != nil {
-		return failed(c.name, err)
+		return stageFailure(c.name, err)
 	}
 	r := readers.Get().(*bufio.Reader)
 	defer readers.Put(r)
 	limited := &io.LimitedReader{R: s, N: maxResponse}
 	r.Reset(limited)
 	defer r.Reset(nil)
-	resp, err := c.response(r)
+	resp, err := c.readResponse(r)
 	if err != nil && limited.N <= 0 {
 		return fmt.Errorf("%s: no answer within %d KiB", c.name, maxResponse>>10)
 	}
 	if err != nil {
-		return failed(c.name, foreign(err))
+		return stageFailure(c.name, cleanServerError(err))
 	}
-	if !passes(c.status, resp.StatusCode) {
-		return fmt.Errorf("%s: %d%s (want %s)", c.name, resp.StatusCode, redirect(resp), c.want)
+	if !statusMatches(c.status, resp.StatusCode) {
+		return fmt.Errorf("%s: %d%s (want %s)", c.name, resp.StatusCode, redirectText(resp), c.want)
 	}
 	if c.match == nil {
 		return nil
@@ -169,13 +169,13 @@ func (c *httpChecker) ask(s io.ReadWriter) error {
 		return nil
 	}
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return failed(c.name+" body", err)
+		return stageFailure(c.name+" body", err)
 	}
 	return fmt.Errorf("%s: body does not match %q", c.name, guard.Text(c.match.String()))
 }
 
-// response reads the final response; informational ones come before it.
-func (c *httpChecker) response(r *bufio.Reader) (*http.Response, error) {
+// readResponse reads the final response; informational ones come before it.
+func (c *httpChecker) readResponse(r *bufio.Reader) (*http.Response, error) {
 	for {
 		resp, err := http.ReadResponse(r, &http.Request{Method: c.method})
 		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
@@ -184,9 +184,9 @@ func (c *httpChecker) response(r *bufio.Reader) (*http.Response, error) {
 	}
 }
 
-// foreign keeps the errors of this host as they are. The others quote the
+// cleanServerError keeps the errors of this host as they are. The others quote the
 // server (a malformed header, the names in a certificate): they are cleaned.
-func foreign(err error) error {
+func cleanServerError(err error) error {
 	var no syscall.Errno
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -197,8 +197,8 @@ func foreign(err error) error {
 	return errors.New(guard.Text(err.Error()))
 }
 
-// redirect tells where a redirect would lead.
-func redirect(resp *http.Response) string {
+// redirectText says where a redirect would lead.
+func redirectText(resp *http.Response) string {
 	to := resp.Header.Get("Location")
 	if resp.StatusCode < 300 || resp.StatusCode > 399 || to == "" {
 		return ""
@@ -229,7 +229,7 @@ func parseStatus(list string) ([]statusRange, error) {
 	return all, nil
 }
 
-func passes(list []statusRange, code int) bool {
+func statusMatches(list []statusRange, code int) bool {
 	for _, r := range list {
 		if r.first <= code && code <= r.last {
 			return true

@@ -33,40 +33,40 @@ func newICMP(t Target, d dialer) (Checker, error) {
 func (c *icmpChecker) Check(ctx context.Context) error {
 	s, err := c.dial(ctx, unix.SOCK_RAW, unix.IPPROTO_ICMP, c.to)
 	if err != nil {
-		return failed("icmp echo", err)
+		return stageFailure("icmp echo", err)
 	}
 	defer s.Close()
-	// A raw socket sees every echo reply of this real: the number tells
-	// ours from those of other probes and of other programs.
+	// A raw socket sees every echo reply of this real: the number
+	// separates this probe's from those of other probes and of other programs.
 	number := rand.Uint64()
-	if _, err := s.Write(echo(number)); err != nil {
-		return failed("icmp echo", err)
+	if _, err := s.Write(echoRequestFor(number)); err != nil {
+		return stageFailure("icmp echo", err)
 	}
 	var b [maxDatagram]byte
 	for {
-		n, err := s.datagram(b[:])
+		n, err := s.readDatagram(b[:])
 		if err != nil {
-			return failed("icmp echo", err)
+			return stageFailure("icmp echo", err)
 		}
-		if answers(b[:n], number) {
+		if isReplyTo(b[:n], number) {
 			return nil
 		}
 	}
 }
 
-// echo makes a request. Its identifier and sequence are the low half of
+// echoRequestFor makes a request. Its identifier and sequence are the low half of
 // number; all of number is in the payload.
-func echo(number uint64) []byte {
+func echoRequestFor(number uint64) []byte {
 	b := make([]byte, echoLen)
 	b[0] = echoRequest
 	binary.BigEndian.PutUint32(b[4:], uint32(number))
 	binary.BigEndian.PutUint64(b[8:], number)
-	binary.BigEndian.PutUint16(b[2:], ^sum(b))
+	binary.BigEndian.PutUint16(b[2:], ^onesSum(b))
 	return b
 }
 
-// answers reports whether an IPv4 packet is the reply to echo(number).
-func answers(packet []byte, number uint64) bool {
+// isReplyTo reports whether an IPv4 packet is the reply to echo(number).
+func isReplyTo(packet []byte, number uint64) bool {
 	if len(packet) < 20 || packet[0]>>4 != 4 {
 		return false
 	}
@@ -80,8 +80,8 @@ func answers(packet []byte, number uint64) bool {
 		binary.BigEndian.Uint64(m[8:]) == number
 }
 
-// sum is the ones' complement sum of RFC 1071 over an even number of bytes.
-func sum(b []byte) uint16 {
+// onesSum is the ones' complement sum of RFC 1071 over an even number of bytes.
+func onesSum(b []byte) uint16 {
 	var s uint32
 	for i := 0; i+1 < len(b); i += 2 {
 		s += uint32(binary.BigEndian.Uint16(b[i:]))

@@ -39,11 +39,11 @@ type Options struct {
 // Monitor asks targets on time and keeps their status. Its methods may be
 // called from any goroutine, before and while Run runs.
 type Monitor struct {
-	build  func(Target) (Checker, error)
-	events chan Event
-	mail   *mailbox
-	wake   chan struct{} // holds one token: the head of the agenda changed
-	start  time.Time     // the agenda counts from here
+	newChecker    func(Target) (Checker, error)
+	events        chan Event
+	pendingEvents *eventQueue
+	wake          chan struct{} // holds one token: the head of the agenda changed
+	start         time.Time     // the agenda counts from here
 
 	setting sync.Mutex // one Set at a time
 
@@ -51,9 +51,9 @@ type Monitor struct {
 	probes  map[Target]*probe
 	presets map[Target]Status
 	agenda  agenda
-	armed   time.Duration // when Run will look at the agenda again
-	sockets lane
-	execs   lane
+	wakeAt  time.Duration // when Run will look at the agenda again
+	sockets probeSlots
+	execs   probeSlots
 }
 
 // probe is one target and everything about it. Monitor.mu guards it, but for
@@ -63,16 +63,16 @@ type probe struct {
 	spec    Spec // with defaults
 	checker Checker
 	record  record
-	lane    *lane
+	slots   *probeSlots
 	due     time.Duration // next start
 	index   int           // in the agenda; -1 = not there
 	running bool
 	first   bool // not asked yet
-	gone    bool // no longer wanted
+	removed bool // no longer wanted
 }
 
-// lane is a number of places for probes, and those that wait for one.
-type lane struct {
+// probeSlots is a number of places for probes, and those that wait for one.
+type probeSlots struct {
 	free    int
 	waiting []*probe
 }
@@ -89,15 +89,15 @@ func NewMonitor(o Options) *Monitor {
 		o.ExecConcurrency = DefaultExecConcurrency
 	}
 	return &Monitor{
-		build:   o.New,
-		events:  make(chan Event),
-		mail:    newMailbox(),
-		wake:    make(chan struct{}, 1),
-		start:   time.Now(),
-		probes:  map[Target]*probe{},
-		presets: map[Target]Status{},
-		sockets: lane{free: o.Concurrency},
-		execs:   lane{free: o.ExecConcurrency},
+		newChecker:    o.New,
+		events:        make(chan Event),
+		pendingEvents: newEventQueue(),
+		wake:          make(chan struct{}, 1),
+		start:         time.Now(),
+		probes:        map[Target]*probe{},
+		presets:       map[Target]Status{},
+		sockets:       probeSlots{free: o.Concurrency},
+		execs:         probeSlots{free: o.ExecConcurrency},
 	}
 }
 
@@ -110,7 +110,7 @@ func openFiles() int {
 	return int(min(max(l.Cur, 256), 1<<20))
 }
 
-// Events tells what changed: Up, Known or Flapping of one target. A slow
+// Events delivers what changed: Up, Known or Flapping of one target. A slow
 // listener does not hold the monitor up: it gets, per target, the oldest
 // status it has not seen the end of and the newest one. The channel is
 // closed when Run returns.
@@ -142,11 +142,11 @@ func (m *Monitor) Snapshot() map[Target]Status {
 // afterwards, to be remembered for [Monitor.Preset].
 func (m *Monitor) Run(ctx context.Context) error {
 	var workers, mailman sync.WaitGroup
-	mailman.Go(func() { m.mail.deliver(ctx, m.events) })
+	mailman.Go(func() { m.pendingEvents.deliver(ctx, m.events) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		timer.Reset(m.launch(ctx, &workers))
+		timer.Reset(m.startDue(ctx, &workers))
 		select {
 		case <-timer.C:
 		case <-m.wake:
@@ -160,80 +160,80 @@ func (m *Monitor) Run(ctx context.Context) error {
 	defer m.mu.Unlock()
 	for _, p := range m.probes {
 		closeChecker(p.checker)
-		p.checker = broken{context.Canceled}
+		p.checker = brokenChecker{context.Canceled}
 	}
 	return nil
 }
 
-// idle is how long Run sleeps when there is nothing to do.
-const idle = time.Hour
+// idleWait is how long Run sleeps when there is nothing to do.
+const idleWait = time.Hour
 
-// launch starts every probe that is due and returns the time until the next
+// startDue starts every probe that is due and returns the time until the next
 // one is.
-func (m *Monitor) launch(ctx context.Context, workers *sync.WaitGroup) time.Duration {
+func (m *Monitor) startDue(ctx context.Context, workers *sync.WaitGroup) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Since(m.start)
 	for len(m.agenda) > 0 && m.agenda[0].due <= now {
 		p := m.agenda.pop()
-		if p.lane.free == 0 {
-			p.lane.waiting = append(p.lane.waiting, p)
+		if p.slots.free == 0 {
+			p.slots.waiting = append(p.slots.waiting, p)
 			continue
 		}
-		p.lane.free--
+		p.slots.free--
 		p.running = true
-		workers.Go(func() { m.work(ctx, p) })
+		workers.Go(func() { m.runProbe(ctx, p) })
 	}
-	m.armed = now + idle
+	m.wakeAt = now + idleWait
 	if len(m.agenda) > 0 {
-		m.armed = m.agenda[0].due
+		m.wakeAt = m.agenda[0].due
 	}
-	return m.armed - now
+	return m.wakeAt - now
 }
 
-// work asks p, and then whoever waits for the place.
-func (m *Monitor) work(ctx context.Context, p *probe) {
+// runProbe asks p, and then the probes that wait for p's place.
+func (m *Monitor) runProbe(ctx context.Context, p *probe) {
 	for p != nil {
 		began := time.Now()
 		err := p.checker.Check(ctx)
-		p = m.finish(ctx, p, began, err)
+		p = m.finishProbe(ctx, p, began, err)
 	}
 }
 
-// finish enters a result, puts p on the agenda again and returns the next
+// finishProbe enters a result, puts p on the agenda again and returns the next
 // probe that waits for p's place, if any.
-func (m *Monitor) finish(ctx context.Context, p *probe, began time.Time, err error) *probe {
+func (m *Monitor) finishProbe(ctx context.Context, p *probe, began time.Time, err error) *probe {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p.running = false
 	switch {
-	case p.gone:
+	case p.removed:
 		closeChecker(p.checker)
 	case ctx.Err() != nil: // the check was broken off
 	default:
 		now := time.Now()
 		before := p.record.Status
-		if p.record.note(now, now.Sub(began), err) {
-			m.mail.put(Event{Target: p.target, Old: before, New: p.record.Status})
+		if p.record.addResult(now, now.Sub(began), err) {
+			m.pendingEvents.put(Event{Target: p.target, Old: before, New: p.record.Status})
 		}
-		m.schedule(p, p.next(began.Sub(m.start), err, rand.Float64()))
+		m.schedule(p, p.nextStart(began.Sub(m.start), err, rand.Float64()))
 	}
-	if len(p.lane.waiting) > 0 && ctx.Err() == nil {
-		q := p.lane.waiting[0]
-		p.lane.waiting = p.lane.waiting[1:]
+	if len(p.slots.waiting) > 0 && ctx.Err() == nil {
+		q := p.slots.waiting[0]
+		p.slots.waiting = p.slots.waiting[1:]
 		q.running = true
 		return q
 	}
-	p.lane.free++
+	p.slots.free++
 	return nil
 }
 
-// next is when p is to start again after a probe that began at the given
+// nextStart is when p is to start again after a probe that began at the given
 // time. Jitter only shortens the interval, so that the time until a dead
 // real is down has a bound: fall intervals and a timeout. After the first
 // probe, which all targets start with at once, they spread over the
 // interval.
-func (p *probe) next(began time.Duration, err error, random float64) time.Duration {
+func (p *probe) nextStart(began time.Duration, err error, random float64) time.Duration {
 	interval := p.spec.Interval
 	share := 1 - p.spec.Jitter*random
 	switch {
@@ -251,13 +251,13 @@ func (p *probe) next(began time.Duration, err error, random float64) time.Durati
 func (m *Monitor) schedule(p *probe, due time.Duration) {
 	now := time.Since(m.start)
 	p.due = max(due.Truncate(tick), (now + tick).Truncate(tick))
-	m.put(p)
+	m.addToAgenda(p)
 }
 
-func (m *Monitor) put(p *probe) {
+func (m *Monitor) addToAgenda(p *probe) {
 	m.agenda.push(p)
-	if m.agenda[0].due < m.armed {
-		m.armed = m.agenda[0].due
+	if m.agenda[0].due < m.wakeAt {
+		m.wakeAt = m.agenda[0].due
 		select {
 		case m.wake <- struct{}{}:
 		default:
@@ -271,8 +271,8 @@ func closeChecker(c Checker) {
 	}
 }
 
-// broken stands in for a checker that could not be built: the real is down
+// brokenChecker stands in for a checker that could not be built: the real is down
 // with that reason.
-type broken struct{ err error }
+type brokenChecker struct{ err error }
 
-func (b broken) Check(context.Context) error { return fmt.Errorf("check: %w", b.err) }
+func (b brokenChecker) Check(context.Context) error { return fmt.Errorf("check: %w", b.err) }

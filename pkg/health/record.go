@@ -19,11 +19,11 @@ const (
 // state machine; time comes from outside.
 type record struct {
 	Status
-	rise, fall int
-	served     bool        // it was up at some time: rise counts, a first pass does not
-	failing    string      // the last failure
-	downs      []time.Time // the last FlapLimit times it went down
-	steady     time.Time   // since when it passes, while it is flapping
+	rise, fall   int
+	wasUp        bool        // it was up at some time: rise counts, a first pass does not
+	lastFailure  string      // the last failure
+	downs        []time.Time // the last FlapLimit times it went down
+	passingSince time.Time   // since when it passes, while it is flapping
 }
 
 func newRecord(s Spec) record { return record{rise: s.Rise, fall: s.Fall} }
@@ -32,13 +32,13 @@ func newRecord(s Spec) record { return record{rise: s.Rise, fall: s.Fall} }
 func (r *record) restore(s Status) {
 	r.Status = s
 	r.Fails, r.Passes = 0, 0
-	r.served = s.Known
-	r.failing = s.Reason
+	r.wasUp = s.Known
+	r.lastFailure = s.Reason
 }
 
-// note enters the result of a probe that ended at now, and reports whether
+// addResult enters the result of a probe that ended at now, and reports whether
 // Up, Known or Flapping changed.
-func (r *record) note(now time.Time, took time.Duration, err error) bool {
+func (r *record) addResult(now time.Time, took time.Duration, err error) bool {
 	before := r.Status
 	if errors.Is(err, ErrNotAsked) {
 		r.Reason = err.Error()
@@ -46,9 +46,9 @@ func (r *record) note(now time.Time, took time.Duration, err error) bool {
 	}
 	r.Known, r.Last, r.Took = true, now, took
 	if err == nil {
-		r.pass(now)
+		r.addPass(now)
 	} else {
-		r.fail(now, err)
+		r.addFailure(now, err)
 	}
 	if r.Up != before.Up || !before.Known {
 		r.Since = now
@@ -56,47 +56,47 @@ func (r *record) note(now time.Time, took time.Duration, err error) bool {
 	return r.Up != before.Up || r.Known != before.Known || r.Flapping != before.Flapping
 }
 
-func (r *record) pass(now time.Time) {
+func (r *record) addPass(now time.Time) {
 	r.Fails = 0
 	r.Passes++
 	if r.Passes == 1 {
-		r.steady = now
+		r.passingSince = now
 	}
 	switch {
 	case r.Up:
-	case r.Flapping && now.Sub(r.steady) < FlapHold:
-		r.Reason = fmt.Sprintf("flapping: up after passing for %s (%s so far)", FlapHold, now.Sub(r.steady).Round(time.Second))
+	case r.Flapping && now.Sub(r.passingSince) < FlapHold:
+		r.Reason = fmt.Sprintf("flapping: up after passing for %s (%s so far)", FlapHold, now.Sub(r.passingSince).Round(time.Second))
 		return
-	case r.served && r.Passes < r.rise:
-		r.Reason = fmt.Sprintf("%d of %d passes after: %s", r.Passes, r.rise, r.failing)
+	case r.wasUp && r.Passes < r.rise:
+		r.Reason = fmt.Sprintf("%d of %d passes after: %s", r.Passes, r.rise, r.lastFailure)
 		return
 	}
 	if r.Flapping {
 		r.Flapping, r.downs = false, nil
 	}
-	r.Up, r.served = true, true
-	r.Reason, r.failing = "", ""
+	r.Up, r.wasUp = true, true
+	r.Reason, r.lastFailure = "", ""
 }
 
-func (r *record) fail(now time.Time, err error) {
+func (r *record) addFailure(now time.Time, err error) {
 	r.Passes = 0
 	r.Fails++
-	r.failing = err.Error()
-	r.Reason = r.failing
-	if r.served {
-		r.Reason = fmt.Sprintf("%s, %d of %d", r.failing, min(r.Fails, r.fall), r.fall)
+	r.lastFailure = err.Error()
+	r.Reason = r.lastFailure
+	if r.wasUp {
+		r.Reason = fmt.Sprintf("%s, %d of %d", r.lastFailure, min(r.Fails, r.fall), r.fall)
 	}
 	if r.Up && r.Fails >= r.fall {
 		r.Up = false
-		r.fell(now)
+		r.addDown(now)
 	}
 	if r.Flapping {
-		r.Reason = fmt.Sprintf("flapping, down %d times in %s: %s", FlapLimit, FlapWindow, r.failing)
+		r.Reason = fmt.Sprintf("flapping, down %d times in %s: %s", FlapLimit, FlapWindow, r.lastFailure)
 	}
 }
 
-// fell keeps the account of downs.
-func (r *record) fell(now time.Time) {
+// addDown keeps the account of downs.
+func (r *record) addDown(now time.Time) {
 	r.downs = append(r.downs, now)
 	if n := len(r.downs); n > FlapLimit {
 		r.downs = r.downs[n-FlapLimit:]

@@ -17,7 +17,7 @@ var errNo = errors.New("tcp connect: refused")
 func play(r *record, at time.Time, results string) time.Time {
 	for _, c := range results {
 		at = at.Add(time.Second)
-		r.note(at, time.Millisecond, map[rune]error{'+': nil, '-': errNo, '?': fmt.Errorf("socket: %w: no ports", ErrNotAsked)}[c])
+		r.addResult(at, time.Millisecond, map[rune]error{'+': nil, '-': errNo, '?': fmt.Errorf("socket: %w: no ports", ErrNotAsked)}[c])
 	}
 	return at
 }
@@ -133,7 +133,7 @@ func TestRecordRules(t *testing.T) {
 				err, lastFail = errNo, now
 				passes, fails = 0, fails+1
 			}
-			changed := r.note(now, 0, err)
+			changed := r.addResult(now, 0, err)
 			want := before.Up
 			switch {
 			case before.Up:

@@ -19,7 +19,7 @@ func (m *Monitor) Set(targets []Target) {
 	wanted := make(map[Target]bool, len(targets))
 	var fresh []*probe
 	for _, t := range targets {
-		if !wanted[t] && !m.asks(t) {
+		if !wanted[t] && !m.hasTarget(t) {
 			fresh = append(fresh, m.newProbe(t))
 		}
 		wanted[t] = true
@@ -30,24 +30,24 @@ func (m *Monitor) Set(targets []Target) {
 	left := map[subject]Status{}
 	for t, p := range m.probes {
 		if !wanted[t] {
-			left[t.subject()] = p.record.Status
-			m.drop(p)
+			left[t.subjectOf()] = p.record.Status
+			m.removeProbe(p)
 		}
 	}
 	for _, p := range fresh {
 		if s, ok := m.presets[p.target]; ok {
 			p.record.restore(s)
 			delete(m.presets, p.target)
-		} else if s, ok := left[p.target.subject()]; ok && s.Known {
+		} else if s, ok := left[p.target.subjectOf()]; ok && s.Known {
 			p.record.restore(s)
 		}
 		m.probes[p.target] = p
 		p.due = time.Since(m.start)
-		m.put(p)
+		m.addToAgenda(p)
 	}
 }
 
-// Preset tells what was known of targets before a restart, so that not
+// Preset gives what was known of targets before a restart, so that not
 // everything starts down. It counts for targets that have no result yet and
 // for those that are set later; each is used once.
 func (m *Monitor) Preset(known map[Target]Status) {
@@ -62,7 +62,7 @@ func (m *Monitor) Preset(known map[Target]Status) {
 			m.presets[t] = s
 		} else if !p.record.Known {
 			p.record.restore(s)
-			m.mail.put(Event{Target: t, New: s})
+			m.pendingEvents.put(Event{Target: t, New: s})
 		}
 	}
 }
@@ -74,33 +74,33 @@ type subject struct {
 	port uint16
 }
 
-func (t Target) subject() subject { return subject{t.Spec.Type, t.Real, t.Port} }
+func (t Target) subjectOf() subject { return subject{t.Spec.Type, t.Real, t.Port} }
 
-func (m *Monitor) asks(t Target) bool {
+func (m *Monitor) hasTarget(t Target) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.probes[t] != nil
 }
 
 func (m *Monitor) newProbe(t Target) *probe {
-	p := &probe{target: t, spec: t.Spec.WithDefaults(), lane: &m.sockets, index: -1, first: true}
+	p := &probe{target: t, spec: t.Spec.WithDefaults(), slots: &m.sockets, index: -1, first: true}
 	if t.Spec.Type == Exec {
-		p.lane = &m.execs
+		p.slots = &m.execs
 	}
 	p.record = newRecord(p.spec)
 	var err error
-	if p.checker, err = m.build(t); err != nil {
-		p.checker = broken{err}
+	if p.checker, err = m.newChecker(t); err != nil {
+		p.checker = brokenChecker{err}
 	}
 	return p
 }
 
-// drop ends a probe. One that is on its way closes its checker itself.
-func (m *Monitor) drop(p *probe) {
-	p.gone = true
+// removeProbe ends a probe. One that is on its way closes its checker itself.
+func (m *Monitor) removeProbe(p *probe) {
+	p.removed = true
 	delete(m.probes, p.target)
 	m.agenda.remove(p)
-	p.lane.waiting = slices.DeleteFunc(p.lane.waiting, func(q *probe) bool { return q == p })
+	p.slots.waiting = slices.DeleteFunc(p.slots.waiting, func(q *probe) bool { return q == p })
 	if !p.running {
 		closeChecker(p.checker)
 	}

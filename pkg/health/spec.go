@@ -1,7 +1,7 @@
 // Package health asks real servers whether they can serve, and keeps count.
 //
 // A [Checker] asks one question once; the [Monitor] asks many questions on
-// time, applies rise and fall, and tells a listener what changed. The package
+// time, applies rise and fall, and reports changes to a listener. The package
 // does not decide what a failed check means for traffic: that is
 // director.Plan's.
 package health

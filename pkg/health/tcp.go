@@ -28,12 +28,12 @@ func newTCP(t Target, d dialer) Checker {
 func (c *tcpChecker) Check(ctx context.Context) error {
 	s, err := c.dial(ctx, unix.SOCK_STREAM, 0, c.to)
 	if err != nil {
-		return failed("tcp connect", err)
+		return stageFailure("tcp connect", err)
 	}
 	defer s.Close()
 	if len(c.send) > 0 {
 		if _, err := s.Write(c.send); err != nil {
-			return failed("tcp send", err)
+			return stageFailure("tcp send", err)
 		}
 	}
 	if len(c.expect) == 0 {
@@ -42,13 +42,13 @@ func (c *tcpChecker) Check(ctx context.Context) error {
 	reply := make([]byte, len(c.expect))
 	n, err := io.ReadFull(s, reply)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return failed("tcp reply", err)
+		return stageFailure("tcp reply", err)
 	}
-	return starts("tcp reply", reply[:n], c.expect)
+	return comparePrefix("tcp reply", reply[:n], c.expect)
 }
 
-// starts compares the beginning of a reply with what it must be.
-func starts(stage string, reply, want []byte) error {
+// comparePrefix compares the beginning of a reply with what it must be.
+func comparePrefix(stage string, reply, want []byte) error {
 	if bytes.HasPrefix(reply, want) {
 		return nil
 	}

@@ -30,19 +30,19 @@ func newUDP(t Target, d dialer) Checker {
 func (c *udpChecker) Check(ctx context.Context) error {
 	s, err := c.dial(ctx, unix.SOCK_DGRAM, 0, c.to)
 	if err != nil {
-		return failed("udp send", err)
+		return stageFailure("udp send", err)
 	}
 	defer s.Close()
 	if _, err := s.Write(c.send); err != nil {
-		return failed("udp send", err)
+		return stageFailure("udp send", err)
 	}
 	var reply [maxDatagram]byte
-	n, err := s.datagram(reply[:])
+	n, err := s.readDatagram(reply[:])
 	switch {
 	case err == nil:
-		return starts("udp reply", reply[:n], c.expect)
+		return comparePrefix("udp reply", reply[:n], c.expect)
 	case errors.Is(err, os.ErrDeadlineExceeded) && len(c.send) == 0 && len(c.expect) == 0:
 		return nil
 	}
-	return failed("udp reply", err)
+	return stageFailure("udp reply", err)
 }

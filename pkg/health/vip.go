@@ -11,7 +11,7 @@ import (
 )
 
 // vipChecker asks a real by way of a VIP. When that fails it asks the real's
-// own address as well, only to tell the reasons apart: the answer is the
+// own address as well, only to distinguish the reasons: the answer is the
 // VIP's.
 type vipChecker struct {
 	target Target
@@ -27,7 +27,7 @@ func (c *vipChecker) Check(ctx context.Context) error {
 	timeout := c.target.Spec.Timeout
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	through, err := c.open()
+	through, err := c.openPath()
 	if err != nil {
 		return err
 	}
@@ -51,11 +51,11 @@ func (c *vipChecker) Check(ctx context.Context) error {
 	// The next check opens the path anew: the route may have moved to an
 	// interface that rewrites nothing.
 	_ = c.Close()
-	return worded(c.reason(viaVIP, <-comparison), timeout)
+	return addTimeout(c.explainFailure(viaVIP, <-comparison), timeout)
 }
 
-// open opens the path, if it is not, and keeps it until Close.
-func (c *vipChecker) open() (Checker, error) {
+// openPath opens the path, if it is not, and keeps it until Close.
+func (c *vipChecker) openPath() (Checker, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.through != nil {
@@ -65,7 +65,7 @@ func (c *vipChecker) open() (Checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("path to VIP %s: %w: %w", c.target.VIP, ErrNotAsked, err)
 	}
-	through, err := build(c.target, dialer{source: c.target.Spec.Source, mark: mark}, c.opts)
+	through, err := buildPlain(c.target, dialer{source: c.target.Spec.Source, mark: mark}, c.opts)
 	if err != nil {
 		release()
 		return nil, err
@@ -85,9 +85,9 @@ func (c *vipChecker) Close() error {
 	return nil
 }
 
-// reason words a failure through the VIP by what the real's own address
+// explainFailure words a failure through the VIP by what the real's own address
 // said to the same question.
-func (c *vipChecker) reason(viaVIP, direct error) error {
+func (c *vipChecker) explainFailure(viaVIP, direct error) error {
 	real, vip := c.target.Real, c.target.VIP
 	switch {
 	case errors.Is(viaVIP, ErrNotAsked):
@@ -97,15 +97,15 @@ func (c *vipChecker) reason(viaVIP, direct error) error {
 	case direct != nil:
 		return viaVIP
 	case errors.Is(viaVIP, os.ErrDeadlineExceeded), errors.Is(viaVIP, syscall.EHOSTUNREACH):
-		return fmt.Errorf("%s on %s but not through VIP %s: is the VIP on lo?", c.verb(), real, vip)
+		return fmt.Errorf("%s on %s but not through VIP %s: is the VIP on lo?", c.passVerb(), real, vip)
 	case errors.Is(viaVIP, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s on %s but refuses VIP %s: is the service bound to its own address only?", c.verb(), real, vip)
+		return fmt.Errorf("%s on %s but refuses VIP %s: is the service bound to its own address only?", c.passVerb(), real, vip)
 	}
 	return fmt.Errorf("%w, through VIP %s (passes on %s)", viaVIP, vip, real)
 }
 
-// verb is what a real does that passes.
-func (c *vipChecker) verb() string {
+// passVerb is what a real does that passes.
+func (c *vipChecker) passVerb() string {
 	switch c.target.Spec.Type {
 	case TCP, HTTP, HTTPS:
 		return "connects"

@@ -13,12 +13,12 @@ func TestReasonsOfTheVIP(t *testing.T) {
 	ok := func(context.Context) error { return nil }
 	hang := func(ctx context.Context) error {
 		<-ctx.Done()
-		return failed("tcp connect", ctx.Err())
+		return stageFailure("tcp connect", ctx.Err())
 	}
-	refused := func(context.Context) error { return failed("tcp connect", syscall.ECONNREFUSED) }
-	unreachable := func(context.Context) error { return failed("tcp connect", syscall.EHOSTUNREACH) }
+	refused := func(context.Context) error { return stageFailure("tcp connect", syscall.ECONNREFUSED) }
+	unreachable := func(context.Context) error { return stageFailure("tcp connect", syscall.EHOSTUNREACH) }
 	status := func(context.Context) error { return errors.New("http GET /: 503 (want 200-299)") }
-	noPort := func(context.Context) error { return failed("tcp connect", syscall.EADDRNOTAVAIL) }
+	noPort := func(context.Context) error { return stageFailure("tcp connect", syscall.EADDRNOTAVAIL) }
 	for _, tc := range []struct {
 		name        string
 		via, direct func(context.Context) error

@@ -17,9 +17,9 @@ func buildDH(r, _ *Ring, _ uint64) error {
 }
 
 // DHBucket is the slot of a virtual address (ip_vs_dh_hashkey): [SHBucket]
-// without a port. It tells addresses apart only for services that have
+// without a port. It distinguishes addresses only for services that have
 // several, which means marks.
-func DHBucket(vip netip.Addr) int { return hash8(fold(vip)) }
+func DHBucket(vip netip.Addr) int { return hash8(foldAddr(vip)) }
 
 func (r *Ring) pickDH(vip netip.Addr, usable func(uint32) bool) uint32 {
 	if id := r.Slots[DHBucket(vip)]; id != None && usable(id) {

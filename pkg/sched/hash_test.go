@@ -23,7 +23,7 @@ func TestFold(t *testing.T) {
 		"2001:db8::1":       0x20010db8 ^ 1,
 		"2001:db8:1:2:3::4": 0x20010db8 ^ 0x00010002 ^ 0x00030000 ^ 4,
 	} {
-		if got := fold(netip.MustParseAddr(addr)); got != want {
+		if got := foldAddr(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("%s: got %#x, want %#x", addr, got, want)
 		}
 	}

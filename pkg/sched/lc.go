@@ -4,5 +4,5 @@ package sched
 // whatever the weight. The loads come in the order of [Ring.Slots]; the answer
 // is an index, -1 if none is usable.
 func LC(loads []Load) int {
-	return least(loads, func(a, b Load) bool { return a.overhead() < b.overhead() })
+	return pickLeast(loads, func(a, b Load) bool { return a.overhead() < b.overhead() })
 }

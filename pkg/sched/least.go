@@ -11,7 +11,7 @@ type Load struct {
 	Overloaded bool   // above its upper threshold, never chosen
 }
 
-func (l Load) usable() bool { return l.Weight > 0 && !l.Overloaded }
+func (l Load) isUsable() bool { return l.Weight > 0 && !l.Overloaded }
 
 // overhead is ip_vs_dest_conn_overhead: an active connection weighs as much
 // as 256 inactive ones.
@@ -21,8 +21,8 @@ func (l Load) overhead() uint64 { return uint64(l.Active)<<8 + uint64(l.Inactive
 // one.
 func (l Load) delay() uint64 { return uint64(l.Active) + 1 }
 
-// heavier compares cost per weight, a/wa > b/wb, without dividing.
-func heavier(a uint64, wa uint16, b uint64, wb uint16) bool {
+// isHeavier compares cost per weight, a/wa > b/wb, without dividing.
+func isHeavier(a uint64, wa uint16, b uint64, wb uint16) bool {
 	return a*uint64(wb) > b*uint64(wa)
 }
 
@@ -57,20 +57,20 @@ func (r *Ring) PickLeast(load func(id uint32) Load) uint32 {
 	return None
 }
 
-// least is the index of the first usable load that no other one beats, -1 if
+// pickLeast is the index of the first usable load that no other one beats, -1 if
 // there is none.
-func least(loads []Load, beats func(a, b Load) bool) int {
+func pickLeast(loads []Load, beats func(a, b Load) bool) int {
 	best := -1
 	for i, l := range loads {
-		if l.usable() && (best < 0 || beats(l, loads[best])) {
+		if l.isUsable() && (best < 0 || beats(l, loads[best])) {
 			best = i
 		}
 	}
 	return best
 }
 
-// idle is the index of the first usable load without active connections, -1
+// firstIdle is the index of the first usable load without active connections, -1
 // if there is none.
-func idle(loads []Load) int {
-	return slices.IndexFunc(loads, func(l Load) bool { return l.usable() && l.Active == 0 })
+func firstIdle(loads []Load) int {
+	return slices.IndexFunc(loads, func(l Load) bool { return l.isUsable() && l.Active == 0 })
 }

@@ -78,7 +78,7 @@ func (r *Ring) mhReals() []mhReal {
 	shift := max(0, bits.Len(uint(largest/gcd))-mhTableBits)
 	reals := make([]mhReal, len(r.walk))
 	for i, d := range r.walk {
-		x := fold(d.Addr) + uint32(d.Port)
+		x := foldAddr(d.Addr) + uint32(d.Port)
 		reals[i] = mhReal{
 			at:   int(hsiphash(x, mhKey1) % MHTableSize),
 			skip: int(hsiphash(x, mhKey2)%(MHTableSize-1)) + 1,
@@ -100,7 +100,7 @@ func (r *Ring) mhReals() []mhReal {
 // little-endian bytes under the key 2654435761, 2654435761, cut to 32 bits:
 // what the kernel computes on 64-bit machines.
 func MHSlot(addr netip.Addr, port uint16, offset int) int {
-	return int(hsiphash(fold(addr)+uint32(port)+uint32(offset), mhKey1) % MHTableSize)
+	return int(hsiphash(foldAddr(addr)+uint32(port)+uint32(offset), mhKey1) % MHTableSize)
 }
 
 // MHFallbackSlot is the slot to try as the i-th, i from 0 to 4092, when the

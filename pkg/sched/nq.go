@@ -4,7 +4,7 @@ package sched
 // an active connection, however light, else as [SED]. Loads and answer are as
 // in [LC].
 func NQ(loads []Load) int {
-	if i := idle(loads); i >= 0 {
+	if i := firstIdle(loads); i >= 0 {
 		return i
 	}
 	return SED(loads)

@@ -7,7 +7,7 @@ func buildRR(r, prev *Ring, picks uint64) error {
 	at := -1                         // where the cursor stands in the walk, -1 for the head
 	if prev != nil && prev.Scheduler == "rr" {
 		r.cursor = prev.lastPick(picks)
-		r.cursor = r.survivor(prev.walk, r.cursor)
+		r.cursor = r.nextAfterRemoved(prev.walk, r.cursor)
 	}
 	for i, d := range r.walk {
 		if d.ID == r.cursor {
@@ -32,12 +32,12 @@ func (r *Ring) lastPick(picks uint64) uint32 {
 	if picks == 0 || len(r.Slots) == 0 {
 		return r.cursor
 	}
-	return r.Slots[r.index(picks-1)]
+	return r.Slots[r.slotOf(picks-1)]
 }
 
-// survivor moves a cursor whose destination is gone to the nearest one before
+// nextAfterRemoved moves a cursor whose destination is gone to the nearest one before
 // it in the old walk that is still there, or to the head (ip_vs_rr_del_dest).
-func (r *Ring) survivor(old []dest, cursor uint32) uint32 {
+func (r *Ring) nextAfterRemoved(old []dest, cursor uint32) uint32 {
 	here := make(map[uint32]bool, len(r.walk))
 	for _, d := range r.walk {
 		here[d.ID] = true

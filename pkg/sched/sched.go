@@ -7,7 +7,7 @@
 // It does not know which reals are healthy, resolved or overloaded; callers
 // leave such reals out, give them weight 0, or skip them at the pick. The one
 // trap: a Ring of sh, dh or mh holds quiesced reals too, as the kernel's
-// tables do, so whoever indexes Slots must still ask whether the real found
+// tables do, so a caller that indexes Slots must still ask whether the real found
 // there may take a connection.
 package sched
 
@@ -64,7 +64,7 @@ type Ring struct {
 	// this ring, n from 0, takes Slots[(Next+n) % len(Slots)].
 	Next int
 
-	// Scaled tells that a cycle with the weights as given would exceed
+	// Scaled means that a cycle with the weights as given would exceed
 	// MaxSlots: shares are then right to within one slot per real.
 	Scaled bool
 
@@ -138,11 +138,11 @@ func (r *Ring) Pick(n uint64) uint32 {
 	if len(r.Slots) == 0 {
 		return None
 	}
-	return r.Slots[r.index(n)]
+	return r.Slots[r.slotOf(n)]
 }
 
-// index is the slot of the n-th pick. The slots must not be empty.
-func (r *Ring) index(n uint64) int {
+// slotOf is the slot of the n-th pick. The slots must not be empty.
+func (r *Ring) slotOf(n uint64) int {
 	size := uint64(len(r.Slots))
 	return int((uint64(r.Next) + n%size) % size)
 }
@@ -169,10 +169,10 @@ func (r *Ring) PickHash(addr netip.Addr, port uint16, usable func(id uint32) boo
 	return None
 }
 
-// fold makes one word of an address: an IPv4 address in host order, or the
+// foldAddr makes one word of an address: an IPv4 address in host order, or the
 // exclusive or of the four words of an IPv6 address, as the kernel's hashing
 // schedulers do.
-func fold(a netip.Addr) uint32 {
+func foldAddr(a netip.Addr) uint32 {
 	word := func(b []byte) uint32 {
 		return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 	}

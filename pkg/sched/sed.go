@@ -4,7 +4,7 @@ package sched
 // connections per weight, the new one included. Inactive ones do not count.
 // Loads and answer are as in [LC].
 func SED(loads []Load) int {
-	return least(loads, func(a, b Load) bool {
-		return heavier(b.delay(), b.Weight, a.delay(), a.Weight)
+	return pickLeast(loads, func(a, b Load) bool {
+		return isHeavier(b.delay(), b.Weight, a.delay(), a.Weight)
 	})
 }

@@ -34,7 +34,7 @@ func buildSH(r, _ *Ring, _ uint64) error {
 //
 // where address is an IPv4 address in host order, or the exclusive or of the
 // four words of an IPv6 address.
-func SHBucket(addr netip.Addr, port uint16) int { return hash8(fold(addr) + uint32(port)) }
+func SHBucket(addr netip.Addr, port uint16) int { return hash8(foldAddr(addr) + uint32(port)) }
 
 // SHFallbackBucket is the slot to try as the i-th, i from 0 to 255, when the
 // real of the client's own slot is not usable (ip_vs_sh_get_fallback). It is

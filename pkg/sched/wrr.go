@@ -25,18 +25,18 @@ func buildWRR(r, prev *Ring, picks uint64) error {
 	s := &r.wrr
 	switch {
 	case prev == nil:
-		s.edited()
+		s.resetAfterEdit()
 	case prev.Scheduler != "wrr": // ip_vs_wrr_init_svc, on a list that is there already
 		s.cw = s.mw
 	default:
-		s.cw = prev.required(picks)
+		s.cw = prev.slotsNeeded(picks)
 		if slices.Equal(prev.walk, r.walk) {
 			if len(r.Slots) > 0 {
-				r.Next = prev.index(picks)
+				r.Next = prev.slotOf(picks)
 			}
 			return nil
 		}
-		s.edited()
+		s.resetAfterEdit()
 	}
 	if s.mw > 0 {
 		r.Next = s.start[(s.mw-s.cw)/s.di] // from the head of the list, in the pass that was under way
@@ -44,9 +44,9 @@ func buildWRR(r, prev *Ring, picks uint64) error {
 	return nil
 }
 
-// edited is ip_vs_wrr_dest_changed: an edit sends the kernel back to the head
+// resetAfterEdit is ip_vs_wrr_dest_changed: an edit sends the kernel back to the head
 // of its list but keeps the required weight, as far as the new weights allow.
-func (s *wrrState) edited() {
+func (s *wrrState) resetAfterEdit() {
 	switch {
 	case s.cw > s.mw:
 		s.cw = s.mw
@@ -59,13 +59,13 @@ func (s *wrrState) edited() {
 	}
 }
 
-// required is the kernel's cw after that many picks: the weight required in
+// slotsNeeded is the kernel's cw after that many picks: the weight required in
 // the pass of the last pick.
-func (r *Ring) required(picks uint64) int {
+func (r *Ring) slotsNeeded(picks uint64) int {
 	if picks == 0 || len(r.Slots) == 0 {
 		return r.wrr.cw
 	}
-	i := r.index(picks - 1)
+	i := r.slotOf(picks - 1)
 	pass := sort.SearchInts(r.wrr.start, i+1) - 1
 	return r.wrr.mw - pass*r.wrr.di
 }

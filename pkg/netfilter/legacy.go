@@ -28,9 +28,9 @@ type legacyInfo struct {
 
 const getInfo = 64 // IPT_SO_GET_INFO
 
-// legacy tells of rules of iptables-legacy on the prerouting and input
+// legacyWarnings warns of rules of iptables-legacy on the prerouting and input
 // hooks. A table without rules is no news: listing it once creates it.
-func legacy() ([]string, error) {
+func legacyWarnings() ([]string, error) {
 	text, err := os.ReadFile(tableNames)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -44,7 +44,7 @@ func legacy() ([]string, error) {
 		if !slices.Contains(there, name) {
 			continue
 		}
-		if used, err := ruled(name); err != nil {
+		if used, err := tableHasRules(name); err != nil {
 			lines = append(lines, fmt.Sprintf("netfilter: table %s of iptables-legacy cannot be read (does it drop packets to VIPs? XDP is before it): %v", name, err))
 		} else if used {
 			lines = append(lines, fmt.Sprintf("netfilter: iptables-legacy has rules in table %s, which lvx cannot read (do they drop packets to VIPs? XDP is before them)", name))
@@ -53,8 +53,8 @@ func legacy() ([]string, error) {
 	return lines, nil
 }
 
-// ruled reports whether packets to this host meet rules of a table.
-func ruled(name string) (bool, error) {
+// tableHasRules reports whether packets to this host meet rules of a table.
+func tableHasRules(name string) (bool, error) {
 	const prerouting, input = 0, 1 // NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {

@@ -176,7 +176,7 @@ func TestManyRules(t *testing.T) {
 	}
 	tb.Run(t, h, "sh", "-c", `for i in $(seq 50); do iptables -I INPUT -s 198.51.100.$i -j DROP; done`)
 	got = ask(t, h, served...)
-	if len(got) != most+1 || !strings.Contains(got[0], "172.25.0.100:443/tcp and 2 more (") || !strings.Contains(got[most], "42 more rules") {
+	if len(got) != maxRules+1 || !strings.Contains(got[0], "172.25.0.100:443/tcp and 2 more (") || !strings.Contains(got[maxRules], "42 more rules") {
 		t.Errorf("said %d: %q", len(got), got)
 	}
 }

@@ -22,26 +22,26 @@ type Reader struct {
 	answer []string
 }
 
-// most is how many rules one answer names.
-const most = 10
+// maxRules is how many rules one answer names.
+const maxRules = 10
 
 // Dropped describes the rules that would drop packets which clients send to
 // the listeners by these interfaces, a line for each. It reads the rules only
 // if they, or what is asked, have changed since the last time.
 func (r *Reader) Dropped(served []lb.Listener, interfaces []string) ([]string, error) {
-	old, err := legacy()
+	old, err := legacyWarnings()
 	if err != nil {
 		return nil, err
 	}
-	gen, err := generation()
+	gen, err := readGeneration()
 	if err != nil {
-		if absent(err) {
+		if isAbsent(err) {
 			return old, nil
 		}
 		return nil, fmt.Errorf("nf_tables: %w", err)
 	}
 	if !r.known || gen != r.gen || !slices.Equal(served, r.asked) || !slices.Equal(interfaces, r.on) {
-		rules, err := read()
+		rules, err := readRules()
 		if err != nil {
 			return nil, fmt.Errorf("nf_tables: %w", err)
 		}
@@ -51,29 +51,29 @@ func (r *Reader) Dropped(served []lb.Listener, interfaces []string) ([]string, e
 	return slices.Concat(r.answer, old), nil
 }
 
-// absent tells that the kernel has no nf_tables.
-func absent(err error) bool {
+// isAbsent reports whether err means that the kernel has no nf_tables.
+func isAbsent(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT) ||
 		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// warnings asks every base chain about every listener and tells of each rule
+// warnings asks every base chain about every listener and names each rule
 // once.
 func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
 	type hit struct {
-		where string
-		all   bool
-		who   []string
+		where     string
+		all       bool
+		listeners []string
 	}
 	var hits []*hit
 	by := map[string]*hit{}
 	for _, t := range rs.tables {
 		for _, base := range t.base {
-			for _, p := range packets(served, interfaces) {
-				if !t.takes(p) {
+			for _, p := range listPackets(served, interfaces) {
+				if !t.hasFamilyOf(p) {
 					continue
 				}
-				for _, f := range t.drops(p, base) {
+				for _, f := range t.findDrops(p, base) {
 					h := by[f.where]
 					if h == nil {
 						h = &hit{where: f.where, all: true}
@@ -81,8 +81,8 @@ func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
 						hits = append(hits, h)
 					}
 					h.all = h.all && f.all
-					if who := p.listener.String(); !slices.Contains(h.who, who) {
-						h.who = append(h.who, who)
+					if name := p.listener.String(); !slices.Contains(h.listeners, name) {
+						h.listeners = append(h.listeners, name)
 					}
 				}
 			}
@@ -90,20 +90,20 @@ func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
 	}
 	var lines []string
 	for i, h := range hits {
-		if i == most {
-			return append(lines, fmt.Sprintf("netfilter: %d more rules would drop packets to VIPs (nft -a list ruleset)", len(hits)-most))
+		if i == maxRules {
+			return append(lines, fmt.Sprintf("netfilter: %d more rules would drop packets to VIPs (nft -a list ruleset)", len(hits)-maxRules))
 		}
 		what := "packets"
 		if !h.all {
 			what = "some packets"
 		}
 		lines = append(lines, fmt.Sprintf("netfilter would drop %s to %s (%s), but XDP is before it (use deny: or allow:)",
-			what, few(h.who), h.where))
+			what, shorten(h.listeners), h.where))
 	}
 	return lines
 }
 
-func packets(served []lb.Listener, interfaces []string) []packet {
+func listPackets(served []lb.Listener, interfaces []string) []packet {
 	var all []packet
 	for _, name := range interfaces {
 		ifi, err := net.InterfaceByName(name)
@@ -117,8 +117,8 @@ func packets(served []lb.Listener, interfaces []string) []packet {
 	return all
 }
 
-// few keeps a list on one line.
-func few(names []string) string {
+// shorten keeps a list on one line.
+func shorten(names []string) string {
 	if n := len(names); n > 3 {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:2], ", "), n-2)
 	}

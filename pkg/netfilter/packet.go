@@ -19,16 +19,16 @@ const (
 	other // anything that is not known of a packet for a VIP
 )
 
-// tri is the answer to "do packets for the listener match?".
-type tri uint8
+// matches is the answer to "do packets for the listener match?".
+type matches uint8
 
 const (
-	no tri = iota
+	no matches = iota
 	some
 	yes
 )
 
-func (t tri) not() tri { return yes - t }
+func (t matches) inverse() matches { return yes - t }
 
 // value is what a register or a header holds for the packets of a listener:
 // bytes between lo and hi, read as numbers. Where fixed is false a byte is
@@ -56,7 +56,7 @@ func anything(a about, n int) value {
 	return v
 }
 
-func (v value) slice(from, to int) value {
+func (v value) sub(from, to int) value {
 	return value{v.lo[from:to], v.hi[from:to], v.fixed[from:to], v.about}
 }
 
@@ -84,10 +84,10 @@ func (v value) masked(mask, xor []byte) value {
 	return w
 }
 
-// within asks whether v lies between from and to, inclusive.
-func (v value) within(from, to []byte) tri {
+// inRange asks whether v lies between from and to, inclusive.
+func (v value) inRange(from, to []byte) matches {
 	n := min(len(v.lo), len(from), len(to))
-	from, to, v = from[:n], to[:n], v.slice(0, n)
+	from, to, v = from[:n], to[:n], v.sub(0, n)
 	if bytes.Equal(from, to) {
 		return v.equals(from)
 	}
@@ -100,7 +100,7 @@ func (v value) within(from, to []byte) tri {
 	return some
 }
 
-func (v value) equals(b []byte) tri {
+func (v value) equals(b []byte) matches {
 	all := yes
 	for i, fixed := range v.fixed {
 		if fixed && v.lo[i] != b[i] {
@@ -147,9 +147,9 @@ func packetFor(l lb.Listener, device string, index uint32) packet {
 	for _, f := range p.fields {
 		switch f.is {
 		case protocol:
-			p.network.fix(f.from, byte(l.Proto))
+			p.network.setBytes(f.from, byte(l.Proto))
 		case destination:
-			p.network.fix(f.from, l.Addr.AsSlice()...)
+			p.network.setBytes(f.from, l.Addr.AsSlice()...)
 		}
 	}
 	p.transport = anything(other, 20)
@@ -165,7 +165,7 @@ func packetFor(l lb.Listener, device string, index uint32) packet {
 	return p
 }
 
-func (v value) fix(at int, b ...byte) {
+func (v value) setBytes(at int, b ...byte) {
 	copy(v.lo[at:], b)
 	copy(v.hi[at:], b)
 	for i := range b {
@@ -173,20 +173,20 @@ func (v value) fix(at int, b ...byte) {
 	}
 }
 
-// ip reads bytes of the IP header.
-func (p packet) ip(from, n int) value {
+// ipBytes reads bytes of the IP header.
+func (p packet) ipBytes(from, n int) value {
 	if n <= 0 || from < 0 || from+n > len(p.network.lo) {
 		return anything(other, max(n, 0))
 	}
-	v := p.network.slice(from, from+n)
+	v := p.network.sub(from, from+n)
 	v.about = 0
 	for i := from; i < from+n; i++ {
-		v.about |= p.at(i)
+		v.about |= p.aboutByte(i)
 	}
 	return v
 }
 
-func (p packet) at(i int) about {
+func (p packet) aboutByte(i int) about {
 	for _, f := range p.fields {
 		if f.from <= i && i < f.to {
 			return f.is
@@ -195,12 +195,12 @@ func (p packet) at(i int) about {
 	return other
 }
 
-// l4 reads bytes of the transport header.
-func (p packet) l4(from, n int) value {
+// l4Bytes reads bytes of the transport header.
+func (p packet) l4Bytes(from, n int) value {
 	if n <= 0 || from < 0 || from+n > len(p.transport.lo) {
 		return anything(other, max(n, 0))
 	}
-	v := p.transport.slice(from, from+n)
+	v := p.transport.sub(from, from+n)
 	v.about = other
 	switch {
 	case from == 2 && n <= 2 || from == 3 && n == 1:

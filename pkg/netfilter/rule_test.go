@@ -34,8 +34,8 @@ func TestWithin(t *testing.T) {
 				out = true
 			}
 		}
-		want := map[[2]bool]tri{{true, false}: yes, {true, true}: some, {false, true}: no}[[2]bool{in, out}]
-		if got := p.l4(2, 2).within(be(from), be(to)); got != want {
+		want := map[[2]bool]matches{{true, false}: yes, {true, true}: some, {false, true}: no}[[2]bool{in, out}]
+		if got := p.l4Bytes(2, 2).inRange(be(from), be(to)); got != want {
 			t.Fatalf("%d-%d within %d-%d: %d, want %d", first, last, from, to, got, want)
 		}
 	})
@@ -47,8 +47,8 @@ func TestMasked(t *testing.T) {
 		b := func(name string) []byte { return rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, name) }
 		a, mask, want := b("address"), b("mask"), b("network")
 		l := lb.Listener{Addr: netip.AddrFrom4([4]byte(a)), Proto: lb.TCP}
-		v := packetFor(l, "eth0", 1).ip(16, 4).masked(mask, make([]byte, 4))
-		got := v.within(want, want)
+		v := packetFor(l, "eth0", 1).ipBytes(16, 4).masked(mask, make([]byte, 4))
+		got := v.inRange(want, want)
 		equal := yes
 		for i := range a {
 			if a[i]&mask[i] != want[i] {
@@ -87,7 +87,7 @@ func TestMultiport(t *testing.T) {
 		"short":           {"multiport", make([]byte, 47), nil, false, false},
 		"somebody else's": {"owner", info(1, 1, []uint16{80}, nil, 0), nil, false, false},
 	} {
-		ranges, invert, ok := multiport(c.name, c.b)
+		ranges, invert, ok := parseMultiport(c.name, c.b)
 		if len(ranges) != len(c.ranges) || invert != c.invert || ok != c.ok {
 			t.Errorf("%s: %v %v %v, want %v %v %v", name, ranges, invert, ok, c.ranges, c.invert, c.ok)
 			continue
@@ -109,7 +109,7 @@ func TestExtensions(t *testing.T) {
 	for name, c := range map[string]struct {
 		match string
 		info  xt.InfoAny
-		want  tri
+		want  matches
 		about about
 	}{
 		"port":          {"tcp", tcp(xt.Tcp{SrcPorts: all, DstPorts: [2]uint16{80, 80}}), yes, port},
@@ -123,7 +123,7 @@ func TestExtensions(t *testing.T) {
 		"address type":  {"addrtype", &xt.AddrType{}, yes, other},
 	} {
 		r := &nftables.Rule{Exprs: []expr.Any{&expr.Match{Name: c.match, Info: c.info}, &expr.Verdict{Kind: expr.VerdictDrop}}}
-		bs := apply(packetFor(web, "eth0", 1), r, nil)
+		bs := applyRule(packetFor(web, "eth0", 1), r, nil)
 		switch {
 		case c.want == no && len(bs) != 0:
 			t.Errorf("%s: matches", name)
@@ -139,7 +139,7 @@ func TestElements(t *testing.T) {
 		{Key: key(9)}, {Key: key(5), IntervalEnd: true}, {Key: key(3)}, {Key: key(0), IntervalEnd: true},
 		{Key: key(5)}, {Key: key(7), IntervalEnd: true},
 	}
-	got := elements(raw, true)
+	got := toRanges(raw, true)
 	want := [][2][]byte{{{3, 0}, {4, 255}}, {{5, 0}, {6, 255}}, {{9, 0}, {255, 255}}}
 	if len(got) != len(want) {
 		t.Fatalf("%v, want %v", got, want)
@@ -149,7 +149,7 @@ func TestElements(t *testing.T) {
 			t.Errorf("element %d: %v, want %v", i, el, want[i])
 		}
 	}
-	if b := before([]byte{1, 0, 0}); !bytes.Equal(b, []byte{0, 255, 255}) {
+	if b := keyBefore([]byte{1, 0, 0}); !bytes.Equal(b, []byte{0, 255, 255}) {
 		t.Errorf("before: %v", b)
 	}
 }
@@ -173,11 +173,11 @@ func FuzzApply(f *testing.F) {
 			&expr.Lookup{SourceRegister: offset, SetName: "missing"},
 		}
 		for i := range exprs { // each alone, and all that follow
-			apply(packetFor(web, "eth0", 1), &nftables.Rule{Exprs: exprs[i:]}, sets)
-			apply(packetFor(listen(lb.UDP), "eth0", 1), &nftables.Rule{Exprs: exprs[i : i+1]}, sets)
+			applyRule(packetFor(web, "eth0", 1), &nftables.Rule{Exprs: exprs[i:]}, sets)
+			applyRule(packetFor(listen(lb.UDP), "eth0", 1), &nftables.Rule{Exprs: exprs[i : i+1]}, sets)
 		}
-		multiport("multiport", data)
-		verdict(nftables.SetElement{Val: data})
-		elements([]nftables.SetElement{{Key: data}, {Key: nil}}, true)
+		parseMultiport("multiport", data)
+		elementVerdict(nftables.SetElement{Val: data})
+		toRanges([]nftables.SetElement{{Key: data}, {Key: nil}}, true)
 	})
 }

@@ -32,8 +32,8 @@ type chain struct {
 	rules []*nftables.Rule
 }
 
-// takes reports whether the table's chains see a packet.
-func (t *table) takes(p packet) bool {
+// hasFamilyOf reports whether the table's chains see a packet.
+func (t *table) hasFamilyOf(p packet) bool {
 	own := nftables.TableFamilyIPv4
 	if p.listener.Addr.Is6() {
 		own = nftables.TableFamilyIPv6
@@ -41,9 +41,9 @@ func (t *table) takes(p packet) bool {
 	return t.family == own || t.family == nftables.TableFamilyINet
 }
 
-// generation changes with every change of nf_tables in this network
+// readGeneration changes with every change of nf_tables in this network
 // namespace.
-func generation() (uint32, error) {
+func readGeneration() (uint32, error) {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC})
 	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
@@ -67,15 +67,15 @@ func generation() (uint32, error) {
 	return 0, errors.New("no generation in the answer")
 }
 
-// dormant tells that a table's chains are not hooked in
+// isDormant reports whether a table's chains are not hooked in
 // (NFT_TABLE_F_DORMANT). The library reads the flags, which are in network
 // byte order, in the host's.
-func dormant(t *nftables.Table) bool {
+func isDormant(t *nftables.Table) bool {
 	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, t.Flags))&1 != 0
 }
 
-// read reads the tables that have a chain on the prerouting or input hook.
-func read() (ruleset, error) {
+// readRules reads the tables that have a chain on the prerouting or input hook.
+func readRules() (ruleset, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return ruleset{}, err
@@ -90,11 +90,11 @@ func read() (ruleset, error) {
 	}
 	var rs ruleset
 	for _, t := range tables {
-		if dormant(t) {
+		if isDormant(t) {
 			continue
 		}
 		if own := ofTable(t, chains); len(own.base) > 0 {
-			if err := own.fill(c, t); err != nil {
+			if err := own.readChains(c, t); err != nil {
 				return ruleset{}, fmt.Errorf("table %s: %w", t.Name, err)
 			}
 			rs.tables = append(rs.tables, own)
@@ -126,8 +126,8 @@ func ofTable(t *nftables.Table, chains []*nftables.Chain) *table {
 	return own
 }
 
-// fill reads the rules and the sets that they ask.
-func (t *table) fill(c *nftables.Conn, of *nftables.Table) error {
+// readChains reads the rules and the sets that they ask.
+func (t *table) readChains(c *nftables.Conn, of *nftables.Table) error {
 	for _, ch := range t.chains {
 		rules, err := c.GetRules(of, ch.Chain)
 		if err != nil {
@@ -137,7 +137,7 @@ func (t *table) fill(c *nftables.Conn, of *nftables.Table) error {
 		for _, r := range rules {
 			for _, x := range r.Exprs {
 				if l, ok := x.(*expr.Lookup); ok && t.sets[l.SetName] == nil {
-					t.fetch(c, of, l.SetName)
+					t.readSet(c, of, l.SetName)
 				}
 			}
 		}
@@ -145,9 +145,9 @@ func (t *table) fill(c *nftables.Conn, of *nftables.Table) error {
 	return nil
 }
 
-// fetch reads a set. One of a kind that the library does not know stays out;
+// readSet reads a set. One of a kind that the library does not know stays out;
 // its conditions are ignored.
-func (t *table) fetch(c *nftables.Conn, of *nftables.Table, name string) {
+func (t *table) readSet(c *nftables.Conn, of *nftables.Table, name string) {
 	set, err := c.GetSetByName(of, name)
 	if err != nil {
 		return
@@ -156,17 +156,17 @@ func (t *table) fetch(c *nftables.Conn, of *nftables.Table, name string) {
 	if err != nil {
 		return
 	}
-	t.sets[name] = elements(raw, set.Interval && !set.Concatenation)
+	t.sets[name] = toRanges(raw, set.Interval && !set.Concatenation)
 }
 
-// elements makes ranges of the kernel's elements. In an interval set a range
+// toRanges makes ranges of the kernel's elements. In an interval set a range
 // is two of them: its first key, and the first key behind it.
-func elements(raw []nftables.SetElement, intervals bool) []element {
+func toRanges(raw []nftables.SetElement, intervals bool) []element {
 	slices.SortStableFunc(raw, func(a, b nftables.SetElement) int {
 		if c := bytes.Compare(a.Key, b.Key); c != 0 {
 			return c
 		}
-		return cmp.Compare(flag(b.IntervalEnd), flag(a.IntervalEnd)) // an end before the next start
+		return cmp.Compare(toInt(b.IntervalEnd), toInt(a.IntervalEnd)) // an end before the next start
 	})
 	all := []element{}
 	for i, r := range raw {
@@ -178,25 +178,25 @@ func elements(raw []nftables.SetElement, intervals bool) []element {
 		case len(r.KeyEnd) == len(r.Key):
 			el.to = r.KeyEnd
 		case intervals && i+1 < len(raw):
-			el.to = before(raw[i+1].Key)
+			el.to = keyBefore(raw[i+1].Key)
 		case intervals: // up to the last key that there is
 			el.to = bytes.Repeat([]byte{0xff}, len(r.Key))
 		}
-		el.what, el.chain = verdict(r)
+		el.what, el.chain = elementVerdict(r)
 		all = append(all, el)
 	}
 	return all
 }
 
-func flag(b bool) int {
+func toInt(b bool) int {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-// before is the key below key.
-func before(key []byte) []byte {
+// keyBefore is the key below key.
+func keyBefore(key []byte) []byte {
 	b := bytes.Clone(key)
 	for i := len(b) - 1; i >= 0; i-- {
 		b[i]--
@@ -207,10 +207,10 @@ func before(key []byte) []byte {
 	return b
 }
 
-// verdict reads what a verdict map has for an element: nested attributes
+// elementVerdict reads what a verdict map has for an element: nested attributes
 // with a code and, for jumps, a chain (linux/netfilter/nf_tables.h,
 // NFTA_VERDICT_*).
-func verdict(el nftables.SetElement) (expr.VerdictKind, string) {
+func elementVerdict(el nftables.SetElement) (expr.VerdictKind, string) {
 	if v := el.VerdictData; v != nil {
 		return v.Kind, v.Chain
 	}

@@ -34,21 +34,21 @@ type walk struct {
 	some  bool // some packets were accepted
 }
 
-// drops lists what drops packets of a listener in one base chain.
-func (t *table) drops(p packet, base *chain) []finding {
+// findDrops lists what drops packets of a listener in one base chain.
+func (t *table) findDrops(p packet, base *chain) []finding {
 	w := &walk{packet: p, table: t}
-	end := w.follow(base, yes, 0, 0)
+	end := w.followChain(base, yes, 0, 0)
 	if end != stopped && base.Policy != nil && *base.Policy == nftables.ChainPolicyDrop {
-		w.report(fmt.Sprintf("chain %s, policy drop", base.Name), !w.some && len(w.found) == 0)
+		w.addFinding(fmt.Sprintf("chain %s, policy drop", base.Name), !w.some && len(w.found) == 0)
 	}
 	return w.found
 }
 
-func (w *walk) report(where string, all bool) {
-	w.found = append(w.found, finding{fmt.Sprintf("table %s %s, %s", family(w.table.family), w.table.name, where), all})
+func (w *walk) addFinding(where string, all bool) {
+	w.found = append(w.found, finding{fmt.Sprintf("table %s %s, %s", familyName(w.table.family), w.table.name, where), all})
 }
 
-func family(f nftables.TableFamily) string {
+func familyName(f nftables.TableFamily) string {
 	switch f {
 	case nftables.TableFamilyIPv4:
 		return "ip"
@@ -58,19 +58,19 @@ func family(f nftables.TableFamily) string {
 	return "inet"
 }
 
-// follow goes through a chain that packets reached by conditions about
+// followChain goes through a chain that packets reached by conditions about
 // something; match says whether all of them did.
-func (w *walk) follow(c *chain, match tri, reached about, depth int) ending {
+func (w *walk) followChain(c *chain, match matches, reached about, depth int) ending {
 	if c == nil || depth > nesting {
 		return through
 	}
 	for _, r := range c.rules {
-		for _, b := range apply(w.packet, r, w.table.sets) {
+		for _, b := range applyRule(w.packet, r, w.table.sets) {
 			b.match, b.about = min(b.match, match), b.about|reached
 			if b.match == no {
 				continue
 			}
-			if end, done := w.take(c, r, b, depth); done {
+			if end, done := w.takeVerdict(c, r, b, depth); done {
 				return end
 			}
 		}
@@ -78,28 +78,28 @@ func (w *walk) follow(c *chain, match tri, reached about, depth int) ending {
 	return through
 }
 
-// take does what a rule says; done tells that no packet goes on to the next
+// takeVerdict does what a rule says; done means that no packet goes on to the next
 // rule.
-func (w *walk) take(c *chain, r *nftables.Rule, b branch, depth int) (end ending, done bool) {
+func (w *walk) takeVerdict(c *chain, r *nftables.Rule, b branch, depth int) (end ending, done bool) {
 	all := b.match == yes && b.about&other == 0
 	switch b.what {
 	case expr.VerdictDrop:
-		if b.names(destination | port | source) {
-			w.report(fmt.Sprintf("chain %s, handle %d", c.Name, r.Handle), all)
+		if b.isAbout(destination | port | source) {
+			w.addFinding(fmt.Sprintf("chain %s, handle %d", c.Name, r.Handle), all)
 		}
 		return stopped, all
 	case expr.VerdictAccept:
-		done = b.match == yes && b.names(destination|port)
-		w.some = w.some || !done && b.names(destination|port|source)
+		done = b.match == yes && b.isAbout(destination|port)
+		w.some = w.some || !done && b.isAbout(destination|port|source)
 		return stopped, done
 	case expr.VerdictReturn:
-		return returned, b.match == yes && b.names(destination|port)
+		return returned, b.match == yes && b.isAbout(destination|port)
 	case expr.VerdictJump:
-		if w.follow(w.table.chains[b.chain], b.match, b.about, depth+1) == stopped {
+		if w.followChain(w.table.chains[b.chain], b.match, b.about, depth+1) == stopped {
 			return stopped, true
 		}
 	case expr.VerdictGoto:
-		if w.follow(w.table.chains[b.chain], b.match, b.about, depth+1) == stopped {
+		if w.followChain(w.table.chains[b.chain], b.match, b.about, depth+1) == stopped {
 			return stopped, true
 		}
 		return returned, all
@@ -107,8 +107,8 @@ func (w *walk) take(c *chain, r *nftables.Rule, b branch, depth int) (end ending
 	return through, false
 }
 
-// names reports whether a branch is about the packets of a listener, rather
+// isAbout reports whether a branch is about the packets of a listener, rather
 // than about connection states and whatever else is ignored.
-func (b branch) names(what about) bool {
+func (b branch) isAbout(what about) bool {
 	return b.about&what != 0 || b.about&(other|source) == 0
 }

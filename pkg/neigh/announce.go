@@ -146,12 +146,12 @@ func (a *Announcer) Withdraw(iface string, vips []netip.Addr) {
 
 // removeVIPs takes VIPs out of the queue, and gives them as a set.
 func (q *queue) removeVIPs(vips []netip.Addr) map[netip.Addr]bool {
-	gone := make(map[netip.Addr]bool, len(vips))
+	removed := make(map[netip.Addr]bool, len(vips))
 	for _, vip := range vips {
-		gone[vip] = true
+		removed[vip] = true
 	}
-	q.vips = slices.DeleteFunc(q.vips, func(n announcement) bool { return gone[n.vip] })
-	return gone
+	q.vips = slices.DeleteFunc(q.vips, func(n announcement) bool { return removed[n.vip] })
+	return removed
 }
 
 // Run announces until ctx ends, and then returns nil. An interface that came

@@ -247,11 +247,11 @@ func (h *liveNetwork) arpConnOn(p path) (*arpConn, error) {
 // filterForUs is a filter that accepts what is addressed to this host or to all.
 // The kernel counts frames of other VLANs as addressed to others.
 func filterForUs() []bpf.RawInstruction {
-	const whole = 1 << 16
+	const wholeFrame = 1 << 16
 	raw, err := bpf.Assemble([]bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
-		bpf.RetConstant{Val: whole},
+		bpf.RetConstant{Val: wholeFrame},
 		bpf.RetConstant{Val: 0},
 	})
 	if err != nil {

@@ -108,7 +108,7 @@ func listPackets(served []lb.Listener, interfaces []string) []packet {
 	for _, name := range interfaces {
 		ifi, err := net.InterfaceByName(name)
 		if err != nil {
-			continue // it is gone; nothing comes by it
+			continue // the interface does not exist; nothing comes by it
 		}
 		for _, l := range served {
 			all = append(all, packetFor(l, name, uint32(ifi.Index)))

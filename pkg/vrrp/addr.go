@@ -60,7 +60,7 @@ func addAddrs(index int, ps []netip.Prefix) (added int, err error) {
 }
 
 // delAddrs takes the addresses of ps off interface index and nothing else.
-// What is gone already, or with its interface, is success.
+// What is removed already, or with its interface, is success.
 func delAddrs(index int, ps []netip.Prefix) error {
 	addrMutex.Lock()
 	defer addrMutex.Unlock()
@@ -68,21 +68,21 @@ func delAddrs(index int, ps []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !hasAddr(ps, p.Addr()) })
-	if len(gone) == 0 {
+	removed := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !hasAddr(ps, p.Addr()) })
+	if len(removed) == 0 {
 		return nil
 	}
-	slices.Reverse(gone) // secondaries first, or they go with their primary
-	return errors.Join(changeAddrs(unix.RTM_DELADDR, index, gone), restoreSecondaries(index, gone, secondary))
+	slices.Reverse(removed) // secondaries first, or they go with their primary
+	return errors.Join(changeAddrs(unix.RTM_DELADDR, index, removed), restoreSecondaries(index, removed, secondary))
 }
 
 // restoreSecondaries brings back what the kernel took away with a primary address of
-// gone: without promote_secondaries all others of its subnet (__inet_del_ifa
+// removed: without promote_secondaries all others of its subnet (__inet_del_ifa
 // in net/ipv4/devinet.c).
-func restoreSecondaries(index int, gone, secondary []netip.Prefix) error {
+func restoreSecondaries(index int, removed, secondary []netip.Prefix) error {
 	lost := slices.DeleteFunc(slices.Clone(secondary), func(p netip.Prefix) bool {
 		with := func(g netip.Prefix) bool { return g.Masked() == p.Masked() && !slices.Contains(secondary, g) }
-		return slices.Contains(gone, p) || !slices.ContainsFunc(gone, with)
+		return slices.Contains(removed, p) || !slices.ContainsFunc(removed, with)
 	})
 	if len(lost) == 0 {
 		return nil

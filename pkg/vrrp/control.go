@@ -51,7 +51,7 @@ const settle = 5 * time.Millisecond
 
 // run looks whenever something has changed, until the loop has ended.
 func (c *controller) run(ended <-chan struct{}) {
-	repair := time.NewTicker(10 * time.Second) // for what no message told of
+	repair := time.NewTicker(10 * time.Second) // for changes without a message
 	defer repair.Stop()
 	for {
 		if err := c.updatePlan(); err != nil {

@@ -37,7 +37,7 @@ type vrouter struct {
 	warning        string
 	warned         time.Time
 	rejected       uint64    // rejected since junkSaid
-	rejectedLogged time.Time // when the log was last told
+	rejectedLogged time.Time // when a rejection was last logged
 	errorLogged    time.Time
 	dirty          bool
 	public         atomic.Pointer[publicStatus]

@@ -23,11 +23,11 @@ func WhenGone(ctx context.Context, call func()) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		gone := err != nil
+		removed := err != nil
 		for _, m := range msgs {
-			gone = gone || from.Pid == nl.PidKernel && m.Header.Type == unix.RTM_DELADDR
+			removed = removed || from.Pid == nl.PidKernel && m.Header.Type == unix.RTM_DELADDR
 		}
-		if gone {
+		if removed {
 			call()
 		}
 		if err != nil {

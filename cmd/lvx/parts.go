@@ -111,12 +111,6 @@ type router struct {
 	places map[string]vrrp.Instance // also of instances that are on their way out
 }
 
-// holder is a data path that can tell what is left of a lease that an
-// earlier daemon took.
-type holder interface {
-	Held(id uint32) time.Duration
-}
-
 // advertPriority is that of the thread that sends adverts: any real-time
 // priority keeps ordinary load from delaying them.
 const advertPriority = 1
@@ -129,11 +123,9 @@ func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
 	if leaser, ok := b.(lb.Leaser); ok {
 		r.leaser = leaser
 		o.Lease = r.lease
-	}
-	if h, ok := b.(holder); ok {
 		o.Held = func(instance string) time.Duration {
 			if id, ok := r.director.Lease(instance); ok {
-				return h.Held(id)
+				return leaser.Held(id)
 			}
 			return 0
 		}

@@ -232,17 +232,17 @@ func (d *Director) input(cfg *config.Config) Input {
 }
 
 // hold puts the VIPs that nobody else holds on the interface.
-func (d *Director) hold(cfg *config.Config) error {
+func (d *Director) hold(cfg *config.Config, vips []lb.VIP) error {
 	if d.opt.VIPs == nil || !d.settled {
 		return nil
 	}
-	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownVIPs(cfg))
+	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownedHere(vips))
 }
 
 // watch has the MACs of every server looked up that may be sent to.
-func (d *Director) watch(cfg *config.Config) {
+func (d *Director) watch(cfg *config.Config, vips []lb.VIP) {
 	if d.opt.Neigh != nil {
-		d.opt.Neigh.Avoid(allVIPs(cfg))
+		d.opt.Neigh.Avoid(addrsOf(vips))
 		d.opt.Neigh.Watch(neighbours(cfg))
 	}
 }
@@ -282,7 +282,7 @@ func (d *Director) enforce(ctx context.Context, cfg *config.Config, s lb.State) 
 	known := d.held != nil && sameAddresses(cfg, d.held)
 	if !known { // with thousands of them, doing it again would be most of a reload
 		d.held = nil
-		d.watch(cfg)
+		d.watch(cfg, s.VIPs)
 	}
 	if err := d.opt.Backend.Apply(ctx, s); err != nil {
 		return err
@@ -290,7 +290,7 @@ func (d *Director) enforce(ctx context.Context, cfg *config.Config, s lb.State) 
 	if err := d.setVRRP(cfg); err != nil || known {
 		return err
 	}
-	if err := d.hold(cfg); err != nil {
+	if err := d.hold(cfg, s.VIPs); err != nil {
 		return err
 	}
 	if d.settled {

@@ -163,8 +163,8 @@ func TestVRRPRoles(t *testing.T) {
 	cfg := configOf(service("web", 1))
 	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
-		if s := r.state(); !slices.Contains(s.Standby, vip) || len(s.Leases) != 1 {
-			t.Errorf("before the first role: standby %v, leases %v", s.Standby, s.Leases)
+		if s := r.state(); !s.StandbyVIPs()[vip] || !slices.ContainsFunc(s.VIPs, func(v lb.VIP) bool { return v.Leased }) {
+			t.Errorf("before the first role: standby %v, leases %v", s.StandbyVIPs(), s.VIPs)
 		}
 		if id, ok := r.Lease("VI_1"); id != 0 || !ok {
 			t.Errorf("lease %d, %v", id, ok)
@@ -178,8 +178,8 @@ func TestVRRPRoles(t *testing.T) {
 		if err := r.Activate("VI_1"); err != nil {
 			t.Fatal(err)
 		}
-		if s := r.state(); len(s.Standby) != 0 {
-			t.Errorf("active: standby %v", s.Standby)
+		if s := r.state(); len(s.StandbyVIPs()) != 0 {
+			t.Errorf("active: standby %v", s.StandbyVIPs())
 		}
 		r.vrrp.become("VI_1", vrrp.Master)
 		r.notified("vrrp VI_1 MASTER: because")
@@ -191,8 +191,8 @@ func TestVRRPRoles(t *testing.T) {
 		if err := r.Deactivate("VI_1"); err != nil {
 			t.Fatal(err)
 		}
-		if s := r.state(); !slices.Contains(s.Standby, vip) {
-			t.Errorf("inert: standby %v", s.Standby)
+		if s := r.state(); !s.StandbyVIPs()[vip] {
+			t.Errorf("inert: standby %v", s.StandbyVIPs())
 		}
 		close(r.vrrp.events) // the router ended first
 		r.health.result(1, false, "")
@@ -227,8 +227,8 @@ func TestActivateFails(t *testing.T) {
 		}
 		r.backend.Fail(nil)
 		time.Sleep(driftInterval)
-		if s := r.state(); !slices.Contains(s.Standby, vip) {
-			t.Errorf("standby %v", s.Standby)
+		if s := r.state(); !s.StandbyVIPs()[vip] {
+			t.Errorf("standby %v", s.StandbyVIPs())
 		}
 	})
 }
@@ -236,11 +236,11 @@ func TestActivateFails(t *testing.T) {
 // switcher is a backend that changes roles without an Apply.
 type switcher struct {
 	*lbtest.Fake
-	standby [][]netip.Addr
+	switched [][]lb.VIP
 }
 
-func (s *switcher) Switch(standby []netip.Addr) error {
-	s.standby = append(s.standby, standby)
+func (s *switcher) Switch(vips []lb.VIP) error {
+	s.switched = append(s.switched, vips)
 	return nil
 }
 
@@ -260,8 +260,8 @@ func TestRolesChangeAtOnce(t *testing.T) {
 		if err := r.Activate("VI_1"); err != nil {
 			t.Errorf("activate: %v", err)
 		}
-		if len(s.standby) != 1 || len(s.standby[0]) != 0 {
-			t.Errorf("switched to %v", s.standby)
+		if len(s.switched) != 1 || s.switched[0][0].Standby {
+			t.Errorf("switched to %+v", s.switched)
 		}
 		synctest.Wait() // the plan has failed by now
 		if err := r.Deactivate("VI_1"); !errors.Is(err, boom) {
@@ -269,7 +269,7 @@ func TestRolesChangeAtOnce(t *testing.T) {
 		}
 		r.backend.Fail(nil)
 		time.Sleep(driftInterval)
-		if got := r.state().Standby; !slices.Contains(got, vip) {
+		if got := r.state().StandbyVIPs(); !got[vip] {
 			t.Errorf("standby %v", got)
 		}
 		cancel()

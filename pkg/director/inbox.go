@@ -104,7 +104,7 @@ func (d *Director) hasten(in *inbox) {
 	if !ok || len(in.roles) == 0 || d.fault != "" {
 		return
 	}
-	if err := s.Switch(standby(d.cfg, d.active)); err == nil { // else the plan will tell
+	if err := s.Switch(withRoles(d.out.State.VIPs, d.active)); err == nil { // else the plan will tell
 		in.reply(d, nil)
 	}
 }

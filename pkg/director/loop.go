@@ -94,14 +94,14 @@ func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
 		if !d.settled {
 			break
 		}
-		if err := d.hold(d.cfg); err != nil {
+		if err := d.hold(d.cfg, d.out.State.VIPs); err != nil {
 			return err
 		}
 		close(d.ready)
 		full = false
 	}
 	if err == nil && full {
-		err = d.hold(d.cfg)
+		err = d.hold(d.cfg, d.out.State.VIPs)
 	}
 	d.serveSilently(full)
 	d.settle(ctx, err)

@@ -1,6 +1,7 @@
 package director
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func TestRolesSurviveKill(t *testing.T) {
 	}
 	standby := func(r *rig, want ...netip.Addr) {
 		t.Helper()
-		if got := r.state().Standby; !slices.Equal(got, want) {
+		if got := slices.SortedFunc(maps.Keys(r.state().StandbyVIPs()), netip.Addr.Compare); !slices.Equal(got, want) {
 			t.Errorf("standby %v, want %v", got, want)
 		}
 	}

@@ -52,7 +52,7 @@ func (d *Director) Reload(ctx context.Context) error {
 		}
 		d.reload.At = time.Now()
 		if err != nil {
-			d.watch(d.cfg) // and not whom the refused file names
+			d.watch(d.cfg, d.out.State.VIPs) // and not whom the refused file names
 			d.reload.Error = err.Error()
 			d.log.Error("configuration not reloaded, the old one still runs", "err", err)
 			return err

@@ -29,6 +29,9 @@ type Memory struct {
 	Quorum map[string]bool     // by service; no entry until quorum was reached once
 	Leases map[string]uint32   // lease of every VRRP instance; stable while the instance exists
 	Active []string            // VRRP instances that this host forwards for, sorted
+
+	config *config.Config // that the VIPs below are of
+	vips   []lb.VIP       // of the state, to be shared while nothing about them changes
 }
 
 // A Verdict is the last word on a real of a service.
@@ -122,7 +125,7 @@ func Plan(in Input) Outcome {
 		State: lb.State{
 			Timeouts:             cfg.Timeouts,
 			SloppyTCP:            cfg.SloppyTCP,
-			KeepNodestConn:       !cfg.ExpireNodestConn,
+			ExpireNodestConn:     cfg.ExpireNodestConn,
 			ExpireQuiescentTempl: cfg.ExpireQuiescentTempl,
 			Deny:                 cfg.Deny,
 			Allow:                cfg.Allow,
@@ -148,34 +151,18 @@ func Plan(in Input) Outcome {
 		out.State.Services = append(out.State.Services, compile(svc, plan))
 	}
 	for _, inst := range cfg.VRRP {
-		out.State.Leases = append(out.State.Leases, lb.Lease{ID: out.Memory.Leases[inst.Name], VIP: vipsOf(inst)})
 		if in.Active[inst.Name] {
 			out.Memory.Active = append(out.Memory.Active, inst.Name)
 		}
 	}
 	slices.Sort(out.Memory.Active)
-	out.State.Standby = standby(cfg, in.Active)
+	out.State.VIPs = in.Memory.vips
+	if in.Memory.config != cfg {
+		out.State.VIPs = listVIPs(cfg, out.Memory.Leases)
+	}
+	out.State.VIPs = withRoles(out.State.VIPs, in.Active)
+	out.Memory.config, out.Memory.vips = cfg, out.State.VIPs
 	return out
-}
-
-// standby lists the VIPs of the instances that this host does not forward
-// for.
-func standby(cfg *config.Config, active map[string]bool) []netip.Addr {
-	var vips []netip.Addr
-	for _, inst := range cfg.VRRP {
-		if !active[inst.Name] {
-			vips = append(vips, vipsOf(inst)...)
-		}
-	}
-	return vips
-}
-
-func vipsOf(inst vrrp.Instance) []netip.Addr {
-	vips := make([]netip.Addr, 0, len(inst.Addresses))
-	for _, p := range inst.Addresses {
-		vips = append(vips, p.Addr())
-	}
-	return vips
 }
 
 // planService puts the plans of a service's reals into room, which is empty

@@ -18,7 +18,10 @@ import (
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
-var compareAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
+var compareAddrs = cmp.Options{
+	cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}),
+	cmpopts.IgnoreUnexported(Memory{}), // the VIPs again, kept to be shared
+}
 
 var (
 	vip     = netip.MustParseAddr("10.0.0.100")
@@ -223,13 +226,21 @@ func TestPlanRoles(t *testing.T) {
 	}
 	cfg.VRRP = []vrrp.Instance{instance("A", "10.0.0.100/24"), instance("B", "10.0.0.101/24"), instance("C", "10.0.0.102/24")}
 	out := Plan(Input{Config: cfg, Active: map[string]bool{"A": true, "B": false}})
-	wantStandby := []netip.Addr{netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
-	if d := cmp.Diff(wantStandby, out.State.Standby, compareAddrs); d != "" {
+	want := []lb.VIP{
+		{Addr: vip, Owner: "A", Leased: true, Lease: 0},
+		{Addr: netip.MustParseAddr("10.0.0.101"), Owner: "B", Standby: true, Leased: true, Lease: 1},
+		{Addr: netip.MustParseAddr("10.0.0.102"), Owner: "C", Standby: true, Leased: true, Lease: 2},
+	}
+	if d := cmp.Diff(want, out.State.VIPs, compareAddrs); d != "" {
 		t.Error(d)
 	}
-	wantLeases := []lb.Lease{{ID: 0, VIP: []netip.Addr{vip}}, {ID: 1, VIP: wantStandby[:1]}, {ID: 2, VIP: wantStandby[1:]}}
-	if d := cmp.Diff(wantLeases, out.State.Leases, compareAddrs); d != "" {
-		t.Error(d)
+	again := Plan(Input{Config: cfg, Active: map[string]bool{"A": true}, Memory: out.Memory})
+	if &again.State.VIPs[0] != &out.State.VIPs[0] {
+		t.Error("VIPs that have not changed are copied for every plan")
+	}
+	moved := Plan(Input{Config: cfg, Active: map[string]bool{"B": true}, Memory: out.Memory})
+	if got := moved.State.StandbyVIPs(); got[want[1].Addr] || !got[vip] || out.State.StandbyVIPs()[vip] {
+		t.Errorf("after a change of roles: %+v, and the plan before now says %+v", moved.State.VIPs, out.State.VIPs)
 	}
 
 	// A reload that takes A out and puts D and E in renumbers nobody.
@@ -250,16 +261,17 @@ func TestPlanCopiesGlobals(t *testing.T) {
 	cfg.Peers = []netip.Addr{server(5)}
 	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", UnicastPeers: []netip.Addr{server(6), server(5)}}}
 	got := Plan(Input{Config: cfg}).State
-	got.Services, got.Leases = nil, nil
+	got.Services, got.VIPs = nil, nil
 	want := lb.State{
-		Timeouts: cfg.Timeouts, SloppyTCP: true, ExpireQuiescentTempl: true,
+		ExpireNodestConn: true,
+		Timeouts:         cfg.Timeouts, SloppyTCP: true, ExpireQuiescentTempl: true,
 		Deny: cfg.Deny, Allow: cfg.Allow, Peers: []netip.Addr{server(5), server(6)},
 	}
 	if d := cmp.Diff(want, got, compareAddrs); d != "" {
 		t.Error(d)
 	}
 	cfg.ExpireNodestConn = false
-	if !Plan(Input{Config: cfg}).State.KeepNodestConn {
+	if Plan(Input{Config: cfg}).State.ExpireNodestConn {
 		t.Error("expire_nodest_conn: false must keep the connections of removed reals")
 	}
 }
@@ -283,7 +295,7 @@ func TestPlanProperties(t *testing.T) {
 			}
 		}
 		cfg := configOf(svc)
-		before := lb.State{Services: []lb.Service{cfg.Services[0].Service}}.Clone()
+		before := lb.State{ExpireNodestConn: true, Services: []lb.Service{cfg.Services[0].Service}}.Clone()
 		marks := rapid.SliceOfN(rapid.SampledFrom([]rune("+-?")), n, n).Draw(t, "health")
 		in := Input{Config: cfg, Health: results(svc, string(marks)), Overrides: o}
 		out := Plan(in)
@@ -291,7 +303,7 @@ func TestPlanProperties(t *testing.T) {
 		if d := cmp.Diff(out, Plan(in), compareAddrs); d != "" {
 			t.Fatalf("equal inputs, different plans: %s", d)
 		}
-		if d := cmp.Diff(before, lb.State{Services: []lb.Service{cfg.Services[0].Service}}.Clone(), compareAddrs); d != "" {
+		if d := cmp.Diff(before, lb.State{ExpireNodestConn: true, Services: []lb.Service{cfg.Services[0].Service}}.Clone(), compareAddrs); d != "" {
 			t.Fatalf("the configuration was changed: %s", d)
 		}
 		last := -1

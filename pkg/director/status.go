@@ -114,7 +114,7 @@ func (d *Director) status(obs lb.Observed) Status {
 		Reload: d.reload, Fault: d.fault, Faults: d.faults,
 		Warnings: slices.Concat(d.cfg.Warnings, d.firewall),
 		Stale:    slices.Clone(d.out.Stale),
-		VIPs:     d.vips(),
+		VIPs:     d.vipStatus(),
 	}
 	if d.opt.VRRP != nil {
 		st.VRRP = vrrpStatus(d.cfg.VRRP, d.opt.VRRP.Status())
@@ -148,19 +148,12 @@ func vrrpStatus(instances []vrrp.Instance, status []vrrp.Status) []VRRPStatus {
 	return all
 }
 
-// vips tells of every VIP that a service listens on or VRRP decides about.
-func (d *Director) vips() []VIPStatus {
-	instance := map[netip.Addr]string{}
-	for _, inst := range d.cfg.VRRP {
-		for _, p := range inst.Addresses {
-			instance[p.Addr()] = inst.Name
-		}
-	}
+func (d *Director) vipStatus() []VIPStatus {
 	var all []VIPStatus
-	for _, vip := range allVIPs(d.cfg) {
+	for _, vip := range d.out.State.VIPs {
 		all = append(all, VIPStatus{
-			Addr: vip, Held: !slices.Contains(d.out.State.Standby, vip), Instance: instance[vip],
-			Silent: d.unsilent == "" && slices.ContainsFunc(d.silent, func(v SilentVIP) bool { return v.Addr == vip }),
+			Addr: vip.Addr, Held: !vip.Standby, Instance: vip.Owner,
+			Silent: d.unsilent == "" && slices.ContainsFunc(d.silent, func(v SilentVIP) bool { return v.Addr == vip.Addr }),
 		})
 	}
 	return all

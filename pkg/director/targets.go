@@ -83,40 +83,6 @@ func checkPort(svc *config.Service, r lb.Real, spec health.Spec) uint16 {
 	return 0
 }
 
-// ownVIPs are the VIPs that no VRRP instance names, in the order of the
-// file: the director holds them itself.
-func ownVIPs(cfg *config.Config) []netip.Addr {
-	vips := unique{}
-	for _, inst := range cfg.VRRP {
-		for _, p := range inst.Addresses {
-			vips.add(p.Addr())
-		}
-	}
-	n := len(vips.list)
-	for _, svc := range cfg.Services {
-		for _, l := range svc.Listeners {
-			vips.add(l.Addr)
-		}
-	}
-	return vips.list[n:]
-}
-
-// allVIPs are the VIPs of services and of VRRP instances.
-func allVIPs(cfg *config.Config) []netip.Addr {
-	vips := unique{}
-	for _, svc := range cfg.Services {
-		for _, l := range svc.Listeners {
-			vips.add(l.Addr)
-		}
-	}
-	for _, inst := range cfg.VRRP {
-		for _, p := range inst.Addresses {
-			vips.add(p.Addr())
-		}
-	}
-	return vips.list
-}
-
 // servers are the real and sorry servers, whatever their health.
 func servers(cfg *config.Config) []netip.Addr {
 	addrs := unique{}

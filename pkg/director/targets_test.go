@@ -72,11 +72,11 @@ func TestOwnVIPs(t *testing.T) {
 	other := netip.MustParseAddr("10.0.0.101")
 	svc.Listeners = append(svc.Listeners, lb.Listener{Addr: other, Proto: lb.TCP, First: 80, Last: 80}, svc.Listeners[0])
 	cfg := configOf(svc)
-	if d := cmp.Diff([]netip.Addr{vip, other}, ownVIPs(cfg), compareAddrs); d != "" {
+	if d := cmp.Diff([]netip.Addr{vip, other}, ownedHere(listVIPs(cfg, nil)), compareAddrs); d != "" {
 		t.Error(d)
 	}
 	cfg.VRRP = []vrrp.Instance{{Name: "A", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
-	if d := cmp.Diff([]netip.Addr{other}, ownVIPs(cfg), compareAddrs); d != "" {
+	if d := cmp.Diff([]netip.Addr{other}, ownedHere(listVIPs(cfg, nil)), compareAddrs); d != "" {
 		t.Error(d)
 	}
 }

@@ -23,7 +23,7 @@ func recordedListing(t *testing.T) Listing {
 	tunnel.Forward = lb.Tunnel
 	nat := real("10.0.0.12", 255)
 	nat.Forward, nat.Port = lb.NAT, 8081
-	s := lb.State{Services: []lb.Service{
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{
 		service("web", "10.0.0.100", lb.TCP, 80, lb.WRR, real("10.0.0.11", 3), second, real("10.0.0.13", 0)),
 		service("tls", "10.0.0.100", lb.TCP, 443, lb.RR, real("10.0.0.11", 1), real("10.0.0.12", 1)),
 		service("mail", "10.0.0.100", lb.TCP, 25, lb.SH, real("127.0.0.1", 1)),

@@ -178,7 +178,7 @@ func TestServiceOrder(t *testing.T) {
 func TestNewListingShowsTheKernel(t *testing.T) {
 	vip, sorry := netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("127.0.0.1")
 	listen := []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 80, Last: 80}, {Addr: vip, Proto: lb.TCP, First: 443, Last: 443}}
-	s := lb.State{Services: []lb.Service{
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{
 		{Name: "refused", Listeners: listen[:1]},
 		{Name: "web", Listeners: listen, Scheduler: lb.RR, Sorry: sorry, Reals: []lb.Real{{Addr: netip.MustParseAddr("10.0.0.11"), Weight: 1}}},
 	}}

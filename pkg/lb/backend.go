@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Backend puts a [State] into the kernel and tells what the kernel does with
+// Backend puts a [State] into the kernel and reports what the kernel does with
 // it. A Backend is used by one goroutine at a time.
 type Backend interface {
 	// Apply makes the kernel hold s. It is idempotent: applying the same
@@ -27,7 +27,7 @@ type Backend interface {
 	// stops after limit entries; 0 means all.
 	Connections(limit int) ([]Connection, error)
 
-	// Explain tells what would happen to a packet, without sending or
+	// Explain reports what would happen to a packet, without sending or
 	// changing anything.
 	Explain(p Packet) (Explanation, error)
 
@@ -40,15 +40,20 @@ type Backend interface {
 type Leaser interface {
 	// Renew lets lease id live for d from now; d <= 0 ends it at once.
 	Renew(id uint32, d time.Duration) error
+
+	// Held is what is left of lease id, also of one that an earlier daemon
+	// renewed; 0 if the lease is over.
+	Held(id uint32) time.Duration
 }
 
 // Switcher is implemented by backends that need no Apply to change what is
 // standby: a takeover does not wait for thousands of services to be laid out.
 type Switcher interface {
-	// Switch makes exactly these VIPs standby, as an Apply of the state
-	// applied last would with this [State.Standby]. On error nothing has
-	// changed, and an Apply is needed.
-	Switch(standby []netip.Addr) error
+	// Switch changes which VIPs are standby, as an Apply of the state
+	// applied last would with these [State.VIPs]. They differ from the
+	// applied ones in Standby only. On error nothing has changed, and an
+	// Apply is needed.
+	Switch(vips []VIP) error
 }
 
 // Observed is what a backend found in the kernel.

@@ -43,20 +43,21 @@ type State struct {
 
 	Timeouts             Timeouts
 	SloppyTCP            bool // net.ipv4.vs.sloppy_tcp: any TCP packet may open a connection
-	KeepNodestConn       bool // net.ipv4.vs.expire_nodest_conn = 0: packets of a removed real's connections are dropped silently until it returns, instead of being reset
+	ExpireNodestConn     bool // net.ipv4.vs.expire_nodest_conn: packets of a removed real's connections are answered with a reset; without it they are dropped until the real returns
 	ExpireQuiescentTempl bool // net.ipv4.vs.expire_quiescent_template
 	Deny                 []netip.Prefix
 	Allow                []netip.Prefix
-	Peers                []netip.Addr // fellow directors: what they balanced already is not balanced again
-	Standby              []netip.Addr // VIPs that another director owns now: nothing for them is forwarded
-	Leases               []Lease      // VIPs that are served only while a lease is renewed
+	Peers                []netip.Addr // the other directors: a packet that one of them forwarded is not scheduled again
+	VIPs                 []VIP        // the virtual addresses, each once; an address that only listeners name is served at all times
 }
 
-// Lease names VIPs that this host serves only until a deadline, so that it
-// goes silent by itself when the daemon that speaks VRRP for it dies.
-type Lease struct {
-	ID  uint32 // small and stable: the index of the VRRP instance, from 0
-	VIP []netip.Addr
+// VIP is a virtual address and what decides whether this host serves it.
+type VIP struct {
+	Addr    netip.Addr
+	Owner   string // the VRRP instance that decides who serves the address; "" = this host, at all times
+	Standby bool   // another director serves the address now: nothing for it is forwarded here
+	Leased  bool   // served only while the lease is renewed: the host falls silent by itself when its daemon dies
+	Lease   uint32 // number of the lease if Leased: small, and the same for every VIP of one owner
 }
 
 // Service finds a service by name.
@@ -68,20 +69,26 @@ func (s State) Service(name string) (Service, bool) {
 	return s.Services[i], true
 }
 
-// VIPs lists the addresses that the services listen on, each once, in the
-// order of the services.
-func (s State) VIPs() []netip.Addr {
-	var vips []netip.Addr
-	seen := map[netip.Addr]bool{}
-	for _, svc := range s.Services {
-		for _, l := range svc.Listeners {
-			if !seen[l.Addr] {
-				seen[l.Addr] = true
-				vips = append(vips, l.Addr)
-			}
+// HasVIP reports whether addr is a virtual address: VIPs or a listener names
+// it.
+func (s State) HasVIP(addr netip.Addr) bool {
+	if slices.ContainsFunc(s.VIPs, func(v VIP) bool { return v.Addr == addr }) {
+		return true
+	}
+	return slices.ContainsFunc(s.Services, func(svc Service) bool {
+		return slices.ContainsFunc(svc.Listeners, func(l Listener) bool { return l.Addr == addr })
+	})
+}
+
+// StandbyVIPs is the set of the addresses that another director serves now.
+func (s State) StandbyVIPs() map[netip.Addr]bool {
+	set := map[netip.Addr]bool{}
+	for _, v := range s.VIPs {
+		if v.Standby {
+			set[v.Addr] = true
 		}
 	}
-	return vips
+	return set
 }
 
 // Clone copies s so deeply that the copy can be changed.
@@ -93,10 +100,6 @@ func (s State) Clone() State {
 	s.Deny = slices.Clone(s.Deny)
 	s.Allow = slices.Clone(s.Allow)
 	s.Peers = slices.Clone(s.Peers)
-	s.Standby = slices.Clone(s.Standby)
-	s.Leases = slices.Clone(s.Leases)
-	for i := range s.Leases {
-		s.Leases[i].VIP = slices.Clone(s.Leases[i].VIP)
-	}
+	s.VIPs = slices.Clone(s.VIPs)
 	return s
 }

@@ -67,7 +67,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 		return dropped("denied"), true
 	}
 	switch {
-	case !r.reachable() && k.proto == lb.TCP && d.state.KeepNodestConn && !another:
+	case !r.reachable() && k.proto == lb.TCP && !d.state.ExpireNodestConn && !another:
 		return dropped("real_away"), true
 	case !r.reachable():
 		delete(d.flows, k)
@@ -77,7 +77,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 		return passed("real_gone"), true
 	case k.proto == lb.UDP && r.host.Silent,
 		another,
-		syn && !d.state.KeepNodestConn && !r.usable():
+		syn && d.state.ExpireNodestConn && !r.usable():
 		return Outcome{}, false
 	}
 	before := f.state

@@ -34,7 +34,7 @@ func director(s lb.Service, weights ...uint16) *Director {
 		s.Reals = append(s.Reals, lb.Real{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(11 + i)}), Weight: w})
 	}
 	d := New(World{MAC: mac, IfIndex: 1, Tick: time.Second, Host: segment})
-	d.Apply(lb.State{Services: []lb.Service{s}})
+	d.Apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 	return d
 }
 

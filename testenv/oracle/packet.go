@@ -158,8 +158,8 @@ func martian(a netip.Addr) bool {
 	return b[0] == 0 || b[0] == 127 || a.IsMulticast() || b == [4]byte{255, 255, 255, 255}
 }
 
-// owns reports whether an address is a VIP: a service listens on it, or VRRP
-// has it.
+// owns reports whether an address is a VIP that the packet path knows: a
+// service listens on it, or VRRP decides about it.
 func (d *Director) owns(a netip.Addr) bool {
 	for _, s := range d.state.Services {
 		for _, l := range s.Listeners {
@@ -168,33 +168,33 @@ func (d *Director) owns(a netip.Addr) bool {
 			}
 		}
 	}
-	for _, l := range d.state.Leases {
-		if slices.Contains(l.VIP, a) {
-			return true
-		}
-	}
-	return slices.Contains(d.state.Standby, a)
+	v := d.vip(a)
+	return v.Standby || v.Leased
 }
 
-// leaseOver reports whether a VIP hangs on a lease that is over.
-func (d *Director) leaseOver(a netip.Addr) bool {
-	over := false
-	for _, l := range d.state.Leases {
-		if slices.Contains(l.VIP, a) {
-			over = !d.world.Lives(l.ID)
-		}
+// vip is what the state says of a virtual address.
+func (d *Director) vip(a netip.Addr) lb.VIP {
+	i := slices.IndexFunc(d.state.VIPs, func(v lb.VIP) bool { return v.Addr == a })
+	if i < 0 {
+		return lb.VIP{Addr: a}
 	}
-	return over
+	return d.state.VIPs[i]
+}
+
+// isLeaseOver reports whether a VIP depends on a lease that is over.
+func (d *Director) isLeaseOver(a netip.Addr) bool {
+	v := d.vip(a)
+	return v.Leased && !d.world.Lives(v.Lease)
 }
 
 // role asks whether the director may serve a VIP at all.
 func (d *Director) role(p packet) (Outcome, bool) {
 	switch {
-	case slices.Contains(d.state.Standby, p.dst):
+	case d.vip(p.dst).Standby:
 		return passed("standby"), false
 	case d.fromPeer(p):
 		return passed("from_peer"), false
-	case d.leaseOver(p.dst):
+	case d.isLeaseOver(p.dst):
 		return dropped("lease_over"), false
 	}
 	return Outcome{}, true
@@ -225,7 +225,7 @@ func (d *Director) bystander(frame []byte, verdict string) Outcome {
 		return passed(verdict)
 	}
 	target := netip.AddrFrom4([4]byte(frame[38:42]))
-	if slices.Contains(d.state.Standby, target) || d.leaseOver(target) {
+	if d.vip(target).Standby || d.isLeaseOver(target) {
 		return dropped("arp_silenced")
 	}
 	return passed(verdict)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -226,18 +225,18 @@ func (b *Backend) Renew(id uint32, d time.Duration) error {
 
 // Switch implements [lb.Switcher] while everything runs on XDP; IPVS needs an
 // Apply.
-func (b *Backend) Switch(standby []netip.Addr) error {
+func (b *Backend) Switch(vips []lb.VIP) error {
 	s, ok := b.xdp.(lb.Switcher)
 	if !ok || b.ipvs != nil || b.closed {
 		return errors.New("roles: not without an Apply")
 	}
-	return s.Switch(standby)
+	return s.Switch(vips)
 }
 
-// Held is what XDP knows to be left of a lease that an earlier daemon took.
+// Held implements [lb.Leaser]: what XDP knows to be left of a lease.
 func (b *Backend) Held(id uint32) time.Duration {
-	if h, ok := b.xdp.(interface{ Held(id uint32) time.Duration }); ok {
-		return h.Held(id)
+	if l, ok := b.xdp.(lb.Leaser); ok {
+		return l.Held(id)
 	}
 	return 0
 }

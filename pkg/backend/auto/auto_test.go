@@ -34,7 +34,10 @@ type part struct {
 
 func (p *part) Apply(ctx context.Context, s lb.State) error {
 	if p.name == "ipvs" {
-		s.Leases = nil // it has none
+		s.VIPs = slices.Clone(s.VIPs)
+		for i := range s.VIPs {
+			s.VIPs[i].Leased = false // the kernel's IPVS has no leases
+		}
 	}
 	if err := p.Fake.Apply(ctx, s); err != nil {
 		return err
@@ -151,7 +154,7 @@ func service(name string, port uint16, f lb.Forward, hosts ...byte) lb.Service {
 
 func (h *host) apply(services ...lb.Service) {
 	h.t.Helper()
-	if err := h.Apply(h.t.Context(), lb.State{Services: services}); err != nil {
+	if err := h.Apply(h.t.Context(), lb.State{ExpireNodestConn: true, Services: services}); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -288,7 +291,7 @@ func TestFailure(t *testing.T) {
 		h := newHost(t, nil, forwards)
 		h.openErr = broken
 		h.apply(dr)
-		err := h.Apply(t.Context(), lb.State{Services: []lb.Service{nat, service("new", 81, lb.DR, 12)}})
+		err := h.Apply(t.Context(), lb.State{ExpireNodestConn: true, Services: []lb.Service{nat, service("new", 81, lb.DR, 12)}})
 		if !errors.Is(err, broken) || !strings.Contains(err.Error(), "needed for web (forward nat)") {
 			t.Errorf("error %v", err)
 		}
@@ -301,7 +304,7 @@ func TestFailure(t *testing.T) {
 		h := newHost(t, nil, forwards)
 		h.apply(dr)
 		h.ipvs.Fail(broken)
-		err := h.Apply(t.Context(), lb.State{Services: []lb.Service{nat, service("new", 81, lb.DR, 12)}})
+		err := h.Apply(t.Context(), lb.State{ExpireNodestConn: true, Services: []lb.Service{nat, service("new", 81, lb.DR, 12)}})
 		if !errors.Is(err, broken) {
 			t.Errorf("error %v", err)
 		}
@@ -317,7 +320,7 @@ func TestFailure(t *testing.T) {
 		h := newHost(t, nil, forwards)
 		h.apply(nat)
 		h.xdp.Fail(broken)
-		err := h.Apply(t.Context(), lb.State{Services: []lb.Service{dr, service("new", 81, lb.NAT, 12)}})
+		err := h.Apply(t.Context(), lb.State{ExpireNodestConn: true, Services: []lb.Service{dr, service("new", 81, lb.NAT, 12)}})
 		if !errors.Is(err, broken) {
 			t.Errorf("error %v", err)
 		}
@@ -337,7 +340,7 @@ func TestFailure(t *testing.T) {
 		for i := range 20 {
 			all = append(all, service(fmt.Sprint("s", i), uint16(i+1), lb.Tunnel, 11))
 		}
-		err := h.Apply(t.Context(), lb.State{Services: all})
+		err := h.Apply(t.Context(), lb.State{ExpireNodestConn: true, Services: all})
 		if err == nil || !strings.Contains(err.Error(), "s7 (forward tunnel) and 12 more: broken") {
 			t.Errorf("error %v", err)
 		}
@@ -353,7 +356,7 @@ func TestFailure(t *testing.T) {
 				t.Errorf("%s: closed %v, kept %v", p.name, closed, kept)
 			}
 		}
-		if h.Apply(t.Context(), lb.State{}) == nil {
+		if h.Apply(t.Context(), lb.State{ExpireNodestConn: true}) == nil {
 			t.Error("applied on a closed backend")
 		}
 	})

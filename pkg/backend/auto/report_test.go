@@ -132,7 +132,7 @@ func TestRandomMoves(t *testing.T) {
 		port := uint16(1)
 		for range rapid.IntRange(1, 12).Draw(r, "steps") {
 			next = draw(r)
-			if err := h.Apply(t.Context(), lb.State{Services: next}); err != nil {
+			if err := h.Apply(t.Context(), lb.State{ExpireNodestConn: true, Services: next}); err != nil {
 				r.Fatal(err)
 			}
 			before = next

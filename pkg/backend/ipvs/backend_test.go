@@ -159,7 +159,7 @@ func TestStandby(t *testing.T) {
 	b := k.backend(t, t.TempDir())
 	both := named("both", web(reals(1), "10.0.0.100:443/tcp", "10.0.0.101:443/tcp"))
 	s := state(web(reals(1)), both)
-	s.Standby = []netip.Addr{vip}
+	s.VIPs = []lb.VIP{{Addr: vip, Standby: true}}
 	apply(t, b, s)
 	equalText(t, "one of two VIPs", k.table(), "FWM 1819672576 rr: 10.0.0.11*1")
 	if got := k.rules.spans; len(got) != 1 || got[0].addr.String() != "10.0.0.101" {
@@ -168,7 +168,7 @@ func TestStandby(t *testing.T) {
 	if o, err := b.Observed(); err != nil || len(o.Services) != 1 || o.Services[0].Name != "both" {
 		t.Errorf("observed %+v, %v", o, err)
 	}
-	s.Standby = append(s.Standby, netip.MustParseAddr("10.0.0.101"))
+	s.VIPs = append(s.VIPs, lb.VIP{Addr: netip.MustParseAddr("10.0.0.101"), Standby: true})
 	apply(t, b, s)
 	equalText(t, "both", k.table(), "")
 	if k.rules != nil {
@@ -360,7 +360,7 @@ func TestOwnership(t *testing.T) {
 	if err := second.Close(false); err != nil {
 		t.Errorf("second close: %v", err)
 	}
-	if err := second.Apply(context.Background(), lb.State{}); err == nil {
+	if err := second.Apply(context.Background(), lb.State{ExpireNodestConn: true}); err == nil {
 		t.Error("apply after close succeeded")
 	}
 }
@@ -380,7 +380,7 @@ func TestCrash(t *testing.T) {
 		err := k.backend(t, dir).Apply(context.Background(), state(web(reals(1, 1)), named("group", web(reals(1), "10.0.0.100:81-90/tcp"))))
 		k.fail = nil
 		b := k.backend(t, dir)
-		apply(t, b, lb.State{})
+		apply(t, b, lb.State{ExpireNodestConn: true})
 		if err := b.Close(false); err != nil {
 			t.Fatal(err)
 		}
@@ -412,7 +412,7 @@ func TestSysctls(t *testing.T) {
 	nat := web(reals(1))
 	nat.Reals[0].Forward = lb.NAT
 	s := state(nat)
-	s.KeepNodestConn, s.SloppyTCP, s.ExpireQuiescentTempl = true, true, true
+	s.ExpireNodestConn, s.SloppyTCP, s.ExpireQuiescentTempl = false, true, true
 	apply(t, b, s)
 	want := map[string]string{
 		"ipv4/vs/expire_nodest_conn": "0", "ipv4/vs/expire_quiescent_template": "1", "ipv4/vs/sloppy_tcp": "1",

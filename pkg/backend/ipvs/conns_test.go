@@ -170,7 +170,7 @@ func TestExplain(t *testing.T) {
 	svc.Deny = prefixes("192.0.2.0/24")
 	group := named("group", web(reals(1, 0), "10.0.0.100:81-90/tcp"))
 	s := state(svc, group, named("idle", web(reals(0), "10.0.0.100:25/tcp")), named("away", web(reals(1), "10.0.0.102:80/tcp")))
-	s.Standby = []netip.Addr{netip.MustParseAddr("10.0.0.102")}
+	s.VIPs = []lb.VIP{{Addr: netip.MustParseAddr("10.0.0.102"), Standby: true}}
 	apply(t, b, s)
 	for _, c := range []struct {
 		src, dst, flags string

@@ -311,4 +311,6 @@ func web(rs []lb.Real, on ...string) lb.Service {
 
 func named(name string, s lb.Service) lb.Service { s.Name = name; return s }
 
-func state(services ...lb.Service) lb.State { return lb.State{Services: services} }
+func state(services ...lb.Service) lb.State {
+	return lb.State{ExpireNodestConn: true, Services: services}
+}

@@ -284,9 +284,9 @@ func (b *Backend) explainSchedule(e lb.Explanation, svc lb.Service) (lb.Explanat
 // unserved says why no service of the kernel takes packets for an address.
 func (b *Backend) unserved(vip netip.Addr) string {
 	switch {
-	case slices.Contains(b.plan.state.Standby, vip):
+	case b.plan.state.StandbyVIPs()[vip]:
 		return standby
-	case slices.Contains(b.plan.state.VIPs(), vip):
+	case b.plan.state.HasVIP(vip):
 		return noListener
 	}
 	return notOurs

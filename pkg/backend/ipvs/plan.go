@@ -88,8 +88,9 @@ func newPlan(s, old lb.State, failed map[string]error, marks map[string]uint32) 
 		}
 	}
 	p := plan{state: s, marks: assignMarks(s, marks), sysctls: sysctls(s)}
+	standby := s.StandbyVIPs()
 	for _, svc := range s.Services {
-		p.virtuals = append(p.virtuals, virtuals(svc, s.Standby, p.mark(svc))...)
+		p.virtuals = append(p.virtuals, virtuals(svc, standby, p.mark(svc))...)
 	}
 	p.rules = newRuleset(s, p.mark)
 	t := s.Timeouts.WithDefaults()
@@ -202,12 +203,12 @@ func realPort(r lb.Real, svc lb.Service) uint16 {
 
 // virtuals makes the kernel's services for svc: none while all its VIPs are
 // standby.
-func virtuals(svc lb.Service, standby []netip.Addr, mark uint32) []virtual {
+func virtuals(svc lb.Service, standby map[netip.Addr]bool, mark uint32) []virtual {
 	var vs []virtual
 	for _, family := range []ipvs.AddressFamily{ipvs.INET, ipvs.INET6} {
 		var mine []lb.Listener
 		for _, l := range svc.Listeners {
-			if familyOf(l.Addr) == family && !slices.Contains(standby, l.Addr) {
+			if familyOf(l.Addr) == family && !standby[l.Addr] {
 				mine = append(mine, l)
 			}
 		}
@@ -321,7 +322,7 @@ func sysctls(s lb.State) map[string]string {
 		return "0"
 	}
 	want := map[string]string{
-		expireNodest:                        flag(!s.KeepNodestConn),
+		expireNodest:                        flag(s.ExpireNodestConn),
 		"ipv4/vs/expire_quiescent_template": flag(s.ExpireQuiescentTempl),
 		"ipv4/vs/sloppy_tcp":                flag(s.SloppyTCP),
 	}

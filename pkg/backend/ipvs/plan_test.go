@@ -146,7 +146,7 @@ func TestSorryIsReal(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	s := lb.State{Timeouts: lb.Timeouts{UDP: 90 * time.Second}}
+	s := lb.State{ExpireNodestConn: true, Timeouts: lb.Timeouts{UDP: 90 * time.Second}}
 	p := newPlan(s, lb.State{}, nil, nil)
 	if p.timeouts != (ipvs.Config{TCPTimeout: 900, TCPFinTimeout: 120, UDPTimeout: 90}) {
 		t.Errorf("timeouts %+v", p.timeouts)

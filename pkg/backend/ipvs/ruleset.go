@@ -59,10 +59,10 @@ func spans(s lb.State, mark func(lb.Service) uint32) []span {
 		addr  netip.Addr
 		proto lb.Protocol
 	}
-	listeners := map[target][]span{}
+	listeners, standby := map[target][]span{}, s.StandbyVIPs()
 	for _, svc := range s.Services {
 		for _, l := range svc.Listeners {
-			if slices.Contains(s.Standby, l.Addr) {
+			if standby[l.Addr] {
 				continue
 			}
 			sp := span{addr: l.Addr, proto: l.Proto, first: l.First, last: l.Last, service: svc.Name, mark: mark(svc)}

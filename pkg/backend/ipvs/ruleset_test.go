@@ -154,7 +154,7 @@ func TestDeniedForAll(t *testing.T) {
 	if got := fmt.Sprint(r.denied["web"], r.denied["quiet"]); got != "[10.1.0.0-10.2.255.255] [10.1.0.0-10.1.255.255]" {
 		t.Errorf("denied %s", got)
 	}
-	s.Standby = []netip.Addr{vip, netip.MustParseAddr("10.0.0.101")}
+	s.VIPs = []lb.VIP{{Addr: vip, Standby: true}, {Addr: netip.MustParseAddr("10.0.0.101"), Standby: true}}
 	if r := newRuleset(s, marks(s)); !r.empty() {
 		t.Errorf("standby: %v", r.spans)
 	}

@@ -40,7 +40,7 @@ func output(t *testing.T, line string) string {
 
 func (d director) apply(services ...lb.Service) {
 	d.t.Helper()
-	if err := d.Apply(d.t.Context(), lb.State{Services: services}); err != nil {
+	if err := d.Apply(d.t.Context(), lb.State{ExpireNodestConn: true, Services: services}); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -466,7 +466,7 @@ func TestKernelUnknownScheduler(t *testing.T) {
 	d := newDirector(t)
 	svc := service("web", reals(1), tcp(vip, 80, 80))
 	svc.Scheduler = "nosuch"
-	err := d.Apply(t.Context(), lb.State{Services: []lb.Service{svc}})
+	err := d.Apply(t.Context(), lb.State{ExpireNodestConn: true, Services: []lb.Service{svc}})
 	if err == nil || !strings.Contains(err.Error(), "ip_vs_nosuch") {
 		t.Errorf("error %v", err)
 	}

@@ -32,7 +32,7 @@ func fresh(n int) []byte {
 // A successor that has not heard of a real yet uses what its predecessor
 // knew: new clients are served all the time.
 func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(3)}, Peers: []netip.Addr{realN(1), realN(7)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}, Peers: []netip.Addr{realN(1), realN(7)}}
 	h := newHarness(t, 4096, 1024)
 	h.net.local[realN(2)] = true
 	h.net.silent[realN(3)] = "does not answer ARP"
@@ -89,10 +89,10 @@ func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
 func TestDrainedServiceGoneAtTheNextStart(t *testing.T) {
 	drained := other()
 	drained.Reals[0].Weight = 0
-	h := serving(t, lb.State{Services: []lb.Service{webService(1), drained}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1), drained}})
 	h.succeed()
 	h.net.asking = false
-	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	for range idlePasses {
 		h.Sweep()
 	}

@@ -145,8 +145,7 @@ func (b *Backend) prepare(s *service) error {
 // sameBesides reports whether all is the same that VIPs are laid out by, besides
 // the services.
 func sameBesides(a, b *lb.State) bool {
-	same := func(a, b lb.Lease) bool { return a.ID == b.ID && slices.Equal(a.VIP, b.VIP) }
-	return slices.Equal(a.Standby, b.Standby) && slices.Equal(a.Peers, b.Peers) && slices.EqualFunc(a.Leases, b.Leases, same)
+	return slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Peers, b.Peers)
 }
 
 // unchanged reports whether preparing a service again would change nothing: of
@@ -277,7 +276,7 @@ func (b *Backend) applySettings() {
 	if b.state.SloppyTCP {
 		f |= loader.RawSettingSETTING_SLOPPY_TCP
 	}
-	if b.state.KeepNodestConn {
+	if !b.state.ExpireNodestConn {
 		f |= loader.RawSettingSETTING_KEEP_NODEST
 	}
 	if b.state.ExpireQuiescentTempl {

@@ -15,7 +15,7 @@ func TestVIPWithoutService(t *testing.T) {
 	for name, services := range map[string][]lb.Service{"no service": nil, "services elsewhere": {webService(2)}} {
 		t.Run(name, func(t *testing.T) {
 			lone := netip.MustParseAddr("10.0.0.200")
-			s := lb.State{Services: services, Leases: []lb.Lease{{ID: 3, VIP: []netip.Addr{lone, netip.MustParseAddr("2001:db8::1")}}}}
+			s := lb.State{ExpireNodestConn: true, Services: services, VIPs: leased(3, lone, netip.MustParseAddr("2001:db8::1"))}
 			h := serving(t, s)
 			request := arpFor(1, client.Addr(), lone)
 			packets := map[string][]byte{
@@ -39,12 +39,12 @@ func TestVIPWithoutService(t *testing.T) {
 			h.want(packets["udp"], "no_listener", pass)
 			h.want(packets["echo"], "other_protocol", pass)
 
-			s.Standby = []netip.Addr{lone}
+			s.VIPs = standby(lone)
 			h.apply(s)
 			h.want(request, "arp_silenced", drop)
 			all("standby", pass)
 
-			h.apply(lb.State{Services: services})
+			h.apply(lb.State{ExpireNodestConn: true, Services: services})
 			h.want(request, "not_our_mac", pass)
 			all("not_ours", pass)
 		})
@@ -54,7 +54,7 @@ func TestVIPWithoutService(t *testing.T) {
 // A VIP keeps its number, and with it its flows, when its last service goes
 // and comes back.
 func TestVIPKeepsNumberWithoutService(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1)}, Leases: []lb.Lease{{ID: 0, VIP: []netip.Addr{vip}}}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}, VIPs: leased(0, vip)}
 	h := serving(t, s)
 	must(t, h.Renew(0, time.Hour))
 	before, _ := h.vip(vip)
@@ -76,7 +76,7 @@ func TestVIPKeepsNumberWithoutService(t *testing.T) {
 
 // What is left of a lease survives the daemon.
 func TestHeld(t *testing.T) {
-	h := serving(t, lb.State{Leases: []lb.Lease{{ID: 5, VIP: []netip.Addr{vip}}}})
+	h := serving(t, lb.State{ExpireNodestConn: true, VIPs: leased(5, vip)})
 	if got := h.Held(5); got != 0 {
 		t.Errorf("never renewed: %s", got)
 	}
@@ -105,12 +105,12 @@ func echoTo(dst netip.Addr) []byte {
 
 // More VIPs than a line has places: none is lost, with services or without.
 func TestManyBareVIPs(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}}
 	var all []netip.Addr
 	for i := range 2000 {
 		all = append(all, netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}))
 	}
-	s.Leases = []lb.Lease{{ID: 1, VIP: all}}
+	s.VIPs = leased(1, all...)
 	h := newHarness(t, 4096, 1024)
 	must(t, h.Apply(context.Background(), s))
 	must(t, h.Renew(1, time.Hour))

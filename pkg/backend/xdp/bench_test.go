@@ -31,7 +31,7 @@ func BenchmarkApply(b *testing.B) {
 }
 
 func manyServices(n int) lb.State {
-	var s lb.State
+	s := lb.State{ExpireNodestConn: true}
 	for i := range n {
 		v := lb.Service{Name: fmt.Sprintf("service-%05d", i), Scheduler: lb.WRR}
 		vip := netip.AddrFrom4([4]byte{10, 240, byte(i >> 8), byte(i)})

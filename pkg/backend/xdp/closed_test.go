@@ -20,7 +20,7 @@ func (h *harness) tcp(flags string) netip.Addr {
 func TestClosedConnectionCounts(t *testing.T) {
 	s := webService(2)
 	s.Scheduler = lb.LC
-	h := serving(t, lb.State{Services: []lb.Service{s}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 	for i, want := range []netip.Addr{realN(2), realN(1), realN(2), realN(1)} {
 		if got := h.tcp("S"); got != want {
 			t.Errorf("connection %d: %s, want %s", i, got, want)
@@ -39,7 +39,7 @@ func TestClosedConnectionCounts(t *testing.T) {
 func TestClosedPersistentConnectionGoesOn(t *testing.T) {
 	s := webService(3)
 	s.Persistence.Timeout = time.Minute
-	h := serving(t, lb.State{Services: []lb.Service{s}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 	to := h.tcp("S")
 	h.tcp("FA")
 	if got := h.tcp("S"); got != to {
@@ -63,7 +63,7 @@ func TestClosedPersistentConnectionGoesOn(t *testing.T) {
 // closed one is new all the same.
 func TestClosedConnectionOfAwayReal(t *testing.T) {
 	s := webService(2)
-	state := lb.State{KeepNodestConn: true, Services: []lb.Service{s}}
+	state := lb.State{Services: []lb.Service{s}}
 	h := serving(t, state)
 	if got := h.tcp("S"); got != realN(2) {
 		t.Fatalf("reached %s", got)
@@ -90,7 +90,7 @@ func TestClosedConnectionOfAwayReal(t *testing.T) {
 // removed.
 func TestSloppyPacketOfRemovedReal(t *testing.T) {
 	s := webService(2)
-	state := lb.State{SloppyTCP: true, Services: []lb.Service{s}}
+	state := lb.State{ExpireNodestConn: true, SloppyTCP: true, Services: []lb.Service{s}}
 	h := serving(t, state)
 	if got := h.tcp("A"); got != realN(2) {
 		t.Fatalf("reached %s", got)
@@ -108,7 +108,7 @@ func TestSorryServerKeepsNobody(t *testing.T) {
 	s := webService(1)
 	s.Persistence.Timeout, s.Sorry = time.Minute, realN(5)
 	s.Reals[0].Weight = 0
-	h := serving(t, lb.State{Services: []lb.Service{s}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 	for _, flags := range []string{"S", "A"} {
 		if got := h.tcp(flags); got != realN(5) {
 			t.Fatalf("reached %s", got)
@@ -116,7 +116,7 @@ func TestSorryServerKeepsNobody(t *testing.T) {
 	}
 	s = webService(1)
 	s.Persistence.Timeout, s.Sorry = time.Minute, realN(5)
-	h.apply(lb.State{Services: []lb.Service{s}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 	next := netip.AddrPortFrom(client.Addr(), client.Port()+1)
 	if got := h.Send(lb.Packet{Proto: lb.TCP, Src: next, Dst: web}).Real; got != realN(1) {
 		t.Errorf("the next connection reached %s, want %s", got, realN(1))

@@ -11,7 +11,7 @@ import (
 // A service without listeners keeps the connections it has, and gets no new
 // ones: they are somebody else's, behind XDP.
 func TestServiceWithoutListenersDrains(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(2)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}}
 	h := serving(t, s)
 	known := map[lb.Protocol][]byte{}
 	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
@@ -41,7 +41,7 @@ func TestServiceWithoutListenersDrains(t *testing.T) {
 	h.want(frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "R"}), "forwarded", tx)
 	h.want(frame(syn(lb.TCP)), "no_listener", pass)
 
-	h.apply(lb.State{})
+	h.apply(lb.State{ExpireNodestConn: true})
 	h.want(known[lb.UDP], "not_ours", pass)
 
 	s.Services = []lb.Service{webService(2)}
@@ -52,7 +52,7 @@ func TestServiceWithoutListenersDrains(t *testing.T) {
 // When the last connection is over, the VIP is forgotten, and the number with
 // it.
 func TestDrainEnds(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}}
 	h := serving(t, s)
 	h.want(frame(syn(lb.TCP)), "forwarded", tx)
 	s.Services[0].Listeners = nil

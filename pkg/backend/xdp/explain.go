@@ -104,7 +104,7 @@ func (e *explainer) known(v value) (lb.Explanation, bool) {
 	switch {
 	case raw.Flags&realThere != 0 && raw.Generation == v.generation():
 		return e.way(name, v.real()), true
-	case e.b.state.KeepNodestConn:
+	case !e.b.state.ExpireNodestConn:
 		return e.end(loader.RawVerdictVERDICT_REAL_AWAY, name, ""), true
 	}
 	return e.end(loader.RawVerdictVERDICT_REAL_GONE, name, ""), true
@@ -117,7 +117,7 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 	closed := stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE"
 	another := !udp && syn && closed && !e.keepsClients(raw)
 	switch gone := raw.Flags&realThere == 0 || raw.Generation != v.generation(); {
-	case gone && (udp || another || (syn || e.b.state.SloppyTCP) && !e.b.state.KeepNodestConn):
+	case gone && (udp || another || (syn || e.b.state.SloppyTCP) && e.b.state.ExpireNodestConn):
 		return "its real was removed"
 	case gone:
 		return ""
@@ -127,7 +127,7 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 		return ""
 	case another:
 		return "a SYN on a closed connection"
-	case raw.Flags&realUsable == 0 && !e.b.state.KeepNodestConn:
+	case raw.Flags&realUsable == 0 && e.b.state.ExpireNodestConn:
 		return "a SYN to a real that gets no new connections"
 	}
 	return ""

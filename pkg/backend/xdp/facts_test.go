@@ -35,7 +35,7 @@ type facts struct {
 func (h *harness) replay(t *testing.T) *facts {
 	h.reset(t)
 	h.grace = func() {} // no packet runs beside the edits
-	return &facts{harness: h, t: t, marks: map[string][]lb.Listener{}, port: 20000}
+	return &facts{harness: h, t: t, state: lb.State{ExpireNodestConn: true}, marks: map[string][]lb.Listener{}, port: 20000}
 }
 
 // ipvsadm carries out commands as the shell would: "ipvsadm -A ...; ipvsadm

@@ -15,7 +15,7 @@ const web80 = "-t 10.0.0.100:80"
 // nodest sets expire_nodest_conn.
 func (f *facts) nodest(on bool) {
 	f.t.Helper()
-	f.state.KeepNodestConn = !on
+	f.state.ExpireNodestConn = on
 	f.apply(f.state)
 }
 

@@ -103,7 +103,7 @@ func TestManyPrefixes(t *testing.T) {
 	apply := func() {
 		s := webService(2)
 		s.Deny, s.Allow = l.lists()
-		h.apply(lb.State{Services: []lb.Service{s, open}})
+		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s, open}})
 	}
 	l.draw(r, manyPrefixes)
 	apply()

@@ -130,7 +130,7 @@ func TestFlood(t *testing.T) {
 			h.reset(t)
 			s := webService(3)
 			s.Persistence.Timeout = c.persistent
-			h.apply(lb.State{Services: []lb.Service{s}})
+			h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 			before, err := h.Stats()
 			must(t, err)
 			who := &crowd{barrage: h.barrage(t), size: packets / 200}
@@ -167,7 +167,7 @@ func TestFlood(t *testing.T) {
 func TestFloodBesideTraffic(t *testing.T) {
 	packets := floodPackets(t)
 	h := newStill(t, packets/100, 1024)
-	h.apply(lb.State{Services: []lb.Service{webService(3)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	who := &crowd{barrage: h.barrage(t)}
 	who.open(t, packets/1000)
 	before, err := h.Stats()
@@ -223,7 +223,7 @@ func TestStatedCapacity(t *testing.T) {
 	size := floodPackets(t)
 	h := newStill(t, size, 1024)
 	h.dp.Settings.Seed = [3]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb}
-	h.apply(lb.State{Services: []lb.Service{webService(3)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	before, err := h.Stats()
 	must(t, err)
 	b := h.barrage(t)

@@ -14,7 +14,7 @@ import (
 func newHold(t *testing.T) (*harness, *holder) {
 	t.Helper()
 	h := newStill(t, 4096, 64)
-	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	hold, err := newHolder(h.Backend)
 	must(t, err)
 	t.Cleanup(hold.close)

@@ -315,3 +315,18 @@ func ipSum(h []byte) uint16 {
 	}
 	return ^uint16(sum)
 }
+
+// standby and leased are what a state says of VIPs that VRRP decides about.
+func standby(vips ...netip.Addr) (all []lb.VIP) {
+	for _, v := range vips {
+		all = append(all, lb.VIP{Addr: v, Owner: "VI_1", Standby: true})
+	}
+	return all
+}
+
+func leased(id uint32, vips ...netip.Addr) (all []lb.VIP) {
+	for _, v := range vips {
+		all = append(all, lb.VIP{Addr: v, Owner: "VI_1", Leased: true, Lease: id})
+	}
+	return all
+}

@@ -87,6 +87,7 @@ func trialState() lb.State {
 		return rs
 	}
 	return lb.State{
+		ExpireNodestConn: true,
 		Services: []lb.Service{
 			{Name: "web", Scheduler: lb.RR, Mark: 1, Reals: reals(1, 2), Listeners: []lb.Listener{at(vips[0], lb.TCP, 80, 80), at(vips[0], lb.UDP, 80, 80)}},
 			{Name: "dns", Scheduler: lb.WRR, Reals: reals(1, 2, 4), OnePacket: true, Listeners: []lb.Listener{at(vips[0], lb.UDP, 53, 53)}},
@@ -99,10 +100,9 @@ func trialState() lb.State {
 			{Name: "old", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(standbyVIP, lb.TCP, 80, 80)}},
 			{Name: "over", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(overVIP, lb.TCP, 80, 80)}},
 		},
-		Standby: []netip.Addr{standbyVIP},
-		Leases:  []lb.Lease{{ID: 0, VIP: vips[:1]}, {ID: 1, VIP: []netip.Addr{overVIP}}},
-		Peers:   []netip.Addr{peerAddr},
-		Deny:    []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+		VIPs:  slices.Concat(standby(standbyVIP), leased(0, vips[0]), leased(1, overVIP)),
+		Peers: []netip.Addr{peerAddr},
+		Deny:  []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
 	}
 }
 

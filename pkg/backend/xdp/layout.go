@@ -18,8 +18,7 @@ type layout struct {
 	order []netip.Addr
 	vips  map[netip.Addr]*vipPlan
 
-	standby map[netip.Addr]bool
-	leases  map[netip.Addr]uint32
+	roles map[netip.Addr]*lb.VIP // what the state says of the VIPs
 }
 
 // vipPlan is what is known of one VIP before it is written.
@@ -36,14 +35,10 @@ type portRange struct {
 
 func (l *layout) clear() {
 	l.vips = make(map[netip.Addr]*vipPlan, len(l.b.state.Services))
-	l.standby, l.leases = map[netip.Addr]bool{}, map[netip.Addr]uint32{}
-	for _, vip := range l.b.state.Standby {
-		l.standby[vip] = true
-	}
-	for _, lease := range l.b.state.Leases {
-		for _, vip := range lease.VIP {
-			l.leases[vip] = lease.ID
-		}
+	l.roles = make(map[netip.Addr]*lb.VIP, len(l.b.state.VIPs))
+	for i := range l.b.state.VIPs {
+		v := &l.b.state.VIPs[i]
+		l.roles[v.Addr] = v
 	}
 	clear(l.b.dp.VIPs[l.half*vipLines : (l.half+1)*vipLines])
 	clear(l.b.dp.Ports[l.half*portLines : (l.half+1)*portLines])
@@ -83,15 +78,9 @@ func (l *layout) bare() error {
 // service listens on them. (Neighbour discovery is not its business.)
 func bare(s lb.State) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
-		lists := [][]netip.Addr{s.Standby}
-		for _, lease := range s.Leases {
-			lists = append(lists, lease.VIP)
-		}
-		for _, vips := range lists {
-			for _, vip := range vips {
-				if vip.Is4() && !yield(vip) {
-					return
-				}
+		for _, v := range s.VIPs {
+			if (v.Standby || v.Leased) && v.Addr.Is4() && !yield(v.Addr) {
+				return
 			}
 		}
 	}
@@ -178,12 +167,14 @@ func (l *layout) finish() error {
 }
 
 func (l *layout) flag(v *loader.RawVip, addr netip.Addr, p *vipPlan) {
-	if l.standby[addr] {
-		v.Flags |= vipStandby
-	}
-	if id, ok := l.leases[addr]; ok {
-		v.Flags |= vipLeased
-		v.Lease = uint16(id)
+	if role := l.roles[addr]; role != nil {
+		if role.Standby {
+			v.Flags |= vipStandby
+		}
+		if role.Leased {
+			v.Flags |= vipLeased
+			v.Lease = uint16(role.Lease)
+		}
 	}
 	if p.hasLocal && len(l.b.state.Peers) > 0 {
 		v.Flags |= vipPeers

@@ -100,6 +100,7 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 	h.reset(h.home)
 	h.grace = func() {} // no packet runs beside the edits
 	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, want: map[string]uint64{}}
+	d.state.ExpireNodestConn = true
 	h.dp.Settings.Answers = 1 << 30
 	// Not drawn as they are: rapid likes small numbers, under which all flows
 	// would meet in one set and evict each other.

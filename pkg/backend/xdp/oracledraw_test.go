@@ -197,7 +197,7 @@ func (d *duel) drawSetting() {
 	case 0:
 		s.SloppyTCP = !s.SloppyTCP
 	case 1:
-		s.KeepNodestConn = !s.KeepNodestConn
+		s.ExpireNodestConn = !s.ExpireNodestConn
 	case 2:
 		s.ExpireQuiescentTempl = !s.ExpireQuiescentTempl
 	case 3:
@@ -211,16 +211,18 @@ func (d *duel) drawSetting() {
 			d.drawLists(&s.Deny, &s.Allow)
 		}
 	case 5:
-		s.Standby = nil
+		standby := netip.Addr{}
 		if chance(d.rt, 3, "standby") {
-			s.Standby = []netip.Addr{rapid.SampledFrom(vips).Draw(d.rt, "VIP")}
+			standby = rapid.SampledFrom(vips).Draw(d.rt, "VIP")
 		}
+		s.VIPs = withRoles(s.VIPs, func(v *lb.VIP) { v.Standby = v.Addr == standby })
 	case 6:
-		s.Leases = nil
+		leases := map[netip.Addr]uint32{}
 		for id := range uint32(rapid.IntRange(0, 2).Draw(d.rt, "leases")) {
-			s.Leases = append(s.Leases, lb.Lease{ID: id, VIP: []netip.Addr{rapid.SampledFrom(vips).Draw(d.rt, "VIP")}})
+			leases[rapid.SampledFrom(vips).Draw(d.rt, "VIP")] = id
 			d.lives[id] = !chance(d.rt, 3, "over")
 		}
+		s.VIPs = withRoles(s.VIPs, func(v *lb.VIP) { v.Lease, v.Leased = leases[v.Addr] })
 	case 7:
 		s.Peers = nil
 		if chance(d.rt, 2, "peer") {
@@ -229,6 +231,19 @@ func (d *duel) drawSetting() {
 	case 8:
 		d.drawHost(rapid.SampledFrom(allHosts).Draw(d.rt, "host"))
 	}
+}
+
+// withRoles is what a state says of the VIPs, after a change to each.
+func withRoles(before []lb.VIP, change func(*lb.VIP)) (after []lb.VIP) {
+	for _, addr := range vips {
+		v := lb.VIP{Addr: addr, Owner: "VI_1"}
+		if i := slices.IndexFunc(before, func(v lb.VIP) bool { return v.Addr == addr }); i >= 0 {
+			v = before[i]
+		}
+		change(&v)
+		after = append(after, v)
+	}
+	return after
 }
 
 // drawEdit makes one edit of a service, or of what is around.

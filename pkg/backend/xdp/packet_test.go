@@ -87,7 +87,7 @@ func (h *harness) want(in []byte, verdict string, action uint32) []byte {
 func syn(p lb.Protocol) lb.Packet { return lb.Packet{Proto: p, Src: client, Dst: web} }
 
 func TestFramesThatAreNotOurs(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(2)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}})
 	other := frame(syn(lb.TCP))
 	other[5] = 99
 	h.want(other, "not_our_mac", pass)
@@ -114,7 +114,7 @@ func TestFramesThatAreNotOurs(t *testing.T) {
 
 // ipvs-facts/05 section 1: what a forwarded frame looks like.
 func TestForwardedFrame(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(1)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	in := frame(syn(lb.TCP))
 	in[15] = 0xb8
 	binary.BigEndian.PutUint16(in[24:], ipSum(in[14:34]))
@@ -130,7 +130,7 @@ func TestForwardedFrame(t *testing.T) {
 }
 
 func TestChecksumAtEveryTTL(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(1)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	for ttl := 2; ttl < 256; ttl++ {
 		for id := 0; id < 65536; id += 4099 {
 			in := frame(syn(lb.TCP))
@@ -156,7 +156,7 @@ func tagged(f []byte, types ...uint16) []byte {
 }
 
 func TestVLANTags(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(1)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	for _, types := range [][]uint16{{0x8100}, {0x88a8, 0x8100}, {0x8100, 0x8100}} {
 		in := tagged(frame(syn(lb.TCP)), types...)
 		out := h.want(in, "forwarded", tx)
@@ -182,7 +182,7 @@ func withOptions(f []byte, words int) []byte {
 }
 
 func TestIPOptions(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(3)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	for words := 0; words <= 10; words++ {
 		out := h.want(withOptions(frame(syn(lb.TCP)), words), "forwarded", tx)
 		if got := macOwner(out[:6]); got != realN(3) {
@@ -199,7 +199,7 @@ func TestAnswers(t *testing.T) {
 	for i := range empty.Listeners {
 		empty.Listeners[i].First, empty.Listeners[i].Last = 82, 82
 	}
-	h := serving(t, lb.State{Services: []lb.Service{s, empty}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s, empty}})
 	to82 := func(p lb.Protocol, payload int) []byte {
 		return frameOf(lb.Packet{Proto: p, Src: client, Dst: netip.AddrPortFrom(vip, 82)}, payload)
 	}
@@ -275,7 +275,7 @@ func internetSum(b []byte) uint16 {
 func TestAnswersAreLimited(t *testing.T) {
 	s := webService(1)
 	s.Reals[0].Weight = 0
-	h := serving(t, lb.State{Services: []lb.Service{s}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 	h.dp.Settings.Answers = 3
 	limited := false
 	for range 20 {
@@ -292,7 +292,7 @@ func TestAnswersAreLimited(t *testing.T) {
 func TestPathMTU(t *testing.T) {
 	h := newHarness(t, 4096, 1024)
 	h.neigh = smallMTU{h.net}
-	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	in := frameOf(syn(lb.UDP), 1200)
 	in[20] = 0x40 // DF
 	binary.BigEndian.PutUint16(in[24:], ipSum(in[14:34]))
@@ -337,7 +337,7 @@ func icmpErrorOf(typ, code byte, e endpoints, optionWords int) []byte {
 
 // ipvs-facts/05 section 6.
 func TestICMPErrorsFollowTheirFlow(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(3)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	h.want(icmpError(3, 4, lb.TCP, 0), "icmp_no_flow", pass)
 	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 		owner := macOwner(h.want(frame(syn(proto)), "forwarded", tx))
@@ -377,7 +377,7 @@ func fragments(id uint16) [3][]byte {
 
 // ipvs-facts/05 section 8.
 func TestFragmentsStayTogether(t *testing.T) {
-	h := serving(t, lb.State{Services: []lb.Service{webService(3)}})
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	for id := range uint16(6) {
 		f := fragments(id)
 		owner := macOwner(h.want(f[0], "forwarded", tx))
@@ -406,25 +406,25 @@ func TestDenyAndAllow(t *testing.T) {
 		open.Listeners[i].First, open.Listeners[i].Last = 81, 81
 	}
 	h := newHarness(t, 4096, 1024)
-	h.apply(lb.State{Services: []lb.Service{webService(1), open}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1), open}})
 	h.want(frame(syn(lb.TCP)), "forwarded", tx)
-	h.apply(lb.State{Services: []lb.Service{s, open}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s, open}})
 	h.want(frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "A"}), "denied", drop) // existing flow
 	h.want(frame(syn(lb.UDP)), "denied", drop)
 	to81 := frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: netip.AddrPortFrom(vip, 81)})
 	h.want(to81, "forwarded", tx)
 
 	s.Allow = []netip.Prefix{netip.MustParsePrefix("172.16.0.5/32")}
-	h.apply(lb.State{Services: []lb.Service{s, open}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s, open}})
 	h.want(frame(syn(lb.UDP)), "forwarded", tx) // the longer prefix decides
 	stranger := frame(lb.Packet{Proto: lb.TCP, Src: netip.MustParseAddrPort("192.0.2.1:5"), Dst: web})
 	h.want(stranger, "denied", drop) // an allow list excludes the rest
 
-	h.apply(lb.State{Services: []lb.Service{webService(1), open}, Deny: []netip.Prefix{netip.MustParsePrefix("172.16.0.5/32")}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1), open}, Deny: []netip.Prefix{netip.MustParsePrefix("172.16.0.5/32")}})
 	h.want(frame(syn(lb.UDP)), "denied", drop)
 	h.want(to81, "denied", drop)
 	h.want(stranger, "forwarded", tx)
-	h.apply(lb.State{Services: []lb.Service{webService(1), open}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1), open}})
 	h.want(frame(syn(lb.UDP)), "forwarded", tx)
 	if len(h.filters) != 0 {
 		t.Errorf("%d filters are left", len(h.filters))
@@ -432,10 +432,10 @@ func TestDenyAndAllow(t *testing.T) {
 }
 
 func TestLeaseAndStandby(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1)}, Standby: []netip.Addr{vip}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}, VIPs: standby(vip)}
 	h := serving(t, s)
 	h.want(frame(syn(lb.TCP)), "standby", pass)
-	s.Standby, s.Leases = nil, []lb.Lease{{ID: 3, VIP: []netip.Addr{vip}}}
+	s.VIPs = leased(3, vip)
 	h.apply(s)
 	h.want(frame(syn(lb.TCP)), "lease_over", drop)
 	must(t, h.Renew(3, time.Hour))
@@ -452,7 +452,7 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 	me, peer := realN(1), realN(2)
 	h := newHarness(t, 4096, 1024)
 	h.net.local[me] = true
-	h.apply(lb.State{Services: []lb.Service{webService(2)}, Peers: []netip.Addr{peer}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}, Peers: []netip.Addr{peer}})
 	// The attachment's ifindex is not the loopback's that prog-run uses.
 	copy(h.dp.Interfaces[0].Peer[0].Mac[:], []byte{2, 0, 10, 0, 0, 12})
 	h.dp.Interfaces[0].Peer[0].Addr = be32(peer)
@@ -474,7 +474,7 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 	// Whether the own real is well or not, and with the daemon gone.
 	ill := webService(2)
 	ill.Reals, ill.Absent = ill.Reals[1:], ill.Reals[:1]
-	s := lb.State{Services: []lb.Service{ill}, Peers: []netip.Addr{peer}, Leases: []lb.Lease{{ID: 3, VIP: []netip.Addr{vip}}}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{ill}, Peers: []netip.Addr{peer}, VIPs: leased(3, vip)}
 	h.apply(s)
 	copy(h.dp.Interfaces[0].Peer[0].Mac[:], []byte{2, 0, 10, 0, 0, 12})
 	h.dp.Interfaces[0].Peer[0].Addr = be32(peer)
@@ -490,7 +490,7 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 func TestSilentRealIsNotScheduled(t *testing.T) {
 	h := newHarness(t, 4096, 1024)
 	h.net.silent[realN(2)] = "10.0.0.12 does not answer ARP on lvx0"
-	h.apply(lb.State{Services: []lb.Service{webService(3)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	for i := range 6 {
 		if got := h.Send(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(1000+i)), Dst: web}); got.Real == realN(2) {
 			t.Fatal("a real without a MAC was chosen")
@@ -503,7 +503,7 @@ func TestSilentRealIsNotScheduled(t *testing.T) {
 		t.Errorf("the silent real is shown as %+v", r)
 	}
 	delete(h.net.silent, realN(2))
-	h.apply(lb.State{Services: []lb.Service{webService(3)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	seen := false
 	for i := range 6 {
 		seen = seen || h.Send(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(2000+i)), Dst: web}).Real == realN(2)
@@ -528,14 +528,14 @@ func arpFor(op byte, sender, target netip.Addr) []byte {
 
 // Two hosts must not both answer "who has VIP".
 func TestARPIsSilenced(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}}
 	h := serving(t, s)
 	request := arpFor(1, client.Addr(), vip)
 	unicast := append(append([]byte(nil), directorMAC[:]...), request[6:]...)
 	h.want(request, "not_our_mac", pass)
 	h.want(unicast, "not_ipv4", pass)
 
-	s.Standby = []netip.Addr{vip}
+	s.VIPs = standby(vip)
 	h.apply(s)
 	h.want(request, "arp_silenced", drop)
 	h.want(unicast, "arp_silenced", drop)
@@ -544,7 +544,7 @@ func TestARPIsSilenced(t *testing.T) {
 	h.want(arpFor(1, client.Addr(), realN(1)), "not_our_mac", pass)
 	h.want(request[:40], "not_our_mac", pass)
 
-	s.Standby, s.Leases = nil, []lb.Lease{{ID: 1, VIP: []netip.Addr{vip}}}
+	s.VIPs = leased(1, vip)
 	h.apply(s)
 	h.want(request, "arp_silenced", drop)
 	must(t, h.Renew(1, time.Minute))

@@ -42,7 +42,7 @@ func TestFramesOfPeers(t *testing.T) {
 		peers = append(peers, a)
 	}
 	h.onWire(directorMAC, peers...)
-	h.apply(lb.State{Services: []lb.Service{webService(2)}, Peers: peers})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}, Peers: peers})
 	h.want(frame(syn(lb.TCP)), "forwarded", tx) // the client's connection is known
 
 	data := frameOf(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "A"}, 100)
@@ -117,7 +117,7 @@ func directors(t *testing.T, n int, knowsPeers bool) wire {
 		}
 		h.Backend = openAs(at, mac, h.opts)
 		t.Cleanup(func() { _ = h.Close(false) })
-		s := lb.State{Services: []lb.Service{webService(n + 1)}, Leases: []lb.Lease{{ID: 1, VIP: []netip.Addr{vip}}}}
+		s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(n + 1)}, VIPs: leased(1, vip)}
 		for other := range n + 1 {
 			if other == me {
 				h.net.local[realN(me+1)] = true

@@ -40,7 +40,7 @@ func TestSameServiceSeesEveryField(t *testing.T) {
 // A service that did not change is prepared again when a real's MAC does, or
 // when lists for all services come or go.
 func TestUnchangedServiceFollowsTheSegment(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(2)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}}
 	h := serving(t, s)
 	from := func(port uint16) lbtest.Outcome {
 		return h.Send(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), port), Dst: web, Flags: "S"})
@@ -71,7 +71,7 @@ func TestUnchangedServiceFollowsTheSegment(t *testing.T) {
 
 // An Apply that brings nothing new is the periodic pass: it mends.
 func TestPassWithoutNewsMends(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(2)}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}}
 	h := serving(t, s)
 	for i := range h.slots.next {
 		h.dp.Reals[i] = loader.RawReal{}
@@ -86,7 +86,7 @@ func TestPassWithoutNewsMends(t *testing.T) {
 // While something changes elsewhere, a service is looked at again only if its
 // reals' answers may have changed; then it is.
 func TestChangeElsewhereFollowsTheSegment(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1), other()}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1), other()}}
 	h := serving(t, s)
 	moved := Neighbor{MAC: [6]byte{2, 0, 10, 0, 0, 77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}
 	h.net.hosts = map[netip.Addr]Neighbor{realN(1): moved}
@@ -101,7 +101,7 @@ func TestChangeElsewhereFollowsTheSegment(t *testing.T) {
 // Both halves of the tables get every layout, whatever came between: a change
 // of roles in the half in force, a service that goes, a VIP that moves.
 func TestLayoutReachesBothHalves(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(2), other()}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2), other()}}
 	h := serving(t, s)
 	weigh := func() { // a change that needs no layout, and comes into the other half
 		s = s.Clone() // what was applied is the backend's
@@ -125,10 +125,10 @@ func TestLayoutReachesBothHalves(t *testing.T) {
 	}
 	check("at first", "forwarded", "forwarded")
 	s = s.Clone()
-	s.Standby = []netip.Addr{vip}
-	must(t, h.Switch(s.Standby))
+	s.VIPs = standby(vip)
+	must(t, h.Switch(s.VIPs))
 	check("standby", "standby", "forwarded")
-	s.Standby = nil
+	s.VIPs = nil
 	must(t, h.Switch(nil))
 	check("active", "forwarded", "forwarded")
 	s = s.Clone()
@@ -153,7 +153,7 @@ func other() lb.Service {
 // What an Apply that failed had prepared was written nowhere: the next one
 // writes it, though nothing has changed since.
 func TestApplyAfterAFailedOne(t *testing.T) {
-	s := lb.State{Services: []lb.Service{webService(1), other()}}
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1), other()}}
 	h := serving(t, s)
 	moved := Neighbor{MAC: [6]byte{2, 0, 10, 0, 0, 77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}
 	h.net.hosts = map[netip.Addr]Neighbor{realN(1): moved}

@@ -49,7 +49,7 @@ func TestExpiryShowsInTime(t *testing.T) {
 	for _, size := range []int{smallest, 1001, byDefault, largest} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			h := newStill(t, size, 64)
-			h.apply(lb.State{Services: []lb.Service{webService(3)}})
+			h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 			b := h.barrage(t)
 			b.send(t, "S", min(size, 100_000), 1) // all over the table
 			opened := h.connections()
@@ -81,7 +81,7 @@ func TestExpiryShowsToSchedulers(t *testing.T) {
 			svc := webService(2)
 			svc.Scheduler = s
 			svc.Reals[1].Weight = 0
-			h.apply(lb.State{Services: []lb.Service{svc}})
+			h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{svc}})
 			open := func(port int) netip.Addr {
 				return h.Send(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(port)), Dst: web}).Real
 			}
@@ -90,7 +90,7 @@ func TestExpiryShowsToSchedulers(t *testing.T) {
 			}
 			h.dp.Settings.Clock += uint64(ticks(synRecvTimeout)) - 3
 			svc.Reals[1].Weight = 1
-			h.apply(lb.State{Services: []lb.Service{svc}})
+			h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{svc}})
 			for port := range 5 {
 				if to := open(2000 + port); to != realN(2) {
 					t.Fatalf("connection %d to %s, which has 40", port, to)
@@ -111,7 +111,7 @@ func TestExpiryShowsToSchedulers(t *testing.T) {
 // all that, and its VIP's number not given away.
 func TestSweeperForgetsNoYoungConnection(t *testing.T) {
 	h := newStill(t, 4096, 64)
-	conf := lb.State{KeepNodestConn: true, Services: []lb.Service{webService(1)}}
+	conf := lb.State{Services: []lb.Service{webService(1)}}
 	h.apply(conf)
 	h.Sweep()
 	h.Sweep()
@@ -121,13 +121,13 @@ func TestSweeperForgetsNoYoungConnection(t *testing.T) {
 	if to := h.tcp("S"); to != realN(1) {
 		t.Fatalf("a connection to %s", to)
 	}
-	h.apply(lb.State{KeepNodestConn: true})
+	h.apply(lb.State{})
 	h.Sweep() // the rest of the pass
 
 	other := webService(3)
 	other.Name, other.Reals = "other", other.Reals[1:]
 	other.Listeners = []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.200"), Proto: lb.TCP, First: 80, Last: 80}}
-	h.apply(lb.State{KeepNodestConn: true, Services: []lb.Service{other}})
+	h.apply(lb.State{Services: []lb.Service{other}})
 	if got, ok := h.vip(other.Listeners[0].Addr); !ok || got.Tcp == before.Tcp {
 		t.Errorf("another VIP (known: %v) has number %d while a connection has it", ok, got.Tcp)
 	}
@@ -148,16 +148,16 @@ func TestSweeperForgetsNoYoungConnection(t *testing.T) {
 // service gets its place, the next VIP its number.
 func TestSweeperForgetsInTheEnd(t *testing.T) {
 	h := newStill(t, 4096, 64)
-	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
 	before, _ := h.vip(vip)
-	h.apply(lb.State{})
+	h.apply(lb.State{ExpireNodestConn: true})
 	for range idlePasses {
 		h.Sweep()
 	}
 	other := webService(1)
 	other.Name = "other"
 	other.Listeners = []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.200"), Proto: lb.TCP, First: 80, Last: 80}}
-	h.apply(lb.State{Services: []lb.Service{other}})
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{other}})
 	if got, _ := h.vip(other.Listeners[0].Addr); got.Tcp != before.Tcp && got.Tcp != before.Udp {
 		t.Errorf("number %d, want one of %d and %d", got.Tcp, before.Tcp, before.Udp)
 	}

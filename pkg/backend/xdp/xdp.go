@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -167,17 +166,14 @@ func (b *Backend) Renew(id uint32, d time.Duration) error {
 }
 
 // Switch implements [lb.Switcher]: one bit of each VIP, in the half in force.
-func (b *Backend) Switch(standby []netip.Addr) error {
+func (b *Backend) Switch(vips []lb.VIP) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.applied {
 		return errors.New("roles: nothing was applied yet")
 	}
-	b.state.Standby = slices.Clone(standby)
-	is := map[netip.Addr]bool{}
-	for _, vip := range standby {
-		is[vip] = true
-	}
+	b.state.VIPs = vips
+	standby := b.state.StandbyVIPs()
 	half := b.dp.Settings.Half & 1
 	b.laid[1-half] = 0
 	lines := b.dp.VIPs[half*vipLines : (half+1)*vipLines]
@@ -188,7 +184,7 @@ func (b *Backend) Switch(standby []netip.Addr) error {
 				continue
 			}
 			flags := v.Flags &^ vipStandby
-			if is[addrOf(v.Addr.Word)] {
+			if standby[addrOf(v.Addr.Word)] {
 				flags |= vipStandby
 			}
 			if flags != v.Flags {
@@ -199,7 +195,7 @@ func (b *Backend) Switch(standby []netip.Addr) error {
 	return nil
 }
 
-// Held is what is left of a lease, 0 if it is over.
+// Held implements [lb.Leaser].
 func (b *Backend) Held(id uint32) time.Duration {
 	now, err := b.dp.Jiffies()
 	if err != nil || id >= uint32(len(b.dp.Leases)) {

@@ -53,7 +53,9 @@ func service(sched lb.Scheduler, rs ...lb.Real) lb.Service {
 	return lb.Service{Name: "web", Listeners: []lb.Listener{tcp(vip, 80, 80)}, Scheduler: sched, Reals: rs}
 }
 
-func state(services ...lb.Service) lb.State { return lb.State{Services: services} }
+func state(services ...lb.Service) lb.State {
+	return lb.State{ExpireNodestConn: true, Services: services}
+}
 
 func (b *bench) apply(s lb.State) {
 	b.Helper()

@@ -107,7 +107,7 @@ func (f *Fake) Apply(ctx context.Context, s lb.State) error {
 }
 
 // Switch implements [lb.Switcher]; it fails when Apply would.
-func (f *Fake) Switch(standby []netip.Addr) error {
+func (f *Fake) Switch(vips []lb.VIP) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -116,7 +116,7 @@ func (f *Fake) Switch(standby []netip.Addr) error {
 	case len(f.applied) == 0 || f.closed:
 		return errors.New("roles: nothing was applied yet")
 	}
-	f.state.Standby = slices.Clone(standby)
+	f.state.VIPs = slices.Clone(vips)
 	return nil
 }
 
@@ -126,6 +126,13 @@ func (f *Fake) Renew(id uint32, d time.Duration) error {
 	defer f.mu.Unlock()
 	f.leases[id] = time.Now().Add(d)
 	return nil
+}
+
+// Held implements [lb.Leaser].
+func (f *Fake) Held(id uint32) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(0, time.Until(f.leases[id]))
 }
 
 // Damage implements [Harness]: the first service loses its reals.

@@ -3,7 +3,6 @@ package lbtest
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,11 +17,11 @@ func TestFake(t *testing.T) {
 func TestFakeErrors(t *testing.T) {
 	f, boom := NewFake(), errors.New("boom")
 	f.Fail(boom)
-	if err := f.Apply(context.Background(), lb.State{}); !errors.Is(err, boom) {
+	if err := f.Apply(context.Background(), lb.State{ExpireNodestConn: true}); !errors.Is(err, boom) {
 		t.Errorf("apply: got %v", err)
 	}
 	f.Fail(nil)
-	if err := f.Apply(context.Background(), lb.State{}); err != nil {
+	if err := f.Apply(context.Background(), lb.State{ExpireNodestConn: true}); err != nil {
 		t.Errorf("apply: %v", err)
 	}
 	if n := len(f.Applied()); n != 1 {
@@ -32,7 +31,7 @@ func TestFakeErrors(t *testing.T) {
 	if closed, kept := f.Closed(); !closed || !kept {
 		t.Errorf("closed %v, kept %v", closed, kept)
 	}
-	if err := f.Apply(context.Background(), lb.State{}); err == nil {
+	if err := f.Apply(context.Background(), lb.State{ExpireNodestConn: true}); err == nil {
 		t.Error("apply on a closed backend succeeded")
 	}
 }
@@ -73,7 +72,7 @@ func TestFakeLeaseEnds(t *testing.T) {
 		f := NewFake()
 		b := &bench{T: t, h: f}
 		s := state(service(lb.RR, reals(1)...))
-		s.Leases = []lb.Lease{{ID: 1, VIP: []netip.Addr{vip}}}
+		s.VIPs = []lb.VIP{{Addr: vip, Owner: "VI_1", Leased: true, Lease: 1}}
 		b.apply(s)
 		_ = f.Renew(1, time.Second)
 		b.want("leased", b.conns(1, web), "1")

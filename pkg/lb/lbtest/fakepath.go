@@ -2,7 +2,6 @@ package lbtest
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -77,7 +76,7 @@ func (f *Fake) admit(p lb.Packet) (*fakeService, string) {
 	switch {
 	case s == nil:
 		return nil, "no_listener"
-	case !f.serving(p.Dst.Addr()):
+	case !f.serves(p.Dst.Addr()):
 		return nil, "standby"
 	case !permitted(p.Src.Addr(), f.state.Deny, f.state.Allow), !permitted(p.Src.Addr(), s.svc.Deny, s.svc.Allow):
 		return nil, "denied"
@@ -112,14 +111,11 @@ func (f *Fake) keeper(p lb.Packet) *fakeService {
 	return nil
 }
 
-// serving reports whether this host forwards for a VIP.
-func (f *Fake) serving(vip netip.Addr) bool {
-	if slices.Contains(f.state.Standby, vip) {
-		return false
-	}
-	for _, l := range f.state.Leases {
-		if slices.Contains(l.VIP, vip) {
-			return time.Now().Before(f.leases[l.ID])
+// serves reports whether this host forwards for a VIP.
+func (f *Fake) serves(vip netip.Addr) bool {
+	for _, v := range f.state.VIPs {
+		if v.Addr == vip {
+			return !v.Standby && (!v.Leased || time.Now().Before(f.leases[v.Lease]))
 		}
 	}
 	return true

@@ -2,6 +2,7 @@ package lbtest
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -60,11 +61,11 @@ func standby(b *bench) {
 	other := service(lb.RR, reals(1)...)
 	other.Name, other.Listeners = "other", []lb.Listener{tcp(netip.MustParseAddr("10.0.0.101"), 80, 80)}
 	s := state(service(lb.RR, reals(1, 1)...), other)
-	s.Standby = []netip.Addr{vip}
+	s.VIPs = []lb.VIP{{Addr: vip, Standby: true}}
 	b.apply(s)
 	b.want("standby VIP", b.conns(2, web), "- -")
 	b.want("own VIP", b.conns(1, netip.MustParseAddrPort("10.0.0.101:80")), "1")
-	s.Standby = nil
+	s.VIPs = nil
 	b.apply(s)
 	b.want("after the takeover", b.conns(2, web), "2 1")
 }
@@ -83,10 +84,16 @@ func switching(b *bench) {
 	other := service(lb.RR, reals(1)...)
 	other.Name, other.Listeners = "other", []lb.Listener{tcp(otherVIP, 80, 80)}
 	s := state(service(lb.RR, reals(1, 1)...), other)
-	s.Standby = []netip.Addr{vip}
+	standby := func(addrs ...netip.Addr) (vips []lb.VIP) {
+		for _, a := range []netip.Addr{vip, otherVIP} {
+			vips = append(vips, lb.VIP{Addr: a, Owner: "VI_1", Standby: slices.Contains(addrs, a)})
+		}
+		return vips
+	}
+	s.VIPs = standby(vip)
 	b.apply(s)
 	b.want("standby VIP", b.conns(1, web), "-")
-	if err := switcher.Switch([]netip.Addr{otherVIP}); err != nil {
+	if err := switcher.Switch(standby(otherVIP)); err != nil {
 		b.Logf("it needs an Apply: %v", err)
 		b.want("and nothing has changed", b.conns(1, web), "-")
 		return
@@ -95,7 +102,7 @@ func switching(b *bench) {
 	b.want("the VIP that went", b.conns(1, netip.AddrPortFrom(otherVIP, 80)), "-")
 	b.apply(s)
 	b.want("an Apply has the last word", b.conns(1, web), "-")
-	if err := switcher.Switch(nil); err != nil {
+	if err := switcher.Switch(standby()); err != nil {
 		b.Fatal(err)
 	}
 	b.want("no VIP is standby", b.conns(1, web)+b.conns(1, netip.AddrPortFrom(otherVIP, 80)), "21")
@@ -115,17 +122,23 @@ func lease(b *bench) {
 		}
 	}
 	s := state(service(lb.RR, reals(1, 1)...))
-	s.Leases = []lb.Lease{{ID: 3, VIP: []netip.Addr{vip}}}
+	s.VIPs = []lb.VIP{{Addr: vip, Owner: "VI_1", Leased: true, Lease: 3}}
 	b.apply(s)
 	b.want("before the first renewal", b.conns(1, web), "-")
 	renew(time.Hour)
+	if left := leaser.Held(3); left <= 59*time.Minute || left > time.Hour+time.Minute {
+		b.Errorf("%v left of a lease of an hour", left)
+	}
 	b.want("while it lasts", b.conns(2, web), "2 1")
 	b.apply(s)
 	b.want("after the same state again", b.conns(1, web), "2")
 	renew(-1)
 	b.want("after its end", b.conns(1, web), "-")
+	if left := leaser.Held(3); left != 0 {
+		b.Errorf("%v left of a lease that is over", left)
+	}
 	renew(time.Hour)
-	s.Standby = []netip.Addr{vip}
+	s.VIPs = []lb.VIP{{Addr: vip, Owner: "VI_1", Standby: true, Leased: true, Lease: 3}}
 	b.apply(s)
 	b.want("a lease is no way around standby", b.conns(1, web), "-")
 }

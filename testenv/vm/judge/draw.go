@@ -53,7 +53,7 @@ func (t *trial) compile() {
 
 func (t *trial) drawState() {
 	t.state = lb.State{
-		SloppyTCP: chance(t.rnd, 4), KeepNodestConn: chance(t.rnd, 2), ExpireQuiescentTempl: chance(t.rnd, 3),
+		SloppyTCP: chance(t.rnd, 4), ExpireNodestConn: !chance(t.rnd, 2), ExpireQuiescentTempl: chance(t.rnd, 3),
 	}
 	if chance(t.rnd, 3) {
 		t.state.Timeouts = lb.Timeouts{TCP: 200 * time.Second, TCPFin: 40 * time.Second, UDP: 80 * time.Second}

@@ -27,7 +27,7 @@ func (t *trial) edit() error {
 	if err != nil {
 		return err
 	}
-	if what == "return" && !t.state.KeepNodestConn {
+	if what == "return" && t.state.ExpireNodestConn {
 		if err := t.renounce(f); err != nil {
 			return err
 		}
@@ -37,7 +37,7 @@ func (t *trial) edit() error {
 		return err
 	}
 	t.leaveSorry(known)
-	if t.state.KeepNodestConn {
+	if !t.state.ExpireNodestConn {
 		t.mute(known)
 	} else if err := t.touch(before, known); err != nil {
 		return err

@@ -107,7 +107,7 @@ func (t *trial) play(steps int) error {
 // clear removes everything. The kernel throws connections away with their
 // reals, lvx would wait for them to end: its tables are emptied by hand.
 func (t *trial) clear() error {
-	t.files, t.state = nil, lb.State{}
+	t.files, t.state = nil, lb.State{ExpireNodestConn: true}
 	if err := t.apply("clear"); err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (t *trial) say(format string, args ...any) {
 // describe is a state in a few lines.
 func describe(s lb.State) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "sloppy %v, keep nodest %v, expire quiescent template %v, timeouts %v", s.SloppyTCP, s.KeepNodestConn, s.ExpireQuiescentTempl, s.Timeouts)
+	fmt.Fprintf(&b, "sloppy %v, expire nodest %v, expire quiescent template %v, timeouts %v", s.SloppyTCP, s.ExpireNodestConn, s.ExpireQuiescentTempl, s.Timeouts)
 	for _, v := range s.Services {
 		fmt.Fprintf(&b, "\n    %s %v mark %d %s flags %d ops %v persistent %v sorry %v:", v.Name, v.Listeners, v.Mark, v.Scheduler, v.Flags, v.OnePacket, v.Persistence, v.Sorry)
 		for _, r := range v.Reals {

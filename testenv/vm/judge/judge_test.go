@@ -130,7 +130,7 @@ func TestComparable(t *testing.T) {
 
 // TestRemoved: connections of reals that are away are told from others.
 func TestRemoved(t *testing.T) {
-	before, now := lb.State{Services: []lb.Service{service(lb.RR, 1, 1)}}, lb.State{Services: []lb.Service{service(lb.RR, 1)}}
+	before, now := lb.State{ExpireNodestConn: true, Services: []lb.Service{service(lb.RR, 1, 1)}}, lb.State{ExpireNodestConn: true, Services: []lb.Service{service(lb.RR, 1)}}
 	if removed(before, now, connection("172.16.0.5:1", "10.0.0.11:80", "CLOSE", 0)) {
 		t.Error("rs1 is there")
 	}

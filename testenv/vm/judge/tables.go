@@ -60,7 +60,7 @@ func (t *trial) view(s *side, list bool) (view, error) {
 			case sorry && t.strays[endpointsOf(c)]:
 				v.strays[endpointsOf(c)] = true
 				out = append(out, c)
-			case c.Template && !t.state.KeepNodestConn && t.orphaned(c):
+			case c.Template && t.state.ExpireNodestConn && t.orphaned(c):
 				v.dead = append(v.dead, c)
 				out = append(out, c)
 			case c.Template && (sorry || invalid(c)):

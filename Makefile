@@ -41,8 +41,8 @@ format: ## gofmt and clang-format everything
 	find bpf -name '*.[ch]' -exec clang-format-$(CLANG) -i {} +
 
 .PHONY: lint
-lint: ## golangci-lint (.golangci.yaml), built from source the first time: two minutes
-	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI) run
+lint: ## golangci-lint (.golangci.yaml) and dead code; the first time minutes, then seconds
+	scripts/lint $(GOLANGCI)
 
 .PHONY: test
 test: ## everything: the checks, unit tests, tests in network namespaces; as root

@@ -117,10 +117,9 @@ func (p *plant) change(ctx context.Context, d *daemon, s scale, t *timings) erro
 	defined := manyServices(s.services)
 	changed := slices.Clone(defined)
 	changed[at].weights = []int{2, 1, 1, 1}
-	length := realsPerService
 	for i := range 2 * s.reloads {
-		services := changed
-		if length = realsPerService + 1; i%2 != 0 {
+		services, length := changed, realsPerService+1
+		if i%2 != 0 {
 			services, length = defined, realsPerService
 		}
 		if err := p.write(services); err != nil {
@@ -134,7 +133,8 @@ func (p *plant) change(ctx context.Context, d *daemon, s scale, t *timings) erro
 	}
 	for i := range 2 * s.reloads {
 		var weight *uint16
-		if length = realsPerService; i%2 == 0 {
+		length := realsPerService
+		if i%2 == 0 {
 			two := uint16(2)
 			weight, length = &two, realsPerService+1
 		}

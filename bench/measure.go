@@ -27,7 +27,6 @@ type lane struct {
 func lvx(r *rig) *ebpf.Program      { return r.prog }
 func floorA(r *rig) *ebpf.Program   { return r.raw.FloorA }
 func floorB(r *rig) *ebpf.Program   { return r.raw.FloorB }
-func storeB(r *rig) *ebpf.Program   { return r.raw.StoreB }
 func storeLRU(r *rig) *ebpf.Program { return r.raw.StoreLru }
 
 // Result is one lane's nanoseconds per packet, the baseline subtracted.

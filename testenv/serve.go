@@ -28,7 +28,9 @@ func (h *Host) ServeWeb(addrs ...string) (*web.Server, error) {
 		if strings.HasSuffix(a, ":443") {
 			serve = s.ServeTLS
 		}
-		go serve(l) // ends with the listener or the server, which the host closes
+		// It ends with the listener or the server, which the host closes: its
+		// error says only that.
+		go func() { _ = serve(l) }()
 	}
 	return s, nil
 }

@@ -102,7 +102,7 @@ func packages(t *testing.T) []pkg {
 	}
 }
 
-// below tells whether path is root or lies below it.
+// below reports whether path is root or lies below it.
 func below(path, root string) bool {
 	return path == root || strings.HasPrefix(path, root+"/")
 }

@@ -108,7 +108,7 @@ type RealPlan struct {
 }
 
 // Key is the identity of the real within its service.
-func (r RealPlan) Key() netip.AddrPort { return netip.AddrPortFrom(r.Addr, r.Port) }
+func (rp RealPlan) Key() netip.AddrPort { return netip.AddrPortFrom(rp.Addr, rp.Port) }
 
 // Plan compiles the state that the kernel should hold. It does no I/O and
 // keeps nothing; equal inputs give equal outcomes. The outcome shares what did

@@ -244,6 +244,6 @@ type note struct {
 // writeLog writes notes to the log.
 func (r *Router) writeLog(notes <-chan note) {
 	for n := range notes {
-		r.log.LogAttrs(context.Background(), n.level, n.text, n.attrs...)
+		r.log.LogAttrs(context.Background(), n.level, n.text, n.attrs...) //nolint:sloglint // every note is made with a constant text
 	}
 }

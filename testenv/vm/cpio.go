@@ -101,7 +101,7 @@ func writeHeader(w *bufio.Writer, ino int, name string, mode uint32, size int64)
 // pad fills up to a multiple of four.
 func pad(w *bufio.Writer, size int64) {
 	for ; size%4 != 0; size++ {
-		w.WriteByte(0)
+		_ = w.WriteByte(0)
 	}
 }
 

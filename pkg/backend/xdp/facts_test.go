@@ -1,7 +1,6 @@
 package xdp
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
@@ -345,11 +344,4 @@ func sectionsOf(t *testing.T, file string, want int) []section {
 		t.Fatalf("%s: %d sections found, want %d", file, len(all), want)
 	}
 	return all
-}
-
-// setDestination turns a frame's destination address, and mends its checksum.
-func setDestination(f []byte, a netip.Addr) {
-	b := a.As4()
-	copy(f[30:], b[:])
-	binary.BigEndian.PutUint16(f[24:], ipSum(f[14:34]))
 }

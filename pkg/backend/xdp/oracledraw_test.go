@@ -151,7 +151,7 @@ func (d *duel) drawScheduler(s *lb.Service) {
 func (d *duel) drawPersistence(s *lb.Service) {
 	s.Persistence = lb.Persistence{}
 	if chance(d.rt, 3, "persistent") {
-		s.Persistence.Timeout = draw[time.Duration](d.rt, "persistence", 5, 30, 60, 90, 360) * time.Second
+		s.Persistence.Timeout = time.Duration(draw(d.rt, "persistence", 5, 30, 60, 90, 360)) * time.Second
 		s.Persistence.Prefix = draw(d.rt, "netmask", 0, 24, 16, 32, 1)
 	}
 }

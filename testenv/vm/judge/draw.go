@@ -91,7 +91,7 @@ func (t *trial) drawService(i int) {
 		}
 	}
 	if chance(t.rnd, 3) {
-		f.Persistence.Timeout = pick[time.Duration](t.rnd, 30, 90, 150, 360) * time.Second
+		f.Persistence.Timeout = time.Duration(pick(t.rnd, 30, 90, 150, 360)) * time.Second
 		f.Persistence.Prefix = pick(t.rnd, 0, 0, 24, 20)
 	}
 	// The kernel has every port of an address for persistent services only.

@@ -39,7 +39,6 @@ type Report struct {
 // happened so far.
 type trial struct {
 	Options
-	ctx     context.Context
 	rnd     *rand.Rand
 	kernel  *side
 	xdp     *side
@@ -69,7 +68,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	start := time.Now()
 	for seed := o.Seed; r.Steps < o.Steps && err == nil; seed++ {
-		t := &trial{Options: o, ctx: ctx, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, strays: map[endpoints]bool{}}
+		t := &trial{Options: o, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, strays: map[endpoints]bool{}}
 		if err = t.play(min(caseSteps, o.Steps-r.Steps)); err != nil {
 			err = fmt.Errorf("seed %d, step %d: %w\n%s", seed, len(t.log), err, strings.Join(t.log, "\n"))
 		}
@@ -139,7 +138,7 @@ func (t *trial) step() error {
 func (t *trial) apply(what string) error {
 	t.say("%s: %s", what, describe(t.state))
 	for _, s := range []*side{t.kernel, t.xdp} {
-		if err := s.do(func() error { return s.backend.Apply(t.ctx, t.state) }); err != nil {
+		if err := s.do(func() error { return s.apply(t.state) }); err != nil {
 			return err
 		}
 	}

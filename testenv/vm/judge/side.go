@@ -25,12 +25,14 @@ type side struct {
 	name    string
 	net     *onearm.Net
 	backend lb.Backend
+	apply   func(lb.State) error // backend's, as long as the run lasts
 	work    chan func()
 }
 
 // newSide makes the network, and the backend in it.
-func newSide(name string, open func() (lb.Backend, error)) (*side, error) {
+func newSide(ctx context.Context, name string, open func() (lb.Backend, error)) (*side, error) {
 	s := &side{name: name, work: make(chan func())}
+	s.apply = func(state lb.State) error { return s.backend.Apply(ctx, state) }
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread() // onearm's lock is nested in this one: the thread ends with the goroutine
@@ -85,7 +87,7 @@ func quiet() error {
 }
 
 func newKernel(ctx context.Context, dir string) (*side, error) {
-	return newSide("kernel", func() (lb.Backend, error) {
+	return newSide(ctx, "kernel", func() (lb.Backend, error) {
 		return ipvs.Open(ctx, ipvs.Options{StateDir: filepath.Join(dir, "ipvs")})
 	})
 }
@@ -98,7 +100,7 @@ const (
 )
 
 func newXDP(ctx context.Context) (*side, error) {
-	return newSide("xdp", func() (lb.Backend, error) {
+	return newSide(ctx, "xdp", func() (lb.Backend, error) {
 		wire, err := netlink.LinkByName(onearm.Wire)
 		if err != nil {
 			return nil, err

@@ -140,8 +140,8 @@ func (a *arp) Announce(iface string, addrs []netip.Addr) {
 	send()
 	go func() {
 		defer conn.Close()
-		for _, pause := range []time.Duration{10, 40, 150, 800} {
-			time.Sleep(pause * time.Millisecond)
+		for _, pause := range []int{10, 40, 150, 800} {
+			time.Sleep(time.Duration(pause) * time.Millisecond)
 			send()
 		}
 	}()

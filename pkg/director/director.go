@@ -83,40 +83,40 @@ type Options struct {
 // Director is the one loop. Its methods may be called from any goroutine
 // while Run runs; they wait for their turn.
 type Director struct {
-	opt   Options
-	log   *slog.Logger
-	calls chan func(context.Context)
-	roles chan role
-	begun chan struct{} // closed after the first Apply
-	ready chan struct{} // closed when the VIPs are there
-	done  chan struct{} // closed when Run returns
-	poked chan struct{} // a configuration was adopted: inspect again
-	lease atomic.Pointer[map[string]uint32]
+	opt           Options
+	log           *slog.Logger
+	calls         chan func(context.Context)
+	roles         chan role
+	applied       chan struct{} // closed after the first Apply
+	ready         chan struct{} // closed when the VIPs are there
+	done          chan struct{} // closed when Run returns
+	configChanged chan struct{} // a configuration was adopted: inspect again
+	leases        atomic.Pointer[map[string]uint32]
 
 	reloading sync.Mutex // the file that is read last is in force last
 
 	// Owned by the goroutine of Run.
-	cfg       *config.Config
-	held      *config.Config // whose addresses are watched and on the interface; nil = not known
-	overrides Overrides
-	out       Outcome
-	settled   bool            // servers are found, or had their time
-	active    map[string]bool // VRRP instances that this host forwards for
-	tracked   map[string]bool // what VRRP was told of the services
-	silent    []SilentVIP     // that this host is a real server of
-	unsilent  string          // why it is not
-	meter     lb.Meter
-	retry     *time.Timer
-	rest      *time.Timer
-	lastTurn  time.Time
-	tookLast  time.Duration
-	pause     time.Duration // until the retry after the next failure; 0 = all is well
-	fault     string        // why the kernel does not hold the plan
-	faults    uint64
-	reload    ReloadStatus
-	firewall  []string // what it means and cannot do
-	unread    string   // why it could not be asked
-	started   time.Time
+	cfg           *config.Config
+	placedConfig  *config.Config // the configuration whose addresses are watched and on the interface; nil = not known
+	overrides     Overrides
+	out           Outcome
+	canHoldVIPs   bool            // the servers are found, or had their time: VIPs may attract traffic
+	active        map[string]bool // VRRP instances that this host forwards for
+	tracked       map[string]bool // which services can serve, as VRRP was told last
+	silent        []SilentVIP     // VIPs that this host is a real server of
+	silentErr     string          // why this host is no real server of its VIPs
+	meter         lb.Meter
+	retryTimer    *time.Timer
+	throttleTimer *time.Timer
+	lastTurn      time.Time
+	lastTurnTook  time.Duration
+	retryPause    time.Duration // until the retry after the next failure; 0 = all is well
+	fault         string        // why the kernel does not hold the plan
+	faults        uint64
+	reload        ReloadStatus
+	bypassedRules []string // firewall rules that the data path bypasses, for the status
+	firewallErr   string   // why the firewall could not be asked
+	started       time.Time
 }
 
 // New makes a director; nothing happens until Run.
@@ -125,15 +125,15 @@ func New(opt Options) *Director {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Director{
-		opt:   opt,
-		log:   opt.Log.With("component", "director"),
-		calls: make(chan func(context.Context)),
-		roles: make(chan role),
-		begun: make(chan struct{}),
-		ready: make(chan struct{}),
-		done:  make(chan struct{}),
-		poked: make(chan struct{}, 1),
-		cfg:   opt.Config,
+		opt:           opt,
+		log:           opt.Log.With("component", "director"),
+		calls:         make(chan func(context.Context)),
+		roles:         make(chan role),
+		applied:       make(chan struct{}),
+		ready:         make(chan struct{}),
+		done:          make(chan struct{}),
+		configChanged: make(chan struct{}, 1),
+		cfg:           opt.Config,
 
 		active:  map[string]bool{},
 		tracked: map[string]bool{},
@@ -141,7 +141,7 @@ func New(opt Options) *Director {
 }
 
 // Applied is closed once the backend holds the first plan: VRRP may start.
-func (d *Director) Applied() <-chan struct{} { return d.begun }
+func (d *Director) Applied() <-chan struct{} { return d.applied }
 
 // Ready is closed once, beyond that, the servers are found or had a second
 // to answer, and the VIPs are there: the first packets find what is listed.
@@ -150,7 +150,7 @@ func (d *Director) Ready() <-chan struct{} { return d.ready }
 // Lease is the number of a VRRP instance's lease (see [lb.Lease]); it is
 // valid once Applied is closed, or the instance was added by a reload.
 func (d *Director) Lease(instance string) (uint32, bool) {
-	ids := d.lease.Load()
+	ids := d.leases.Load()
 	if ids == nil {
 		return 0, false
 	}
@@ -166,20 +166,20 @@ func (d *Director) Run(ctx context.Context) error {
 	defer close(d.done)
 	d.started = time.Now()
 	d.reload = ReloadStatus{At: d.started}
-	d.retry = time.NewTimer(time.Hour)
-	d.retry.Stop()
-	d.rest = time.NewTimer(time.Hour)
-	d.rest.Stop()
+	d.retryTimer = time.NewTimer(time.Hour)
+	d.retryTimer.Stop()
+	d.throttleTimer = time.NewTimer(time.Hour)
+	d.throttleTimer.Stop()
 	if err := d.start(ctx); err != nil {
 		return err
 	}
-	close(d.begun)
-	var beside sync.WaitGroup
-	defer beside.Wait()
+	close(d.applied)
+	var workers sync.WaitGroup
+	defer workers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if d.opt.Firewall != nil {
-		beside.Go(func() { d.inspect(ctx) })
+		workers.Go(func() { d.watchFirewall(ctx) })
 	}
 	return d.loop(ctx)
 }
@@ -189,13 +189,13 @@ func (d *Director) start(ctx context.Context) error {
 	if d.overrides, err = loadOverrides(d.cfg.StateDir); err != nil {
 		return err
 	}
-	d.out.Memory = d.recall()
+	d.out.Memory = d.loadMemory()
 	for _, instance := range d.out.Memory.Active {
 		d.active[instance] = true
 	}
-	d.opt.Health.Preset(presets(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
+	d.opt.Health.Preset(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
 	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
-	if err := d.adopt(ctx, d.cfg); err != nil {
+	if err := d.adoptConfig(ctx, d.cfg); err != nil {
 		return err
 	}
 	for _, o := range d.out.Stale {
@@ -204,21 +204,21 @@ func (d *Director) start(ctx context.Context) error {
 	return nil
 }
 
-// sync plans and makes the backend follow. told hears how that went before
-// anything is written to a disk: a takeover waits for it.
-func (d *Director) sync(ctx context.Context, told func(error)) error {
+// applyPlan plans and makes the backend follow. onApplied is called with the
+// backend's result before anybody is notified.
+func (d *Director) applyPlan(ctx context.Context, onApplied func(error)) error {
 	before := d.out
 	d.out = Plan(d.input(d.cfg))
-	d.lease.Store(&d.out.Memory.Leases)
+	d.leases.Store(&d.out.Memory.Leases)
 	err := d.opt.Backend.Apply(ctx, d.out.State)
-	told(err)
-	d.tell(before, d.out)
-	d.track()
-	d.remember(before.Memory)
+	onApplied(err)
+	d.notifyChanges(before, d.out)
+	d.trackServices()
+	d.saveMemory(before.Memory)
 	return err
 }
 
-func nobody(error) {}
+func ignoreResult(error) {}
 
 func (d *Director) input(cfg *config.Config) Input {
 	return Input{
@@ -231,58 +231,58 @@ func (d *Director) input(cfg *config.Config) Input {
 	}
 }
 
-// hold puts the VIPs that nobody else holds on the interface.
-func (d *Director) hold(cfg *config.Config, vips []lb.VIP) error {
-	if d.opt.VIPs == nil || !d.settled {
+// holdVIPs puts the VIPs that nobody else holds on the interface.
+func (d *Director) holdVIPs(cfg *config.Config, vips []lb.VIP) error {
+	if d.opt.VIPs == nil || !d.canHoldVIPs {
 		return nil
 	}
 	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownedHere(vips))
 }
 
-// watch has the MACs of every server looked up that may be sent to.
-func (d *Director) watch(cfg *config.Config, vips []lb.VIP) {
+// watchServers has the MACs of every server looked up that may be sent to.
+func (d *Director) watchServers(cfg *config.Config, vips []lb.VIP) {
 	if d.opt.Neigh != nil {
 		d.opt.Neigh.Avoid(addrsOf(vips))
 		d.opt.Neigh.Watch(neighbours(cfg))
 	}
 }
 
-// adopt makes cfg the running configuration, wholly or not at all: on error
+// adoptConfig makes cfg the running configuration, wholly or not at all: on error
 // the one before is in force again. The backend comes first, then addresses,
 // so that no VIP attracts traffic before its state is there.
-func (d *Director) adopt(ctx context.Context, cfg *config.Config) error {
+func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 	out := Plan(d.input(cfg))
-	old := d.lease.Swap(&out.Memory.Leases)
-	if err := d.enforce(ctx, cfg, out.State); err != nil {
+	old := d.leases.Swap(&out.Memory.Leases)
+	if err := d.enforceState(ctx, cfg, out.State); err != nil {
 		if old == nil { // the start: nothing ran before
 			return err
 		}
-		d.lease.Store(old)
-		if back := d.enforce(ctx, d.cfg, d.out.State); back != nil {
-			d.failed(back)
+		d.leases.Store(old)
+		if back := d.enforceState(ctx, d.cfg, d.out.State); back != nil {
+			d.recordFailure(back)
 			return fmt.Errorf("%w; and going back: %w", err, back)
 		}
 		return err
 	}
 	before := d.out
 	d.cfg, d.out = cfg, out
-	d.tell(before, out)
-	d.track()
-	d.remember(before.Memory)
+	d.notifyChanges(before, out)
+	d.trackServices()
+	d.saveMemory(before.Memory)
 	d.serveSilently(false)
-	d.succeeded()
+	d.recordSuccess()
 	select {
-	case d.poked <- struct{}{}:
+	case d.configChanged <- struct{}{}:
 	default:
 	}
 	return nil
 }
 
-func (d *Director) enforce(ctx context.Context, cfg *config.Config, s lb.State) error {
-	known := d.held != nil && sameAddresses(cfg, d.held)
+func (d *Director) enforceState(ctx context.Context, cfg *config.Config, s lb.State) error {
+	known := d.placedConfig != nil && sameAddresses(cfg, d.placedConfig)
 	if !known { // with thousands of them, doing it again would be most of a reload
-		d.held = nil
-		d.watch(cfg, s.VIPs)
+		d.placedConfig = nil
+		d.watchServers(cfg, s.VIPs)
 	}
 	if err := d.opt.Backend.Apply(ctx, s); err != nil {
 		return err
@@ -290,11 +290,11 @@ func (d *Director) enforce(ctx context.Context, cfg *config.Config, s lb.State) 
 	if err := d.setVRRP(cfg); err != nil || known {
 		return err
 	}
-	if err := d.hold(cfg, s.VIPs); err != nil {
+	if err := d.holdVIPs(cfg, s.VIPs); err != nil {
 		return err
 	}
-	if d.settled {
-		d.held = cfg
+	if d.canHoldVIPs {
+		d.placedConfig = cfg
 	}
 	return nil
 }
@@ -312,8 +312,9 @@ func (d *Director) setVRRP(cfg *config.Config) error {
 	return nil
 }
 
-// track tells VRRP which services can serve, as far as that changed.
-func (d *Director) track() {
+// trackServices reports to VRRP which services can serve, as far as that has
+// changed.
+func (d *Director) trackServices() {
 	if d.opt.VRRP == nil {
 		return
 	}

@@ -20,40 +20,40 @@ type Firewall interface {
 	Dropped(served []lb.Listener, interfaces []string) ([]string, error)
 }
 
-// inspect asks the firewall at the start, after every reload and with every
+// watchFirewall asks the firewall at the start, after every reload and with every
 // drift pass, until ctx ends. It runs beside the loop: reading thousands of
 // rules must not keep a takeover waiting.
-func (d *Director) inspect(ctx context.Context) {
+func (d *Director) watchFirewall(ctx context.Context) {
 	tick := time.NewTicker(driftInterval)
 	defer tick.Stop()
 	for {
 		var served []lb.Listener
 		var on []string
 		if d.do(ctx, func(context.Context) error {
-			served, on = routed(d.cfg), d.cfg.Interfaces
+			served, on = directListeners(d.cfg), d.cfg.Interfaces
 			return nil
 		}) != nil {
 			return
 		}
 		found, err := d.opt.Firewall.Dropped(served, on)
 		if d.do(ctx, func(context.Context) error {
-			d.bypassed(found, err)
+			d.noteBypassed(found, err)
 			return nil
 		}) != nil {
 			return
 		}
 		select {
 		case <-tick.C:
-		case <-d.poked:
+		case <-d.configChanged:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// routed lists the listeners whose packets are forwarded by direct routing;
+// directListeners lists the listeners whose packets are forwarded by direct routing;
 // the others are the kernel's, behind its firewall.
-func routed(cfg *config.Config) []lb.Listener {
+func directListeners(cfg *config.Config) []lb.Listener {
 	var all []lb.Listener
 	for _, svc := range cfg.Services {
 		if !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward != lb.DR }) {
@@ -63,24 +63,24 @@ func routed(cfg *config.Config) []lb.Listener {
 	return all
 }
 
-// bypassed takes note of what the firewall means and cannot do, and logs what
-// is new about it.
-func (d *Director) bypassed(found []string, err error) {
+// noteBypassed notes which rules of the firewall the data path bypasses, and
+// logs the new ones.
+func (d *Director) noteBypassed(found []string, err error) {
 	if err != nil {
-		if d.unread != err.Error() {
-			d.unread = err.Error()
+		if d.firewallErr != err.Error() {
+			d.firewallErr = err.Error()
 			d.log.Warn("firewall not read, whether it means to drop packets to VIPs is not known", "err", err)
 		}
 		return
 	}
-	d.unread = ""
+	d.firewallErr = ""
 	for _, w := range found {
-		if !slices.Contains(d.firewall, w) {
+		if !slices.Contains(d.bypassedRules, w) {
 			d.log.Warn(w) //nolint:sloglint // the warning is the message
 		}
 	}
-	if len(found) == 0 && len(d.firewall) > 0 {
+	if len(found) == 0 && len(d.bypassedRules) > 0 {
 		d.log.Info("the firewall has nothing against the VIPs any more")
 	}
-	d.firewall = found
+	d.bypassedRules = found
 }

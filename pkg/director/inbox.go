@@ -55,63 +55,64 @@ func (d *Director) inbox() *inbox {
 	return in
 }
 
-// drain takes everything that is waiting.
-func (in *inbox) drain(d *Director) {
+// takeAll takes everything that is waiting.
+func (in *inbox) takeAll(d *Director) {
 	for {
 		select {
 		case _, ok := <-in.health:
-			in.ended(&in.health, ok)
+			in.forgetEnded(&in.health, ok)
 		case _, ok := <-in.neigh:
 			if !ok {
 				in.neigh = nil
 			}
 		case e, ok := <-in.vrrp:
-			in.transition(d, e, ok)
+			in.reportRole(d, e, ok)
 		case r := <-d.roles:
-			in.take(d, r)
+			in.takeRole(d, r)
 		default:
 			return
 		}
 	}
 }
 
-// ended stops listening to a monitor that has ended: a closed channel is
+// forgetEnded stops listening to a monitor that has ended: a closed channel is
 // always ready, and draining it would never come to an end.
-func (in *inbox) ended(events *<-chan health.Event, ok bool) {
+func (in *inbox) forgetEnded(events *<-chan health.Event, ok bool) {
 	if !ok {
 		*events = nil
 	}
 }
 
-// transition only tells of it: what the backend does is [Director.Activate]'s.
-func (in *inbox) transition(d *Director, e vrrp.Event, ok bool) {
+// reportRole notifies of a transition. What the backend does is decided by
+// [Director.Activate].
+func (in *inbox) reportRole(d *Director, e vrrp.Event, ok bool) {
 	if !ok { // the router has ended
 		in.vrrp = nil
 		return
 	}
-	d.tellRole(e)
+	d.notifyRole(e)
 }
 
-func (in *inbox) take(d *Director, r role) {
+func (in *inbox) takeRole(d *Director, r role) {
 	in.roles = append(in.roles, r)
 	d.active[r.instance] = r.active
 }
 
-// hasten changes roles ahead of the plan, if the backend can do that and
+// switchRolesEarly changes roles ahead of the plan, if the backend can do that and
 // holds what it should: all that a takeover needs is in place then.
-func (d *Director) hasten(in *inbox) {
+func (d *Director) switchRolesEarly(in *inbox) {
 	s, ok := d.opt.Backend.(lb.Switcher)
 	if !ok || len(in.roles) == 0 || d.fault != "" {
 		return
 	}
 	if err := s.Switch(withRoles(d.out.State.VIPs, d.active)); err == nil { // else the plan will tell
-		in.reply(d, nil)
+		in.answerRoles(d, nil)
 	}
 }
 
-// reply tells those who changed a role how it went. Nobody becomes active
-// by an Apply that failed.
-func (in *inbox) reply(d *Director, err error) {
+// answerRoles gives every waiting change of a role its result. An instance does
+// not become active by an Apply that failed.
+func (in *inbox) answerRoles(d *Director, err error) {
 	for _, r := range in.roles {
 		if err != nil && r.active {
 			d.active[r.instance] = false

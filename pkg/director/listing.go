@@ -44,8 +44,8 @@ func (d *Director) List(ctx context.Context, want Want) (l Listing, err error) {
 	return l, err
 }
 
-// sample feeds the rate estimators.
-func (d *Director) sample() {
+// sampleRates feeds the rate estimators.
+func (d *Director) sampleRates() {
 	st, err := d.opt.Backend.Stats()
 	if err != nil {
 		d.log.Debug("no counters for the rates", "err", err)

@@ -21,8 +21,8 @@ func (d *Director) loop(ctx context.Context) error {
 	defer sample.Stop()
 	found := time.NewTimer(settleTime)
 	defer found.Stop()
-	defer d.retry.Stop()
-	defer d.rest.Stop()
+	defer d.retryTimer.Stop()
+	defer d.throttleTimer.Stop()
 	in := d.inbox()
 	for full := true; ; full = false { // full: addresses as well
 		if !full {
@@ -33,28 +33,28 @@ func (d *Director) loop(ctx context.Context) error {
 				call(ctx)
 				continue
 			case <-sample.C:
-				d.sample()
+				d.sampleRates()
 				continue
 			case _, ok := <-in.health:
-				if in.ended(&in.health, ok); d.tired() {
+				if in.forgetEnded(&in.health, ok); d.isThrottled() {
 					continue
 				}
 			case _, ok := <-in.neigh:
 				if !ok {
 					in.neigh = nil
 				}
-				if d.tired() {
+				if d.isThrottled() {
 					continue
 				}
-			case <-d.rest.C:
+			case <-d.throttleTimer.C:
 			case e, ok := <-in.vrrp:
-				in.transition(d, e, ok)
+				in.reportRole(d, e, ok)
 				continue
 			case r := <-d.roles:
-				in.take(d, r)
+				in.takeRole(d, r)
 			case <-found.C:
-				d.settled = true
-			case <-d.retry.C:
+				d.canHoldVIPs = true
+			case <-d.retryTimer.C:
 				full = true
 			case <-drift.C:
 				full = true
@@ -66,14 +66,14 @@ func (d *Director) loop(ctx context.Context) error {
 	}
 }
 
-// tired reports whether it is too soon for another turn, and plans one for
+// isThrottled reports whether it is too soon for another turn, and plans one for
 // later. Where turns take long, because there are thousands of reals, a storm
 // of events must not keep the loop at it all the time: it rests for twice as
 // long as its last turn took. Roles and operators do not wait.
-func (d *Director) tired() bool {
-	wait := time.Until(d.lastTurn.Add(2 * d.tookLast))
+func (d *Director) isThrottled() bool {
+	wait := time.Until(d.lastTurn.Add(2 * d.lastTurnTook))
 	if wait > 0 {
-		d.rest.Reset(wait)
+		d.throttleTimer.Reset(wait)
 	}
 	return wait > 0
 }
@@ -82,58 +82,58 @@ func (d *Director) tired() bool {
 // the VIPs cannot be put on the interface for the first time.
 func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
 	began := time.Now()
-	defer func() { d.lastTurn, d.tookLast = time.Now(), time.Since(began) }()
-	d.rest.Stop()
-	in.drain(d)
-	d.hasten(in)
-	err := d.sync(ctx, func(err error) { in.reply(d, err) })
-	d.settled = d.settled || d.opt.Neigh == nil || d.opt.Neigh.Resolved(servers(d.cfg))
+	defer func() { d.lastTurn, d.lastTurnTook = time.Now(), time.Since(began) }()
+	d.throttleTimer.Stop()
+	in.takeAll(d)
+	d.switchRolesEarly(in)
+	err := d.applyPlan(ctx, func(err error) { in.answerRoles(d, err) })
+	d.canHoldVIPs = d.canHoldVIPs || d.opt.Neigh == nil || d.opt.Neigh.Resolved(servers(d.cfg))
 	select {
 	case <-d.ready:
 	default:
-		if !d.settled {
+		if !d.canHoldVIPs {
 			break
 		}
-		if err := d.hold(d.cfg, d.out.State.VIPs); err != nil {
+		if err := d.holdVIPs(d.cfg, d.out.State.VIPs); err != nil {
 			return err
 		}
 		close(d.ready)
 		full = false
 	}
 	if err == nil && full {
-		err = d.hold(d.cfg, d.out.State.VIPs)
+		err = d.holdVIPs(d.cfg, d.out.State.VIPs)
 	}
 	d.serveSilently(full)
-	d.settle(ctx, err)
+	d.recordResult(ctx, err)
 	return nil
 }
 
-// settle takes note of how a turn of the loop ended.
-func (d *Director) settle(ctx context.Context, err error) {
+// recordResult takes note of how a turn of the loop ended.
+func (d *Director) recordResult(ctx context.Context, err error) {
 	switch {
 	case err == nil:
-		d.succeeded()
+		d.recordSuccess()
 	case ctx.Err() == nil:
-		d.failed(err)
+		d.recordFailure(err)
 	}
 }
 
-// failed remembers why the kernel does not hold the plan and when to try
+// recordFailure remembers why the kernel does not hold the plan and when to try
 // again: soon, then less often, never less than the drift pass.
-func (d *Director) failed(err error) {
+func (d *Director) recordFailure(err error) {
 	d.faults++
-	d.pause = min(max(2*d.pause, retryFirst), driftInterval)
-	d.retry.Reset(d.pause)
+	d.retryPause = min(max(2*d.retryPause, retryFirst), driftInterval)
+	d.retryTimer.Reset(d.retryPause)
 	if d.fault != err.Error() {
 		d.fault = err.Error()
 		d.log.Error("state not applied, will be retried", "err", err)
 	}
 }
 
-func (d *Director) succeeded() {
+func (d *Director) recordSuccess() {
 	if d.fault != "" {
 		d.log.Info("state applied again")
 	}
-	d.fault, d.pause = "", 0
-	d.retry.Stop()
+	d.fault, d.retryPause = "", 0
+	d.retryTimer.Stop()
 }

@@ -77,9 +77,9 @@ func decodeMemory(b []byte) (Memory, error) {
 	return m, nil
 }
 
-// recall reads the memory of a daemon that ended a moment ago. None is
+// loadMemory reads the memory of a daemon that ended a moment ago. None is
 // normal, a broken one no reason not to start.
-func (d *Director) recall() Memory {
+func (d *Director) loadMemory() Memory {
 	if d.cfg.StateDir == "" {
 		return Memory{}
 	}
@@ -102,8 +102,8 @@ func (d *Director) recall() Memory {
 	return m
 }
 
-// remember writes the memory if it changed, and keeps it fresh if not.
-func (d *Director) remember(before Memory) {
+// saveMemory writes the memory if it changed, and keeps it fresh if not.
+func (d *Director) saveMemory(before Memory) {
 	if d.cfg.StateDir == "" {
 		return
 	}
@@ -148,15 +148,15 @@ func (d *Director) Forget() error {
 	return err
 }
 
-// presets lets checks go on where they were: a real that was up is up until
+// presetChecks lets checks go on where they were: a real that was up is up until
 // it has failed as often as its check says.
-func presets(cfg *config.Config, probeVIP bool, m Memory, now time.Time) map[health.Target]health.Status {
+func presetChecks(cfg *config.Config, probeVIP bool, m Memory, now time.Time) map[health.Target]health.Status {
 	known := map[health.Target]health.Status{}
 	for s := range cfg.Services {
 		svc := &cfg.Services[s]
 		verdicts := m.Up[svc.Name]
 		for i, r := range svc.Reals {
-			if up, _ := verdicts.on(i, r.Key()); !up {
+			if up, _ := verdicts.lookup(i, r.Key()); !up {
 				continue
 			}
 			for _, t := range targets(svc, i, probeVIP) {

@@ -109,7 +109,7 @@ func TestMemoryBroken(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = os.Chtimes(path, time.Now(), time.Now())
-		if m := newRig(t, cfg).recall(); m.Up != nil {
+		if m := newRig(t, cfg).loadMemory(); m.Up != nil {
 			t.Errorf("%+v", m)
 		}
 	})

@@ -41,18 +41,18 @@ func (d *Director) Reload(ctx context.Context) error {
 	defer d.reloading.Unlock()
 	cfg, err := d.opt.Load()
 	if err == nil {
-		d.meet(ctx, cfg)
+		d.resolveNew(ctx, cfg)
 	}
 	return d.do(ctx, func(ctx context.Context) error {
 		if err == nil {
-			err = d.fixed(cfg)
+			err = d.refuseFixedKeys(cfg)
 		}
 		if err == nil {
-			err = d.adopt(ctx, cfg)
+			err = d.adoptConfig(ctx, cfg)
 		}
 		d.reload.At = time.Now()
 		if err != nil {
-			d.watch(d.cfg, d.out.State.VIPs) // and not whom the refused file names
+			d.watchServers(d.cfg, d.out.State.VIPs) // and not whom the refused file names
 			d.reload.Error = err.Error()
 			d.log.Error("configuration not reloaded, the old one still runs", "err", err)
 			return err
@@ -64,14 +64,14 @@ func (d *Director) Reload(ctx context.Context) error {
 	})
 }
 
-// meet has the servers that cfg brings looked for before cfg comes into
+// resolveNew has the servers that cfg brings looked for before cfg comes into
 // force, so that a reload which replaces all of them has no gap. It waits no
 // longer for one that is silent than a start does.
-func (d *Director) meet(ctx context.Context, cfg *config.Config) {
+func (d *Director) resolveNew(ctx context.Context, cfg *config.Config) {
 	if d.opt.Neigh == nil {
 		return
 	}
-	var strangers []netip.Addr
+	var newReals []netip.Addr
 	_ = d.do(ctx, func(context.Context) error {
 		if sameAddresses(cfg, d.cfg) {
 			return nil
@@ -84,13 +84,13 @@ func (d *Director) meet(ctx context.Context, cfg *config.Config) {
 		for _, a := range servers(cfg) {
 			all.add(a)
 		}
-		if strangers = all.list[known:]; len(strangers) > 0 {
-			d.held = nil
+		if newReals = all.list[known:]; len(newReals) > 0 {
+			d.placedConfig = nil
 			d.opt.Neigh.Watch(all.list)
 		}
 		return nil
 	})
-	for end := time.Now().Add(settleTime); !d.opt.Neigh.Resolved(strangers) && time.Now().Before(end); {
+	for end := time.Now().Add(settleTime); !d.opt.Neigh.Resolved(newReals) && time.Now().Before(end); {
 		select {
 		case <-time.After(settleTime / 100):
 		case <-ctx.Done():
@@ -102,14 +102,14 @@ func (d *Director) meet(ctx context.Context, cfg *config.Config) {
 // Sync plans and applies now, and returns when that is done.
 func (d *Director) Sync(ctx context.Context) error {
 	return d.do(ctx, func(ctx context.Context) error {
-		err := d.sync(ctx, nobody)
-		d.settle(ctx, err)
+		err := d.applyPlan(ctx, ignoreResult)
+		d.recordResult(ctx, err)
 		return err
 	})
 }
 
-// fixed refuses what cannot change while the daemon runs.
-func (d *Director) fixed(cfg *config.Config) error {
+// refuseFixedKeys refuses what cannot change while the daemon runs.
+func (d *Director) refuseFixedKeys(cfg *config.Config) error {
 	for _, c := range []struct {
 		key  string
 		same bool
@@ -133,20 +133,20 @@ func (d *Director) fixed(cfg *config.Config) error {
 // SetWeight lets an operator's weight win over the configuration's; nil
 // gives the configuration its say again. real is "ADDR" or "ADDR:PORT".
 func (d *Director) SetWeight(ctx context.Context, service, real string, weight *uint16) error {
-	return d.override(ctx, service, real, weight == nil, func(o *Override) { o.Weight = weight })
+	return d.changeOverride(ctx, service, real, weight == nil, func(o *Override) { o.Weight = weight })
 }
 
 // Drain gives a real weight 0: its connections stay, it gets no new ones.
 // With undo it gets its weight back.
 func (d *Director) Drain(ctx context.Context, service, real string, undo bool) error {
-	return d.override(ctx, service, real, undo, func(o *Override) { o.Drain = !undo })
+	return d.changeOverride(ctx, service, real, undo, func(o *Override) { o.Drain = !undo })
 }
 
-// override changes one override: written to disk first, so that what an
+// changeOverride changes one override: written to disk first, so that what an
 // operator was told is done survives a restart.
-func (d *Director) override(ctx context.Context, service, real string, clearing bool, change func(*Override)) error {
+func (d *Director) changeOverride(ctx context.Context, service, real string, clearing bool, change func(*Override)) error {
 	return d.do(ctx, func(ctx context.Context) error {
-		key, err := d.find(service, real, clearing)
+		key, err := d.findReal(service, real, clearing)
 		if err != nil {
 			return err
 		}
@@ -160,8 +160,8 @@ func (d *Director) override(ctx context.Context, service, real string, clearing 
 			what = next[i].String()
 		}
 		d.log.Info("operator override", "service", service, "real", RealName(key), "now", what)
-		err = d.sync(ctx, nobody)
-		d.settle(ctx, err)
+		err = d.applyPlan(ctx, ignoreResult)
+		d.recordResult(ctx, err)
 		if err != nil {
 			return fmt.Errorf("stored, but not applied yet: %w", err)
 		}
@@ -169,9 +169,9 @@ func (d *Director) override(ctx context.Context, service, real string, clearing 
 	})
 }
 
-// find resolves what an operator typed. A stale override can be cleared,
+// findReal resolves what an operator typed. A stale override can be cleared,
 // but not made.
-func (d *Director) find(service, real string, clearing bool) (netip.AddrPort, error) {
+func (d *Director) findReal(service, real string, clearing bool) (netip.AddrPort, error) {
 	want, err := parseReal(real)
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -209,9 +209,9 @@ func (d *Director) find(service, real string, clearing bool) (netip.AddrPort, er
 		return found[0], nil
 	}
 	if len(found) > 1 {
-		return netip.AddrPort{}, fmt.Errorf("real %s of %s: %d of them (give ADDR:PORT: %s)", want.Addr(), service, len(found), addrList(found))
+		return netip.AddrPort{}, fmt.Errorf("real %s of %s: %d of them (give ADDR:PORT: %s)", want.Addr(), service, len(found), listAddrs(found))
 	}
-	return netip.AddrPort{}, fmt.Errorf("real %s of %s: %w (%s)", RealName(want), service, ErrNotFound, addrList(all))
+	return netip.AddrPort{}, fmt.Errorf("real %s of %s: %w (%s)", RealName(want), service, ErrNotFound, listAddrs(all))
 }
 
 func (d *Director) serviceNames() string {
@@ -219,19 +219,19 @@ func (d *Director) serviceNames() string {
 	for _, s := range d.cfg.Services {
 		names = append(names, s.Name)
 	}
-	return someOf(names)
+	return listSome(names)
 }
 
-func addrList(as []netip.AddrPort) string {
+func listAddrs(as []netip.AddrPort) string {
 	words := make([]string, 0, len(as))
 	for _, a := range as {
 		words = append(words, RealName(a))
 	}
-	return someOf(words)
+	return listSome(words)
 }
 
-// someOf keeps a hint on one line.
-func someOf(words []string) string {
+// listSome keeps a hint on one line.
+func listSome(words []string) string {
 	switch n := len(words); {
 	case n == 0:
 		return "there are none"

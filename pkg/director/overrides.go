@@ -23,7 +23,7 @@ type Override struct {
 	Drain   bool           `json:"drain,omitempty"`
 }
 
-// String tells the override in a word: "weight 5", "drain".
+// String is the override in words: "weight 5", "drain".
 func (o Override) String() string {
 	var words []string
 	if o.Weight != nil {
@@ -79,8 +79,8 @@ func (o Overrides) edit(service string, real netip.AddrPort, change func(*Overri
 	return rest
 }
 
-// override applies what the operator decided about a real to its plan.
-func (o Overrides) override(service string, real netip.AddrPort, rp *RealPlan) {
+// apply applies what the operator decided about a real to its plan.
+func (o Overrides) apply(service string, real netip.AddrPort, rp *RealPlan) {
 	i := o.find(service, real)
 	if i < 0 {
 		return
@@ -98,9 +98,9 @@ func (o Overrides) stale(cfg *config.Config) []Override {
 	if len(o) == 0 {
 		return nil
 	}
-	meant := map[string]bool{} // services: most have none
+	overridden := map[string]bool{} // services: most have none
 	for _, v := range o {
-		meant[v.Service] = true
+		overridden[v.Service] = true
 	}
 	type real struct {
 		service string
@@ -109,7 +109,7 @@ func (o Overrides) stale(cfg *config.Config) []Override {
 	known := map[real]bool{}
 	for i := range cfg.Services {
 		svc := &cfg.Services[i]
-		if !meant[svc.Name] {
+		if !overridden[svc.Name] {
 			continue
 		}
 		for _, r := range svc.Reals {

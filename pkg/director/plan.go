@@ -44,8 +44,8 @@ type Verdict struct {
 // order of the file. They are not changed in place.
 type Verdicts []Verdict
 
-// on finds the verdict on a real, which most likely is the i-th.
-func (vs Verdicts) on(i int, real netip.AddrPort) (up, known bool) {
+// lookup finds the verdict on a real, which most likely is the i-th.
+func (vs Verdicts) lookup(i int, real netip.AddrPort) (up, known bool) {
 	if i < len(vs) && vs[i].Real == real {
 		return vs[i].Up, true
 	}
@@ -57,9 +57,9 @@ func (vs Verdicts) on(i int, real netip.AddrPort) (up, known bool) {
 	return false, false
 }
 
-// renewed is what is remembered of a plan's reals: the old verdicts if they
+// update is what is remembered of a plan's reals: the old verdicts if they
 // still say the same.
-func (vs Verdicts) renewed(reals []RealPlan) Verdicts {
+func (vs Verdicts) update(reals []RealPlan) Verdicts {
 	same := len(vs) == len(reals)
 	for i := 0; i < len(reals) && same; i++ {
 		same = vs[i] == Verdict{reals[i].Key(), reals[i].Up}
@@ -82,7 +82,7 @@ type Outcome struct {
 	Memory   Memory
 }
 
-// ServicePlan tells what was decided about one service.
+// ServicePlan is what was decided about one service.
 type ServicePlan struct {
 	Name   string
 	Weight int    // sum of the weights of the reals that are up
@@ -92,7 +92,7 @@ type ServicePlan struct {
 	Reals  []RealPlan
 }
 
-// RealPlan tells what was decided about one real.
+// RealPlan is what was decided about one real.
 type RealPlan struct {
 	Addr       netip.Addr
 	Port       uint16
@@ -119,7 +119,7 @@ func Plan(in Input) Outcome {
 		Services: make([]ServicePlan, 0, len(cfg.Services)),
 		Memory: Memory{ // as large as the last one: a plan is made for every event
 			Up:     make(map[string]Verdicts, len(in.Memory.Up)),
-			Quorum: make(map[string]bool, len(in.Memory.Quorum)), Leases: leases(cfg.VRRP, in.Memory.Leases),
+			Quorum: make(map[string]bool, len(in.Memory.Quorum)), Leases: assignLeases(cfg.VRRP, in.Memory.Leases),
 		},
 		Stale: in.Overrides.stale(cfg),
 		State: lb.State{
@@ -129,7 +129,7 @@ func Plan(in Input) Outcome {
 			ExpireQuiescentTempl: cfg.ExpireQuiescentTempl,
 			Deny:                 cfg.Deny,
 			Allow:                cfg.Allow,
-			Peers:                fellows(cfg),
+			Peers:                peersOf(cfg),
 			Services:             make([]lb.Service, 0, len(cfg.Services)),
 		},
 	}
@@ -143,12 +143,12 @@ func Plan(in Input) Outcome {
 		n := len(svc.Reals)
 		plan := planService(svc, &in, reals[:n:n])
 		reals = reals[n:]
-		out.Memory.Up[svc.Name] = in.Memory.Up[svc.Name].renewed(plan.Reals)
+		out.Memory.Up[svc.Name] = in.Memory.Up[svc.Name].update(plan.Reals)
 		if _, reached := in.Memory.Quorum[svc.Name]; reached || plan.Quorum {
 			out.Memory.Quorum[svc.Name] = plan.Quorum
 		}
 		out.Services = append(out.Services, plan)
-		out.State.Services = append(out.State.Services, compile(svc, plan))
+		out.State.Services = append(out.State.Services, compileService(svc, plan))
 	}
 	for _, inst := range cfg.VRRP {
 		if in.Active[inst.Name] {
@@ -165,27 +165,27 @@ func Plan(in Input) Outcome {
 	return out
 }
 
-// planService puts the plans of a service's reals into room, which is empty
-// and as long.
-func planService(svc *config.Service, in *Input, room []RealPlan) ServicePlan {
-	plan := ServicePlan{Name: svc.Name, Reals: room}
+// planService plans one service. dst gets the plans of its reals; it must be
+// zeroed, with len(dst) == len(svc.Reals).
+func planService(svc *config.Service, in *Input, dst []RealPlan) ServicePlan {
+	plan := ServicePlan{Name: svc.Name, Reals: dst}
 	verdicts, overrides := in.Memory.Up[svc.Name], in.Overrides.of(svc.Name)
 	for i := range svc.Reals {
 		rp := &plan.Reals[i]
-		rp.plan(svc, i, in, verdicts)
-		overrides.override(svc.Name, rp.Key(), rp)
+		rp.planReal(svc, i, in, verdicts)
+		overrides.apply(svc.Name, rp.Key(), rp)
 		if rp.Up {
 			plan.Weight += int(rp.Weight)
 		}
 	}
-	plan.quorum(svc, in.Memory)
+	plan.decideQuorum(svc, in.Memory)
 	return plan
 }
 
-// quorum decides as keepalived's update_quorum_state does: lost below quorum
+// decideQuorum decides as keepalived's update_quorum_state does: lost below quorum
 // - hysteresis or at no weight at all, regained at quorum + hysteresis. The
 // first time, quorum itself is enough: there is nothing to swing about yet.
-func (p *ServicePlan) quorum(svc *config.Service, mem Memory) {
+func (p *ServicePlan) decideQuorum(svc *config.Service, mem Memory) {
 	had, reached := mem.Quorum[svc.Name]
 	threshold := svc.Quorum
 	switch {
@@ -201,39 +201,39 @@ func (p *ServicePlan) quorum(svc *config.Service, mem Memory) {
 	}
 }
 
-// plan applies the checks: all must pass.
-func (rp *RealPlan) plan(svc *config.Service, i int, in *Input, verdicts Verdicts) {
+// planReal applies the checks: all must pass.
+func (rp *RealPlan) planReal(svc *config.Service, i int, in *Input, verdicts Verdicts) {
 	r := &svc.Reals[i]
 	rp.Addr, rp.Port, rp.Configured, rp.Weight, rp.Up = r.Addr, r.Port, r.Weight, r.Weight, true
 	if i >= len(svc.Checks) || len(svc.Checks[i]) == 0 {
 		return
 	}
-	before, _ := verdicts.on(i, r.Key())
+	before, _ := verdicts.lookup(i, r.Key())
 	for _, t := range targets(svc, i, in.ProbeVIP) {
 		rp.Checks++
-		rp.judge(in.Health[t], before)
+		rp.applyCheck(in.Health[t], before)
 	}
 }
 
-// judge takes one check's status into account. A check without a result yet
+// applyCheck takes one check's status into account. A check without a result yet
 // (a new one, or one that a reload changed) leaves the real as it was, so
 // that a reload takes nobody out; a real that was never up stays down.
-func (rp *RealPlan) judge(s health.Status, before bool) {
+func (rp *RealPlan) applyCheck(s health.Status, before bool) {
 	rp.Flapping = rp.Flapping || s.Flapping
 	switch {
 	case !s.Known && !before:
-		rp.fail("not checked yet", s)
+		rp.markDown("not checked yet", s)
 	case !s.Known:
 		rp.Reason = "not checked yet by its new check"
 	case !s.Up:
-		rp.fail(s.Reason, s)
+		rp.markDown(s.Reason, s)
 	case s.Since.After(rp.Since) && rp.Up:
 		rp.Since = s.Since
 	}
 }
 
-// fail takes the real down; the first check that fails gives the reason.
-func (rp *RealPlan) fail(reason string, s health.Status) {
+// markDown takes the real down; the first check that fails gives the reason.
+func (rp *RealPlan) markDown(reason string, s health.Status) {
 	if !rp.Up {
 		return
 	}
@@ -243,10 +243,10 @@ func (rp *RealPlan) fail(reason string, s health.Status) {
 	rp.Up, rp.Reason, rp.Since = false, reason, s.Since
 }
 
-// compile turns the decisions into what the backend gets. Whoever is out by
-// decision of health is removed or quiesced as on_down says; whoever is
-// quiesced by weight stays, his connections end by themselves.
-func compile(svc *config.Service, plan ServicePlan) lb.Service {
+// compileService turns the decisions into what the backend gets. A real that
+// its checks took out is removed or quiesced as on_down says. A real that is
+// quiesced by its weight stays: its connections end by themselves.
+func compileService(svc *config.Service, plan ServicePlan) lb.Service {
 	s := svc.Service
 	if !slices.ContainsFunc(plan.Reals, func(r RealPlan) bool { return !r.Up || r.Weight != r.Configured }) && !plan.Sorry {
 		return s
@@ -267,9 +267,9 @@ func compile(svc *config.Service, plan ServicePlan) lb.Service {
 	return s
 }
 
-// leases gives every instance the number it had, new ones the lowest that
+// assignLeases gives every instance the number it had, new ones the lowest that
 // is free.
-func leases(instances []vrrp.Instance, before map[string]uint32) map[string]uint32 {
+func assignLeases(instances []vrrp.Instance, before map[string]uint32) map[string]uint32 {
 	ids, used := map[string]uint32{}, map[uint32]bool{}
 	for _, inst := range instances {
 		if id, ok := before[inst.Name]; ok {

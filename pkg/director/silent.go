@@ -35,13 +35,13 @@ func (d *Director) serveSilently(repair bool) {
 	if !known || d.silent != nil && !repair && slices.Equal(vips, d.silent) {
 		return
 	}
-	if len(vips) > 0 && len(fellows(d.cfg)) == 0 && len(d.silent) == 0 {
+	if len(vips) > 0 && len(peersOf(d.cfg)) == 0 && len(d.silent) == 0 {
 		d.log.Warn("this host is a real server of its own VIPs, but the configuration names no `peers`: "+
 			"packets may go in circles while two directors are master", "vip", vips[0].Addr)
 	}
 	err := d.opt.Silent.Serve(vips)
-	if now := text(err); now != d.unsilent {
-		d.unsilent = now
+	if now := textOf(err); now != d.silentErr {
+		d.silentErr = now
 		if err != nil {
 			d.log.Error("this host is no real server of its own VIPs, will be retried", "err", err)
 		}
@@ -49,7 +49,7 @@ func (d *Director) serveSilently(repair bool) {
 	d.silent = append([]SilentVIP{}, vips...) // not nil: it has been tried
 }
 
-func text(err error) string {
+func textOf(err error) string {
 	if err == nil {
 		return ""
 	}

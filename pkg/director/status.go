@@ -29,7 +29,7 @@ type Status struct {
 	Stale    []Override      `json:"stale_overrides,omitempty"` // overrides that hit nothing
 }
 
-// ReloadStatus tells of the last time that the configuration was read.
+// ReloadStatus is about the last time that the configuration was read.
 type ReloadStatus struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error,omitempty"` // why it was refused; the one before still runs
@@ -112,7 +112,7 @@ func (d *Director) status(obs lb.Observed) Status {
 		Version: d.opt.Version, Started: d.started, Now: time.Now(),
 		Backend: obs.Backend, Mode: obs.Mode, Detail: obs.Detail,
 		Reload: d.reload, Fault: d.fault, Faults: d.faults,
-		Warnings: slices.Concat(d.cfg.Warnings, d.firewall),
+		Warnings: slices.Concat(d.cfg.Warnings, d.bypassedRules),
 		Stale:    slices.Clone(d.out.Stale),
 		VIPs:     d.vipStatus(),
 	}
@@ -153,7 +153,7 @@ func (d *Director) vipStatus() []VIPStatus {
 	for _, vip := range d.out.State.VIPs {
 		all = append(all, VIPStatus{
 			Addr: vip.Addr, Held: !vip.Standby, Instance: vip.Owner,
-			Silent: d.unsilent == "" && slices.ContainsFunc(d.silent, func(v SilentVIP) bool { return v.Addr == vip.Addr }),
+			Silent: d.silentErr == "" && slices.ContainsFunc(d.silent, func(v SilentVIP) bool { return v.Addr == vip.Addr }),
 		})
 	}
 	return all

@@ -101,14 +101,14 @@ func servers(cfg *config.Config) []netip.Addr {
 // peers, whose frames it must tell from a client's.
 func neighbours(cfg *config.Config) []netip.Addr {
 	addrs := unique{}
-	for _, a := range slices.Concat(servers(cfg), fellows(cfg)) {
+	for _, a := range slices.Concat(servers(cfg), peersOf(cfg)) {
 		addrs.add(a)
 	}
 	return addrs.list
 }
 
-// fellows are the other directors, as far as the configuration names them.
-func fellows(cfg *config.Config) []netip.Addr {
+// peersOf are the other directors, as far as the configuration names them.
+func peersOf(cfg *config.Config) []netip.Addr {
 	addrs := unique{}
 	for _, a := range cfg.Peers {
 		addrs.add(a)
@@ -127,7 +127,7 @@ func sameAddresses(a, b *config.Config) bool {
 	same := func(a, b *config.Service) bool {
 		return a.Sorry == b.Sorry && slices.EqualFunc(a.Reals, b.Reals, lb.Real.Same) && slices.Equal(a.Listeners, b.Listeners)
 	}
-	if len(a.Services) != len(b.Services) || !slices.Equal(fellows(a), fellows(b)) ||
+	if len(a.Services) != len(b.Services) || !slices.Equal(peersOf(a), peersOf(b)) ||
 		!slices.EqualFunc(a.VRRP, b.VRRP, func(a, b vrrp.Instance) bool { return slices.Equal(a.Addresses, b.Addresses) }) {
 		return false
 	}

@@ -12,16 +12,16 @@ import (
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
-// changes compares two plans. What was not in the plan before is no news,
+// listChanges compares two plans. What was not in the plan before is no news,
 // and neither is what is gone.
-func changes(before, after Outcome, at time.Time) []notify.Event {
+func listChanges(before, after Outcome, at time.Time) []notify.Event {
 	var es []notify.Event
 	quorum := before.quorums()
 	for n := range after.Services { // by reference: there may be ten thousand
 		s := &after.Services[n]
 		verdicts := before.Memory.Up[s.Name]
 		for i, r := range s.Reals {
-			if was, known := verdicts.on(i, r.Key()); known && was != r.Up {
+			if was, known := verdicts.lookup(i, r.Key()); known && was != r.Up {
 				es = append(es, notify.Event{
 					Kind: notify.Real, Name: endpoint(after.State, s.Name, r.Key()), Service: s.Name,
 					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at,
@@ -67,9 +67,9 @@ func endpoint(s lb.State, service string, real netip.AddrPort) string {
 	return RealName(real)
 }
 
-// tell logs and notifies what changed between two plans.
-func (d *Director) tell(before, after Outcome) {
-	for _, e := range changes(before, after, time.Now()) {
+// notifyChanges logs and notifies what changed between two plans.
+func (d *Director) notifyChanges(before, after Outcome) {
+	for _, e := range listChanges(before, after, time.Now()) {
 		level := slog.LevelInfo
 		if e.New == "down" {
 			level = slog.LevelWarn
@@ -83,8 +83,8 @@ func (d *Director) tell(before, after Outcome) {
 	}
 }
 
-// tellRole passes a transition on. The router has logged it.
-func (d *Director) tellRole(e vrrp.Event) {
+// notifyRole passes a transition on. The router has logged it.
+func (d *Director) notifyRole(e vrrp.Event) {
 	d.notify(notify.Event{
 		Kind: notify.VRRP, Name: e.Instance, Old: e.Old.String(), New: e.New.String(), Reason: e.Why, Time: e.At,
 	})

@@ -3,7 +3,7 @@ package main
 import (
 	"slices"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -18,7 +18,7 @@ type group struct {
 const (
 	million = 1_000_000
 
-	forwarded = loader.RawVerdictVERDICT_FORWARDED
+	forwarded = bpf.Forwarded
 )
 
 // small are the groups that a table for a million flows is enough for.
@@ -54,13 +54,13 @@ func oneFlow(chunk int) []group {
 			{name: "established/1", what: "established TCP, 1 flow", prog: lvx, traffic: data, packets: n, verdict: forwarded},
 			{name: "udp/1", what: "UDP, 1 flow", prog: lvx, traffic: uniform(udpFrame(), 1), packets: n, verdict: forwarded},
 			{name: "not_ours/address", what: "not ours: another address", prog: lvx, traffic: data.toVIP(otherVIP), packets: n,
-				verdict: loader.RawVerdictVERDICT_NOT_OURS},
+				verdict: bpf.NotOurs},
 			{name: "not_ours/port", what: "not ours: another port of the VIP", prog: lvx, traffic: data.ports(81, 81), packets: n,
-				verdict: loader.RawVerdictVERDICT_NO_LISTENER},
+				verdict: bpf.NoListener},
 			{name: "not_ours/mac", what: "not ours: another MAC", prog: lvx, traffic: uniform(tcpFrame(ack).to(elsewhere), 1), packets: n,
-				verdict: loader.RawVerdictVERDICT_NOT_OUR_MAC},
+				verdict: bpf.NotOurMAC},
 			{name: "icmp_error", what: "ICMP error that quotes the flow", prog: lvx, traffic: errors, packets: n,
-				verdict: loader.RawVerdictVERDICT_ICMP_FORWARDED},
+				verdict: bpf.ICMPForwarded},
 			{name: "fragment/first", what: "first fragment, 1,000 datagrams", prog: lvx, packets: n,
 				traffic: uniform(firstFragment(), clients*flowsPerClient), verdict: forwarded},
 			{name: "fragment/later", what: "later fragment, 1,000 datagrams", prog: lvx, packets: n, verdict: forwarded,

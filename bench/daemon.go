@@ -18,7 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/testenv"
 )
 
@@ -181,7 +181,7 @@ func (d *daemon) open(dir string) (bool, error) {
 
 // half is which half of the tables is in force.
 func (d *daemon) half() (uint32, error) {
-	var s loader.RawSettings
+	var s bpf.Settings
 	if err := d.settings.Lookup(uint32(0), &s); err != nil {
 		return 0, fmt.Errorf("settings: %w", err)
 	}
@@ -213,7 +213,7 @@ func (d *daemon) until(ctx context.Context, service string, length uint32, chang
 		if err != nil {
 			return false, err
 		}
-		var s loader.RawService
+		var s bpf.Service
 		err = d.services.Lookup(half*d.services.MaxEntries()/2+index, &s)
 		return s.RingSize == length, err
 	})
@@ -224,7 +224,7 @@ func (d *daemon) until(ctx context.Context, service string, length uint32, chang
 
 // index finds a service by its label.
 func (d *daemon) index(service string) (uint32, error) {
-	var l loader.RawLabel
+	var l bpf.Label
 	for i := range d.labels.MaxEntries() {
 		if err := d.labels.Lookup(i, &l); err != nil {
 			return 0, fmt.Errorf("labels: %w", err)

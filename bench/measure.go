@@ -8,7 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // lane is one thing that is measured: frames to a program.
@@ -17,10 +17,10 @@ type lane struct {
 	what string // one line for people
 	prog func(*rig) *ebpf.Program
 	traffic
-	packets int               // in one chunk
-	same    bool              // every chunk sends the same, a sequence from its start
-	before  func(*rig) error  // before each chunk, not measured
-	verdict loader.RawVerdict // where lvx must have put every packet
+	packets int              // in one chunk
+	same    bool             // every chunk sends the same, a sequence from its start
+	before  func(*rig) error // before each chunk, not measured
+	verdict bpf.Verdict      // where lvx must have put every packet
 }
 
 // Where lanes send frames to.
@@ -106,10 +106,10 @@ func (r *rig) chunk(l *lane) (float64, error) {
 }
 
 // verdicts reads the packet path's own count of what it decided.
-func (r *rig) verdicts() ([loader.RawVerdictVERDICTS]uint64, error) {
-	var n [loader.RawVerdictVERDICTS]uint64
+func (r *rig) verdicts() ([bpf.Verdicts]uint64, error) {
+	var n [bpf.Verdicts]uint64
 	for i := range n {
-		var per []loader.RawTally
+		var per []bpf.Tally
 		if err := r.dp.Maps.Verdicts.Lookup(uint32(i), &per); err != nil {
 			return n, fmt.Errorf("verdicts: %w", err)
 		}
@@ -123,7 +123,7 @@ func (r *rig) verdicts() ([loader.RawVerdictVERDICTS]uint64, error) {
 // allWere proves that a chunk was what it was meant to be. One in ten thousand
 // may be something else: a table that is fuller than its stated capacity
 // evicts.
-func (r *rig) allWere(v loader.RawVerdict, before [loader.RawVerdictVERDICTS]uint64, packets int) error {
+func (r *rig) allWere(v bpf.Verdict, before [bpf.Verdicts]uint64, packets int) error {
 	after, err := r.verdicts()
 	if err != nil {
 		return err

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // overloaded is how many flows there are for one of the stated capacity.
@@ -72,8 +72,8 @@ func overloadOf(ctx context.Context, j *job, capacity int) (err error) {
 // unaccounted is by how much the counters of evictions and the connections
 // that are gone differ.
 func unaccounted(l losses) float64 {
-	n := l.evicted[loader.RawEvictionEVICTED_ESTABLISHED] + l.evicted[loader.RawEvictionEVICTED_UNPROVEN] +
-		l.evicted[loader.RawEvictionEVICTED_HALF_OPEN]
+	n := l.evicted[bpf.EvictedEstablished] + l.evicted[bpf.EvictedUnproven] +
+		l.evicted[bpf.EvictedHalfOpen]
 	unfinished := l.lost + l.again
 	return max(float64(unfinished)-float64(n), float64(n)-float64(unfinished))
 }
@@ -203,20 +203,20 @@ func (r *rig) sendFrom(flags byte, from, n int) error {
 }
 
 // evictions is how many places changed hands, by what was lost.
-type evictions [loader.RawEvictionEVICTIONS]uint64
+type evictions [bpf.Evictions]uint64
 
 // firstTemplate is the first kind that is not about flows.
-const firstTemplate = int(loader.RawEvictionEVICTED_TEMPLATE)
+const firstTemplate = int(bpf.EvictedTemplate)
 
 // evictionNames are the kinds of enum eviction that are about flows.
 var evictionNames = [firstTemplate]string{
-	loader.RawEvictionEVICTED_EXPIRED: "expired", loader.RawEvictionEVICTED_HALF_OPEN: "half-open",
-	loader.RawEvictionEVICTED_UNPROVEN: "unproven", loader.RawEvictionEVICTED_ESTABLISHED: "proven",
+	bpf.EvictedExpired: "expired", bpf.EvictedHalfOpen: "half-open",
+	bpf.EvictedUnproven: "unproven", bpf.EvictedEstablished: "proven",
 }
 
 func (r *rig) evictions() (e evictions, err error) {
 	for i := range e {
-		var per []loader.RawTally
+		var per []bpf.Tally
 		if err := r.dp.Maps.Evictions.Lookup(uint32(i), &per); err != nil {
 			return e, fmt.Errorf("evictions: %w", err)
 		}

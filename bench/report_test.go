@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 func must(t *testing.T, err error) {
@@ -133,10 +133,10 @@ func TestExpand(t *testing.T) {
 
 func TestEvictions(t *testing.T) {
 	var before, after evictions
-	before[loader.RawEvictionEVICTED_EXPIRED] = 5
-	after[loader.RawEvictionEVICTED_EXPIRED] = 7
-	after[loader.RawEvictionEVICTED_ESTABLISHED] = 10
-	after[loader.RawEvictionEVICTED_TEMPLATE] = 99
+	before[bpf.EvictedExpired] = 5
+	after[bpf.EvictedExpired] = 7
+	after[bpf.EvictedEstablished] = 10
+	after[bpf.EvictedTemplate] = 99
 	l := losses{lost: 12, evicted: after.since(before)}
 	if n := l.evicted.total(); n != 12 {
 		t.Errorf("%d flows lost their place, want 12", n)

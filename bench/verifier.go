@@ -12,7 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	guest "github.com/lvx-lb/lvx/testenv/vm/lane"
 )
 
@@ -56,7 +56,7 @@ func verify() (n int, took []float64, err error) {
 	const times = 7
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	spec, err := loader.LoadRaw()
+	spec, err := bpf.LoadSpec()
 	if err != nil {
 		return 0, nil, err
 	}

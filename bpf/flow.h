@@ -33,7 +33,6 @@
 #define PROVEN (1ULL << 63)
 #define IDENTITY (~SEEN_MASK) /* what must not change under a reader */
 
-#define WAYS 4
 #define CLAIM_TRIES 8
 
 static __always_inline __u32 value_state(__u64 v)

@@ -9,8 +9,6 @@
 #include "flow.h"
 #include "forward.h"
 
-#define FRAGMENT_SECONDS 30 /* net.ipv4.ipfrag_time */
-
 static __always_inline struct fragment_key fragment_of(const struct packet *p)
 {
 	struct fragment_key key = {

@@ -10,7 +10,6 @@
 #include "maps.h"
 #include "parse.h"
 
-#define PROBES 4 /* lines that a search may touch; user space keeps to it */
 #define NO_SERVICE 0xffffffffu
 
 static __always_inline int same_address(const struct vip *v, __be32 addr)

@@ -19,16 +19,6 @@
 
 #include "types.h"
 
-#define VIP_LINES 16384 /* per half: 16,384 VIPs at half load */
-#define PORT_LINES 65536 /* per half: 262,144 ports at half load */
-#define RANGES 65536 /* per half */
-#define SERVICES 16384 /* per half */
-#define RING_LINES 262144 /* of 16 slots */
-#define REALS 131072
-#define LEASES 256
-#define LOCKS 4096
-#define INTERFACES 64
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -202,13 +192,7 @@ struct {
 	__type(value, struct bucket);
 } answers SEC(".maps");
 
-/* Labels of services, for the daemon's next start and for people. */
-struct label {
-	char name[56];
-	__u32 cookie;
-	__u32 mark;
-};
-
+/* For the daemon's next start and for people. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

@@ -66,10 +66,10 @@ static __always_inline __u32 hsiphash(__u32 value, __u64 key)
 
 static __always_inline __u32 ring_slot(const struct service *svc, __u32 index)
 {
-	__u32 at = svc->ring + index / 16;
+	__u32 at = svc->ring + index / RING_LINE_SLOTS;
 	struct ring_line *line = bpf_map_lookup_elem(&rings, &at);
 
-	return line ? line->slot[index % 16] : NO_REAL;
+	return line ? line->slot[index % RING_LINE_SLOTS] : NO_REAL;
 }
 
 static __always_inline int usable(__u32 slot)

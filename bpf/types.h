@@ -7,6 +7,24 @@
 
 #include <linux/types.h>
 
+/* How much there is of everything that has a fixed size. */
+enum table_size {
+	VIP_LINES = 16384, /* per half: 16,384 VIPs at half load */
+	PORT_LINES = 65536, /* per half: 262,144 ports at half load */
+	RANGES = 65536, /* per half */
+	SERVICES = 16384, /* per half */
+	RING_LINES = 262144,
+	RING_LINE_SLOTS = 16, /* in a line of a ring */
+	REALS = 131072,
+	LEASES = 256,
+	LOCKS = 4096,
+	INTERFACES = 64,
+	PEERS = 8, /* fellow directors that an interface can know */
+	PROBES = 4, /* lines of vips or ports that a search may touch */
+	WAYS = 4, /* places of a set of flows or templates */
+	FRAGMENT_SECONDS = 30, /* that a fragment's note is good for: net.ipv4.ipfrag_time */
+};
+
 /* One address, IPv4 as ::ffff:a.b.c.d: 16 bytes from the start. */
 struct address {
 	__be32 word[4];
@@ -14,39 +32,39 @@ struct address {
 
 /*
  * What became of a packet. Every packet ends in exactly one of these; the
- * list is the list of reasons that a user can be shown (pkg/backend/xdp
- * gives each its sentence).
+ * list is the list of reasons that a user can be shown, each comment the
+ * sentence that the user reads.
  */
 enum verdict {
 	VERDICT_NOT_OUR_MAC, /* passed: the frame is for another host */
-	VERDICT_NOT_IPV4, /* passed: ARP, IPv6, anything but IPv4 */
-	VERDICT_NOT_OURS, /* passed: the address is no VIP of ours */
-	VERDICT_MALFORMED, /* passed: headers cut short or inconsistent */
+	VERDICT_NOT_IPV4, /* passed: ARP, IPv6 or anything else that is not IPv4 */
+	VERDICT_NOT_OURS, /* passed: the destination is no VIP of a service */
+	VERDICT_MALFORMED, /* passed: headers are cut short or contradict each other */
 	VERDICT_STANDBY, /* passed: another director owns the VIP now */
 	VERDICT_NO_LISTENER, /* passed: a VIP, but no service on this port */
-	VERDICT_OTHER_PROTOCOL, /* passed: a VIP, but neither TCP, UDP nor an error */
-	VERDICT_NO_FLOW, /* passed: no SYN and no flow, the kernel resets it */
-	VERDICT_FORWARDED, /* sent to a real on the interface it came from */
-	VERDICT_REDIRECTED, /* sent to a real on another interface */
+	VERDICT_OTHER_PROTOCOL, /* passed: a VIP, but not TCP, UDP or an ICMP error */
+	VERDICT_NO_FLOW, /* passed: not a SYN and no connection is known; the kernel answers with a reset */
+	VERDICT_FORWARDED, /* sent to a real server on the same interface */
+	VERDICT_REDIRECTED, /* sent to a real server on another interface */
 	VERDICT_LOCAL, /* passed: this host is the real or the sorry server */
-	VERDICT_FROM_PEER, /* passed: another director has chosen this host */
-	VERDICT_REAL_GONE, /* passed: the flow's real was removed, the kernel resets it */
-	VERDICT_REAL_AWAY, /* dropped: the same, with expire_nodest_conn off */
-	VERDICT_DENIED, /* dropped: a deny or allow list says so */
-	VERDICT_NO_REAL, /* dropped: no usable real, and no answer was due */
-	VERDICT_LEASE_OVER, /* dropped: the daemon that owns the VIP is gone */
-	VERDICT_TABLE_BUSY, /* dropped: no place in the flow table after retries */
-	VERDICT_ICMP_FORWARDED, /* an ICMP error sent to the real of the flow it quotes */
-	VERDICT_ICMP_NO_FLOW, /* passed: an ICMP error that quotes no flow of ours */
-	VERDICT_FRAGMENT_HELD, /* handed to the daemon: its first fragment is not here yet */
-	VERDICT_FRAGMENT_LOST, /* dropped: the same, with no daemon to hold it */
-	VERDICT_ANSWERED_UNREACHABLE, /* answered: ICMP 3/3, no usable real */
-	VERDICT_ANSWERED_TTL, /* answered: ICMP 11/0, TTL 1 */
-	VERDICT_ANSWERED_TOO_BIG, /* answered: ICMP 3/4, the way out has a smaller MTU */
-	VERDICT_ANSWER_LIMITED, /* dropped: an answer was due, the rate limit was reached */
-	VERDICT_TTL_SILENT, /* dropped: TTL 1, and no answer is allowed (an ICMP error) */
-	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that this host must not answer for now */
-	VERDICT_TOO_BIG, /* dropped: larger than the way out and may be fragmented, which XDP cannot */
+	VERDICT_FROM_PEER, /* passed: another director has chosen this host as the real server */
+	VERDICT_REAL_GONE, /* passed: the connection's real server was removed; the kernel answers with a reset */
+	VERDICT_REAL_AWAY, /* dropped: the connection's real server was removed and expire_nodest_conn is off */
+	VERDICT_DENIED, /* dropped: a deny or allow list */
+	VERDICT_NO_REAL, /* dropped: no usable real server, and no answer could be built */
+	VERDICT_LEASE_OVER, /* dropped: the daemon that owns the VIP has stopped renewing its lease */
+	VERDICT_TABLE_BUSY, /* dropped: no place in the flow table could be claimed */
+	VERDICT_ICMP_FORWARDED, /* an ICMP error sent to the real server of the connection it quotes */
+	VERDICT_ICMP_NO_FLOW, /* passed: an ICMP error that quotes no connection of ours */
+	VERDICT_FRAGMENT_HELD, /* held by the daemon until the datagram's first fragment is there */
+	VERDICT_FRAGMENT_LOST, /* dropped: the first fragment is not there and the daemon cannot hold more */
+	VERDICT_ANSWERED_UNREACHABLE, /* answered with ICMP port unreachable: no usable real server */
+	VERDICT_ANSWERED_TTL, /* answered with ICMP time exceeded: TTL 1 */
+	VERDICT_ANSWERED_TOO_BIG, /* answered with ICMP fragmentation needed: the way out has a smaller MTU */
+	VERDICT_ANSWER_LIMITED, /* dropped: an ICMP answer was due, but the rate limit was reached */
+	VERDICT_TTL_SILENT, /* dropped: TTL 1 on an ICMP error, which must not be answered */
+	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that another director owns, or whose lease is over */
+	VERDICT_TOO_BIG, /* dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot */
 	VERDICTS
 };
 
@@ -96,8 +114,8 @@ struct flow_value {
 
 /* A set of the flow table: one cache line, four flows. */
 struct flow_set {
-	struct flow_key key[4];
-	struct flow_value value[4];
+	struct flow_key key[WAYS];
+	struct flow_value value[WAYS];
 };
 
 /* Who a persistence template is for. */
@@ -119,8 +137,8 @@ struct template_value {
 };
 
 struct template_set {
-	struct template_key key[4];
-	struct template_value value[4];
+	struct template_key key[WAYS];
+	struct template_value value[WAYS];
 };
 
 /*
@@ -186,11 +204,14 @@ enum service_flag {
 	SERVICE_LOCAL_REAL = 32, /* this host is one of its reals */
 };
 
-#define NO_REAL 0xffffffffu
+/* An index into reals that means none. */
+enum real_index {
+	NO_REAL = 0xffffffffu
+};
 
 /* Sixteen slots of rings: an array of single words would cost eight bytes each. */
 struct ring_line {
-	__u32 slot[16];
+	__u32 slot[RING_LINE_SLOTS];
 };
 
 /* A virtual service: everything a new connection needs, in one line. */
@@ -285,8 +306,6 @@ struct peer {
 	__u32 spare;
 };
 
-#define PEERS 8
-
 /* What the program of one interface needs to know of it. */
 struct interface {
 	__u8 mac[8]; /* its own; the last two bytes are 0 */
@@ -317,7 +336,10 @@ struct held_frame {
 	__u8 frame[2036];
 };
 
-#define FILTER_GLOBAL 0xffffffffu
+/* The service of a filter_key that is for all services. */
+enum filter_scope {
+	FILTER_GLOBAL = 0xffffffffu
+};
 
 /* deny and allow lists: one trie for all services. */
 struct filter_key {
@@ -336,4 +358,11 @@ enum filter_action {
 struct bucket {
 	__u64 second;
 	__u64 used;
+};
+
+/* What a service is called. */
+struct label {
+	char name[56];
+	__u32 cookie;
+	__u32 mark;
 };

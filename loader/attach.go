@@ -83,7 +83,7 @@ func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
 func (d *Datapath) setMAC(a *Attachment, mac net.HardwareAddr) error {
 	var m [8]uint8
 	copy(m[:], mac)
-	d.Interfaces[a.Slot].Mac = m
+	d.Interfaces[a.Slot].MAC = m
 	if err := d.ownMAC[a.Name].Set(m); err != nil {
 		return fmt.Errorf("interface %s: MAC of the packet path: %w", a.Name, err)
 	}

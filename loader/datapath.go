@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // Mode is how the program is attached to an interface.
@@ -50,22 +52,22 @@ type Attachment struct {
 // Datapath is a loaded and attached packet path. Its maps are exported as
 // slices over kernel memory: whoever writes them is seen by the next packet.
 type Datapath struct {
-	Maps        RawMaps
+	Maps        bpf.Maps
 	Attachments []Attachment
 	Adopted     bool // the maps were there: flows of a predecessor live on
 
-	Settings   *RawSettings
-	Interfaces []RawInterface
-	VIPs       []RawVipLine
-	Ports      []RawPortLine
-	Ranges     []RawRange
-	Services   []RawService
-	Cursors    []RawCursor
-	Rings      []RawRingLine
-	Reals      []RawReal
-	Addresses  []RawAddress // of Reals
-	Loads      []RawLoad
-	Labels     []RawLabel
+	Settings   *bpf.Settings
+	Interfaces []bpf.Interface
+	VIPs       []bpf.VIPLine
+	Ports      []bpf.PortLine
+	Ranges     []bpf.Range
+	Services   []bpf.Service
+	Cursors    []bpf.Cursor
+	Rings      []bpf.RingLine
+	Reals      []bpf.Real
+	Addresses  []bpf.Address // of Reals
+	Loads      []bpf.Load
+	Labels     []bpf.Label
 	Leases     []uint64
 	Flows      []uint64 // eight words a set: four keys, four values
 	Templates  []uint64 // the same
@@ -136,18 +138,18 @@ func (d *Datapath) mapAll() error {
 		of  *ebpf.Map
 		set func(mapped, uint32)
 	}{
-		{m.Settings, func(b mapped, n uint32) { d.Settings = &view[RawSettings](b, n)[0] }},
-		{m.Interfaces, func(b mapped, n uint32) { d.Interfaces = view[RawInterface](b, n) }},
-		{m.Vips, func(b mapped, n uint32) { d.VIPs = view[RawVipLine](b, n) }},
-		{m.Ports, func(b mapped, n uint32) { d.Ports = view[RawPortLine](b, n) }},
-		{m.Ranges, func(b mapped, n uint32) { d.Ranges = view[RawRange](b, n) }},
-		{m.Services, func(b mapped, n uint32) { d.Services = view[RawService](b, n) }},
-		{m.Cursors, func(b mapped, n uint32) { d.Cursors = view[RawCursor](b, n) }},
-		{m.Rings, func(b mapped, n uint32) { d.Rings = view[RawRingLine](b, n) }},
-		{m.Reals, func(b mapped, n uint32) { d.Reals = view[RawReal](b, n) }},
-		{m.Addresses, func(b mapped, n uint32) { d.Addresses = view[RawAddress](b, n) }},
-		{m.Loads, func(b mapped, n uint32) { d.Loads = view[RawLoad](b, n) }},
-		{m.Labels, func(b mapped, n uint32) { d.Labels = view[RawLabel](b, n) }},
+		{m.Settings, func(b mapped, n uint32) { d.Settings = &view[bpf.Settings](b, n)[0] }},
+		{m.Interfaces, func(b mapped, n uint32) { d.Interfaces = view[bpf.Interface](b, n) }},
+		{m.Vips, func(b mapped, n uint32) { d.VIPs = view[bpf.VIPLine](b, n) }},
+		{m.Ports, func(b mapped, n uint32) { d.Ports = view[bpf.PortLine](b, n) }},
+		{m.Ranges, func(b mapped, n uint32) { d.Ranges = view[bpf.Range](b, n) }},
+		{m.Services, func(b mapped, n uint32) { d.Services = view[bpf.Service](b, n) }},
+		{m.Cursors, func(b mapped, n uint32) { d.Cursors = view[bpf.Cursor](b, n) }},
+		{m.Rings, func(b mapped, n uint32) { d.Rings = view[bpf.RingLine](b, n) }},
+		{m.Reals, func(b mapped, n uint32) { d.Reals = view[bpf.Real](b, n) }},
+		{m.Addresses, func(b mapped, n uint32) { d.Addresses = view[bpf.Address](b, n) }},
+		{m.Loads, func(b mapped, n uint32) { d.Loads = view[bpf.Load](b, n) }},
+		{m.Labels, func(b mapped, n uint32) { d.Labels = view[bpf.Label](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
 		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
 		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},

@@ -18,6 +18,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 var pinCount atomic.Int32
@@ -287,8 +289,8 @@ func TestRefresh(t *testing.T) {
 	must(t, err)
 	must(t, netlink.LinkSetHardwareAddr(l, parseMAC(t, "02:00:00:00:00:99")))
 	must(t, d.Refresh())
-	if d.Interfaces[0].Mac[5] != 0x99 {
-		t.Errorf("MAC after its change: %x", d.Interfaces[0].Mac)
+	if d.Interfaces[0].MAC[5] != 0x99 {
+		t.Errorf("MAC after its change: %x", d.Interfaces[0].MAC)
 	}
 
 	must(t, netlink.LinkDel(l))
@@ -297,8 +299,8 @@ func TestRefresh(t *testing.T) {
 	}
 	addVeth(t, "lvx0", "02:00:00:00:00:03")
 	must(t, d.Refresh())
-	if programOn(t, "lvx0") == 0 || d.Interfaces[0].Mac[5] != 3 {
-		t.Errorf("a new interface of that name: program %d, MAC %x", programOn(t, "lvx0"), d.Interfaces[0].Mac)
+	if programOn(t, "lvx0") == 0 || d.Interfaces[0].MAC[5] != 3 {
+		t.Errorf("a new interface of that name: program %d, MAC %x", programOn(t, "lvx0"), d.Interfaces[0].MAC)
 	}
 }
 
@@ -398,7 +400,7 @@ func TestJiffiesAdvance(t *testing.T) {
 // The verifier's work must stay bounded: kernels differ, and a program near
 // the limit on one is over it on the next.
 func TestVerifierEffort(t *testing.T) {
-	spec, err := LoadRaw()
+	spec, err := bpf.LoadSpec()
 	must(t, err)
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats},

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // sets is how many sets of four a table needs so that n entries are
@@ -23,7 +25,7 @@ func (d *Datapath) openMaps() error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("memory lock limit: %w", err)
 	}
-	spec, err := LoadRaw()
+	spec, err := bpf.LoadSpec()
 	if err != nil {
 		return fmt.Errorf("packet path object: %w", err)
 	}
@@ -76,7 +78,7 @@ func mapsOnly(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 // pinned reports whether a map outlives the program: all do but constants.
 func pinned(name string) bool { return name != "" && name[0] != '.' }
 
-// eachMap visits the fields of RawMaps with the names that the object gives
+// eachMap visits the fields of bpf.Maps with the names that the object gives
 // them.
 func (d *Datapath) eachMap(visit func(name string, m **ebpf.Map) error) error {
 	v := reflect.ValueOf(&d.Maps).Elem()
@@ -133,7 +135,7 @@ func (d *Datapath) pinnedMaps() (map[string]*ebpf.Map, error) {
 	if len(old) == 0 {
 		return nil, nil
 	}
-	var s RawSettings
+	var s bpf.Settings
 	if m := old["settings"]; m != nil && (m.Lookup(uint32(0), &s) != nil || s.Version != Layout) {
 		stale = fmt.Sprintf("their layout is version %d, not %d", s.Version, Layout)
 	}

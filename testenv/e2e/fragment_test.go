@@ -10,19 +10,19 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
 
 // counted is how many packets have ended in a verdict, read from the pinned
 // map: that works without a daemon, too.
-func counted(t *testing.T, r *rig.Rig, verdict loader.RawVerdict) (n uint64) {
+func counted(t *testing.T, r *rig.Rig, verdict bpf.Verdict) (n uint64) {
 	t.Helper()
 	m, err := ebpf.LoadPinnedMap(filepath.Join(r.Cluster.Host("d1").PinDir(), "verdicts"), nil)
 	must(t, err)
 	defer m.Close()
-	var per []loader.RawTally
+	var per []bpf.Tally
 	must(t, m.Lookup(uint32(verdict), &per))
 	for _, p := range per {
 		n += p.Count
@@ -78,10 +78,10 @@ func completeDatagrams(r *rig.Rig, port uint16) (n int) {
 func TestFragmentsAreHeldForASecond(t *testing.T) {
 	r := udpRig(t, datagrams(""))
 	late := newPieces(t, r, 41000)
-	before := counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_HELD)
+	before := counted(t, r, bpf.FragmentHeld)
 	late.send(t, r, 2)
 	eventually(t, func() error {
-		if n := counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_HELD) - before; n != 1 {
+		if n := counted(t, r, bpf.FragmentHeld) - before; n != 1 {
 			return fmt.Errorf("%d fragments held, want 1", n)
 		}
 		return nil
@@ -105,18 +105,18 @@ func TestFragmentsWithoutADaemon(t *testing.T) {
 	eventually(t, func() error { // until the packet path believes it
 		port++
 		newPieces(t, r, port).send(t, r, 2)
-		if counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_LOST) == 0 {
-			return fmt.Errorf("no fragment is lost, %d are held", counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_HELD))
+		if counted(t, r, bpf.FragmentLost) == 0 {
+			return fmt.Errorf("no fragment is lost, %d are held", counted(t, r, bpf.FragmentHeld))
 		}
 		return nil
 	})
-	before := counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_LOST)
+	before := counted(t, r, bpf.FragmentLost)
 	early := newPieces(t, r, 43000)
 	early.send(t, r, 2, 1, 0)
 	inOrder := newPieces(t, r, 43001)
 	inOrder.send(t, r, 0, 2, 1)
 	inOrder.answered(t)
-	if n := counted(t, r, loader.RawVerdictVERDICT_FRAGMENT_LOST) - before; n != 2 {
+	if n := counted(t, r, bpf.FragmentLost) - before; n != 2 {
 		t.Errorf("%d fragments were counted as lost, want 2", n)
 	}
 	if n := completeDatagrams(r, 43000); n != 0 {
@@ -142,7 +142,7 @@ func TestPathMTUDiscovery(t *testing.T) {
 		}
 	}
 	// Each real has been told: the router's error went to the one it quotes.
-	if n := counted(t, r, loader.RawVerdictVERDICT_ICMP_FORWARDED); n < 2 {
+	if n := counted(t, r, bpf.ICMPForwarded); n < 2 {
 		t.Errorf("%d ICMP errors were forwarded, want one to each real at least", n)
 	}
 	for _, name := range []string{"r1", "r2"} {

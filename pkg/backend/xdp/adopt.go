@@ -3,7 +3,7 @@ package xdp
 import (
 	"net/netip"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -22,8 +22,8 @@ func (b *Backend) adopt() {
 		}
 		s := &service{index: uint32(i), cookie: l.Cookie, reals: map[netip.AddrPort]*real{}}
 		s.conf = lb.Service{Name: name, Mark: l.Mark}
-		s.entry = b.dp.Services[b.dp.Settings.Half&1*numServices+uint32(i)]
-		s.span = span{s.entry.Ring, (s.entry.RingSize + slotsPerLine - 1) / slotsPerLine}
+		s.entry = b.dp.Services[b.dp.Settings.Half&1*bpf.Services+uint32(i)]
+		s.span = span{s.entry.Ring, (s.entry.RingSize + bpf.RingLineSlots - 1) / bpf.RingLineSlots}
 		if s.entry.Cookie == s.cookie && s.span.n > 0 {
 			b.rings.reserve(s.span)
 			s.there = true
@@ -50,27 +50,27 @@ func (b *Backend) adoptReals() {
 	b.slots.next = uint32(last + 1)
 	for i := range b.dp.Reals[:last+1] {
 		raw := &b.dp.Reals[i]
-		s := b.byIndex[raw.Service%numServices]
+		s := b.byIndex[raw.Service%bpf.Services]
 		if raw.Flags == 0 || s == nil || s.cookie != raw.Cookie {
 			raw.Flags = 0
 			b.slots.give(uint32(i))
 			continue
 		}
-		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&realReserved == 0}
-		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: be16(raw.Port), Weight: raw.Weight}
+		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&bpf.RealReserved == 0}
+		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: bpf.PortWord(raw.Port), Weight: raw.Weight}
 		r.near, r.left = b.whereLeft(raw)
 		s.reals[r.conf.Key()] = r
 	}
 }
 
 // whereLeft is how a predecessor reached a real, if it did.
-func (b *Backend) whereLeft(raw *loader.RawReal) (near Neighbor, ok bool) {
-	if raw.Flags&(realReserved|realSilent) != 0 || raw.Flags&realThere == 0 {
+func (b *Backend) whereLeft(raw *bpf.Real) (near Neighbor, ok bool) {
+	if raw.Flags&(bpf.RealReserved|bpf.RealSilent) != 0 || raw.Flags&bpf.RealThere == 0 {
 		return Neighbor{Err: "not looked up yet"}, false
 	}
 	return Neighbor{
-		MAC: raw.Mac, Source: raw.Source, IfIndex: int(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
-		MTU: int(raw.Mtu), Local: raw.Flags&realLocal != 0,
+		MAC: raw.MAC, Source: raw.Source, IfIndex: int(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
+		MTU: int(raw.MTU), Local: raw.Flags&bpf.RealLocal != 0,
 	}, true
 }
 
@@ -85,14 +85,14 @@ func (b *Backend) deviceName(index uint32) string {
 
 func (b *Backend) adoptVIPs() {
 	half := b.dp.Settings.Half & 1
-	for _, line := range b.dp.VIPs[half*vipLines : (half+1)*vipLines] {
+	for _, line := range b.dp.VIPs[half*bpf.VIPLines : (half+1)*bpf.VIPLines] {
 		for _, v := range line.Way {
-			addr := addrOf(v.Addr.Word)
-			if v.Tcp != 0 {
-				b.numbers.keep(v.Tcp, endpoint{addr, lb.TCP})
+			addr := v.Addr.Addr()
+			if v.TCP != 0 {
+				b.numbers.keep(v.TCP, endpoint{addr, lb.TCP})
 			}
-			if v.Udp != 0 {
-				b.numbers.keep(v.Udp, endpoint{addr, lb.UDP})
+			if v.UDP != 0 {
+				b.numbers.keep(v.UDP, endpoint{addr, lb.UDP})
 			}
 		}
 	}
@@ -108,23 +108,23 @@ func (b *Backend) recount() {
 	now := b.now()
 	for set := 0; set < len(b.dp.Flows); set += 8 {
 		for w := range 4 {
-			k, v := key(load64(&b.dp.Flows[set+w])), value(load64(&b.dp.Flows[set+4+w]))
-			if v.state() == stateEmpty || v.state() == stateBusy {
+			k, v := bpf.FlowKey(load64(&b.dp.Flows[set+w])), bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
+			if !v.IsLive() {
 				continue
 			}
-			if _, ok := b.numbers.who[k.vip()]; !ok || b.expired(v, now) || !b.current(v) {
-				cas64(&b.dp.Flows[set+4+w], uint64(v), v.ended())
+			if _, ok := b.numbers.who[k.VIP()]; !ok || b.expired(v, now) || !b.current(v) {
+				compareAndSwap64(&b.dp.Flows[set+4+w], uint64(v), uint64(v.Ended()))
 				continue
 			}
-			b.load(v.real(), v.state(), 1)
+			b.load(v.Real(), v.State(), 1)
 		}
 	}
 }
 
 // current reports whether the slot still belongs to the real that v was given.
-func (b *Backend) current(v value) bool {
-	return v.real() < uint32(len(b.dp.Reals)) && b.dp.Reals[v.real()].Flags != 0 &&
-		b.dp.Reals[v.real()].Generation == v.generation()
+func (b *Backend) current(v bpf.FlowValue) bool {
+	return v.Real() < uint32(len(b.dp.Reals)) && b.dp.Reals[v.Real()].Flags != 0 &&
+		b.dp.Reals[v.Real()].Generation == v.Generation()
 }
 
 func cString(c []int8) string {

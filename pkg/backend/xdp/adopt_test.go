@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -39,8 +40,8 @@ func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
 	h.apply(s)
 	// What prog-run calls the interface is not what the attachment says.
 	peer := h.dp.Interfaces[0].Peer[0]
-	peer.Addr = be32(realN(7))
-	copy(peer.Mac[:], []byte{2, 0, 0, 0, 0, 77})
+	peer.Addr = bpf.IPv4Word(realN(7))
+	copy(peer.MAC[:], []byte{2, 0, 0, 0, 0, 77})
 	h.dp.Interfaces[0].Peer[0] = peer
 
 	h.succeed()

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -221,7 +221,7 @@ func (b *Backend) removeReals(s *service) {
 func (b *Backend) layOut(half uint32, all bool) error {
 	for _, s := range b.byIndex { // those of live connections that are gone, too
 		if s != nil {
-			b.dp.Services[half*numServices+s.index] = s.entry
+			b.dp.Services[half*bpf.Services+s.index] = s.entry
 		}
 	}
 	if b.laid[half] == b.layout && !all {
@@ -260,30 +260,30 @@ func (b *Backend) layOut(half uint32, all bool) error {
 func (b *Backend) applySettings() {
 	s := b.dp.Settings
 	t := b.state.Timeouts.WithDefaults()
-	for state, d := range map[loader.RawFlowState]uint32{
-		loader.RawFlowStateSTATE_SYN_RECV:    ticks(synRecvTimeout),
-		loader.RawFlowStateSTATE_ESTABLISHED: ticks(t.TCP),
-		loader.RawFlowStateSTATE_FIN_WAIT:    ticks(t.TCPFin),
-		loader.RawFlowStateSTATE_TIME_WAIT:   ticks(timeWaitTimeout),
-		loader.RawFlowStateSTATE_CLOSE:       ticks(closeTimeout),
-		loader.RawFlowStateSTATE_UDP:         ticks(t.UDP),
-		loader.RawFlowStateSTATE_BUSY:        0xffff,
+	for state, d := range map[bpf.FlowState]uint32{
+		bpf.StateSynRecv:     ticks(synRecvTimeout),
+		bpf.StateEstablished: ticks(t.TCP),
+		bpf.StateFinWait:     ticks(t.TCPFin),
+		bpf.StateTimeWait:    ticks(timeWaitTimeout),
+		bpf.StateClose:       ticks(closeTimeout),
+		bpf.StateUDP:         ticks(t.UDP),
+		bpf.StateBusy:        0xffff,
 	} {
 		s.Timeout[state] = uint16(min(d, maxTicks))
 	}
-	s.Timeout[stateBusy] = 0xffff
-	var f loader.RawSetting
+	s.Timeout[bpf.StateBusy] = 0xffff
+	var f bpf.Setting
 	if b.state.SloppyTCP {
-		f |= loader.RawSettingSETTING_SLOPPY_TCP
+		f |= bpf.SettingSloppyTCP
 	}
 	if !b.state.ExpireNodestConn {
-		f |= loader.RawSettingSETTING_KEEP_NODEST
+		f |= bpf.SettingKeepNodest
 	}
 	if b.state.ExpireQuiescentTempl {
-		f |= loader.RawSettingSETTING_EXPIRE_QUIESCENT
+		f |= bpf.SettingExpireQuiescent
 	}
 	if len(b.state.Deny)+len(b.state.Allow) > 0 {
-		f |= loader.RawSettingSETTING_GLOBAL_FILTER
+		f |= bpf.SettingGlobalFilter
 	}
 	s.Flags = f
 }
@@ -293,7 +293,7 @@ func (b *Backend) applySettings() {
 func (b *Backend) applyInterfaces() {
 	for _, a := range b.dp.Attachments {
 		i := &b.dp.Interfaces[a.Slot]
-		var now []loader.RawPeer
+		var now []bpf.Peer
 		for _, p := range b.state.Peers {
 			if raw, ok := b.peer(p, a.Index, i.Peer[:]); ok {
 				now = append(now, raw)
@@ -305,20 +305,20 @@ func (b *Backend) applyInterfaces() {
 
 // peer is how a fellow director is known on an interface. As long as it is
 // only being asked for its MAC, what was known before stays.
-func (b *Backend) peer(p netip.Addr, index int, known []loader.RawPeer) (raw loader.RawPeer, ok bool) {
+func (b *Backend) peer(p netip.Addr, index int, known []bpf.Peer) (raw bpf.Peer, ok bool) {
 	if !p.Is4() {
 		return raw, false
 	}
 	near := b.neigh.Lookup(p)
 	if near.Pending && (near.IfIndex == 0 || near.IfIndex == index) {
-		i := slices.IndexFunc(known, func(k loader.RawPeer) bool { return k.Addr == be32(p) })
+		i := slices.IndexFunc(known, func(k bpf.Peer) bool { return k.Addr == bpf.IPv4Word(p) })
 		if i < 0 {
 			return raw, false
 		}
 		return known[i], true
 	}
-	raw.Addr = be32(p)
-	copy(raw.Mac[:], near.MAC[:])
+	raw.Addr = bpf.IPv4Word(p)
+	copy(raw.MAC[:], near.MAC[:])
 	return raw, near.MAC != ([6]byte{}) && near.IfIndex == index
 }
 

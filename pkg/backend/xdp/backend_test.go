@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 )
 
@@ -24,16 +23,3 @@ func TestBehaviour(t *testing.T) {
 type shared struct{ *harness }
 
 func (shared) Close(bool) error { return nil }
-
-func TestVerdictsHaveTexts(t *testing.T) {
-	if len(verdictTexts) != int(loader.RawVerdictVERDICTS) {
-		t.Fatalf("%d texts for %d verdicts", len(verdictTexts), loader.RawVerdictVERDICTS)
-	}
-	seen := map[string]bool{}
-	for i, v := range verdictTexts {
-		if v.name == "" || v.meaning == "" || seen[v.name] {
-			t.Errorf("verdict %d: name %q, meaning %q", i, v.name, v.meaning)
-		}
-		seen[v.name] = true
-	}
-}

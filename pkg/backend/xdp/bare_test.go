@@ -64,13 +64,13 @@ func TestVIPKeepsNumberWithoutService(t *testing.T) {
 		h.Sweep()
 	}
 	bare, ok := h.vip(vip)
-	if !ok || bare.Tcp != before.Tcp {
-		t.Errorf("number %d became %d (known: %v)", before.Tcp, bare.Tcp, ok)
+	if !ok || bare.TCP != before.TCP {
+		t.Errorf("number %d became %d (known: %v)", before.TCP, bare.TCP, ok)
 	}
 	s.Services = []lb.Service{webService(1)}
 	h.apply(s)
-	if after, _ := h.vip(vip); after.Tcp != before.Tcp {
-		t.Errorf("number %d became %d", before.Tcp, after.Tcp)
+	if after, _ := h.vip(vip); after.TCP != before.TCP {
+		t.Errorf("number %d became %d", before.TCP, after.TCP)
 	}
 }
 

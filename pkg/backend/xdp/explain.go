@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/sched"
 )
@@ -23,9 +23,9 @@ func (e *explainer) note(format string, args ...any) {
 	e.steps = append(e.steps, fmt.Sprintf(format, args...))
 }
 
-func (e *explainer) end(v loader.RawVerdict, service, real string) lb.Explanation {
-	e.note("%s", verdictTexts[v].meaning)
-	return lb.Explanation{Verdict: verdictTexts[v].name, Service: service, Real: real, Steps: e.steps}
+func (e *explainer) end(v bpf.Verdict, service, real string) lb.Explanation {
+	e.note("%s", v.Meaning())
+	return lb.Explanation{Verdict: v.String(), Service: service, Real: real, Steps: e.steps}
 }
 
 // Explain tells what the packet path would do with p.
@@ -47,30 +47,30 @@ func (e *explainer) run() lb.Explanation {
 	vip, ok := e.b.vip(dst)
 	if !ok {
 		e.note("%s is not a VIP", dst)
-		return e.end(loader.RawVerdictVERDICT_NOT_OURS, "", "")
+		return e.end(bpf.NotOurs, "", "")
 	}
 	e.note("%s is a VIP", dst)
-	if vip.Flags&vipStandby != 0 {
-		return e.end(loader.RawVerdictVERDICT_STANDBY, "", "")
+	if vip.Flags&bpf.VIPStandby != 0 {
+		return e.end(bpf.Standby, "", "")
 	}
-	if vip.Flags&vipPeers != 0 {
+	if vip.Flags&bpf.VIPPeers != 0 {
 		e.note("a fellow director's frame ends here: this host is a real server (from_peer)")
 	}
-	if vip.Flags&vipLeased != 0 {
+	if vip.Flags&bpf.VIPLeased != 0 {
 		j, _ := e.b.dp.Jiffies()
 		if j > load64(&e.b.dp.Leases[vip.Lease]) {
-			return e.end(loader.RawVerdictVERDICT_LEASE_OVER, "", "")
+			return e.end(bpf.LeaseOver, "", "")
 		}
 	}
-	number := vip.Tcp
+	number := vip.TCP
 	if e.p.Proto == lb.UDP {
-		number = vip.Udp
+		number = vip.UDP
 	}
 	if number == 0 {
 		e.note("no service of this VIP takes %s", e.p.Proto)
-		return e.end(loader.RawVerdictVERDICT_NO_LISTENER, "", "")
+		return e.end(bpf.NoListener, "", "")
 	}
-	k := makeKey(e.p.Src.Addr(), e.p.Src.Port(), number)
+	k := bpf.FlowKeyOf(e.p.Src.Addr(), e.p.Src.Port(), number)
 	if v, ok := e.b.findFlow(k, e.p.Dst); ok {
 		if x, done := e.known(v); done {
 			return x
@@ -81,53 +81,53 @@ func (e *explainer) run() lb.Explanation {
 	return e.fresh(k)
 }
 
-func (e *explainer) known(v value) (lb.Explanation, bool) {
+func (e *explainer) known(v bpf.FlowValue) (lb.Explanation, bool) {
 	if e.b.expired(v, e.now) {
-		e.note("its connection (%s) has expired", stateNames[v.state()])
+		e.note("its connection (%s) has expired", stateNames[v.State()])
 		return lb.Explanation{}, false
 	}
-	raw := &e.b.dp.Reals[v.real()]
-	s := e.b.byIndex[raw.Service%numServices]
-	name, real := "", e.b.addressOf(v.real()).String()
+	raw := &e.b.dp.Reals[v.Real()]
+	s := e.b.byIndex[raw.Service%bpf.Services]
+	name, real := "", e.b.addressOf(v.Real()).String()
 	if s != nil {
 		name = s.conf.Name
 	}
-	e.note("known connection of service %q: %s, seen %s ago, real %s", name, stateNames[v.state()],
-		ticksDuration(int64(uint16(e.now)-v.seen())), real)
-	if s != nil && raw.Flags&realFiltered != 0 && e.denied(s) {
-		return e.end(loader.RawVerdictVERDICT_DENIED, name, ""), true
+	e.note("known connection of service %q: %s, seen %s ago, real %s", name, stateNames[v.State()],
+		ticksDuration(int64(uint16(e.now)-v.Seen())), real)
+	if s != nil && raw.Flags&bpf.RealFiltered != 0 && e.denied(s) {
+		return e.end(bpf.Denied, name, ""), true
 	}
 	if why := e.anew(v, raw); why != "" {
 		e.note("%s: it is scheduled anew", why)
 		return lb.Explanation{}, false
 	}
 	switch {
-	case raw.Flags&realThere != 0 && raw.Generation == v.generation():
-		return e.way(name, v.real()), true
+	case raw.Flags&bpf.RealThere != 0 && raw.Generation == v.Generation():
+		return e.way(name, v.Real()), true
 	case !e.b.state.ExpireNodestConn:
-		return e.end(loader.RawVerdictVERDICT_REAL_AWAY, name, ""), true
+		return e.end(bpf.RealAway, name, ""), true
 	}
-	return e.end(loader.RawVerdictVERDICT_REAL_GONE, name, ""), true
+	return e.end(bpf.RealGone, name, ""), true
 }
 
 // anew tells why the packet of a known connection begins a new one, "" if it
 // does not (gone and reschedule of bpf/lb.c).
-func (e *explainer) anew(v value, raw *loader.RawReal) string {
+func (e *explainer) anew(v bpf.FlowValue, raw *bpf.Real) string {
 	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
-	closed := stateNames[v.state()] == "TIME_WAIT" || stateNames[v.state()] == "CLOSE"
+	closed := stateNames[v.State()] == "TIME_WAIT" || stateNames[v.State()] == "CLOSE"
 	another := !udp && syn && closed && !e.keepsClients(raw)
-	switch gone := raw.Flags&realThere == 0 || raw.Generation != v.generation(); {
+	switch gone := raw.Flags&bpf.RealThere == 0 || raw.Generation != v.Generation(); {
 	case gone && (udp || another || (syn || e.b.state.SloppyTCP) && e.b.state.ExpireNodestConn):
 		return "its real was removed"
 	case gone:
 		return ""
-	case udp && raw.Flags&realSilent != 0:
+	case udp && raw.Flags&bpf.RealSilent != 0:
 		return "its real does not answer ARP"
 	case udp || !syn:
 		return ""
 	case another:
 		return "a SYN on a closed connection"
-	case raw.Flags&realUsable == 0 && e.b.state.ExpireNodestConn:
+	case raw.Flags&bpf.RealUsable == 0 && e.b.state.ExpireNodestConn:
 		return "a SYN to a real that gets no new connections"
 	}
 	return ""
@@ -136,62 +136,62 @@ func (e *explainer) anew(v value, raw *loader.RawReal) string {
 // keepsClients reports whether the service of a real keeps its clients: a
 // connection with a template is never new. It asks the entry that the packet
 // path asks (persistent of bpf/lb.c): of a deleted service the last one.
-func (e *explainer) keepsClients(raw *loader.RawReal) bool {
+func (e *explainer) keepsClients(raw *bpf.Real) bool {
 	half := e.b.dp.Settings.Half & 1
-	s := &e.b.dp.Services[half*numServices+raw.Service%numServices]
-	return s.Flags&loader.RawServiceFlagSERVICE_PERSISTENT != 0 && s.Cookie == raw.Cookie
+	s := &e.b.dp.Services[half*bpf.Services+raw.Service%bpf.Services]
+	return s.Flags&bpf.ServicePersistent != 0 && s.Cookie == raw.Cookie
 }
 
 // fresh explains a packet that opens a connection.
-func (e *explainer) fresh(k key) lb.Explanation {
+func (e *explainer) fresh(k bpf.FlowKey) lb.Explanation {
 	s := e.b.serviceFor(e.p.Dst, e.p.Proto)
 	if s == nil {
 		e.note("no service listens on %s/%s", e.p.Dst, e.p.Proto)
-		return e.end(loader.RawVerdictVERDICT_NO_LISTENER, "", "")
+		return e.end(bpf.NoListener, "", "")
 	}
 	name := s.conf.Name
 	e.note("service %q listens there, scheduler %s", name, s.conf.Scheduler)
 	if e.denied(s) {
-		return e.end(loader.RawVerdictVERDICT_DENIED, name, "")
+		return e.end(bpf.Denied, name, "")
 	}
 	if e.p.Proto == lb.TCP && (strings.Contains(e.p.Flags, "R") || !strings.Contains(e.p.Flags, "S") && !e.b.state.SloppyTCP) {
 		e.note("flags %q do not open a connection", e.p.Flags)
-		return e.end(loader.RawVerdictVERDICT_NO_FLOW, name, "")
+		return e.end(bpf.NoFlow, name, "")
 	}
 	if s.conf.Persistence.Enabled() {
 		if p, t := e.b.findTemplate(s, k); p != nil && e.holds(t) {
-			e.note("persistence template: real %s, %s left", e.b.addressOf(t.real()), shown(int64(t.left(e.now))))
-			return e.way(name, t.real())
+			e.note("persistence template: real %s, %s left", e.b.addressOf(t.Real()), shown(int64(t.Left(e.now))))
+			return e.way(name, t.Real())
 		}
 		e.note("no persistence template of this client")
 	}
 	slot := e.pick(s)
-	if slot == noReal {
+	if slot == bpf.NoSlot {
 		for _, r := range s.listed() {
 			e.note("real %s is not usable: weight %d %s", r.conf.Addr, r.conf.Weight, r.near.Err)
 		}
-		return e.end(loader.RawVerdictVERDICT_ANSWERED_UNREACHABLE, name, "")
+		return e.end(bpf.AnsweredUnreachable, name, "")
 	}
 	return e.way(name, slot)
 }
 
 // holds reports whether a new connection would follow a template (template_use
 // of bpf/template.h).
-func (e *explainer) holds(t template) bool {
-	raw := &e.b.dp.Reals[t.real()]
-	quiesced := raw.Flags&realUsable == 0 && e.b.state.ExpireQuiescentTempl
-	return t.left(e.now) >= 0 && raw.Generation == t.generation() &&
-		raw.Flags&(realThere|realSilent) == realThere && !quiesced
+func (e *explainer) holds(t bpf.TemplateValue) bool {
+	raw := &e.b.dp.Reals[t.Real()]
+	quiesced := raw.Flags&bpf.RealUsable == 0 && e.b.state.ExpireQuiescentTempl
+	return t.Left(e.now) >= 0 && raw.Generation == t.Generation() &&
+		raw.Flags&(bpf.RealThere|bpf.RealSilent) == bpf.RealThere && !quiesced
 }
 
 func (e *explainer) pick(s *service) uint32 {
 	if s.entry.RingSize == 0 {
-		if s.entry.Sorry != noReal {
+		if s.entry.Sorry != bpf.NoSlot {
 			e.note("no usable real: the sorry server answers")
 		}
 		return s.entry.Sorry
 	}
-	usable := func(id uint32) bool { return e.b.dp.Reals[id].Flags&realUsable != 0 }
+	usable := func(id uint32) bool { return e.b.dp.Reals[id].Flags&bpf.RealUsable != 0 }
 	switch s.conf.Scheduler {
 	case lb.RR, lb.WRR:
 		picks := load64(&e.b.dp.Cursors[s.index].Picks)
@@ -218,17 +218,17 @@ func (e *explainer) load(id uint32) sched.Load {
 func (e *explainer) way(service string, slot uint32) lb.Explanation {
 	raw := &e.b.dp.Reals[slot]
 	real := e.b.addressOf(slot).String()
-	if raw.Flags&realLocal != 0 {
+	if raw.Flags&bpf.RealLocal != 0 {
 		e.note("%s is this host", real)
-		return e.end(loader.RawVerdictVERDICT_LOCAL, service, real)
+		return e.end(bpf.Local, service, real)
 	}
-	e.note("to real %s, MAC %s, ifindex %d", real, macString(raw.Mac), raw.Ifindex)
+	e.note("to real %s, MAC %s, ifindex %d", real, macString(raw.MAC), raw.Ifindex)
 	for _, a := range e.b.dp.Attachments {
 		if uint32(a.Index) == raw.Ifindex {
-			return e.end(loader.RawVerdictVERDICT_FORWARDED, service, real)
+			return e.end(bpf.Forwarded, service, real)
 		}
 	}
-	return e.end(loader.RawVerdictVERDICT_REDIRECTED, service, real)
+	return e.end(bpf.Redirected, service, real)
 }
 
 // denied applies the lists as the trie does: the longest prefix decides.
@@ -257,26 +257,26 @@ func (e *explainer) denied(s *service) bool {
 }
 
 // vip finds a VIP in the half in force.
-func (b *Backend) vip(a netip.Addr) (loader.RawVip, bool) {
-	half, hash := b.dp.Settings.Half&1, be32(a)*0x9e3779b1>>18
-	for i := range uint32(probes) {
-		for _, v := range b.dp.VIPs[half*vipLines+(hash+i)%vipLines].Way {
-			if v.Tcp|v.Udp != 0 && addrOf(v.Addr.Word) == a {
+func (b *Backend) vip(a netip.Addr) (bpf.VIP, bool) {
+	half, hash := b.dp.Settings.Half&1, bpf.FirstVIPLine(a)
+	for i := range uint32(bpf.Probes) {
+		for _, v := range b.dp.VIPs[half*bpf.VIPLines+(hash+i)%bpf.VIPLines].Way {
+			if v.TCP|v.UDP != 0 && v.Addr.Addr() == a {
 				return v, true
 			}
 		}
 	}
-	return loader.RawVip{}, false
+	return bpf.VIP{}, false
 }
 
 // findFlow finds a flow, live or expired.
-func (b *Backend) findFlow(k key, vip netip.AddrPort) (value, bool) {
-	client, port := netip.AddrPortFrom(k.client(), k.port()), vip.Port()
-	first, second := twoSets(flowHash(b.dp.Settings, client, vip), uint32(len(b.dp.Flows)/8))
-	for _, set := range []uint32{first, second} {
+func (b *Backend) findFlow(k bpf.FlowKey, vip netip.AddrPort) (bpf.FlowValue, bool) {
+	client, port := netip.AddrPortFrom(k.Client(), k.ClientPort()), vip.Port()
+	sets := bpf.TwoSets(b.dp.Settings.FlowHash(client, vip), uint32(len(b.dp.Flows)/8))
+	for _, set := range sets {
 		for w := range uint32(4) {
-			v := value(load64(&b.dp.Flows[set*8+4+w]))
-			if key(load64(&b.dp.Flows[set*8+w])) == k && v.port() == port && v.state() != stateEmpty && v.state() != stateBusy {
+			v := bpf.FlowValue(load64(&b.dp.Flows[set*8+4+w]))
+			if bpf.FlowKey(load64(&b.dp.Flows[set*8+w])) == k && v.Port() == port && v.IsLive() {
 				return v, true
 			}
 		}

@@ -7,24 +7,24 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // wantedFilters is every entry that the trie should have.
-func (b *Backend) wantedFilters() map[loader.RawFilterKey]loader.RawFilterAction {
-	want := map[loader.RawFilterKey]loader.RawFilterAction{}
+func (b *Backend) wantedFilters() map[bpf.FilterKey]bpf.FilterAction {
+	want := map[bpf.FilterKey]bpf.FilterAction{}
 	add := func(service uint32, deny, allow []netip.Prefix) {
 		if len(allow) > 0 { // whoever is not named is denied
-			want[filterKey(service, netip.PrefixFrom(netip.IPv6Unspecified(), 0))] = loader.RawFilterActionFILTER_DENY
+			want[filterKey(service, netip.PrefixFrom(netip.IPv6Unspecified(), 0))] = bpf.FilterDeny
 		}
 		for _, p := range allow {
-			want[filterKey(service, p)] = loader.RawFilterActionFILTER_ALLOW
+			want[filterKey(service, p)] = bpf.FilterAllow
 		}
 		for _, p := range deny { // of two equal prefixes deny wins
-			want[filterKey(service, p)] = loader.RawFilterActionFILTER_DENY
+			want[filterKey(service, p)] = bpf.FilterDeny
 		}
 	}
-	add(filterGlobal, b.state.Deny, b.state.Allow)
+	add(bpf.FilterGlobal, b.state.Deny, b.state.Allow)
 	for i := range b.state.Services { // by reference: there may be ten thousand
 		if conf := &b.state.Services[i]; len(conf.Deny)+len(conf.Allow) > 0 {
 			add(b.services[conf.Name].cookie, conf.Deny, conf.Allow)
@@ -35,13 +35,13 @@ func (b *Backend) wantedFilters() map[loader.RawFilterKey]loader.RawFilterAction
 
 // filterKey is a prefix as struct filter_key has it; IPv4 lies below
 // ::ffff:0:0/96.
-func filterKey(service uint32, p netip.Prefix) loader.RawFilterKey {
+func filterKey(service uint32, p netip.Prefix) bpf.FilterKey {
 	bits := p.Bits()
 	if p.Addr().Is4() {
 		bits += 96
 	}
-	k := loader.RawFilterKey{Bits: uint32(32 + bits), Service: service}
-	k.Prefix.Word = words(p.Masked().Addr())
+	k := bpf.FilterKey{Bits: uint32(32 + bits), Service: service}
+	k.Prefix = bpf.AddressOf(p.Masked().Addr())
 	return k
 }
 
@@ -74,8 +74,8 @@ func (b *Backend) removeFilters() error {
 
 // adoptFilters reads a predecessor's entries, so that stale ones go.
 func (b *Backend) adoptFilters() {
-	var k loader.RawFilterKey
-	var v loader.RawFilterAction
+	var k bpf.FilterKey
+	var v bpf.FilterAction
 	for it := b.dp.Maps.Filters.Iterate(); it.Next(&k, &v); {
 		b.filters[k] = v
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 )
 
@@ -22,7 +23,6 @@ const (
 	heartbeat  = 500 * time.Millisecond
 	aliveFor   = 2 * time.Second
 	heldHeader = 20 // struct held_frame before its frame
-	noteTicks  = 30 // a note holds: FRAGMENT_SECONDS of bpf/fragment.h
 )
 
 // holder keeps fragments that came before their first, and sends them once
@@ -31,7 +31,7 @@ type holder struct {
 	b      *Backend
 	reader *ringbuf.Reader
 	socket int
-	held   map[loader.RawFragmentKey][]heldFrame
+	held   map[bpf.FragmentKey][]heldFrame
 	bytes  int
 }
 
@@ -50,7 +50,7 @@ func newHolder(b *Backend) (*holder, error) {
 		_ = r.Close()
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	return &holder{b: b, reader: r, socket: s, held: map[loader.RawFragmentKey][]heldFrame{}}, nil
+	return &holder{b: b, reader: r, socket: s, held: map[bpf.FragmentKey][]heldFrame{}}, nil
 }
 
 func (h *holder) close() {
@@ -103,10 +103,10 @@ func (h *holder) hold(sample []byte) {
 	if len(sample) < heldHeader {
 		return
 	}
-	k := loader.RawFragmentKey{
+	k := bpf.FragmentKey{
 		Source:      binary.NativeEndian.Uint32(sample[0:]),
 		Destination: binary.NativeEndian.Uint32(sample[4:]),
-		Id:          binary.NativeEndian.Uint16(sample[8:]),
+		ID:          binary.NativeEndian.Uint16(sample[8:]),
 		Protocol:    binary.NativeEndian.Uint16(sample[10:]),
 	}
 	size := int(binary.NativeEndian.Uint32(sample[16:]))
@@ -124,11 +124,11 @@ func (h *holder) hold(sample []byte) {
 
 // note tells where the first fragment of a datagram went, if it has come. An
 // old note is of another datagram: identifications come round.
-func (h *holder) note(k loader.RawFragmentKey) (note loader.RawFragment, ok bool) {
+func (h *holder) note(k bpf.FragmentKey) (note bpf.Fragment, ok bool) {
 	if h.b.dp.Maps.Fragments.Lookup(k, &note) != nil {
 		return note, false
 	}
-	return note, uint16(h.b.now())-note.Tick <= noteTicks
+	return note, uint16(h.b.now())-note.Tick <= bpf.FragmentSeconds
 }
 
 // release sends what has a note by now and forgets what is too old.
@@ -147,12 +147,12 @@ func (h *holder) release() {
 	}
 }
 
-func (h *holder) send(note loader.RawFragment, frames []heldFrame) {
+func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
 	if note.Real >= uint32(len(h.b.dp.Reals)) {
 		return // the first went to the kernel, which cannot use the rest alone
 	}
 	real := &h.b.dp.Reals[note.Real]
-	if real.Flags&(realThere|realLocal) != realThere || real.Generation != uint8(note.Generation) {
+	if real.Flags&(bpf.RealThere|bpf.RealLocal) != bpf.RealThere || real.Generation != uint8(note.Generation) {
 		return // gone; or it is this host, whose stack cannot be sent a frame
 	}
 	for _, f := range frames {
@@ -160,7 +160,7 @@ func (h *holder) send(note loader.RawFragment, frames []heldFrame) {
 			continue
 		}
 		to := &unix.SockaddrLinklayer{Ifindex: int(real.Ifindex), Halen: 6}
-		copy(to.Addr[:], real.Mac[:])
+		copy(to.Addr[:], real.MAC[:])
 		if err := unix.Sendto(h.socket, f.frame, 0, to); err != nil {
 			h.b.log.Warn("send held fragment", "err", err)
 		}
@@ -168,7 +168,7 @@ func (h *holder) send(note loader.RawFragment, frames []heldFrame) {
 }
 
 // readdress does to a frame what forward.h does.
-func readdress(frame []byte, real *loader.RawReal) bool {
+func readdress(frame []byte, real *bpf.Real) bool {
 	at := 14
 	for at+20 <= len(frame) && at <= 18 && (frame[at-2] == 0x81 && frame[at-1] == 0 || frame[at-2] == 0x88 && frame[at-1] == 0xa8) {
 		at += 4
@@ -176,7 +176,7 @@ func readdress(frame []byte, real *loader.RawReal) bool {
 	if at+20 > len(frame) || frame[at+8] <= 1 {
 		return false
 	}
-	copy(frame, real.Mac[:])
+	copy(frame, real.MAC[:])
 	copy(frame[6:], real.Source[:])
 	frame[at+8]--
 	sum := uint32(binary.BigEndian.Uint16(frame[at+10:])) + 0x0100

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
@@ -126,7 +127,7 @@ func newSegment() *segment {
 func (h *harness) reset(t testing.TB) {
 	t.Helper()
 	d := h.dp
-	*d.Settings = loader.RawSettings{Version: d.Settings.Version, Seed: d.Settings.Seed}
+	*d.Settings = bpf.Settings{Version: d.Settings.Version, Seed: d.Settings.Seed}
 	clear(d.VIPs)
 	clear(d.Ports)
 	clear(d.Flows)
@@ -136,10 +137,10 @@ func (h *harness) reset(t testing.TB) {
 	clear(d.Loads[:h.slots.next])
 	clear(d.Labels)
 	for i := range d.Interfaces {
-		d.Interfaces[i].Peer = [len(d.Interfaces[i].Peer)]loader.RawPeer{}
+		d.Interfaces[i].Peer = [len(d.Interfaces[i].Peer)]bpf.Peer{}
 	}
-	empty(t, d.Maps.Filters, loader.RawFilterKey{})
-	empty(t, d.Maps.Fragments, loader.RawFragmentKey{})
+	empty(t, d.Maps.Filters, bpf.FilterKey{})
+	empty(t, d.Maps.Fragments, bpf.FragmentKey{})
 	stop := h.stop
 	h.net = newSegment()
 	h.opts.Neighbors = h.net

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -40,8 +40,8 @@ func (l *layout) clear() {
 		v := &l.b.state.VIPs[i]
 		l.roles[v.Addr] = v
 	}
-	clear(l.b.dp.VIPs[l.half*vipLines : (l.half+1)*vipLines])
-	clear(l.b.dp.Ports[l.half*portLines : (l.half+1)*portLines])
+	clear(l.b.dp.VIPs[l.half*bpf.VIPLines : (l.half+1)*bpf.VIPLines])
+	clear(l.b.dp.Ports[l.half*bpf.PortLines : (l.half+1)*bpf.PortLines])
 }
 
 // at is the plan of a VIP, a new one if there is none yet.
@@ -114,13 +114,13 @@ func (l *layout) listen(lis lb.Listener, service uint32) error {
 }
 
 func (l *layout) port(vip, port uint16, service uint32) error {
-	p := be16(port)
-	hash := (uint32(vip) | uint32(p)<<16) * 0x9e3779b1 >> 16
-	for i := range uint32(probes) {
-		line := &l.b.dp.Ports[l.half*portLines+(hash+i)%portLines]
+	p := bpf.PortWord(port)
+	hash := bpf.FirstPortLine(vip, port)
+	for i := range uint32(bpf.Probes) {
+		line := &l.b.dp.Ports[l.half*bpf.PortLines+(hash+i)%bpf.PortLines]
 		for w := range line.Way {
-			if line.Way[w].Vip == 0 {
-				line.Way[w].Service, line.Way[w].Port, line.Way[w].Vip = service, p, vip
+			if line.Way[w].VIP == 0 {
+				line.Way[w].Service, line.Way[w].Port, line.Way[w].VIP = service, p, vip
 				return nil
 			}
 		}
@@ -149,14 +149,14 @@ func (l *layout) finish() error {
 	for _, addr := range l.order {
 		p := l.vips[addr]
 		tcp, udp := flatten(p.tcpRanges), flatten(p.udpRanges)
-		if int(at)+len(tcp)+len(udp) > numRanges || max(len(tcp), len(udp)) > 0xffff {
+		if int(at)+len(tcp)+len(udp) > bpf.Ranges || max(len(tcp), len(udp)) > 0xffff {
 			return errors.New("too many port ranges (at most 65536)")
 		}
-		v := loader.RawVip{Tcp: p.tcp, Udp: p.udp, Ranges: at, TcpRanges: uint16(len(tcp)), UdpRanges: uint16(len(udp))}
-		v.Addr.Word = words(addr)
+		v := bpf.VIP{TCP: p.tcp, UDP: p.udp, Ranges: at, TCPRanges: uint16(len(tcp)), UDPRanges: uint16(len(udp))}
+		v.Addr = bpf.AddressOf(addr)
 		l.flag(&v, addr, p)
 		for _, r := range append(tcp, udp...) {
-			l.b.dp.Ranges[l.half*numRanges+at] = loader.RawRange{First: r.first, Last: r.last, Service: r.service}
+			l.b.dp.Ranges[l.half*bpf.Ranges+at] = bpf.Range{First: r.first, Last: r.last, Service: r.service}
 			at++
 		}
 		if err := l.vip(v, addr); err != nil {
@@ -166,27 +166,27 @@ func (l *layout) finish() error {
 	return nil
 }
 
-func (l *layout) flag(v *loader.RawVip, addr netip.Addr, p *vipPlan) {
+func (l *layout) flag(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
 	if role := l.roles[addr]; role != nil {
 		if role.Standby {
-			v.Flags |= vipStandby
+			v.Flags |= bpf.VIPStandby
 		}
 		if role.Leased {
-			v.Flags |= vipLeased
+			v.Flags |= bpf.VIPLeased
 			v.Lease = uint16(role.Lease)
 		}
 	}
 	if p.hasLocal && len(l.b.state.Peers) > 0 {
-		v.Flags |= vipPeers
+		v.Flags |= bpf.VIPPeers
 	}
 }
 
-func (l *layout) vip(v loader.RawVip, addr netip.Addr) error {
-	hash := be32(addr) * 0x9e3779b1 >> 18
-	for i := range uint32(probes) {
-		line := &l.b.dp.VIPs[l.half*vipLines+(hash+i)%vipLines]
+func (l *layout) vip(v bpf.VIP, addr netip.Addr) error {
+	hash := bpf.FirstVIPLine(addr)
+	for i := range uint32(bpf.Probes) {
+		line := &l.b.dp.VIPs[l.half*bpf.VIPLines+(hash+i)%bpf.VIPLines]
 		for w := range line.Way {
-			if line.Way[w].Tcp|line.Way[w].Udp == 0 {
+			if line.Way[w].TCP|line.Way[w].UDP == 0 {
 				line.Way[w] = v
 				return nil
 			}

@@ -18,6 +18,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/testenv/oracle"
 )
@@ -239,8 +240,8 @@ func (d *duel) verdictOf(want oracle.Outcome) string {
 
 var verdictIndex = func() map[string]int {
 	m := map[string]int{}
-	for i, v := range verdictTexts {
-		m[v.name] = i
+	for v := range bpf.Verdicts {
+		m[v.String()] = int(v)
 	}
 	return m
 }()

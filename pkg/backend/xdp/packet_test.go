@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -454,8 +455,8 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 	h.net.local[me] = true
 	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}, Peers: []netip.Addr{peer}})
 	// The attachment's ifindex is not the loopback's that prog-run uses.
-	copy(h.dp.Interfaces[0].Peer[0].Mac[:], []byte{2, 0, 10, 0, 0, 12})
-	h.dp.Interfaces[0].Peer[0].Addr = be32(peer)
+	copy(h.dp.Interfaces[0].Peer[0].MAC[:], []byte{2, 0, 10, 0, 0, 12})
+	h.dp.Interfaces[0].Peer[0].Addr = bpf.IPv4Word(peer)
 	from := func(mac []byte, p lb.Packet) []byte {
 		f := frame(p)
 		copy(f[6:], mac)
@@ -476,8 +477,8 @@ func TestPeersAreNotBalancedAgain(t *testing.T) {
 	ill.Reals, ill.Absent = ill.Reals[1:], ill.Reals[:1]
 	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{ill}, Peers: []netip.Addr{peer}, VIPs: leased(3, vip)}
 	h.apply(s)
-	copy(h.dp.Interfaces[0].Peer[0].Mac[:], []byte{2, 0, 10, 0, 0, 12})
-	h.dp.Interfaces[0].Peer[0].Addr = be32(peer)
+	copy(h.dp.Interfaces[0].Peer[0].MAC[:], []byte{2, 0, 10, 0, 0, 12})
+	h.dp.Interfaces[0].Peer[0].Addr = bpf.IPv4Word(peer)
 	h.want(from([]byte{2, 0, 10, 0, 0, 12}, syn(lb.TCP)), "from_peer", pass)
 	h.want(frame(syn(lb.TCP)), "lease_over", drop)
 	must(t, h.Renew(3, time.Hour))

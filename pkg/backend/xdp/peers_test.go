@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -37,7 +38,7 @@ func TestFramesOfPeers(t *testing.T) {
 	h := newHarness(t, 4096, 1024)
 	h.net.local[realN(1)] = true
 	var peers []netip.Addr
-	for n := range len(loader.RawInterface{}.Peer) {
+	for n := range len(bpf.Interface{}.Peer) {
 		a, _ := peerN(n)
 		peers = append(peers, a)
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 )
@@ -74,7 +74,7 @@ func TestPassWithoutNewsMends(t *testing.T) {
 	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}}
 	h := serving(t, s)
 	for i := range h.slots.next {
-		h.dp.Reals[i] = loader.RawReal{}
+		h.dp.Reals[i] = bpf.Real{}
 	}
 	h.apply(s)
 	p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), 1000), Dst: web, Flags: "S"}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/sched"
@@ -30,7 +31,7 @@ type service struct {
 	inRing []sched.Real // what it was built from
 	since  uint64       // the cursor when it was published
 	span   span
-	entry  loader.RawService // what is published
+	entry  bpf.Service // what is published
 
 	base lb.Counters // of reals that are gone for good
 }
@@ -50,12 +51,12 @@ type real struct {
 func (r *real) usable() bool { return r.there && r.conf.Weight > 0 && r.near.Err == "" }
 
 // kind maps a scheduler to the packet path's: rr and wrr are one there.
-var kind = map[lb.Scheduler]loader.RawScheduler{
-	lb.RR: loader.RawSchedulerSCHED_RR, lb.WRR: loader.RawSchedulerSCHED_RR,
-	lb.SH: loader.RawSchedulerSCHED_SH, lb.DH: loader.RawSchedulerSCHED_DH,
-	lb.MH: loader.RawSchedulerSCHED_MH, lb.LC: loader.RawSchedulerSCHED_LC,
-	lb.WLC: loader.RawSchedulerSCHED_WLC, lb.SED: loader.RawSchedulerSCHED_SED,
-	lb.NQ: loader.RawSchedulerSCHED_NQ,
+var kind = map[lb.Scheduler]bpf.Scheduler{
+	lb.RR: bpf.SchedRR, lb.WRR: bpf.SchedRR,
+	lb.SH: bpf.SchedSH, lb.DH: bpf.SchedDH,
+	lb.MH: bpf.SchedMH, lb.LC: bpf.SchedLC,
+	lb.WLC: bpf.SchedWLC, lb.SED: bpf.SchedSED,
+	lb.NQ: bpf.SchedNQ,
 }
 
 // claim finds or makes the index of a service, the at-th one.
@@ -67,18 +68,18 @@ func (b *Backend) claim(at int, conf *lb.Service) (*service, error) {
 		return s, nil
 	}
 	i := b.freeIndex
-	for i < numServices && b.byIndex[i] != nil {
+	for i < bpf.Services && b.byIndex[i] != nil {
 		i++
 	}
-	if b.freeIndex = i; i == numServices {
-		return nil, fmt.Errorf("service %s: too many services (at most %d)", conf.Name, numServices)
+	if b.freeIndex = i; i == bpf.Services {
+		return nil, fmt.Errorf("service %s: too many services (at most %d)", conf.Name, bpf.Services)
 	}
 	l := &b.dp.Labels[i]
-	s := &service{index: uint32(i), cookie: l.Cookie + numServices, reals: map[netip.AddrPort]*real{}}
+	s := &service{index: uint32(i), cookie: l.Cookie + bpf.Services, reals: map[netip.AddrPort]*real{}}
 	if l.Cookie == 0 {
-		s.cookie = uint32(i) + numServices
+		s.cookie = uint32(i) + bpf.Services
 	}
-	*l = loader.RawLabel{Cookie: s.cookie, Mark: conf.Mark}
+	*l = bpf.Label{Cookie: s.cookie, Mark: conf.Mark}
 	for j := 0; j < min(len(conf.Name), len(l.Name)-1); j++ {
 		l.Name[j] = int8(conf.Name[j])
 	}
@@ -111,9 +112,9 @@ func (b *Backend) place(s *service, conf lb.Real) error {
 		}
 		raw := &b.dp.Reals[slot]
 		r = &real{slot: slot, gen: (raw.Generation + 1) & 15}
-		*raw = loader.RawReal{Generation: r.gen}
+		*raw = bpf.Real{Generation: r.gen}
 		b.clearCounters(slot)
-		b.dp.Loads[slot] = loader.RawLoad{}
+		b.dp.Loads[slot] = bpf.Load{}
 		s.reals[conf.Key()] = r
 	}
 	r.conf = conf
@@ -138,16 +139,16 @@ func (b *Backend) find(r *real) {
 func (b *Backend) write(s *service, r *real) {
 	raw := &b.dp.Reals[r.slot]
 	raw.Source = r.near.Source
-	raw.Mtu = b.mtu(r)
+	raw.MTU = b.mtu(r)
 	raw.Ifindex = uint32(r.near.IfIndex)
 	raw.Service, raw.Cookie = s.index, s.cookie
-	b.dp.Addresses[r.slot].Word = words(r.conf.Addr)
-	raw.Port, raw.Weight = be16(r.conf.Port), r.conf.Weight
+	b.dp.Addresses[r.slot] = bpf.AddressOf(r.conf.Addr)
+	raw.Port, raw.Weight = bpf.PortWord(r.conf.Port), r.conf.Weight
 	mac := r.near.MAC
 	if mac == ([6]byte{}) {
-		mac = raw.Mac // silent: its old flows keep hoping
+		mac = raw.MAC // silent: its old flows keep hoping
 	}
-	publishWay(raw, way(mac, r.gen, b.flags(s, r, mac)))
+	publishWay(raw, wayWord(mac, r.gen, b.flags(s, r, mac)))
 }
 
 // mtu is the longest packet that may be sent to r. Generic XDP sees frames
@@ -164,7 +165,7 @@ func (b *Backend) mtu(r *real) uint16 {
 }
 
 // addressOf is the address of the real in a slot.
-func (b *Backend) addressOf(slot uint32) netip.Addr { return addrOf(b.dp.Addresses[slot].Word) }
+func (b *Backend) addressOf(slot uint32) netip.Addr { return b.dp.Addresses[slot].Addr() }
 
 func (b *Backend) anyGeneric() bool {
 	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return a.Mode == loader.Generic })
@@ -172,26 +173,26 @@ func (b *Backend) anyGeneric() bool {
 
 func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	if !r.there {
-		return realReserved
+		return bpf.RealReserved
 	}
 	var f uint8
 	if r.near.Local || mac != ([6]byte{}) {
-		f |= realThere
+		f |= bpf.RealThere
 	}
 	if r.usable() {
-		f |= realUsable
+		f |= bpf.RealUsable
 	}
 	if r.near.Local {
-		f |= realLocal
+		f |= bpf.RealLocal
 	}
 	if r.near.Err != "" {
-		f |= realSilent
+		f |= bpf.RealSilent
 	}
 	if b.filtered(&s.conf) {
-		f |= realFiltered
+		f |= bpf.RealFiltered
 	}
 	if !slices.ContainsFunc(s.conf.Reals, r.conf.Same) {
-		f |= realSorry
+		f |= bpf.RealSorry
 	}
 	return f
 }
@@ -251,12 +252,12 @@ func (s *service) hashedPort(r lb.Real) uint16 {
 // writeRing copies a ring into free lines; the old ones are given back after
 // a grace period.
 func (b *Backend) writeRing(s *service, ring *sched.Ring) error {
-	at, err := b.rings.take(uint32(len(ring.Slots)+slotsPerLine-1) / slotsPerLine)
+	at, err := b.rings.take(uint32(len(ring.Slots)+bpf.RingLineSlots-1) / bpf.RingLineSlots)
 	if err != nil && len(ring.Slots) > 0 {
 		return fmt.Errorf("service %s: %w", s.conf.Name, err)
 	}
 	for i, slot := range ring.Slots {
-		b.dp.Rings[at.at+uint32(i/slotsPerLine)].Slot[i%slotsPerLine] = slot
+		b.dp.Rings[at.at+uint32(i/bpf.RingLineSlots)].Slot[i%bpf.RingLineSlots] = slot
 	}
 	b.retiring = append(b.retiring, s.span)
 	s.span = at
@@ -273,7 +274,7 @@ func (b *Backend) describe(s *service) {
 	e := &s.entry
 	e.Scheduler = kind[s.conf.Scheduler]
 	e.Cookie = s.cookie
-	e.Sorry = noReal
+	e.Sorry = bpf.NoSlot
 	if s.conf.Sorry.IsValid() {
 		r := s.reals[netip.AddrPortFrom(s.conf.Sorry, 0)]
 		if r.near.Err == "" {
@@ -281,17 +282,17 @@ func (b *Backend) describe(s *service) {
 		}
 	}
 	e.Flags = 0
-	set := func(on bool, f loader.RawServiceFlag) {
+	set := func(on bool, f bpf.ServiceFlag) {
 		if on {
 			e.Flags |= f
 		}
 	}
-	set(s.conf.Flags&(lb.SHPort|lb.MHPort) != 0, loader.RawServiceFlagSERVICE_PORT)
-	set(s.conf.Flags&(lb.SHFallback|lb.MHFallback) != 0, loader.RawServiceFlagSERVICE_FALLBACK)
+	set(s.conf.Flags&(lb.SHPort|lb.MHPort) != 0, bpf.ServicePort)
+	set(s.conf.Flags&(lb.SHFallback|lb.MHFallback) != 0, bpf.ServiceFallback)
 	b.persistent = b.persistent || s.conf.Persistence.Enabled()
-	set(s.conf.Persistence.Enabled(), loader.RawServiceFlagSERVICE_PERSISTENT)
-	set(s.conf.OnePacket, loader.RawServiceFlagSERVICE_ONE_PACKET)
-	set(b.filtered(&s.conf), loader.RawServiceFlagSERVICE_FILTERED)
+	set(s.conf.Persistence.Enabled(), bpf.ServicePersistent)
+	set(s.conf.OnePacket, bpf.ServiceOnePacket)
+	set(b.filtered(&s.conf), bpf.ServiceFiltered)
 	e.PersistTicks = ticks(s.conf.Persistence.Timeout)
 	e.PersistMask = mask(s.conf.Persistence.Prefix)
 }
@@ -302,7 +303,7 @@ func mask(prefix int) uint32 {
 		return ^uint32(0)
 	}
 	m := ^uint32(0) << (32 - prefix)
-	return be32(netip.AddrFrom4([4]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}))
+	return bpf.IPv4Word(netip.AddrFrom4([4]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}))
 }
 
 // ticks is a duration on the packet path's clock, rounded up: nothing ends

@@ -10,7 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -66,7 +66,7 @@ func (s *service) listed() []*real {
 	for _, c := range s.conf.Reals {
 		rs = append(rs, s.reals[c.Key()])
 	}
-	if s.entry.RingSize == 0 && s.entry.Sorry != noReal {
+	if s.entry.RingSize == 0 && s.entry.Sorry != bpf.NoSlot {
 		r := s.reals[netip.AddrPortFrom(s.conf.Sorry, 0)]
 		if r != nil && !slices.Contains(rs, r) {
 			rs = append(rs, r)
@@ -129,7 +129,7 @@ func add(to *lb.Counters, c lb.Counters) {
 }
 
 func (b *Backend) counters(slot uint32) (lb.Counters, error) {
-	var per []loader.RawCounter
+	var per []bpf.Counter
 	if err := b.dp.Maps.Counters.Lookup(slot, &per); err != nil {
 		return lb.Counters{}, fmt.Errorf("counters: %w", err)
 	}
@@ -141,7 +141,7 @@ func (b *Backend) counters(slot uint32) (lb.Counters, error) {
 }
 
 func (b *Backend) clearCounters(slot uint32) {
-	per := make([]loader.RawCounter, ebpf.MustPossibleCPU())
+	per := make([]bpf.Counter, ebpf.MustPossibleCPU())
 	if err := b.dp.Maps.Counters.Put(slot, per); err != nil {
 		b.log.Warn("clear counters", "slot", slot, "err", err)
 	}
@@ -160,9 +160,9 @@ func (b *Backend) countTemplates() map[uint32]uint32 {
 		return n
 	}
 	now := b.now()
-	b.eachTemplate(func(_ uint64, t template) bool {
-		if t.left(now) >= 0 {
-			n[t.real()]++
+	b.eachTemplate(func(_ bpf.TemplateKey, t bpf.TemplateValue) bool {
+		if t.Left(now) >= 0 {
+			n[t.Real()]++
 		}
 		return true
 	})
@@ -170,11 +170,11 @@ func (b *Backend) countTemplates() map[uint32]uint32 {
 }
 
 // eachTemplate visits the live templates until visit returns false.
-func (b *Backend) eachTemplate(visit func(k uint64, t template) bool) {
+func (b *Backend) eachTemplate(visit func(k bpf.TemplateKey, t bpf.TemplateValue) bool) {
 	for set := 0; set < len(b.dp.Templates); set += 8 {
 		for w := range 4 {
-			t := template(load64(&b.dp.Templates[set+4+w]))
-			if t.live() && !visit(load64(&b.dp.Templates[set+w]), t) {
+			t := bpf.TemplateValue(load64(&b.dp.Templates[set+4+w]))
+			if t.IsLive() && !visit(bpf.TemplateKey(load64(&b.dp.Templates[set+w])), t) {
 				return
 			}
 		}
@@ -183,19 +183,19 @@ func (b *Backend) eachTemplate(visit func(k uint64, t template) bool) {
 
 func (b *Backend) verdicts() ([]lb.Verdict, error) {
 	var out []lb.Verdict
-	for i, v := range verdictTexts {
-		n, err := tally(b.dp.Maps.Verdicts, uint32(i))
+	for v := range bpf.Verdicts {
+		n, err := tally(b.dp.Maps.Verdicts, uint32(v))
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, lb.Verdict{Name: v.name, Meaning: v.meaning, Count: n})
+		out = append(out, lb.Verdict{Name: v.String(), Meaning: v.Meaning(), Count: n})
 	}
 	return out, nil
 }
 
 // tally sums a count over the CPUs.
 func tally(m *ebpf.Map, i uint32) (uint64, error) {
-	var per []loader.RawTally
+	var per []bpf.Tally
 	if err := m.Lookup(i, &per); err != nil {
 		return 0, fmt.Errorf("%s: %w", m, err)
 	}
@@ -207,7 +207,7 @@ func tally(m *ebpf.Map, i uint32) (uint64, error) {
 }
 
 func (b *Backend) tables(st *lb.Stats) error {
-	evicted := func(kinds map[string]loader.RawEviction) (map[string]uint64, error) {
+	evicted := func(kinds map[string]bpf.Eviction) (map[string]uint64, error) {
 		out := map[string]uint64{}
 		for name, k := range kinds {
 			n, err := tally(b.dp.Maps.Evictions, uint32(k))
@@ -225,15 +225,15 @@ func (b *Backend) tables(st *lb.Stats) error {
 		st.Flows.Used += uint64(max(atomic.LoadInt32(&l.Active), 0)) + uint64(max(atomic.LoadInt32(&l.Inactive), 0))
 	}
 	var err error
-	st.Flows.Evicted, err = evicted(map[string]loader.RawEviction{
-		"expired": loader.RawEvictionEVICTED_EXPIRED, "half_open": loader.RawEvictionEVICTED_HALF_OPEN,
-		"unproven": loader.RawEvictionEVICTED_UNPROVEN, "established": loader.RawEvictionEVICTED_ESTABLISHED,
+	st.Flows.Evicted, err = evicted(map[string]bpf.Eviction{
+		"expired": bpf.EvictedExpired, "half_open": bpf.EvictedHalfOpen,
+		"unproven": bpf.EvictedUnproven, "established": bpf.EvictedEstablished,
 	})
 	if err != nil {
 		return err
 	}
-	st.Template.Evicted, err = evicted(map[string]loader.RawEviction{
-		"unassured": loader.RawEvictionEVICTED_TEMPLATE, "assured": loader.RawEvictionEVICTED_ASSURED,
+	st.Template.Evicted, err = evicted(map[string]bpf.Eviction{
+		"unassured": bpf.EvictedTemplate, "assured": bpf.EvictedAssured,
 	})
 	return err
 }
@@ -250,14 +250,14 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 	full := func() bool { return limit > 0 && len(out) >= limit }
 	for set := 0; set < len(b.dp.Flows) && !full(); set += 8 {
 		for w := range 4 {
-			v := value(load64(&b.dp.Flows[set+4+w]))
-			if v.state() == stateEmpty || v.state() == stateBusy || b.expired(v, now) || full() {
+			v := bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
+			if !v.IsLive() || b.expired(v, now) || full() {
 				continue
 			}
-			out = append(out, b.connection(key(load64(&b.dp.Flows[set+w])), v, now))
+			out = append(out, b.connection(bpf.FlowKey(load64(&b.dp.Flows[set+w])), v, now))
 		}
 	}
-	b.eachTemplate(func(k uint64, t template) bool {
+	b.eachTemplate(func(k bpf.TemplateKey, t bpf.TemplateValue) bool {
 		if c, ok := b.templateConnection(k, t, now); ok && !full() {
 			out = append(out, c)
 		}
@@ -266,34 +266,34 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 	return out, nil
 }
 
-func (b *Backend) connection(k key, v value, now uint64) lb.Connection {
-	e := b.numbers.who[k.vip()]
-	left := int64(b.dp.Settings.Timeout[v.state()]) - int64(uint16(now)-v.seen())
+func (b *Backend) connection(k bpf.FlowKey, v bpf.FlowValue, now uint64) lb.Connection {
+	e := b.numbers.who[k.VIP()]
+	left := int64(b.dp.Settings.Timeout[v.State()]) - int64(uint16(now)-v.Seen())
 	c := lb.Connection{
-		Proto: e.proto, Expires: shown(left), State: stateNames[v.state()],
-		Client:  netip.AddrPortFrom(k.client(), k.port()),
-		Virtual: netip.AddrPortFrom(e.vip, v.port()),
+		Proto: e.proto, Expires: shown(left), State: stateNames[v.State()],
+		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),
+		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
 	}
-	raw := &b.dp.Reals[v.real()]
-	c.Real = netip.AddrPortFrom(b.addressOf(v.real()), v.port())
-	if s := b.byIndex[raw.Service%numServices]; s != nil {
+	raw := &b.dp.Reals[v.Real()]
+	c.Real = netip.AddrPortFrom(b.addressOf(v.Real()), v.Port())
+	if s := b.byIndex[raw.Service%bpf.Services]; s != nil {
 		c.Service = s.conf.Name
 	}
 	return c
 }
 
-func (b *Backend) templateConnection(k uint64, t template, now uint64) (lb.Connection, bool) {
-	raw := &b.dp.Reals[t.real()]
-	s := b.byIndex[raw.Service%numServices]
-	if s == nil || s.cookie != uint32(k>>32) || t.left(now) < 0 {
+func (b *Backend) templateConnection(k bpf.TemplateKey, t bpf.TemplateValue, now uint64) (lb.Connection, bool) {
+	raw := &b.dp.Reals[t.Real()]
+	s := b.byIndex[raw.Service%bpf.Services]
+	if s == nil || s.cookie != k.Service() || t.Left(now) < 0 {
 		return lb.Connection{}, false
 	}
 	c := lb.Connection{
-		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.left(now))),
-		Client: netip.AddrPortFrom(addr32(uint32(k)), 0),
-		Real:   netip.AddrPortFrom(b.addressOf(t.real()), 0),
+		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.Left(now))),
+		Client: netip.AddrPortFrom(k.Client(), 0),
+		Real:   netip.AddrPortFrom(b.addressOf(t.Real()), 0),
 	}
-	if t.assured() {
+	if t.IsAssured() {
 		c.State = "ASSURED"
 	}
 	if s.conf.ByMark() || len(s.conf.Listeners) == 0 {

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -81,24 +82,24 @@ func (b *Backend) sweepPart(sets int) {
 // emptySet reports whether no place of a set has a flow: of an idle director's,
 // a million in five seconds.
 func emptySet(set []uint64) bool {
-	return value(load64(&set[4])|load64(&set[5])|load64(&set[6])|load64(&set[7])).state() == stateEmpty
+	return bpf.FlowValue(load64(&set[4])|load64(&set[5])|load64(&set[6])|load64(&set[7])).State() == bpf.StateEmpty
 }
 
 func (b *Backend) sweepSet(at int, now uint64) {
 	for w := range 4 {
-		v := value(load64(&b.dp.Flows[at+4+w]))
-		if v.state() == stateEmpty || v.state() == stateBusy {
+		v := bpf.FlowValue(load64(&b.dp.Flows[at+4+w]))
+		if !v.IsLive() {
 			continue
 		}
 		if b.expired(v, now) {
-			if cas64(&b.dp.Flows[at+4+w], uint64(v), v.ended()) && b.current(v) {
-				b.load(v.real(), v.state(), -1)
+			if compareAndSwap64(&b.dp.Flows[at+4+w], uint64(v), uint64(v.Ended())) && b.current(v) {
+				b.load(v.Real(), v.State(), -1)
 			}
 			continue
 		}
-		k := key(load64(&b.dp.Flows[at+w]))
-		b.sweep.perReal[v.real()] = struct{}{}
-		b.sweep.perVIP[k.vip()] = struct{}{}
+		k := bpf.FlowKey(load64(&b.dp.Flows[at+w]))
+		b.sweep.perReal[v.Real()] = struct{}{}
+		b.sweep.perVIP[k.VIP()] = struct{}{}
 		b.renew(k, v, now)
 	}
 }
@@ -106,33 +107,32 @@ func (b *Backend) sweepSet(at int, now uint64) {
 // renew keeps the template of a live connection alive: the kernel re-arms a
 // controlling entry by 60 s while one of its connections lives
 // (ip_vs_conn_expire).
-func (b *Backend) renew(k key, v value, now uint64) {
+func (b *Backend) renew(k bpf.FlowKey, v bpf.FlowValue, now uint64) {
 	if !b.current(v) {
 		return
 	}
-	s := b.byIndex[b.dp.Reals[v.real()].Service%numServices]
+	s := b.byIndex[b.dp.Reals[v.Real()].Service%bpf.Services]
 	if s == nil || !s.conf.Persistence.Enabled() {
 		return
 	}
 	p, t := b.findTemplate(s, k)
-	if p == nil || t.left(now) < 0 || t.left(now) > renewMargin || t.real() != v.real() {
+	if p == nil || t.Left(now) < 0 || t.Left(now) > renewMargin || t.Real() != v.Real() {
 		return
 	}
-	until := template(uint32(now)+uint32(t.left(now))+ticks(renewTicks*time.Second)) & templateExpires
-	cas64(p, uint64(t), uint64(t&^templateExpires|until|templateRenewed))
+	until := uint32(now) + uint32(t.Left(now)) + ticks(renewTicks*time.Second)
+	compareAndSwap64(p, uint64(t), uint64(t.Renewed(until)))
 }
 
 // findTemplate finds the client's live template of a service.
-func (b *Backend) findTemplate(s *service, k key) (*uint64, template) {
-	want := uint64(uint32(k)&s.entry.PersistMask) | uint64(s.cookie)<<32
-	first, second := twoSets(templateHash(b.dp.Settings, want), uint32(len(b.dp.Templates)/8))
-	for _, set := range []uint32{first, second} {
+func (b *Backend) findTemplate(s *service, k bpf.FlowKey) (*uint64, bpf.TemplateValue) {
+	want := bpf.TemplateKeyOf(uint32(k)&s.entry.PersistMask, s.cookie)
+	for _, set := range bpf.TwoSets(b.dp.Settings.TemplateHash(want), uint32(len(b.dp.Templates)/8)) {
 		for w := range uint32(4) {
-			if load64(&b.dp.Templates[set*8+w]) != want {
+			if bpf.TemplateKey(load64(&b.dp.Templates[set*8+w])) != want {
 				continue
 			}
 			p := &b.dp.Templates[set*8+4+w]
-			if t := template(load64(p)); t.live() {
+			if t := bpf.TemplateValue(load64(p)); t.IsLive() {
 				return p, t
 			}
 		}
@@ -144,15 +144,15 @@ func (b *Backend) sweepTemplates(now uint64) {
 	for set := 0; set < len(b.dp.Templates); set += 8 {
 		for w := range 4 {
 			p := &b.dp.Templates[set+4+w]
-			t := template(load64(p))
-			if !t.live() {
+			t := bpf.TemplateValue(load64(p))
+			if !t.IsLive() {
 				continue
 			}
-			if t.left(now) < 0 {
-				cas64(p, uint64(t), uint64(t)&(15<<48))
+			if t.Left(now) < 0 {
+				compareAndSwap64(p, uint64(t), uint64(t.Ended()))
 				continue
 			}
-			b.sweep.perReal[t.real()] = struct{}{}
+			b.sweep.perReal[t.Real()] = struct{}{}
 		}
 	}
 }
@@ -221,14 +221,14 @@ func (b *Backend) now() uint64 {
 	return now
 }
 
-func (b *Backend) expired(v value, now uint64) bool {
-	return uint16(now)-v.seen() > b.dp.Settings.Timeout[v.state()]
+func (b *Backend) expired(v bpf.FlowValue, now uint64) bool {
+	return uint16(now)-v.Seen() > b.dp.Settings.Timeout[v.State()]
 }
 
 // load books by connections of a state for a real.
-func (b *Backend) load(slot uint32, state uint8, by int32) {
+func (b *Backend) load(slot uint32, state bpf.FlowState, by int32) {
 	l := &b.dp.Loads[slot]
-	if active(state) {
+	if state.IsActive() {
 		atomic.AddInt32(&l.Active, by)
 	} else {
 		atomic.AddInt32(&l.Inactive, by)

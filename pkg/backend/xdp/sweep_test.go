@@ -128,8 +128,8 @@ func TestSweeperForgetsNoYoungConnection(t *testing.T) {
 	other.Name, other.Reals = "other", other.Reals[1:]
 	other.Listeners = []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.200"), Proto: lb.TCP, First: 80, Last: 80}}
 	h.apply(lb.State{Services: []lb.Service{other}})
-	if got, ok := h.vip(other.Listeners[0].Addr); !ok || got.Tcp == before.Tcp {
-		t.Errorf("another VIP (known: %v) has number %d while a connection has it", ok, got.Tcp)
+	if got, ok := h.vip(other.Listeners[0].Addr); !ok || got.TCP == before.TCP {
+		t.Errorf("another VIP (known: %v) has number %d while a connection has it", ok, got.TCP)
 	}
 	conns, err := h.Connections(0)
 	must(t, err)
@@ -158,8 +158,8 @@ func TestSweeperForgetsInTheEnd(t *testing.T) {
 	other.Name = "other"
 	other.Listeners = []lb.Listener{{Addr: netip.MustParseAddr("10.0.0.200"), Proto: lb.TCP, First: 80, Last: 80}}
 	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{other}})
-	if got, _ := h.vip(other.Listeners[0].Addr); got.Tcp != before.Tcp && got.Tcp != before.Udp {
-		t.Errorf("number %d, want one of %d and %d", got.Tcp, before.Tcp, before.Udp)
+	if got, _ := h.vip(other.Listeners[0].Addr); got.TCP != before.TCP && got.TCP != before.UDP {
+		t.Errorf("number %d, want one of %d and %d", got.TCP, before.TCP, before.UDP)
 	}
 	if h.slots.next != 1 {
 		t.Errorf("%d places of reals were ever used, want 1", h.slots.next)

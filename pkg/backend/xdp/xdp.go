@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -64,7 +65,7 @@ type Backend struct {
 	generic    bool      // some interface runs generic XDP, as the reals are written
 	services   map[string]*service
 	order      []*service // of the state applied last
-	byIndex    [numServices]*service
+	byIndex    [bpf.Services]*service
 	freeIndex  int // no index below is free
 	numbers    numbers
 	rings      arena
@@ -72,15 +73,13 @@ type Backend struct {
 	persistent bool   // some service is or was: there may be templates
 	retiring   []span // ring lines that the half in force still names
 	retired    []span // ring lines that packets may still be reading
-	filters    map[loader.RawFilterKey]loader.RawFilterAction
+	filters    map[bpf.FilterKey]bpf.FilterAction
 	sweep      sweeper
 	frags      *holder
 
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
-
-const numServices = 16384
 
 // Open loads or adopts the packet path. A predecessor's connections live on.
 func Open(_ context.Context, o Options) (*Backend, error) {
@@ -115,7 +114,7 @@ func newBackend(dp *loader.Datapath, o Options) *Backend {
 	b := &Backend{
 		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
 		services: map[string]*service{}, layout: 1,
-		filters: map[loader.RawFilterKey]loader.RawFilterAction{},
+		filters: map[bpf.FilterKey]bpf.FilterAction{},
 	}
 	b.rings.init(len(dp.Rings))
 	b.slots.init(len(dp.Reals))
@@ -176,16 +175,16 @@ func (b *Backend) Switch(vips []lb.VIP) error {
 	standby := b.state.StandbyVIPs()
 	half := b.dp.Settings.Half & 1
 	b.laid[1-half] = 0
-	lines := b.dp.VIPs[half*vipLines : (half+1)*vipLines]
+	lines := b.dp.VIPs[half*bpf.VIPLines : (half+1)*bpf.VIPLines]
 	for i := range lines {
 		for w := range lines[i].Way {
 			v := &lines[i].Way[w]
-			if v.Tcp|v.Udp == 0 {
+			if v.TCP|v.UDP == 0 {
 				continue
 			}
-			flags := v.Flags &^ vipStandby
-			if standby[addrOf(v.Addr.Word)] {
-				flags |= vipStandby
+			flags := v.Flags &^ bpf.VIPStandby
+			if standby[v.Addr.Addr()] {
+				flags |= bpf.VIPStandby
 			}
 			if flags != v.Flags {
 				v.Flags = flags // packets see it one way or the other

@@ -1,0 +1,51 @@
+package bpf
+
+import (
+	"math/bits"
+	"net/netip"
+)
+
+// golden spreads numbers that differ in a few bits (2^32 by the golden ratio).
+const golden = 0x9e3779b1
+
+// hashBits is a hash in as many of its highest bits as n, a power of two, has
+// places.
+func hashBits(word, n uint32) uint32 { return word * golden >> (33 - bits.Len32(n)) }
+
+// FirstVIPLine is the line of a half of the VIPs where the search for an
+// address begins (find_vip).
+func FirstVIPLine(addr netip.Addr) uint32 { return hashBits(IPv4Word(addr), VIPLines) }
+
+// FirstPortLine is the line of a half of the ports where the search for a
+// port of a VIP begins (find_port).
+func FirstPortLine(vip, port uint16) uint32 {
+	return hashBits(uint32(vip)|uint32(PortWord(port))<<16, PortLines)
+}
+
+// FlowHash is flow_hash of flow.h.
+func (s *Settings) FlowHash(client, vip netip.AddrPort) uint64 {
+	word := func(a netip.AddrPort) uint64 { return uint64(IPv4Word(a.Addr())) | uint64(PortWord(a.Port()))<<32 }
+	h := (word(client) ^ s.Seed[0]) * (s.Seed[1] | 1)
+	h ^= h >> 32
+	h = (h ^ word(vip)) * (s.Seed[2] | 1)
+	return h ^ h>>29
+}
+
+// TemplateHash is template_hash of template.h.
+func (s *Settings) TemplateHash(k TemplateKey) uint64 {
+	h := (uint64(k) ^ s.Seed[1]) * (s.Seed[2] | 1)
+	h ^= h >> 32
+	h *= s.Seed[0] | 1
+	return h ^ h>>29
+}
+
+// TwoSets are the sets that a hash names, among n: first_set and second_set
+// of flow.h, never the same one twice.
+func TwoSets(hash uint64, n uint32) [2]uint32 {
+	scale := func(hash uint32) uint32 { return uint32(uint64(hash) * uint64(n) >> 32) }
+	first, second := scale(uint32(hash)), scale(uint32(hash>>32))
+	if second == first {
+		second ^= 1
+	}
+	return [2]uint32{first, second}
+}

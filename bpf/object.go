@@ -1,0 +1,40 @@
+package bpf
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// Maps are the maps of the packet path. The `ebpf` tag of a field is the
+// name that the map has in C, and below the pin directory.
+type Maps = lbMaps
+
+// LoadSpec reads the compiled packet path.
+func LoadSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadLb()
+	if err != nil {
+		return nil, fmt.Errorf("packet path object: %w", err)
+	}
+	return spec, nil
+}
+
+// String is the verdict's name in listings and metrics.
+func (v Verdict) String() string {
+	if v >= Verdicts {
+		return fmt.Sprintf("verdict_%d", uint32(v))
+	}
+	return verdictTexts[v].name
+}
+
+// Meaning is a sentence for people who ask where a packet went.
+func (v Verdict) Meaning() string {
+	if v >= Verdicts {
+		return "a verdict that this version does not know"
+	}
+	return verdictTexts[v].meaning
+}
+
+// IsActive reports whether connections of a state count as ActiveConn
+// (counts_as_active of stats.h).
+func (s FlowState) IsActive() bool { return s == StateSynRecv || s == StateEstablished }

@@ -1,0 +1,127 @@
+package connsync
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// The session protocol between lvx directors: frames of a type, a length and a
+// body over TLS. A receiver skips frames of types that it does not know, and
+// bytes behind what it knows of an entry, so that two releases understand each
+// other.
+const (
+	frameHeader = 4       // type u8, length of the body u24
+	maxFrame    = 1 << 20 // bytes of a body
+	entryTail   = 5       // idle seconds u32, bits u8, behind a version 1 record
+	bitProven   = 1
+
+	protocolNow    = 1 // the version of the session protocol that this release speaks
+	protocolOldest = 1 // the oldest that it understands
+)
+
+// The types of frames.
+const (
+	frameHello    = 1 // first in each direction: version u16, oldest version understood u16
+	frameEntries  = 2 // entries, each: length u16, record, tail
+	frameSnapshot = 3 // body 0: a walk over the whole table begins; 1: it is complete
+	frameAck      = 4 // u64: frames of entries absorbed since the session began
+	frameAlive    = 5 // nothing new
+	frameDigest   = 6 // services: name and digest of each, see [Digest]
+)
+
+// Entry is a record with what only lvx directors tell each other.
+type Entry struct {
+	Record
+	Idle     time.Duration // since its last packet, in seconds
+	IsProven bool          // the client has answered: not evicted by a SYN
+}
+
+// appendEntry appends e to the body of a frame of entries.
+func appendEntry(b []byte, e Entry) ([]byte, error) {
+	record, err := encode1(e.Record)
+	if err != nil {
+		return b, err
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(record)+entryTail))
+	b = append(b, record...)
+	idle := min(max(e.Idle, 0), MaxTimeout)
+	b = binary.BigEndian.AppendUint32(b, uint32(idle/time.Second))
+	var bits uint8
+	if e.IsProven {
+		bits |= bitProven
+	}
+	return append(b, bits), nil
+}
+
+var errEntry = errors.New("entry that does not fit its frame")
+
+// parseEntries decodes the body of a frame of entries and appends them to dst.
+// Entries that have no meaning here are left out.
+func parseEntries(dst []Entry, b []byte) ([]Entry, error) {
+	for len(b) > 0 {
+		if len(b) < 2 {
+			return dst, errEntry
+		}
+		length := int(binary.BigEndian.Uint16(b))
+		if len(b) < 2+length {
+			return dst, errEntry
+		}
+		entry := b[2 : 2+length]
+		b = b[2+length:]
+		n, err := recordLength(entry)
+		if err != nil {
+			return dst, err
+		}
+		if len(entry) < n+entryTail {
+			return dst, errEntry
+		}
+		r, known, err := parseRecord1(entry[:n])
+		if err != nil {
+			return dst, err
+		}
+		if !known || !r.isKnown() {
+			continue
+		}
+		dst = append(dst, Entry{
+			Record:   r,
+			Idle:     time.Duration(binary.BigEndian.Uint32(entry[n:])) * time.Second,
+			IsProven: entry[n+4]&bitProven != 0,
+		})
+	}
+	return dst, nil
+}
+
+func writeFrame(w io.Writer, kind uint8, body []byte) error {
+	if len(body) > maxFrame {
+		return fmt.Errorf("frame of %d bytes (at most %d)", len(body), maxFrame)
+	}
+	b := make([]byte, frameHeader, frameHeader+len(body))
+	binary.BigEndian.PutUint32(b, uint32(kind)<<24|uint32(len(body)))
+	_, err := w.Write(append(b, body...))
+	return err
+}
+
+// readFrame reads one frame. The body is valid until the next call with the
+// same buffer.
+func readFrame(r io.Reader, buffer []byte) (kind uint8, body, grown []byte, err error) {
+	var h [frameHeader]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, nil, buffer, err
+	}
+	word := binary.BigEndian.Uint32(h[:])
+	length := int(word & 0xffffff)
+	if length > maxFrame {
+		return 0, nil, buffer, fmt.Errorf("frame of %d bytes (at most %d)", length, maxFrame)
+	}
+	if cap(buffer) < length {
+		buffer = make([]byte, length)
+	}
+	body = buffer[:length]
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, buffer, err
+	}
+	return uint8(word >> 24), body, buffer, nil
+}

@@ -1,0 +1,364 @@
+package connsync
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// DefaultPort is the TCP port of sessions between lvx directors: the number
+// that IPVS's datagrams use over UDP.
+const DefaultPort = 8848
+
+// Options are what a [Mesh] is made of.
+type Options struct {
+	Local []netip.Addr // this host's addresses: of each family the first is listened on and dialled from
+	Peers []netip.Addr // the other directors
+	Port  uint16       // 0: [DefaultPort]
+	Keys  []Key        // the first signs, all are accepted
+	Table Table
+	Log   *slog.Logger
+
+	// Changed, if not nil, is called when a session begins, ends or is in
+	// sync. It must not wait.
+	Changed func()
+}
+
+// Mesh keeps a session with each of the other directors.
+type Mesh struct {
+	o     Options
+	tls   *tls.Config
+	peers map[netip.Addr]*peer
+
+	mu      sync.Mutex
+	digests []Digest
+}
+
+// peer is one of the other directors.
+type peer struct {
+	addr  netip.Addr
+	local netip.Addr
+
+	mu      sync.Mutex
+	session *session // nil: none
+	since   time.Time
+	err     error // why there is none
+	theirs  []Digest
+	old     counts // of sessions that have ended
+	isBusy  bool   // a handshake from its address is under way
+}
+
+type counts struct{ sent, received, rejected uint64 }
+
+// PeerStatus is what is known of a peer.
+type PeerStatus struct {
+	Peer     netip.Addr
+	IsUp     bool          // a session stands
+	IsInSync bool          // what the peer had when the session began has been absorbed whole
+	Since    time.Time     // of the session, or of its end
+	Reason   string        // why there is no session
+	Sent     uint64        // entries, since the start
+	Received uint64        // entries
+	Rejected uint64        // entries that the table did not take
+	Lag      time.Duration // 99th percentile from sending to the peer's acknowledgement
+	Differs  []string      // services that the peer holds differently
+}
+
+// NewMesh checks o and makes a mesh; nothing is opened before [Mesh.Run].
+func NewMesh(o Options) (*Mesh, error) {
+	config, err := tlsConfig(o.Keys)
+	if err != nil {
+		return nil, err
+	}
+	if o.Port == 0 {
+		o.Port = DefaultPort
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	m := &Mesh{o: o, tls: config, peers: map[netip.Addr]*peer{}}
+	for _, addr := range o.Peers {
+		local, ok := m.local(addr)
+		if !ok {
+			return nil, fmt.Errorf("sync peer %s: this host has no address of its family on the interface of sync", addr)
+		}
+		if addr == local {
+			return nil, fmt.Errorf("sync peer %s is this host itself", addr)
+		}
+		m.peers[addr] = &peer{addr: addr, local: local, since: time.Now(), err: errors.New("not reached yet")}
+	}
+	return m, nil
+}
+
+// local is this host's address towards a peer.
+func (m *Mesh) local(peer netip.Addr) (netip.Addr, bool) {
+	i := slices.IndexFunc(m.o.Local, func(a netip.Addr) bool { return a.Is4() == peer.Is4() })
+	if i < 0 {
+		return netip.Addr{}, false
+	}
+	return m.o.Local[i], true
+}
+
+// Publish tells all peers of entries that are new or have changed. It does not
+// wait: what a slow peer cannot take is made good by another walk over the
+// table.
+func (m *Mesh) Publish(entries []Entry) {
+	for _, p := range m.peers {
+		if s := p.current(); s != nil {
+			s.publish(entries)
+		}
+	}
+}
+
+// SetDigests tells all peers what this host's services are like.
+func (m *Mesh) SetDigests(digests []Digest) {
+	m.mu.Lock()
+	m.digests = slices.Clone(digests)
+	m.mu.Unlock()
+	for _, p := range m.peers {
+		if s := p.current(); s != nil {
+			s.sendDigests(digests)
+		}
+	}
+}
+
+// InSync reports whether every peer's table has been absorbed whole in the
+// session that stands with it. Without a session with some peer it is false:
+// how long to wait for a peer that may be gone is the caller's decision.
+func (m *Mesh) InSync() bool {
+	for _, p := range m.peers {
+		if s := p.current(); s == nil || !s.complete.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// Status reports on every peer, in the order of the configuration.
+func (m *Mesh) Status() []PeerStatus {
+	m.mu.Lock()
+	ours := m.digests
+	m.mu.Unlock()
+	status := make([]PeerStatus, 0, len(m.o.Peers))
+	for _, addr := range m.o.Peers {
+		status = append(status, m.peers[addr].status(ours))
+	}
+	return status
+}
+
+func (p *peer) status(ours []Digest) PeerStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	total := p.old
+	st := PeerStatus{Peer: p.addr, Since: p.since}
+	if s := p.session; s != nil {
+		st.IsUp, st.IsInSync, st.Lag = true, s.complete.Load(), s.lag()
+		total = total.plus(s)
+		if p.theirs != nil {
+			st.Differs = compareDigests(ours, p.theirs)
+		}
+	} else if p.err != nil {
+		st.Reason = p.err.Error()
+	}
+	st.Sent, st.Received, st.Rejected = total.sent, total.received, total.rejected
+	return st
+}
+
+func (c counts) plus(s *session) counts {
+	return counts{c.sent + s.sent.Load(), c.received + s.received.Load(), c.rejected + s.rejected.Load()}
+}
+
+func (p *peer) current() *session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.session
+}
+
+// Run keeps the sessions until ctx ends. Of two directors the one with the
+// lower address dials, the other listens.
+func (m *Mesh) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	listening := map[netip.Addr]bool{}
+	for _, p := range m.peers {
+		if p.local.Less(p.addr) {
+			g.Go(func() error { return m.dial(ctx, p) })
+		} else if !listening[p.local] {
+			listening[p.local] = true
+			g.Go(func() error { return m.listen(ctx, p.local) })
+		}
+	}
+	return g.Wait()
+}
+
+// dial makes sessions with p, one after the other.
+func (m *Mesh) dial(ctx context.Context, p *peer) error {
+	dialer := net.Dialer{Timeout: handshakeTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.local, 0))}
+	for {
+		conn, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(p.addr, m.o.Port).String())
+		if err != nil {
+			m.fail(p, err)
+		} else {
+			m.serve(ctx, p, tls.Client(conn, m.tls))
+		}
+		select {
+		case <-time.After(redialPause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// listen takes the peers' connections. An address that is not there yet, or a
+// port that somebody else has, is no reason to stop: it is tried again.
+func (m *Mesh) listen(ctx context.Context, local netip.Addr) error {
+	address := netip.AddrPortFrom(local, m.o.Port).String()
+	for ctx.Err() == nil {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err == nil {
+			err = m.accept(ctx, l)
+		}
+		for _, p := range m.peers {
+			if p.local == local && err != nil && p.current() == nil {
+				m.fail(p, err)
+			}
+		}
+		select {
+		case <-time.After(redialPause):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+func (m *Mesh) accept(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	defer l.Close()
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("listen for sync peers on %s: %w", l.Addr(), err)
+		}
+		from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+		p := m.peers[from.Addr().Unmap()]
+		if err != nil || p == nil || !p.claim() {
+			_ = conn.Close() // nobody that we know, or its handshake is under way already
+			continue
+		}
+		sessions.Go(func() { m.serve(ctx, p, tls.Server(conn, m.tls)) })
+	}
+}
+
+// claim lets one handshake per peer be under way: a flood of connections from
+// its address holds one thread, not the process.
+func (p *peer) claim() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.isBusy {
+		return false
+	}
+	p.isBusy = true
+	return true
+}
+
+// serve makes a session of conn and runs it until it ends. A session that
+// stood before is replaced: the peer has started anew.
+func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
+	err := handshake(ctx, conn)
+	p.mu.Lock()
+	p.isBusy = false
+	p.mu.Unlock()
+	if err != nil {
+		_ = conn.Close()
+		m.fail(p, err)
+		return
+	}
+	s := newSession(conn, m.o.Table, p.setDigests, m.o.Changed)
+	m.mu.Lock()
+	s.digests = m.digests
+	m.mu.Unlock()
+	p.begin(s)
+	m.o.Log.Info("sync session begins", "component", "sync", "peer", p.addr)
+	err = s.run(ctx)
+	if p.end(s, err) && ctx.Err() == nil {
+		m.o.Log.Warn("sync session has ended", "component", "sync", "peer", p.addr, "err", err)
+	}
+	m.o.Changed()
+}
+
+// handshake makes sure that the other end holds a key and speaks the session
+// protocol.
+func handshake(ctx context.Context, conn *tls.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	err := conn.HandshakeContext(ctx)
+	if err == nil {
+		err = greet(conn)
+	}
+	var remote *net.OpError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errUnknownKey), errors.As(err, &remote) && remote.Op == "remote error":
+		return errUnknownKey
+	}
+	return fmt.Errorf("handshake: %w", err)
+}
+
+func (p *peer) setDigests(d []Digest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.theirs = d
+}
+
+// fail notes why there is no session, and logs it when that is news.
+func (m *Mesh) fail(p *peer, err error) {
+	p.mu.Lock()
+	isNews := p.err == nil || p.err.Error() != err.Error()
+	p.err = err
+	p.mu.Unlock()
+	if isNews {
+		m.o.Log.Warn("no sync session", "component", "sync", "peer", p.addr, "err", err)
+	}
+}
+
+func (p *peer) begin(s *session) {
+	p.mu.Lock()
+	old := p.session
+	if old != nil {
+		p.old = p.old.plus(old)
+	}
+	p.session, p.since, p.err, p.theirs = s, time.Now(), nil, nil
+	p.mu.Unlock()
+	if old != nil {
+		_ = old.conn.Close()
+	}
+}
+
+// end reports whether s was the peer's session until now.
+func (p *peer) end(s *session, err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session != s {
+		return false
+	}
+	p.old = p.old.plus(s)
+	p.session, p.since, p.err = nil, time.Now(), err
+	return true
+}

@@ -1,0 +1,329 @@
+package connsync
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Table is what sessions read entries from and put entries into: the flow
+// table of a backend. Its methods are called by several goroutines at once.
+type Table interface {
+	// Walk calls yield with every connection and template that lives, some
+	// at a time, and stops at yield's error, which it returns. It does not
+	// keep the slice, nor does yield.
+	Walk(ctx context.Context, yield func([]Entry) error) error
+
+	// Absorb takes what a peer has sent, and reports how many entries it
+	// did not take. It does not keep the slice.
+	Absorb(entries []Entry) (rejected int, err error)
+}
+
+// Times and sizes of a session.
+const (
+	aliveInterval = time.Second     // between frames when there is nothing to say
+	aliveTimeout  = 5 * time.Second // without a frame, or with a write that does not end: the peer is dead
+	maxQueued     = 1 << 16         // entries; beyond it they are dropped, and the table is walked again
+	batchEntries  = 1000            // entries of a frame
+	lagSamples    = 1 << 10         // acknowledgements that the lag is taken from
+	handshakeTime = 3 * time.Second // for TLS and the first frame
+	redialPause   = time.Second     // between attempts to reach a peer
+	digestMaxName = 255             // bytes of a service's name in a digest
+	digestSumLen  = 8               // bytes of a digest
+	maxDigests    = maxFrame / (2 + digestMaxName + digestSumLen)
+)
+
+// session is one authenticated connection with a peer: what changes here is
+// told there and the other way round, after a walk over the whole table in each
+// direction.
+type session struct {
+	conn  net.Conn
+	table Table
+
+	wake chan struct{} // something for the writer to do
+
+	mu         sync.Mutex
+	queue      []Entry
+	overflowed bool        // entries were dropped: only another walk makes the peer complete
+	digests    []Digest    // to be sent, nil: nothing new
+	acked      uint64      // frames of entries that the peer has absorbed
+	unacked    []time.Time // when each frame behind them was sent
+	lags       []time.Duration
+
+	absorbed  atomic.Uint64 // frames of entries taken from the peer
+	ackSent   uint64        // by the writer alone
+	sent      atomic.Uint64
+	received  atomic.Uint64
+	rejected  atomic.Uint64
+	complete  atomic.Bool // the peer's walk has been absorbed whole
+	walked    atomic.Bool // our walk has been sent whole
+	onDigests func([]Digest)
+	onState   func()
+}
+
+func newSession(conn net.Conn, table Table, onDigests func([]Digest), onState func()) *session {
+	return &session{conn: conn, table: table, wake: make(chan struct{}, 1), onDigests: onDigests, onState: onState}
+}
+
+// greet exchanges the frames that begin a session. Only then does each end
+// know that the other holds a key and speaks its language.
+func greet(conn net.Conn) error {
+	hello := binary.BigEndian.AppendUint16(nil, protocolNow)
+	if err := writeFrame(conn, frameHello, binary.BigEndian.AppendUint16(hello, protocolOldest)); err != nil {
+		return err
+	}
+	kind, body, _, err := readFrame(conn, nil)
+	if err != nil {
+		return err
+	}
+	if kind != frameHello || len(body) < 4 {
+		return fmt.Errorf("frame of type %d and %d bytes where a hello was expected", kind, len(body))
+	}
+	if oldest := binary.BigEndian.Uint16(body[2:]); oldest > protocolNow {
+		return fmt.Errorf("the peer speaks version %d of the session protocol and later, this lvx %d (upgrade it)", oldest, protocolNow)
+	}
+	return nil
+}
+
+// run speaks with the peer until ctx ends or the session breaks, and closes
+// the connection.
+func (s *session) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.read() })
+	g.Go(func() error { return s.write(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		return s.conn.Close() // ends both
+	})
+	err := g.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// publish queues entries for the peer.
+func (s *session) publish(entries []Entry) {
+	s.mu.Lock()
+	if len(s.queue)+len(entries) > maxQueued {
+		s.queue, s.overflowed = nil, true
+	} else {
+		s.queue = append(s.queue, entries...)
+	}
+	s.mu.Unlock()
+	s.wakeWriter()
+}
+
+func (s *session) sendDigests(d []Digest) {
+	s.mu.Lock()
+	s.digests = d
+	s.mu.Unlock()
+	s.wakeWriter()
+}
+
+func (s *session) wakeWriter() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) frame(kind uint8, body []byte) error {
+	if err := s.conn.SetWriteDeadline(time.Now().Add(aliveTimeout)); err != nil {
+		return err
+	}
+	return writeFrame(s.conn, kind, body)
+}
+
+func (s *session) write(ctx context.Context) error {
+	if err := s.walk(ctx); err != nil {
+		return err
+	}
+	alive := time.NewTicker(aliveInterval)
+	defer alive.Stop()
+	for {
+		select {
+		case <-s.wake:
+			if err := s.sendNews(); err != nil {
+				return err
+			}
+			if s.takeOverflow() {
+				if err := s.walk(ctx); err != nil {
+					return err
+				}
+			}
+		case <-alive.C:
+			if err := s.frame(frameAlive, nil); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *session) takeOverflow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.overflowed
+	s.overflowed = false
+	return was
+}
+
+// walk sends the whole table. News are sent in between, before the next part
+// is read, so that nothing older follows them.
+func (s *session) walk(ctx context.Context) error {
+	if err := s.frame(frameSnapshot, []byte{0}); err != nil {
+		return err
+	}
+	err := s.table.Walk(ctx, func(entries []Entry) error {
+		if err := s.sendEntries(entries); err != nil {
+			return err
+		}
+		return s.sendNews()
+	})
+	if err != nil {
+		return fmt.Errorf("walk over the table: %w", err)
+	}
+	if err := s.frame(frameSnapshot, []byte{1}); err != nil {
+		return err
+	}
+	s.walked.Store(true)
+	s.onState()
+	return nil
+}
+
+// sendNews sends what waits: acknowledgements, digests, entries.
+func (s *session) sendNews() error {
+	if n := s.absorbed.Load(); n != s.ackSent {
+		if err := s.frame(frameAck, binary.BigEndian.AppendUint64(nil, n)); err != nil {
+			return err
+		}
+		s.ackSent = n
+	}
+	s.mu.Lock()
+	entries, digests := s.queue, s.digests
+	s.queue, s.digests = nil, nil
+	s.mu.Unlock()
+	if digests != nil {
+		if err := s.frame(frameDigest, appendDigests(nil, digests)); err != nil {
+			return err
+		}
+	}
+	return s.sendEntries(entries)
+}
+
+func (s *session) sendEntries(entries []Entry) error {
+	for part := range slices.Chunk(entries, batchEntries) {
+		var body []byte
+		for _, e := range part {
+			var err error
+			if body, err = appendEntry(body, e); err != nil {
+				return err
+			}
+		}
+		s.mu.Lock()
+		s.unacked = append(s.unacked, time.Now())
+		s.mu.Unlock()
+		if err := s.frame(frameEntries, body); err != nil {
+			return err
+		}
+		s.sent.Add(uint64(len(part)))
+	}
+	return nil
+}
+
+func (s *session) read() error {
+	var buffer []byte
+	var entries []Entry
+	for {
+		if err := s.conn.SetReadDeadline(time.Now().Add(aliveTimeout)); err != nil {
+			return err
+		}
+		var kind uint8
+		var body []byte
+		var err error
+		if kind, body, buffer, err = readFrame(s.conn, buffer); err != nil {
+			return err
+		}
+		if entries, err = s.handle(kind, body, entries[:0]); err != nil {
+			return err
+		}
+	}
+}
+
+// handle takes one frame. Entries is room for what it holds.
+func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, error) {
+	switch kind {
+	case frameEntries:
+		entries, err := parseEntries(entries, body)
+		if err != nil {
+			return entries, err
+		}
+		rejected, err := s.table.Absorb(entries)
+		if err != nil {
+			return entries, fmt.Errorf("absorb: %w", err)
+		}
+		s.received.Add(uint64(len(entries)))
+		s.rejected.Add(uint64(rejected))
+		s.absorbed.Add(1)
+		s.wakeWriter()
+		return entries, nil
+	case frameSnapshot:
+		if len(body) > 0 && body[0] == 1 {
+			s.complete.Store(true)
+			s.onState()
+		}
+	case frameAck:
+		if len(body) < 8 {
+			return entries, errors.New("short acknowledgement")
+		}
+		return entries, s.acknowledged(binary.BigEndian.Uint64(body))
+	case frameDigest:
+		digests, err := parseDigests(body)
+		if err != nil {
+			return entries, err
+		}
+		s.onDigests(digests)
+	}
+	return entries, nil
+}
+
+// acknowledged notes that the peer has absorbed n frames of entries since the
+// session began.
+func (s *session) acknowledged(n uint64) error {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n < s.acked || n-s.acked > uint64(len(s.unacked)) {
+		return fmt.Errorf("acknowledgement of %d frames (%d to %d)", n, s.acked, s.acked+uint64(len(s.unacked)))
+	}
+	count := int(n - s.acked)
+	for _, sent := range s.unacked[:count] {
+		s.lags = append(s.lags, now.Sub(sent))
+	}
+	s.lags = s.lags[max(0, len(s.lags)-lagSamples):]
+	s.unacked, s.acked = s.unacked[count:], n
+	return nil
+}
+
+// lag is the 99th percentile of the time from sending a frame of entries to
+// the peer's word that it has them, of the latest [lagSamples].
+func (s *session) lag() time.Duration {
+	s.mu.Lock()
+	sorted := slices.Clone(s.lags)
+	s.mu.Unlock()
+	if len(sorted) == 0 {
+		return 0
+	}
+	slices.Sort(sorted)
+	return sorted[len(sorted)*99/100]
+}

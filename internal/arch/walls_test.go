@@ -38,6 +38,7 @@ var walls = map[string][]string{
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/sched", "pkg/lb"},
 	"pkg/config":        {"pkg/health", "pkg/vrrp", "pkg/lb"},
+	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "internal/jsonfile"},
 	"pkg/guard":         {},
 	"pkg/health":        {"pkg/lb", "pkg/guard"},

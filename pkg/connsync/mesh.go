@@ -288,10 +288,13 @@ func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
 		return
 	}
 	s := newSession(conn, m.o.Table, p.setDigests, m.o.Changed)
-	m.mu.Lock()
-	s.digests = m.digests
-	m.mu.Unlock()
 	p.begin(s)
+	// After the session can be found: digests that are set now are sent by
+	// one of the two.
+	m.mu.Lock()
+	digests := m.digests
+	m.mu.Unlock()
+	s.sendDigests(digests)
 	m.o.Log.Info("sync session begins", "component", "sync", "peer", p.addr)
 	err = s.run(ctx)
 	if p.end(s, err) && ctx.Err() == nil {

@@ -1,0 +1,345 @@
+package connsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// memory is a table in memory.
+type memory struct {
+	mu      sync.Mutex
+	entries map[netip.AddrPort]Entry
+	block   chan struct{} // if not nil, Absorb waits until it is closed
+}
+
+func newMemory(clients ...string) *memory {
+	m := &memory{entries: map[netip.AddrPort]Entry{}}
+	for _, c := range clients {
+		e := entryOf(c)
+		m.entries[e.Client] = e
+	}
+	return m
+}
+
+func entryOf(client string) Entry {
+	return Entry{
+		Record: Record{
+			Protocol: ProtocolTCP, Flags: active, State: StateEstablished, Timeout: 900 * time.Second,
+			Client: at(client), Virtual: at("10.0.0.100:80"), Real: at("10.0.0.5:80"),
+		},
+		Idle: 7 * time.Second, IsProven: true,
+	}
+}
+
+func (m *memory) Walk(ctx context.Context, yield func([]Entry) error) error {
+	m.mu.Lock()
+	var all []Entry
+	for _, e := range m.entries {
+		all = append(all, e)
+	}
+	m.mu.Unlock()
+	for part := range slices.Chunk(all, 3) {
+		if err := yield(part); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (m *memory) Absorb(entries []Entry) (int, error) {
+	if m.block != nil {
+		<-m.block
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range entries {
+		m.entries[e.Client] = e
+	}
+	return 0, nil
+}
+
+func (m *memory) has(clients ...string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range clients {
+		if m.entries[at(c)].Client != at(c) {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	keyA  = Key{1}
+	keyB  = Key{2}
+	one   = netip.MustParseAddr("127.0.0.11")
+	two   = netip.MustParseAddr("127.0.0.12")
+	three = netip.MustParseAddr("127.0.0.13")
+)
+
+// freePort is a TCP port that nobody uses on the loopback addresses of the
+// tests.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String()).Port()
+}
+
+// start runs a mesh until the test ends.
+func start(t *testing.T, port uint16, table Table, local netip.Addr, keys []Key, peers ...netip.Addr) *Mesh {
+	t.Helper()
+	m, err := NewMesh(Options{
+		Local: []netip.Addr{local}, Peers: peers, Port: port, Keys: keys, Table: table,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("mesh of %s: %v", local, err)
+		}
+	})
+	return m
+}
+
+// eventually waits until is holds.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+func TestPairTellsWhatWasThereAndWhatComes(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory("172.16.0.1:1", "172.16.0.2:2", "172.16.0.3:3", "172.16.0.4:4"), newMemory("172.16.0.9:9")
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	mb := start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "both are in sync", func() bool { return ma.InSync() && mb.InSync() })
+	if !b.has("172.16.0.1:1", "172.16.0.2:2", "172.16.0.3:3", "172.16.0.4:4") || !a.has("172.16.0.9:9") {
+		t.Fatalf("in sync, but not whole: %v, %v", a.entries, b.entries)
+	}
+	if got, want := b.entries[at("172.16.0.1:1")], entryOf("172.16.0.1:1"); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("entry %+v (%+v)", got, want)
+	}
+	ma.Publish([]Entry{entryOf("172.16.0.5:5")})
+	mb.Publish([]Entry{entryOf("172.16.0.8:8")})
+	eventually(t, "news have come", func() bool { return b.has("172.16.0.5:5") && a.has("172.16.0.8:8") })
+	eventually(t, "news are acknowledged", func() bool { return ma.Status()[0].Lag > 0 })
+	if st := ma.Status()[0]; !st.IsUp || !st.IsInSync || st.Sent < 5 || st.Received < 2 || st.Reason != "" {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func TestMeshOfThree(t *testing.T) {
+	port := freePort(t)
+	tables := []*memory{newMemory("172.16.0.1:1"), newMemory("172.16.0.2:2"), newMemory("172.16.0.3:3")}
+	addrs := []netip.Addr{one, two, three}
+	var meshes []*Mesh
+	for i, table := range tables {
+		others := slices.Delete(slices.Clone(addrs), i, i+1)
+		meshes = append(meshes, start(t, port, table, addrs[i], []Key{keyA}, others...))
+	}
+	eventually(t, "all three are in sync", func() bool {
+		return !slices.ContainsFunc(meshes, func(m *Mesh) bool { return !m.InSync() })
+	})
+	for i, table := range tables {
+		if !table.has("172.16.0.1:1", "172.16.0.2:2", "172.16.0.3:3") {
+			t.Errorf("director %d: %v", i, table.entries)
+		}
+	}
+}
+
+func TestKeysAreChangedWithoutAGap(t *testing.T) {
+	for name, keys := range map[string][2][]Key{
+		"new one appended on one":  {{keyA, keyB}, {keyA}},
+		"new one first on one":     {{keyB, keyA}, {keyA, keyB}},
+		"old one removed from one": {{keyB}, {keyB, keyA}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := freePort(t)
+			ma := start(t, port, newMemory(), one, keys[0], two)
+			start(t, port, newMemory(), two, keys[1], one)
+			eventually(t, "in sync", ma.InSync)
+		})
+	}
+}
+
+func TestForeignKeyIsRefusedOnBothSides(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory("172.16.0.1:1"), newMemory("172.16.0.2:2")
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	mb := start(t, port, b, two, []Key{keyB}, one)
+	eventually(t, "both say why", func() bool {
+		return strings.Contains(ma.Status()[0].Reason, "key") && strings.Contains(mb.Status()[0].Reason, "key")
+	})
+	if a.has("172.16.0.2:2") || b.has("172.16.0.1:1") || ma.InSync() || mb.InSync() {
+		t.Error("entries of a director with another key were taken")
+	}
+}
+
+// A peer that does not read makes its session walk again, and nothing grows.
+func TestSlowPeerIsMadeWholeByAnotherWalk(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory("172.16.0.1:1"), newMemory()
+	b.block = make(chan struct{})
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "a session", func() bool { return ma.Status()[0].IsUp })
+	many := make([]Entry, maxQueued/8)
+	for i := range many {
+		many[i] = entryOf(fmt.Sprintf("172.17.%d.%d:9", i>>8&255, i&255))
+	}
+	a.mu.Lock()
+	a.entries[at("172.16.0.7:7")] = entryOf("172.16.0.7:7")
+	a.mu.Unlock()
+	s := ma.peers[two].current()
+	for range 40 {
+		ma.Publish(many)
+		s.mu.Lock()
+		if len(s.queue) > maxQueued {
+			t.Errorf("%d entries queued (at most %d)", len(s.queue), maxQueued)
+		}
+		s.mu.Unlock()
+	}
+	close(b.block)
+	eventually(t, "another walk has brought what was dropped", func() bool { return b.has("172.16.0.7:7") })
+}
+
+func TestDigestsAreCompared(t *testing.T) {
+	port := freePort(t)
+	ma := start(t, port, newMemory(), one, []Key{keyA}, two)
+	mb := start(t, port, newMemory(), two, []Key{keyA}, one)
+	ma.SetDigests([]Digest{{"web", 1}, {"dns", 2}, {"only here", 3}})
+	mb.SetDigests([]Digest{{"web", 1}, {"dns", 4}})
+	want := []string{"dns", "only here"}
+	eventually(t, "both see what differs", func() bool {
+		return slices.Equal(ma.Status()[0].Differs, want) && slices.Equal(mb.Status()[0].Differs, want)
+	})
+	mb.SetDigests([]Digest{{"web", 1}, {"dns", 2}, {"only here", 3}})
+	eventually(t, "and that nothing does any more", func() bool { return len(ma.Status()[0].Differs) == 0 })
+}
+
+// What connects without a key, from a peer's address or another, costs the
+// listener one handshake's time and nothing else.
+func TestConnectionsWithoutAKeyAreHeldOff(t *testing.T) {
+	port := freePort(t)
+	mb := start(t, port, newMemory(), two, []Key{keyA}, one)
+	dial := func(from netip.Addr) net.Conn {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+		var conn net.Conn
+		eventually(t, "it listens", func() (ok bool) {
+			var err error
+			conn, err = d.Dial("tcp", netip.AddrPortFrom(two, port).String())
+			return err == nil
+		})
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	silent := dial(one) // says nothing: holds the one handshake until it times out
+	eventually(t, "its handshake has begun", func() bool {
+		p := mb.peers[one]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.isBusy
+	})
+	for range 50 {
+		conn := dial(one)
+		_, _ = conn.Write([]byte(strings.Repeat("\x16\x03\x01\xff\xff", 100)))
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Fatal("a second handshake from the same address was begun")
+		}
+	}
+	foreign := dial(three)
+	if _, err := foreign.Read(make([]byte, 1)); err == nil {
+		t.Error("an address that is no peer was answered")
+	}
+	if _, err := silent.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the silent connection ended with %v (end of file after the handshake's time)", err)
+	}
+	ma := start(t, port, newMemory(), one, []Key{keyA}, two)
+	eventually(t, "the true peer gets in", func() bool { return ma.InSync() && mb.InSync() })
+}
+
+func TestKeyFiles(t *testing.T) {
+	digits := strings.Repeat("ab", keyLen)
+	tests := []struct {
+		name, text string
+		mode       os.FileMode
+		keys       int
+		err        string
+	}{
+		{"one", digits + "\n", 0o600, 1, ""},
+		{"two and a comment", "# new\n" + digits + "\n\n  " + digits[:62] + "00", 0o400, 2, ""},
+		{"others can read it", digits, 0o644, 0, "chmod 600"},
+		{"the group can read it", digits, 0o640, 0, "chmod 600"},
+		{"too short", digits + "\n" + digits[2:], 0o600, 0, "line 2: not a key"},
+		{"no hexadecimal digits", strings.Repeat("xy", keyLen), 0o600, 0, "line 1: not a key"},
+		{"empty", "\n", 0o600, 0, "no key"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "sync.key")
+			if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(path, test.mode); err != nil {
+				t.Fatal(err)
+			}
+			keys, err := ReadKeys(path)
+			if len(keys) != test.keys || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+				t.Errorf("%d keys, %v (%d, %q)", len(keys), err, test.keys, test.err)
+			}
+			if err != nil && strings.Contains(err.Error(), digits[:8]) {
+				t.Errorf("the error shows the key: %v", err)
+			}
+		})
+	}
+}
+
+// Whatever a body of entries holds, it is read within its bounds, and what is
+// read can be told again.
+func FuzzEntries(f *testing.F) {
+	b, err := appendEntry(nil, entryOf("172.16.0.1:1"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(append(b, b...))
+	f.Add([]byte{0, 3, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		entries, _ := parseEntries(nil, b)
+		for _, e := range entries {
+			again, err := appendEntry(nil, e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := parseEntries(nil, again); err != nil || len(got) != 1 || fmt.Sprint(got[0]) != fmt.Sprint(e) {
+				t.Fatalf("%+v, %v (%+v)", got, err, e)
+			}
+		}
+	})
+}

@@ -40,7 +40,7 @@ func rows(t *testing.T) (all []row) {
 
 // rooms are the packages by the names that the tables use.
 var rooms = map[string]string{
-	"xdp": "pkg/backend/xdp", "sched": "pkg/sched", "config": "pkg/config", "neigh": "pkg/neigh",
+	"xdp": "pkg/backend/xdp", "sched": "pkg/sched", "config": "pkg/config", "neigh": "pkg/neigh", "vip": "pkg/vip",
 	"netfilter": "pkg/netfilter", "lvx": "cmd/lvx", "ipvsadm": "pkg/ipvsadm", "e2e": "testenv/e2e", "suite": "pkg/lb/lbtest",
 }
 

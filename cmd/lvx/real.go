@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -79,8 +80,14 @@ ARP settings get back the values that they had before.`,
 
 func (f *realFlags) status() *cobra.Command {
 	return &cobra.Command{
-		Use:     "status [--vip VIP...]",
-		Short:   "show how things stand; exit status 0 if the host is ready",
+		Use:   "status [--vip VIP...]",
+		Short: "show how things stand; exit status 0 if the host is ready",
+		Long: `Shows where the VIPs are and how the interface that faces their segment
+answers ARP: each setting as the kernel goes by it, the larger of the
+interface's own value and that of "all". What works counts as ready, whoever
+set it: the VIP on lo or on a dummy interface, arp_ignore 1 or 2,
+arp_announce 2. A VIP with a network (/24 on lo) is not: it makes the whole
+segment this host itself.`,
 		Example: "  lvx real status\n  lvx real status --vip 172.25.0.100",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -127,16 +134,16 @@ func printReal(w io.Writer, st realserver.Status) error {
 	}
 	var vips []string
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) // errors come with Flush
-	fmt.Fprintln(t, "VIP\tON lo\tPUT THERE BY\tFACES\tALSO ON")
+	fmt.Fprintln(t, "VIP\tON\tPUT THERE BY\tFACES\tTROUBLE")
 	for _, v := range st.VIPs {
-		on, by := "no", "-"
-		if v.OnLo {
-			on, by = "yes", "others"
+		by := "-"
+		if v.On != "" {
+			by = "others"
 		}
 		if v.Ours {
 			by = "lvx"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Addr, on, by, orDash(v.Interface), orDash(strings.Join(v.Elsewhere, ",")))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Addr, orDash(v.On), by, orDash(v.Interface), orDash(strings.Join(v.Faults, "; ")))
 		vips = append(vips, v.Addr.String())
 	}
 	if len(st.Settings) > 0 {
@@ -144,12 +151,16 @@ func printReal(w io.Writer, st realserver.Status) error {
 		fmt.Fprintln(t, "SETTING\tIS\tWANTED")
 	}
 	for _, s := range st.Settings {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", s.Name, s.Value, s.Want)
+		wanted := s.Want
+		if !s.Faulty && wanted != strconv.Itoa(s.Value) {
+			wanted += " (works as well)"
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\n", s.Name, s.Value, wanted)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if !st.Ready() {
+	if !st.IsReady() {
 		return fmt.Errorf("not ready to serve %s (lvx real up --vip %s)", strings.Join(vips, ", "), strings.Join(vips, ","))
 	}
 	fmt.Fprintf(w, "\nready to serve %s\n", strings.Join(vips, ", "))

@@ -32,10 +32,10 @@ func TestRealCommand(t *testing.T) {
 		err  string   // part of the error; "" = none
 	}{
 		{"status", nil, "no VIP is up"},
-		{"status --vip 172.25.0.100", []string{"172.25.0.100  no     -             eth0   -"}, "not ready to serve 172.25.0.100 (lvx real up --vip 172.25.0.100)"},
+		{"status --vip 172.25.0.100", []string{"172.25.0.100  -   -             eth0   on no interface that takes packets for it"}, "not ready to serve 172.25.0.100 (lvx real up --vip 172.25.0.100)"},
 		{"up --vip 172.25.0.100/32 172.25.0.101", []string{"172.25.0.100: put on lo\n", "172.25.0.101: put on lo\n", "net.ipv4.conf.all.arp_announce: 2, was 0\n"}, ""},
 		{"up --vip 172.25.0.100,172.25.0.101,172.25.0.100", []string{"172.25.0.100: was on lo already\n172.25.0.101: was on lo already\n"}, ""},
-		{"status", []string{"172.25.0.100  yes    lvx           eth0   -", "net.ipv4.conf.eth0.arp_ignore    1   1", "ready to serve 172.25.0.100, 172.25.0.101\n"}, ""},
+		{"status", []string{"172.25.0.100  lo  lvx           eth0   -", "arp_ignore of eth0    1   1", "ready to serve 172.25.0.100, 172.25.0.101\n"}, ""},
 		{"down --vip 172.25.0.101", []string{"172.25.0.101: taken off lo\n"}, ""},
 		{"status", []string{"ready to serve 172.25.0.100\n"}, ""},
 		{"down", []string{"172.25.0.100: taken off lo\n", "net.ipv4.conf.lo.arp_ignore: 0 again\n"}, ""},

@@ -6,16 +6,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/daemon"
+	"github.com/lvx-lb/lvx/pkg/hostinfo"
 )
 
 // defaultConfig is the file that is read if none is named.
@@ -50,11 +50,8 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 			return err
 		}
 		file := new(config.Reader)
-		cfg, err := file.Load(path)
+		cfg, err := load(file, path, log)
 		if err != nil {
-			return err
-		}
-		if err := interfacesExist(cfg); err != nil {
 			return err
 		}
 		lock, err := admin.Lock(admin.DefaultLockDir, cfg.PinDir)
@@ -64,11 +61,14 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 		defer lock.Close()
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		d, err := newDaemon(ctx, cfg, func() (*config.Config, error) { return reread(file, path) }, log)
+		d, err := daemon.New(ctx, daemon.Options{
+			Config: cfg, Version: version, Log: log, Reload: hangups(ctx),
+			Load: func() (*config.Config, error) { return load(file, path, log) },
+		})
 		if err != nil {
 			return err
 		}
-		return d.run(ctx)
+		return d.Run(ctx)
 	}
 	return cmd
 }
@@ -98,67 +98,42 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q: unknown (text or json)", format)
 }
 
-// reread reads the configuration for a reload.
-func reread(file *config.Reader, path string) (*config.Config, error) {
+// load reads the configuration and refuses what this host cannot run. Warnings
+// are logged.
+func load(file *config.Reader, path string, log *slog.Logger) (*config.Config, error) {
 	cfg, err := file.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	return cfg, interfacesExist(cfg)
+	found := daemon.Preflight(cfg, hostinfo.Examine(daemon.Interfaces(cfg)))
+	if err := daemon.Refusal(found); err != nil {
+		return nil, err
+	}
+	for _, f := range found {
+		log.Warn(f.Text, "component", "config") //nolint:sloglint // the warning is the message
+	}
+	return cfg, nil
 }
 
-// interfacesExist finds a misspelt interface before anything is attached.
-func interfacesExist(cfg *config.Config) error {
-	for _, name := range interfaces(cfg) {
-		if _, err := net.InterfaceByName(name); err != nil {
-			return fmt.Errorf("interface %s: no such interface (there are %s)", name, interfaceNames())
+// hangups sends a value for every SIGHUP until ctx ends.
+func hangups(ctx context.Context) <-chan struct{} {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	asked := make(chan struct{})
+	go func() {
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-signals:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case asked <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
 		}
-	}
-	return nil
-}
-
-// interfaces are all that the configuration names, each once.
-func interfaces(cfg *config.Config) []string {
-	var names []string
-	seen := map[string]bool{}
-	add := func(name string) {
-		if !seen[name] {
-			seen[name] = true
-			names = append(names, name)
-		}
-	}
-	for _, name := range cfg.Interfaces {
-		add(name)
-	}
-	for _, inst := range cfg.VRRP {
-		add(inst.Interface)
-	}
-	return names
-}
-
-func interfaceNames() string {
-	list, err := net.Interfaces()
-	if err != nil {
-		return "none to be seen"
-	}
-	var names []string
-	for _, i := range list {
-		names = append(names, i.Name)
-	}
-	return strings.Join(names, ", ")
-}
-
-// onHangup calls f for every SIGHUP until ctx ends.
-func onHangup(ctx context.Context, f func()) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-hup:
-			f()
-		case <-ctx.Done():
-			return
-		}
-	}
+	}()
+	return asked
 }

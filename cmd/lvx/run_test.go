@@ -2,20 +2,15 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
-	"github.com/lvx-lb/lvx/pkg/config"
-	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
 func TestRunNeedsRoot(t *testing.T) {
@@ -64,52 +59,19 @@ func TestNewLogger(t *testing.T) {
 	}
 }
 
-func TestInterfaces(t *testing.T) {
-	cfg := &config.Config{
-		Interfaces: []string{"eth0", "eth1"},
-		VRRP:       []vrrp.Instance{{Interface: "eth1"}, {Interface: "eth2"}},
-	}
-	if got := interfaces(cfg); !slices.Equal(got, []string{"eth0", "eth1", "eth2"}) {
-		t.Error(got)
-	}
-}
-
-func TestOnHangup(t *testing.T) {
+func TestHangups(t *testing.T) {
 	caught := make(chan os.Signal, 1) // or a hangup that comes too early would end the test
 	signal.Notify(caught, syscall.SIGHUP)
 	defer signal.Stop(caught)
-	ctx, cancel := context.WithCancel(t.Context())
-	heard, ended := make(chan struct{}, 1), make(chan struct{})
-	go func() {
-		defer close(ended)
-		onHangup(ctx, func() {
-			select {
-			case heard <- struct{}{}:
-			default:
-			}
-		})
-	}()
+	asked := hangups(t.Context())
 	for again := true; again; {
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
 		select {
-		case <-heard:
+		case <-asked:
 			again = false
 		case <-time.After(10 * time.Millisecond):
 		}
-	}
-	cancel()
-	<-ended
-}
-
-func TestWithout(t *testing.T) {
-	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
-	all := []netip.Addr{a, b, c}
-	if got := without(all, []netip.Addr{b}); !slices.Equal(got, []netip.Addr{a, c}) {
-		t.Error(got)
-	}
-	if !slices.Equal(all, []netip.Addr{a, b, c}) {
-		t.Error("its argument was changed")
 	}
 }

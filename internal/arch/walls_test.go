@@ -40,19 +40,22 @@ var walls = map[string][]string{
 	"pkg/config":        {"pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
+	"pkg/daemon":        {everything},
 	"pkg/guard":         {},
 	"pkg/history":       {"pkg/guard", "internal/jsonfile"},
 	"pkg/warnings":      {},
 	"pkg/health":        {"pkg/lb", "pkg/guard"},
 	"pkg/ipvsadm":       {"pkg/lb"},
+	"pkg/hostinfo":      {"pkg/backend/ipvs"},
 	"pkg/lb":            {},
 	"pkg/lb/lbtest":     {"pkg/lb"},
 	"pkg/neigh":         {},
 	"pkg/netfilter":     {"pkg/lb"},
 	"pkg/notify":        {"pkg/lb", "pkg/guard"},
-	"pkg/realserver":    {"internal/jsonfile"},
+	"pkg/realserver":    {"internal/jsonfile", "pkg/vip"},
 	"pkg/sched":         {},
-	"pkg/vrrp":          {},
+	"pkg/vip":           {"internal/jsonfile"},
+	"pkg/vrrp":          {"pkg/vip"},
 	"pkg/vrrp/internal": {"pkg/vrrp"}, // a daemon for its tests
 	"testenv":           {everything},
 }
@@ -67,7 +70,7 @@ var libraries = map[string][]string{
 	"gopkg.in/yaml.v3":             {"pkg/config"},
 	"github.com/cloudflare/ipvs":   {"pkg/backend/ipvs"},
 	"github.com/google/nftables":   {"pkg/backend/ipvs", "pkg/netfilter"},
-	"github.com/coreos/go-systemd": {"cmd"},
+	"github.com/coreos/go-systemd": {"pkg/daemon"},
 }
 
 // pkg is what `go list -json` tells of a package.

@@ -34,12 +34,13 @@ type VRRP interface {
 	Events() <-chan vrrp.Event
 }
 
-// VIPs holds addresses that no VRRP instance names on an interface and
-// announces them.
+// VIPs holds addresses that no VRRP instance names on interfaces and announces
+// them.
 type VIPs interface {
-	// Hold makes the host own exactly these addresses on the interface. It
-	// is idempotent; addresses that were there before are left alone.
-	Hold(iface string, vips []netip.Addr) error
+	// Hold makes the host own exactly these addresses, each on the one of
+	// the interfaces that it belongs to. It is idempotent; addresses that
+	// were there before are left alone.
+	Hold(interfaces []string, vips []netip.Addr) error
 }
 
 // Neigh finds the MACs of real servers for the backend; [neigh.Resolver] is
@@ -236,7 +237,7 @@ func (d *Director) holdVIPs(cfg *config.Config, vips []lb.VIP) error {
 	if d.opt.VIPs == nil || !d.canHoldVIPs {
 		return nil
 	}
-	return d.opt.VIPs.Hold(cfg.Interfaces[0], ownedHere(vips))
+	return d.opt.VIPs.Hold(cfg.Interfaces, ownedHere(vips))
 }
 
 // watchServers has the MACs of every server looked up that may be sent to.

@@ -134,7 +134,7 @@ type fakeVIPs struct {
 	err  error
 }
 
-func (f *fakeVIPs) Hold(iface string, vips []netip.Addr) error {
+func (f *fakeVIPs) Hold(_ []string, vips []netip.Addr) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err != nil {

@@ -3,67 +3,75 @@ package realserver
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/pkg/vip"
 )
 
+// found is an interface that has an address.
+type found struct {
+	name   string
+	noARP  bool // nobody is answered there: a dummy interface
+	prefix netip.Prefix
+	scope  int // RT_SCOPE_HOST: arp_ignore=3 is silent about it
+}
+
 // find lists the interfaces that have an address.
-func find(vip netip.Addr) ([]string, error) {
+func find(addr netip.Addr) ([]found, error) {
 	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}
-	var names []string
+	var places []found
 	for _, a := range list {
-		if ip, ok := netip.AddrFromSlice(a.IP); !ok || ip.Unmap() != vip {
+		prefix := vip.PrefixOf(a)
+		if prefix.Addr() != addr {
 			continue
 		}
 		link, err := netlink.LinkByIndex(a.LinkIndex)
 		if err != nil {
 			return nil, fmt.Errorf("interface %d: %w", a.LinkIndex, err)
 		}
-		names = append(names, link.Attrs().Name)
+		places = append(places, found{link.Attrs().Name, link.Attrs().RawFlags&unix.IFF_NOARP != 0, prefix, a.Scope})
 	}
-	return names, nil
+	return places, nil
+}
+
+// on returns the place on an interface.
+func on(places []found, name string) (found, bool) {
+	i := slices.IndexFunc(places, func(f found) bool { return f.name == name })
+	if i < 0 {
+		return found{}, false
+	}
+	return places[i], true
 }
 
 // addToLo puts the VIP on lo as a host of its own.
-func addToLo(vip netip.Addr) error {
+func addToLo(addr netip.Addr) error {
 	link, err := netlink.LinkByName(lo)
 	if err != nil {
 		return fmt.Errorf("interface lo: %w", err)
 	}
-	a := &netlink.Addr{IPNet: &net.IPNet{IP: vip.AsSlice(), Mask: net.CIDRMask(vip.BitLen(), vip.BitLen())}}
-	if err := netlink.AddrAdd(link, a); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("address on lo: %w", err)
-	}
-	return nil
+	_, err = vip.Add(link.Attrs().Index, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
+	return err
 }
 
-// removeFromLo takes the VIP off lo, whatever its prefix length.
-func removeFromLo(vip netip.Addr) (gone bool, err error) {
+// removeFromLo takes the VIP off lo, whatever its prefix length, and reports
+// whether it was there.
+func removeFromLo(addr netip.Addr) (was bool, err error) {
 	link, err := netlink.LinkByName(lo)
 	if err != nil {
 		return false, fmt.Errorf("interface lo: %w", err)
 	}
-	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return false, fmt.Errorf("addresses of lo: %w", err)
+	list, _, err := vip.List(link.Attrs().Index)
+	if err != nil || !vip.Has(list, addr) {
+		return false, err
 	}
-	for _, a := range list {
-		if ip, ok := netip.AddrFromSlice(a.IP); !ok || ip.Unmap() != vip {
-			continue
-		}
-		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: a.IPNet}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return false, fmt.Errorf("address off lo: %w", err)
-		}
-		gone = true
-	}
-	return gone, nil
+	return true, vip.Remove(link.Attrs().Index, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
 }
 
 // facing finds the interface that faces the segment of a VIP: that of the

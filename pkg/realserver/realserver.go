@@ -104,6 +104,7 @@ func (r *reporter) up(s *state, vip netip.Addr, nic string) error {
 	if err != nil {
 		return err
 	}
+	place, onLo := on(places, lo)
 	known := s.find(vip)
 	if nic == "" && known >= 0 {
 		nic = s.VIPs[known].Interface
@@ -119,20 +120,23 @@ func (r *reporter) up(s *state, vip netip.Addr, nic string) error {
 		}
 	}
 	if known < 0 {
-		s.VIPs = append(s.VIPs, record{Addr: vip, Interface: nic, Before: slices.Contains(places, lo)})
+		s.VIPs = append(s.VIPs, record{Addr: vip, Interface: nic, Before: onLo})
 	} else {
 		s.VIPs[known].Interface = nic
 	}
 	for _, p := range places {
-		if p != lo {
-			r.say("%s is also on %s: this host may answer ARP for it there (remove it, unless this is a director)", vip, p)
+		if p.name != lo && !p.noARP {
+			r.say("%s is also on %s: this host may answer ARP for it there (remove it, unless this is a director)", vip, p.name)
 		}
 	}
 	if err := r.set(s); err != nil {
 		return err
 	}
-	if slices.Contains(places, lo) {
+	if onLo {
 		r.say("%s: was on lo already", vip)
+		if !place.prefix.IsSingleIP() {
+			r.say("%s on lo makes all of %s this host itself (ip address del %s dev lo, then lvx real up again)", place.prefix, place.prefix.Masked(), place.prefix)
+		}
 		return nil
 	}
 	if err := addToLo(vip); err != nil {
@@ -175,17 +179,17 @@ func (r *reporter) down(s *state, vip netip.Addr) (known bool, err error) {
 		s.VIPs = slices.Delete(s.VIPs, i, i+1)
 		return true, s.save()
 	}
-	gone, err := removeFromLo(vip)
+	was, err := removeFromLo(vip)
 	if err != nil {
 		return true, err
 	}
-	if gone {
+	if was {
 		r.say("%s: taken off lo", vip)
 	} else {
 		r.say("%s: was not on lo", vip)
 	}
 	if i < 0 {
-		return !gone, nil
+		return !was, nil
 	}
 	s.VIPs = slices.Delete(s.VIPs, i, i+1)
 	return true, s.save()
@@ -206,7 +210,7 @@ func (r *reporter) restore(s *state) error {
 		now, err := k.read()
 		switch {
 		case errors.Is(err, errNoInterface):
-			r.say("%s: its interface has gone", k)
+			r.say("%s: its interface is not there any more", k)
 		case err != nil:
 			return err
 		case now != k.want():

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -306,48 +305,93 @@ func TestErrors(t *testing.T) {
 		if err := os.WriteFile(r.file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := r.Do(func() error {
-			_, err := realserver.Up(realserver.Options{VIPs: []netip.Addr{vip1}, StateFile: r.file})
-			return err
-		})
-		if err == nil || !strings.Contains(err.Error(), r.file) {
-			t.Errorf("broken state file: %v", err)
+		report := r.up(t, vip1)
+		if !strings.Contains(report, "what was there before is not known: "+r.file) {
+			t.Errorf("broken state file:\n%s", report)
 		}
+		r.down(t, vip1)
 	}
 }
 
 func TestInspect(t *testing.T) {
 	r := newReal(t)
-	if st := r.status(t, vip1); st.Ready() || st.VIPs[0].OnLo || st.VIPs[0].Interface != "eth0" || len(st.Settings) != 6 {
+	if st := r.status(t, vip1); st.IsReady() || st.VIPs[0].On != "" || st.VIPs[0].Interface != "eth0" || len(st.Settings) != 2 {
 		t.Errorf("before: %+v", st)
 	}
-	if st := r.status(t); st.Ready() || len(st.VIPs) != 0 {
+	if st := r.status(t); st.IsReady() || len(st.VIPs) != 0 {
 		t.Errorf("nothing up: %+v", st)
 	}
 	r.up(t, vip1)
 	got := r.status(t)
-	wantVIP := realserver.VIP{Addr: vip1, OnLo: true, Ours: true, Interface: "eth0"}
-	if d := cmp.Diff([]realserver.VIP{wantVIP}, got.VIPs, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); d != "" || !got.Ready() {
-		t.Errorf("up: ready %v (-want +got):\n%s", got.Ready(), d)
-	}
-	if err := r.Sysctl("net.ipv4.conf.lo.arp_ignore", "0"); err != nil {
-		t.Fatal(err)
-	}
-	if r.status(t).Ready() {
-		t.Error("ready without arp_ignore on lo")
-	}
-	r.up(t, vip1) // repairs
-	if !r.status(t).Ready() {
-		t.Error("not repaired")
+	wantVIP := realserver.VIP{Addr: vip1, On: "lo", Ours: true, Interface: "eth0"}
+	if d := cmp.Diff([]realserver.VIP{wantVIP}, got.VIPs, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); d != "" || !got.IsReady() {
+		t.Errorf("up: ready %v (-want +got):\n%s", got.IsReady(), d)
 	}
 	if err := r.AddAddr("eth0", netip.PrefixFrom(vip1, 32)); err != nil {
 		t.Fatal(err)
 	}
-	if st := r.status(t); st.Ready() || !slices.Equal(st.VIPs[0].Elsewhere, []string{"eth0"}) {
+	if st := r.status(t); st.IsReady() || !strings.Contains(fmt.Sprint(st.VIPs[0].Faults), "also on eth0") {
 		t.Errorf("VIP on eth0 too: %+v", st)
 	}
 	if report := r.up(t, vip1); !strings.Contains(report, "172.25.0.100 is also on eth0") {
 		t.Errorf("report:\n%s", report)
+	}
+}
+
+// Whatever is set and by whomever: ready means that the host takes packets for
+// the VIP, and that a neighbour who asks for it hears nothing; a VIP that is
+// of the segment must not be the one that asks.
+func TestStatusJudgesWhatWorks(t *testing.T) {
+	type settings map[string]string // "eth0.arp_ignore" → value
+	const ignoreAll, announceAll = "all.arp_ignore", "all.arp_announce"
+	both := settings{ignoreAll: "1", announceAll: "2"}
+	for name, c := range map[string]struct {
+		set   settings
+		on    string
+		bits  int
+		ready bool
+	}{
+		"all only":              {both, "lo", 32, true},
+		"all and the interface": {settings{ignoreAll: "1", announceAll: "2", "eth0.arp_ignore": "1", "eth0.arp_announce": "2"}, "lo", 32, true},
+		"the interface only":    {settings{"eth0.arp_ignore": "1", "eth0.arp_announce": "2"}, "lo", 32, true},
+		"one here, one there":   {settings{"eth0.arp_ignore": "2", announceAll: "2"}, "lo", 32, true},
+		"lo only":               {settings{"lo.arp_ignore": "1", "lo.arp_announce": "2"}, "lo", 32, false},
+		"nothing":               {nil, "lo", 32, false},
+		"no arp_announce":       {settings{ignoreAll: "1"}, "lo", 32, false},
+		"arp_announce 1":        {settings{ignoreAll: "1", announceAll: "1"}, "lo", 32, false},
+		"no arp_ignore":         {settings{announceAll: "2"}, "lo", 32, false},
+		"the larger is no cure": {settings{ignoreAll: "1", "eth0.arp_ignore": "3", announceAll: "2"}, "lo", 32, false},
+		"network on lo":         {both, "lo", 24, false},
+		"dummy":                 {both, "dummy0", 32, true},
+		"not there":             {both, "", 32, false},
+		"on eth0":               {both, "eth0", 32, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c2 := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1})
+			r := real{c2.Host("r1"), filepath.Join(c2.Host("r1").Dir(), "real.json")}
+			for key, value := range c.set {
+				if err := r.Sysctl("net.ipv4.conf."+key, value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.on == "dummy0" {
+				// Not every kernel has dummy interfaces; what counts of one is this.
+				tb.Run(t, r.Host, "ip", "link", "add", "dummy0", "type", "bridge")
+				tb.Run(t, r.Host, "ip", "link", "set", "dummy0", "arp", "off", "up")
+			}
+			if c.on != "" {
+				if err := r.AddAddr(c.on, netip.PrefixFrom(vip1, c.bits)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if st := r.status(t, vip1); st.IsReady() != c.ready {
+				t.Errorf("ready: %v, want %v: %+v", st.IsReady(), c.ready, st)
+			}
+			_, err := c2.Host("client").Run(t.Context(), "arping", "-c", "1", "-w", "1", "-I", "eth0", vip1.String())
+			if c.ready && err == nil {
+				t.Error("called ready, and answers ARP for the VIP")
+			}
+		})
 	}
 }
 
@@ -420,7 +464,7 @@ func TestDownRestoresEverything(t *testing.T) {
 		for i := range rapid.IntRange(1, 8).Draw(rt, "steps") {
 			some := rapid.SliceOfNDistinct(rapid.SampledFrom(vips), 1, 3, rapid.ID[netip.Addr]).Draw(rt, fmt.Sprint("vips", i))
 			r.up(t, some...)
-			if st := r.status(t, some...); !st.Ready() {
+			if st := r.status(t, some...); !st.IsReady() {
 				rt.Errorf("after up of %v: %+v", some, st)
 			}
 			if rapid.Bool().Draw(rt, fmt.Sprint("down", i)) {

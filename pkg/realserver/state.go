@@ -1,7 +1,6 @@
 package realserver
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/jsonfile"
+	"github.com/lvx-lb/lvx/pkg/vip"
 )
 
 // state is what the state file holds.
@@ -80,58 +81,53 @@ func locked(file string, f func(*state) ([]string, error)) ([]string, error) {
 	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("lock of %s: %w", dir, err)
 	}
-	s, err := load(file)
+	s, lost, err := load(file)
 	if err != nil {
 		return nil, err
 	}
-	return f(s)
+	report, err := f(s)
+	if lost != nil {
+		report = append([]string{fmt.Sprintf("what was there before is not known: %v", lost)}, report...)
+	}
+	return report, err
 }
 
 // load reads the state file. One that is missing or of an earlier boot is an
-// empty state.
-func load(file string) (*state, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+// empty state; so is one that cannot be understood, and lost says so.
+func load(file string) (s *state, lost *jsonfile.BrokenError, err error) {
+	boot, err := vip.BootID()
 	if err != nil {
-		return nil, fmt.Errorf("boot identifier: %w", err)
+		return nil, nil, err
 	}
-	empty := &state{Boot: strings.TrimSpace(string(boot)), Before: map[string]string{}, file: file}
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("state file: %w", err)
-	}
-	s := &state{file: file}
-	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("state file %s: %w (remove it; what was there before is then not known)", file, err)
+	empty := &state{Boot: boot, Before: map[string]string{}, file: file}
+	s = &state{file: file}
+	switch err := jsonfile.Read(file, s); {
+	case errors.Is(err, fs.ErrNotExist):
+		return empty, nil, nil
+	case errors.As(err, &lost):
+		return empty, lost, nil
+	case err != nil:
+		return nil, nil, fmt.Errorf("state file: %w", err)
 	}
 	if s.Boot != empty.Boot {
-		return empty, nil
+		return empty, nil, nil
 	}
 	if s.Before == nil {
 		s.Before = map[string]string{}
 	}
-	return s, nil
+	return s, nil, nil
 }
 
 // save writes the state file, or removes it if there is nothing to remember.
+// Everybody may read it: lvx real status needs no privileges.
 func (s *state) save() error {
+	var err error
 	if len(s.VIPs) == 0 && len(s.Before) == 0 {
-		if err := os.Remove(s.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("state file: %w", err)
-		}
-		return nil
+		err = jsonfile.Remove(s.file)
+	} else {
+		err = jsonfile.Write(s.file, s, 0o644)
 	}
-	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		return fmt.Errorf("state file: %w", err)
-	}
-	// A rename leaves either the old state or the new, whenever we are killed.
-	if err := os.WriteFile(s.file+".new", append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("state file: %w", err)
-	}
-	if err := os.Rename(s.file+".new", s.file); err != nil {
 		return fmt.Errorf("state file: %w", err)
 	}
 	return nil

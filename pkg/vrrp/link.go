@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
 // link is what counts of an interface.
@@ -33,7 +35,7 @@ func readLinks() (links, error) {
 	byIndex := map[int][]netip.Prefix{}
 	for _, a := range addrs {
 		if a.Flags&unix.IFA_F_TENTATIVE == 0 {
-			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], prefixOf(a))
+			byIndex[a.LinkIndex] = append(byIndex[a.LinkIndex], vips.PrefixOf(a))
 		}
 	}
 	ls := links{}
@@ -54,7 +56,7 @@ func (l link) primaryAddr(i Instance) netip.Addr {
 		a := p.Addr()
 		switch {
 		case a.Is4() != i.isIPv4() || a.Is6() && !a.IsLinkLocalUnicast():
-		case !hasAddr(i.Addresses, a):
+		case !vips.Has(i.Addresses, a):
 			return a
 		case i.Priority == 255 && !own.IsValid():
 			own = a
@@ -66,7 +68,7 @@ func (l link) primaryAddr(i Instance) netip.Addr {
 // hasVIPs reports whether l has all VIPs of i.
 func (l link) hasVIPs(i Instance) bool {
 	for _, p := range i.Addresses {
-		if !hasAddr(l.addrs, p.Addr()) {
+		if !vips.Has(l.addrs, p.Addr()) {
 			return false
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
 // loop is the advert thread: it owns the machines, receives, and sends on
@@ -349,7 +351,7 @@ func (l *loop) publishRouters() {
 func (l *loop) handleClaim(addr netip.Addr, by string) {
 	now := time.Now()
 	for _, v := range l.routers {
-		if v.m.Active() && hasAddr(v.cfg.Addresses, addr) {
+		if v.m.Active() && vips.Has(v.cfg.Addresses, addr) {
 			v.setWarning(fmt.Sprintf("another host (%s) uses our address %s", by, addr), now)
 			l.step(v, Rival{}, now)
 		}

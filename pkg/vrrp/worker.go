@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
 // linger is how long the VIPs outlive a handover: the winner has
@@ -112,12 +114,12 @@ func (w *worker) findNative(j job) {
 	if w.nativeKnown || j.cfg.Priority != 255 || j.index == 0 {
 		return
 	}
-	have, _, err := listAddrs(j.index)
+	have, _, err := vips.List(j.index)
 	if err != nil {
 		return
 	}
 	w.nativeKnown = true
-	w.native = slices.DeleteFunc(slices.Clone(j.cfg.Addresses), func(p netip.Prefix) bool { return !hasAddr(have, p.Addr()) })
+	w.native = slices.DeleteFunc(slices.Clone(j.cfg.Addresses), func(p netip.Prefix) bool { return !vips.Has(have, p.Addr()) })
 }
 
 // waitForNewer waits and reports whether there is a newer job by then.
@@ -137,13 +139,13 @@ func (w *worker) takeVIPs(j job) (added int, err error) {
 		}
 	}
 	if w.serving != nil {
-		stale := slices.DeleteFunc(slices.Clone(w.owned), func(p netip.Prefix) bool { return hasAddr(j.cfg.Addresses, p.Addr()) })
+		stale := slices.DeleteFunc(slices.Clone(w.owned), func(p netip.Prefix) bool { return vips.Has(j.cfg.Addresses, p.Addr()) })
 		w.withdrawVIPs(w.serving.cfg.Interface, stale)
 		if err := w.removeVIPs(w.serving.index, stale, j.keep); err != nil {
 			return 0, err
 		}
 	}
-	added, err = addAddrs(j.index, j.cfg.Addresses)
+	added, err = vips.Add(j.index, j.cfg.Addresses)
 	w.serving, w.owned = &j, j.cfg.Addresses
 	return added, err
 }
@@ -170,10 +172,10 @@ func (w *worker) dropVIPs(j job) error {
 
 func (w *worker) removeVIPs(index int, ps, spare []netip.Prefix) error {
 	ps = slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool {
-		return hasAddr(spare, p.Addr()) || hasAddr(w.native, p.Addr())
+		return vips.Has(spare, p.Addr()) || vips.Has(w.native, p.Addr())
 	})
 	if index == 0 || len(ps) == 0 {
 		return nil
 	}
-	return delAddrs(index, ps)
+	return vips.Remove(index, ps)
 }

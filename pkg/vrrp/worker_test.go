@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
 // recorder notes callbacks and what the interface had at that moment.
@@ -48,7 +50,7 @@ func (r *recorder) want(calls ...string) {
 // withWorker gives f a worker on an interface with address 10.99.0.1.
 func withWorker(t *testing.T, f func(w *worker, r *recorder, j job)) {
 	inNamespace(t, func(t *testing.T, index int) {
-		if _, err := addAddrs(index, prefixes("10.99.0.1/24")); err != nil {
+		if _, err := vips.Add(index, prefixes("10.99.0.1/24")); err != nil {
 			t.Error(err)
 		}
 		r := &recorder{t: t, index: index}
@@ -112,7 +114,7 @@ func TestWorkerSparesWhatOthersNeed(t *testing.T) {
 // VIPs of a run that was killed go when the role is backup.
 func TestWorkerClearsLeftovers(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
-		if _, err := addAddrs(r.index, prefixes("10.99.0.101/32")); err != nil {
+		if _, err := vips.Add(r.index, prefixes("10.99.0.101/32")); err != nil {
 			t.Error(err)
 		}
 		w.doJob(j.with(1, false, nil))
@@ -123,7 +125,7 @@ func TestWorkerClearsLeftovers(t *testing.T) {
 // An address owner's own address is never taken away.
 func TestWorkerLeavesTheOwnersAddress(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
-		if _, err := addAddrs(r.index, prefixes("10.99.0.100/24")); err != nil {
+		if _, err := vips.Add(r.index, prefixes("10.99.0.100/24")); err != nil {
 			t.Error(err)
 		}
 		j.cfg.Priority = 255

@@ -1,4 +1,4 @@
-package vrrp
+package vip
 
 import (
 	"encoding/binary"
@@ -18,57 +18,58 @@ import (
 // answers must fit the socket's receive buffer.
 const batch = 64
 
-// addrMutex makes looking at an interface and changing it one step, among
-// the virtual routers of this host.
+// addrMutex makes looking at an interface and changing it one step within this
+// process: virtual routers and the VIPs of no instance share interfaces.
 var addrMutex sync.Mutex
 
-// listAddrs lists the addresses of interface index, and those of them that
+// List lists the addresses of interface index, and those of them that
 // the kernel calls secondary.
-func listAddrs(index int) (all, secondary []netip.Prefix, err error) {
+func List(index int) (all, secondary []netip.Prefix, err error) {
 	list, err := netlink.AddrList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, nil, fmt.Errorf("addresses of interface %d: %w", index, err)
 	}
 	for _, a := range list {
-		all = append(all, prefixOf(a))
+		all = append(all, PrefixOf(a))
 		if a.Flags&unix.IFA_F_SECONDARY != 0 && a.IP.To4() != nil {
-			secondary = append(secondary, prefixOf(a))
+			secondary = append(secondary, PrefixOf(a))
 		}
 	}
 	return all, secondary, nil
 }
 
-func prefixOf(a netlink.Addr) netip.Prefix {
+// PrefixOf is an address with its prefix length as the kernel lists it.
+func PrefixOf(a netlink.Addr) netip.Prefix {
 	addr, _ := netip.AddrFromSlice(a.IP)
 	bits, _ := a.Mask.Size()
 	return netip.PrefixFrom(addr.Unmap(), bits)
 }
 
-// addAddrs makes sure that interface index has the addresses ps and counts
+// Add makes sure that interface index has the addresses ps and counts
 // those that were missing. An address that is there already, with whatever
 // prefix length, is adopted as it is.
-func addAddrs(index int, ps []netip.Prefix) (added int, err error) {
+func Add(index int, ps []netip.Prefix) (added int, err error) {
 	addrMutex.Lock()
 	defer addrMutex.Unlock()
-	have, _, err := listAddrs(index)
+	have, _, err := List(index)
 	if err != nil {
 		return 0, err
 	}
-	missing := slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return hasAddr(have, p.Addr()) })
+	missing := slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return Has(have, p.Addr()) })
 	err = changeAddrs(unix.RTM_NEWADDR, index, missing)
 	return len(missing), err
 }
 
-// delAddrs takes the addresses of ps off interface index and nothing else.
+// Remove takes the addresses of ps off interface index and nothing else.
 // What is removed already, or with its interface, is success.
-func delAddrs(index int, ps []netip.Prefix) error {
+func Remove(index int, ps []netip.Prefix) error {
 	addrMutex.Lock()
 	defer addrMutex.Unlock()
-	have, secondary, err := listAddrs(index)
+	have, secondary, err := List(index)
 	if err != nil {
 		return err
 	}
-	removed := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !hasAddr(ps, p.Addr()) })
+	removed := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !Has(ps, p.Addr()) })
 	if len(removed) == 0 {
 		return nil
 	}
@@ -90,8 +91,8 @@ func restoreSecondaries(index int, removed, secondary []netip.Prefix) error {
 	return changeAddrs(unix.RTM_NEWADDR, index, lost) // those that are still there are no error
 }
 
-// hasAddr reports whether addr is among ps, whatever its prefix length.
-func hasAddr(ps []netip.Prefix, addr netip.Addr) bool {
+// Has reports whether addr is among ps, whatever its prefix length.
+func Has(ps []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Addr() == addr })
 }
 

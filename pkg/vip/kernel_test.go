@@ -1,4 +1,4 @@
-package vrrp
+package vip
 
 import (
 	"fmt"
@@ -52,10 +52,18 @@ func inNamespace(t *testing.T, f func(t *testing.T, index int)) {
 	<-done
 }
 
+func parse(texts ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, text := range texts {
+		ps = append(ps, netip.MustParsePrefix(text))
+	}
+	return ps
+}
+
 // v4of lists the IPv4 addresses of an interface, sorted.
 func v4of(t *testing.T, index int) []netip.Prefix {
 	t.Helper()
-	ps, _, err := listAddrs(index)
+	ps, _, err := List(index)
 	if err != nil {
 		t.Error(err)
 	}
@@ -66,7 +74,7 @@ func v4of(t *testing.T, index int) []netip.Prefix {
 
 func wantAddrs(t *testing.T, index int, want ...string) {
 	t.Helper()
-	if got := v4of(t, index); !slices.Equal(got, prefixes(want...)) {
+	if got := v4of(t, index); !slices.Equal(got, parse(want...)) {
 		t.Errorf("addresses %v, want %v", got, want)
 	}
 }
@@ -79,24 +87,24 @@ func TestAddresses(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		_, err := addAddrs(index, prefixes("10.99.0.1/24"))
+		_, err := Add(index, parse("10.99.0.1/24"))
 		must(err)
-		n, err := addAddrs(index, prefixes("10.99.0.100/24", "10.99.0.101/32", "fd99::100/64"))
+		n, err := Add(index, parse("10.99.0.100/24", "10.99.0.101/32", "fd99::100/64"))
 		if must(err); n != 3 {
 			t.Errorf("%d added, want 3", n)
 		}
-		n, err = addAddrs(index, prefixes("10.99.0.100/32", "10.99.0.102/24"))
+		n, err = Add(index, parse("10.99.0.100/32", "10.99.0.102/24"))
 		if must(err); n != 1 {
 			t.Errorf("%d added, want 1: the other is adopted with the prefix length it has", n)
 		}
 		wantAddrs(t, index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/32", "10.99.0.102/24")
-		must(delAddrs(index, prefixes("10.99.0.100/32", "10.99.0.101/24", "10.99.0.200/24")))
+		must(Remove(index, parse("10.99.0.100/32", "10.99.0.101/24", "10.99.0.200/24")))
 		wantAddrs(t, index, "10.99.0.1/24", "10.99.0.102/24")
-		must(delAddrs(index, prefixes("10.99.0.100/32")))
-		if _, err := addAddrs(9999, prefixes("10.99.0.100/32")); err == nil {
+		must(Remove(index, parse("10.99.0.100/32")))
+		if _, err := Add(9999, parse("10.99.0.100/32")); err == nil {
 			t.Error("no error for an interface that is not there")
 		}
-		must(delAddrs(9999, prefixes("10.99.0.100/32")))
+		must(Remove(9999, parse("10.99.0.100/32")))
 	})
 }
 
@@ -104,12 +112,12 @@ func TestAddresses(t *testing.T) {
 // are not ours come back.
 func TestDeletionOfAPrimarySparesOthers(t *testing.T) {
 	inNamespace(t, func(t *testing.T, index int) {
-		for _, p := range prefixes("10.99.0.100/24", "10.99.0.1/24", "10.99.0.101/24") {
-			if _, err := addAddrs(index, []netip.Prefix{p}); err != nil {
+		for _, p := range parse("10.99.0.100/24", "10.99.0.1/24", "10.99.0.101/24") {
+			if _, err := Add(index, []netip.Prefix{p}); err != nil {
 				t.Error(err)
 			}
 		}
-		if err := delAddrs(index, prefixes("10.99.0.100/24")); err != nil {
+		if err := Remove(index, parse("10.99.0.100/24")); err != nil {
 			t.Error(err)
 		}
 		wantAddrs(t, index, "10.99.0.1/24", "10.99.0.101/24")
@@ -122,13 +130,13 @@ func TestManyAddresses(t *testing.T) {
 		for i := range 250 {
 			ps = append(ps, netip.MustParsePrefix(fmt.Sprintf("10.99.1.%d/24", i+1)))
 		}
-		if n, err := addAddrs(index, ps); n != 250 || err != nil {
+		if n, err := Add(index, ps); n != 250 || err != nil {
 			t.Errorf("%d added, %v", n, err)
 		}
 		if got := v4of(t, index); len(got) != 250 {
 			t.Errorf("%d addresses", len(got))
 		}
-		if err := delAddrs(index, ps); err != nil {
+		if err := Remove(index, ps); err != nil {
 			t.Error(err)
 		}
 		wantAddrs(t, index)
@@ -147,17 +155,17 @@ func TestRemovalsAtTheSameTime(t *testing.T) {
 		}
 		defer ns.Close()
 		for i := range 8 {
-			ps := prefixes(fmt.Sprintf("10.99.0.%d/24", 100+i))
+			ps := parse(fmt.Sprintf("10.99.0.%d/24", 100+i))
 			wg.Go(func() {
 				runtime.LockOSThread()
 				if err := netns.Set(ns); err != nil {
 					t.Error(err)
 				}
 				for range 10 {
-					if _, err := addAddrs(index, ps); err != nil {
+					if _, err := Add(index, ps); err != nil {
 						t.Error(err)
 					}
-					if err := delAddrs(index, ps); err != nil {
+					if err := Remove(index, ps); err != nil {
 						t.Error(err)
 					}
 				}
@@ -171,7 +179,7 @@ func TestRemovalsAtTheSameTime(t *testing.T) {
 // One address the kernel refuses does not keep the others away.
 func TestRefusedAddress(t *testing.T) {
 	inNamespace(t, func(t *testing.T, index int) {
-		_, err := addAddrs(index, []netip.Prefix{netip.MustParsePrefix("10.99.0.100/24"),
+		_, err := Add(index, []netip.Prefix{netip.MustParsePrefix("10.99.0.100/24"),
 			netip.PrefixFrom(netip.MustParseAddr("ff02::1"), 64), netip.MustParsePrefix("10.99.0.101/24")})
 		if err == nil {
 			t.Error("a multicast address was accepted")

@@ -1,0 +1,195 @@
+// Package daemon is a whole director in one process: the data path, the
+// director's loop, checks, VRRP, addresses and announcements, the admin socket,
+// and in which order they start and stop.
+//
+// It is wiring. What a part does is in the part's package; nothing is decided
+// here but who needs whom.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/lvx-lb/lvx/loader/probe"
+	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/netfilter"
+	"github.com/lvx-lb/lvx/pkg/notify"
+)
+
+// Options are what a [Daemon] works with.
+type Options struct {
+	Config  *config.Config                 // to start with
+	Load    func() (*config.Config, error) // reads it again, for a reload
+	Reload  <-chan struct{}                // each value asks for a reload; nil: nobody but the socket asks
+	Version string                         // for status
+	Log     *slog.Logger
+}
+
+// Daemon is everything that runs in one director.
+type Daemon struct {
+	opt      Options
+	log      *slog.Logger
+	backend  lb.Backend
+	path     *probe.Path // nil: probes cannot go through the VIP
+	neigh    *neighbors
+	announce *neigh.Announcer
+	vips     *heldVIPs
+	silent   *silentVIPs
+	monitor  *health.Monitor
+	notifier *notify.Notifier
+	router   *router
+	director *director.Director
+	admin    *admin.Server
+}
+
+// New opens what has to be closed again, and connects the parts. Nothing is
+// served before Run.
+func New(ctx context.Context, o Options) (*Daemon, error) {
+	d := &Daemon{opt: o, log: o.Log}
+	cfg := o.Config
+	var err error
+	if d.notifier, err = notify.New(notify.Options{
+		Exec: cfg.Notify.Exec, SMTP: notify.SMTP(cfg.Notify.SMTP), Webhook: cfg.Notify.Webhook, Log: o.Log,
+	}); err != nil {
+		return nil, fmt.Errorf("notify: %w", err)
+	}
+	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log})}
+	d.announce = neigh.NewAnnouncer(o.Log)
+	d.vips = newHeldVIPs(filepath.Join(cfg.StateDir, "vips.json"), d.announce, o.Log)
+	d.silent = &silentVIPs{file: filepath.Join(cfg.StateDir, "silent.json"), log: o.Log}
+	if d.backend, err = openBackend(ctx, cfg, d.neigh, o.Log); err != nil {
+		return nil, err
+	}
+	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
+		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
+	}
+	d.monitor = health.NewMonitor(health.Options{New: d.newChecker})
+	d.router = newRouter(d.announce, d.backend, o.Log)
+	d.director = director.New(director.Options{
+		Config: cfg, Load: o.Load, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
+		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
+		Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
+	})
+	d.router.director = d.director
+	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
+	d.admin = admin.NewServer(admin.Options{
+		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.director.Ready(), Log: o.Log,
+	})
+	return d, nil
+}
+
+// firewall is asked about rules that a data path before it bypasses; the
+// kernel's IPVS is behind it.
+func firewall(b lb.Backend) director.Firewall {
+	if _, behind := b.(*ipvs.Backend); behind {
+		return nil
+	}
+	return new(netfilter.Reader)
+}
+
+func (d *Daemon) newChecker(t health.Target) (health.Checker, error) {
+	if d.path == nil {
+		return health.New(t)
+	}
+	return health.New(t, health.WithPath(d.path))
+}
+
+// Serving is closed once the socket answers: the data path holds its first
+// state, and the VIPs are there.
+func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
+
+// Run runs until ctx ends or a part fails, and leaves nothing behind. There
+// are two circles: what faces the outside (VRRP, the socket) stops first;
+// what it needs (data path, checks, addresses) serves until it has stopped,
+// so that a resigning master forwards until its successor does.
+func (d *Daemon) Run(ctx context.Context) error {
+	inner := newCircle(ctx)
+	inner.start("neighbours", d.neigh.Run)
+	inner.start("announcements", d.announce.Run)
+	inner.start("VIPs", d.vips.Run)
+	inner.start("checks", d.monitor.Run)
+	inner.start("notifications", d.notifier.Run)
+	inner.start("director", d.director.Run)
+	err := d.face(ctx, inner)
+	return errors.Join(err, inner.stop(), d.close())
+}
+
+// face runs what faces the outside, from when the data path holds its first
+// state until ctx ends or a part fails, also one of the inner circle.
+func (d *Daemon) face(ctx context.Context, inner *circle) error {
+	select {
+	case <-d.director.Applied():
+	case <-inner.failed():
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+	outer := newCircle(ctx)
+	outer.start("vrrp", d.router.Run)
+	outer.start("admin", d.admin.Run)
+	outer.start("reload", d.reloadWhenAsked)
+	outer.start("readiness", d.sayReady)
+	select {
+	case <-outer.failed():
+	case <-inner.failed():
+	case <-ctx.Done():
+	}
+	d.log.Info("stopping")
+	d.notifySystemd(daemon.SdNotifyStopping)
+	return outer.stop()
+}
+
+func (d *Daemon) reloadWhenAsked(ctx context.Context) error {
+	for {
+		select {
+		case <-d.opt.Reload:
+			d.notifySystemd(daemon.SdNotifyReloading)
+			_ = d.director.Reload(ctx) // it logs by itself and shows in the status
+			d.notifySystemd(daemon.SdNotifyReady)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (d *Daemon) sayReady(ctx context.Context) error {
+	select {
+	case <-d.Serving():
+		d.log.Info("serving", "services", len(d.opt.Config.Services), "socket", d.opt.Config.Admin.Socket)
+		d.notifySystemd(daemon.SdNotifyReady)
+	case <-ctx.Done():
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func (d *Daemon) notifySystemd(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		d.log.Debug("systemd not notified", "err", err)
+	}
+}
+
+// close takes everything that is lvx's off the host again.
+func (d *Daemon) close() error {
+	errs := []error{d.vips.release(), d.silent.release()}
+	if d.path != nil {
+		errs = append(errs, d.path.Close())
+	}
+	errs = append(errs, d.backend.Close(false), d.director.Forget())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}

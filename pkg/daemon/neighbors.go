@@ -1,0 +1,32 @@
+package daemon
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+)
+
+// neighbors is what the XDP data path and the director ask of a resolver.
+type neighbors struct{ *neigh.Resolver }
+
+// Lookup implements [xdp.Neighbors].
+func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
+	e := n.Resolver.Lookup(a)
+	return xdp.Neighbor{
+		MAC: e.MAC, Source: e.SrcMAC, IfIndex: e.IfIndex, Device: e.Device, MTU: e.MTU, Local: e.Local, Err: e.Err,
+		Pending: e.Pending,
+	}
+}
+
+// Local implements [director.Neigh].
+func (n *neighbors) Local(a netip.Addr) (is, known bool) {
+	e := n.Resolver.Lookup(a)
+	return e.Local, !e.Pending || e.IfIndex != 0
+}
+
+// Resolved implements [director.Neigh].
+func (n *neighbors) Resolved(servers []netip.Addr) bool {
+	return !slices.ContainsFunc(servers, func(a netip.Addr) bool { return !n.Resolver.Lookup(a).Usable() })
+}

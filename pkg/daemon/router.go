@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// router ties VRRP to the data path and to announcements.
+type router struct {
+	*vrrp.Router
+	announce *neigh.Announcer
+	leaser   lb.Leaser          // nil: the data path knows no leases
+	director *director.Director // set before Run
+	log      *slog.Logger
+
+	mu     sync.Mutex
+	places map[string]vrrp.Instance // also of instances that are on their way out
+}
+
+// advertPriority is that of the thread that sends adverts: any real-time
+// priority keeps ordinary load from delaying them.
+const advertPriority = 1
+
+func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
+	r := &router{announce: a, log: log, places: map[string]vrrp.Instance{}}
+	o := vrrp.Options{
+		Log: log, Announcer: a, Activate: r.activate, Deactivate: r.deactivate, Realtime: advertPriority,
+	}
+	if leaser, ok := b.(lb.Leaser); ok {
+		r.leaser = leaser
+		o.Lease = r.lease
+		o.Held = func(instance string) time.Duration {
+			if id, ok := r.director.Lease(instance); ok {
+				return leaser.Held(id)
+			}
+			return 0
+		}
+	}
+	r.Router = vrrp.NewRouter(o)
+	return r
+}
+
+// Set implements [director.VRRP].
+func (r *router) Set(instances []vrrp.Instance) error {
+	if err := r.Router.Set(instances); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, i := range instances {
+		r.places[i.Name] = i
+	}
+	return nil
+}
+
+func (r *router) activate(instance string) error { return r.director.Activate(instance) }
+
+func (r *router) deactivate(instance string) {
+	r.mu.Lock()
+	at := r.places[instance]
+	r.mu.Unlock()
+	vips := make([]netip.Addr, 0, len(at.Addresses))
+	for _, p := range at.Addresses {
+		vips = append(vips, p.Addr())
+	}
+	r.announce.Withdraw(at.Interface, vips)
+	if err := r.director.Deactivate(instance); err != nil {
+		r.log.Warn("data path still active for an instance that is not master", "component", "vrrp", "instance", instance, "err", err)
+	}
+}
+
+// lease runs on the thread that sends adverts: it must not wait.
+func (r *router) lease(instance string, d time.Duration) {
+	if id, ok := r.director.Lease(instance); ok {
+		_ = r.leaser.Renew(id, d) // an error shows as the lease running out
+	}
+}

@@ -1,0 +1,137 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/vip"
+)
+
+// heldVIPs keeps the VIPs that no VRRP instance names on their interfaces and
+// has them announced there.
+type heldVIPs struct {
+	holder   *vip.Holder
+	announce *neigh.Announcer
+	log      *slog.Logger
+
+	mu         sync.Mutex
+	interfaces []string
+	wanted     []netip.Addr
+	announced  []vip.Place
+	repaired   time.Time
+}
+
+func newHeldVIPs(file string, a *neigh.Announcer, log *slog.Logger) *heldVIPs {
+	log = log.With("component", "vips")
+	notes := func(err error) {
+		if err == nil {
+			log.Info("notes about VIPs are kept again", "file", file)
+			return
+		}
+		log.Warn("notes about VIPs are not kept: a successor of a killed lvx would leave its VIPs on their interfaces", "err", err)
+	}
+	return &heldVIPs{holder: vip.NewHolder(file, notes), announce: a, log: log}
+}
+
+// Hold implements [director.VIPs].
+func (h *heldVIPs) Hold(interfaces []string, vips []netip.Addr) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.interfaces, h.wanted = slices.Clone(interfaces), slices.Clone(vips)
+	return h.hold()
+}
+
+// hold puts every wanted VIP on the interface that it belongs to by now.
+func (h *heldVIPs) hold() error {
+	networks, err := vip.ReadNetworks(h.interfaces)
+	if err != nil {
+		return err
+	}
+	want := make([]vip.Place, len(h.wanted))
+	for i, a := range h.wanted {
+		want[i] = vip.Place{Interface: networks.Choose(h.interfaces, a), Address: a}
+	}
+	r, err := h.holder.Hold(want)
+	fresh := without(r.Held, h.announced)
+	if back := without(r.Put, fresh); len(back) > 0 {
+		h.log.Warn("VIP was removed by someone else, put back", "vips", back)
+		onEach(back, h.announce.Announce)
+	}
+	onEach(without(h.announced, r.Held), h.announce.Withdraw)
+	onEach(fresh, h.announce.Announce)
+	h.announced = r.Held
+	return err
+}
+
+// Times of the repair of VIPs.
+const (
+	repairSettle = 20 * time.Millisecond // addresses go in groups
+	repairPause  = time.Second           // between repairs, with somebody who does it again and again
+)
+
+// Run puts VIPs back as soon as somebody takes them away, or their interface
+// is there again, until ctx ends.
+func (h *heldVIPs) Run(ctx context.Context) error {
+	soon := time.AfterFunc(time.Hour, h.repair)
+	defer soon.Stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := vip.Watch(ctx, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			soon.Reset(max(repairSettle, time.Until(h.repaired.Add(repairPause))))
+		}); err != nil {
+			h.log.Warn("VIPs are looked after every ten seconds only", "err", err)
+		}
+	}()
+	err := h.holder.Run(ctx)
+	<-done
+	return err
+}
+
+func (h *heldVIPs) repair() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.wanted) == 0 {
+		return
+	}
+	h.repaired = time.Now()
+	if err := h.hold(); err != nil {
+		h.log.Warn("VIPs not repaired", "err", err)
+	}
+}
+
+// release takes the VIPs off that were put on.
+func (h *heldVIPs) release() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	onEach(h.announced, h.announce.Withdraw)
+	h.announced, h.wanted = nil, nil
+	return h.holder.Release()
+}
+
+// onEach does something to addresses, interface by interface.
+func onEach(places []vip.Place, do func(iface string, vips []netip.Addr)) {
+	byInterface := map[string][]netip.Addr{}
+	for _, p := range places {
+		byInterface[p.Interface] = append(byInterface[p.Interface], p.Address)
+	}
+	for iface, vips := range byInterface {
+		do(iface, vips)
+	}
+}
+
+// without is what is in a and not in b.
+func without[T comparable](a, b []T) []T {
+	in := make(map[T]bool, len(b))
+	for _, x := range b {
+		in[x] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return in[x] })
+}

@@ -1,0 +1,51 @@
+package hostinfo
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestRecent(t *testing.T) {
+	for release, want := range map[string]bool{
+		"6.1.0-56-cloud-amd64": true, "5.18.0": true, "5.18-rc1": true, "5.17.21": false, "4.19.0": false,
+		"10.0": true, "6": false, "": false, "linux": false,
+	} {
+		if got := recent(release); got != want {
+			t.Errorf("%q: %v", release, got)
+		}
+	}
+}
+
+func TestExamine(t *testing.T) {
+	h := Examine([]string{"lo", "nosuch0"})
+	if h.Kernel == "unknown" || h.BPFFS == "" {
+		t.Errorf("%+v", h)
+	}
+	if lo := h.Interfaces[0]; lo.Err != nil || lo.MTU == 0 || lo.Native {
+		t.Errorf("lo: %+v", lo)
+	}
+	if h.Interfaces[1].Err == nil || h.Interfaces[1].String() != "no such interface" {
+		t.Errorf("nosuch0: %+v", h.Interfaces[1])
+	}
+	if got := bpffs("/proc"); !strings.HasPrefix(got, "not mounted on /proc") {
+		t.Error(got)
+	}
+	if got := bpffs("/nosuch"); !strings.HasPrefix(got, "no /nosuch") {
+		t.Error(got)
+	}
+}
+
+// The oldest kernel is a fact of the packet path; whoever names it names the
+// same one.
+func TestOldestKernelIsTheSameEverywhere(t *testing.T) {
+	for _, file := range []string{"../../loader/attach.go", "../../docs/operations.md"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(b), "Linux "+OldestKernel) {
+			t.Errorf("%s does not say that lvx needs Linux %s", file, OldestKernel)
+		}
+	}
+}

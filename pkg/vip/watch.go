@@ -1,0 +1,46 @@
+package vip
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Watch calls back whenever an address went from an interface of this host,
+// or an interface came or came up, whoever did it: a VIP may be missing then.
+// It also calls where the kernel has lost messages. It returns nil when ctx
+// ends.
+func Watch(ctx context.Context, call func()) error {
+	sub, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_LINK)
+	if err != nil {
+		return fmt.Errorf("address events: %w", err)
+	}
+	context.AfterFunc(ctx, sub.Close) // ends Receive
+	for {
+		msgs, from, err := sub.Receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		missing := err != nil
+		for _, m := range msgs {
+			missing = missing || from.Pid == nl.PidKernel &&
+				(m.Header.Type == unix.RTM_DELADDR || m.Header.Type == unix.RTM_NEWLINK)
+		}
+		if missing {
+			call()
+		}
+		if err != nil {
+			pause(ctx, time.Second) // an error that stays must not keep the processor busy
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

@@ -15,7 +15,7 @@ import (
 // Listing is everything that "lvx list" can show; with --json it is printed
 // as it is.
 type Listing struct {
-	Services    []ListedService    `json:"services"`              // in the order of ipvsadm -L
+	Services    []ListedService    `json:"services"`              // printed in the order of ipvsadm -L
 	Connections []ListedConnection `json:"connections,omitempty"` // in the order of the backend
 	Timeouts    ListedTimeouts     `json:"timeouts"`
 }
@@ -44,8 +44,9 @@ type ListedService struct {
 type ListedReal struct {
 	Addr     netip.Addr  `json:"address"`
 	Port     uint16      `json:"port"`
-	Forward  string      `json:"forward"` // Route, Masq, Tunnel
-	Weight   uint16      `json:"weight"`
+	Forward  string      `json:"forward"`         // Route, Masq, Tunnel
+	Tunnel   Tunnel      `json:"tunnel,omitzero"` // of forward Tunnel
+	Weight   int32       `json:"weight"`
 	Upper    uint32      `json:"upper_threshold,omitempty"`
 	Lower    uint32      `json:"lower_threshold,omitempty"`
 	Active   uint32      `json:"active"`
@@ -95,7 +96,9 @@ type ListedTimeouts struct {
 }
 
 // NewListing puts together what the state asks for and what the kernel holds.
-// A service or real that the kernel does not hold is not listed.
+// A service or real that the kernel does not hold is not listed. Services are
+// in the order of the state, the reals of each newest first, as --nosort shows
+// them.
 func NewListing(s lb.State, o lb.Observed, st lb.Stats, rates []lb.ServiceRates, conns []lb.Connection) Listing {
 	observed := byName(o.Services, func(v lb.ObservedService) string { return v.Name })
 	stats := byName(st.Services, func(v lb.ServiceStats) string { return v.Name })
@@ -106,7 +109,6 @@ func NewListing(s lb.State, o lb.Observed, st lb.Stats, rates []lb.ServiceRates,
 			l.Services = append(l.Services, newService(v, ov, stats[v.Name], rate[v.Name]))
 		}
 	}
-	slices.SortStableFunc(l.Services, compareServices)
 	for _, c := range conns {
 		l.Connections = append(l.Connections, ListedConnection{
 			Service: c.Service, Proto: c.Proto, Expires: int(c.Expires / time.Second), State: c.State,
@@ -177,34 +179,79 @@ func (l *ListedService) addReals(v lb.Service, o lb.ObservedService, st lb.Servi
 		k := key(r.Addr, r.Port)
 		w, s := wanted[k], stats[k]
 		l.Reals = append(l.Reals, ListedReal{
-			Addr: k.Addr(), Port: k.Port(), Weight: r.Weight, Usable: r.Usable, Reason: r.Reason,
-			Forward: [...]string{lb.DR: "Route", lb.NAT: "Masq", lb.Tunnel: "Tunnel"}[w.Forward],
+			Addr: k.Addr(), Port: k.Port(), Weight: int32(r.Weight), Usable: r.Usable, Reason: r.Reason,
+			Forward: forwardNames[w.Forward],
 			Upper:   w.Upper, Lower: w.Lower,
 			Active: s.Active, Inactive: s.Inactive, Persist: s.Persist,
 			Stats: ListedStats(s.Counters), Rates: ListedRates(rates[k]),
 		})
 	}
-	slices.SortStableFunc(l.Reals, func(a, b ListedReal) int {
-		return cmp.Or(compareAddrs(a.Addr, b.Addr), int(a.Port)-int(b.Port))
-	})
+	slices.Reverse(l.Reals) // the kernel puts a new one first
 }
 
-// flagNames are the names that ipvsadm prints in parentheses.
-func flagNames(s lb.Scheduler, f lb.SchedFlags) []string {
-	var names []string
-	for _, known := range []struct {
-		scheduler lb.Scheduler
-		flag      lb.SchedFlags
-		name      string
-	}{
-		{lb.SH, lb.SHFallback, "sh-fallback"}, {lb.SH, lb.SHPort, "sh-port"},
-		{lb.MH, lb.MHFallback, "mh-fallback"}, {lb.MH, lb.MHPort, "mh-port"},
-	} {
-		if s == known.scheduler && f&known.flag != 0 {
-			names = append(names, known.name)
+// sort puts services and reals into the order that ipvsadm shows.
+func (l Listing) sort() {
+	mergeSort(l.Services, compareServices)
+	for _, s := range l.Services {
+		mergeSort(s.Reals, func(a, b ListedReal) int {
+			return cmp.Or(compareAddrs(a.Addr, b.Addr), int(a.Port)-int(b.Port))
+		})
+	}
+}
+
+// mergeSort is qsort(3) of glibc. The order that ipvsadm sorts by is none:
+// 127.0.0.1 comes before 192.168.0.1, that before 10.0.0.1, and that before
+// 127.0.0.1. What comes out depends on which are compared.
+func mergeSort[T any](all []T, compare func(a, b T) int) {
+	if len(all) < 2 {
+		return
+	}
+	left, right := slices.Clone(all[:len(all)/2]), all[len(all)/2:]
+	mergeSort(left, compare)
+	mergeSort(right, compare)
+	for i := range all {
+		if len(left) == 0 {
+			return
+		}
+		if len(right) == 0 || compare(left[0], right[0]) <= 0 {
+			all[i], left = left[0], left[1:]
+		} else {
+			all[i], right = right[0], right[1:]
 		}
 	}
-	return names
+}
+
+// forwardNames are ipvsadm's words (fwd_name).
+var forwardNames = [...]string{lb.DR: "Route", lb.NAT: "Masq", lb.Tunnel: "Tunnel"}
+
+// flagNames are the words for a scheduler's flags.
+func flagNames(s lb.Scheduler, f lb.SchedFlags) []string {
+	var bits uint8
+	if f&(lb.SHFallback|lb.MHFallback) != 0 {
+		bits |= 1
+	}
+	if f&(lb.SHPort|lb.MHPort) != 0 {
+		bits |= 2
+	}
+	if s != lb.SH && s != lb.MH {
+		bits = 0
+	}
+	return flagWords(string(s), bits)
+}
+
+// flagWords are the words that ipvsadm prints for the flags 1, 2 and 3
+// (print_sched_flags).
+func flagWords(scheduler string, bits uint8) (words []string) {
+	names := [...]string{"flag-1", "flag-2", "flag-3"}
+	if scheduler == "sh" || scheduler == "mh" {
+		names = [...]string{scheduler + "-fallback", scheduler + "-port", ""}
+	}
+	for i, name := range names {
+		if bits>>i&1 != 0 && name != "" {
+			words = append(words, name)
+		}
+	}
+	return words
 }
 
 // maskOf writes a persistence mask as ipvsadm does: dotted for IPv4, a length

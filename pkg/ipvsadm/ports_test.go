@@ -10,7 +10,9 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-func readTestdata(t *testing.T, file string) string {
+func readTestdata(t *testing.T, file string) string { t.Helper(); return readFile(t, file) }
+
+func readFile(t testing.TB, file string) string {
 	t.Helper()
 	raw, err := os.ReadFile("testdata/" + file)
 	if err != nil {

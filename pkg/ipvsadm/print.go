@@ -21,9 +21,13 @@ type View struct {
 	Timeout        bool // --timeout
 	PersistentConn bool // --persistent-conn: templates per real
 	Thresholds     bool // --thresholds
+	TunInfo        bool // --tun-info: how tunnels are made
+	Daemon         bool // --daemon: the sync daemons, of which there are none
+	NoSort         bool // --nosort: services and reals in the order of the data path
 	Exact          bool // --exact: large numbers in full
 	Numeric        bool // -n: neither hosts nor services by name
 	JSON           bool // --json: everything, whatever else is asked for
+	Only           *Key // this service alone, without the first line
 	Names          Names
 }
 
@@ -36,15 +40,22 @@ type Names interface {
 	PortName(port uint16, p lb.Protocol) string
 }
 
+// conflict reports whether views exclude each other.
+func (v View) conflict() bool {
+	return (v.Connections || v.Timeout || v.Daemon) && (v.Stats || v.Rate || v.Thresholds) ||
+		(v.Timeout || v.Daemon) && v.PersistentConn
+}
+
 // Print writes what ipvsadm 1.31 writes for the same options, byte for
-// byte. Options that exclude each other are ErrViews; of several views
+// byte; it sorts l for that. Options that exclude each other are ErrViews; of several views
 // the first of stats, rate, thresholds and persistent-conn is shown. Without
 // Names it is as if Numeric were set.
 func Print(w io.Writer, l Listing, o View) error {
-	if o.Connections || o.Timeout {
-		if o.Stats || o.Rate || o.Thresholds || (o.Timeout && o.PersistentConn) {
-			return ErrViews
-		}
+	if o.conflict() {
+		return ErrViews
+	}
+	if !o.NoSort {
+		l.sort()
 	}
 	if o.JSON {
 		enc := json.NewEncoder(w)
@@ -56,6 +67,7 @@ func Print(w io.Writer, l Listing, o View) error {
 	switch {
 	case o.Connections:
 		p.connections(l.Connections)
+	case o.Daemon:
 	case o.Timeout:
 		fmt.Fprintf(b, "Timeout (tcp tcpfin udp): %d %d %d\n", l.Timeouts.TCP, l.Timeouts.TCPFin, l.Timeouts.UDP)
 	default:
@@ -71,7 +83,9 @@ type listPrinter struct {
 }
 
 func (p listPrinter) services(services []ListedService) {
-	fmt.Fprint(p, "IP Virtual Server version 1.2.1 (size=4096)\n")
+	if p.Only == nil {
+		fmt.Fprint(p, "IP Virtual Server version 1.2.1 (size=4096)\n")
+	}
 	switch {
 	case p.Stats:
 		p.title("%-33s %8s %8s %8s %8s %8s\n", "Conns", "InPkts", "OutPkts", "InBytes", "OutBytes")
@@ -81,11 +95,17 @@ func (p listPrinter) services(services []ListedService) {
 		p.title("%-33s %-10s %-10s %-10s %-10s\n", "Uthreshold", "Lthreshold", "ActiveConn", "InActConn")
 	case p.PersistentConn:
 		p.title("%-33s %-9s %-11s %-10s %-10s\n", "Weight", "PersistConn", "ActiveConn", "InActConn")
+	case p.TunInfo:
+		fmt.Fprint(p, "Prot LocalAddress:Port Scheduler Flags\n"+
+			"  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn\n")
 	default:
 		fmt.Fprint(p, "Prot LocalAddress:Port Scheduler Flags\n"+
 			"  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n")
 	}
 	for _, s := range services {
+		if p.Only != nil && *p.Only != s.Key() {
+			continue
+		}
 		p.service(s)
 		for _, r := range s.Reals {
 			p.real(r, s.Proto)
@@ -159,6 +179,12 @@ func (p listPrinter) real(r ListedReal, proto lb.Protocol) {
 		fmt.Fprintf(p, " %-10d %-10d %-10d %-10d", r.Upper, r.Lower, r.Active, r.Inactive)
 	case p.PersistentConn:
 		fmt.Fprintf(p, " %-9d %-11d %-10d %-10d", r.Weight, r.Persist, r.Active, r.Inactive)
+	case p.TunInfo:
+		tunnel := "n/a"
+		if r.Forward == "Tunnel" {
+			tunnel = r.Tunnel.String()
+		}
+		fmt.Fprintf(p, " %-7s %-13s %-6d %-10d %-10d", r.Forward, tunnel, r.Weight, r.Active, r.Inactive)
 	default:
 		fmt.Fprintf(p, " %-7s %-6d %-10d %-10d", r.Forward, r.Weight, r.Active, r.Inactive)
 	}
@@ -215,7 +241,7 @@ func protoName(p lb.Protocol) string {
 		return "TCP"
 	case lb.UDP:
 		return "UDP"
-	case 132:
+	case SCTP:
 		return "SCTP"
 	}
 	return "?"

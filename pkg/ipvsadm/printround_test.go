@@ -142,9 +142,9 @@ func readReal(t *testing.T, f []string, o View) ListedReal {
 	case o.Thresholds:
 		r.Upper, r.Lower, r.Active, r.Inactive = u(0), u(1), u(2), u(3)
 	case o.PersistentConn:
-		r.Weight, r.Persist, r.Active, r.Inactive = uint16(n[0]), u(1), u(2), u(3)
+		r.Weight, r.Persist, r.Active, r.Inactive = int32(n[0]), u(1), u(2), u(3)
 	default:
-		r.Weight, r.Active, r.Inactive = uint16(n[0]), u(1), u(2)
+		r.Weight, r.Active, r.Inactive = int32(n[0]), u(1), u(2)
 	}
 	return r
 }

@@ -1,0 +1,149 @@
+package ipvsadm
+
+import (
+	"net/netip"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Op is what a [Command] does.
+type Op uint8
+
+// The commands of ipvsadm, in the order of its table of legal options.
+const (
+	AddService Op = iota
+	EditService
+	DeleteService
+	Flush
+	List
+	AddServer
+	DeleteServer
+	EditServer
+	SetTimeouts
+	StartDaemon
+	StopDaemon
+	Restore
+	Save
+	Zero
+)
+
+// String is the name that ipvsadm's errors use: "add-service".
+func (o Op) String() string {
+	return [...]string{
+		"add-service", "edit-service", "delete-service", "flush", "list", "add-server", "delete-server",
+		"edit-server", "set", "start-daemon", "stop-daemon", "restore", "save", "zero",
+	}[o]
+}
+
+// Edits reports whether the command changes the table, its timeouts or its
+// counters.
+func (o Op) Edits() bool {
+	switch o {
+	case List, Restore, Save, StartDaemon, StopDaemon:
+		return false
+	}
+	return true
+}
+
+// SCTP is the protocol of --sctp-service.
+const SCTP lb.Protocol = 132
+
+// Command is one command line of ipvsadm, understood.
+type Command struct {
+	Op       Op
+	Key      Key     // of the service; the zero Key = no service was named
+	Service  Service // of [AddService] and [EditService]
+	Server   Server  // of [AddServer], [EditServer] and [DeleteServer]
+	Timeouts [3]int  // of [SetTimeouts]: tcp, tcpfin, udp in seconds, 0 = as it is
+	View     View    // of [List] and [Save]
+	Sync     Sync    // of [StartDaemon] and [StopDaemon]
+}
+
+// Key is the identity of a virtual service: a mark and a family, or protocol,
+// address and port.
+type Key struct {
+	Mark  uint32      `json:",omitempty"`
+	IPv6  bool        `json:",omitempty"` // of a mark
+	Proto lb.Protocol `json:",omitempty"`
+	Addr  netip.Addr  `json:",omitzero"`
+	Port  uint16      `json:",omitempty"` // 0 = every port
+}
+
+// Is6 reports whether the service is one of IPv6.
+func (k Key) Is6() bool { return k.IPv6 || k.Addr.Is6() }
+
+// Service is what -A and -E set of a virtual service.
+type Service struct {
+	Scheduler  string
+	Flags      uint8      `json:",omitempty"` // bits 0, 1 and 2: flag-1, flag-2, flag-3 of -b
+	Persistent int        `json:",omitempty"` // timeout in seconds; 0 = not persistent
+	Mask       netip.Addr `json:",omitzero"`  // of IPv4: -M; the zero Addr = whole addresses
+	Prefix     int        `json:",omitempty"` // of IPv6: -M; 0 = whole addresses
+	OnePacket  bool       `json:",omitempty"`
+	Engine     string     `json:",omitempty"` // --pe
+}
+
+// Server is what -a, -e and -d say of a real server.
+type Server struct {
+	Addr    netip.Addr `json:",omitzero"`
+	Port    uint16     `json:",omitempty"`
+	Forward lb.Forward `json:",omitempty"`
+	Weight  int32      `json:",omitempty"`
+	Upper   uint32     `json:",omitempty"`
+	Lower   uint32     `json:",omitempty"`
+	Tunnel  Tunnel     `json:",omitzero"` // of [lb.Tunnel]
+}
+
+// TunnelKind is a --tun-type.
+type TunnelKind uint8
+
+// The tunnels of ipvsadm.
+const (
+	IPIP TunnelKind = iota
+	GUE
+	GRE
+)
+
+// String is the word of --tun-type.
+func (k TunnelKind) String() string { return [...]string{"ipip", "gue", "gre"}[k] }
+
+// Checksum is how a tunnel's packets are summed.
+type Checksum uint8
+
+// The checksums of tunnels.
+const (
+	NoChecksum     Checksum = iota // --tun-nocsum, the default
+	WithChecksum                   // --tun-csum
+	RemoteChecksum                 // --tun-remcsum
+)
+
+// Tunnel says how packets reach a real server of forwarding method tunnel.
+type Tunnel struct {
+	Kind     TunnelKind `json:"kind,omitempty"`
+	Port     uint16     `json:"port,omitempty"` // of GUE
+	Checksum Checksum   `json:"checksum,omitempty"`
+}
+
+// Sync are the options of --start-daemon and --stop-daemon.
+type Sync struct {
+	Master    bool
+	Interface string
+	ID        int
+	MaxLen    int
+	Group     netip.Addr
+	Port      int
+	TTL       int
+}
+
+// Failure is why a command line was not carried out, in ipvsadm's words.
+type Failure struct {
+	Text   string // for standard error, "" for nothing
+	Status int    // exit status
+	Ends   bool   // it ends a run of rules as well (exit(3) in ipvsadm)
+}
+
+// Error implements error.
+func (f *Failure) Error() string { return f.Text }
+
+// fatal is a [Failure] with the exit status of a wrong command line.
+func fatal(text string) *Failure { return &Failure{Text: text, Status: 2, Ends: true} }

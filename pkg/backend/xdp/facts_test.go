@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -43,132 +45,107 @@ func (f *facts) ipvsadm(lines string) {
 	f.t.Helper()
 	for _, cmd := range strings.FieldsFunc(lines, func(r rune) bool { return r == ';' || r == '\n' }) {
 		words := strings.Fields(strings.NewReplacer("$", "", "ipvsadm", "").Replace(cmd))
-		if len(words) > 0 {
-			f.command(words)
-			f.apply(f.state)
+		if len(words) == 0 {
+			continue
 		}
+		c, fail := ipvsadm.Parse("ipvsadm", words, nil)
+		if fail != nil {
+			f.t.Fatalf("%s: %s", cmd, fail.Text)
+		}
+		f.command(c)
+		f.apply(f.state)
 	}
 }
 
-// command is one ipvsadm command: a verb, the service, options.
-func (f *facts) command(words []string) {
+// command carries out one command on the state.
+func (f *facts) command(c ipvsadm.Command) {
 	f.t.Helper()
-	o := map[string]string{}
-	for i := 0; i < len(words); i++ {
-		name, value := words[i], ""
-		if name == "--set" {
-			value = strings.Join(words[i+1:], " ")
-			i = len(words)
-		} else if i+1 < len(words) && words[i+1][0] != '-' {
-			value = words[i+1]
-			i++
-		}
-		o[name] = value
-	}
-	has := func(name string) bool { _, ok := o[name]; return ok }
-	switch {
-	case has("-C"):
+	switch c.Op {
+	case ipvsadm.Flush:
 		f.state.Services = nil
-	case has("--set"):
-		f.setTimeouts(strings.Fields(o["--set"]))
-	case has("-A"):
-		f.state.Services = append(f.state.Services, f.service(o))
-	case has("-E"):
-		s := f.find(o)
-		edited := f.service(o)
+	case ipvsadm.SetTimeouts:
+		f.setTimeouts(c.Timeouts)
+	case ipvsadm.AddService:
+		f.state.Services = append(f.state.Services, f.service(c))
+	case ipvsadm.EditService:
+		s := f.find(c.Key)
+		edited := f.service(c)
 		edited.Reals = s.Reals
 		*s = edited
-	case has("-D"):
-		s := f.find(o)
+	case ipvsadm.DeleteService:
+		s := f.find(c.Key)
 		f.state.Services = slices.DeleteFunc(f.state.Services, func(v lb.Service) bool { return v.Name == s.Name })
 	default:
-		f.real(f.find(o), o)
+		f.real(f.find(c.Key), c)
 	}
 }
 
-func serviceName(o map[string]string) string {
-	for _, key := range []string{"-t", "-u", "-f"} {
-		if v, ok := o[key]; ok {
-			return key + " " + v
-		}
+// serviceName is how the tests call a service: "-t 10.0.0.100:80", "-f 1".
+func serviceName(k ipvsadm.Key) string {
+	switch {
+	case k.Mark != 0:
+		return fmt.Sprintf("-f %d", k.Mark)
+	case k.Proto == lb.UDP:
+		return "-u " + netip.AddrPortFrom(k.Addr, k.Port).String()
 	}
-	return ""
+	return "-t " + netip.AddrPortFrom(k.Addr, k.Port).String()
 }
 
-func (f *facts) find(o map[string]string) *lb.Service {
+func (f *facts) find(k ipvsadm.Key) *lb.Service {
 	f.t.Helper()
-	i := slices.IndexFunc(f.state.Services, func(v lb.Service) bool { return v.Name == serviceName(o) })
+	i := slices.IndexFunc(f.state.Services, func(v lb.Service) bool { return v.Name == serviceName(k) })
 	if i < 0 {
-		f.t.Fatalf("no service %q", serviceName(o))
+		f.t.Fatalf("no service %q", serviceName(k))
 	}
 	return &f.state.Services[i]
 }
 
-func (f *facts) service(o map[string]string) lb.Service {
+func (f *facts) service(c ipvsadm.Command) lb.Service {
 	f.t.Helper()
-	s := lb.Service{Name: serviceName(o), Scheduler: lb.Scheduler(o["-s"])}
-	if mark, ok := o["-f"]; ok {
-		n, err := strconv.ParseUint(mark, 10, 32)
-		must(f.t, err)
-		s.Mark, s.Listeners = uint32(n), f.marks[mark]
+	s := lb.Service{
+		Name: serviceName(c.Key), Mark: c.Key.Mark, Scheduler: lb.Scheduler(c.Service.Scheduler), OnePacket: c.Service.OnePacket,
+		Persistence: lb.Persistence{Timeout: time.Duration(c.Service.Persistent) * time.Second},
+	}
+	if s.Mark != 0 {
+		s.Listeners = f.marks[fmt.Sprint(s.Mark)]
 	} else {
-		proto, where := lb.TCP, o["-t"]
-		if where == "" {
-			proto, where = lb.UDP, o["-u"]
+		s.Listeners = []lb.Listener{{Addr: c.Key.Addr, Proto: c.Key.Proto, First: c.Key.Port, Last: c.Key.Port}}
+	}
+	flags := map[lb.Scheduler][2]lb.SchedFlags{lb.SH: {lb.SHFallback, lb.SHPort}, lb.MH: {lb.MHFallback, lb.MHPort}}
+	for bit, flag := range flags[s.Scheduler] {
+		if c.Service.Flags>>bit&1 != 0 {
+			s.Flags |= flag
 		}
-		at := netip.MustParseAddrPort(where)
-		s.Listeners = []lb.Listener{{Addr: at.Addr(), Proto: proto, First: at.Port(), Last: at.Port()}}
 	}
-	for _, flag := range strings.Split(o["-b"], ",") {
-		s.Flags |= map[string]lb.SchedFlags{"sh-port": lb.SHPort, "sh-fallback": lb.SHFallback, "mh-port": lb.MHPort, "mh-fallback": lb.MHFallback}[flag]
-	}
-	_, s.OnePacket = o["-o"]
-	if p, ok := o["-p"]; ok {
-		s.Persistence.Timeout = time.Duration(number(f.t, p)) * time.Second
-	}
-	if m, ok := o["-M"]; ok {
-		bits := netip.MustParseAddr(m).As4()
-		s.Persistence.Prefix = strings.Count(fmt.Sprintf("%08b%08b%08b%08b", bits[0], bits[1], bits[2], bits[3]), "1")
+	if m := c.Service.Mask; m.IsValid() {
+		s.Persistence.Prefix, _ = net.IPMask(m.AsSlice()).Size()
 	}
 	return s
 }
 
 // real adds, edits or deletes a real. One that is added again is the last.
-func (f *facts) real(s *lb.Service, o map[string]string) {
+func (f *facts) real(s *lb.Service, c ipvsadm.Command) {
 	f.t.Helper()
-	text, _, _ := strings.Cut(o["-r"], ":")
-	r := lb.Real{Addr: netip.MustParseAddr(text), Weight: 1}
-	if w, ok := o["-w"]; ok {
-		r.Weight = uint16(number(f.t, w))
-	}
+	r := lb.Real{Addr: c.Server.Addr, Weight: uint16(c.Server.Weight)}
 	i := slices.IndexFunc(s.Reals, r.Same)
 	switch {
-	case hasKey(o, "-a") && i < 0:
+	case c.Op == ipvsadm.AddServer && i < 0:
 		s.Reals = append(slices.Clone(s.Reals), r)
-	case hasKey(o, "-e") && i >= 0:
+	case c.Op == ipvsadm.EditServer && i >= 0:
 		s.Reals = slices.Clone(s.Reals)
 		s.Reals[i] = r
-	case hasKey(o, "-d") && i >= 0:
+	case c.Op == ipvsadm.DeleteServer && i >= 0:
 		s.Reals = slices.Delete(slices.Clone(s.Reals), i, i+1)
 	default:
-		f.t.Fatalf("command not understood: %v", o)
+		f.t.Fatalf("command not understood: %+v", c)
 	}
-}
-
-func hasKey(o map[string]string, key string) bool { _, ok := o[key]; return ok }
-
-func number(t *testing.T, s string) uint64 {
-	t.Helper()
-	n, err := strconv.ParseUint(s, 10, 32)
-	must(t, err)
-	return n
 }
 
 // setTimeouts is ipvsadm --set: 0 leaves a value as it is.
-func (f *facts) setTimeouts(values []string) {
+func (f *facts) setTimeouts(values [3]int) {
 	to := []*time.Duration{&f.state.Timeouts.TCP, &f.state.Timeouts.TCPFin, &f.state.Timeouts.UDP}
-	for i, v := range values {
-		if n := number(f.t, v); n > 0 {
+	for i, n := range values {
+		if n > 0 {
 			*to[i] = time.Duration(n) * time.Second
 		}
 	}
@@ -344,4 +321,11 @@ func sectionsOf(t *testing.T, file string, want int) []section {
 		t.Fatalf("%s: %d sections found, want %d", file, len(all), want)
 	}
 	return all
+}
+
+func number(t *testing.T, s string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 10, 32)
+	must(t, err)
+	return n
 }

@@ -201,7 +201,9 @@ func TestFacts08EveryPort(t *testing.T) {
 	f.expect("table", f.table(web80), "1 1/0")
 
 	// Here lvx differs on purpose: ipvsadm refuses port 0 without -p.
-	f.ipvsadm(strings.NewReplacer(" -p 60", "", "100:80", "101:0").Replace(persistent("rr -p 60")))
+	f.ipvsadm(strings.NewReplacer("100:80", "101:0").Replace(persistent("rr -p 60")))
+	f.state.Services[len(f.state.Services)-1].Persistence = lb.Persistence{}
+	f.apply(f.state)
 	got := ""
 	for _, port := range []string{"80", "443", "22", "80"} {
 		got += f.conn("172.16.0.5", "10.0.0.101:"+port, "S")

@@ -274,12 +274,12 @@ func (l *lives) event(e string) {
 func (l *lives) edit(e string) {
 	l.t.Helper()
 	id, weight, ok := strings.Cut(e[1:], "=")
-	if !ok {
-		weight = "0"
+	if ok {
+		weight = " -w " + weight
 	}
 	verb := map[byte]string{'w': "-e", '+': "-a", '-': "-d"}[e[0]]
 	for _, s := range l.state.Services {
-		l.ipvsadm(fmt.Sprintf("%s %s -r 10.0.0.1%s -w %s", verb, s.Name, id, weight))
+		l.ipvsadm(fmt.Sprintf("%s %s -r 10.0.0.1%s%s", verb, s.Name, id, weight))
 	}
 }
 

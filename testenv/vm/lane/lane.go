@@ -60,6 +60,10 @@ var Suites = []Suite{
 		Tools: []string{"ipvsadm"},
 	},
 	{
+		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true,
+		Tools: []string{"ipvsadm"},
+	},
+	{
 		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000, Timeout: 10 * time.Minute,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Files:   map[string]string{"examples": "docs/examples"},

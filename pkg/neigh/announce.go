@@ -21,7 +21,9 @@ const (
 	vipsPerBurst     = 32
 	longWait         = time.Hour
 	handoverTime     = 200 * time.Millisecond // in which two hosts may speak for a VIP that changes hands
-	defendInterval   = 10 * time.Second       // between reports of another claim to a VIP (RFC 5227: DEFEND_INTERVAL)
+	reportInterval   = 10 * time.Second       // between reports of another claim to a VIP
+	yieldTime        = 20 * time.Millisecond  // from a claim to its answer: a VIP that is being handed over is withdrawn by then
+	defendInterval   = time.Second            // between answers to claims to one VIP
 )
 
 // Announcer makes known on segments which VIPs this host owns. Its methods may be
@@ -35,6 +37,12 @@ type Announcer struct {
 	owned   map[string]*queue // by interface
 	claimed func(vip netip.Addr, by MAC)
 	rivals  map[place]*rival
+}
+
+// linkEvent is an interface that came up, or that has another MAC now.
+type linkEvent struct {
+	iface string
+	mac   MAC // the new one; zero if it is the same as before
 }
 
 // place is an address on an interface.
@@ -65,16 +73,17 @@ type queue struct {
 
 // announcement is one VIP with its place in the schedule.
 type announcement struct {
-	vip   netip.Addr
-	round int // index into schedule; beyond its end: periodic
-	due   time.Time
+	vip      netip.Addr
+	round    int // index into schedule; beyond its end: periodic
+	due      time.Time
+	defended time.Time // when a claim was last answered
 }
 
 // segment is what an [Announcer] needs of the host it runs on.
 type segment interface {
-	// open returns the names of interfaces that came up, and what other
-	// stations claim on interfaces that something was announced on.
-	open() (<-chan string, <-chan claim, error)
+	// open returns what happens to interfaces, and what other stations claim
+	// on interfaces that something was announced on.
+	open() (<-chan linkEvent, <-chan claim, error)
 	// announce sends one frame for each VIP, with the interface's own MAC.
 	announce(iface string, vips []netip.Addr) error
 	close()
@@ -154,8 +163,8 @@ func (q *queue) removeVIPs(vips []netip.Addr) map[netip.Addr]bool {
 	return removed
 }
 
-// Run announces until ctx ends, and then returns nil. An interface that came
-// up is told everything anew.
+// Run announces until ctx ends, and then returns nil. On an interface that came
+// up, or that has another MAC, everything is announced anew.
 func (a *Announcer) Run(ctx context.Context) error {
 	up, claims, err := a.net.open()
 	if err != nil {
@@ -168,8 +177,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case iface := <-up:
-			a.restartSchedule(iface)
+		case e := <-up:
+			if a.restartSchedule(e.iface) && e.mac != (MAC{}) {
+				a.log.Warn("the interface of VIPs has another MAC, announcing them anew", "interface", e.iface, "mac", e.mac)
+			}
 		case c := <-claims:
 			a.noteClaim(c, time.Now())
 		case <-a.wake:
@@ -181,15 +192,34 @@ func (a *Announcer) Run(ctx context.Context) error {
 	}
 }
 
-// noteClaim takes note of a claim to a VIP that is ours.
+// noteClaim takes note of a claim to a VIP that is ours, and has it answered:
+// the stations that heard the claim send to the wrong place until they hear
+// the owner. RFC 5227 section 2.4 (c) lets a host defend an address that it
+// must keep; it does so once a second at most, so that two hosts with the same
+// address do not shout at each other.
 func (a *Announcer) noteClaim(c claim, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.isOurs(c.place) {
 		return
 	}
-	if r := a.rivals[c.place]; r == nil || r.due.IsZero() && now.Sub(r.reported) >= defendInterval {
+	a.owned[c.iface].defend(c.addr, now)
+	if r := a.rivals[c.place]; r == nil || r.due.IsZero() && now.Sub(r.reported) >= reportInterval {
 		a.rivals[c.place] = &rival{mac: c.mac, due: now.Add(handoverTime)}
+	}
+}
+
+// defend makes the next announcement of a VIP due soon.
+func (q *queue) defend(vip netip.Addr, now time.Time) {
+	for i := range q.vips {
+		n := &q.vips[i]
+		if n.vip != vip || now.Sub(n.defended) < defendInterval {
+			continue
+		}
+		n.defended = now
+		if soon := now.Add(yieldTime); soon.Before(n.due) {
+			n.due = soon
+		}
 	}
 }
 
@@ -204,7 +234,7 @@ func (a *Announcer) reportClaims(now time.Time) {
 	a.mu.Lock()
 	for p, r := range a.rivals {
 		switch {
-		case r.due.IsZero() && now.Sub(r.reported) >= defendInterval:
+		case r.due.IsZero() && now.Sub(r.reported) >= reportInterval:
 			delete(a.rivals, p)
 		case r.due.IsZero() || now.Before(r.due):
 		case a.isOurs(p):
@@ -223,15 +253,19 @@ func (a *Announcer) reportClaims(now time.Time) {
 	}
 }
 
-// restartSchedule begins the schedule of an interface again.
-func (a *Announcer) restartSchedule(iface string) {
+// restartSchedule begins the schedule of an interface again, and reports
+// whether it has one.
+func (a *Announcer) restartSchedule(iface string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if q := a.owned[iface]; q != nil {
-		for i := range q.vips {
-			q.vips[i].round, q.vips[i].due = 0, time.Now()
-		}
+	q := a.owned[iface]
+	if q == nil {
+		return false
 	}
+	for i := range q.vips {
+		q.vips[i].round, q.vips[i].due = 0, time.Now()
+	}
+	return true
 }
 
 // sendDue sends what is due and returns how long there is nothing more to do. It

@@ -22,7 +22,7 @@ type sent map[netip.Addr][]time.Duration
 type fakeSegment struct {
 	mu     sync.Mutex
 	start  time.Time
-	up     chan string
+	up     chan linkEvent
 	claims chan claim
 	sent   map[string]sent
 	bursts map[time.Duration]int
@@ -30,8 +30,8 @@ type fakeSegment struct {
 	closed bool
 }
 
-func (f *fakeSegment) open() (<-chan string, <-chan claim, error) { return f.up, f.claims, nil }
-func (f *fakeSegment) close()                                     { f.closed = true }
+func (f *fakeSegment) open() (<-chan linkEvent, <-chan claim, error) { return f.up, f.claims, nil }
+func (f *fakeSegment) close()                                        { f.closed = true }
 
 // set makes announcements fail from now on.
 func (f *fakeSegment) set(err error) {
@@ -61,7 +61,7 @@ func (f *fakeSegment) announce(iface string, vips []netip.Addr) error {
 func announcing(t *testing.T, log *slog.Logger, f func(t *testing.T, a *Announcer, s *fakeSegment)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &fakeSegment{start: time.Now(), up: make(chan string), claims: make(chan claim), sent: map[string]sent{}, bursts: map[time.Duration]int{}}
+		s := &fakeSegment{start: time.Now(), up: make(chan linkEvent), claims: make(chan claim), sent: map[string]sent{}, bursts: map[time.Duration]int{}}
 		a := newAnnouncer(log, s)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -137,8 +137,8 @@ func TestInterfaceThatCameUp(t *testing.T) {
 		a.Announce("eth0", []netip.Addr{vip1})
 		a.Announce("eth1", []netip.Addr{r1})
 		pass(3 * time.Second)
-		s.up <- "eth0"
-		s.up <- "eth7" // not ours
+		s.up <- linkEvent{iface: "eth0"}
+		s.up <- linkEvent{iface: "eth7"} // not ours
 		pass(3 * time.Second)
 		if d := cmp.Diff(append(after(0, fiveTimes), after(3*time.Second, fiveTimes)...), s.sent["eth0"][vip1]); d != "" {
 			t.Errorf("eth0 (-want +got):\n%s", d)
@@ -267,6 +267,56 @@ func TestClaims(t *testing.T) {
 		want("handed over", 2, announced[1])
 	})
 	if n := strings.Count(log.String(), "another host uses a VIP of ours"); n != 2 {
+		t.Errorf("log:\n%s", log.String())
+	}
+}
+
+// A claim to a VIP of ours is answered at once, once a second however often it
+// comes, and not at all once the VIP has been handed over.
+func TestDefence(t *testing.T) {
+	announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		foe := claim{place{"eth0", vip1}, MAC{2, 0, 0, 0, 0, 66}}
+		a.Announce("eth0", []netip.Addr{vip1})
+		pass(3 * time.Second)
+		began := time.Since(s.start)
+		for range 20 {
+			s.claims <- foe
+			pass(100 * ms)
+		}
+		var at []time.Duration
+		for _, d := range s.sent["eth0"][vip1] {
+			if d >= began {
+				at = append(at, d-began)
+			}
+		}
+		if d := cmp.Diff([]time.Duration{yieldTime, yieldTime + defendInterval}, at); d != "" {
+			t.Errorf("announcements after the first claim (-want +got):\n%s", d)
+		}
+		pass(time.Minute)
+		n := len(s.sent["eth0"][vip1])
+		s.claims <- foe
+		a.Withdraw("eth0", []netip.Addr{vip1})
+		pass(time.Minute)
+		if len(s.sent["eth0"][vip1]) != n {
+			t.Error("defended after the VIP was handed over")
+		}
+	})
+}
+
+func TestInterfaceWithAnotherMAC(t *testing.T) {
+	var log bytes.Buffer
+	announcing(t, slog.New(slog.NewTextHandler(&log, nil)), func(t *testing.T, a *Announcer, s *fakeSegment) {
+		a.Announce("eth0", []netip.Addr{vip1})
+		pass(3 * time.Second)
+		n := len(s.sent["eth0"][vip1])
+		s.up <- linkEvent{"eth0", mac2}
+		s.up <- linkEvent{"eth7", mac2}
+		pass(time.Second)
+		if got := len(s.sent["eth0"][vip1]) - n; got != len(fiveTimes) {
+			t.Errorf("announced %d times, want %d", got, len(fiveTimes))
+		}
+	})
+	if n := strings.Count(log.String(), "the interface of VIPs has another MAC"); n != 1 {
 		t.Errorf("log:\n%s", log.String())
 	}
 }

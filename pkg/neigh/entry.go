@@ -33,6 +33,7 @@ type Entry struct {
 	Local   bool   // the real is this host
 	Err     string // why frames cannot reach the real now, in words; empty if they can
 	Pending bool   // with Err: only because it is still being asked; what was known of it before may hold
+	Silent  bool   // with Err: it was asked and does not answer
 }
 
 // Usable reports whether frames can reach the real.
@@ -45,11 +46,13 @@ type path struct {
 	mac     MAC
 	mtu     int
 	local   bool
-	src     srcAddr // the sender address of ARP requests
+	src     srcAddr // the sender address of questions
+	noARP   bool    // the interface carries no questions (IFF_NOARP)
 	err     string  // why the real cannot be reached this way
+	fixed   MAC     // the real's, by the user's word: it is never asked for
 }
 
 // sameWay reports whether a MAC that was learned on p is still good on q.
 func (p path) sameWay(q path) bool {
-	return p.ifindex == q.ifindex && p.local == q.local && (p.err == "") == (q.err == "")
+	return p.ifindex == q.ifindex && p.local == q.local && p.fixed == q.fixed && (p.err == "") == (q.err == "")
 }

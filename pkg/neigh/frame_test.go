@@ -10,6 +10,7 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ndp"
 	"pgregory.net/rapid"
 )
 
@@ -34,7 +35,7 @@ func unhex(t *testing.T, s string) []byte {
 // The bytes are keepalived 2.2.7's, for VIP 10.99.0.100 (vrrp-facts,
 // "Gratuitous ARP / NA").
 func TestGratuitousARPIsKeepalived(t *testing.T) {
-	got, err := announceFrame(mac1, netip.MustParseAddr("10.99.0.100"))
+	got, err := announceFrame(mac1, netip.MustParseAddr("10.99.0.100"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +48,7 @@ func TestGratuitousARPIsKeepalived(t *testing.T) {
 
 func TestUnsolicitedAdvertisement(t *testing.T) {
 	vip := netip.MustParseAddr("fd99::100")
-	b, err := announceFrame(mac1, vip)
+	b, err := announceFrame(mac1, vip, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,6 +138,85 @@ func TestSender(t *testing.T) {
 	}
 }
 
+func TestSenderOfNeighbourDiscovery(t *testing.T) {
+	six, asker := netip.MustParseAddr("fd99::12"), netip.MustParseAddr("fe80::1")
+	advertise := func(src netip.Addr, options ...ndp.Option) []byte {
+		na := &ndp.NeighborAdvertisement{Solicited: true, TargetAddress: six, Options: options}
+		b, err := ndpFrame(mac1, mac2, src, asker, na)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	solicit := func(to MAC, src netip.Addr) []byte {
+		b, err := solicitFrame(to, mac2, src, six)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	edit := func(b []byte, at int, v byte) []byte { b = bytes.Clone(b); b[at] = v; return b }
+	target := &ndp.LinkLayerAddress{Direction: ndp.Target, Addr: mac2[:]}
+	for name, c := range map[string]struct {
+		frame []byte
+		addr  netip.Addr
+		ok    bool
+	}{
+		"advertisement":            {advertise(six, target), six, true},
+		"from another address":     {advertise(asker, target), six, true},
+		"without an option":        {advertise(six), six, true},
+		"solicitation":             {solicit(MAC{}, asker), asker, true},
+		"to one station":           {solicit(mac1, asker), asker, true},
+		"probe for duplicates":     {solicit(MAC{}, netip.Addr{}), netip.Addr{}, false},
+		"padded":                   {append(advertise(six, target), 0, 0, 0), six, true},
+		"cut":                      {advertise(six, target)[:70], netip.Addr{}, false},
+		"routed":                   {edit(advertise(six, target), headerLen+7, 254), netip.Addr{}, false},
+		"another protocol":         {edit(advertise(six, target), headerLen+6, 17), netip.Addr{}, false},
+		"another version":          {edit(advertise(six, target), headerLen, 0x40), netip.Addr{}, false},
+		"another message":          {edit(advertise(six, target), headerLen+ipv6HeadLen, 128), netip.Addr{}, false},
+		"of a group":               {edit(advertise(six, target), headerLen+ipv6HeadLen+8, 0xff), netip.Addr{}, false},
+		"length beyond the end":    {edit(advertise(six, target), headerLen+5, 200), netip.Addr{}, false},
+		"at the MAC of a group":    {edit(advertise(six), 6, 3), netip.Addr{}, false},
+		"option of length nothing": {edit(advertise(six, target), headerLen+ipv6HeadLen+25, 0), netip.Addr{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr, mac, ok := parseSender(c.frame)
+			if ok != c.ok || ok && (addr != c.addr || mac != mac2) {
+				t.Errorf("%s %s %v, want %s %v", addr, mac, ok, c.addr, c.ok)
+			}
+		})
+	}
+}
+
+// A question goes to the group that the address listens to (RFC 4291 section
+// 2.7.1), or to the one station that had it.
+func TestSolicitation(t *testing.T) {
+	six, own := netip.MustParseAddr("fd99::1:2ab:cdef"), netip.MustParseAddr("fe80::1")
+	for name, c := range map[string]struct {
+		to    MAC
+		mac   string
+		group string
+	}{
+		"to all": {MAC{}, "33:33:ff:ab:cd:ef", "ff02::1:ffab:cdef"},
+		"to one": {mac2, mac2.String(), six.String()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := requestFrame(c.to, path{mac: mac1, src: srcAddr{own}}, six)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.Default)
+			eth := p.Layer(layers.LayerTypeEthernet).(*layers.Ethernet)
+			ip := p.Layer(layers.LayerTypeIPv6).(*layers.IPv6)
+			ns := p.Layer(layers.LayerTypeICMPv6NeighborSolicitation).(*layers.ICMPv6NeighborSolicitation)
+			got := []string{eth.DstMAC.String(), ip.DstIP.String(), ns.TargetAddress.String(), ip.SrcIP.String()}
+			if d := cmp.Diff([]string{c.mac, c.group, six.String(), own.String()}, got); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
 func FuzzSender(f *testing.F) {
 	for _, op := range []arp.Operation{arp.OperationRequest, arp.OperationReply} {
 		b, err := arpFrame(mac1, op, mac2, r1, mac1, r2)
@@ -146,13 +226,25 @@ func FuzzSender(f *testing.F) {
 		f.Add(b)
 		f.Add(b[:len(b)-1])
 	}
+	six := netip.MustParseAddr("fd99::12")
+	for _, frame := range [][]byte{must(announceFrame(mac1, six, true)), must(solicitFrame(MAC{}, mac1, six, six))} {
+		f.Add(frame)
+		f.Add(frame[:len(frame)-1])
+	}
 	f.Add([]byte{11: 0, 12: 8, 13: 6, 18: 255, 19: 255}) // lengths beyond the end
 	f.Fuzz(func(t *testing.T, b []byte) {
 		addr, mac, ok := parseSender(b)
-		if ok && (!addr.Is4() || mac == MAC{} || mac[0]&1 != 0) {
+		if ok && (!addr.IsValid() || addr.IsUnspecified() || mac == MAC{} || mac[0]&1 != 0) {
 			t.Errorf("accepted %s at %s", addr, mac)
 		}
 	})
+}
+
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 func TestSenderReadsWhatWeSend(t *testing.T) {

@@ -3,30 +3,36 @@ package neigh
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
-	"time"
+	"syscall"
 
-	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
+
+// rtnlgrpIPv6Rule is RTNLGRP_IPV6_RULE (linux/rtnetlink.h).
+const rtnlgrpIPv6Rule = 19
 
 // network is what a [Resolver] needs of the host it runs on. Only the
 // goroutine of Run calls it.
 type network interface {
 	open() (<-chan event, error)
 	// routes says how each address is reached, never from one of avoid.
-	routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, error)
+	// bound are the MACs that the configuration gives.
+	routes(addrs []netip.Addr, avoid map[netip.Addr]bool, bound map[netip.Addr]MAC) ([]path, error)
 	// ask sends one question for addr to a station, or to all.
 	ask(to MAC, p path, addr netip.Addr) error
-	// keep closes what only serves interfaces that are not used.
-	keep(used map[int]bool)
+	// keep closes what only serves segments that are not used.
+	keep(used map[segmentKey]bool)
 	close()
+}
+
+// segmentKey is one family on one interface, which has a socket of its own.
+type segmentKey struct {
+	ifindex int
+	isIPv6  bool
 }
 
 // kind is the kind of an [event].
@@ -52,19 +58,7 @@ type liveNetwork struct {
 	readers sync.WaitGroup
 	handle  *netlink.Handle
 	sub     *nl.NetlinkSocket
-	conns   map[int]*arpConn // by interface index
-}
-
-// arpConn is a packet socket that knows that it was closed on purpose.
-type arpConn struct {
-	*packet.Conn
-	closed atomic.Bool
-}
-
-// closeForGood ends it, and its reader.
-func (c *arpConn) closeForGood() {
-	c.closed.Store(true)
-	c.Close()
+	conns   map[segmentKey]*arpConn
 }
 
 func (h *liveNetwork) open() (<-chan event, error) {
@@ -73,13 +67,14 @@ func (h *liveNetwork) open() (<-chan event, error) {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	h.sub, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE)
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, rtnlgrpIPv6Rule)
 	if err != nil {
 		h.handle.Close()
 		return nil, fmt.Errorf("netlink events: %w", err)
 	}
 	h.events, h.done = make(chan event, 64), make(chan struct{})
-	h.conns = map[int]*arpConn{}
+	h.conns = map[segmentKey]*arpConn{}
 	h.readers.Go(h.readNetlink)
 	return h.events, nil
 }
@@ -121,31 +116,46 @@ func (h *liveNetwork) readNetlink() {
 			continue
 		}
 		for _, m := range msgs {
-			e := event{kind: routesChanged}
-			if m.Header.Type == unix.RTM_NEWNEIGH || m.Header.Type == unix.RTM_DELNEIGH {
-				n, err := netlink.NeighDeserialize(m.Data)
-				if err != nil || n.Family != unix.AF_INET {
-					continue
-				}
-				e.kind, e.ifindex = kernelHint, n.LinkIndex
-				e.addr, _ = netip.AddrFromSlice(n.IP.To4())
-				e.mac, _ = macFrom(n.HardwareAddr)
-			}
-			if !h.sendEvent(e) {
+			if e, ok := eventOf(m); ok && !h.sendEvent(e) {
 				return
 			}
 		}
 	}
 }
 
-func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, error) {
+// eventOf reads one message of rtnetlink. What the kernel thinks of a
+// neighbour is a hint, but for the entries that somebody has put there by
+// hand: these are part of the way to a real, like a route.
+func eventOf(m syscall.NetlinkMessage) (event, bool) {
+	if m.Header.Type != unix.RTM_NEWNEIGH && m.Header.Type != unix.RTM_DELNEIGH {
+		return event{kind: routesChanged}, true
+	}
+	n, err := netlink.NeighDeserialize(m.Data)
+	if err != nil || n.Family != unix.AF_INET && n.Family != unix.AF_INET6 {
+		return event{}, false
+	}
+	if n.State&unix.NUD_PERMANENT != 0 {
+		return event{kind: routesChanged}, true
+	}
+	e := event{kind: kernelHint, ifindex: n.LinkIndex}
+	addr, _ := netip.AddrFromSlice(n.IP)
+	e.addr = addr.Unmap()
+	e.mac, _ = macFrom(n.HardwareAddr)
+	return e, true
+}
+
+func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, bound map[netip.Addr]MAC) ([]path, error) {
 	links, err := h.handle.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
-	own, err := h.handle.AddrList(nil, netlink.FAMILY_V4)
+	own, err := h.handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("addresses: %w", err)
+	}
+	permanent, err := h.permanentEntries()
+	if err != nil {
+		return nil, err
 	}
 	byIndex := make(map[int]*netlink.LinkAttrs, len(links))
 	for _, l := range links {
@@ -153,19 +163,47 @@ func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]p
 	}
 	paths := make([]path, len(addrs))
 	for i, a := range addrs {
-		paths[i] = h.routeTo(a, byIndex)
-		if paths[i].err == "" && !paths[i].local {
-			paths[i].src = chooseSource(a, paths[i].ifindex, own, avoid)
+		p := h.routeTo(a, byIndex)
+		if p.err == "" && !p.local {
+			p.src = chooseSource(a, p.ifindex, own, avoid)
+			if p.fixed = bound[a]; p.fixed == (MAC{}) {
+				p.fixed = permanent[neighbour{p.ifindex, a}]
+			}
+			p.err = p.missingMAC()
 		}
+		paths[i] = p
 	}
 	return paths, nil
 }
 
+// neighbour is an address on an interface.
+type neighbour struct {
+	ifindex int
+	addr    netip.Addr
+}
+
+// permanentEntries are the MACs that somebody has put into the kernel's
+// neighbour table by hand.
+func (h *liveNetwork) permanentEntries() (map[neighbour]MAC, error) {
+	found := map[neighbour]MAC{}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		list, err := h.handle.NeighList(0, family)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, fmt.Errorf("neighbours: %w", err)
+		}
+		for _, n := range list {
+			addr, ok := netip.AddrFromSlice(n.IP)
+			mac, valid := macFrom(n.HardwareAddr)
+			if ok && valid && n.State&unix.NUD_PERMANENT != 0 {
+				found[neighbour{n.LinkIndex, addr.Unmap()}] = mac
+			}
+		}
+	}
+	return found, nil
+}
+
 // routeTo asks the kernel for the way to one real.
 func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) path {
-	if !a.Is4() {
-		return path{err: fmt.Sprintf("%s is not an IPv4 address (neighbour discovery is not built in)", a)}
-	}
 	routes, err := h.handle.RouteGet(a.AsSlice())
 	if err != nil || len(routes) == 0 {
 		return path{err: fmt.Sprintf("no route to %s (is the interface of its segment up?)", a)}
@@ -191,22 +229,35 @@ func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) pa
 		p.err = l.Name + " is down"
 	case l.RawFlags&unix.IFF_RUNNING == 0:
 		p.err = l.Name + " has no carrier"
-	case l.RawFlags&unix.IFF_NOARP != 0 || p.mac == MAC{}:
-		p.err = l.Name + " is not an Ethernet interface (no ARP on it)"
 	}
+	p.noARP = l.RawFlags&unix.IFF_NOARP != 0
 	return p
 }
 
+// missingMAC says why no MAC can be found on the way, "" if one can.
+func (p path) missingMAC() string {
+	switch {
+	case p.mac == MAC{}:
+		return p.device + " is not an Ethernet interface (no ARP on it)"
+	case p.noARP && p.fixed == MAC{}:
+		return p.device + " does no ARP (give the real server's MAC: mac:, or ip neigh add … nud permanent)"
+	}
+	return ""
+}
+
 // chooseSource chooses the sender of the questions for a: an address of the
-// interface that is not a VIP, best one of the same network.
+// interface that is not a VIP, for IPv4 best one of the same network, for IPv6
+// best the link-local one.
 func chooseSource(a netip.Addr, ifindex int, own []netlink.Addr, avoid map[netip.Addr]bool) srcAddr {
 	var other srcAddr
 	for _, o := range own {
-		ip, ok := netip.AddrFromSlice(o.IP.To4())
-		if !ok || o.LinkIndex != ifindex || avoid[ip] {
+		raw, _ := netip.AddrFromSlice(o.IP)
+		ip := raw.Unmap()
+		if o.LinkIndex != ifindex || ip.Is4() != a.Is4() || avoid[ip] ||
+			o.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
 			continue
 		}
-		if o.Contains(a.AsSlice()) {
+		if ip.Is4() && o.Contains(a.AsSlice()) || ip.IsLinkLocalUnicast() && ip.Is6() {
 			return srcAddr{ip}
 		}
 		if !other.IsValid() {
@@ -214,79 +265,4 @@ func chooseSource(a netip.Addr, ifindex int, own []netlink.Addr, avoid map[netip
 		}
 	}
 	return other
-}
-
-func (h *liveNetwork) ask(to MAC, p path, addr netip.Addr) error {
-	frame, err := requestFrame(to, p, addr)
-	if err != nil {
-		return err
-	}
-	conn, err := h.arpConnOn(p)
-	if err != nil {
-		return err
-	}
-	_, err = conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
-	return err
-}
-
-// arpConnOn is the ARP socket of an interface.
-func (h *liveNetwork) arpConnOn(p path) (*arpConn, error) {
-	if c := h.conns[p.ifindex]; c != nil {
-		return c, nil
-	}
-	conn, err := packet.Listen(&net.Interface{Index: p.ifindex, Name: p.device}, packet.Raw, etherARP, &packet.Config{Filter: filterForUs()})
-	if err != nil {
-		return nil, err
-	}
-	c := &arpConn{Conn: conn}
-	h.conns[p.ifindex] = c
-	h.readers.Go(func() { h.readARP(p.ifindex, c) })
-	return c, nil
-}
-
-// filterForUs is a filter that accepts what is addressed to this host or to all.
-// The kernel counts frames of other VLANs as addressed to others.
-func filterForUs() []bpf.RawInstruction {
-	const wholeFrame = 1 << 16
-	raw, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadExtension{Num: bpf.ExtType},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
-		bpf.RetConstant{Val: wholeFrame},
-		bpf.RetConstant{Val: 0},
-	})
-	if err != nil {
-		panic(err) // a constant program
-	}
-	return raw
-}
-
-// readARP reports the senders of ARP on an interface, until its socket is closed.
-func (h *liveNetwork) readARP(ifindex int, c *arpConn) {
-	buf := make([]byte, 128)
-	for {
-		n, _, err := c.ReadFrom(buf)
-		if c.closed.Load() {
-			return
-		}
-		if err != nil { // ENETDOWN, once each time the interface goes down
-			if !h.sendEvent(event{kind: routesChanged}) {
-				return
-			}
-			time.Sleep(burstGap) // should it be another one, and stay
-			continue
-		}
-		addr, mac, ok := parseSender(buf[:n])
-		if ok && !h.sendEvent(event{kind: spokeItself, ifindex: ifindex, addr: addr, mac: mac}) {
-			return
-		}
-	}
-}
-
-func (h *liveNetwork) keep(used map[int]bool) {
-	for i, c := range h.conns {
-		if !used[i] {
-			c.closeForGood()
-			delete(h.conns, i)
-		}
-	}
 }

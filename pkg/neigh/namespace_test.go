@@ -316,3 +316,9 @@ func TestAnnouncementMovesAVIP(t *testing.T) {
 		}
 	}
 }
+func contains(text, want string) error {
+	if !strings.Contains(text, want) {
+		return fmt.Errorf("%q, want %s", text, want)
+	}
+	return nil
+}

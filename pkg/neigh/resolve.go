@@ -16,28 +16,41 @@ const (
 	settleTime = 20 * time.Millisecond // changes of routing come in groups
 	burstSize  = 64                    // questions at a time
 	burstGap   = 5 * time.Millisecond  // between bursts
+
+	warnInterval = time.Minute // between warnings about false claims to one real's address
 )
 
 // Options of a [Resolver].
 type Options struct {
 	Log *slog.Logger // nil = slog.Default
+
+	// OnUsable is called from Run with a real that frames can reach and could
+	// not reach before. It must not block.
+	OnUsable func(real netip.Addr)
 }
 
-// Resolver finds the MACs of real servers and keeps them fresh. It asks every
-// real about every ten seconds, more often while an answer is missing, and
-// listens to what the reals say by themselves, so that a moved address is
-// seen at once if its new owner announces it, and with the next question
-// otherwise. Its methods may be called from every goroutine.
+// Resolver finds the MACs of real servers and keeps them fresh, by ARP and by
+// neighbour discovery. It asks every real about every ten seconds, more often
+// while an answer is missing, and listens to what the reals say by themselves.
+// When another station claims a real's address, the one that had it is asked
+// first: the claim counts once that station has been silent for 200 ms.
+//
+// The user's word comes before all that: a MAC given by [Resolver.Bind], or a
+// permanent entry in the kernel's neighbour table, is neither asked for nor
+// moved by what stations say. Its methods may be called from every goroutine.
 type Resolver struct {
-	log     *slog.Logger
-	net     network
-	changed chan struct{}
-	wake    chan struct{}
+	log      *slog.Logger
+	net      network
+	onUsable func(netip.Addr)
+	changed  chan struct{}
+	wake     chan struct{}
+	rechecks chan netip.Addr
 
 	version atomic.Uint64
 	mu      sync.RWMutex
 	want    []netip.Addr
 	avoid   map[netip.Addr]bool
+	bound   map[netip.Addr]MAC
 	entries map[netip.Addr]Entry
 }
 
@@ -46,16 +59,22 @@ func NewResolver(o Options) *Resolver {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return newResolver(o.Log, &liveNetwork{})
+	r := newResolver(o.Log, &liveNetwork{})
+	if o.OnUsable != nil {
+		r.onUsable = o.OnUsable
+	}
+	return r
 }
 
 func newResolver(log *slog.Logger, n network) *Resolver {
 	return &Resolver{
-		log:     log.With("component", "neigh"),
-		net:     n,
-		changed: make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		entries: map[netip.Addr]Entry{},
+		log:      log.With("component", "neigh"),
+		net:      n,
+		onUsable: func(netip.Addr) {},
+		changed:  make(chan struct{}, 1),
+		wake:     make(chan struct{}, 1),
+		rechecks: make(chan netip.Addr, 256),
+		entries:  map[netip.Addr]Entry{},
 	}
 }
 
@@ -80,6 +99,27 @@ func (r *Resolver) Avoid(vips []netip.Addr) {
 	r.mu.Unlock()
 	if !same {
 		wakeUp(r.wake)
+	}
+}
+
+// Bind gives the MACs of reals that the configuration names (`mac:`), instead
+// of those before.
+func (r *Resolver) Bind(macs map[netip.Addr]MAC) {
+	r.mu.Lock()
+	same := maps.Equal(r.bound, macs)
+	r.bound = maps.Clone(macs)
+	r.mu.Unlock()
+	if !same {
+		wakeUp(r.wake)
+	}
+}
+
+// Recheck has a real asked at once whether it is still where it was: a check
+// of it has failed, and its address may have moved without a word.
+func (r *Resolver) Recheck(real netip.Addr) {
+	select {
+	case r.rechecks <- real:
+	default: // so many reals fail that the questions of every ten seconds must do
 	}
 }
 
@@ -132,6 +172,16 @@ func (r *Resolver) Run(ctx context.Context) error {
 				continue
 			}
 			due = at
+		case real := <-r.rechecks:
+			t := l.targets[real]
+			if t == nil {
+				continue
+			}
+			t.askSoon(time.Now())
+			if t.due.IsZero() || !t.due.Before(due) {
+				continue
+			}
+			due = t.due
 		case <-r.wake:
 			l.syncTargets()
 			l.routesDue = time.Now()
@@ -185,18 +235,51 @@ func (l *loop) handleEvent(e event, now time.Time) time.Time {
 	}
 	t := l.targets[e.addr]
 	switch {
-	case t == nil || t.due.IsZero() || t.path.ifindex != e.ifindex:
+	case t == nil || t.path.ifindex != e.ifindex:
 		// Not watched, or not where it belongs.
-	case e.kind == kernelHint && e.mac != t.mac:
+	case t.path.fixed != MAC{}:
+		if e.kind == kernelHint {
+			// The entry may be permanent no more.
+			return l.handleEvent(event{kind: routesChanged}, now)
+		}
+	case t.due.IsZero():
+	case e.kind == kernelHint && e.mac == MAC{}:
 		t.askSoon(now)
 		return t.due
+	case e.kind == kernelHint && t.mac != MAC{} && e.mac != t.mac && e.mac != t.path.mac:
+		t.doubtMAC(e.mac, now)
+		return t.due
 	case e.kind == spokeItself && e.mac != t.path.mac: // else it is this host that speaks in the real's name
-		if before := t.setMAC(e.mac, now); before != e.mac {
-			l.log.Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", e.mac, "before", before)
-		}
-		l.publishEntry(t)
+		return l.hear(t, e.mac, now)
 	}
 	return time.Time{}
+}
+
+// hear takes a station's word that it has a real's address, and returns when
+// there is work to do because of it.
+func (l *loop) hear(t *target, mac MAC, now time.Time) time.Time {
+	before, rival := t.mac, t.rival
+	switch t.heard(mac, now) {
+	case resolved:
+		l.log.Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", mac, "before", before)
+	case moved:
+		l.logMove(t, before)
+	case rejected:
+		if now.Sub(t.warned) >= warnInterval {
+			t.warned = now
+			l.log.Warn("another station claims the address of a real server, which answers where it was",
+				"real", t.addr, "device", t.path.device, "mac", mac, "claimed by", rival)
+		}
+	case doubted:
+		return t.due
+	case unchanged:
+	}
+	l.publishEntry(t)
+	return time.Time{}
+}
+
+func (l *loop) logMove(t *target, before MAC) {
+	l.log.Warn("real server has moved", "real", t.addr, "device", t.path.device, "mac", t.mac, "before", before)
 }
 
 // runDue does what is due and returns when there is more.
@@ -213,6 +296,10 @@ func (l *loop) runDue(now time.Time) time.Time {
 	for _, t := range l.targets {
 		if t.due.IsZero() {
 			continue
+		}
+		if before := t.mac; t.endDoubt(now) {
+			l.logMove(t, before)
+			l.publishEntry(t)
 		}
 		if !now.Before(t.due) {
 			if asked == burstSize {
@@ -237,7 +324,7 @@ func (l *loop) askTarget(t *target, now time.Time) {
 	to := t.nextQuestion(now)
 	t.sendErr = ""
 	if err := l.net.ask(to, t.path, t.addr); err != nil {
-		t.sendErr = fmt.Sprintf("ARP request for %s on %s: %v", t.addr, t.path.device, err)
+		t.sendErr = fmt.Sprintf("%s request for %s on %s: %v", t.protocol(), t.addr, t.path.device, err)
 	}
 	l.publishEntry(t)
 }
@@ -245,22 +332,22 @@ func (l *loop) askTarget(t *target, now time.Time) {
 // readRoutes asks the host for the way to every real.
 func (l *loop) readRoutes(now time.Time) {
 	l.mu.RLock()
-	avoid := l.avoid
+	avoid, bound := l.avoid, l.bound
 	l.mu.RUnlock()
 	addrs := slices.Collect(maps.Keys(l.targets))
 	began := time.Now()
-	paths, err := l.net.routes(addrs, avoid)
+	paths, err := l.net.routes(addrs, avoid, bound)
 	l.routesNotBefore = now.Add(5 * time.Since(began)) // thousands of addresses come one by one, each with an event
 	if err != nil {
 		l.log.Error("routes of the real servers", "error", err)
 		l.routesDue = now.Add(retryInterval)
 		return
 	}
-	used := map[int]bool{}
+	used := map[segmentKey]bool{}
 	for i, a := range addrs {
 		t := l.targets[a]
 		t.setPath(paths[i], now)
-		used[t.path.ifindex] = true
+		used[segmentKey{t.path.ifindex, a.Is6()}] = true
 		l.publishEntry(t)
 	}
 	l.net.keep(used)
@@ -278,6 +365,9 @@ func (l *loop) publishEntry(t *target) {
 	}
 	l.version.Add(1)
 	wakeUp(l.changed)
+	if e.Usable() && !old.Usable() {
+		l.onUsable(t.addr)
+	}
 	switch {
 	case !t.isUnreachable() || e.Err == old.Err:
 	case old.MAC != (MAC{}):

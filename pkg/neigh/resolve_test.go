@@ -60,10 +60,10 @@ func (f *fakeNet) set(change func()) {
 }
 
 func (f *fakeNet) open() (<-chan event, error) { return f.events, nil }
-func (f *fakeNet) keep(map[int]bool)           {}
+func (f *fakeNet) keep(map[segmentKey]bool)    {}
 func (f *fakeNet) close()                      { f.closed = true }
 
-func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path, error) {
+func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, bound map[netip.Addr]MAC) ([]path, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.avoid = avoid
@@ -72,6 +72,9 @@ func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool) ([]path,
 		p, ok := f.paths[a]
 		if !ok {
 			p.err = "no route"
+		}
+		if mac, ok := bound[a]; ok {
+			p.fixed = mac
 		}
 		paths[i] = p
 	}
@@ -134,7 +137,7 @@ func wantEntry(t *testing.T, r *Resolver, addr netip.Addr, want Entry) {
 }
 
 func on(p path, mac MAC, err string) Entry {
-	return Entry{MAC: mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: err, Pending: strings.Contains(err, "being looked for")}
+	return Entry{MAC: mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: err, Pending: strings.Contains(err, "being looked for"), Silent: strings.Contains(err, "does not answer")}
 }
 
 func TestResolveAndRefresh(t *testing.T) {
@@ -235,35 +238,131 @@ func TestOneMissedAnswerIsNoNews(t *testing.T) {
 
 func TestMovedReal(t *testing.T) {
 	moved := on(eth0, mac2, "")
-	t.Run("it says so", func(t *testing.T) {
-		bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-			n.set(func() { n.answers[r1] = mac1 })
-			r.Watch([]netip.Addr{r1})
-			synctest.Wait()
+	for name, c := range map[string]struct {
+		word  func(r *Resolver, n *fakeNet)
+		after time.Duration
+	}{
+		"it says so": {func(_ *Resolver, n *fakeNet) {
 			n.events <- event{kind: spokeItself, ifindex: 2, addr: r1, mac: mac2}
-			wantEntry(t, r, r1, moved)
-		})
-	})
-	t.Run("it does not", func(t *testing.T) {
-		bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-			n.set(func() { n.answers[r1] = mac1 })
-			r.Watch([]netip.Addr{r1})
-			synctest.Wait()
-			n.set(func() { n.answers[r1] = mac2 })
-			pass(refreshInterval + retryInterval)
-			wantEntry(t, r, r1, moved)
-		})
-	})
-	t.Run("the kernel noticed", func(t *testing.T) {
-		bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
-			n.set(func() { n.answers[r1] = mac1 })
-			r.Watch([]netip.Addr{r1})
-			synctest.Wait()
-			n.set(func() { n.answers[r1] = mac2 })
+		}, verifyTime},
+		"the kernel noticed": {func(_ *Resolver, n *fakeNet) {
 			n.events <- event{kind: kernelHint, ifindex: 2, addr: r1, mac: mac2}
-			pass(burstGap)
-			wantEntry(t, r, r1, moved)
+		}, verifyTime},
+		"the kernel has lost it": {func(_ *Resolver, n *fakeNet) {
+			n.events <- event{kind: kernelHint, ifindex: 2, addr: r1}
+		}, verifyTime},
+		"a check failed": {func(r *Resolver, _ *fakeNet) { r.Recheck(r1) }, verifyTime},
+		"without a word": {func(*Resolver, *fakeNet) {}, refreshInterval + retryInterval},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
+				n.set(func() { n.answers[r1] = mac1 })
+				r.Watch([]netip.Addr{r1})
+				synctest.Wait()
+				n.set(func() { n.answers[r1] = mac2 })
+				c.word(r, n)
+				pass(c.after + 2*burstGap)
+				wantEntry(t, r, r1, moved)
+			})
 		})
+	}
+}
+
+// A station that claims a real's address while the real answers where it was
+// moves nothing, however often it says so, and is warned of.
+func TestFalseClaim(t *testing.T) {
+	var log strings.Builder
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeNet()
+		r := newResolver(slog.New(slog.NewTextHandler(&log, nil)), n)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		n.set(func() { n.answers[r1] = mac1 })
+		r.Watch([]netip.Addr{r1})
+		synctest.Wait()
+		isChanged(r)
+		for range 50 {
+			n.events <- event{kind: spokeItself, ifindex: 2, addr: r1, mac: mac2}
+			pass(250 * time.Millisecond)
+			wantEntry(t, r, r1, on(eth0, mac1, ""))
+		}
+		if isChanged(r) {
+			t.Error("a false claim is a change")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if got := strings.Count(log.String(), `level=WARN msg="another station claims the address of a real server, which answers where it was"`); got != 1 {
+		t.Errorf("%d warnings in 12 s, want one:\n%s", got, &log)
+	}
+	if !strings.Contains(log.String(), `"claimed by"=`+mac2.String()) {
+		t.Errorf("the log does not name the station:\n%s", &log)
+	}
+}
+
+// A MAC that the user gave is neither asked for nor moved, and ends when the
+// user takes it back.
+func TestBoundReal(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
+		n.set(func() { n.answers[r1] = mac1 })
+		r.Bind(map[netip.Addr]MAC{r1: mac2})
+		r.Watch([]netip.Addr{r1})
+		wantEntry(t, r, r1, on(eth0, mac2, ""))
+		n.events <- event{kind: spokeItself, ifindex: 2, addr: r1, mac: mac1}
+		n.events <- event{kind: kernelHint, ifindex: 2, addr: r1, mac: mac1}
+		r.Recheck(r1)
+		pass(time.Minute)
+		wantEntry(t, r, r1, on(eth0, mac2, ""))
+		if q := n.since(); len(q) != 0 {
+			t.Errorf("asked %v", q)
+		}
+		r.Bind(nil)
+		pass(settleTime)
+		wantEntry(t, r, r1, on(eth0, mac1, ""))
+	})
+}
+
+// Only what is this host's own trouble excuses a silent real: no way at all,
+// or a segment on which nothing answers.
+func TestCannotAsk(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Resolver, n *fakeNet) {
+		var usable []netip.Addr
+		r.onUsable = func(a netip.Addr) { usable = append(usable, a) }
+		check := func(what string, want string) {
+			t.Helper()
+			pass(time.Minute)
+			err := r.CannotAsk(r1)
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", what, err, want)
+			}
+		}
+		n.set(func() { n.answers[r1], n.answers[r2] = mac1, mac2 })
+		r.Watch([]netip.Addr{r1, r2})
+		check("both answer", "")
+		n.set(func() { delete(n.answers, r1) })
+		check("one of two is silent", "")
+		n.set(func() { delete(n.answers, r2) })
+		check("both are silent", "nothing answers on eth0: none of 2 addresses")
+		down := eth0
+		down.err = "eth0 has no carrier"
+		n.set(func() { n.paths[r1], n.paths[r2] = down, down })
+		n.events <- event{kind: routesChanged}
+		check("no carrier", "eth0 has no carrier")
+		r.Watch([]netip.Addr{r1})
+		n.set(func() { n.paths[r1] = eth0 })
+		check("alone and silent", "")
+		usable = nil
+		n.set(func() { n.answers[r1] = mac1 })
+		check("back", "")
+		if len(usable) != 1 || usable[0] != r1 {
+			t.Errorf("usable again: %v, want %s once", usable, r1)
+		}
+		if got := r.AddrsOf(mac1); len(got) != 1 || got[0] != r1 {
+			t.Errorf("at %s: %v", mac1, got)
+		}
 	})
 }
 

@@ -2,10 +2,12 @@ package neigh
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -20,18 +22,18 @@ type liveSegment struct {
 	sub    *nl.NetlinkSocket
 	done   chan struct{}
 	reader sync.WaitGroup
-	conns  map[int]*announceConn // by interface index
+	conns  map[segmentKey]*announceConn
 	claims chan claim
 }
 
 // announceConn announces on an interface, and hears what other stations claim there.
 type announceConn struct {
-	arpConn
+	*arpConn
 	ownMAC    atomic.Pointer[MAC]
-	announced sync.Map // every netip.Addr that was announced, so that other ARP ends here
+	announced sync.Map // every netip.Addr that was announced, so that what is said of others ends here
 }
 
-func (w *liveSegment) open() (<-chan string, <-chan claim, error) {
+func (w *liveSegment) open() (<-chan linkEvent, <-chan claim, error) {
 	var err error
 	if w.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, nil, fmt.Errorf("netlink: %w", err)
@@ -40,19 +42,29 @@ func (w *liveSegment) open() (<-chan string, <-chan claim, error) {
 		w.handle.Close()
 		return nil, nil, fmt.Errorf("netlink events: %w", err)
 	}
-	w.done, w.conns = make(chan struct{}), map[int]*announceConn{}
-	up := make(chan string)
+	w.done, w.conns = make(chan struct{}), map[segmentKey]*announceConn{}
+	up := make(chan linkEvent)
 	w.claims = make(chan claim)
 	w.reader.Go(func() { w.readLinkEvents(up) })
 	return up, w.claims, nil
 }
 
-// readLinkEvents reports interfaces that were not running and now are.
-func (w *liveSegment) readLinkEvents(up chan<- string) {
-	running := map[int]bool{}
+// runningLink is what counts of an interface that runs.
+type runningLink struct {
+	name string
+	mac  MAC
+}
+
+// readLinkEvents reports interfaces that were not running and now are, and
+// those whose MAC changes.
+func (w *liveSegment) readLinkEvents(up chan<- linkEvent) {
+	running := map[int]runningLink{}
 	links, _ := w.handle.LinkList() // without it an interface may be reported once too often
 	for _, l := range links {
-		running[l.Attrs().Index] = l.Attrs().RawFlags&unix.IFF_RUNNING != 0
+		if at := l.Attrs(); at.RawFlags&unix.IFF_RUNNING != 0 {
+			mac, _ := macFrom(at.HardwareAddr)
+			running[at.Index] = runningLink{at.Name, mac}
+		}
 	}
 	for {
 		msgs, _, err := w.sub.Receive()
@@ -65,30 +77,47 @@ func (w *liveSegment) readLinkEvents(up chan<- string) {
 			continue // messages were lost; the periodic announcement heals that
 		}
 		for _, m := range msgs {
-			if m.Header.Type != unix.RTM_NEWLINK && m.Header.Type != unix.RTM_DELLINK {
-				continue
-			}
-			header := unix.NlMsghdr{Len: m.Header.Len, Type: m.Header.Type, Flags: m.Header.Flags}
-			link, err := netlink.LinkDeserialize(&header, m.Data)
-			if err != nil {
-				continue
-			}
-			l := link.Attrs()
-			is := l.RawFlags&unix.IFF_RUNNING != 0 && m.Header.Type == unix.RTM_NEWLINK
-			was := running[l.Index]
-			if running[l.Index] = is; !is {
-				delete(running, l.Index)
-			}
-			if !is || was {
+			e, ok := linkEventOf(m, running)
+			if !ok {
 				continue
 			}
 			select {
-			case up <- l.Name:
+			case up <- e:
 			case <-w.done:
 				return
 			}
 		}
 	}
+}
+
+// linkEventOf reads one message of rtnetlink and keeps account of what runs.
+func linkEventOf(m syscall.NetlinkMessage, running map[int]runningLink) (linkEvent, bool) {
+	if m.Header.Type != unix.RTM_NEWLINK && m.Header.Type != unix.RTM_DELLINK {
+		return linkEvent{}, false
+	}
+	header := unix.NlMsghdr{Len: m.Header.Len, Type: m.Header.Type, Flags: m.Header.Flags}
+	link, err := netlink.LinkDeserialize(&header, m.Data)
+	if err != nil {
+		return linkEvent{}, false
+	}
+	at := link.Attrs()
+	if at.RawFlags&unix.IFF_RUNNING == 0 || m.Header.Type == unix.RTM_DELLINK {
+		delete(running, at.Index)
+		return linkEvent{}, false
+	}
+	mac, _ := macFrom(at.HardwareAddr)
+	before, ran := running[at.Index]
+	if mac == (MAC{}) { // not every message says it
+		mac = before.mac
+	}
+	running[at.Index] = runningLink{at.Name, mac}
+	switch {
+	case !ran:
+		return linkEvent{iface: at.Name}, true
+	case before.mac != mac:
+		return linkEvent{at.Name, mac}, true
+	}
+	return linkEvent{}, false
 }
 
 func (w *liveSegment) announce(iface string, vips []netip.Addr) error {
@@ -100,45 +129,60 @@ func (w *liveSegment) announce(iface string, vips []netip.Addr) error {
 	if !ok {
 		return fmt.Errorf("interface %s: not Ethernet, nothing to announce", iface)
 	}
-	v, err := w.announceConnOn(link.Attrs())
-	if err != nil {
-		return err
-	}
-	v.ownMAC.Store(&mac)
 	for _, vip := range vips {
-		v.announced.Store(vip, nil)
-		frame, err := announceFrame(mac, vip)
-		if err != nil {
-			return fmt.Errorf("announcement of %s: %w", vip, err)
-		}
-		if _, err := v.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
-			v.closeForGood() // the interface may be another one next time
-			delete(w.conns, link.Attrs().Index)
-			return fmt.Errorf("announcement of %s on %s: %w", vip, iface, err)
+		if err := w.announceOne(link.Attrs(), mac, vip); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// announceConn is the socket of an interface.
-func (w *liveSegment) announceConnOn(l *netlink.LinkAttrs) (*announceConn, error) {
-	if v := w.conns[l.Index]; v != nil {
-		return v, nil
-	}
-	conn, err := packet.Listen(&net.Interface{Index: l.Index, Name: l.Name}, packet.Raw, etherARP, &packet.Config{Filter: filterForUs()})
+func (w *liveSegment) announceOne(l *netlink.LinkAttrs, mac MAC, vip netip.Addr) error {
+	k := segmentKey{l.Index, vip.Is6()}
+	c, err := w.announceConnOn(k, l.Name)
 	if err != nil {
-		return nil, fmt.Errorf("packet socket on %s: %w", l.Name, err)
+		return err
 	}
-	v := &announceConn{arpConn: arpConn{Conn: conn}}
-	w.conns[l.Index] = v
-	w.reader.Go(func() { w.readClaims(l.Name, v) })
-	return v, nil
+	c.ownMAC.Store(&mac)
+	c.announced.Store(vip, nil)
+	frame, err := announceFrame(mac, vip, vip.Is6() && isRouter(l.Name))
+	if err != nil {
+		return fmt.Errorf("announcement of %s: %w", vip, err)
+	}
+	if _, err := c.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+		c.closeForGood() // the interface may be another one next time
+		delete(w.conns, k)
+		return fmt.Errorf("announcement of %s on %s: %w", vip, l.Name, err)
+	}
+	return nil
+}
+
+// isRouter reports whether this host routes IPv6 packets that come in by an
+// interface.
+func isRouter(iface string) bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + iface + "/forwarding")
+	return err == nil && strings.TrimSpace(string(b)) != "0"
+}
+
+// announceConnOn is the socket for one family on an interface.
+func (w *liveSegment) announceConnOn(k segmentKey, iface string) (*announceConn, error) {
+	if c := w.conns[k]; c != nil {
+		return c, nil
+	}
+	conn, err := listenOn(k, iface)
+	if err != nil {
+		return nil, fmt.Errorf("packet socket on %s: %w", iface, err)
+	}
+	c := &announceConn{arpConn: conn}
+	w.conns[k] = c
+	w.reader.Go(func() { w.readClaims(iface, c) })
+	return c, nil
 }
 
 // readClaims passes on what other stations claim on an interface, until its
 // socket is shut.
 func (w *liveSegment) readClaims(iface string, v *announceConn) {
-	buf := make([]byte, 128)
+	buf := make([]byte, maxFrame)
 	for {
 		n, _, err := v.ReadFrom(buf)
 		if v.closed.Load() {

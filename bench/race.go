@@ -226,8 +226,8 @@ func (o *RaceObjects) chooseCollidingFlows(r *rig) error {
 	return nil
 }
 
-// sets are the two that a flow may be in (flow_hash, first_set and second_set
-// of bpf/flow.h).
+// sets are the two that a flow may be in (flow_hash of bpf/ipv4.h, first_set and second_set
+// of bpf/set.h).
 func (r *rig) sets(client uint32, port uint16, vip uint32, vipPort uint16) (first, second uint32) {
 	s, n := r.dp.Settings, uint64(r.dp.Maps.Flows.MaxEntries())
 	h := (uint64(client) | uint64(port)<<32) ^ s.Seed[0]

@@ -1,43 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * ICMP that the packet path sends itself, from the VIP, as kernel IPVS does:
- * port unreachable without a usable real, time exceeded, fragmentation
- * needed. A packet that was passed up instead would meet whatever listens on
- * the director.
+ * no usable real, time exceeded, too long for the way out. A packet that was
+ * passed up instead would meet whatever listens on the director. Here is what
+ * both families need for it; the message is the family's (ipv4.h).
  */
 #pragma once
 
 #include "config.h"
-#include "forward.h"
-
-#define QUOTE_MOST 548 /* 576 - IP header - ICMP header, as icmp_send has it */
-#define ICMP_HEADERS 28
-
-static __always_inline int may_answer(void)
-{
-	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
-	struct bucket *b = bpf_map_lookup_elem(&answers, &zero);
-	__u64 second = bpf_jiffies64() / (jiffies_per_second ?: 1);
-
-	if (!s || !b)
-		return 0;
-	if (b->second != second) {
-		b->second = second;
-		b->used = 0;
-	}
-	if (b->used >= s->answers)
-		return 0;
-	b->used += 1;
-	return 1;
-}
-
-static __always_inline __u16 fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
+#include "maps.h"
+#include "store.h"
 
 struct answer {
 	__u32 ip; /* offset of the IP header */
@@ -48,39 +20,44 @@ struct answer {
 	__u16 mtu;
 };
 
-static __always_inline void fill_ip(struct iphdr *reply, const struct iphdr *quoted, __u32 size)
+/* Whether the rate limit has room for one more. */
+static __always_inline int take_answer_token(void)
 {
-	__u32 sum = 0;
-	__u16 *word = (__u16 *)reply;
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct bucket *b = bpf_map_lookup_elem(&answers, &zero);
+	__u64 second = bpf_jiffies64() / (jiffies_per_second ?: 1);
+	__u64 used;
 
-	reply->version = 4;
-	reply->ihl = 5;
-	reply->tos = (quoted->tos & 0x1e) | 0xc0; /* icmp_send: internet control */
-	reply->tot_len = bpf_htons(size + ICMP_HEADERS);
-	reply->id = (__u16)bpf_get_prandom_u32();
-	reply->frag_off = 0;
-	reply->ttl = 64;
-	reply->protocol = IPPROTO_ICMP;
-	reply->check = 0;
-	reply->saddr = quoted->daddr;
-	reply->daddr = quoted->saddr;
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += word[i];
-	reply->check = fold(sum);
+	if (!s || !b)
+		return 0;
+	used = b->second == second ? b->used : 0;
+	if (used >= s->answers)
+		return 0;
+	store_64(&b->second, second);
+	store_64(&b->used, used + 1);
+	return 1;
+}
+
+static __always_inline __u16 fold_sum(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
 }
 
 #define CHUNK 64
 
 /*
- * The ICMP checksum of so many bytes from an offset. In chunks through the
- * stack: the quoted packet has any length, and answers are rare.
+ * The sum of so many bytes (at most `most`) of the frame from an offset, for a
+ * checksum. In chunks through the stack: the quoted packet has any length, and
+ * answers are rare.
  */
-static __always_inline __u16 icmp_sum(struct xdp_md *ctx, __u32 at, __u32 size)
+static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 at, __u32 size, __u32 most)
 {
 	__s64 sum = 0;
 
-	for (int i = 0; i < (QUOTE_MOST + 8 + CHUNK - 1) / CHUNK; i++) {
+	for (int i = 0; i < (most + CHUNK - 1) / CHUNK; i++) {
 		__u8 chunk[CHUNK] = {};
 		__u32 n = size < CHUNK ? size : CHUNK;
 
@@ -96,17 +73,17 @@ static __always_inline __u16 icmp_sum(struct xdp_md *ctx, __u32 at, __u32 size)
 		at += n;
 		size -= n;
 	}
-	return fold(sum);
+	return sum;
 }
 
-/* The Ethernet header and its tags, swapped, in front of the new packet. */
-static __always_inline int move_ethernet(void *data, void *end, __u32 ip)
+/* The Ethernet header and its tags, swapped, in front of the new packet, which is longer by grown. */
+static __always_inline int move_ethernet(void *data, void *end, __u32 ip, __u32 grown)
 {
 	__u8 old[24];
-	__u8 *from = data + ICMP_HEADERS;
+	__u8 *from = data + grown;
 	__u8 *to = data;
 
-	if (data + ICMP_HEADERS + 22 > end)
+	if (data + grown + 22 > end)
 		return 0;
 	__builtin_memcpy(old, from, 22);
 	__builtin_memcpy(to, old + 6, 6);
@@ -117,52 +94,4 @@ static __always_inline int move_ethernet(void *data, void *end, __u32 ip)
 	if (ip >= 22)
 		__builtin_memcpy(to + 18, old + 18, 4);
 	return 1;
-}
-
-/* Turn the frame into the answer. Its own function: it is verified once. */
-__attribute__((noinline)) int answer(struct xdp_md *ctx, struct answer *a)
-{
-	void *data, *end;
-	struct iphdr *reply;
-	struct icmp *icmp;
-	__u32 size, ip, frame;
-	__u16 sum;
-
-	if (!a)
-		return DROP(VERDICT_NO_REAL);
-	if (!may_answer())
-		return DROP(VERDICT_ANSWER_LIMITED);
-	ip = a->ip;
-	if (ip != 14 && ip != 18 && ip != 22)
-		return DROP(VERDICT_NO_REAL);
-	size = a->length < QUOTE_MOST ? a->length : QUOTE_MOST;
-	frame = bpf_xdp_get_buff_len(ctx);
-	if (bpf_xdp_adjust_tail(ctx, (int)(ip + size) - (int)frame) ||
-	    bpf_xdp_adjust_head(ctx, -ICMP_HEADERS))
-		return DROP(VERDICT_NO_REAL);
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	if (!move_ethernet(data, end, ip))
-		return DROP(VERDICT_NO_REAL);
-	if (ip > 22)
-		return DROP(VERDICT_NO_REAL);
-	reply = data + ip;
-	if ((void *)reply + ICMP_HEADERS + sizeof(*reply) > end)
-		return DROP(VERDICT_NO_REAL);
-	icmp = (void *)(reply + 1);
-	fill_ip(reply, (void *)(icmp + 1), size);
-	icmp->type = a->type;
-	icmp->code = a->code;
-	icmp->checksum = 0;
-	icmp->unused = 0;
-	icmp->mtu = bpf_htons(a->mtu);
-	/* The checksum last: its helper calls end what is known of the frame. */
-	sum = icmp_sum(ctx, ip + sizeof(*reply), size + sizeof(*icmp));
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	icmp = data + ip + sizeof(*reply);
-	if ((void *)(icmp + 1) > end)
-		return DROP(VERDICT_NO_REAL);
-	icmp->checksum = sum;
-	return OUTCOME(a->verdict, XDP_TX);
 }

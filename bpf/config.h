@@ -28,6 +28,9 @@ volatile const __u32 jiffies_per_second = 250;
 /* A template that outlived its timeout lives on by 60 s at a time: in ticks. */
 volatile const __u32 renewal_ticks = 59;
 
+/* A note of where a datagram's fragments go holds so long: net.ipv4.ipfrag_time, in ticks. */
+volatile const __u32 fragment_ticks = 30;
+
 /* An enum that no map mentions would not be in BTF, so neither in Go. */
 volatile const enum verdict names_of_verdicts = 0;
 volatile const enum eviction names_of_evictions = 0;

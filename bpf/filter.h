@@ -21,8 +21,8 @@ static __always_inline __u32 filter_action(__be32 client, __u32 service)
 	return action ? *action : FILTER_NONE;
 }
 
-/* A global function: few services have lists, none should pay for their key. */
-__attribute__((noinline)) int denied(__be32 client, __u32 cookie, __u32 settings_flags)
+/* A global function: few services have lists, the others should not pay for their key. */
+__attribute__((noinline)) int is_denied(__be32 client, __u32 cookie, __u32 settings_flags)
 {
 	if (settings_flags & SETTING_GLOBAL_FILTER &&
 	    filter_action(client, FILTER_GLOBAL) == FILTER_DENY)

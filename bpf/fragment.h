@@ -7,32 +7,21 @@
 #pragma once
 
 #include "flow.h"
-#include "forward.h"
-
-static __always_inline struct fragment_key fragment_of(const struct packet *p)
-{
-	struct fragment_key key = {
-		.source = p->source,
-		.destination = p->destination,
-		.id = p->id,
-		.protocol = p->protocol,
-	};
-
-	return key;
-}
+#include "ipv4.h"
 
 /* The first fragment went to slot, or (NO_REAL) to the kernel. */
 static __always_inline void note_fragment(const struct settings *s, const struct packet *p,
 					  __u32 slot, __u32 generation)
 {
-	struct fragment_key key = fragment_of(p);
+	struct fragment_key key = fragment_key_of(p);
 	struct fragment note = {
 		.real = slot,
 		.generation = generation,
 		.tick = clock_now(s),
 	};
 
-	bpf_map_update_elem(&fragments, &key, &note, BPF_ANY);
+	if (STORES)
+		bpf_map_update_elem(&fragments, &key, &note, BPF_ANY);
 }
 
 /* Hand the frame to the daemon. 0 if it took it. */
@@ -46,6 +35,8 @@ static __always_inline int hold_fragment(struct xdp_md *ctx, const struct settin
 		return 1;
 	if (size < ETHER || size > sizeof(h->frame))
 		return 1;
+	if (!STORES)
+		return 0;
 	h = bpf_ringbuf_reserve(&held, sizeof(*h), 0);
 	if (!h)
 		return 1;
@@ -58,4 +49,24 @@ static __always_inline int hold_fragment(struct xdp_md *ctx, const struct settin
 	}
 	bpf_ringbuf_submit(h, 0);
 	return 0;
+}
+
+/* A fragment that is not the first: after its first. */
+static __always_inline int forward_fragment(struct run *r)
+{
+	struct fragment_key key = fragment_key_of(&r->p);
+	struct fragment *note = bpf_map_lookup_elem(&fragments, &key);
+	struct real *real;
+
+	/* An old note is of another datagram: identifications come round. */
+	if (note && (__u16)((__u16)clock_now(r->s) - note->tick) <= fragment_ticks) {
+		if (note->real == NO_REAL)
+			return PASS(VERDICT_NO_LISTENER);
+		real = bpf_map_lookup_elem(&reals, &note->real);
+		if (real && real->flags & REAL_THERE && real->generation == note->generation)
+			return send_to(r, real, note->real, VERDICT_FORWARDED);
+	}
+	if (hold_fragment(r->ctx, r->s, &key))
+		return DROP(VERDICT_FRAGMENT_LOST);
+	return DROP(VERDICT_FRAGMENT_HELD);
 }

@@ -42,6 +42,7 @@ const (
 	lbProgClock              = "clock"
 	lbProgLb                 = "lb"
 	lbVarFlowSets            = "flow_sets"
+	lbVarFragmentTicks       = "fragment_ticks"
 	lbVarInterfaceSlot       = "interface_slot"
 	lbVarJiffiesPerSecond    = "jiffies_per_second"
 	lbVarNamesOfEvictions    = "names_of_evictions"
@@ -139,6 +140,7 @@ type lbMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
 	FlowSets            *ebpf.VariableSpec `ebpf:"flow_sets"`
+	FragmentTicks       *ebpf.VariableSpec `ebpf:"fragment_ticks"`
 	InterfaceSlot       *ebpf.VariableSpec `ebpf:"interface_slot"`
 	JiffiesPerSecond    *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
 	NamesOfEvictions    *ebpf.VariableSpec `ebpf:"names_of_evictions"`
@@ -234,6 +236,7 @@ func (m *lbMaps) Close() error {
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
 	FlowSets            *ebpf.Variable `ebpf:"flow_sets"`
+	FragmentTicks       *ebpf.Variable `ebpf:"fragment_ticks"`
 	InterfaceSlot       *ebpf.Variable `ebpf:"interface_slot"`
 	JiffiesPerSecond    *ebpf.Variable `ebpf:"jiffies_per_second"`
 	NamesOfEvictions    *ebpf.Variable `ebpf:"names_of_evictions"`

@@ -1,63 +1,76 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From an address and a port to a service. Established flows need only the
- * VIP, one line; the port is looked up for new ones. An exact port wins over
- * a range; every port is a range, which user space has cut to what the others
- * leave.
+ * From a VIP's number and a port to a service, for new connections. An exact
+ * port wins over a range; every port is a range, which user space has cut to
+ * what the others leave.
  */
 #pragma once
 
+#include <bpf/bpf_endian.h>
+
 #include "maps.h"
-#include "parse.h"
+#include "set.h"
 
 #define NO_SERVICE 0xffffffffu
 
-static __always_inline int same_address(const struct vip *v, __be32 addr)
+/* struct port's first word: the VIP's number and the port. */
+static __always_inline __u32 port_word(__u16 vip, __be16 port)
 {
-	const __u64 *word = (const __u64 *)v->addr.word;
-
-	return word[0] == 0 && word[1] == ((__u64)addr << 32 | bpf_htonl(0xffff));
+	return vip | (__u32)port << 16;
 }
 
-static __always_inline struct vip *find_vip(const struct settings *s, __be32 addr)
+/* The line that a search touches i-th. */
+static __always_inline struct port_line *port_line_at(__u32 half, __u32 wanted, __u32 i)
 {
-	__u32 hash = addr * 0x9e3779b1u >> 18;
-	__u32 half = (s->half & 1) * VIP_LINES;
+	__u32 hash = wanted * 0x9e3779b1u >> 16;
+	__u32 at = (half & 1) * PORT_LINES + ((hash + i) & (PORT_LINES - 1));
 
-#pragma unroll
-	for (int i = 0; i < PROBES; i++) {
-		__u32 at = half + ((hash + i) & (VIP_LINES - 1));
-		struct vip_line *line = bpf_map_lookup_elem(&vips, &at);
-
-		if (!line)
-			return 0;
-		if (same_address(&line->way[0], addr))
-			return &line->way[0];
-		if (same_address(&line->way[1], addr))
-			return &line->way[1];
-		if (!(line->way[1].tcp | line->way[1].udp))
-			return 0; /* the line is not full: there is no next one */
-	}
-	return 0;
+	return bpf_map_lookup_elem(&ports, &at);
 }
 
-static __always_inline __u32 find_port(__u32 half, __u16 vip, __be16 port)
+/* Whether one of the line's ways but the last is the port's. Without a branch. */
+static __always_inline int line_has_port(struct port_line *line, __u32 wanted)
 {
-	__u32 hash = (vip | (__u32)port << 16) * 0x9e3779b1u >> 16;
+	__u32 found = 0;
 
 #pragma unroll
+	for (int w = 0; w < 7; w++)
+		found |= if_zero(*(__u32 *)&line->way[w] ^ wanted, 1);
+	return found;
+}
+
+/* The search ends with a line whose last way is free. */
+static __always_inline int is_last_line(struct port_line *line)
+{
+	return !line->way[7].vip;
+}
+
+/* Reports whether the first line of a search says that no service has the port. */
+static __always_inline int port_is_unused(__u32 half, __u32 wanted)
+{
+	struct port_line *line = port_line_at(half, wanted, 0);
+
+	if (!line || !is_last_line(line))
+		return 0;
+	if (!line->way[0].vip)
+		return 1; /* it is empty, as most are */
+	return !line_has_port(line, wanted);
+}
+
+static __always_inline __u32 find_port(__u32 half, __u32 wanted)
+{
+#pragma unroll
 	for (int i = 0; i < PROBES; i++) {
-		__u32 at = half * PORT_LINES + ((hash + i) & (PORT_LINES - 1));
-		struct port_line *line = bpf_map_lookup_elem(&ports, &at);
+		struct port_line *line = port_line_at(half, wanted, i);
 
 		if (!line)
 			return NO_SERVICE;
 #pragma unroll
 		for (int w = 0; w < 8; w++) {
-			if (line->way[w].vip == vip && line->way[w].port == port)
+			if (*(__u32 *)&line->way[w] == wanted)
 				return line->way[w].service;
 		}
-		if (!line->way[7].vip)
+		if (is_last_line(line))
 			return NO_SERVICE;
 	}
 	return NO_SERVICE;
@@ -104,7 +117,7 @@ __attribute__((noinline)) __u32 find_service(struct listener_request *rq)
 	if (!rq)
 		return NO_SERVICE;
 	half = rq->half & 1;
-	found = find_port(half, rq->vip, rq->port);
+	found = find_port(half, port_word(rq->vip, rq->port));
 	if (found != NO_SERVICE || !rq->range_count)
 		return found;
 	return find_range(half, rq->ranges, rq->range_count, bpf_ntohs(rq->port));

@@ -36,5 +36,5 @@ func (v Verdict) Meaning() string {
 }
 
 // IsActive reports whether connections of a state count as ActiveConn
-// (counts_as_active of stats.h).
+// (is_active of stats.h).
 func (s FlowState) IsActive() bool { return s == StateSynRecv || s == StateEstablished }

@@ -82,7 +82,7 @@ struct icmp {
 /* The IPv4 header at offset `at`; returns the offset behind it, 0 if it is
  * none or its packet is a fragment.
  */
-static __always_inline __u32 header(struct __sk_buff *skb, __u32 at, struct iphdr *ip)
+static __always_inline __u32 load_ipv4(struct __sk_buff *skb, __u32 at, struct iphdr *ip)
 {
 	if (bpf_skb_load_bytes(skb, at, ip, sizeof(*ip)) < 0)
 		return 0;
@@ -95,7 +95,7 @@ static __always_inline __u32 header(struct __sk_buff *skb, __u32 at, struct iphd
  * kernel may hand on a copy of the packet whose mac_len is 0
  * (skb_pp_cow_data): then the frame begins with it.
  */
-static __always_inline __u32 network(struct __sk_buff *skb)
+static __always_inline __u32 network_offset(struct __sk_buff *skb)
 {
 	struct iphdr rel, abs;
 
@@ -111,8 +111,8 @@ static __always_inline __u32 network(struct __sk_buff *skb)
 /* Replaces the address at offset `field` of the IP header at `at`, and mends
  * the header's checksum.
  */
-static __always_inline int readdress(struct __sk_buff *skb, __u32 at, __u32 field, __be32 from,
-				     __be32 to)
+static __always_inline int replace_address(struct __sk_buff *skb, __u32 at, __u32 field, __be32 from,
+					   __be32 to)
 {
 	if (bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), from, to, sizeof(to)) < 0)
 		return -1;
@@ -120,8 +120,8 @@ static __always_inline int readdress(struct __sk_buff *skb, __u32 at, __u32 fiel
 }
 
 /* The addresses are part of the checksums of TCP and UDP. */
-static __always_inline int mend(struct __sk_buff *skb, __u8 protocol, __u32 l4, __be32 from,
-				__be32 to)
+static __always_inline int replace_in_l4_checksum(struct __sk_buff *skb, __u8 protocol, __u32 l4, __be32 from,
+						  __be32 to)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR | sizeof(to);
 
@@ -152,7 +152,7 @@ int probe_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	real = probe->real;
 	vip = probe->vip;
-	l4 = header(skb, ETH_HLEN, &ip);
+	l4 = load_ipv4(skb, ETH_HLEN, &ip);
 	if (!l4 || ip.daddr != real)
 		return TC_ACT_UNSPEC;
 
@@ -171,8 +171,8 @@ int probe_out(struct __sk_buff *skb)
 	}
 	/* A probe that could not be rewritten must not pass for one that was. */
 	if (bpf_map_update_elem(&replies, &key, &real, BPF_ANY) < 0 ||
-	    mend(skb, ip.protocol, l4, real, vip) < 0 ||
-	    readdress(skb, ETH_HLEN, offsetof(struct iphdr, daddr), real, vip) < 0)
+	    replace_in_l4_checksum(skb, ip.protocol, l4, real, vip) < 0 ||
+	    replace_address(skb, ETH_HLEN, offsetof(struct iphdr, daddr), real, vip) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }
@@ -181,7 +181,7 @@ int probe_out(struct __sk_buff *skb)
  * real's, so that the error finds the socket. Its address and its header
  * checksum change by opposite amounts: the ICMP checksum stays right.
  */
-static __always_inline int error_in(struct __sk_buff *skb, struct iphdr *ip, __u32 at, __u32 l4)
+static __always_inline int restore_quoted(struct __sk_buff *skb, struct iphdr *ip, __u32 at, __u32 l4)
 {
 	__u32 quoted = l4 + ICMP_LEN, quoted_l4;
 	struct reply key = {};
@@ -189,7 +189,7 @@ static __always_inline int error_in(struct __sk_buff *skb, struct iphdr *ip, __u
 	struct iphdr inner;
 	__be32 *real;
 
-	quoted_l4 = header(skb, quoted, &inner);
+	quoted_l4 = load_ipv4(skb, quoted, &inner);
 	if (!quoted_l4 || bpf_skb_load_bytes(skb, quoted_l4, &ports, sizeof(ports)) < 0)
 		return TC_ACT_UNSPEC;
 	key.vip = inner.daddr;
@@ -200,10 +200,10 @@ static __always_inline int error_in(struct __sk_buff *skb, struct iphdr *ip, __u
 	real = bpf_map_lookup_elem(&replies, &key);
 	if (!real)
 		return TC_ACT_UNSPEC;
-	if (readdress(skb, quoted, offsetof(struct iphdr, daddr), inner.daddr, *real) < 0)
+	if (replace_address(skb, quoted, offsetof(struct iphdr, daddr), inner.daddr, *real) < 0)
 		return TC_ACT_SHOT;
 	if (ip->saddr == inner.daddr &&
-	    readdress(skb, at, offsetof(struct iphdr, saddr), ip->saddr, *real) < 0)
+	    replace_address(skb, at, offsetof(struct iphdr, saddr), ip->saddr, *real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }
@@ -220,8 +220,8 @@ int probe_in(struct __sk_buff *skb)
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
-	at = network(skb);
-	l4 = header(skb, at, &ip);
+	at = network_offset(skb);
+	l4 = load_ipv4(skb, at, &ip);
 	if (!l4)
 		return TC_ACT_UNSPEC;
 
@@ -232,7 +232,7 @@ int probe_in(struct __sk_buff *skb)
 		if (bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) < 0)
 			return TC_ACT_UNSPEC;
 		if (icmp.type == ICMP_UNREACHABLE || icmp.type == ICMP_TIME_EXCEEDED)
-			return error_in(skb, &ip, at, l4);
+			return restore_quoted(skb, &ip, at, l4);
 		if (icmp.type != ICMP_ECHO_REPLY)
 			return TC_ACT_UNSPEC;
 		key.local_port = icmp.id;
@@ -247,8 +247,8 @@ int probe_in(struct __sk_buff *skb)
 	real = bpf_map_lookup_elem(&replies, &key);
 	if (!real)
 		return TC_ACT_UNSPEC;
-	if (mend(skb, ip.protocol, l4, ip.saddr, *real) < 0 ||
-	    readdress(skb, at, offsetof(struct iphdr, saddr), ip.saddr, *real) < 0)
+	if (replace_in_l4_checksum(skb, ip.protocol, l4, ip.saddr, *real) < 0 ||
+	    replace_address(skb, at, offsetof(struct iphdr, saddr), ip.saddr, *real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }

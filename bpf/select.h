@@ -11,7 +11,8 @@
 #include <bpf/bpf_endian.h>
 
 #include "maps.h"
-#include "parse.h"
+#include "packet.h"
+#include "store.h"
 
 #define HASH_BUCKETS 256
 
@@ -21,27 +22,27 @@ static __always_inline __u32 hash_bucket(__u32 value)
 	return value * 0x61C88647u >> 24;
 }
 
-static __always_inline __u64 rotate(__u64 x, int bits)
+static __always_inline __u64 rotate_left(__u64 x, int bits)
 {
 	return x << bits | x >> (64 - bits);
 }
 
-#define SIP_ROUND                    \
-	do {                         \
-		v0 += v1;            \
-		v1 = rotate(v1, 13); \
-		v1 ^= v0;            \
-		v0 = rotate(v0, 32); \
-		v2 += v3;            \
-		v3 = rotate(v3, 16); \
-		v3 ^= v2;            \
-		v0 += v3;            \
-		v3 = rotate(v3, 21); \
-		v3 ^= v0;            \
-		v2 += v1;            \
-		v1 = rotate(v1, 17); \
-		v1 ^= v2;            \
-		v2 = rotate(v2, 32); \
+#define SIP_ROUND                         \
+	do {                              \
+		v0 += v1;                 \
+		v1 = rotate_left(v1, 13); \
+		v1 ^= v0;                 \
+		v0 = rotate_left(v0, 32); \
+		v2 += v3;                 \
+		v3 = rotate_left(v3, 16); \
+		v3 ^= v2;                 \
+		v0 += v3;                 \
+		v3 = rotate_left(v3, 21); \
+		v3 ^= v0;                 \
+		v2 += v1;                 \
+		v1 = rotate_left(v1, 17); \
+		v1 ^= v2;                 \
+		v2 = rotate_left(v2, 32); \
 	} while (0)
 
 /* lib/siphash.c: hsiphash of one u32 on a 64-bit kernel (SipHash-1-3). */
@@ -72,7 +73,7 @@ static __always_inline __u32 ring_slot(const struct service *svc, __u32 index)
 	return line ? line->slot[index % RING_LINE_SLOTS] : NO_REAL;
 }
 
-static __always_inline int usable(__u32 slot)
+static __always_inline int is_usable(__u32 slot)
 {
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 
@@ -102,7 +103,7 @@ static long walk_fallback(__u32 i, struct walk *w)
 	slot = ring_slot(w->svc, index);
 	if (slot == NO_REAL)
 		return 1;
-	if (!usable(slot))
+	if (!is_usable(slot))
 		return 0;
 	w->chosen = slot;
 	return 1;
@@ -121,7 +122,7 @@ static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 		w.hash = hash_bucket(value);
 		slot = ring_slot(svc, w.hash);
 	}
-	if (slot == NO_REAL || usable(slot))
+	if (slot == NO_REAL || is_usable(slot))
 		return slot;
 	if (!(svc->flags & SERVICE_FALLBACK))
 		return NO_REAL;
@@ -178,12 +179,12 @@ static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 
 	if (!cursor)
 		return NO_REAL;
-	pick = __sync_fetch_and_add(&cursor->picks, 1);
+	pick = fetch_add_64(&cursor->picks, 1);
 	return ring_slot(svc, (pick + svc->start) % svc->ring_size);
 }
 
 /* What the hashing schedulers hash: an address, and the client's port. */
-static __always_inline __u32 hashed(const struct service *svc, const struct packet *p)
+static __always_inline __u32 hash_input(const struct service *svc, const struct packet *p)
 {
 	__u32 value = bpf_ntohl(svc->scheduler == SCHED_DH ? p->destination : p->source);
 
@@ -191,7 +192,7 @@ static __always_inline __u32 hashed(const struct service *svc, const struct pack
 }
 
 /* All but rr and wrr; a global function, so that it is verified once. */
-__attribute__((noinline)) __u32 pick_other(struct service *svc, __u32 value)
+__attribute__((noinline)) __u32 pick_by_hash_or_load(struct service *svc, __u32 value)
 {
 	if (!svc)
 		return NO_REAL;
@@ -201,11 +202,11 @@ __attribute__((noinline)) __u32 pick_other(struct service *svc, __u32 value)
 }
 
 /* The real for a new connection, or NO_REAL. index is svc's own. */
-static __always_inline __u32 pick(struct service *svc, __u32 index, const struct packet *p)
+static __always_inline __u32 pick_real(struct service *svc, __u32 index, const struct packet *p)
 {
 	if (!svc->ring_size)
 		return svc->sorry;
 	if (svc->scheduler == SCHED_RR)
 		return pick_in_turn(svc, index);
-	return pick_other(svc, hashed(svc, p));
+	return pick_by_hash_or_load(svc, hash_input(svc, p));
 }

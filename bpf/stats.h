@@ -3,13 +3,14 @@
 #pragma once
 
 #include "maps.h"
+#include "store.h"
 
 static __always_inline void count_verdict(__u32 verdict)
 {
 	struct tally *t = bpf_map_lookup_elem(&verdicts, &verdict);
 
 	if (t)
-		t->count += 1;
+		add_own_64(&t->count, 1);
 }
 
 static __always_inline void count_eviction(__u32 kind)
@@ -17,7 +18,7 @@ static __always_inline void count_eviction(__u32 kind)
 	struct tally *t = bpf_map_lookup_elem(&evictions, &kind);
 
 	if (t)
-		t->count += 1;
+		add_own_64(&t->count, 1);
 }
 
 /* A packet of so many bytes (IP length, as IPVS counts) for a real. */
@@ -27,14 +28,14 @@ static __always_inline void count_packet(__u32 real, __u32 bytes, __u32 connecti
 
 	if (!c)
 		return;
-	c->packets += 1;
-	c->bytes += bytes;
+	add_own_64(&c->packets, 1);
+	add_own_64(&c->bytes, bytes);
 	if (connections)
-		c->connections += 1;
+		add_own_64(&c->connections, 1);
 }
 
 /* ActiveConn and InActConn of ipvsadm. */
-static __always_inline int counts_as_active(__u32 state)
+static __always_inline int is_active(__u32 state)
 {
 	return state == STATE_SYN_RECV || state == STATE_ESTABLISHED;
 }
@@ -45,10 +46,10 @@ static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
 
 	if (!l)
 		return;
-	if (counts_as_active(state))
-		__sync_fetch_and_add(&l->active, by);
+	if (is_active(state))
+		add_32(&l->active, by);
 	else
-		__sync_fetch_and_add(&l->inactive, by);
+		add_32(&l->inactive, by);
 }
 
 static __always_inline void load_move(__u32 real, __u32 from, __u32 to)
@@ -56,12 +57,12 @@ static __always_inline void load_move(__u32 real, __u32 from, __u32 to)
 	struct load *l;
 	__s32 by;
 
-	if (counts_as_active(from) == counts_as_active(to))
+	if (is_active(from) == is_active(to))
 		return;
 	l = bpf_map_lookup_elem(&loads, &real);
 	if (!l)
 		return;
-	by = counts_as_active(to) ? 1 : -1;
-	__sync_fetch_and_add(&l->active, by);
-	__sync_fetch_and_add(&l->inactive, -by);
+	by = is_active(to) ? 1 : -1;
+	add_32(&l->active, by);
+	add_32(&l->inactive, -by);
 }

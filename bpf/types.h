@@ -128,12 +128,12 @@ struct template_value {
 	__u64 expires : 24; /* tick */
 	__u64 real : 20;
 	__u64 generation : 4;
-	__u64 nonce : 4;
-	__u64 state : 3; /* STATE_EMPTY, STATE_BUSY, or anything else: live */
 	__u64 assured : 1; /* one of its connections was established */
 	__u64 renewed : 1; /* outlived its timeout with a live connection: 60 s from now on */
-	__u64 proven : 1; /* one of its connections was seen again after that */
 	__u64 spare : 6;
+	__u64 nonce : 4; /* from here on as in struct flow_value */
+	__u64 state : 3; /* STATE_EMPTY, STATE_BUSY, or anything else: live */
+	__u64 proven : 1; /* one of its connections was seen again after it was established */
 };
 
 struct template_set {
@@ -201,7 +201,6 @@ enum service_flag {
 	SERVICE_PERSISTENT = 4,
 	SERVICE_ONE_PACKET = 8,
 	SERVICE_FILTERED = 16, /* has, or is under, deny or allow lists */
-	SERVICE_LOCAL_REAL = 32, /* this host is one of its reals */
 };
 
 /* An index into reals that means none. */
@@ -233,10 +232,10 @@ enum real_flag {
 	REAL_USABLE = 2, /* may get new connections (weight > 0) */
 	REAL_LOCAL = 4, /* this host */
 	REAL_FILTERED = 8, /* its service has deny or allow lists */
-	REAL_OVERLOADED = 16, /* above its upper threshold */
+	REAL_OVERLOADED = 16, /* above its upper threshold; nothing sets it yet, thresholds will */
 	REAL_RESERVED = 32, /* removed, kept for its flows */
-	REAL_SILENT = 64, /* does not answer ARP: UDP moves on, TCP hopes */
-	REAL_SORRY = 128, /* the sorry server, and none of the reals: it keeps nobody */
+	REAL_SILENT = 64, /* does not answer ARP: UDP is scheduled anew, TCP is still sent there */
+	REAL_SORRY = 128, /* the sorry server, and none of the reals: clients do not stay with it */
 };
 
 /*
@@ -282,7 +281,7 @@ struct cursor {
 
 enum setting {
 	SETTING_SLOPPY_TCP = 1,
-	SETTING_KEEP_NODEST = 2, /* expire_nodest_conn = 0 */
+	SETTING_EXPIRE_NODEST = 2, /* expire_nodest_conn = 1 */
 	SETTING_EXPIRE_QUIESCENT = 4, /* expire_quiescent_template = 1 */
 	SETTING_GLOBAL_FILTER = 8, /* there are deny or allow lists for all */
 };

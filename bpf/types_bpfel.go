@@ -166,7 +166,6 @@ const (
 	ServicePersistent ServiceFlag = 4
 	ServiceOnePacket  ServiceFlag = 8
 	ServiceFiltered   ServiceFlag = 16 // has, or is under, deny or allow lists
-	ServiceLocalReal  ServiceFlag = 32 // this host is one of its reals
 )
 
 // An index into reals that means none.
@@ -200,10 +199,10 @@ const (
 	RealUsable     = 2   // may get new connections (weight > 0)
 	RealLocal      = 4   // this host
 	RealFiltered   = 8   // its service has deny or allow lists
-	RealOverloaded = 16  // above its upper threshold
+	RealOverloaded = 16  // above its upper threshold; nothing sets it yet, thresholds will
 	RealReserved   = 32  // removed, kept for its flows
-	RealSilent     = 64  // does not answer ARP: UDP moves on, TCP hopes
-	RealSorry      = 128 // the sorry server, and none of the reals: it keeps nobody
+	RealSilent     = 64  // does not answer ARP: UDP is scheduled anew, TCP is still sent there
+	RealSorry      = 128 // the sorry server, and none of the reals: clients do not stay with it
 )
 
 // A real server of one service; the first word says where to. Two in a line,
@@ -255,7 +254,7 @@ type Setting uint32
 // Values of Setting.
 const (
 	SettingSloppyTCP       Setting = 1
-	SettingKeepNodest      Setting = 2 // expire_nodest_conn = 0
+	SettingExpireNodest    Setting = 2 // expire_nodest_conn = 1
 	SettingExpireQuiescent Setting = 4 // expire_quiescent_template = 1
 	SettingGlobalFilter    Setting = 8 // there are deny or allow lists for all
 )

@@ -113,8 +113,7 @@ type TemplateValue uint64
 
 const (
 	templateExpires = TemplateValue(0xffffff)
-	templateNonce   = TemplateValue(15) << 48
-	templateRenewed = TemplateValue(1) << 56
+	templateRenewed = TemplateValue(1) << 49
 )
 
 // Expires is the tick at which the template ends, modulo 2^24.
@@ -127,23 +126,23 @@ func (t TemplateValue) Real() uint32 { return uint32(t>>24) & 0xfffff }
 func (t TemplateValue) Generation() uint8 { return uint8(t>>44) & 15 }
 
 // Nonce changes whenever the place changes hands.
-func (t TemplateValue) Nonce() uint8 { return uint8(t>>48) & 15 }
+func (t TemplateValue) Nonce() uint8 { return uint8(t>>56) & 15 }
 
 // State is 1 for a live template.
-func (t TemplateValue) State() FlowState { return FlowState(t>>52) & 7 }
+func (t TemplateValue) State() FlowState { return FlowState(t>>60) & 7 }
 
 // IsLive reports whether the place holds a template, expired or not.
 func (t TemplateValue) IsLive() bool { return t.State() == 1 }
 
 // IsAssured reports whether one of its connections was established.
-func (t TemplateValue) IsAssured() bool { return t>>55&1 != 0 }
+func (t TemplateValue) IsAssured() bool { return t>>48&1 != 0 }
 
 // IsRenewed reports whether it outlived its timeout with a live connection.
 func (t TemplateValue) IsRenewed() bool { return t&templateRenewed != 0 }
 
 // IsProven reports whether one of its connections was seen again after it
 // was established.
-func (t TemplateValue) IsProven() bool { return t>>57&1 != 0 }
+func (t TemplateValue) IsProven() bool { return t>>63 != 0 }
 
 // Left is how many ticks the template has to live, negative if it has
 // expired; 24-bit arithmetic.
@@ -155,5 +154,5 @@ func (t TemplateValue) Renewed(until uint32) TemplateValue {
 	return t&^templateExpires | TemplateValue(until)&templateExpires | templateRenewed
 }
 
-// Ended is the value of the free place that t had.
-func (t TemplateValue) Ended() TemplateValue { return t & templateNonce }
+// Ended is the value of the free place that t had: its nonce, moved on.
+func (t TemplateValue) Ended() TemplateValue { return TemplateValue(t.Nonce()+1) & 15 << 56 }

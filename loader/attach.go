@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // attach serves one interface: it loads a program that knows the interface's
@@ -44,6 +46,7 @@ func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
 	hz := HZ()
 	shift := TickShift(hz)
 	renewal := renewalSeconds*hz>>shift + 1 // nothing ends early
+	fragments := bpf.FragmentSeconds*hz>>shift + 1
 	if d.opts.StillClock {
 		shift = stillShift
 	}
@@ -54,6 +57,7 @@ func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
 		"tick_shift":         shift,
 		"jiffies_per_second": uint32(hz),
 		"renewal_ticks":      uint32(renewal),
+		"fragment_ticks":     uint32(fragments),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("constant %s: %w", name, err)

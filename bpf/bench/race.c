@@ -6,7 +6,7 @@
  * of its own, so what is called returns here, and each packet is looked at.
  *
  * The service is scheduled by the client's address (sh), so the client alone
- * says which real is his: any other MAC in the frame is a misdirection,
+ * says which real is the right one: any other MAC in the frame is a misdirection,
  * whatever the flow table held at that moment.
  */
 #include <linux/bpf.h>

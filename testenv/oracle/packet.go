@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -62,8 +63,8 @@ type note struct {
 	at   int64
 }
 
-// fragmentTicks is how long a note holds (net.ipv4.ipfrag_time, 30 s).
-const fragmentTicks = 30
+// noteTime is how long a note holds (net.ipv4.ipfrag_time).
+const noteTime = 30 * time.Second
 
 // Packet lets a frame arrive. A passed frame is passed as it came.
 func (d *Director) Packet(frame []byte) Outcome {
@@ -82,11 +83,11 @@ func (d *Director) decide(frame []byte) Outcome {
 		return passed("malformed")
 	}
 	if !bytes.Equal(frame[:6], d.world.MAC[:]) {
-		return d.bystander(frame, "not_our_mac")
+		return d.passOrSilence(frame, "not_our_mac")
 	}
 	at := ipv4Offset(frame)
 	if at == 0 {
-		return d.bystander(frame, "not_ipv4")
+		return d.passOrSilence(frame, "not_ipv4")
 	}
 	p, ok := parseIPv4(frame, at)
 	if !ok {
@@ -217,9 +218,9 @@ func (d *Director) fromPeer(p packet) bool {
 
 func macOf(h Host) []byte { return h.MAC[:] }
 
-// bystander lets pass what is not balanced, but for requests "who has VIP"
+// passOrSilence passes what is not balanced, except requests "who has VIP"
 // that this director must not answer now.
-func (d *Director) bystander(frame []byte, verdict string) Outcome {
+func (d *Director) passOrSilence(frame []byte, verdict string) Outcome {
 	if len(frame) < 42 || binary.BigEndian.Uint16(frame[12:]) != 0x0806 || binary.BigEndian.Uint16(frame[20:]) != 1 ||
 		bytes.Equal(frame[28:32], frame[38:42]) {
 		return passed(verdict)
@@ -234,7 +235,7 @@ func (d *Director) bystander(frame []byte, verdict string) Outcome {
 // laterFragment follows the first one.
 func (d *Director) laterFragment(p packet) Outcome {
 	n, ok := d.notes[p.datagram()]
-	ok = ok && d.now-n.at <= fragmentTicks
+	ok = ok && d.now-n.at <= d.ticks(noteTime)
 	switch {
 	case ok && n.real == nil:
 		return passed("no_listener")

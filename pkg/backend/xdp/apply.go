@@ -276,8 +276,8 @@ func (b *Backend) applySettings() {
 	if b.state.SloppyTCP {
 		f |= bpf.SettingSloppyTCP
 	}
-	if !b.state.ExpireNodestConn {
-		f |= bpf.SettingKeepNodest
+	if b.state.ExpireNodestConn {
+		f |= bpf.SettingExpireNodest
 	}
 	if b.state.ExpireQuiescentTempl {
 		f |= bpf.SettingExpireQuiescent

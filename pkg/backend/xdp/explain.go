@@ -111,7 +111,8 @@ func (e *explainer) known(v bpf.FlowValue) (lb.Explanation, bool) {
 }
 
 // anew tells why the packet of a known connection begins a new one, "" if it
-// does not (gone and reschedule of bpf/lb.c).
+// does not (end_without_real and must_reschedule of
+// bpf/connection.h).
 func (e *explainer) anew(v bpf.FlowValue, raw *bpf.Real) string {
 	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
 	closed := stateNames[v.State()] == "TIME_WAIT" || stateNames[v.State()] == "CLOSE"
@@ -135,7 +136,7 @@ func (e *explainer) anew(v bpf.FlowValue, raw *bpf.Real) string {
 
 // keepsClients reports whether the service of a real keeps its clients: a
 // connection with a template is never new. It asks the entry that the packet
-// path asks (persistent of bpf/lb.c): of a deleted service the last one.
+// path asks (get_persistent of bpf/connection.h): of a deleted service the last one.
 func (e *explainer) keepsClients(raw *bpf.Real) bool {
 	half := e.b.dp.Settings.Half & 1
 	s := &e.b.dp.Services[half*bpf.Services+raw.Service%bpf.Services]

@@ -128,7 +128,7 @@ func (h *holder) note(k bpf.FragmentKey) (note bpf.Fragment, ok bool) {
 	if h.b.dp.Maps.Fragments.Lookup(k, &note) != nil {
 		return note, false
 	}
-	return note, uint16(h.b.now())-note.Tick <= bpf.FragmentSeconds
+	return note, uint16(h.b.now())-note.Tick <= uint16(ticks(bpf.FragmentSeconds*time.Second))
 }
 
 // release sends what has a note by now and forgets what is too old.

@@ -81,7 +81,7 @@ func TestHeldFragmentsFollowTheirFirst(t *testing.T) {
 	if len(hold.held) != 1 {
 		t.Error("a fragment is held whose first was there")
 	}
-	h.dp.Settings.Clock += bpf.FragmentSeconds + 1
+	h.dp.Settings.Clock += uint64(ticks(bpf.FragmentSeconds*time.Second)) + 1
 	again := fragments(1)[2] // the identification comes round: another datagram
 	hold.hold(sampleOf(again))
 	if len(hold.held) != 2 {
@@ -132,7 +132,7 @@ func TestOldNotesAreNotFollowed(t *testing.T) {
 	binary.BigEndian.PutUint16(own[0][36:], 81)
 	h.want(served[0], "forwarded", tx)
 	h.want(own[0], "no_listener", pass)
-	h.dp.Settings.Clock += bpf.FragmentSeconds
+	h.dp.Settings.Clock += uint64(ticks(bpf.FragmentSeconds * time.Second))
 	h.want(served[1], "forwarded", tx)
 	h.want(own[1], "no_listener", pass)
 	h.dp.Settings.Clock++

@@ -11,7 +11,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// layout writes one half of the lookup tables (bpf/listen.h reads them).
+// layout writes one half of the lookup tables (bpf/admit.h and bpf/listen.h read them).
 type layout struct {
 	b     *Backend
 	half  uint32

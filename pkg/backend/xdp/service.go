@@ -314,7 +314,7 @@ func ticks(d time.Duration) uint32 {
 	return uint32((d + tick - 1) / tick)
 }
 
-// seconds is the inverse of ticks.
+// ticksDuration is how long so many ticks take.
 func ticksDuration(t int64) time.Duration {
 	hz := loader.HZ()
 	return time.Duration(t) * (time.Second * time.Duration(uint64(1)<<loader.TickShift(hz)) / time.Duration(hz))

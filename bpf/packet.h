@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From a frame to a struct packet. Lengths come from the headers, never from
- * the end of the frame: Ethernet pads.
+ * From a frame to a struct packet, as far as both families have it in common:
+ * Ethernet in front of the IP header, TCP and UDP behind it. Lengths come from
+ * the headers, never from the end of the frame: Ethernet pads.
  */
 #pragma once
 
@@ -9,25 +10,20 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
-#include <linux/ip.h>
 #include <linux/types.h>
 
+#include "tcp.h"
 #include "types.h"
 
-/* Not a verdict: go on. */
+/* A verdict and what XDP does with it, in one number. */
+#define OUTCOME(verdict, action) ((verdict) | (action) << 8)
+#define PASS(verdict) OUTCOME(verdict, XDP_PASS)
+#define DROP(verdict) OUTCOME(verdict, XDP_DROP)
+
+/* Not an outcome: go on. */
 #define CONTINUE (-1)
 
 #define ETHER 14
-#define FRAGMENT_OFFSET 0x1fff
-#define FRAGMENT_MORE 0x2000
-#define FRAGMENT_DONT 0x4000
-
-enum tcp_flag {
-	TCP_FIN = 1,
-	TCP_SYN = 2,
-	TCP_RST = 4,
-	TCP_ACK = 16,
-};
 
 /* What the path needs to know of a packet. */
 struct packet {
@@ -55,33 +51,13 @@ struct icmp {
 	__be16 mtu; /* of ICMP_FRAG_NEEDED */
 };
 
-enum icmp_number {
-	ICMP_UNREACHABLE = 3,
-	ICMP_PORT = 3, /* code: port unreachable */
-	ICMP_FRAG_NEEDED = 4, /* code */
-	ICMP_SOURCE_QUENCH = 4,
-	ICMP_TIME_EXCEEDED = 11,
-};
-
-/* An ARP packet for IPv4 over Ethernet, from its operation on (RFC 826). */
-struct arp {
-	__u8 types[6];
-	__be16 operation;
-	__u8 sender_mac[6];
-	__u8 sender[4];
-	__u8 target_mac[6];
-	__u8 target[4];
-};
-
-#define ARP_REQUEST 1
-
 struct vlan_tag {
 	__be16 tci;
 	__be16 type;
 };
 
 /* The frame is for this interface's own address. Nothing else is touched. */
-static __always_inline int for_us(void *data, const struct interface *me)
+static __always_inline int is_for_us(void *data, const struct interface *me)
 {
 	/* 8 bytes are there: the caller has checked for a whole header. */
 	return ((*(__u64 *)data ^ *(__u64 *)me->mac) << 16) == 0;
@@ -89,14 +65,14 @@ static __always_inline int for_us(void *data, const struct interface *me)
 
 /*
  * Ethernet with up to two tags (802.1Q, 802.1ad). Returns the offset of the
- * IPv4 header, or 0 if this is something else.
+ * header of the family whose EtherType is wanted, or 0 if there is none.
  */
-static __always_inline __u32 parse_ethernet(void *data, void *end)
+static __always_inline __u32 parse_ethernet(void *data, void *end, __be16 wanted)
 {
 	__be16 type = *(__be16 *)(data + 12);
 	__u32 at = ETHER;
 
-	if (type == bpf_htons(ETH_P_IP))
+	if (type == wanted)
 		return at;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
@@ -108,50 +84,14 @@ static __always_inline __u32 parse_ethernet(void *data, void *end)
 			return 0;
 		type = tag->type;
 		at += sizeof(*tag);
-		if (type == bpf_htons(ETH_P_IP))
+		if (type == wanted)
 			return at;
 	}
 	return 0;
 }
 
 /*
- * Sources that name no host: 0/8, 127/8, multicast, broadcast. No stack takes
- * packets from them (ip_route_input_slow), and nobody must answer them.
- */
-static __always_inline int martian(__be32 source)
-{
-	__u8 first = bpf_ntohl(source) >> 24;
-
-	return first == 0 || first == 127 || (first & 0xf0) == 0xe0 || source == ~0u;
-}
-
-/*
- * The IPv4 header at p->ip. Fills everything but the ports.
- */
-static __always_inline int parse_ipv4(void *data, void *end, struct packet *p)
-{
-	struct iphdr *ip = data + p->ip;
-	__u32 header;
-
-	if ((void *)(ip + 1) > end)
-		return VERDICT_MALFORMED;
-	header = ip->ihl * 4;
-	p->length = bpf_ntohs(ip->tot_len);
-	if (ip->version != 4 || header < sizeof(*ip) || p->length < header)
-		return VERDICT_MALFORMED;
-	p->l4 = p->ip + header;
-	p->source = ip->saddr;
-	p->destination = ip->daddr;
-	p->protocol = ip->protocol;
-	p->ttl = ip->ttl;
-	p->dont_fragment = !!(ip->frag_off & bpf_htons(FRAGMENT_DONT));
-	p->fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE);
-	p->id = ip->id;
-	return CONTINUE;
-}
-
-/*
- * Ports and TCP flags. TCP needs its whole 20 bytes, as the kernel's
+ * Ports and TCP flags. TCP needs all its 20 bytes, as the kernel's
  * ip_vs_proto_tcp.c does; UDP its 8.
  */
 static __always_inline int parse_ports(void *data, void *end, struct packet *p)

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The life of a connection: looked up (ip_vs_conn_in_get), opened
+ * (ip_vs_schedule), continued, scheduled anew, ended. And the ICMP errors that
+ * belong to one (ip_vs_in_icmp).
+ */
+#pragma once
+
+#include "filter.h"
+#include "flow.h"
+#include "ipv4.h"
+#include "listen.h"
+#include "run.h"
+#include "select.h"
+#include "template.h"
+
+static __always_inline struct service *get_service(const struct settings *s, __u32 index)
+{
+	__u32 at = (s->half & 1) * SERVICES + (index & (SERVICES - 1));
+
+	return bpf_map_lookup_elem(&services, &at);
+}
+
+/* The service of a real if it is persistent, else 0. */
+static __always_inline struct service *get_persistent(struct run *r, struct real *real)
+{
+	struct service *svc = get_service(r->s, real->service);
+
+	if (!svc || !(svc->flags & SERVICE_PERSISTENT) || svc->cookie != real->cookie)
+		return 0;
+	return svc;
+}
+
+/* The real that persistence, or else the scheduler, gives the client (ip_vs_sched_persist). */
+static __always_inline __u32 choose_real(struct run *r, struct service *svc, __u32 index)
+{
+	struct template_request rq = {};
+	struct real *real;
+	__u32 slot;
+
+	if (!(svc->flags & SERVICE_PERSISTENT))
+		return pick_real(svc, index, &r->p);
+	rq.key = template_key(r->p.source, svc);
+	rq.ticks = svc->persist_ticks;
+	rq.action = TEMPLATE_REARM;
+	if (template_use(&rq) == 0)
+		return template_real(rq.value);
+	slot = pick_real(svc, index, &r->p);
+	real = bpf_map_lookup_elem(&reals, &slot);
+	if (!real || !svc->ring_size)
+		return slot; /* clients do not stay with a sorry server */
+	rq.value = template_value(slot, real->generation, 0);
+	rq.action = TEMPLATE_CREATE;
+	if (template_use(&rq) == 0)
+		return template_real(rq.value);
+	return slot;
+}
+
+/*
+ * A connection of a persistent client was established, or proven: the client's
+ * template gets that rank (TEMPLATE_ASSURED, with PROVEN or without).
+ */
+static __always_inline void raise_template(struct run *r, struct real *real, __u64 value, __u64 rank)
+{
+	struct service *svc = get_persistent(r, real);
+	struct template_request rq = {
+		.value = template_value(value_real(value), value_generation(value), rank),
+		.action = TEMPLATE_RAISE,
+	};
+
+	if (!svc || real->flags & REAL_SORRY)
+		return;
+	rq.key = template_key(r->p.source, svc);
+	rq.ticks = svc->persist_ticks;
+	if (template_use(&rq) == 0)
+		return;
+	/* It had lost its place to a flood, or never got one. */
+	rq.action = TEMPLATE_CREATE;
+	template_use(&rq);
+}
+
+/* Whether a packet without a flow opens one (tcp_conn_schedule). */
+static __always_inline int can_open(const struct settings *s, const struct packet *p)
+{
+	if (p->protocol != IPPROTO_TCP)
+		return 1;
+	if (p->tcp_flags & TCP_RST)
+		return 0;
+	return p->tcp_flags & TCP_SYN || s->flags & SETTING_SLOPPY_TCP;
+}
+
+static __always_inline int answer_unreachable(struct run *r)
+{
+	return answer_with(r, ICMP_UNREACHABLE, ICMP_PORT, 0, VERDICT_ANSWERED_UNREACHABLE);
+}
+
+/* The number of the service that listens on the packet's port. */
+static __always_inline __u32 find_listener(const struct run *r)
+{
+	struct listener_request rq = {
+		.half = r->s->half,
+		.vip = r->key >> 48,
+		.port = r->p.destination_port,
+		.ranges = r->vip->ranges,
+	};
+
+	if (r->p.protocol == IPPROTO_TCP) {
+		rq.range_count = r->vip->tcp_ranges;
+	} else {
+		rq.ranges += r->vip->tcp_ranges;
+		rq.range_count = r->vip->udp_ranges;
+	}
+	return find_service(&rq);
+}
+
+/* No flow: find the service, choose a real, remember it, send. */
+static __always_inline int open_connection(struct run *r)
+{
+	struct insertion in = { .key = r->key, .hash = r->hash };
+	__u32 index = find_listener(r), slot, state = STATE_UDP;
+	struct service *svc;
+	struct real *real;
+
+	if (index == NO_SERVICE)
+		return PASS(VERDICT_NO_LISTENER);
+	svc = get_service(r->s, index);
+	if (!svc)
+		return PASS(VERDICT_NO_LISTENER);
+	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
+		return DROP(VERDICT_DENIED);
+	if (!can_open(r->s, &r->p))
+		return PASS(VERDICT_NO_FLOW);
+	slot = choose_real(r, svc, index & (SERVICES - 1));
+	real = bpf_map_lookup_elem(&reals, &slot);
+	if (!real || !(real->flags & REAL_THERE))
+		return answer_unreachable(r);
+	r->connections = 1;
+	if (svc->flags & SERVICE_ONE_PACKET && r->p.protocol == IPPROTO_UDP)
+		return send_to(r, real, slot, VERDICT_FORWARDED);
+	if (r->p.protocol == IPPROTO_TCP)
+		state = next_state(STATE_EMPTY, r->p.tcp_flags);
+	in.value = flow_value(r->p.destination_port, slot, real->generation, state);
+	if (flow_insert(&in))
+		return DROP(VERDICT_TABLE_BUSY);
+	if (value_real(in.value) != slot) {
+		slot = value_real(in.value);
+		real = bpf_map_lookup_elem(&reals, &slot);
+		if (!real)
+			return answer_unreachable(r);
+	}
+	if (state == STATE_ESTABLISHED)
+		raise_template(r, real, in.value, TEMPLATE_ASSURED);
+	return send_to(r, real, slot, VERDICT_FORWARDED);
+}
+
+/* Whether a TCP packet of a live flow is the start of another connection (is_new_conn_expected). */
+static __always_inline int is_new_conn_expected(struct run *r, struct real *real, __u64 value)
+{
+	return r->p.tcp_flags & TCP_SYN && is_closed(value_state(value)) && !get_persistent(r, real);
+}
+
+/* The flow's real was removed (expire_nodest_conn): CONTINUE if the packet opens another flow. */
+static __always_inline int end_without_real(struct run *r, struct real *real, __u64 *place,
+					    __u64 value)
+{
+	if (r->p.protocol == IPPROTO_TCP && !(r->s->flags & SETTING_EXPIRE_NODEST) &&
+	    !is_new_conn_expected(r, real, value))
+		return DROP(VERDICT_REAL_AWAY);
+	flow_end(place, value);
+	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN ||
+	    r->s->flags & SETTING_SLOPPY_TCP)
+		return CONTINUE;
+	return PASS(VERDICT_REAL_GONE);
+}
+
+/* Whether a packet must be scheduled anew although its flow is alive and its real is there. */
+static __always_inline int must_reschedule(struct run *r, struct real *real, __u64 value)
+{
+	if (r->p.protocol != IPPROTO_TCP)
+		return real->flags & REAL_SILENT;
+	if (!(r->p.tcp_flags & TCP_SYN))
+		return 0;
+	return is_new_conn_expected(r, real, value) ||
+	       (r->s->flags & SETTING_EXPIRE_NODEST && !(real->flags & REAL_USABLE));
+}
+
+/* A flow was found: CONTINUE if it has ended and the packet opens another. */
+static __always_inline int continue_connection(struct run *r, __u64 *place, __u64 value)
+{
+	__u32 slot = value_real(value), state = STATE_UDP;
+	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+
+	if (!real)
+		return CONTINUE;
+	if (real->flags & REAL_FILTERED && is_denied(r->p.source, real->cookie, r->s->flags))
+		return DROP(VERDICT_DENIED);
+	if (!(real->flags & REAL_THERE) || real->generation != value_generation(value))
+		return end_without_real(r, real, place, value);
+	if (must_reschedule(r, real, value)) {
+		flow_end(place, value);
+		return CONTINUE;
+	}
+	if (r->p.protocol == IPPROTO_TCP)
+		state = next_state(value_state(value), r->p.tcp_flags);
+	flow_touch(place, value, state, r->now);
+	if (state == STATE_ESTABLISHED && value_state(value) != STATE_ESTABLISHED)
+		raise_template(r, real, value, TEMPLATE_ASSURED);
+	else if (state == STATE_ESTABLISHED && !(value & PROVEN))
+		raise_template(r, real, value, TEMPLATE_RANK);
+	return send_to(r, real, slot, VERDICT_FORWARDED);
+}
+
+/* The flow of r->key, live or not; its place in *place. */
+static __always_inline __u64 look_up_flow(struct run *r, __u64 **place)
+{
+	struct set *set = flow_set(first_set(r->hash, flow_sets));
+	__u64 value;
+
+	if (!set)
+		return 0;
+	value = flow_find(set, r->key, r->p.destination_port, place);
+	if (value)
+		return value;
+	set = flow_set(second_set(r->hash, flow_sets));
+	if (!set)
+		return 0;
+	return flow_find(set, r->key, r->p.destination_port, place);
+}
+
+static __always_inline __u16 number_of_vip(const struct run *r)
+{
+	return r->p.protocol == IPPROTO_TCP ? r->vip->tcp : r->vip->udp;
+}
+
+/* TCP and UDP. */
+static __always_inline int balance_packet(struct run *r)
+{
+	__u16 number = number_of_vip(r);
+	__u32 ended = NO_REAL;
+	__u64 *place = 0;
+	__u64 value;
+	int outcome;
+
+	outcome = parse_ports(r->data, r->end, &r->p);
+	if (outcome != CONTINUE)
+		return PASS(outcome);
+	if (!number)
+		return PASS(VERDICT_NO_LISTENER);
+	identify_flow(r, number);
+	r->now = clock_now(r->s);
+	value = look_up_flow(r, &place);
+	if (value && place && !flow_is_expired(r->s, value, r->now)) {
+		outcome = continue_connection(r, place, value);
+		if (outcome != CONTINUE)
+			return outcome;
+		/*
+		 * It still counts while the scheduler chooses: the kernel
+		 * leaves its end to a timer (ip_vs_conn_expire_now).
+		 */
+		ended = value_real(value);
+		load_add(ended, STATE_CLOSE, 1);
+	}
+	outcome = open_connection(r);
+	if (ended != NO_REAL)
+		load_add(ended, STATE_CLOSE, -1);
+	return outcome;
+}
+
+/* An ICMP error: to the real of the flow that it quotes, or its path-MTU discovery goes blind. */
+static __always_inline int forward_icmp_error(struct run *r)
+{
+	__u64 *place = 0;
+	__u64 value;
+	struct real *real;
+	__u16 number;
+	__u32 slot;
+	int outcome;
+
+	outcome = parse_quoted(r->data, r->end, &r->p);
+	if (outcome != CONTINUE)
+		return outcome;
+	number = number_of_vip(r);
+	if ((r->p.protocol != IPPROTO_TCP && r->p.protocol != IPPROTO_UDP) || !number)
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	identify_flow(r, number);
+	r->now = clock_now(r->s);
+	value = look_up_flow(r, &place);
+	if (!value || flow_is_expired(r->s, value, r->now))
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	slot = value_real(value);
+	real = bpf_map_lookup_elem(&reals, &slot);
+	if (!real || !(real->flags & REAL_THERE) || real->generation != value_generation(value))
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	return send_to(r, real, slot, VERDICT_ICMP_FORWARDED);
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is IPv4's own: its header, what identifies a flow and a client in the
+ * tables, which flow an ICMP error quotes, and the ICMP that we answer with.
+ */
+#pragma once
+
+#include <linux/ip.h>
+
+#include "answer.h"
+#include "run.h"
+#include "value.h"
+
+#define FRAGMENT_OFFSET 0x1fff
+#define FRAGMENT_MORE 0x2000
+#define FRAGMENT_DONT 0x4000
+
+enum icmp_number {
+	ICMP_UNREACHABLE = 3,
+	ICMP_PORT = 3, /* code: port unreachable */
+	ICMP_FRAG_NEEDED = 4, /* code */
+	ICMP_SOURCE_QUENCH = 4,
+	ICMP_TIME_EXCEEDED = 11,
+};
+
+/*
+ * Sources that name no host: 0/8, 127/8, multicast, broadcast. No stack takes
+ * packets from them (ip_route_input_slow), and they must never be answered.
+ */
+static __always_inline int is_martian(__be32 source)
+{
+	__u8 first = bpf_ntohl(source) >> 24;
+
+	return first == 0 || first == 127 || (first & 0xf0) == 0xe0 || source == ~0u;
+}
+
+/* The header at p->ip. Fills everything but the ports. */
+static __always_inline int parse_ipv4(void *data, void *end, struct packet *p)
+{
+	struct iphdr *ip = data + p->ip;
+	__u32 header;
+
+	if ((void *)(ip + 1) > end)
+		return VERDICT_MALFORMED;
+	header = ip->ihl * 4;
+	p->length = bpf_ntohs(ip->tot_len);
+	if (ip->version != 4 || header < sizeof(*ip) || p->length < header)
+		return VERDICT_MALFORMED;
+	p->l4 = p->ip + header;
+	p->source = ip->saddr;
+	p->destination = ip->daddr;
+	p->protocol = ip->protocol;
+	p->ttl = ip->ttl;
+	p->dont_fragment = !!(ip->frag_off & bpf_htons(FRAGMENT_DONT));
+	p->fragment = ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE);
+	p->id = ip->id;
+	return CONTINUE;
+}
+
+/* RFC 1624, for a TTL that is one less: include/net/ip.h, ip_decrease_ttl. */
+static __always_inline void decrease_ttl(struct iphdr *ip)
+{
+	__u32 sum = ip->check + bpf_htons(0x0100);
+
+	ip->check = sum + (sum >= 0xffff);
+	ip->ttl -= 1;
+}
+
+static __always_inline __u64 flow_key(__be32 client, __be16 port, __u16 vip)
+{
+	return client | (__u64)port << 32 | (__u64)vip << 48;
+}
+
+/*
+ * Of what is in the packet, not of the key: the flow's line need not wait for
+ * the VIP's, which among thousands of VIPs is not near either.
+ *
+ * Keyed, so that nobody outside can choose clients that meet in one set. VIP
+ * and port enter after the first multiplication: an attacker who knew which
+ * clients collide would have to know the seed.
+ */
+static __always_inline __u64 flow_hash(const struct settings *s, __be32 client, __be16 client_port,
+				       __be32 vip, __be16 port)
+{
+	__u64 h = ((client | (__u64)client_port << 32) ^ s->seed[0]) * (s->seed[1] | 1);
+
+	h ^= h >> 32;
+	h = (h ^ (vip | (__u64)port << 32)) * (s->seed[2] | 1);
+	return h ^ h >> 29;
+}
+
+/* Which flow the packet is of, at the VIP whose number for the protocol this is. */
+static __always_inline void identify_flow(struct run *r, __u16 vip)
+{
+	r->key = flow_key(r->p.source, r->p.source_port, vip);
+	r->hash = flow_hash(r->s, r->p.source, r->p.source_port, r->p.destination,
+			    r->p.destination_port);
+}
+
+static __always_inline __u64 template_key(__be32 client, const struct service *svc)
+{
+	return (client & svc->persist_mask) | (__u64)svc->cookie << 32;
+}
+
+static __always_inline __u64 template_hash(const struct settings *s, __u64 key)
+{
+	__u64 h = (key ^ s->seed[1]) * (s->seed[2] | 1);
+
+	h ^= h >> 32;
+	h *= s->seed[0] | 1;
+	return h ^ h >> 29;
+}
+
+static __always_inline struct fragment_key fragment_key_of(const struct packet *p)
+{
+	struct fragment_key key = {
+		.source = p->source,
+		.destination = p->destination,
+		.id = p->id,
+		.protocol = p->protocol,
+	};
+
+	return key;
+}
+
+/* The errors that IPVS forwards; other types are the director's own. */
+static __always_inline int is_icmp_error(__u8 type)
+{
+	return type == ICMP_UNREACHABLE || type == ICMP_SOURCE_QUENCH ||
+	       type == ICMP_TIME_EXCEEDED;
+}
+
+/*
+ * Fill p with the tuple of the flow that the ICMP error at p->l4 quotes. The
+ * quoted packet went from the VIP to the client, so its tuple is the flow's
+ * reversed; only eight bytes behind its IP header are sure to be there.
+ */
+static __always_inline int parse_quoted(void *data, void *end, struct packet *p)
+{
+	struct icmp *icmp = data + p->l4;
+	struct iphdr *ip = (void *)(icmp + 1);
+	__u32 header;
+	__be16 *ports;
+
+	if (p->length < p->l4 - p->ip + sizeof(*icmp) || (void *)(icmp + 1) > end)
+		return PASS(VERDICT_MALFORMED);
+	if (!is_icmp_error(icmp->type))
+		return PASS(VERDICT_OTHER_PROTOCOL);
+	if ((void *)(ip + 1) > end)
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	header = ip->ihl * 4;
+	if (ip->version != 4 || header < sizeof(*ip) || ip->saddr != p->destination ||
+	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET))
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	if (p->length < p->l4 - p->ip + sizeof(*icmp) + header + 8)
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	ports = (void *)ip + header;
+	if ((void *)ports + 8 > end)
+		return PASS(VERDICT_ICMP_NO_FLOW);
+	p->protocol = ip->protocol;
+	p->source = ip->daddr;
+	p->destination_port = ports[0];
+	p->source_port = ports[1];
+	return CONTINUE;
+}
+
+#define QUOTE_MOST 548 /* 576 - IP header - ICMP header, as icmp_send has it */
+#define ICMP_HEADERS 28
+
+/* The IP header of an answer to the packet that it quotes. */
+static __always_inline void fill_ip(struct iphdr *reply, const struct iphdr *quoted, __u32 size)
+{
+	__u32 sum = 0;
+	__u16 *word = (__u16 *)reply;
+
+	reply->version = 4;
+	reply->ihl = 5;
+	reply->tos = (quoted->tos & 0x1e) | 0xc0; /* icmp_send: internet control */
+	reply->tot_len = bpf_htons(size + ICMP_HEADERS);
+	reply->id = (__u16)bpf_get_prandom_u32();
+	reply->frag_off = 0;
+	reply->ttl = 64;
+	reply->protocol = IPPROTO_ICMP;
+	reply->check = 0;
+	reply->saddr = quoted->daddr;
+	reply->daddr = quoted->saddr;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += word[i];
+	reply->check = fold_sum(sum);
+}
+
+/* Turn the frame into the answer. Its own function: it is verified once. */
+__attribute__((noinline)) int answer(struct xdp_md *ctx, struct answer *a)
+{
+	void *data, *end;
+	struct iphdr *reply;
+	struct icmp *icmp;
+	__u32 size, ip, frame;
+	__u16 sum;
+
+	if (!a)
+		return DROP(VERDICT_NO_REAL);
+	if (!take_answer_token())
+		return DROP(VERDICT_ANSWER_LIMITED);
+	ip = a->ip;
+	if (ip != 14 && ip != 18 && ip != 22)
+		return DROP(VERDICT_NO_REAL);
+	size = a->length < QUOTE_MOST ? a->length : QUOTE_MOST;
+	frame = bpf_xdp_get_buff_len(ctx);
+	if (bpf_xdp_adjust_tail(ctx, (int)(ip + size) - (int)frame) ||
+	    bpf_xdp_adjust_head(ctx, -ICMP_HEADERS))
+		return DROP(VERDICT_NO_REAL);
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (!move_ethernet(data, end, ip, ICMP_HEADERS))
+		return DROP(VERDICT_NO_REAL);
+	if (ip > 22)
+		return DROP(VERDICT_NO_REAL);
+	reply = data + ip;
+	if ((void *)reply + ICMP_HEADERS + sizeof(*reply) > end)
+		return DROP(VERDICT_NO_REAL);
+	icmp = (void *)(reply + 1);
+	fill_ip(reply, (void *)(icmp + 1), size);
+	icmp->type = a->type;
+	icmp->code = a->code;
+	icmp->checksum = 0;
+	icmp->unused = 0;
+	icmp->mtu = bpf_htons(a->mtu);
+	/* The checksum last: its helper calls end what is known of the frame. */
+	sum = fold_sum(frame_sum(ctx, ip + sizeof(*reply), size + sizeof(*icmp), QUOTE_MOST + sizeof(*icmp)));
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	icmp = data + ip + sizeof(*reply);
+	if ((void *)(icmp + 1) > end)
+		return DROP(VERDICT_NO_REAL);
+	icmp->checksum = sum;
+	return OUTCOME(a->verdict, XDP_TX);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the long way carries from step to step. A step returns an outcome, or
+ * CONTINUE, or what is left to do (SEND, ANSWER): sending and answering are
+ * done in one place, since what is inlined wherever it is decided would be
+ * verified there too.
+ */
+#pragma once
+
+#include "packet.h"
+
+#define SEND (-2) /* to run.real */
+#define ANSWER (-3) /* with the ICMP message that run.type and run.code say */
+
+struct run {
+	struct xdp_md *ctx;
+	void *data;
+	void *end;
+	struct settings *s;
+	struct interface *me;
+	struct vip *vip;
+	struct packet p;
+	__u64 key; /* of the flow */
+	__u64 hash; /* of the flow */
+	__u64 now;
+	struct real *real; /* with SEND: where to, */
+	__u32 slot; /* its number (NO_REAL: nowhere yet) */
+	__u32 verdict; /* and what it is called; with ANSWER too */
+	__u32 connections; /* 1 if the packet opens one */
+	__u8 type; /* with ANSWER: of the ICMP message */
+	__u8 code;
+	__u16 mtu;
+};
+
+static __always_inline int send_to(struct run *r, struct real *real, __u32 slot, int verdict)
+{
+	r->real = real;
+	r->slot = slot;
+	r->verdict = verdict;
+	return SEND;
+}
+
+static __always_inline int answer_with(struct run *r, __u8 type, __u8 code, __u16 mtu, __u32 verdict)
+{
+	r->type = type;
+	r->code = code;
+	r->mtu = mtu;
+	r->verdict = verdict;
+	return ANSWER;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The words of flows and templates: where each field of struct flow_value and
+ * struct template_value lies when the structure is taken for a number. State
+ * and nonce lie at the same place in both, so that one table serves both
+ * (set.h).
+ */
+#pragma once
+
+#include "types.h"
+
+/* Of both. */
+#define NONCE_SHIFT 56
+#define NONCE_MASK (15ULL << NONCE_SHIFT)
+#define STATE_SHIFT 60
+#define STATE_MASK (7ULL << STATE_SHIFT)
+#define PROVEN (1ULL << 63)
+#define REAL_BITS 0xfffffULL
+
+/* struct flow_value */
+#define SEEN_MASK 0xffffULL
+#define PORT_SHIFT 16
+#define PORT_MASK (0xffffULL << PORT_SHIFT)
+#define REAL_SHIFT 32
+#define GENERATION_SHIFT 52
+#define IDENTITY (~SEEN_MASK) /* what must not change under a reader */
+
+/* struct template_value */
+#define TEMPLATE_EXPIRES 0xffffffULL
+#define TEMPLATE_REAL_SHIFT 24
+#define TEMPLATE_GENERATION_SHIFT 44
+#define TEMPLATE_ASSURED (1ULL << 48)
+#define TEMPLATE_RENEWED (1ULL << 49)
+#define TEMPLATE_LIVE (1ULL << STATE_SHIFT)
+#define TEMPLATE_RANK (TEMPLATE_ASSURED | PROVEN)
+
+/* enum flow_state; of a template: STATE_EMPTY, STATE_BUSY or another one, live. */
+static __always_inline __u32 value_state(__u64 v)
+{
+	return v >> STATE_SHIFT & 7;
+}
+
+static __always_inline __u32 value_real(__u64 v)
+{
+	return v >> REAL_SHIFT & REAL_BITS;
+}
+
+static __always_inline __u32 value_generation(__u64 v)
+{
+	return v >> GENERATION_SHIFT & 15;
+}
+
+static __always_inline __be16 value_port(__u64 v)
+{
+	return v >> PORT_SHIFT & 0xffff;
+}
+
+static __always_inline __u64 flow_value(__be16 port, __u32 real, __u32 generation, __u32 state)
+{
+	return (__u64)port << PORT_SHIFT | (__u64)(real & REAL_BITS) << REAL_SHIFT |
+	       (__u64)(generation & 15) << GENERATION_SHIFT | (__u64)state << STATE_SHIFT;
+}
+
+/* Ticks since the flow was last seen, modulo 2^16. */
+static __always_inline __u32 flow_age(__u64 value, __u64 now)
+{
+	return (now - value) & SEEN_MASK;
+}
+
+static __always_inline int flow_is_expired(const struct settings *s, __u64 value, __u64 now)
+{
+	return flow_age(value, now) > s->timeout[value_state(value) & 7];
+}
+
+static __always_inline __u32 template_real(__u64 v)
+{
+	return v >> TEMPLATE_REAL_SHIFT & REAL_BITS;
+}
+
+static __always_inline __u32 template_generation(__u64 v)
+{
+	return v >> TEMPLATE_GENERATION_SHIFT & 15;
+}
+
+static __always_inline __u64 template_value(__u32 real, __u32 generation, __u64 rank)
+{
+	return (__u64)(real & REAL_BITS) << TEMPLATE_REAL_SHIFT |
+	       (__u64)(generation & 15) << TEMPLATE_GENERATION_SHIFT | rank;
+}
+
+/* Ticks that are left, negative when it has expired; 24-bit arithmetic. */
+static __always_inline __s32 template_left(__u64 v, __u64 now)
+{
+	return (__s32)(((__u32)v - (__u32)now) << 8) >> 8;
+}
+
+/* How much a template is worth: 0 nothing yet, 1 assured, 2 proven. */
+static __always_inline __u32 template_rank(__u64 v)
+{
+	return !!(v & TEMPLATE_ASSURED) + !!(v & PROVEN);
+}

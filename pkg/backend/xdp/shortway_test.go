@@ -1,0 +1,114 @@
+package xdp
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+var recordShortWay = flag.Bool("record-short-way", false, "write testdata/shortway.txt anew instead of comparing with it")
+
+const shortWayFile = "testdata/shortway.txt"
+
+// The program's first function is all that nearly every packet runs through.
+// Its instructions are counted by kind: as the object has them, and as this
+// kernel has translated them (the file has the kernels that were recorded).
+// Work on the rest of the program must not change them. Work that is meant to
+// change them is measured, then recorded:
+//
+//	go test -run TestShortWayInstructions ./pkg/backend/xdp -record-short-way
+func TestShortWayInstructions(t *testing.T) {
+	spec, err := bpf.LoadSpec()
+	must(t, err)
+	h := newStill(t, 1024, 1024)
+	info, err := h.dp.Program("lvx0").Info()
+	must(t, err)
+	translated, err := info.Instructions()
+	must(t, err)
+	got := map[string]string{
+		"object":                            kindsOf(firstFunction(spec.Programs["lb"].Instructions)),
+		"translated by " + kernelVersion(t): kindsOf(firstFunction(translated)),
+	}
+	recorded := readShortWay(t)
+	if *recordShortWay {
+		maps.Copy(recorded, got)
+		writeShortWay(t, recorded)
+	}
+	if recorded["object"] == "" {
+		t.Fatalf("%s has no section \"object\"", shortWayFile)
+	}
+	for name, kinds := range got {
+		want, ok := recorded[name]
+		if !ok {
+			t.Logf("%s: this kernel is not recorded:\n%s", name, kinds)
+		} else if kinds != want {
+			t.Errorf("%s: the short way is\n%swant\n%s", name, kinds, want)
+		}
+	}
+}
+
+// firstFunction is everything in front of the second function.
+func firstFunction(all asm.Instructions) asm.Instructions {
+	for i := range all {
+		if i > 0 && btf.FuncMetadata(&all[i]) != nil {
+			return all[:i]
+		}
+	}
+	return all
+}
+
+// kindsOf counts instructions by kind, a line each, after their number.
+func kindsOf(instructions asm.Instructions) string {
+	count := map[string]int{}
+	for _, ins := range instructions {
+		kind := ins.OpCode.String()
+		if ins.IsBuiltinCall() {
+			kind = "Call helper" // whose number the kernel has replaced by an address
+		}
+		count[kind]++
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d instructions\n", len(instructions))
+	for _, kind := range slices.Sorted(maps.Keys(count)) {
+		fmt.Fprintf(&b, "%d %s\n", count[kind], kind)
+	}
+	return b.String()
+}
+
+// kernelVersion is the first two numbers of the running kernel's release.
+func kernelVersion(t *testing.T) string {
+	var u unix.Utsname
+	must(t, unix.Uname(&u))
+	parts := strings.SplitN(unix.ByteSliceToString(u.Release[:]), ".", 3)
+	return strings.Join(parts[:2], ".")
+}
+
+// readShortWay reads the sections of the file, each headed by "# NAME".
+func readShortWay(t *testing.T) map[string]string {
+	text, err := os.ReadFile(shortWayFile)
+	must(t, err)
+	sections := map[string]string{}
+	for _, section := range strings.Split("\n"+string(text), "\n# ")[1:] {
+		name, kinds, _ := strings.Cut(section, "\n")
+		sections[name] = strings.TrimRight(kinds, "\n") + "\n"
+	}
+	return sections
+}
+
+func writeShortWay(t *testing.T, sections map[string]string) {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(sections)) {
+		fmt.Fprintf(&b, "# %s\n%s", name, sections[name])
+	}
+	must(t, os.WriteFile(shortWayFile, []byte(b.String()), 0o600))
+}

@@ -41,6 +41,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "lvx: %s (see %s --help)\n", oneLine(err.Error()), cmd.CommandPath())
 		return exitUsage
 	}
+	if errors.As(err, new(lostError)) {
+		return exitLost // the account says what, and ends with its total
+	}
 	fmt.Fprintf(stderr, "lvx: %s\n", oneLine(err.Error()))
 	return exitFailed
 }
@@ -77,7 +80,7 @@ needs, in one daemon with one configuration file.`,
 		newRunCmd(), newCheckCmd(), newReloadCmd(),
 		newListCmd(), newStatusCmd(), newExplainCmd(),
 		newWeightCmd(), newDrainCmd(),
-		newRealCmd(), newDemoCmd(), newVersionCmd(),
+		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(),
 	)
 	markUsage(root)
 	return root

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const pairConf = `
+vrrp_instance VI_1 {
+    interface eth0
+    virtual_router_id 51
+    authentication { auth_type PASS
+        auth_pass hunter22 }
+    virtual_ipaddress { 192.0.2.100/24 }
+}
+virtual_server 192.0.2.100 80 {
+    delay_loop 6
+    lb_algo rr
+    lb_kind DR
+    protocol TCP
+    real_server 192.0.2.11 80 { TCP_CHECK { connect_timeout 3 } }
+}
+`
+
+// runOn runs `lvx ARGS FILE` on a file with the given text.
+func runOn(t *testing.T, text string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "keepalived.conf")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	code = run(append(args, path), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
+
+func TestImport(t *testing.T) {
+	code, out, errs := runOn(t, pairConf, "import")
+	if code != exitDone || !strings.Contains(out, `listen: ["192.0.2.100:80/tcp"]`) {
+		t.Errorf("exit %d, output:\n%s", code, out)
+	}
+	if got, want := lastLine(errs), "total: 16 mapped, 0 harmless, 0 changed, 0 lost"; got != want {
+		t.Errorf("last line %q (want %q)", got, want)
+	}
+	if strings.Contains(errs, "hunter22") || !strings.Contains(errs, "use -o FILE") {
+		t.Errorf("stderr:\n%s", errs)
+	}
+}
+
+func TestImportOfWhatIsLost(t *testing.T) {
+	lost := pairConf + "virtual_server fwmark 9 {\n  real_server 192.0.2.11 { }\n}\n"
+	code, _, errs := runOn(t, lost, "import", "--quiet")
+	if code != exitLost || !strings.Contains(errs, "(lost)") || strings.Contains(errs, "(mapped)") {
+		t.Errorf("exit %d (want %d), stderr:\n%s", code, exitLost, errs)
+	}
+	if code, _, _ := runOn(t, lost, "import", "--lenient"); code != exitDone {
+		t.Errorf("with --lenient: exit %d", code)
+	}
+}
+
+// What is written with -o is for its owner alone, also where a file was that
+// everybody could read.
+func TestImportWritesForItsOwner(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "lvx.yaml")
+	if err := os.WriteFile(out, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, errs := runOn(t, pairConf, "import", "-o", out)
+	if code != exitDone || stdout != "" || strings.Contains(errs, "use -o FILE") {
+		t.Errorf("exit %d, stdout %q, stderr:\n%s", code, stdout, errs)
+	}
+	info, err := os.Stat(out)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v (want mode 0600)", info.Mode(), err)
+	}
+	text, err := os.ReadFile(out)
+	if err != nil || !strings.Contains(string(text), `auth_pass: "hunter22"`) {
+		t.Errorf("%v in:\n%s", err, text)
+	}
+}
+
+func TestImportRefuses(t *testing.T) {
+	for _, args := range [][]string{{"import"}, {"import", "--via", "x", "f"}, {"import", "--backend", "x", "f"}} {
+		if code := run(args, new(bytes.Buffer), new(bytes.Buffer)); code != exitUsage {
+			t.Errorf("%v: exit %d (want %d)", args, code, exitUsage)
+		}
+	}
+	var errs bytes.Buffer
+	if code := run([]string{"import", "/absent"}, new(bytes.Buffer), &errs); code != exitFailed || !strings.Contains(errs.String(), "/absent") {
+		t.Errorf("exit %d, %s", code, errs.String())
+	}
+}

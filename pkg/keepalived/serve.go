@@ -1,0 +1,388 @@
+package keepalived
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Bounds of what a virtual_server_group may stand for.
+const (
+	manyEndpoints = 256
+	maxEndpoints  = 4096
+)
+
+// service is a virtual_server, or one entry of its group, as the output has
+// it.
+type service struct {
+	item   *item
+	name   string
+	listen []string
+	mark   uint32
+	body   *body
+}
+
+// body is what all services of one virtual_server share.
+type body struct {
+	from     *Statement
+	protocol string
+	keys     []pair
+	reals    []*realOut
+	services []*service
+}
+
+// realOut is a real_server as the output has it.
+type realOut struct {
+	item   *item
+	keys   []pair
+	checks []*check
+}
+
+func (b *body) put(key, format string, args ...any) {
+	b.keys = append(b.keys, pair{key, fmt.Sprintf(format, args...)})
+}
+
+func (r *realOut) put(key, format string, args ...any) {
+	r.keys = append(r.keys, pair{key, fmt.Sprintf(format, args...)})
+}
+
+// readService reads a virtual_server.
+func (m *mapper) readService(s *Statement) {
+	ends := m.endpoints(s)
+	v := readVirtual(s)
+	switch {
+	case len(ends) == 0:
+		s.mark(Harmless, "keepalived ignores a virtual_server without a usable address")
+	case len(v.reals) == 0:
+		s.overrule(Harmless, "keepalived ignores a virtual_server without real servers")
+	case len(m.services)+len(ends) > maxEndpoints:
+		s.overrule(Lost, "more than %d services", maxEndpoints)
+	default:
+		own, other := byFamily(ends)
+		v.isMixed = len(other) > 0
+		m.serve(v, own)
+		if v.isMixed {
+			m.serve(v, other)
+		}
+		return
+	}
+	s.markBlock(s.verdict.Level, "of a virtual_server that is left out")
+}
+
+// byFamily parts the entries of a group that are of another family than the
+// first one with an address.
+func byFamily(ends []endpoint) (own, other []endpoint) {
+	i := slices.IndexFunc(ends, func(e endpoint) bool { return e.mark == 0 })
+	for _, e := range ends {
+		if i >= 0 && e.mark == 0 && e.addr.Is4() != ends[i].addr.Is4() {
+			other = append(other, e)
+		} else {
+			own = append(own, e)
+		}
+	}
+	return own, other
+}
+
+// isOther reports whether addr is of another family than the service.
+func isOther(ends []endpoint, addr netip.Addr) bool {
+	return slices.ContainsFunc(ends, func(e endpoint) bool { return e.mark == 0 && e.addr.Is4() != addr.Is4() })
+}
+
+// serve makes services of a virtual_server.
+func (m *mapper) serve(v *virtual, ends []endpoint) {
+	notes := m.complete(v, ends)
+	b := &body{from: v.from, protocol: v.protocol}
+	m.balanceKeys(b, v, ends)
+	weights := m.readReals(b, v, ends)
+	m.quorumKeys(b, v, weights)
+	m.sorryKeys(b, v, ends)
+	m.hookKeys(b, v)
+	if len(b.reals) == 0 && !v.isMixed {
+		v.from.overrule(Harmless, "keepalived ignores a virtual_server without real servers")
+		return
+	}
+	m.addServices(b, v, ends)
+	v.from.mark(Mapped, "%s", strings.Join(notes, "; "))
+}
+
+// complete fills what keepalived fills; the notes say what is surprising.
+func (m *mapper) complete(v *virtual, ends []endpoint) (notes []string) {
+	isMarked := ends[0].mark != 0
+	if v.protocol == "" && !isMarked {
+		v.protocol = "udp"
+		notes = append(notes, "WITHOUT protocol IT IS UDP, as for keepalived: write `protocol TCP` where TCP is meant")
+	}
+	if v.scheduler == "" {
+		v.scheduler = string(lb.WLC)
+		notes = append(notes, "no usable lb_algo: wlc")
+	}
+	if v.forward == nil {
+		v.forward = ptr("nat")
+		notes = append(notes, "no usable lb_kind: NAT")
+	}
+	if v.onePacket && v.protocol != "udp" {
+		v.onePacket = false
+		notes = append(notes, "ops is for UDP: off")
+	}
+	isPortless := slices.ContainsFunc(ends, func(e endpoint) bool { return e.mark == 0 && e.port == 0 })
+	if isPortless && v.persistence == 0 {
+		v.persistence = defaultPersistence
+		notes = append(notes, "every port: persistent for 360 s")
+	}
+	if v.timing.interval == nil {
+		notes = append(notes, "no delay_loop: checks every 60 s")
+	}
+	return notes
+}
+
+// balanceKeys writes scheduling, persistence and forwarding.
+func (m *mapper) balanceKeys(b *body, v *virtual, ends []endpoint) {
+	b.put("scheduler", "%s", v.scheduler)
+	if len(v.flags) > 0 {
+		b.put("flags", "[%s]", strings.Join(v.flags, ", "))
+	}
+	if v.onePacket {
+		b.put("ops", "true")
+	}
+	if v.persistence > 0 {
+		mask := ""
+		if v.granularity != "" {
+			mask = ", netmask: " + scalar(v.granularity)
+		}
+		b.put("persistence", "{timeout: %ds%s}", v.persistence, mask)
+	}
+	b.put("forward", "%s", *v.forward)
+}
+
+// readReals reads the real servers, and gives the sum of their weights.
+func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64) {
+	seen := map[netip.AddrPort]bool{}
+	inhibited := 0
+	for _, s := range v.reals {
+		addr, ok := parseAddress(s.arg(0))
+		port, okPort := parsePort(s.arg(1))
+		switch {
+		case !ok || !okPort:
+			s.mark(Harmless, "keepalived ignores the real server %s", quote(strings.Join(s.Args, " ")))
+		case isOther(ends, addr) && v.isMixed:
+			continue // the other half of the group has it
+		case isOther(ends, addr):
+			s.mark(Harmless, "keepalived ignores a real server of another family than the VIP's")
+		default:
+			weights += m.readReal(b, v, s, netip.AddrPortFrom(addr, port), ends, seen, &inhibited)
+			continue
+		}
+		s.markBlock(Harmless, "of a real server that keepalived ignores")
+	}
+	switch {
+	case inhibited == 0:
+	case inhibited == len(b.reals):
+		b.put("on_down", "quiesce")
+	default:
+		for _, r := range b.reals {
+			m.mixed(r)
+		}
+	}
+	return weights
+}
+
+// mixed says of a real server that its own inhibit_on_failure is lost.
+func (m *mapper) mixed(r *realOut) {
+	for _, c := range r.item.from.children("inhibit_on_failure") {
+		c.overrule(Lost, "on_down is the same for all real servers of a service")
+	}
+}
+
+// readReal reads one real server.
+func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPort, ends []endpoint, seen map[netip.AddrPort]bool, inhibited *int) uint64 {
+	forward, inhibit, weight, host := *v.forward, v.inhibit, v.weight, v.host
+	own := timing{}
+	var limits [2]*uint64
+	for _, c := range s.Block {
+		if c.keyword == nil || own.take(c) {
+			continue
+		}
+		switch c.Word {
+		case "weight":
+			weight = or(weight, count(c, 0, 65535))
+		case "lvs_method":
+			forward = or(forward, forwarding(c))
+		case "inhibit_on_failure":
+			inhibit = or(inhibit, truth(c))
+		case "uthreshold":
+			limits[0] = first(count(c, 0, 1<<32-1), limits[0])
+		case "lthreshold":
+			limits[1] = first(count(c, 0, 1<<32-1), limits[1])
+		case "virtualhost":
+			c.mark(Mapped, "")
+			host = c.arg(0)
+		case "notify_up", "notify_down":
+			c.mark(Lost, "lvx runs notify.exec for every real server: LVX_SERVICE, LVX_REAL and LVX_NEW say which")
+		}
+	}
+	checkPort := where.Port()
+	listener := ends[0].port
+	if checkPort == 0 {
+		checkPort = listener
+	}
+	identity := netip.AddrPortFrom(where.Addr(), listener)
+	if forward == "nat" && where.Port() != 0 {
+		identity = where
+	}
+	if seen[identity] {
+		s.mark(Harmless, "the same real server as one before it")
+		s.markBlock(Harmless, "of a real server that is there twice")
+		return 0
+	}
+	seen[identity] = true
+	if inhibit {
+		*inhibited++
+	}
+	r := &realOut{item: &item{from: s}}
+	r.put("address", "%s", scalar(where.Addr().String()))
+	switch {
+	case forward == "nat" && where.Port() != 0 && where.Port() != listener:
+		r.put("port", "%d", where.Port())
+	case forward != "nat" && where.Port() != 0 && where.Port() != listener:
+		s.mark(Mapped, "%s cannot change ports: keepalived takes the virtual server's, %s", forward, portName(listener))
+	}
+	s.mark(Mapped, "")
+	r.put("weight", "%d", weight)
+	if forward != *v.forward {
+		r.put("forward", "%s", forward)
+	}
+	m.limitKeys(r, limits)
+	a := asked{real: where.Addr(), port: checkPort, forward: forward, host: host, timing: []timing{own, v.timing}}
+	for _, c := range s.Block {
+		if _, ok := checkers[c.Word]; ok && c.keyword != nil {
+			r.checks = append(r.checks, m.readChecker(c, a)...)
+		}
+	}
+	b.reals = append(b.reals, r)
+	return weight
+}
+
+func portName(port uint16) string {
+	if port == 0 {
+		return "every port"
+	}
+	return strconv.Itoa(int(port))
+}
+
+// limitKeys writes the thresholds of connections.
+func (m *mapper) limitKeys(r *realOut, limits [2]*uint64) {
+	upper, lower := or(0, limits[0]), or(0, limits[1])
+	if lower > upper {
+		for _, c := range r.item.from.children("lthreshold") {
+			c.overrule(Changed, "the kernel refuses a lower threshold above the upper one: left out")
+		}
+		lower = 0
+	}
+	if upper > 0 {
+		r.put("upper_threshold", "%d", upper)
+	}
+	if lower > 0 {
+		r.put("lower_threshold", "%d", lower)
+	}
+}
+
+// quorumKeys writes quorum and hysteresis as keepalived corrects them.
+func (m *mapper) quorumKeys(b *body, v *virtual, weights uint64) {
+	quorum := max(1, min(v.quorum, weights))
+	hysteresis := min(v.hysteresis, quorum-1)
+	if quorum != 1 {
+		b.put("quorum", "%d", quorum)
+	}
+	if hysteresis != 0 {
+		b.put("hysteresis", "%d", hysteresis)
+	}
+	for _, c := range v.from.children("quorum") {
+		if quorum != v.quorum {
+			c.overrule(Mapped, "%d: keepalived brings it down to the sum of the weights", quorum)
+		}
+	}
+	for _, c := range v.from.children("hysteresis") {
+		if hysteresis != v.hysteresis {
+			c.overrule(Mapped, "%d: keepalived keeps it below quorum", hysteresis)
+		}
+	}
+}
+
+// sorryKeys writes the sorry server.
+func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
+	s := v.sorry
+	if s == nil {
+		return
+	}
+	forward := or(*v.forward, s.forward)
+	isReal := slices.ContainsFunc(b.reals, func(r *realOut) bool { return r.keys[0].value == scalar(s.addr.String()) })
+	switch {
+	case isOther(ends, s.addr) && v.isMixed:
+		return
+	case isOther(ends, s.addr):
+		s.from.mark(Harmless, "keepalived ignores a sorry server of another family than the VIP's")
+		return
+	case isReal:
+		s.from.mark(Lost, "a real server of the service cannot be its sorry server too")
+		return
+	case forward != "dr" && !s.addr.IsLoopback():
+		s.from.mark(Lost, "lvx forwards to a sorry server by direct routing only")
+		return
+	case forward == "nat" && s.port != 0 && s.port != ends[0].port:
+		s.from.mark(Lost, "port %d: lvx's sorry server answers on the port that was asked", s.port)
+	default:
+		s.from.mark(Mapped, "")
+	}
+	b.put("sorry_server", "%s", scalar(s.addr.String()))
+}
+
+// hookKeys writes the commands of the service.
+func (m *mapper) hookKeys(b *body, v *virtual) {
+	for _, h := range v.hooks {
+		h.from.mark(Lost, "lvx runs notify.exec for every service: LVX_KIND, LVX_SERVICE and LVX_NEW say which")
+	}
+}
+
+// addServices adds a service for every endpoint.
+func (m *mapper) addServices(b *body, v *virtual, ends []endpoint) {
+	add := func(e endpoint, listen []string) {
+		svc := &service{
+			item: &item{from: v.from}, name: m.unique("service ", e.name(v.protocol)), listen: listen, mark: e.mark, body: b,
+		}
+		b.services = append(b.services, svc)
+		m.services = append(m.services, svc)
+	}
+	isPlain := !slices.ContainsFunc(ends, func(e endpoint) bool { return e.mark != 0 })
+	if m.o.MergeGroups && isPlain && len(ends) > 1 {
+		var listen []string
+		for _, e := range ends {
+			listen = append(listen, e.listen(v.protocol))
+		}
+		add(ends[0], listen)
+		return
+	}
+	for _, e := range ends {
+		listen := m.o.Marks[e.mark]
+		if e.mark == 0 {
+			listen = []string{e.listen(v.protocol)}
+		}
+		if where, isFree := m.take("listener ", fmt.Sprint(e.listen(v.protocol), e.mark), e.from); !isFree {
+			e.from.overrule(Lost, "line %d serves %s already", where.line, e.name(v.protocol))
+			continue
+		}
+		if e.mark != 0 && len(listen) == 0 {
+			e.from.overrule(Lost, "nobody says which packets carry mark %d: name their rules with --iptables, "+
+				`or write listen: ["ADDR:PORT/tcp"] for it`, e.mark)
+			continue
+		}
+		add(e, listen)
+	}
+	if len(b.services) == 0 {
+		v.from.mark(Lost, "none of its listeners is left")
+		v.from.markBlock(Lost, "of a service without listeners")
+	}
+}

@@ -197,40 +197,58 @@ func (m *mapper) mixed(r *realOut) {
 	}
 }
 
-// readReal reads one real server.
-func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPort, ends []endpoint, seen map[netip.AddrPort]bool, inhibited *int) uint64 {
-	forward, inhibit, weight, host := *v.forward, v.inhibit, v.weight, v.host
-	own := timing{}
-	var limits [2]*uint64
+// realBlock is what the block of a real_server says.
+type realBlock struct {
+	from    *Statement
+	where   netip.AddrPort
+	forward string
+	inhibit bool
+	weight  uint64
+	host    string
+	timing  timing
+	limits  [2]*uint64 // upper and lower threshold
+}
+
+// readBlock reads the block of a real_server; what it leaves out is the
+// virtual_server's.
+func (v *virtual) readBlock(s *Statement, where netip.AddrPort) realBlock {
+	r := realBlock{from: s, where: where, forward: *v.forward, inhibit: v.inhibit, weight: v.weight, host: v.host}
 	for _, c := range s.Block {
-		if c.keyword == nil || own.take(c) {
+		if c.keyword == nil || r.timing.take(c) {
 			continue
 		}
 		switch c.Word {
 		case "weight":
-			weight = or(weight, count(c, 0, 65535))
+			r.weight = or(r.weight, count(c, 0, 65535))
 		case "lvs_method":
-			forward = or(forward, forwarding(c))
+			r.forward = or(r.forward, forwarding(c))
 		case "inhibit_on_failure":
-			inhibit = or(inhibit, truth(c))
+			r.inhibit = or(r.inhibit, truth(c))
 		case "uthreshold":
-			limits[0] = first(count(c, 0, 1<<32-1), limits[0])
+			r.limits[0] = first(count(c, 0, 1<<32-1), r.limits[0])
 		case "lthreshold":
-			limits[1] = first(count(c, 0, 1<<32-1), limits[1])
+			r.limits[1] = first(count(c, 0, 1<<32-1), r.limits[1])
 		case "virtualhost":
 			c.mark(Mapped, "")
-			host = c.arg(0)
+			r.host = c.arg(0)
 		case "notify_up", "notify_down":
 			c.mark(Lost, "lvx runs notify.exec for every real server: LVX_SERVICE, LVX_REAL and LVX_NEW say which")
 		}
 	}
-	checkPort := where.Port()
+	return r
+}
+
+// readReal reads one real server, and gives its weight.
+func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPort, ends []endpoint, seen map[netip.AddrPort]bool, inhibited *int) uint64 {
+	block := v.readBlock(s, where)
 	listener := ends[0].port
+	checkPort := where.Port()
 	if checkPort == 0 {
 		checkPort = listener
 	}
+	isTranslated := block.forward == "nat" && where.Port() != 0
 	identity := netip.AddrPortFrom(where.Addr(), listener)
-	if forward == "nat" && where.Port() != 0 {
+	if isTranslated {
 		identity = where
 	}
 	if seen[identity] {
@@ -239,31 +257,32 @@ func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPor
 		return 0
 	}
 	seen[identity] = true
-	if inhibit {
+	if block.inhibit {
 		*inhibited++
 	}
 	r := &realOut{item: &item{from: s}}
 	r.put("address", "%s", scalar(where.Addr().String()))
 	switch {
-	case forward == "nat" && where.Port() != 0 && where.Port() != listener:
+	case where.Port() == 0 || where.Port() == listener:
+	case isTranslated:
 		r.put("port", "%d", where.Port())
-	case forward != "nat" && where.Port() != 0 && where.Port() != listener:
-		s.mark(Mapped, "%s cannot change ports: keepalived takes the virtual server's, %s", forward, portName(listener))
+	default:
+		s.mark(Mapped, "%s cannot change ports: keepalived takes the virtual server's, %s", block.forward, portName(listener))
 	}
 	s.mark(Mapped, "")
-	r.put("weight", "%d", weight)
-	if forward != *v.forward {
-		r.put("forward", "%s", forward)
+	r.put("weight", "%d", block.weight)
+	if block.forward != *v.forward {
+		r.put("forward", "%s", block.forward)
 	}
-	m.limitKeys(r, limits)
-	a := asked{real: where.Addr(), port: checkPort, forward: forward, host: host, timing: []timing{own, v.timing}}
+	m.limitKeys(r, block.limits)
+	a := asked{real: where.Addr(), port: checkPort, forward: block.forward, host: block.host, timing: []timing{block.timing, v.timing}}
 	for _, c := range s.Block {
 		if _, ok := checkers[c.Word]; ok && c.keyword != nil {
 			r.checks = append(r.checks, m.readChecker(c, a)...)
 		}
 	}
 	b.reals = append(b.reals, r)
-	return weight
+	return block.weight
 }
 
 func portName(port uint16) string {

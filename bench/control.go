@@ -125,7 +125,10 @@ func (p *plant) change(ctx context.Context, d *daemon, s scale, t *timings) erro
 		if err := p.write(services); err != nil {
 			return err
 		}
-		seen, done, err := d.until(ctx, name, uint32(length), client.Reload)
+		seen, done, err := d.until(ctx, name, uint32(length), func(ctx context.Context) error {
+			_, err := client.Reload(ctx)
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("reload: %w", err)
 		}
@@ -139,7 +142,8 @@ func (p *plant) change(ctx context.Context, d *daemon, s scale, t *timings) erro
 			weight, length = &two, realsPerService+1
 		}
 		seen, _, err := d.until(ctx, name, uint32(length), func(ctx context.Context) error {
-			return client.SetWeight(ctx, name, defined[at].reals[0].String(), weight)
+			_, err := client.SetWeight(ctx, name, defined[at].reals[0].String(), weight)
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("operator: %w", err)

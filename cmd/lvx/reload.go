@@ -1,23 +1,51 @@
 package main
 
 import (
+	"fmt"
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
 func newReloadCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
 		Short: "make the daemon read its configuration again",
-		Long: `Makes the daemon read its configuration again. A file with a mistake changes
-nothing: the mistake is printed, the exit status is 1, and the daemon goes on
-with what it had. Connections, checks and VRRP are not disturbed.`,
-		Example: "  lvx check -c /etc/lvx/lvx.yaml && lvx reload",
-		Args:    cobra.NoArgs,
+		Long: `Makes the daemon read its configuration again and prints what has changed, a
+line for each change. A file with a mistake changes nothing: the mistake is
+printed, the exit status is 1, and the daemon goes on with what it had. What has
+not changed is not disturbed: connections, checks, VRRP.`,
+		Example: `  lvx diff && echo "nothing to do"
+  lvx reload`,
+		Args: cobra.NoArgs,
 	}
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
-		return c.Reload(cmd.Context())
+		r, err := c.Reload(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if len(r.Did) == 0 {
+			r.Did = []string{"reloaded, nothing has changed"}
+		}
+		return printResult(cmd.OutOrStdout(), cmd.ErrOrStderr(), r)
 	})
 	return cmd
+}
+
+// printResult prints what a command has done, and on stderr what is odd about
+// it.
+func printResult(out, errs io.Writer, r director.Result) error {
+	for _, line := range r.Did {
+		if _, err := fmt.Fprintln(out, guard.Text(line)); err != nil {
+			return err
+		}
+	}
+	if r.Warning != "" {
+		fmt.Fprintln(errs, "lvx: warning: "+guard.Text(r.Warning))
+	}
+	return nil
 }

@@ -26,6 +26,15 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// statusError is an exit status of its own: of a verb whose status is an
+// answer. Without an error there is nothing to print.
+type statusError struct {
+	code int
+	error
+}
+
+func (e statusError) Unwrap() error { return e.error }
+
 // run executes one command line and gives its exit code. Errors are one line
 // on stderr.
 func run(args []string, stdout, stderr io.Writer) int {
@@ -36,6 +45,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
 		return exitDone
+	}
+	var status statusError
+	if errors.As(err, &status) {
+		if status.error != nil {
+			fmt.Fprintf(stderr, "lvx: %s\n", oneLine(status.Error()))
+		}
+		return status.code
 	}
 	if errors.As(err, new(usageError)) {
 		fmt.Fprintf(stderr, "lvx: %s (see %s --help)\n", oneLine(err.Error()), cmd.CommandPath())
@@ -77,8 +93,8 @@ needs, in one daemon with one configuration file.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		newRunCmd(), newCheckCmd(), newReloadCmd(),
-		newListCmd(), newStatusCmd(), newExplainCmd(),
+		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(),
+		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newExplainCmd(),
 		newWeightCmd(), newDrainCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(),
 	)

@@ -50,7 +50,7 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 			return err
 		}
 		file := new(config.Reader)
-		cfg, err := load(file, path, log)
+		cfg, err := load(file, path)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,8 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 		defer stop()
 		d, err := daemon.New(ctx, daemon.Options{
 			Config: cfg, Version: version, Log: log, Reload: hangups(ctx),
-			Load: func() (*config.Config, error) { return load(file, path, log) },
+			Load:  func() (*config.Config, error) { return load(file, path) },
+			Parse: func(text []byte) (*config.Config, error) { return config.Parse("the file to compare with", text) },
 		})
 		if err != nil {
 			return err
@@ -98,9 +99,9 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q: unknown (text or json)", format)
 }
 
-// load reads the configuration and refuses what this host cannot run. Warnings
-// are logged.
-func load(file *config.Reader, path string, log *slog.Logger) (*config.Config, error) {
+// load reads the configuration and refuses what this host cannot run. What it
+// warns about is among the configuration's warnings.
+func load(file *config.Reader, path string) (*config.Config, error) {
 	cfg, err := file.Load(path)
 	if err != nil {
 		return nil, err
@@ -109,10 +110,12 @@ func load(file *config.Reader, path string, log *slog.Logger) (*config.Config, e
 	if err := daemon.Refusal(found); err != nil {
 		return nil, err
 	}
+	warned := *cfg // the reader keeps cfg to compare with
+	warned.Warnings = nil
 	for _, f := range found {
-		log.Warn(f.Text, "component", "config") //nolint:sloglint // the warning is the message
+		warned.Warnings = append(warned.Warnings, f.Text)
 	}
-	return cfg, nil
+	return &warned, nil
 }
 
 // hangups sends a value for every SIGHUP until ctx ends.

@@ -16,6 +16,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 func newStatusCmd() *cobra.Command {
@@ -80,17 +81,25 @@ func (s *screen) head(st director.Status) {
 	if st.Reload.Error == "" {
 		s.line("", "configuration of %s", st.Reload.At.Local().Format(time.DateTime))
 	} else {
-		s.line("down", "reload of %s refused: %s", st.Reload.At.Local().Format(time.DateTime), guard.Text(st.Reload.Error))
-	}
-	if st.Fault != "" {
-		s.line("down", "not applied, being retried: %s", guard.Text(st.Fault))
+		s.line("down", "reload of %s refused", st.Reload.At.Local().Format(time.DateTime))
 	}
 	for _, w := range st.Warnings {
-		s.line("drained", "warning: %s", guard.Text(w))
+		s.line("drained", "%s", warningWords(w))
 	}
-	for _, o := range st.Stale {
-		s.line("drained", "override of %s %s (%s): no such real is configured", o.Service, director.RealName(o.Real), o)
+}
+
+// warningWords is a warning in a line: what it is about, what is wrong, what to
+// do.
+func warningWords(w warnings.Warning) string {
+	text := "warning: "
+	if w.Note {
+		text = "note: "
 	}
+	text += guard.Text(w.Subject) + ": " + guard.Text(w.Text)
+	if w.Cure != "" {
+		text += " (" + guard.Text(w.Cure) + ")"
+	}
+	return text
 }
 
 func (s *screen) vrrp(all []director.VRRPStatus) {

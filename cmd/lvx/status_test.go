@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 func testStatus() director.Status {
@@ -73,16 +74,18 @@ func TestPrintStatus(t *testing.T) {
 func TestPrintStatusTrouble(t *testing.T) {
 	st := testStatus()
 	st.Reload.Error = "lvx.yaml:7: wait: unknown key"
-	st.Fault = "map full\nreally"
-	st.Warnings = []string{"lvx.yaml: holds auth_pass"}
-	st.Stale = []director.Override{{Service: "web", Real: netip.MustParseAddrPort("10.0.0.99:0"), Drain: true}}
+	st.Warnings = []warnings.Warning{
+		{Kind: "configuration", Subject: "configuration", Text: "lvx.yaml: holds auth_pass"},
+		{Kind: "not-applied", Subject: "data path", Text: "state not applied: map full\nreally", Cure: "see the error"},
+		{Kind: "stale-override", Subject: "10.0.0.99 of web", Text: "override (drain) for a real that is not configured", Note: true},
+	}
 	st.VRRP[0].Warning = "another host claims virtual router 51"
 	got := screenOf(t, st, false)
 	for _, line := range []string{
-		"reload of TIME refused: lvx.yaml:7: wait: unknown key\n",
-		"not applied, being retried: map full really\n",
-		"warning: lvx.yaml: holds auth_pass\n",
-		"override of web 10.0.0.99 (drain): no such real is configured\n",
+		"reload of TIME refused\n",
+		"warning: data path: state not applied: map full really (see the error)\n",
+		"warning: configuration: lvx.yaml: holds auth_pass\n",
+		"note: 10.0.0.99 of web: override (drain) for a real that is not configured\n",
 		"another host claims virtual router 51\n",
 	} {
 		if !strings.Contains(got, line) {

@@ -5,15 +5,20 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -21,6 +26,7 @@ import (
 type recorder struct {
 	calls []string
 	err   error
+	diff  []string
 }
 
 func (d *recorder) note(call string) error {
@@ -55,21 +61,40 @@ func (d *recorder) Explain(_ context.Context, p lb.Packet) (lb.Explanation, erro
 	return lb.Explanation{Verdict: "forwarded", Service: "web", Real: "10.0.0.11", Steps: []string{"first", "flags " + p.Flags}}, d.err
 }
 
-func (d *recorder) Reload(context.Context) error { return d.note("reload") }
+func (d *recorder) Diff(_ context.Context, text []byte) ([]string, error) {
+	return d.diff, d.note(strings.TrimSpace("diff " + string(text)))
+}
 
-func (d *recorder) SetWeight(_ context.Context, service, real string, w *uint16) error {
+func (d *recorder) History(f history.Filter) []history.Event {
+	_ = d.note(strings.Join(strings.Fields(fmt.Sprint("history ", f.Kind, " ", f.Subject, " ", !f.Since.IsZero())), " "))
+	root := uint32(0)
+	return []history.Event{
+		{Time: time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local), Kind: history.Health, Subject: "10.0.0.11 of web", Text: "down: refused\x1b[31m"},
+		{Time: time.Date(2030, 1, 2, 3, 4, 6, 0, time.Local), Kind: history.Operator, Subject: "10.0.0.11 of web", Text: "drained", UID: &root},
+	}
+}
+
+func (d *recorder) Reload(context.Context) (director.Result, error) {
+	return director.Result{Did: d.diff}, d.note("reload")
+}
+
+func (d *recorder) SetWeight(_ context.Context, service, real string, w *uint16) (director.Result, error) {
 	call := "clear"
 	if w != nil {
 		call = "weight " + string(rune('0'+*w))
 	}
-	return d.note(call + " " + service + " " + real)
+	return director.Result{Did: []string{"web 10.0.0.11: weight 5 (configured 3)"}}, d.note(call + " " + service + " " + real)
 }
 
-func (d *recorder) Drain(_ context.Context, service, real string, undo bool) error {
-	if undo {
-		return d.note("undo " + service + " " + real)
+func (d *recorder) Drain(_ context.Context, service, real string, o director.DrainOptions) (director.Result, error) {
+	r := director.Result{Did: []string{"web 10.0.0.11: drained"}}
+	if o.Undo {
+		return r, d.note("undo " + service + " " + real)
 	}
-	return d.note("drain " + service + " " + real)
+	if o.Force {
+		return r, d.note("force " + service + " " + real)
+	}
+	return r, d.note("drain " + service + " " + real)
 }
 
 // serve runs a daemon's socket for d and points LVX_SOCKET at it.
@@ -105,12 +130,18 @@ func TestVerbs(t *testing.T) {
 	d := &recorder{}
 	serve(t, d)
 	for _, c := range []struct{ args, call, out string }{
-		{"reload", "reload", ""},
-		{"weight web 10.0.0.11 5", "weight 5 web 10.0.0.11", ""},
-		{"weight web 10.0.0.11 --clear", "clear web 10.0.0.11", ""},
-		{"weight --clear web 10.0.0.11", "clear web 10.0.0.11", ""},
-		{"drain web 10.0.0.11", "drain web 10.0.0.11", ""},
-		{"drain web 10.0.0.11 --undo", "undo web 10.0.0.11", ""},
+		{"reload", "reload", "reloaded, nothing has changed\n"},
+		{"diff", "diff", ""},
+		{"weight web 10.0.0.11 5", "weight 5 web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},
+		{"weight web 10.0.0.11 --clear", "clear web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},
+		{"weight --clear web 10.0.0.11", "clear web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},
+		{"drain web 10.0.0.11", "drain web 10.0.0.11", "web 10.0.0.11: drained\n"},
+		{"drain web 10.0.0.11 --force", "force web 10.0.0.11", "web 10.0.0.11: drained\n"},
+		{"drain web 10.0.0.11 --wait=5s", "drain web 10.0.0.11", "web 10.0.0.11: drained\n0 connections left after 0s\n"},
+		{"drain web 10.0.0.11 --wait", "drain web 10.0.0.11", "web 10.0.0.11: drained\n0 connections left after 0s\n"},
+		{"drain web 10.0.0.11 --undo", "undo web 10.0.0.11", "web 10.0.0.11: drained\n"},
+		{"history --kind health --subject web --since 1h", "history health web true",
+			"2030-01-02 03:04:05 health   10.0.0.11 of web: down: refused?[31m\n2030-01-02 03:04:06 operator 10.0.0.11 of web: drained (uid 0)\n"},
 		{"explain tcp 1.2.3.4:5 10.0.0.100:80", "", "first\nflags \nverdict: forwarded, service web, real 10.0.0.11\n"},
 		{"explain TCP 1.2.3.4:5 10.0.0.100:80 --flags fa", "", "first\nflags FA\nverdict: forwarded, service web, real 10.0.0.11\n"},
 		{"list -n", "", "IP Virtual Server version 1.2.1 (size=4096)\n" +
@@ -132,7 +163,7 @@ func TestVerbs(t *testing.T) {
 
 func TestVerbsJSON(t *testing.T) {
 	serve(t, &recorder{})
-	for _, args := range []string{"status --json", "list --json", "explain --json udp 1.2.3.4:5 10.0.0.100:53"} {
+	for _, args := range []string{"status --json", "list --json", "history --json", "explain --json udp 1.2.3.4:5 10.0.0.100:53"} {
 		code, out, stderr := lvx(strings.Fields(args)...)
 		if code != exitDone || stderr != "" || !json.Valid([]byte(out)) {
 			t.Errorf("%s: %d %s%s", args, code, out, stderr)
@@ -151,5 +182,59 @@ func TestRefusals(t *testing.T) {
 		if want := "lvx: /etc/lvx/lvx.yaml:7: weight: found -1; expected 0 to 65535\n"; code != exitFailed || out != "" || stderr != want {
 			t.Errorf("%s: %d %q %q", args, code, out, stderr)
 		}
+	}
+}
+
+// diff answers with its exit status: 0 nothing, 1 something, 2 no answer.
+func TestDiffStatus(t *testing.T) {
+	d := &recorder{diff: []string{"peers: changed", "service web: remove real 10.0.0.11: ends 2 connections"}}
+	serve(t, d)
+	code, out, stderr := lvx("diff")
+	if code != exitFailed || stderr != "" || out != "peers: changed\nservice web: remove real 10.0.0.11: ends 2 connections\n" {
+		t.Errorf("%d %q %q", code, out, stderr)
+	}
+	file := filepath.Join(t.TempDir(), "new.yaml")
+	const text = "interface: eth0\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.calls = nil
+	if code, _, _ := lvx("diff", "-c", file); code != exitFailed || strings.Join(d.calls, ";") != "diff "+strings.TrimSpace(text) {
+		t.Errorf("%d, calls %q", code, d.calls)
+	}
+	for args, want := range map[string]string{"diff -c /nowhere.yaml": "no such file", "diff --socket /nowhere": "no lvx runs here"} {
+		if code, _, stderr := lvx(strings.Fields(args)...); code != exitUsage || !strings.Contains(stderr, want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: %d %q", args, code, stderr)
+		}
+	}
+}
+
+func TestWaitDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rest := []uint64{5, 5, 2, 0}
+		left := func(context.Context) (n uint64, err error) {
+			n, rest = rest[0], rest[1:]
+			return n, nil
+		}
+		var out bytes.Buffer
+		if err := waitDrained(t.Context(), &out, 0, left); err != nil || out.String() != "5 connections left after 0s\n2 connections left after 2s\n0 connections left after 3s\n" {
+			t.Errorf("%q, %v", out.String(), err)
+		}
+		err := waitDrained(t.Context(), io.Discard, 10*time.Second, func(context.Context) (uint64, error) { return 7, nil })
+		if err == nil || !strings.HasPrefix(err.Error(), "7 connections are left after 10s") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestParseSince(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	for text, want := range map[string]time.Time{"": {}, "90m": now.Add(-90 * time.Minute), "2029-12-31T00:00:00Z": time.Date(2029, 12, 31, 0, 0, 0, 0, time.UTC)} {
+		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	if _, err := parseSince("yesterday", now); err == nil {
+		t.Error("yesterday is a time")
 	}
 }

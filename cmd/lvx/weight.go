@@ -28,7 +28,11 @@ come.`,
 	}
 	cmd.Flags().BoolVar(&undo, "clear", false, "give the configuration its say again")
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, args []string) error {
-		return c.SetWeight(cmd.Context(), args[0], args[1], weight)
+		r, err := c.SetWeight(cmd.Context(), args[0], args[1], weight)
+		if err != nil {
+			return err
+		}
+		return printResult(cmd.OutOrStdout(), cmd.ErrOrStderr(), r)
 	})
 	return cmd
 }

@@ -65,16 +65,19 @@ func TestRoundTrip(t *testing.T) {
 		t.Error(e, err, st.packet)
 	}
 	w := uint16(0)
-	if err := c.SetWeight(ctx, "web", "10.0.0.11", &w); err != nil || st.weight == nil || *st.weight != 0 {
+	if _, err := c.SetWeight(ctx, "web", "10.0.0.11", &w); err != nil || st.weight == nil || *st.weight != 0 {
 		t.Error(err, st.weight)
 	}
-	if err := c.SetWeight(ctx, "web", "10.0.0.11", nil); err != nil || st.weight != nil {
+	if _, err := c.SetWeight(ctx, "web", "10.0.0.11", nil); err != nil || st.weight != nil {
 		t.Error(err, st.weight)
 	}
 	for _, f := range []func() error{
-		func() error { return c.Reload(ctx) },
-		func() error { return c.Drain(ctx, "web", "10.0.0.12", false) },
-		func() error { return c.Drain(ctx, "web", "10.0.0.12", true) },
+		func() error { _, err := c.Reload(ctx); return err },
+		func() error { _, err := c.Drain(ctx, "web", "10.0.0.12", director.DrainOptions{}); return err },
+		func() error {
+			_, err := c.Drain(ctx, "web", "10.0.0.12", director.DrainOptions{Undo: true})
+			return err
+		},
 	} {
 		if err := f(); err != nil {
 			t.Error(err)
@@ -96,7 +99,7 @@ func TestErrorsComeThrough(t *testing.T) {
 		errors.New(`/etc/lvx/lvx.yaml:7: weight: found "x", expected 0 to 65535`),
 	} {
 		st.err = err
-		if got := c.Reload(t.Context()); got == nil || got.Error() != err.Error() {
+		if _, got := c.Reload(t.Context()); got == nil || got.Error() != err.Error() {
 			t.Errorf("got %v, want %v", got, err)
 		}
 		if _, got := c.Status(t.Context()); got == nil || got.Error() != err.Error() {
@@ -294,7 +297,8 @@ func askAsNobody(socket string) {
 	c := NewClient(socket)
 	_, err := c.Status(context.Background())
 	fmt.Println("status", err)
-	fmt.Println("reload", c.Reload(context.Background()))
+	_, err = c.Reload(context.Background())
+	fmt.Println("reload", err)
 }
 
 // Whoever comes while the file is being removed never locks a file that has

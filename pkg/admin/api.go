@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -14,16 +15,22 @@ type Director interface {
 	Status(ctx context.Context) (director.Status, error)
 	List(ctx context.Context, want director.Want) (director.Listing, error)
 	Explain(ctx context.Context, p lb.Packet) (lb.Explanation, error)
-	Reload(ctx context.Context) error
-	SetWeight(ctx context.Context, service, real string, weight *uint16) error
-	Drain(ctx context.Context, service, real string, undo bool) error
+	Diff(ctx context.Context, text []byte) ([]string, error)
+	History(f history.Filter) []history.Event
+	Reload(ctx context.Context) (director.Result, error)
+	SetWeight(ctx context.Context, service, real string, weight *uint16) (director.Result, error)
+	Drain(ctx context.Context, service, real string, o director.DrainOptions) (director.Result, error)
 }
 
-// The paths of the API. Status, list and explain are GET, the others POST.
+// The paths of the API. What changes something is POST, as is diff, whose body
+// may be another configuration; the others are GET.
 const (
 	pathStatus  = "/v1/status"
 	pathList    = "/v1/list"
 	pathExplain = "/v1/explain"
+	pathHistory = "/v1/history"
+	pathMetrics = "/v1/metrics"
+	pathDiff    = "/v1/diff"
 	pathReload  = "/v1/reload"
 	pathWeight  = "/v1/weight"
 	pathDrain   = "/v1/drain"
@@ -40,7 +47,12 @@ type weightRequest struct {
 type drainRequest struct {
 	Service string `json:"service"`
 	Real    string `json:"real"`
-	Undo    bool   `json:"undo"`
+	director.DrainOptions
+}
+
+// diffRequest is the body of a POST to /v1/diff.
+type diffRequest struct {
+	Text []byte `json:"text"` // null = the daemon's own file
 }
 
 // problem is the body of every answer that is not a success.

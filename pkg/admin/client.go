@@ -13,21 +13,31 @@ import (
 	"net/url"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Client asks a daemon through its socket. Its errors are one line for
 // people; what the daemon refused is said in the daemon's words.
 type Client struct {
-	socket string
-	http   *http.Client
+	socket   string
+	http     *http.Client
+	patience time.Duration // until the daemon begins to answer
 }
+
+// patience is how long a daemon may think before it answers: longer than a
+// reload of ten thousand services takes.
+const patience = 30 * time.Second
+
+// errSilent ends a request that has waited too long.
+var errSilent = errors.New("no answer")
 
 // NewClient makes a client; nothing is opened until it is used.
 func NewClient(socket string) *Client {
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+	return &Client{socket: socket, patience: patience, http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -55,19 +65,38 @@ func (c *Client) Explain(ctx context.Context, p lb.Packet) (e lb.Explanation, er
 	return e, c.do(ctx, http.MethodGet, pathExplain+"?"+q.Encode(), nil, &e)
 }
 
+// History asks for [director.Director.History].
+func (c *Client) History(ctx context.Context, f history.Filter) (es []history.Event, err error) {
+	q := url.Values{"kind": {string(f.Kind)}, "subject": {f.Subject}}
+	if !f.Since.IsZero() {
+		q.Set("since", f.Since.Format(time.RFC3339Nano))
+	}
+	return es, c.do(ctx, http.MethodGet, pathHistory+"?"+q.Encode(), nil, &es)
+}
+
+// Metrics copies what /metrics says to w.
+func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
+	return c.do(ctx, http.MethodGet, pathMetrics, nil, w)
+}
+
+// Diff asks for [director.Director.Diff].
+func (c *Client) Diff(ctx context.Context, text []byte) (lines []string, err error) {
+	return lines, c.do(ctx, http.MethodPost, pathDiff, diffRequest{text}, &lines)
+}
+
 // Reload asks for [director.Director.Reload].
-func (c *Client) Reload(ctx context.Context) error {
-	return c.do(ctx, http.MethodPost, pathReload, struct{}{}, nil)
+func (c *Client) Reload(ctx context.Context) (r director.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathReload, struct{}{}, &r)
 }
 
 // SetWeight asks for [director.Director.SetWeight].
-func (c *Client) SetWeight(ctx context.Context, service, real string, weight *uint16) error {
-	return c.do(ctx, http.MethodPost, pathWeight, weightRequest{service, real, weight}, nil)
+func (c *Client) SetWeight(ctx context.Context, service, real string, weight *uint16) (r director.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathWeight, weightRequest{service, real, weight}, &r)
 }
 
 // Drain asks for [director.Director.Drain].
-func (c *Client) Drain(ctx context.Context, service, real string, undo bool) error {
-	return c.do(ctx, http.MethodPost, pathDrain, drainRequest{service, real, undo}, nil)
+func (c *Client) Drain(ctx context.Context, service, real string, o director.DrainOptions) (r director.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathDrain, drainRequest{service, real, o}, &r)
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {
@@ -79,15 +108,23 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 		}
 		r = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://lvx"+path, r)
+	waiting, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	bound := time.AfterFunc(c.patience, func() { stop(errSilent) })
+	defer bound.Stop()
+	req, err := http.NewRequestWithContext(waiting, method, "http://lvx"+path, r)
 	if err != nil {
 		return fmt.Errorf("request: %w", err)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
+		if context.Cause(waiting) == errSilent {
+			return fmt.Errorf("the daemon on %s has not answered for %v: it hangs, or is busy (see its log; the packet path does not need it)", c.socket, c.patience)
+		}
 		return c.explain(err)
 	}
 	defer res.Body.Close()
+	bound.Stop() // it answers: a long list may take its time
 	if res.StatusCode >= 300 {
 		var p problem
 		if json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p) != nil || p.Error == "" {
@@ -95,7 +132,10 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 		}
 		return errors.New(p.Error)
 	}
-	if answer == nil {
+	if w, ok := answer.(io.Writer); ok {
+		if _, err := io.Copy(w, res.Body); err != nil {
+			return fmt.Errorf("answer of the daemon: %w", err)
+		}
 		return nil
 	}
 	if err := json.NewDecoder(res.Body).Decode(answer); err != nil {

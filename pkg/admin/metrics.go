@@ -2,12 +2,16 @@ package admin
 
 import (
 	"context"
+	"net/http"
 	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -30,6 +34,8 @@ var (
 	descFault   = desc("apply_failing", "1 while the kernel does not hold what was planned.")
 	descFaults  = desc("apply_failures_total", "Failed attempts to put the plan into the kernel.")
 	descReload  = desc("reload_ok", "0 if the last reload was refused.")
+
+	descWarnings = desc("warning", "1 while something is wrong, in the words of lvx status.", "kind", "subject", "text")
 
 	descServiceUp    = desc("service_up", "1 if a real server of the service is usable.", "service")
 	descServiceConns = desc("service_connections_total", "Connections scheduled.", "service")
@@ -57,6 +63,17 @@ var (
 	descPeer     = desc("vrrp_peer_last_advert_seconds", "When a peer's last accepted advertisement came, in seconds since 1970.", "instance", "peer")
 	descDropped  = desc("vrrp_adverts_rejected_total", "Rejected advertisements by reason.", "instance", "reason")
 )
+
+// metrics answers with every metric of the daemon.
+func (s *Server) metrics() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		collector{s.opt.Director},
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 2 * scrapeTimeout})
+}
 
 // Describe sends nothing: the labels are not known before a scrape.
 func (c collector) Describe(chan<- *prometheus.Desc) {}
@@ -101,6 +118,14 @@ func (m metrics) status(st director.Status) {
 	m.gauge(descFault, flag(st.Fault != ""))
 	m.counter(descFaults, st.Faults)
 	m.gauge(descReload, flag(st.Reload.Error == ""))
+	seen := map[[3]string]bool{} // a series twice would spoil the whole scrape
+	for _, w := range st.Warnings {
+		labels := [3]string{w.Kind, guard.Text(w.Subject), guard.Text(w.Text)}
+		if !seen[labels] {
+			seen[labels] = true
+			m.gauge(descWarnings, 1, labels[:]...)
+		}
+	}
 	for _, s := range st.Services {
 		m.gauge(descServiceUp, flag(s.State == "up"), s.Name)
 		for _, r := range s.Reals {

@@ -6,10 +6,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
@@ -17,14 +13,8 @@ import (
 // public is what the TCP listener answers: GET, and nothing that changes or
 // lists clients.
 func (s *Server) public() http.Handler {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(
-		collector{s.opt.Director},
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 2 * scrapeTimeout}))
+	mux.Handle("/metrics", s.metrics())
 	mux.HandleFunc("/{$}", s.page)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
@@ -65,7 +55,7 @@ var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
 <p>{{text .Backend}} {{text .Mode}}, up {{ago . .Started}}{{with .Detail}}: {{text .}}{{end}}</p>
 {{with .Fault}}<p class="down">not applied: {{text .}}</p>{{end}}
 {{with .Reload.Error}}<p class="down">reload refused: {{text .}}</p>{{end}}
-{{range .Warnings}}<p>warning: {{text .}}</p>{{end}}
+{{range .Warnings}}<p>warning: {{text .Subject}}: {{text .Text}}{{with .Cure}} ({{text .}}){{end}}</p>{{end}}
 {{$st := .}}{{if .VRRP}}<h2>VRRP</h2><table><tr><th>instance</th><th>role</th><th>since</th><th>priority</th><th>why</th></tr>
 {{range .VRRP}}<tr><td>{{.Instance}}</td><td class="{{.Role}}">{{.Role}}</td><td>{{ago $st .Since}}</td><td>{{.Priority}}</td><td>{{text .Why}} {{text .Warning}}</td></tr>
 {{end}}</table>{{end}}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -114,39 +115,62 @@ func (s *Server) api() http.Handler {
 	})
 	mux.HandleFunc("GET "+pathList, s.list)
 	mux.HandleFunc("GET "+pathExplain, s.explain)
-	mux.Handle("POST "+pathReload, change(func(r *http.Request, _ struct{}) error {
-		return s.opt.Director.Reload(r.Context())
+	mux.HandleFunc("GET "+pathHistory, s.history)
+	mux.Handle("GET "+pathMetrics, s.metrics())
+	mux.Handle("POST "+pathDiff, change(s, maxConfig, func(ctx context.Context, q diffRequest) ([]string, error) {
+		return s.opt.Director.Diff(ctx, q.Text)
 	}))
-	mux.Handle("POST "+pathWeight, change(func(r *http.Request, q weightRequest) error {
-		return s.opt.Director.SetWeight(r.Context(), q.Service, q.Real, q.Weight)
+	mux.Handle("POST "+pathReload, change(s, maxBody, func(ctx context.Context, _ struct{}) (director.Result, error) {
+		return s.opt.Director.Reload(ctx)
 	}))
-	mux.Handle("POST "+pathDrain, change(func(r *http.Request, q drainRequest) error {
-		return s.opt.Director.Drain(r.Context(), q.Service, q.Real, q.Undo)
+	mux.Handle("POST "+pathWeight, change(s, maxBody, func(ctx context.Context, q weightRequest) (director.Result, error) {
+		return s.opt.Director.SetWeight(ctx, q.Service, q.Real, q.Weight)
+	}))
+	mux.Handle("POST "+pathDrain, change(s, maxBody, func(ctx context.Context, q drainRequest) (director.Result, error) {
+		return s.opt.Director.Drain(ctx, q.Service, q.Real, q.DrainOptions)
 	}))
 	return mux
 }
 
-// change handles a request that changes something: from root, with a small
-// JSON body that has no unknown keys.
-func change[Q any](do func(*http.Request, Q) error) http.Handler {
+// Bounds of a request's body, in bytes.
+const (
+	maxBody   = 64 << 10
+	maxConfig = 24 << 20 // a configuration of 16 MiB, in base64
+)
+
+// change handles a request that is root's: with a bounded JSON body that has
+// no unknown keys. It answers what do returns.
+func change[Q, A any](s *Server, limit int64, do func(context.Context, Q) (A, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !byRoot(r.Context()) {
 			fail(w, http.StatusForbidden, errors.New("changes are root's (run it as root)"))
 			return
 		}
 		var q Q
-		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&q); err != nil {
 			fail(w, http.StatusBadRequest, fmt.Errorf("request body: %w", err))
 			return
 		}
-		if err := do(r, q); err != nil {
-			fail(w, statusCode(err), err)
+		a, err := do(director.WithUID(r.Context(), 0), q)
+		s.answer(w, a, err)
+	})
+}
+
+// history answers with what happened: all of it, or as far as since, kind and
+// subject say.
+func (s *Server) history(w http.ResponseWriter, r *http.Request) {
+	f := history.Filter{Kind: history.Kind(r.FormValue("kind")), Subject: r.FormValue("subject")}
+	if since := r.FormValue("since"); since != "" {
+		at, err := time.Parse(time.RFC3339Nano, since)
+		if err != nil {
+			fail(w, http.StatusBadRequest, fmt.Errorf("since %q: not a time (RFC 3339)", since))
 			return
 		}
-		w.WriteHeader(http.StatusNoContent)
-	})
+		f.Since = at
+	}
+	s.answer(w, s.opt.Director.History(f), nil)
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {

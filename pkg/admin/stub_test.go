@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -22,6 +23,8 @@ type stub struct {
 	weight  *uint16
 	status  director.Status
 	listing director.Listing
+	events  []history.Event
+	since   time.Time
 }
 
 func (s *stub) note(call string) error {
@@ -47,20 +50,32 @@ func (s *stub) Explain(_ context.Context, p lb.Packet) (lb.Explanation, error) {
 	return lb.Explanation{Verdict: "forwarded", Service: "web", Steps: []string{"one", "two"}}, err
 }
 
-func (s *stub) Reload(context.Context) error { return s.note("reload") }
-
-func (s *stub) SetWeight(_ context.Context, service, real string, w *uint16) error {
-	err := s.note("weight " + service + " " + real)
-	s.weight = w
-	return err
+func (s *stub) Diff(_ context.Context, text []byte) ([]string, error) {
+	return []string{"service web: remove real 10.0.0.11: ends 2 connections"}, s.note("diff " + string(text))
 }
 
-func (s *stub) Drain(_ context.Context, service, real string, undo bool) error {
+func (s *stub) History(f history.Filter) []history.Event {
+	_ = s.note("history " + string(f.Kind) + " " + f.Subject)
+	s.since = f.Since
+	return s.events
+}
+
+func (s *stub) Reload(ctx context.Context) (director.Result, error) {
+	return director.Result{Did: []string{"timeouts: changed"}}, s.note("reload")
+}
+
+func (s *stub) SetWeight(_ context.Context, service, real string, w *uint16) (director.Result, error) {
+	err := s.note("weight " + service + " " + real)
+	s.weight = w
+	return director.Result{Did: []string{"web 10.0.0.11: weight 5 (configured 1)"}, Warning: "not stored"}, err
+}
+
+func (s *stub) Drain(_ context.Context, service, real string, o director.DrainOptions) (director.Result, error) {
 	call := "drain "
-	if undo {
+	if o.Undo {
 		call = "undo "
 	}
-	return s.note(call + service + " " + real)
+	return director.Result{Did: []string{"web 10.0.0.11: drained"}}, s.note(call + service + " " + real)
 }
 
 var (

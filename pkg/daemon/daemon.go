@@ -22,18 +22,22 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/neigh"
 	"github.com/lvx-lb/lvx/pkg/netfilter"
 	"github.com/lvx-lb/lvx/pkg/notify"
+	"github.com/lvx-lb/lvx/pkg/vip"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Options are what a [Daemon] works with.
 type Options struct {
-	Config  *config.Config                 // to start with
-	Load    func() (*config.Config, error) // reads it again, for a reload
-	Reload  <-chan struct{}                // each value asks for a reload; nil: nobody but the socket asks
-	Version string                         // for status
+	Config  *config.Config                       // to start with
+	Load    func() (*config.Config, error)       // reads it again, for a reload
+	Parse   func([]byte) (*config.Config, error) // reads another file's text, for `lvx diff`
+	Reload  <-chan struct{}                      // each value asks for a reload; nil: nobody but the socket asks
+	Version string                               // for status
 	Log     *slog.Logger
 }
 
@@ -41,6 +45,8 @@ type Options struct {
 type Daemon struct {
 	opt      Options
 	log      *slog.Logger
+	warnings *warnings.Registry
+	history  *history.Log
 	backend  lb.Backend
 	path     *probe.Path // nil: probes cannot go through the VIP
 	neigh    *neighbors
@@ -57,9 +63,13 @@ type Daemon struct {
 // New opens what has to be closed again, and connects the parts. Nothing is
 // served before Run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
-	d := &Daemon{opt: o, log: o.Log}
+	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log)}
 	cfg := o.Config
-	var err error
+	boot, err := vip.BootID()
+	if err != nil { // nothing is remembered then
+		o.Log.Warn("what an earlier daemon has found out is not used", "err", err)
+	}
+	d.history = openHistory(cfg.StateDir, d.warnings)
 	if d.notifier, err = notify.New(notify.Options{
 		Exec: cfg.Notify.Exec, SMTP: notify.SMTP(cfg.Notify.SMTP), Webhook: cfg.Notify.Webhook, Log: o.Log,
 	}); err != nil {
@@ -78,9 +88,10 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.monitor = health.NewMonitor(health.Options{New: d.newChecker})
 	d.router = newRouter(d.announce, d.backend, o.Log)
 	d.director = director.New(director.Options{
-		Config: cfg, Load: o.Load, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
+		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
+		Boot: boot, Warnings: d.warnings, History: d.history,
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
@@ -88,6 +99,20 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.director.Ready(), Log: o.Log,
 	})
 	return d, nil
+}
+
+// openHistory opens the history of this director. A file that cannot be used
+// is a warning, as long as it cannot.
+func openHistory(stateDir string, w *warnings.Registry) *history.Log {
+	const kind = "not-stored"
+	path := filepath.Join(stateDir, "history.json")
+	return history.New(path, func(err error) {
+		if err == nil {
+			w.End(kind, path)
+			return
+		}
+		w.Put(warnings.Warning{Kind: kind, Subject: path, Note: true, Text: "what happened is not kept: " + err.Error(), Cure: "make " + stateDir + " writable, with room (see state_dir)"})
+	})
 }
 
 // firewall is asked about rules that a data path before it bypasses; the
@@ -120,6 +145,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("announcements", d.announce.Run)
 	inner.start("VIPs", d.vips.Run)
 	inner.start("checks", d.monitor.Run)
+	inner.start("history", d.history.Run)
 	inner.start("notifications", d.notifier.Run)
 	inner.start("director", d.director.Run)
 	err := d.face(ctx, inner)
@@ -156,7 +182,7 @@ func (d *Daemon) reloadWhenAsked(ctx context.Context) error {
 		select {
 		case <-d.opt.Reload:
 			d.notifySystemd(daemon.SdNotifyReloading)
-			_ = d.director.Reload(ctx) // it logs by itself and shows in the status
+			_, _ = d.director.Reload(ctx) // it logs by itself and shows in the status
 			d.notifySystemd(daemon.SdNotifyReady)
 		case <-ctx.Done():
 			return nil

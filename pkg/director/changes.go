@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/notify"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
@@ -80,11 +81,25 @@ func (d *Director) notifyChanges(before, after Outcome) {
 		}
 		d.log.Log(context.Background(), level, line(e), of...) //nolint:sloglint // one line says it all, as keepalived's do
 		d.notify(e)
+		subject := e.Name
+		if e.Kind == notify.Real {
+			subject += " of " + e.Service
+		}
+		d.history.Add(history.Event{Time: e.Time, Kind: history.Health, Subject: subject, Text: join(e.New, e.Reason)})
 	}
+}
+
+// join is a state and the reason for it.
+func join(state, reason string) string {
+	if reason == "" {
+		return state
+	}
+	return state + ": " + reason
 }
 
 // notifyRole passes a transition on. The router has logged it.
 func (d *Director) notifyRole(e vrrp.Event) {
+	d.history.Add(history.Event{Time: e.At, Kind: history.Role, Subject: e.Instance, Text: join(e.Old.String()+" -> "+e.New.String(), e.Why)})
 	d.notify(notify.Event{
 		Kind: notify.VRRP, Name: e.Instance, Old: e.Old.String(), New: e.New.String(), Reason: e.Why, Time: e.At,
 	})

@@ -13,9 +13,11 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/notify"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Health asks real servers; [health.Monitor] is one.
@@ -64,9 +66,10 @@ type Notifier interface {
 // Options are what a [Director] works with. Config, Load, Backend and Health
 // are required.
 type Options struct {
-	Config  *config.Config                 // to start with
-	Load    func() (*config.Config, error) // reads the file again, for a reload
-	Backend lb.Backend                     // the director is its only user until Run returns
+	Config  *config.Config                       // to start with
+	Load    func() (*config.Config, error)       // reads the file again, for a reload
+	Parse   func([]byte) (*config.Config, error) // reads another file's text, to compare with; nil = cannot
+	Backend lb.Backend                           // the director is its only user until Run returns
 	Health  Health
 	VRRP    VRRP     // nil = no instances can be configured
 	VIPs    VIPs     // nil = addresses are somebody else's business
@@ -78,7 +81,11 @@ type Options struct {
 
 	ProbeVIP bool   // see [Targets]
 	Version  string // for status
+	Boot     string // the kernel's boot_id: what is remembered of another boot is not believed
 	Log      *slog.Logger
+
+	Warnings *warnings.Registry // nil = the director has its own
+	History  *history.Log       // nil = kept in memory only
 }
 
 // Director is the one loop. Its methods may be called from any goroutine
@@ -95,10 +102,14 @@ type Director struct {
 	leases        atomic.Pointer[map[string]uint32]
 
 	reloading sync.Mutex // the file that is read last is in force last
+	warnings  *warnings.Registry
+	history   *history.Log
 
 	// Owned by the goroutine of Run.
 	cfg           *config.Config
 	placedConfig  *config.Config // the configuration whose addresses are watched and on the interface; nil = not known
+	notes         notes
+	broken        map[string]string // files that were broken, and where they are now; not changed once Run serves
 	overrides     Overrides
 	out           Outcome
 	canHoldVIPs   bool            // the servers are found, or had their time: VIPs may attract traffic
@@ -115,8 +126,6 @@ type Director struct {
 	fault         string        // why the kernel does not hold the plan
 	faults        uint64
 	reload        ReloadStatus
-	bypassedRules []string // firewall rules that the data path bypasses, for the status
-	firewallErr   string   // why the firewall could not be asked
 	started       time.Time
 }
 
@@ -125,7 +134,21 @@ func New(opt Options) *Director {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	if opt.Warnings == nil {
+		opt.Warnings = warnings.New(opt.Log)
+	}
+	if opt.History == nil {
+		opt.History = history.New("", nil)
+	}
+	opt.Warnings.OnChange(func(w warnings.Warning, began bool) {
+		text := w.Text
+		if !began {
+			text = "no longer: " + text
+		}
+		opt.History.Add(history.Event{Kind: history.Warning, Subject: w.Subject, Text: text})
+	})
 	return &Director{
+		warnings: opt.Warnings, history: opt.History, broken: map[string]string{},
 		opt:           opt,
 		log:           opt.Log.With("component", "director"),
 		calls:         make(chan func(context.Context)),
@@ -171,14 +194,16 @@ func (d *Director) Run(ctx context.Context) error {
 	d.retryTimer.Stop()
 	d.throttleTimer = time.NewTimer(time.Hour)
 	d.throttleTimer.Stop()
-	if err := d.start(ctx); err != nil {
-		return err
-	}
-	close(d.applied)
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	d.openNotes()
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	close(d.applied)
+	d.keepNotes(ctx, workers.Go)
 	if d.opt.Firewall != nil {
 		workers.Go(func() { d.watchFirewall(ctx) })
 	}
@@ -186,10 +211,7 @@ func (d *Director) Run(ctx context.Context) error {
 }
 
 func (d *Director) start(ctx context.Context) error {
-	var err error
-	if d.overrides, err = loadOverrides(d.cfg.StateDir); err != nil {
-		return err
-	}
+	d.loadOverrides()
 	d.out.Memory = d.loadMemory()
 	for _, instance := range d.out.Memory.Active {
 		d.active[instance] = true
@@ -198,9 +220,6 @@ func (d *Director) start(ctx context.Context) error {
 	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
 	if err := d.adoptConfig(ctx, d.cfg); err != nil {
 		return err
-	}
-	for _, o := range d.out.Stale {
-		d.log.Warn("override for a real that is not configured", "service", o.Service, "real", RealName(o.Real), "override", o.String())
 	}
 	return nil
 }
@@ -215,6 +234,7 @@ func (d *Director) applyPlan(ctx context.Context, onApplied func(error)) error {
 	onApplied(err)
 	d.notifyChanges(before, d.out)
 	d.trackServices()
+	d.warnOfOverrides(before.Stale)
 	d.saveMemory(before.Memory)
 	return err
 }
@@ -269,8 +289,10 @@ func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 	d.cfg, d.out = cfg, out
 	d.notifyChanges(before, out)
 	d.trackServices()
+	d.warnOfOverrides(before.Stale)
 	d.saveMemory(before.Memory)
 	d.serveSilently(false)
+	d.warnOfConfig()
 	d.recordSuccess()
 	select {
 	case d.configChanged <- struct{}{}:

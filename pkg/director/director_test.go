@@ -207,7 +207,7 @@ func TestClosedChannels(t *testing.T) {
 		close(r.health.events)
 		close(r.neigh.changed)
 		close(r.vrrp.events)
-		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err != nil {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{}); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()

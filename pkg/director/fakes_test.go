@@ -264,7 +264,7 @@ func inBubble(t *testing.T, cfg *config.Config, f func(*testing.T, *rig)) {
 		if err := <-res; err != nil {
 			t.Errorf("run: %v", err)
 		}
-		if err := r.Reload(t.Context()); !errors.Is(err, ErrStopped) {
+		if _, err := r.Reload(t.Context()); !errors.Is(err, ErrStopped) {
 			t.Errorf("reload after the end: %v", err)
 		}
 	})

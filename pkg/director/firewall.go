@@ -7,6 +7,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Firewall finds rules of the host's firewall that would drop packets which
@@ -67,20 +68,18 @@ func directListeners(cfg *config.Config) []lb.Listener {
 // logs the new ones.
 func (d *Director) noteBypassed(found []string, err error) {
 	if err != nil {
-		if d.firewallErr != err.Error() {
-			d.firewallErr = err.Error()
-			d.log.Warn("firewall not read, whether it means to drop packets to VIPs is not known", "err", err)
-		}
+		d.warnings.Put(warnings.Warning{
+			Kind: "firewall-unread", Subject: "firewall", Note: true,
+			Text: "not read, whether it means to drop packets to VIPs is not known: " + err.Error(),
+		})
 		return
 	}
-	d.firewallErr = ""
-	for _, w := range found {
-		if !slices.Contains(d.bypassedRules, w) {
-			d.log.Warn(w) //nolint:sloglint // the warning is the message
-		}
+	d.warnings.End("firewall-unread", "firewall")
+	var rules []warnings.Warning
+	for _, rule := range found {
+		rules = append(rules, warnings.Warning{
+			Subject: "firewall", Text: rule, Cure: "use `deny` or `allow` of the service, which XDP obeys, or remove the rule",
+		})
 	}
-	if len(found) == 0 && len(d.bypassedRules) > 0 {
-		d.log.Info("the firewall has nothing against the VIPs any more")
-	}
-	d.bypassedRules = found
+	d.warnings.Replace("firewall", rules)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 type fakeFirewall struct {
@@ -46,6 +47,7 @@ func guarded(t *testing.T, fw *fakeFirewall, f func(t *testing.T, r *rig, lines 
 		r := newRig(t, cfg)
 		r.opt.Firewall = fw
 		r.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		r.warnings = warnings.New(r.log)
 		ctx, cancel := context.WithCancel(t.Context())
 		res := make(chan error, 1)
 		go func() { res <- r.Director.Run(ctx) }()
@@ -90,11 +92,15 @@ func TestFirewallWarnings(t *testing.T) {
 				t.Errorf("%s: logged %q, want %d lines", when, got, logged)
 			}
 			st, err := r.Status(t.Context())
-			if err != nil || !slices.Equal(st.Warnings, append([]string{"careful"}, shown...)) {
-				t.Errorf("%s: status shows %q, %v", when, st.Warnings, err)
+			var texts []string
+			for _, w := range st.Warnings {
+				texts = append(texts, w.Text)
+			}
+			if err != nil || !slices.Equal(texts, append([]string{"careful"}, shown...)) {
+				t.Errorf("%s: status shows %q, %v", when, texts, err)
 			}
 		}
-		check("at the start", 1, "rule 1")
+		check("at the start", 2, "rule 1") // and what the configuration says
 		time.Sleep(3 * driftInterval)
 		check("nothing new", 0, "rule 1")
 		fw.now(nil, "rule 1", "rule 2")
@@ -102,12 +108,12 @@ func TestFirewallWarnings(t *testing.T) {
 		check("a new rule", 1, "rule 1", "rule 2")
 		fw.now(errors.New("busy"))
 		time.Sleep(2 * driftInterval)
-		check("not read", 1, "rule 1", "rule 2")
+		check("not read", 0, "rule 1", "rule 2", "not read, whether it means to drop packets to VIPs is not known: busy")
 		fw.now(nil)
 		time.Sleep(driftInterval)
 		check("gone", 0)
 		fw.now(nil, "rule 3")
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		check("after a reload", 1, "rule 3")
@@ -125,7 +131,7 @@ func TestFirewallIsAskedForDirectRouting(t *testing.T) {
 		cfg.Warnings = nil
 		cfg.Services[0].Reals[1].Forward = lb.NAT
 		r.next = cfg
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Times of the loop.
@@ -124,16 +125,15 @@ func (d *Director) recordFailure(err error) {
 	d.faults++
 	d.retryPause = min(max(2*d.retryPause, retryFirst), driftInterval)
 	d.retryTimer.Reset(d.retryPause)
-	if d.fault != err.Error() {
-		d.fault = err.Error()
-		d.log.Error("state not applied, will be retried", "err", err)
-	}
+	d.fault = err.Error()
+	d.warnings.Put(warnings.Warning{
+		Kind: "not-applied", Subject: "data path", Text: "state not applied, will be retried: " + d.fault,
+		Cure: "see what the error asks for",
+	})
 }
 
 func (d *Director) recordSuccess() {
-	if d.fault != "" {
-		d.log.Info("state applied again")
-	}
+	d.warnings.End("not-applied", "data path")
 	d.fault, d.retryPause = "", 0
 	d.retryTimer.Stop()
 }

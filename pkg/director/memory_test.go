@@ -1,6 +1,7 @@
 package director
 
 import (
+	"encoding/json"
 	"maps"
 	"net/netip"
 	"os"
@@ -26,15 +27,25 @@ func TestMemorySurvivesKill(t *testing.T) {
 		r.health.result(3, false, "refused")
 		r.want("before", "1*1 2*1")
 	})
-	inBubble(t, cfg, func(t *testing.T, r *rig) { // time starts again in a bubble: the file is fresh
-		r.want("the next daemon goes on", "1*1 2*1")
+	// Fault 21: however long the daemon was away, and whatever the clock says.
+	for _, age := range []time.Duration{0, 70 * time.Second, 1000 * time.Hour, -time.Hour} {
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(filepath.Join(cfg.StateDir, memoryFile), at, at); err != nil {
+			t.Fatal(err)
+		}
+		inBubble(t, cfg, func(t *testing.T, r *rig) { r.want("the next daemon goes on", "1*1 2*1") })
+	}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
 		r.health.result(1, false, "refused")
 		r.want("and its checks decide", "2*1")
-		time.Sleep(10 * memoryAge)
 	})
-	inBubble(t, cfg, func(t *testing.T, r *rig) {
-		// The file's time is ten minutes ahead of this bubble: as good as old.
-		r.want("an old memory says nothing", "")
+	inBubble(t, cfg, func(t *testing.T, r *rig) { r.want("also for the next one", "2*1") })
+	synctest.Test(t, func(t *testing.T) { // after a reboot the data path has nothing
+		r := newRig(t, cfg)
+		r.opt.Boot = "another"
+		if m := r.loadMemory(); m.Up != nil {
+			t.Errorf("believed after a reboot: %+v", m)
+		}
 	})
 }
 
@@ -87,34 +98,6 @@ func TestMemoryIsForgotten(t *testing.T) {
 	inBubble(t, cfg, func(t *testing.T, r *rig) { r.want("after a clean stop", "") })
 }
 
-func TestMemoryStaysFresh(t *testing.T) {
-	cfg := configOf(service("web", 1))
-	cfg.StateDir = t.TempDir()
-	inBubble(t, cfg, func(t *testing.T, r *rig) {
-		time.Sleep(time.Hour + time.Second)
-		synctest.Wait()
-		info, err := os.Stat(filepath.Join(cfg.StateDir, memoryFile))
-		if err != nil || time.Since(info.ModTime()) > driftInterval {
-			t.Errorf("%v, error %v", info, err)
-		}
-	})
-}
-
-func TestMemoryBroken(t *testing.T) {
-	cfg := configOf(service("web", 1))
-	cfg.StateDir = t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		path := filepath.Join(cfg.StateDir, memoryFile)
-		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		_ = os.Chtimes(path, time.Now(), time.Now())
-		if m := newRig(t, cfg).loadMemory(); m.Up != nil {
-			t.Errorf("%+v", m)
-		}
-	})
-}
-
 func TestMemoryCodec(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := Memory{Up: map[string]Verdicts{}, Quorum: map[string]bool{}, Leases: map[string]uint32{}}
@@ -124,28 +107,30 @@ func TestMemoryCodec(t *testing.T) {
 			m.Leases[name] = uint32(i)
 			m.Active = append(m.Active, name)
 		}
-		b, err := encodeMemory(m)
+		b, err := json.Marshal(storeMemory(m, "boot"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decodeMemory(b)
-		if err != nil {
-			t.Fatal(err)
+		var stored storedMemory
+		if err := json.Unmarshal(b, &stored); err != nil || stored.Boot != "boot" {
+			t.Fatal(stored, err)
 		}
+		got := restoreMemory(stored)
 		if d := cmp.Diff(m, got, compareAddrs); d != "" {
 			t.Fatal(d)
 		}
 	})
 }
 
-func FuzzDecodeMemory(f *testing.F) {
+func FuzzRestoreMemory(f *testing.F) {
 	f.Add([]byte(`{"up":[{"service":"web","real":"10.0.0.1:0"}],"quorum":{"web":true},"leases":{"VI_1":0,"VI_2":0}}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := decodeMemory(b)
-		if err != nil {
+		var stored storedMemory
+		if json.Unmarshal(b, &stored) != nil {
 			return
 		}
+		m := restoreMemory(stored)
 		ids := map[uint32]bool{}
 		for _, id := range m.Leases {
 			if ids[id] {

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Errors that callers tell apart.
@@ -34,34 +36,81 @@ func (d *Director) do(ctx context.Context, f func(context.Context) error) error 
 	}
 }
 
-// Reload reads the configuration again and puts it into force as a whole.
-// On error the one that ran before still runs.
-func (d *Director) Reload(ctx context.Context) error {
+// Result is what a command has done, in lines for people.
+type Result struct {
+	Did     []string `json:"did"`
+	Warning string   `json:"warning,omitempty"` // what is odd about it
+}
+
+// uidKey is the key of a context's user.
+type uidKey struct{}
+
+// WithUID notes in a context on whose behalf a command is given, for the
+// history.
+func WithUID(ctx context.Context, uid uint32) context.Context {
+	return context.WithValue(ctx, uidKey{}, uid)
+}
+
+// uidOf is the user that [WithUID] noted; nil if there is none.
+func uidOf(ctx context.Context) *uint32 {
+	if uid, ok := ctx.Value(uidKey{}).(uint32); ok {
+		return &uid
+	}
+	return nil
+}
+
+// Reload reads the configuration again and puts it into force as a whole. The
+// result is what has changed. On error the configuration that ran before
+// still runs.
+func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	cfg, err := d.opt.Load()
 	if err == nil {
 		d.resolveNew(ctx, cfg)
 	}
-	return d.do(ctx, func(ctx context.Context) error {
+	uid := uidOf(ctx)
+	err = d.do(ctx, func(ctx context.Context) error {
 		if err == nil {
 			err = d.refuseFixedKeys(cfg)
 		}
 		if err == nil {
+			r.Did = d.diff(cfg)
 			err = d.adoptConfig(ctx, cfg)
 		}
 		d.reload.At = time.Now()
 		if err != nil {
-			d.watchServers(d.cfg, d.out.State.VIPs) // and not whom the refused file names
+			d.watchServers(d.cfg, d.out.State.VIPs) // and not what the refused file names
 			d.reload.Error = err.Error()
-			d.log.Error("configuration not reloaded, the old one still runs", "err", err)
+			d.warnings.Put(warnings.Warning{
+				Kind: "reload-refused", Subject: "configuration", Text: "configuration not reloaded, the old one still runs: " + err.Error(),
+				Cure: "correct the file, then lvx reload",
+			})
+			d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: "refused: " + err.Error(), UID: uid})
 			return err
 		}
 		d.reload.Error = ""
+		d.warnings.End("reload-refused", "configuration")
 		d.opt.Health.Set(Targets(cfg, d.opt.ProbeVIP))
-		d.log.Info("configuration reloaded", "services", len(cfg.Services))
+		d.log.Info("configuration reloaded", "services", len(cfg.Services), "changes", len(r.Did))
+		d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(r.Did), UID: uid})
 		return nil
 	})
+	return r, err
+}
+
+// History lists what happened.
+func (d *Director) History(f history.Filter) []history.Event { return d.history.List(f) }
+
+// summarise says in a line what a reload has changed.
+func summarise(did []string) string {
+	switch len(did) {
+	case 0:
+		return "reloaded, nothing has changed"
+	case 1, 2:
+		return "reloaded: " + strings.Join(did, "; ")
+	}
+	return fmt.Sprintf("reloaded: %s; and %d more changes", did[0], len(did)-1)
 }
 
 // resolveNew has the servers that cfg brings looked for before cfg comes into
@@ -128,128 +177,6 @@ func (d *Director) refuseFixedKeys(cfg *config.Config) error {
 		}
 	}
 	return nil
-}
-
-// SetWeight lets an operator's weight win over the configuration's; nil
-// gives the configuration its say again. real is "ADDR" or "ADDR:PORT".
-func (d *Director) SetWeight(ctx context.Context, service, real string, weight *uint16) error {
-	return d.changeOverride(ctx, service, real, weight == nil, func(o *Override) { o.Weight = weight })
-}
-
-// Drain gives a real weight 0: its connections stay, it gets no new ones.
-// With undo it gets its weight back.
-func (d *Director) Drain(ctx context.Context, service, real string, undo bool) error {
-	return d.changeOverride(ctx, service, real, undo, func(o *Override) { o.Drain = !undo })
-}
-
-// changeOverride changes one override: written to disk first, so that what an
-// operator was told is done survives a restart.
-func (d *Director) changeOverride(ctx context.Context, service, real string, clearing bool, change func(*Override)) error {
-	return d.do(ctx, func(ctx context.Context) error {
-		key, err := d.findReal(service, real, clearing)
-		if err != nil {
-			return err
-		}
-		next := d.overrides.edit(service, key, change)
-		if err := saveOverrides(d.cfg.StateDir, next); err != nil {
-			return err
-		}
-		d.overrides = next
-		what := "cleared"
-		if i := next.find(service, key); i >= 0 {
-			what = next[i].String()
-		}
-		d.log.Info("operator override", "service", service, "real", RealName(key), "now", what)
-		err = d.applyPlan(ctx, ignoreResult)
-		d.recordResult(ctx, err)
-		if err != nil {
-			return fmt.Errorf("stored, but not applied yet: %w", err)
-		}
-		return nil
-	})
-}
-
-// findReal resolves what an operator typed. A stale override can be cleared,
-// but not made.
-func (d *Director) findReal(service, real string, clearing bool) (netip.AddrPort, error) {
-	want, err := parseReal(real)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	matches := func(k netip.AddrPort) bool {
-		return k.Addr() == want.Addr() && (want.Port() == 0 || k.Port() == want.Port())
-	}
-	var found, all []netip.AddrPort
-	known := false
-	for _, svc := range d.cfg.Services {
-		if svc.Name != service {
-			continue
-		}
-		known = true
-		for _, r := range svc.Reals {
-			all = append(all, r.Key())
-		}
-	}
-	if clearing {
-		for _, o := range d.overrides {
-			if o.Service == service && !slices.Contains(all, o.Real) {
-				all, known = append(all, o.Real), true
-			}
-		}
-	}
-	if !known {
-		return netip.AddrPort{}, fmt.Errorf("service %q: %w (%s)", service, ErrNotFound, d.serviceNames())
-	}
-	for _, k := range all {
-		if matches(k) {
-			found = append(found, k)
-		}
-	}
-	if len(found) == 1 {
-		return found[0], nil
-	}
-	if len(found) > 1 {
-		return netip.AddrPort{}, fmt.Errorf("real %s of %s: %d of them (give ADDR:PORT: %s)", want.Addr(), service, len(found), listAddrs(found))
-	}
-	return netip.AddrPort{}, fmt.Errorf("real %s of %s: %w (%s)", RealName(want), service, ErrNotFound, listAddrs(all))
-}
-
-func (d *Director) serviceNames() string {
-	names := make([]string, 0, len(d.cfg.Services))
-	for _, s := range d.cfg.Services {
-		names = append(names, s.Name)
-	}
-	return listSome(names)
-}
-
-func listAddrs(as []netip.AddrPort) string {
-	words := make([]string, 0, len(as))
-	for _, a := range as {
-		words = append(words, RealName(a))
-	}
-	return listSome(words)
-}
-
-// listSome keeps a hint on one line.
-func listSome(words []string) string {
-	switch n := len(words); {
-	case n == 0:
-		return "there are none"
-	case n > 10:
-		return "there are " + strings.Join(words[:10], ", ") + fmt.Sprintf(" and %d more", n-10)
-	}
-	return "there are " + strings.Join(words, ", ")
-}
-
-// parseReal reads "ADDR", "ADDR:PORT" or "[ADDR]:PORT".
-func parseReal(s string) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(a.Unmap(), 0), nil
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
-	}
-	return netip.AddrPort{}, fmt.Errorf("real %q: not an address (expected ADDR or ADDR:PORT)", s)
 }
 
 // Explain asks the backend what would happen to a packet.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -21,14 +22,14 @@ func TestReload(t *testing.T) {
 		r.health.result(2, true, "")
 		r.want("before", "1*1 2*1")
 		r.next = configOf(service("web", 1, 5, 1))
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		r.want("weight changed, the new real is not checked yet", "1*1 2*5")
 		r.health.result(3, true, "")
 		r.want("it passed", "1*1 2*5 3*1")
 		r.next = configOf(service("web", 1))
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		r.want("two are gone", "1*1")
@@ -46,7 +47,7 @@ func TestReloadChangesCheck(t *testing.T) {
 			next.Checks[i] = []health.Spec{{Type: health.HTTP}}
 		}
 		r.next = configOf(next)
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -86,7 +87,7 @@ func TestBadReload(t *testing.T) {
 				r.health.result(1, true, "")
 				r.want("before", "1*1")
 				c.spoil(r)
-				if err := r.Reload(t.Context()); err == nil || err.Error() != c.want {
+				if _, err := r.Reload(t.Context()); err == nil || err.Error() != c.want {
 					t.Errorf("got %v, want %s", err, c.want)
 				}
 				r.backend.Fail(nil)
@@ -106,7 +107,7 @@ func TestBadReload(t *testing.T) {
 					t.Errorf("lease of A: %d, %v", id, ok)
 				}
 				r.loadErr, r.next = nil, good
-				if err := r.Reload(t.Context()); err != nil {
+				if _, err := r.Reload(t.Context()); err != nil {
 					t.Errorf("a good file again: %v", err)
 				}
 				if st, _ = r.Status(t.Context()); st.Reload.Error != "" {
@@ -123,15 +124,15 @@ func TestOverridesSurviveReloadAndRestart(t *testing.T) {
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
 		r.health.result(1, true, "")
 		r.health.result(2, true, "")
-		if err := r.SetWeight(t.Context(), "web", "10.0.0.12", weight(7)); err != nil {
+		if _, err := r.SetWeight(t.Context(), "web", "10.0.0.12", weight(7)); err != nil {
 			t.Fatal(err)
 		}
 		r.want("weight", "1*1 2*7")
-		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err != nil {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		r.want("drain", "1*0 2*7")
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		r.want("after a reload", "1*0 2*7")
@@ -140,10 +141,10 @@ func TestOverridesSurviveReloadAndRestart(t *testing.T) {
 		r.health.result(1, true, "")
 		r.health.result(2, true, "")
 		r.want("after a restart", "1*0 2*7")
-		if err := r.Drain(t.Context(), "web", "10.0.0.11", true); err != nil {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{Undo: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.SetWeight(t.Context(), "web", "10.0.0.12", nil); err != nil {
+		if _, err := r.SetWeight(t.Context(), "web", "10.0.0.12", nil); err != nil {
 			t.Fatal(err)
 		}
 		r.want("cleared", "1*1 2*1")
@@ -157,21 +158,21 @@ func TestOverridesSurviveReloadAndRestart(t *testing.T) {
 
 func TestOverrideOfGoneReal(t *testing.T) {
 	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
-		if err := r.Drain(t.Context(), "web", "10.0.0.12", false); err != nil {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.12", DrainOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		r.next = configOf(service("web", 1))
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		st, _ := r.Status(t.Context())
 		if len(st.Stale) != 1 || st.Stale[0].Real != key(2) {
 			t.Errorf("stale: %+v", st.Stale)
 		}
-		if err := r.Drain(t.Context(), "web", "10.0.0.12", false); !errors.Is(err, ErrNotFound) {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.12", DrainOptions{}); !errors.Is(err, ErrNotFound) {
 			t.Errorf("a new one for a gone real: %v", err)
 		}
-		if err := r.Drain(t.Context(), "web", "10.0.0.12", true); err != nil {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.12", DrainOptions{Undo: true}); err != nil {
 			t.Errorf("clearing it: %v", err)
 		}
 		if st, _ = r.Status(t.Context()); len(st.Stale) != 0 {
@@ -192,35 +193,50 @@ func TestOverrideErrors(t *testing.T) {
 			{"web", "10.0.0.11", "real 10.0.0.11 of web: 2 of them (give ADDR:PORT: there are 10.0.0.11:80, 10.0.0.11:81)"},
 			{"web", "real one\n", `real "real one\n": not an address (expected ADDR or ADDR:PORT)`},
 		} {
-			err := r.Drain(t.Context(), c.service, c.real, false)
+			_, err := r.Drain(t.Context(), c.service, c.real, DrainOptions{})
 			if err == nil || err.Error() != c.want {
 				t.Errorf("%s %s:\n got %v\nwant %s", c.service, c.real, err, c.want)
 			}
 		}
-		if err := r.Drain(t.Context(), "web", "[::ffff:10.0.0.11]:81", false); err != nil {
+		if _, err := r.Drain(t.Context(), "web", "[::ffff:10.0.0.11]:81", DrainOptions{}); err != nil {
 			t.Errorf("an IPv4-mapped address: %v", err)
 		}
 	})
 }
 
-// What cannot be stored is not done: it would be gone after a restart.
-func TestOverrideNotStored(t *testing.T) {
-	cfg := configOf(service("web", 1))
-	cfg.Services[0].Checks = nil
+// The last real that takes connections is drained by force only; what cannot
+// be applied at once is in force, and done by the retry.
+func TestDrainLastReal(t *testing.T) {
+	cfg := configOf(service("web", 1, 1))
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
-		r.cfg.StateDir = "/dev/null"
-		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err == nil || !strings.HasPrefix(err.Error(), "operator overrides:") {
-			t.Errorf("got %v", err)
+		r.health.result(1, true, "")
+		r.health.result(2, false, "refused")
+		r.want("one is up", "1*1")
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{}); !errors.Is(err, ErrLastReal) {
+			t.Errorf("drained the last real: %v", err)
 		}
 		r.want("nothing happened", "1*1")
-		r.cfg.StateDir = ""
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.12", DrainOptions{}); err != nil {
+			t.Errorf("a real that takes no connections: %v", err)
+		}
 		r.backend.Fail(errors.New("busy"))
-		if err := r.Drain(t.Context(), "web", "10.0.0.11", false); err == nil || err.Error() != "stored, but not applied yet: busy" {
+		if _, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{Force: true}); err == nil || err.Error() != "in force, but not applied yet: busy" {
 			t.Errorf("got %v", err)
 		}
 		r.backend.Fail(nil)
 		time.Sleep(retryFirst)
 		r.want("done by the retry", "1*0")
+		got, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{Undo: true})
+		if want := []string{"web 10.0.0.11: weight 1, as configured"}; err != nil || !slices.Equal(got.Did, want) {
+			t.Errorf("%+v, %v, want %q", got, err, want)
+		}
+		var told []string
+		for _, e := range r.history.List(history.Filter{Kind: history.Operator}) {
+			told = append(told, e.Subject+": "+e.Text)
+		}
+		if len(told) != 3 || !strings.HasPrefix(told[1], "10.0.0.11 of web: web 10.0.0.11: drained;") {
+			t.Errorf("history %q", told)
+		}
 	})
 }
 
@@ -263,7 +279,7 @@ func TestReloadMeetsNewServers(t *testing.T) {
 				r.neigh.mu.Unlock()
 				r.next = c.next
 				began := time.Now()
-				if err := r.Reload(t.Context()); err != nil {
+				if _, err := r.Reload(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				if took := time.Since(began); took != c.took {
@@ -282,7 +298,7 @@ func TestReloadAfterAnInterruptedOne(t *testing.T) {
 	good.Peers = []netip.Addr{netip.MustParseAddr("10.0.0.99")}
 	inBubble(t, good, func(t *testing.T, r *rig) {
 		for range 8 { // the interrupted one comes into force, or it does not
-			if err := r.Reload(t.Context()); err != nil {
+			if _, err := r.Reload(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if got, want := r.neigh.watched(), neighbours(good); !slices.Equal(got, want) {
@@ -291,7 +307,7 @@ func TestReloadAfterAnInterruptedOne(t *testing.T) {
 			r.neigh.hush(true)
 			r.next = configOf(service("web", 1, 1, 1))
 			ctx, cancel := context.WithTimeout(t.Context(), settleTime/2)
-			_ = r.Reload(ctx)
+			_, _ = r.Reload(ctx)
 			cancel()
 			r.neigh.hush(false)
 			r.next = good

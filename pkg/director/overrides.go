@@ -1,16 +1,13 @@
 package director
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/lvx-lb/lvx/internal/jsonfile"
 	"github.com/lvx-lb/lvx/pkg/config"
 )
 
@@ -125,80 +122,31 @@ func (o Overrides) stale(cfg *config.Config) []Override {
 	return stale
 }
 
-// overridesFile is where overrides survive a restart, below state_dir.
-const overridesFile = "overrides.json"
+// loadOverrides reads the overrides of an earlier daemon.
+func (d *Director) loadOverrides() {
+	d.overrides = readNote(d, overridesFile, readOverrides)
+}
 
-// loadOverrides reads the overrides of an earlier daemon; none is fine.
-func loadOverrides(dir string) (Overrides, error) {
-	if dir == "" {
-		return nil, nil
+func readOverrides(path string) (Overrides, error) {
+	var stored Overrides
+	if err := jsonfile.Read(path, &stored); err != nil {
+		return nil, err
 	}
-	path := filepath.Join(dir, overridesFile)
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	o, err := normalise(stored)
 	if err != nil {
-		return nil, fmt.Errorf("operator overrides: %w", err)
-	}
-	o, err := parseOverrides(b)
-	if err != nil {
-		return nil, fmt.Errorf("operator overrides in %s: %w (repair the file or remove it)", path, err)
+		return nil, jsonfile.SetAside(path, err)
 	}
 	return o, nil
 }
 
-// parseOverrides reads and normalises what saveOverrides wrote.
-func parseOverrides(b []byte) (Overrides, error) {
-	var read Overrides
-	if err := json.Unmarshal(b, &read); err != nil {
-		return nil, err
-	}
+// normalise checks what was stored, and gives it its order.
+func normalise(stored Overrides) (Overrides, error) {
 	var o Overrides
-	for _, v := range read {
+	for _, v := range stored {
 		if v.Service == "" || !v.Real.Addr().IsValid() {
 			return nil, errors.New("an entry without service or real")
 		}
 		o = o.edit(v.Service, v.Real, func(w *Override) { w.Weight, w.Drain = v.Weight, v.Drain })
 	}
 	return o, nil
-}
-
-// saveOverrides replaces the file as a whole: after a crash it holds the old
-// overrides or the new ones.
-func saveOverrides(dir string, o Overrides) error {
-	if dir == "" {
-		return nil
-	}
-	b, err := json.MarshalIndent(o, "", "  ")
-	if err != nil {
-		return fmt.Errorf("operator overrides: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("operator overrides: %w", err)
-	}
-	if err := replaceFile(filepath.Join(dir, overridesFile), append(b, '\n')); err != nil {
-		return fmt.Errorf("operator overrides: %w", err)
-	}
-	return nil
-}
-
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // only there if the rename did not happen
-	if _, err := f.Write(b); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

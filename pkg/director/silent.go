@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // SilentVIP is a VIP that this host takes packets for and says nothing of on
@@ -35,16 +36,24 @@ func (d *Director) serveSilently(repair bool) {
 	if !known || d.silent != nil && !repair && slices.Equal(vips, d.silent) {
 		return
 	}
-	if len(vips) > 0 && len(peersOf(d.cfg)) == 0 && len(d.silent) == 0 {
-		d.log.Warn("this host is a real server of its own VIPs, but the configuration names no `peers`: "+
-			"packets may go in circles while two directors are master", "vip", vips[0].Addr)
-	}
-	err := d.opt.Silent.Serve(vips)
-	if now := textOf(err); now != d.silentErr {
-		d.silentErr = now
-		if err != nil {
-			d.log.Error("this host is no real server of its own VIPs, will be retried", "err", err)
+	var alone []warnings.Warning
+	if len(peersOf(d.cfg)) == 0 {
+		for _, v := range vips {
+			alone = append(alone, warnings.Warning{
+				Subject: "VIP " + v.Addr.String(), Cure: "name the other directors in `peers`",
+				Text: "this host is a real server of its own VIP and no `peers` are configured: packets may go in circles while two directors are master",
+			})
 		}
+	}
+	d.warnings.Replace("no-peers", alone)
+	err := d.opt.Silent.Serve(vips)
+	d.silentErr = textOf(err)
+	if err != nil {
+		d.warnings.Put(warnings.Warning{
+			Kind: "not-real-server", Subject: "this host", Text: "no real server of its own VIPs, will be retried: " + d.silentErr,
+		})
+	} else {
+		d.warnings.End("not-real-server", "this host")
 	}
 	d.silent = append([]SilentVIP{}, vips...) // not nil: it has been tried
 }

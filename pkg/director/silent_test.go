@@ -75,7 +75,7 @@ func TestDirectorThatIsARealServer(t *testing.T) {
 		expect("repair after a failure", mine)
 
 		r.next = shared(service("web", 1))
-		if err := r.Reload(t.Context()); err != nil {
+		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		expect("no real any more", []SilentVIP(nil))

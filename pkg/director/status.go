@@ -9,24 +9,25 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Status is everything that `lvx status` shows.
 type Status struct {
-	Version  string          `json:"version"`
-	Started  time.Time       `json:"started"`
-	Now      time.Time       `json:"now"`
-	Backend  string          `json:"backend"` // "xdp", "ipvs" or "xdp+ipvs"
-	Mode     string          `json:"mode"`
-	Detail   string          `json:"detail,omitempty"`
-	Reload   ReloadStatus    `json:"reload"`
-	Fault    string          `json:"fault,omitempty"` // why the kernel does not hold the plan; it is being retried
-	Faults   uint64          `json:"faults"`          // failed attempts so far
-	Warnings []string        `json:"warnings,omitempty"`
-	VRRP     []VRRPStatus    `json:"vrrp,omitempty"`
-	VIPs     []VIPStatus     `json:"vips"`
-	Services []ServiceStatus `json:"services"`
-	Stale    []Override      `json:"stale_overrides,omitempty"` // overrides that hit nothing
+	Version  string             `json:"version"`
+	Started  time.Time          `json:"started"`
+	Now      time.Time          `json:"now"`
+	Backend  string             `json:"backend"` // "xdp", "ipvs" or "xdp+ipvs"
+	Mode     string             `json:"mode"`
+	Detail   string             `json:"detail,omitempty"`
+	Reload   ReloadStatus       `json:"reload"`
+	Fault    string             `json:"fault,omitempty"` // why the kernel does not hold the plan; it is being retried
+	Faults   uint64             `json:"faults"`          // failed attempts so far
+	Warnings []warnings.Warning `json:"warnings,omitempty"`
+	VRRP     []VRRPStatus       `json:"vrrp,omitempty"`
+	VIPs     []VIPStatus        `json:"vips"`
+	Services []ServiceStatus    `json:"services"`
+	Stale    []Override         `json:"stale_overrides,omitempty"` // overrides that hit nothing
 }
 
 // ReloadStatus is about the last time that the configuration was read.
@@ -108,11 +109,12 @@ func (d *Director) Status(ctx context.Context) (st Status, err error) {
 }
 
 func (d *Director) status(obs lb.Observed) Status {
+	d.warnOfVRRP()
 	st := Status{
 		Version: d.opt.Version, Started: d.started, Now: time.Now(),
 		Backend: obs.Backend, Mode: obs.Mode, Detail: obs.Detail,
 		Reload: d.reload, Fault: d.fault, Faults: d.faults,
-		Warnings: slices.Concat(d.cfg.Warnings, d.bypassedRules),
+		Warnings: d.warnings.List(),
 		Stale:    slices.Clone(d.out.Stale),
 		VIPs:     d.vipStatus(),
 	}

@@ -33,32 +33,43 @@ type Change struct {
 	Real    netip.AddrPort // for the real operations
 }
 
-// Diff lists the steps from old to new, ordered by [Op] and, within one
+// Diff is for `lvx diff`, which says what a reload would change; backends
+// compare for themselves. Diff lists the steps from old to new, ordered by [Op] and, within one
 // operation, by the order of the services and reals in the state that holds
 // them. The reals of an added service are part of its AddService, those of a
 // removed one part of its RemoveService.
 func Diff(old, new State) []Change {
 	var steps []Change
-	for _, s := range new.Services {
-		before, ok := old.Service(s.Name)
-		if !ok {
+	before, after := indexServices(old), indexServices(new)
+	for i := range new.Services { // by reference: there may be ten thousand
+		s := &new.Services[i]
+		b := before[s.Name]
+		if b == nil {
 			steps = append(steps, Change{Op: AddService, Service: s.Name})
 			continue
 		}
-		steps = append(steps, diffService(before, s)...)
+		steps = append(steps, diffService(b, s)...)
 	}
-	for _, s := range old.Services {
-		if _, ok := new.Service(s.Name); !ok {
-			steps = append(steps, Change{Op: RemoveService, Service: s.Name})
+	for i := range old.Services {
+		if name := old.Services[i].Name; after[name] == nil {
+			steps = append(steps, Change{Op: RemoveService, Service: name})
 		}
 	}
 	slices.SortStableFunc(steps, func(a, b Change) int { return int(a.Op) - int(b.Op) })
 	return steps
 }
 
-func diffService(old, new Service) []Change {
+func indexServices(s State) map[string]*Service {
+	index := make(map[string]*Service, len(s.Services))
+	for i := range s.Services {
+		index[s.Services[i].Name] = &s.Services[i]
+	}
+	return index
+}
+
+func diffService(old, new *Service) []Change {
 	var steps []Change
-	if !sameService(old, new) {
+	if !sameService(*old, *new) {
 		steps = append(steps, Change{Op: EditService, Service: new.Name})
 	}
 	for _, r := range new.Reals {

@@ -272,7 +272,7 @@ func seedScript(s *seed) {
 	}
 	const warning = "netfilter would drop packets to " + rig.VIP + ":80/tcp (table ip filter, chain INPUT, handle "
 	eventually(s.T, func() error { // with the next drift pass
-		if out := s.lvx("status"); !strings.Contains(out, "warning: "+warning) {
+		if out := s.lvx("status"); !strings.Contains(out, "warning: firewall: "+warning) {
 			return fmt.Errorf("no warning of the INPUT rule:\n%s", out)
 		}
 		return nil

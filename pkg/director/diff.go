@@ -1,0 +1,213 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Diff says what a reload would change, a line for each change, with the
+// connections that it would end. text is the configuration to compare with;
+// nil is the file that a reload would read.
+func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err error) {
+	var cfg *config.Config
+	switch {
+	case text == nil:
+		cfg, err = d.opt.Load()
+	case d.opt.Parse == nil:
+		err = errors.New("diff: no other file can be read here")
+	default:
+		cfg, err = d.opt.Parse(text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = d.do(ctx, func(context.Context) error {
+		lines = d.diff(cfg)
+		if err := d.refuseFixedKeys(cfg); err != nil {
+			lines = append(lines, err.Error())
+		}
+		return nil
+	})
+	return lines, err
+}
+
+// diff compares cfg with the running configuration.
+func (d *Director) diff(cfg *config.Config) []string {
+	lines := diffGlobals(d.cfg, cfg)
+	old, next := servicesOf(d.cfg), servicesOf(cfg)
+	changes := lb.Diff(old, next)
+	ends := d.countEnds(changes, cfg)
+	before, after := indexServices(d.cfg), indexServices(cfg)
+	edited := map[string]bool{}
+	for n, c := range changes {
+		line := describeChange(c, before[c.Service], after[c.Service])
+		if c.Op == lb.EditService {
+			edited[c.Service] = true
+		}
+		if ends[n] > 0 {
+			line += fmt.Sprintf(": ends %d connections", ends[n])
+		}
+		lines = append(lines, line)
+	}
+	for i := range cfg.Services {
+		b, a := before[cfg.Services[i].Name], &cfg.Services[i]
+		if b != nil && !edited[a.Name] {
+			if words := diffChecks(b, a); words != "" {
+				lines = append(lines, "service "+a.Name+": "+words)
+			}
+		}
+	}
+	return lines
+}
+
+// servicesOf is a configuration's part of a state that [lb.Diff] compares.
+func servicesOf(cfg *config.Config) lb.State {
+	s := lb.State{Services: make([]lb.Service, 0, len(cfg.Services))}
+	for i := range cfg.Services {
+		s.Services = append(s.Services, cfg.Services[i].Service)
+	}
+	return s
+}
+
+func indexServices(cfg *config.Config) map[string]*config.Service {
+	index := make(map[string]*config.Service, len(cfg.Services))
+	for i := range cfg.Services {
+		index[cfg.Services[i].Name] = &cfg.Services[i]
+	}
+	return index
+}
+
+// diffGlobals compares what is not of one service. Values are not shown: some
+// are secrets.
+func diffGlobals(a, b *config.Config) []string {
+	var lines []string
+	for _, c := range []struct {
+		key  string
+		a, b any
+	}{
+		{"vrrp", a.VRRP, b.VRRP}, {"peers", a.Peers, b.Peers}, {"timeouts", a.Timeouts, b.Timeouts},
+		{"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
+		{"expire_quiescent_template", a.ExpireQuiescentTempl, b.ExpireQuiescentTempl},
+		{"deny", a.Deny, b.Deny}, {"allow", a.Allow, b.Allow}, {"notify", a.Notify, b.Notify},
+	} {
+		if !reflect.DeepEqual(c.a, c.b) {
+			lines = append(lines, c.key+": changed")
+		}
+	}
+	return lines
+}
+
+// describeChange is a change in words; before and after are nil where the
+// service is not configured.
+func describeChange(c lb.Change, before, after *config.Service) string {
+	real := RealName(c.Real)
+	switch c.Op {
+	case lb.AddService:
+		return fmt.Sprintf("add service %s: %s %s, %d reals", c.Service, listenersOf(after), after.Scheduler, len(after.Reals))
+	case lb.RemoveService:
+		return fmt.Sprintf("remove service %s: %s", c.Service, listenersOf(before))
+	case lb.AddReal:
+		return fmt.Sprintf("service %s: add real %s", c.Service, real)
+	case lb.RemoveReal:
+		return fmt.Sprintf("service %s: remove real %s", c.Service, real)
+	case lb.EditReal:
+		return fmt.Sprintf("service %s: real %s: %s", c.Service, real, diffReal(findReal(before, c.Real), findReal(after, c.Real)))
+	}
+	return "service " + c.Service + ": " + strings.Join(diffService(before, after), ", ")
+}
+
+func listenersOf(s *config.Service) string {
+	words := make([]string, 0, len(s.Listeners))
+	for _, l := range s.Listeners {
+		words = append(words, l.String())
+	}
+	return strings.Join(words, " ")
+}
+
+func findReal(s *config.Service, key netip.AddrPort) lb.Real {
+	i := slices.IndexFunc(s.Reals, func(r lb.Real) bool { return r.Key() == key })
+	return s.Reals[i]
+}
+
+func diffReal(a, b lb.Real) string {
+	if a.Weight != b.Weight {
+		return fmt.Sprintf("weight %d -> %d", a.Weight, b.Weight)
+	}
+	return "changed"
+}
+
+// diffService names what is different about a service besides its reals.
+func diffService(a, b *config.Service) []string {
+	var words []string
+	for _, c := range []struct {
+		key  string
+		a, b any
+	}{
+		{"listen", listenersOf(a), listenersOf(b)}, {"scheduler", a.Scheduler, b.Scheduler}, {"mark", a.Mark, b.Mark},
+		{"persistence", a.Persistence, b.Persistence}, {"sorry_server", a.Sorry, b.Sorry},
+	} {
+		if c.a != c.b {
+			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))
+		}
+	}
+	if checks := diffChecks(a, b); checks != "" {
+		words = append(words, checks)
+	}
+	if len(words) == 0 {
+		words = append(words, "changed")
+	}
+	return words
+}
+
+// diffChecks names what is different about a service that the data path does
+// not know: checks, quorum, on_down.
+func diffChecks(a, b *config.Service) string {
+	var words []string
+	for _, c := range []struct {
+		key  string
+		a, b any
+	}{{"quorum", a.Quorum, b.Quorum}, {"hysteresis", a.Hysteresis, b.Hysteresis}, {"on_down", a.OnDown, b.OnDown}} {
+		if c.a != c.b {
+			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))
+		}
+	}
+	if len(a.Reals) == len(b.Reals) && !reflect.DeepEqual(a.Checks, b.Checks) {
+		words = append(words, "checks changed")
+	}
+	return strings.Join(words, ", ")
+}
+
+// countEnds counts the connections that each change would end: those of what
+// is removed. The connections of a removed real stay, silent, if they may wait
+// for its return.
+func (d *Director) countEnds(changes []lb.Change, cfg *config.Config) []uint64 {
+	ends := make([]uint64, len(changes))
+	st, err := d.opt.Backend.Stats()
+	if err != nil {
+		return ends
+	}
+	index := make(map[string]*lb.ServiceStats, len(st.Services))
+	for i := range st.Services {
+		index[st.Services[i].Name] = &st.Services[i]
+	}
+	for n, c := range changes {
+		s := index[c.Service]
+		if s == nil || c.Op == lb.RemoveReal && !cfg.ExpireNodestConn {
+			continue
+		}
+		for _, r := range s.Reals {
+			if c.Op == lb.RemoveService || c.Op == lb.RemoveReal && netip.AddrPortFrom(r.Addr, r.Port) == c.Real {
+				ends[n] += uint64(r.Active) + uint64(r.Inactive)
+			}
+		}
+	}
+	return ends
+}

@@ -1,0 +1,112 @@
+package director
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// What diff says is what a reload then does, and says.
+func TestDiffAndReload(t *testing.T) {
+	old := configOf(service("web", 1, 1), service("mail", 1), service("gone", 1, 1))
+	for i := range old.Services {
+		old.Services[i].Checks = nil
+		old.Services[i].Listeners[0].First += uint16(i)
+		old.Services[i].Listeners[0].Last += uint16(i)
+	}
+	cases := []struct {
+		name string
+		edit func(*config.Config)
+		want []string
+	}{
+		{"nothing", func(*config.Config) {}, nil},
+		{"a line moved", func(c *config.Config) { c.Services[0].Line = 99 }, nil},
+		{"weight", func(c *config.Config) { c.Services[0].Reals[1].Weight = 5 }, []string{"service web: real 10.0.0.12: weight 1 -> 5"}},
+		{"scheduler", func(c *config.Config) { c.Services[0].Scheduler = lb.MH }, []string{"service web: scheduler rr -> mh"}},
+		{"real removed", func(c *config.Config) { c.Services[0].Reals = c.Services[0].Reals[:1] }, []string{"service web: remove real 10.0.0.12: ends 2 connections"}},
+		{"real removed, kept", func(c *config.Config) { c.Services[0].Reals, c.ExpireNodestConn = c.Services[0].Reals[:1], false }, []string{
+			"expire_nodest_conn: changed", "service web: remove real 10.0.0.12",
+		}},
+		{"service removed", func(c *config.Config) { c.Services = c.Services[:2] }, []string{"remove service gone: 10.0.0.100:82/tcp: ends 4 connections"}},
+		{"service added", func(c *config.Config) {
+			s := service("new", 1, 1, 1)
+			s.Listeners[0].First, s.Listeners[0].Last = 99, 99
+			c.Services = append(c.Services, s)
+		}, []string{"add service new: 10.0.0.100:99/tcp rr, 3 reals"}},
+		{"checks", func(c *config.Config) {
+			c.Services[1].Checks, c.Services[1].Quorum = [][]health.Spec{{{Type: health.ICMP}}}, 2
+		}, []string{
+			"service mail: quorum 1 -> 2, checks changed",
+		}},
+		{"globals", func(c *config.Config) { c.Timeouts.TCP, c.Peers = time.Minute, []netip.Addr{server(9)} }, []string{"peers: changed", "timeouts: changed"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, cloneConfig(old), func(t *testing.T, r *rig) {
+				for i, port := range []uint16{80, 82} { // connections: two a real of web and of gone
+					for n := range 4 {
+						src := netip.AddrPortFrom(netip.MustParseAddr("172.16.0.1"), uint16(1000*(i+1)+n))
+						r.backend.Send(lb.Packet{Proto: lb.TCP, Src: src, Dst: netip.AddrPortFrom(vip, port), Flags: "S"})
+					}
+				}
+				r.next = cloneConfig(old)
+				c.edit(r.next)
+				got, err := r.Diff(t.Context(), nil)
+				if err != nil || !slices.Equal(got, c.want) {
+					t.Errorf("diff says %q, %v\nwant %q", got, err, c.want)
+				}
+				did, err := r.Reload(WithUID(t.Context(), 7))
+				if err != nil || !slices.Equal(did.Did, c.want) {
+					t.Errorf("reload says %q, %v\nwant %q", did.Did, err, c.want)
+				}
+				if again, err := r.Diff(t.Context(), nil); err != nil || len(again) != 0 {
+					t.Errorf("after the reload: %q, %v", again, err)
+				}
+				e := r.history.List(history.Filter{Kind: history.Reload})
+				if len(e) != 1 || e[0].UID == nil || *e[0].UID != 7 || !strings.HasPrefix(e[0].Text, "reloaded") {
+					t.Errorf("history %+v", e)
+				}
+			})
+		})
+	}
+}
+
+func cloneConfig(c *config.Config) *config.Config {
+	n := *c
+	n.Services = slices.Clone(c.Services)
+	for i := range n.Services {
+		n.Services[i].Service = n.Services[i].Service.Clone()
+	}
+	return &n
+}
+
+func TestDiffErrors(t *testing.T) {
+	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
+		if _, err := r.Diff(t.Context(), []byte("x")); err == nil {
+			t.Error("a text without a parser was compared")
+		}
+		wrong := errors.New("line 3: wrong")
+		r.opt.Parse = func(b []byte) (*config.Config, error) { return nil, fmt.Errorf("%s: %w", b, wrong) }
+		if _, err := r.Diff(t.Context(), []byte("x")); !errors.Is(err, wrong) {
+			t.Errorf("got %v", err)
+		}
+		r.opt.Parse = func([]byte) (*config.Config, error) {
+			c := configOf(service("web", 1))
+			c.Backend = config.BackendIPVS
+			return c, nil
+		}
+		lines, err := r.Diff(t.Context(), []byte("x"))
+		if want := []string{"backend: changed, which a reload cannot do (restart lvx)"}; err != nil || !slices.Equal(lines, want) {
+			t.Errorf("got %q, %v, want %q", lines, err, want)
+		}
+	})
+}

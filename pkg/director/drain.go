@@ -1,0 +1,163 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// ErrLastReal says that a drain would leave a service without a real that
+// takes connections.
+var ErrLastReal = errors.New("no other real would take connections")
+
+// SetWeight lets an operator's weight win over the configuration's; nil
+// gives the configuration its say again. real is "ADDR" or "ADDR:PORT".
+func (d *Director) SetWeight(ctx context.Context, service, real string, weight *uint16) (Result, error) {
+	return d.changeOverride(ctx, change{service: service, real: real, clears: weight == nil, edit: func(o *Override) { o.Weight = weight }})
+}
+
+// DrainOptions say how to drain a real.
+type DrainOptions struct {
+	Undo  bool `json:"undo,omitempty"`  // give the real its weight back
+	Force bool `json:"force,omitempty"` // also if no other real takes connections
+}
+
+// Drain gives a real weight 0: its connections stay, it gets no new ones.
+func (d *Director) Drain(ctx context.Context, service, real string, o DrainOptions) (Result, error) {
+	return d.changeOverride(ctx, change{
+		service: service, real: real, clears: o.Undo, mayEmpty: o.Undo || o.Force,
+		edit: func(v *Override) { v.Drain = !o.Undo },
+	})
+}
+
+// change is one change of an operator's override.
+type change struct {
+	service, real string
+	clears        bool // the override, so that it may be a stale one
+	mayEmpty      bool // the service may be left without a real that takes connections
+	edit          func(*Override)
+}
+
+// changeOverride changes one override. It is in force before anybody tries to
+// store it: a disk that does not take it is said in the result.
+func (d *Director) changeOverride(ctx context.Context, c change) (r Result, err error) {
+	uid := uidOf(ctx)
+	err = d.do(ctx, func(ctx context.Context) error {
+		key, err := d.findReal(c.service, c.real, c.clears)
+		if err != nil {
+			return err
+		}
+		next := d.overrides.edit(c.service, key, c.edit)
+		if i := next.find(c.service, key); i >= 0 && next[i].Drain && !c.mayEmpty && d.isLastReal(c.service, key) {
+			return fmt.Errorf("drain %s of %s: %w (--force drains it all the same)", RealName(key), c.service, ErrLastReal)
+		}
+		d.overrides = next
+		if d.notes.overrides != nil {
+			_ = d.notes.overrides.Put(next) // plain values: they can be encoded
+		}
+		err = d.applyPlan(ctx, ignoreResult)
+		d.recordResult(ctx, err)
+		did := d.describeReal(c.service, key)
+		r.Did = []string{did}
+		d.log.Info("operator override", "service", c.service, "real", RealName(key), "now", did)
+		d.history.Add(history.Event{Kind: history.Operator, Subject: RealName(key) + " of " + c.service, Text: did, UID: uid})
+		if err != nil {
+			return fmt.Errorf("in force, but not applied yet: %w", err)
+		}
+		return nil
+	})
+	if r.Did != nil && d.notes.overrides != nil {
+		wait, cancel := context.WithTimeout(ctx, noteWriteTime)
+		defer cancel()
+		if d.notes.overrides.Wait(wait) != nil {
+			r.Warning = "in force, but not stored: it will not survive a restart (see lvx status)"
+		}
+	}
+	return r, err
+}
+
+// isLastReal reports whether a service has no real that takes connections but
+// this one.
+func (d *Director) isLastReal(service string, real netip.AddrPort) bool {
+	for i := range d.out.Services {
+		p := &d.out.Services[i]
+		if p.Name != service {
+			continue
+		}
+		others, itself := false, false
+		for _, r := range p.Reals {
+			takes := r.Up && r.Weight > 0
+			if r.Key() == real {
+				itself = takes
+			} else {
+				others = others || takes
+			}
+		}
+		return itself && !others
+	}
+	return false
+}
+
+// describeReal says in a line what the operator's command has made of a real:
+// "web 10.0.0.11: drained; 3 active and 1 inactive connections are left".
+func (d *Director) describeReal(service string, key netip.AddrPort) string {
+	name := service + " " + RealName(key)
+	for _, p := range d.out.Services {
+		if p.Name != service {
+			continue
+		}
+		for _, r := range p.Reals {
+			if r.Key() == key {
+				return name + ": " + r.words() + d.remaining(service, r)
+			}
+		}
+	}
+	return name + ": override cleared; no such real is configured"
+}
+
+// words is a real's weight and who gave it.
+func (r RealPlan) words() string {
+	switch {
+	case r.Drained:
+		return "drained"
+	case r.Override:
+		return fmt.Sprintf("weight %d (configured %d)", r.Weight, r.Configured)
+	}
+	return fmt.Sprintf("weight %d, as configured", r.Weight)
+}
+
+// remaining is what is left on a real that gets no new connections.
+func (d *Director) remaining(service string, r RealPlan) string {
+	if r.Weight != 0 {
+		return ""
+	}
+	st, err := d.opt.Backend.Stats()
+	if err != nil {
+		return ""
+	}
+	left := statsOf(st, service, r.Key())
+	text := fmt.Sprintf("; %d active and %d inactive connections are left", left.Active, left.Inactive)
+	if left.Persist > 0 {
+		text += fmt.Sprintf(", and %d clients are bound to it by persistence: they come back until their templates expire", left.Persist)
+	}
+	return text
+}
+
+// statsOf finds the counters of a real.
+func statsOf(st lb.Stats, service string, real netip.AddrPort) lb.RealStats {
+	for _, s := range st.Services {
+		if s.Name != service {
+			continue
+		}
+		for _, r := range s.Reals {
+			if r.Addr == real.Addr() && r.Port == real.Port() {
+				return r
+			}
+		}
+	}
+	return lb.RealStats{}
+}

@@ -23,11 +23,13 @@ func newCheckCmd() *cobra.Command {
 		Short: "validate a configuration and say what this host can do",
 		Long: `Validates a configuration file and prints what this host can do with it. Nothing
 is loaded, attached or sent. The exit status is 1 if the file has a mistake or
-this host cannot run it.`,
-		Example: "  lvx check -c /etc/lvx/lvx.yaml",
-		Args:    cobra.NoArgs,
+this host cannot run it. A keepalived.conf is recognized by its content and read
+as lvx import reads it.`,
+		Example: `  lvx check -c /etc/lvx/lvx.yaml
+  lvx check -c /etc/keepalived/keepalived.conf`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(path)
+			cfg, err := newReader().Load(path)
 			if err != nil {
 				return err
 			}
@@ -35,7 +37,7 @@ this host cannot run it.`,
 			return printCheck(cmd.OutOrStdout(), path, cfg, h, daemon.Preflight(cfg, h))
 		},
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`")
+	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, lvx.yaml or keepalived.conf")
 	return cmd
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/keepalived"
 )
@@ -117,8 +118,27 @@ func importKeepalived(path string, o keepalived.Options) (*keepalived.Result, er
 	if o.Interface == "" {
 		o.Interface = likelyInterface()
 	}
-	o.Instance = ""
 	return keepalived.Import(osFiles{}, path, o)
+}
+
+// newReader reads lvx.yaml and keepalived.conf. What is changed or lost of the
+// latter is a warning of the configuration.
+func newReader() *config.Reader {
+	return &config.Reader{Convert: func(path string, text []byte) (*config.Config, error) {
+		if !keepalived.Recognize(text) {
+			return nil, nil
+		}
+		res, err := importKeepalived(path, keepalived.Options{})
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range res.Report {
+			if f.Level >= keepalived.Changed {
+				res.Config.Warnings = append(res.Config.Warnings, f.String())
+			}
+		}
+		return res.Config, nil
+	}}
 }
 
 // likelyInterface names an interface for a file that names none: the only one

@@ -98,3 +98,22 @@ func TestImportRefuses(t *testing.T) {
 		t.Errorf("exit %d, %s", code, errs.String())
 	}
 }
+
+// check and run read a keepalived.conf as import does, and warn of what is
+// not as it was.
+func TestReaderReadsKeepalived(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "any.name")
+	if err := os.WriteFile(path, []byte(pairConf+"virtual_server fwmark 9 {\n  real_server 192.0.2.11 { }\n}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := newReader().Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.Services) != 1 || len(cfg.VRRP) != 1 {
+		t.Errorf("%d services, %d VRRP instances (want 1 of each)", len(cfg.Services), len(cfg.VRRP))
+	}
+	if text := strings.Join(cfg.Warnings, "\n"); !strings.Contains(text, "(lost)") || !strings.Contains(text, "chmod") || strings.Contains(text, "hunter22") {
+		t.Errorf("warnings:\n%s", text)
+	}
+}

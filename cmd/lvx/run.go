@@ -29,9 +29,11 @@ func newRunCmd() *cobra.Command {
 		Short: "the director: serve until SIGTERM",
 		Long: `Runs the director in the foreground: loads the data path, attaches it, checks
 the real servers, holds and announces the VIPs, until SIGTERM or SIGINT. Then
-nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
+nothing of it is left. SIGHUP or lvx reload reads the configuration again. A
+keepalived.conf is recognized by its content and read as lvx import reads it.`,
 		Example: `  lvx run
   lvx run -c ./lvx.yaml --log-level debug
+  lvx run -c /etc/keepalived/keepalived.conf
   systemctl reload lvx`,
 		Args: func(cmd *cobra.Command, args []string) (err error) {
 			if err := cobra.NoArgs(cmd, args); err != nil {
@@ -42,14 +44,14 @@ nothing of it is left. SIGHUP or lvx reload reads the configuration again.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&path, "config", "c", defaultConfig, "configuration `file`")
+	f.StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, lvx.yaml or keepalived.conf")
 	f.StringVar(&format, "log-format", "text", "`format` of the log on stderr: text or json")
 	f.StringVar(&level, "log-level", "info", "least `level` that is logged: debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := mustBeRoot(os.Geteuid()); err != nil {
 			return err
 		}
-		file := new(config.Reader)
+		file := newReader()
 		cfg, err := load(file, path)
 		if err != nil {
 			return err

@@ -44,7 +44,7 @@ func contents(path string) (text []byte, mode fs.FileMode, err error) {
 
 // seenWith is c with what there is to say about the mode of its file.
 func (c *Config) seenWith(path string, mode fs.FileMode) *Config {
-	if mode&0o004 == 0 || !c.secret() {
+	if c == nil || mode&0o004 == 0 || !c.secret() {
 		return c
 	}
 	warned := *c

@@ -15,6 +15,10 @@ import (
 //
 // The zero value is ready. One goroutine at a time may use it.
 type Reader struct {
+	// Convert reads a text that is not lvx's own; nil without an error says that
+	// it is. A nil Convert takes every text for YAML.
+	Convert func(path string, text []byte) (*Config, error)
+
 	path string
 	text []byte
 	cfg  *Config // of text; without what the file's mode adds
@@ -27,6 +31,12 @@ func (r *Reader) Load(path string) (*Config, error) {
 	text, mode, err := contents(path)
 	if err != nil {
 		return nil, err
+	}
+	if r.Convert != nil && len(text) <= MaxSize {
+		if cfg, err := r.Convert(path, text); cfg != nil || err != nil {
+			r.cfg = nil
+			return cfg.seenWith(path, mode), err
+		}
 	}
 	cfg := r.again(path, text)
 	if cfg == nil {

@@ -50,7 +50,11 @@ func (b *Backend) addFilters() error {
 		if old, ok := b.filters[k]; ok && old == action {
 			continue
 		}
-		if err := b.dp.Maps.Filters.Put(k, action); err != nil {
+		err := b.fail("add filter")
+		if err == nil {
+			err = b.dp.Maps.Filters.Put(k, action)
+		}
+		if err != nil {
 			return fmt.Errorf("deny and allow lists: %w (at most 1048576 prefixes)", err)
 		}
 		b.filters[k] = action
@@ -64,7 +68,11 @@ func (b *Backend) removeFilters() error {
 		if _, ok := want[k]; ok {
 			continue
 		}
-		if err := b.dp.Maps.Filters.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		err := b.fail("remove filter")
+		if err == nil {
+			err = b.dp.Maps.Filters.Delete(k)
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("deny and allow lists: %w", err)
 		}
 		delete(b.filters, k)

@@ -61,17 +61,17 @@ func (h *holder) close() {
 // run holds and releases until ctx ends. The packet path hands fragments out
 // only while it hears the heartbeat.
 func (h *holder) run(ctx context.Context) {
-	var beat, release time.Time
+	var nextHeartbeat, nextRelease time.Time
 	defer store64(&h.b.dp.Settings.Alive, 0)
 	for ctx.Err() == nil {
 		now := time.Now()
-		if now.After(beat) {
-			h.beat()
-			beat = now.Add(heartbeat)
+		if now.After(nextHeartbeat) {
+			h.sendHeartbeat()
+			nextHeartbeat = now.Add(heartbeat)
 		}
-		if now.After(release) { // not with every fragment: there may be many, all alone
-			h.release()
-			release = now.Add(holdPoll)
+		if now.After(nextRelease) { // not with every fragment: there may be many, all alone
+			h.releaseNoted()
+			nextRelease = now.Add(holdPoll)
 		}
 		wait := heartbeat
 		if len(h.held) > 0 {
@@ -90,7 +90,7 @@ func (h *holder) run(ctx context.Context) {
 	}
 }
 
-func (h *holder) beat() {
+func (h *holder) sendHeartbeat() {
 	now, err := h.b.dp.Jiffies()
 	if err != nil {
 		h.b.log.Error("heartbeat of the packet path", "err", err)
@@ -131,8 +131,8 @@ func (h *holder) note(k bpf.FragmentKey) (note bpf.Fragment, ok bool) {
 	return note, uint16(h.b.now())-note.Tick <= uint16(ticks(bpf.FragmentSeconds*time.Second))
 }
 
-// release sends what has a note by now and forgets what is too old.
-func (h *holder) release() {
+// releaseNoted sends what has a note by now and forgets what is too old.
+func (h *holder) releaseNoted() {
 	for k, frames := range h.held {
 		note, noted := h.note(k)
 		if noted {

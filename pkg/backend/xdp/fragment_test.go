@@ -44,12 +44,12 @@ func TestHeldFragmentsAreBounded(t *testing.T) {
 			t.Errorf("%d bytes are held, want nearly %d", hold.bytes, holdBytes)
 		}
 		time.Sleep(holdTime - time.Millisecond)
-		hold.release()
+		hold.releaseNoted()
 		if hold.bytes < holdBytes-2048 {
 			t.Errorf("%d bytes are left too early", hold.bytes)
 		}
 		time.Sleep(2 * time.Millisecond)
-		hold.release()
+		hold.releaseNoted()
 		if hold.bytes != 0 || len(hold.held) != 0 {
 			t.Errorf("%d bytes of %d datagrams are held for longer than %s", hold.bytes, len(hold.held), holdTime)
 		}
@@ -68,12 +68,12 @@ func TestHeldFragmentsFollowTheirFirst(t *testing.T) {
 	hold.hold(sampleOf(early[1]))
 	hold.hold(sampleOf(early[2]))
 	hold.hold(sampleOf(other[1]))
-	hold.release()
+	hold.releaseNoted()
 	if len(hold.held) != 2 {
 		t.Fatalf("%d datagrams are held, want 2", len(hold.held))
 	}
 	h.want(early[0], "forwarded", tx)
-	hold.release()
+	hold.releaseNoted()
 	if len(hold.held) != 1 || hold.bytes != len(other[1]) {
 		t.Errorf("%d datagrams, %d bytes are held after the first of one has come", len(hold.held), hold.bytes)
 	}
@@ -88,7 +88,7 @@ func TestHeldFragmentsFollowTheirFirst(t *testing.T) {
 		t.Error("a fragment follows the first of a datagram of long ago")
 	}
 	h.want(early[0], "forwarded", tx)
-	hold.release()
+	hold.releaseNoted()
 	for _, broken := range [][]byte{nil, sampleOf(early[1])[:heldHeader-1], sampleOf(early[1])[:60]} {
 		hold.hold(broken)
 	}

@@ -3,6 +3,7 @@ package xdp
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -11,14 +12,33 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// layout writes one half of the lookup tables (bpf/admit.h and bpf/listen.h read them).
+// layout fills one half of the lookup tables (bpf/admit.h and bpf/listen.h
+// read them). It is
+// pure but for these tables and the numbers.
 type layout struct {
-	b     *Backend
-	half  uint32
-	order []netip.Addr
-	vips  map[netip.Addr]*vipPlan
+	vipLines  []bpf.VIPLine // of the half
+	portLines []bpf.PortLine
+	ranges    []bpf.Range
+	numbers   *numbers
 
-	roles map[netip.Addr]*lb.VIP // what the state says of the VIPs
+	order    []netip.Addr
+	vips     map[netip.Addr]*vipPlan
+	roles    map[netip.Addr]*lb.VIP // what the state says of the VIPs
+	hasPeers bool
+}
+
+// newLayout empties the tables for the VIPs of a state.
+func newLayout(l layout, s *lb.State) *layout {
+	l.vips = make(map[netip.Addr]*vipPlan, len(s.Services))
+	l.roles = make(map[netip.Addr]*lb.VIP, len(s.VIPs))
+	for i := range s.VIPs {
+		v := &s.VIPs[i]
+		l.roles[v.Addr] = v
+	}
+	l.hasPeers = len(s.Peers) > 0
+	clear(l.vipLines)
+	clear(l.portLines)
+	return &l
 }
 
 // vipPlan is what is known of one VIP before it is written.
@@ -33,15 +53,63 @@ type portRange struct {
 	service     uint32
 }
 
-func (l *layout) clear() {
-	l.vips = make(map[netip.Addr]*vipPlan, len(l.b.state.Services))
-	l.roles = make(map[netip.Addr]*lb.VIP, len(l.b.state.VIPs))
-	for i := range l.b.state.VIPs {
-		v := &l.b.state.VIPs[i]
-		l.roles[v.Addr] = v
+// layOut writes services into one half, and, if it has another layout of them
+// or all is to be written, VIPs, ports and ranges.
+func (b *Backend) layOut(half uint32, all bool) error {
+	for _, s := range b.byIndex { // those of live connections that are gone, too
+		if s != nil {
+			b.dp.Services[half*bpf.Services+s.index] = s.entry
+		}
 	}
-	clear(l.b.dp.VIPs[l.half*bpf.VIPLines : (l.half+1)*bpf.VIPLines])
-	clear(l.b.dp.Ports[l.half*bpf.PortLines : (l.half+1)*bpf.PortLines])
+	if b.laid[half] == b.layout && !all {
+		return nil
+	}
+	b.laid[half] = 0
+	l := newLayout(layout{
+		vipLines:  b.dp.VIPs[half*bpf.VIPLines : (half+1)*bpf.VIPLines],
+		portLines: b.dp.Ports[half*bpf.PortLines : (half+1)*bpf.PortLines],
+		ranges:    b.dp.Ranges[half*bpf.Ranges : (half+1)*bpf.Ranges],
+		numbers:   &b.numbers,
+	}, &b.state)
+	for i := range b.state.Services {
+		if err := b.layOutListeners(l, &b.state.Services[i]); err != nil {
+			return err
+		}
+	}
+	for _, conf := range b.state.Services {
+		if len(conf.Listeners) == 0 {
+			l.addDrained(b.services[conf.Name])
+		}
+	}
+	if err := l.addBareVIPs(b.state); err != nil {
+		return err
+	}
+	if err := b.fail("vips"); err != nil {
+		return err
+	}
+	if err := l.finish(); err != nil {
+		return err
+	}
+	b.laid[half] = b.layout
+	return nil
+}
+
+func (b *Backend) layOutListeners(l *layout, conf *lb.Service) error {
+	s := b.services[conf.Name]
+	if len(conf.Listeners) > 0 {
+		s.listened = make([]endpoint, 0, len(conf.Listeners))
+	}
+	for _, lis := range conf.Listeners {
+		s.listened = append(s.listened, endpoint{lis.Addr, lis.Proto})
+		err := b.fail("listener")
+		if err == nil {
+			err = l.addListener(lis, s.index, s.local)
+		}
+		if err != nil {
+			return fmt.Errorf("service %s: %s: %w", conf.Name, lis, err)
+		}
+	}
+	return nil
 }
 
 // at is the plan of a VIP, a new one if there is none yet.
@@ -55,17 +123,17 @@ func (l *layout) at(vip netip.Addr) *vipPlan {
 	return p
 }
 
-// bare notes the VIPs of VRRP that no service listens on: who is silent
+// addBareVIPs notes the VIPs of VRRP that no service listens on: who is silent
 // about a VIP, because another director owns it or a lease is over, must be
 // so whether it has services or not. It comes after every listener.
-func (l *layout) bare() error {
-	for vip := range bare(l.b.state) {
+func (l *layout) addBareVIPs(s lb.State) error {
+	for vip := range bareVIPs(s) {
 		p := l.at(vip)
 		if p.tcp|p.udp != 0 {
 			continue
 		}
 		// Any number: without one its place in the table would be free.
-		n, err := l.b.numbers.get(endpoint{vip, lb.TCP})
+		n, err := l.numbers.get(endpoint{vip, lb.TCP})
 		if err != nil {
 			return err
 		}
@@ -74,9 +142,9 @@ func (l *layout) bare() error {
 	return nil
 }
 
-// bare goes through the VIPs that the packet path has to know of even if no
+// bareVIPs goes through the VIPs that the packet path has to know of even if no
 // service listens on them. (Neighbour discovery is not its business.)
-func bare(s lb.State) iter.Seq[netip.Addr] {
+func bareVIPs(s lb.State) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		for _, v := range s.VIPs {
 			if (v.Standby || v.Leased) && v.Addr.Is4() && !yield(v.Addr) {
@@ -86,13 +154,12 @@ func bare(s lb.State) iter.Seq[netip.Addr] {
 	}
 }
 
-// listen notes a listener; one of a single port is written at once. Every port
+// addListener notes a listener; one of a single port is written at once. Every port
 // is a range like others, the widest.
-func (l *layout) listen(lis lb.Listener, service uint32) error {
+func (l *layout) addListener(lis lb.Listener, service uint32, isLocal bool) error {
 	p := l.at(lis.Addr)
-	s := l.b.byIndex[service]
-	p.hasLocal = p.hasLocal || s.local
-	n, err := l.b.numbers.get(endpoint{lis.Addr, lis.Proto})
+	p.hasLocal = p.hasLocal || isLocal
+	n, err := l.numbers.get(endpoint{lis.Addr, lis.Proto})
 	if err != nil {
 		return err
 	}
@@ -106,20 +173,25 @@ func (l *layout) listen(lis lb.Listener, service uint32) error {
 	case lis.EveryPort():
 		*ranges = append(*ranges, portRange{0, 0xffff, service})
 	case lis.Width() == 1:
-		return l.port(n, lis.First, service)
+		return l.addPort(n, lis.First, service)
 	default:
 		*ranges = append(*ranges, portRange{lis.First, lis.Last, service})
 	}
 	return nil
 }
 
-func (l *layout) port(vip, port uint16, service uint32) error {
+// addPort writes one port of a VIP. Of two services that listen there, one of
+// which stays as it was while the other has changed, the first one gets it.
+func (l *layout) addPort(vip, port uint16, service uint32) error {
 	p := bpf.PortWord(port)
-	hash := bpf.FirstPortLine(vip, port)
+	first := bpf.FirstPortLine(vip, port)
 	for i := range uint32(bpf.Probes) {
-		line := &l.b.dp.Ports[l.half*bpf.PortLines+(hash+i)%bpf.PortLines]
+		line := &l.portLines[(first+i)%bpf.PortLines]
 		for w := range line.Way {
-			if line.Way[w].VIP == 0 {
+			switch {
+			case line.Way[w].VIP == vip && line.Way[w].Port == p:
+				return nil
+			case line.Way[w].VIP == 0:
 				line.Way[w].Service, line.Way[w].Port, line.Way[w].VIP = service, p, vip
 				return nil
 			}
@@ -128,11 +200,11 @@ func (l *layout) port(vip, port uint16, service uint32) error {
 	return errTooManyPorts
 }
 
-// drain keeps the VIPs known of a service that has lost its listeners: its
+// addDrained keeps the VIPs known of a service that has lost its listeners: its
 // flows live on there, and nothing new is scheduled.
-func (l *layout) drain(s *service) {
-	for _, e := range s.heard {
-		n, ok := l.b.numbers.of[e]
+func (l *layout) addDrained(s *service) {
+	for _, e := range s.listened {
+		n, ok := l.numbers.of[e]
 		switch {
 		case !ok: // no flow of this VIP is left
 		case e.proto == lb.UDP:
@@ -154,19 +226,19 @@ func (l *layout) finish() error {
 		}
 		v := bpf.VIP{TCP: p.tcp, UDP: p.udp, Ranges: at, TCPRanges: uint16(len(tcp)), UDPRanges: uint16(len(udp))}
 		v.Addr = bpf.AddressOf(addr)
-		l.flag(&v, addr, p)
+		l.setFlags(&v, addr, p)
 		for _, r := range append(tcp, udp...) {
-			l.b.dp.Ranges[l.half*bpf.Ranges+at] = bpf.Range{First: r.first, Last: r.last, Service: r.service}
+			l.ranges[at] = bpf.Range{First: r.first, Last: r.last, Service: r.service}
 			at++
 		}
-		if err := l.vip(v, addr); err != nil {
+		if err := l.addVIP(v, addr); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *layout) flag(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
+func (l *layout) setFlags(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
 	if role := l.roles[addr]; role != nil {
 		if role.Standby {
 			v.Flags |= bpf.VIPStandby
@@ -176,15 +248,15 @@ func (l *layout) flag(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
 			v.Lease = uint16(role.Lease)
 		}
 	}
-	if p.hasLocal && len(l.b.state.Peers) > 0 {
+	if p.hasLocal && l.hasPeers {
 		v.Flags |= bpf.VIPPeers
 	}
 }
 
-func (l *layout) vip(v bpf.VIP, addr netip.Addr) error {
-	hash := bpf.FirstVIPLine(addr)
+func (l *layout) addVIP(v bpf.VIP, addr netip.Addr) error {
+	first := bpf.FirstVIPLine(addr)
 	for i := range uint32(bpf.Probes) {
-		line := &l.b.dp.VIPs[l.half*bpf.VIPLines+(hash+i)%bpf.VIPLines]
+		line := &l.vipLines[(first+i)%bpf.VIPLines]
 		for w := range line.Way {
 			if line.Way[w].TCP|line.Way[w].UDP == 0 {
 				line.Way[w] = v
@@ -220,3 +292,5 @@ func flatten(in []portRange) []portRange {
 	slices.SortFunc(out, func(a, b portRange) int { return cmp.Compare(a.first, b.first) })
 	return out
 }
+
+var errTooManyPorts = errors.New("too many listeners meet in one place of the port table")

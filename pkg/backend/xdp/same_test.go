@@ -11,7 +11,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 )
 
-// A field that sameService forgot would be a change that never comes into
+// A field that equalServices forgot would be a change that never comes into
 // force.
 func TestSameServiceSeesEveryField(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
@@ -20,7 +20,7 @@ func TestSameServiceSeesEveryField(t *testing.T) {
 		Listeners: []lb.Listener{{Addr: addr}}, Reals: []lb.Real{{Addr: addr}}, Absent: []lb.Real{{Addr: addr}}, Sorry: addr,
 		Deny: []netip.Prefix{netip.PrefixFrom(addr, 32)}, Allow: []netip.Prefix{netip.PrefixFrom(addr, 31)},
 	}
-	if !sameService(&full, &full) {
+	if !equalServices(&full, &full) {
 		t.Error("a service is not the same as itself")
 	}
 	of := reflect.TypeOf(full)
@@ -31,7 +31,7 @@ func TestSameServiceSeesEveryField(t *testing.T) {
 			t.Errorf("the test does not set %s", of.Field(i).Name)
 		}
 		v.SetZero()
-		if sameService(&full, &other) {
+		if equalServices(&full, &other) {
 			t.Errorf("%s does not count", of.Field(i).Name)
 		}
 	}

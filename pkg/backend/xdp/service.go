@@ -17,14 +17,16 @@ type service struct {
 	index  uint32 // into services, cursors, labels
 	cookie uint32 // who holds the index; keys templates and filters
 	conf   lb.Service
-	there  bool   // part of the state in force; if not, kept for its flows
-	pass   uint64 // the last Apply that had it
+	wanted lb.Service // what it becomes in the Apply that is under way
+	there  bool       // part of the state in force; if not, kept for its flows
+	isNew  bool       // claimed, and never prepared with success
+	pass   uint64     // the last Apply that had it
 
 	settled  bool // reals, ring and entry are those of conf,
 	filtered bool // which was, or was not, under deny or allow lists,
 	local    bool // and has this host among its reals
 
-	heard []endpoint // where it listens, or did when it had listeners
+	listened []endpoint // where it listens, or did when it had listeners
 
 	reals  map[netip.AddrPort]*real // by Addr and Port; the sorry server too
 	ring   *sched.Ring
@@ -60,7 +62,7 @@ var kind = map[lb.Scheduler]bpf.Scheduler{
 }
 
 // claim finds or makes the index of a service, the at-th one.
-func (b *Backend) claim(at int, conf *lb.Service) (*service, error) {
+func (b *Backend) claim(at int, conf *lb.Service, u *undo) (*service, error) {
 	if at < len(b.order) && b.order[at].conf.Name == conf.Name && b.order[at].there {
 		return b.order[at], nil
 	}
@@ -74,8 +76,11 @@ func (b *Backend) claim(at int, conf *lb.Service) (*service, error) {
 	if b.freeIndex = i; i == bpf.Services {
 		return nil, fmt.Errorf("service %s: too many services (at most %d)", conf.Name, bpf.Services)
 	}
+	if err := b.fail("claim"); err != nil {
+		return nil, fmt.Errorf("service %s: %w", conf.Name, err)
+	}
 	l := &b.dp.Labels[i]
-	s := &service{index: uint32(i), cookie: l.Cookie + bpf.Services, reals: map[netip.AddrPort]*real{}}
+	s := &service{index: uint32(i), cookie: l.Cookie + bpf.Services, isNew: true, reals: map[netip.AddrPort]*real{}}
 	if l.Cookie == 0 {
 		s.cookie = uint32(i) + bpf.Services
 	}
@@ -85,47 +90,68 @@ func (b *Backend) claim(at int, conf *lb.Service) (*service, error) {
 	}
 	store64(&b.dp.Cursors[i].Picks, 0)
 	b.services[conf.Name], b.byIndex[i] = s, s
+	u.add(func() {
+		if b.byIndex[i] == s {
+			b.forget(conf.Name, s)
+		}
+	})
 	return s, nil
 }
 
-// settle brings the reals of s in line with its configuration: new ones get
-// a slot, those that returned theirs back. Nothing is removed yet.
-func (b *Backend) settle(s *service, conf lb.Service) error {
-	for _, r := range conf.Reals {
-		if err := b.place(s, r); err != nil {
+// placeReals gives the new reals of s a slot, and those that returned theirs
+// back. No real is removed yet.
+func (b *Backend) placeReals(s *service) error {
+	for _, r := range s.conf.Reals {
+		if err := b.placeReal(s, r); err != nil {
 			return err
 		}
 	}
-	sorry := lb.Real{Addr: conf.Sorry, Weight: 1}
-	if conf.Sorry.IsValid() && !slices.ContainsFunc(conf.Reals, sorry.Same) {
-		return b.place(s, sorry)
+	sorry := lb.Real{Addr: s.conf.Sorry, Weight: 1}
+	if s.conf.Sorry.IsValid() && !slices.ContainsFunc(s.conf.Reals, sorry.Same) {
+		return b.placeReal(s, sorry)
 	}
 	return nil
 }
 
-func (b *Backend) place(s *service, conf lb.Real) error {
+func (b *Backend) placeReal(s *service, conf lb.Real) error {
 	r, ok := s.reals[conf.Key()]
 	if !ok {
-		slot, err := b.slots.take()
+		slot, err := b.takeSlot()
 		if err != nil {
 			return fmt.Errorf("service %s: real %s: %w", s.conf.Name, conf.Addr, err)
 		}
-		raw := &b.dp.Reals[slot]
-		r = &real{slot: slot, gen: (raw.Generation + 1) & 15}
-		*raw = bpf.Real{Generation: r.gen}
-		b.clearCounters(slot)
-		b.dp.Loads[slot] = bpf.Load{}
+		r = &real{slot: slot, gen: b.dp.Reals[slot].Generation}
 		s.reals[conf.Key()] = r
 	}
 	r.conf = conf
 	r.there, r.idle = true, 0
-	b.find(r)
+	b.lookUp(r)
 	return nil
 }
 
-// find looks a real up. One that a predecessor had found stays where it was
+// takeSlot takes a slot and makes it one of nobody's: of another generation,
+// with nothing counted.
+func (b *Backend) takeSlot() (uint32, error) {
+	if err := b.fail("slot"); err != nil {
+		return 0, err
+	}
+	slot, err := b.slots.take()
+	if err != nil {
+		return 0, err
+	}
+	if err := b.clearCounters(slot); err != nil {
+		b.slots.give(slot)
+		return 0, err
+	}
+	raw := &b.dp.Reals[slot]
+	*raw = bpf.Real{Generation: (raw.Generation + 1) & 15}
+	b.dp.Loads[slot] = bpf.Load{}
+	return slot, nil
+}
+
+// lookUp asks where a real is. One that a predecessor had found stays where it was
 // as long as it is only being asked: to its clients nothing has happened.
-func (b *Backend) find(r *real) {
+func (b *Backend) lookUp(r *real) {
 	near := b.neigh.Lookup(r.conf.Addr)
 	moved := near.IfIndex != 0 && near.IfIndex != r.near.IfIndex
 	if r.left && near.Pending && !moved {
@@ -199,74 +225,6 @@ func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 
 func (b *Backend) filtered(s *lb.Service) bool {
 	return len(s.Deny)+len(s.Allow)+len(b.state.Deny)+len(b.state.Allow) > 0
-}
-
-// layRing builds the ring of a service if its reals or scheduler changed.
-// Reals that cannot be reached are not in it; quiesced ones are where the
-// kernel's tables have them.
-func (b *Backend) layRing(s *service) error {
-	in := make([]sched.Real, 0, len(s.conf.Reals))
-	some := false
-	for _, c := range s.conf.Reals {
-		r := s.reals[c.Key()]
-		if r.near.Err != "" {
-			continue
-		}
-		some = some || c.Weight > 0
-		in = append(in, sched.Real{ID: r.slot, Weight: c.Weight, Addr: c.Addr, Port: s.hashedPort(c)})
-	}
-	if !some {
-		s.entry.RingSize = 0
-	}
-	same := s.ring != nil && s.ring.Scheduler == string(s.conf.Scheduler) &&
-		s.ring.Flags == sched.Flags(s.conf.Flags) && slices.Equal(in, s.inRing)
-	if !same {
-		picks := load64(&b.dp.Cursors[s.index].Picks) - s.since
-		ring, err := sched.Build(string(s.conf.Scheduler), sched.Flags(s.conf.Flags), in, s.ring, picks)
-		if err != nil {
-			return fmt.Errorf("service %s: %w", s.conf.Name, err)
-		}
-		if err := b.writeRing(s, ring); err != nil {
-			return err
-		}
-		s.ring, s.inRing = ring, in
-	}
-	if some {
-		s.entry.RingSize = uint32(len(s.ring.Slots))
-	}
-	return nil
-}
-
-// hashedPort is the port of a real that mh hashes. For the others it is 0: a
-// listener that changes must not look like an edit of the reals.
-func (s *service) hashedPort(r lb.Real) uint16 {
-	switch {
-	case s.conf.Scheduler != lb.MH:
-		return 0
-	case r.Port == 0 && !s.conf.ByMark():
-		return s.conf.Listeners[0].First
-	}
-	return r.Port
-}
-
-// writeRing copies a ring into free lines; the old ones are given back after
-// a grace period.
-func (b *Backend) writeRing(s *service, ring *sched.Ring) error {
-	at, err := b.rings.take(uint32(len(ring.Slots)+bpf.RingLineSlots-1) / bpf.RingLineSlots)
-	if err != nil && len(ring.Slots) > 0 {
-		return fmt.Errorf("service %s: %w", s.conf.Name, err)
-	}
-	for i, slot := range ring.Slots {
-		b.dp.Rings[at.at+uint32(i/bpf.RingLineSlots)].Slot[i%bpf.RingLineSlots] = slot
-	}
-	b.retiring = append(b.retiring, s.span)
-	s.span = at
-	s.entry.Ring = at.at
-	s.since = load64(&b.dp.Cursors[s.index].Picks)
-	if n := uint64(len(ring.Slots)); n > 0 {
-		s.entry.Start = uint32((uint64(ring.Next) + n - s.since%n) % n)
-	}
-	return nil
 }
 
 // describe fills the rest of the service's entry.

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -96,7 +95,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 
 func (b *Backend) serviceStats() ([]lb.ServiceStats, error) {
 	var out []lb.ServiceStats
-	persist := b.countTemplates()
+	persist, _ := b.countTemplates()
 	for _, conf := range b.state.Services {
 		s := b.services[conf.Name]
 		ss := lb.ServiceStats{Name: conf.Name, Counters: s.base}
@@ -140,11 +139,15 @@ func (b *Backend) counters(slot uint32) (lb.Counters, error) {
 	return c, nil
 }
 
-func (b *Backend) clearCounters(slot uint32) {
+func (b *Backend) clearCounters(slot uint32) error {
+	if err := b.fail("counters"); err != nil {
+		return err
+	}
 	per := make([]bpf.Counter, ebpf.MustPossibleCPU())
 	if err := b.dp.Maps.Counters.Put(slot, per); err != nil {
-		b.log.Warn("clear counters", "slot", slot, "err", err)
+		return fmt.Errorf("clear counters of slot %d: %w", slot, err)
 	}
+	return nil
 }
 
 // retireCounters keeps a real's share in its service's sum.
@@ -154,31 +157,22 @@ func (b *Backend) retireCounters(s *service, slot uint32) {
 	}
 }
 
-func (b *Backend) countTemplates() map[uint32]uint32 {
-	n := map[uint32]uint32{}
+// countTemplates counts the templates that have not expired, by slot and
+// together.
+func (b *Backend) countTemplates() (bySlot map[uint32]uint32, all uint64) {
+	bySlot = map[uint32]uint32{}
 	if !b.persistent {
-		return n
+		return bySlot, 0
 	}
 	now := b.now()
 	b.eachTemplate(func(_ bpf.TemplateKey, t bpf.TemplateValue) bool {
 		if t.Left(now) >= 0 {
-			n[t.Real()]++
+			bySlot[t.Real()]++
+			all++
 		}
 		return true
 	})
-	return n
-}
-
-// eachTemplate visits the live templates until visit returns false.
-func (b *Backend) eachTemplate(visit func(k bpf.TemplateKey, t bpf.TemplateValue) bool) {
-	for set := 0; set < len(b.dp.Templates); set += 8 {
-		for w := range 4 {
-			t := bpf.TemplateValue(load64(&b.dp.Templates[set+4+w]))
-			if t.IsLive() && !visit(bpf.TemplateKey(load64(&b.dp.Templates[set+w])), t) {
-				return
-			}
-		}
-	}
+	return bySlot, all
 }
 
 func (b *Backend) verdicts() ([]lb.Verdict, error) {
@@ -220,6 +214,7 @@ func (b *Backend) tables(st *lb.Stats) error {
 	}
 	st.Flows.Capacity = uint64(len(b.dp.Flows) / 8)
 	st.Template.Capacity = uint64(len(b.dp.Templates) / 8)
+	_, st.Template.Used = b.countTemplates()
 	for i := range b.slots.next {
 		l := &b.dp.Loads[i]
 		st.Flows.Used += uint64(max(atomic.LoadInt32(&l.Active), 0)) + uint64(max(atomic.LoadInt32(&l.Inactive), 0))
@@ -236,80 +231,4 @@ func (b *Backend) tables(st *lb.Stats) error {
 		"unassured": bpf.EvictedTemplate, "assured": bpf.EvictedAssured,
 	})
 	return err
-}
-
-// stateNames are the kernel's (ip_vs_proto_tcp.c, tcp_state_name_table).
-var stateNames = [...]string{"NONE", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", "CLOSE", "UDP", "NONE"}
-
-// Connections lists flows, then templates.
-func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []lb.Connection
-	now := b.now()
-	full := func() bool { return limit > 0 && len(out) >= limit }
-	for set := 0; set < len(b.dp.Flows) && !full(); set += 8 {
-		for w := range 4 {
-			v := bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
-			if !v.IsLive() || b.expired(v, now) || full() {
-				continue
-			}
-			out = append(out, b.connection(bpf.FlowKey(load64(&b.dp.Flows[set+w])), v, now))
-		}
-	}
-	b.eachTemplate(func(k bpf.TemplateKey, t bpf.TemplateValue) bool {
-		if c, ok := b.templateConnection(k, t, now); ok && !full() {
-			out = append(out, c)
-		}
-		return !full()
-	})
-	return out, nil
-}
-
-func (b *Backend) connection(k bpf.FlowKey, v bpf.FlowValue, now uint64) lb.Connection {
-	e := b.numbers.who[k.VIP()]
-	left := int64(b.dp.Settings.Timeout[v.State()]) - int64(uint16(now)-v.Seen())
-	c := lb.Connection{
-		Proto: e.proto, Expires: shown(left), State: stateNames[v.State()],
-		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),
-		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
-	}
-	raw := &b.dp.Reals[v.Real()]
-	c.Real = netip.AddrPortFrom(b.addressOf(v.Real()), v.Port())
-	if s := b.byIndex[raw.Service%bpf.Services]; s != nil {
-		c.Service = s.conf.Name
-	}
-	return c
-}
-
-func (b *Backend) templateConnection(k bpf.TemplateKey, t bpf.TemplateValue, now uint64) (lb.Connection, bool) {
-	raw := &b.dp.Reals[t.Real()]
-	s := b.byIndex[raw.Service%bpf.Services]
-	if s == nil || s.cookie != k.Service() || t.Left(now) < 0 {
-		return lb.Connection{}, false
-	}
-	c := lb.Connection{
-		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.Left(now))),
-		Client: netip.AddrPortFrom(k.Client(), 0),
-		Real:   netip.AddrPortFrom(b.addressOf(t.Real()), 0),
-	}
-	if t.IsAssured() {
-		c.State = "ASSURED"
-	}
-	if s.conf.ByMark() || len(s.conf.Listeners) == 0 {
-		m := s.conf.Mark
-		c.Virtual = netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}), 0)
-		return c, true
-	}
-	l := s.conf.Listeners[0]
-	c.Proto = l.Proto
-	c.Virtual = netip.AddrPortFrom(l.Addr, l.First)
-	c.Real = netip.AddrPortFrom(c.Real.Addr(), l.First)
-	return c, true
-}
-
-// shown is what a listing gives for so many ticks: one less than has begun,
-// as the kernel's timers show 00:59 for a fresh minute.
-func shown(left int64) time.Duration {
-	return max(ticksDuration(left)-time.Second, 0)
 }

@@ -198,7 +198,7 @@ func (b *Backend) freeNumbers() {
 			used[endpoint{l.Addr, l.Proto}] = true
 		}
 	}
-	for vip := range bare(b.state) {
+	for vip := range bareVIPs(b.state) {
 		used[endpoint{vip, lb.TCP}] = true
 	}
 	for n, e := range b.numbers.who {

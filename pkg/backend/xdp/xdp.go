@@ -44,6 +44,9 @@ type Options struct {
 	Neighbors  Neighbors
 	NoSweeper  bool // tests sweep by hand
 	StillClock bool // tests move the clock by hand
+
+	// Injected by tests: an error from here fails the named step.
+	fail func(step string) error
 }
 
 // Backend is the XDP data path. Its methods may be called from any
@@ -52,30 +55,31 @@ type Backend struct {
 	log      *slog.Logger
 	dp       *loader.Datapath
 	neigh    Neighbors
+	fail     func(step string) error
 	grace    func()         // waits until no packet uses what it read before
 	settling sync.WaitGroup // the grace of what was published last
 
-	mu         sync.Mutex
-	state      lb.State
-	applied    bool
-	passes     uint64    // applies so far, with those that failed
-	layout     uint64    // of VIPs and ports: another number, others
-	laid       [2]uint64 // the layout that each half has; 0: none that is known
-	heardOf    uint64    // the neighbours' version that the services are settled by
-	generic    bool      // some interface runs generic XDP, as the reals are written
-	services   map[string]*service
-	order      []*service // of the state applied last
-	byIndex    [bpf.Services]*service
-	freeIndex  int // no index below is free
-	numbers    numbers
-	rings      arena
-	slots      slots
-	persistent bool   // some service is or was: there may be templates
-	retiring   []span // ring lines that the half in force still names
-	retired    []span // ring lines that packets may still be reading
-	filters    map[bpf.FilterKey]bpf.FilterAction
-	sweep      sweeper
-	frags      *holder
+	mu           sync.Mutex
+	state        lb.State
+	applied      bool
+	passes       uint64    // applies so far, with those that failed
+	layout       uint64    // of VIPs and ports: another number, others
+	laid         [2]uint64 // the layout that each half has; 0: none that is known
+	neighVersion uint64    // the neighbours' version that the services are settled by
+	generic      bool      // some interface runs generic XDP, as the reals are written
+	services     map[string]*service
+	order        []*service // of the state applied last
+	byIndex      [bpf.Services]*service
+	freeIndex    int // no index below is free
+	numbers      numbers
+	rings        arena
+	slots        slots
+	persistent   bool   // some service is or was: there may be templates
+	retiring     []span // ring lines that the half in force still names
+	retired      []span // ring lines that packets may still be reading
+	filters      map[bpf.FilterKey]bpf.FilterAction
+	sweep        sweeper
+	frags        *holder
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -113,8 +117,11 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 func newBackend(dp *loader.Datapath, o Options) *Backend {
 	b := &Backend{
 		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
-		services: map[string]*service{}, layout: 1,
+		services: map[string]*service{}, layout: 1, fail: o.fail,
 		filters: map[bpf.FilterKey]bpf.FilterAction{},
+	}
+	if b.fail == nil {
+		b.fail = func(string) error { return nil }
 	}
 	b.rings.init(len(dp.Rings))
 	b.slots.init(len(dp.Reals))

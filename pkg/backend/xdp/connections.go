@@ -1,0 +1,116 @@
+package xdp
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// stateNames are the kernel's (ip_vs_proto_tcp.c, tcp_state_name_table).
+var stateNames = [...]string{"NONE", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", "CLOSE", "UDP", "NONE"}
+
+// Connections lists flows, then templates.
+func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []lb.Connection
+	now := b.now()
+	full := func() bool { return limit > 0 && len(out) >= limit }
+	for set := 0; set < len(b.dp.Flows) && !full(); set += 8 {
+		for w := range 4 {
+			v := bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
+			if !v.IsLive() || b.expired(v, now) || full() {
+				continue
+			}
+			out = append(out, b.connection(bpf.FlowKey(load64(&b.dp.Flows[set+w])), v, now))
+		}
+	}
+	b.eachTemplate(func(k bpf.TemplateKey, t bpf.TemplateValue) bool {
+		if c, ok := b.templateConnection(k, t, now); ok && !full() {
+			out = append(out, c)
+		}
+		return !full()
+	})
+	return out, nil
+}
+
+func (b *Backend) connection(k bpf.FlowKey, v bpf.FlowValue, now uint64) lb.Connection {
+	e := b.numbers.who[k.VIP()]
+	left := int64(b.dp.Settings.Timeout[v.State()]) - int64(uint16(now)-v.Seen())
+	c := lb.Connection{
+		Proto: e.proto, Expires: shown(left), State: stateNames[v.State()],
+		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),
+		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
+	}
+	raw := &b.dp.Reals[v.Real()]
+	c.Real = netip.AddrPortFrom(b.addressOf(v.Real()), v.Port())
+	if s := b.byIndex[raw.Service%bpf.Services]; s != nil {
+		c.Service = s.conf.Name
+	}
+	return c
+}
+
+func (b *Backend) templateConnection(k bpf.TemplateKey, t bpf.TemplateValue, now uint64) (lb.Connection, bool) {
+	raw := &b.dp.Reals[t.Real()]
+	s := b.byIndex[raw.Service%bpf.Services]
+	if s == nil || s.cookie != k.Service() || t.Left(now) < 0 {
+		return lb.Connection{}, false
+	}
+	c := lb.Connection{
+		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.Left(now))),
+		Client: netip.AddrPortFrom(k.Client(), 0),
+		Real:   netip.AddrPortFrom(b.addressOf(t.Real()), 0),
+	}
+	if t.IsAssured() {
+		c.State = "ASSURED"
+	}
+	if mark, ok := markOf(s); ok {
+		c.Virtual = netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(mark >> 24), byte(mark >> 16), byte(mark >> 8), byte(mark)}), 0)
+		return c, true
+	}
+	port := uint16(0)
+	switch {
+	case len(s.conf.Listeners) > 0:
+		l := s.conf.Listeners[0]
+		c.Proto, port = l.Proto, l.First
+		c.Virtual = netip.AddrPortFrom(l.Addr, port)
+	case len(s.listened) > 0:
+		c.Proto, c.Virtual = s.listened[0].proto, netip.AddrPortFrom(s.listened[0].vip, 0)
+	default: // a predecessor's, removed since: nobody knows where it listened
+		return c, false
+	}
+	c.Real = netip.AddrPortFrom(c.Real.Addr(), port)
+	return c, true
+}
+
+// markOf is the number under which a service is listed, if it is listed under
+// one. Of a service that a predecessor removed only the mark is known.
+func markOf(s *service) (uint32, bool) {
+	return s.conf.Mark, s.conf.ByMark() && (s.conf.Mark != 0 || s.there || len(s.conf.Listeners) > 0)
+}
+
+// shown is what a listing gives for so many ticks: one less than has begun,
+// as the kernel's timers show 00:59 for a fresh minute.
+func shown(left int64) time.Duration {
+	return max(ticksDuration(left)-time.Second, 0)
+}
+
+// eachTemplate visits the live templates until visit returns false. A template
+// of another generation than its slot is of a real that has gone.
+func (b *Backend) eachTemplate(visit func(k bpf.TemplateKey, t bpf.TemplateValue) bool) {
+	for set := 0; set < len(b.dp.Templates); set += 8 {
+		for w := range 4 {
+			t := bpf.TemplateValue(load64(&b.dp.Templates[set+4+w]))
+			if t.IsLive() && b.isOfSlot(t) && !visit(bpf.TemplateKey(load64(&b.dp.Templates[set+w])), t) {
+				return
+			}
+		}
+	}
+}
+
+// isOfSlot reports whether the slot still belongs to the real that t was given.
+func (b *Backend) isOfSlot(t bpf.TemplateValue) bool {
+	return t.Real() < uint32(len(b.dp.Reals)) && b.dp.Reals[t.Real()].Generation == t.Generation()
+}

@@ -1,0 +1,77 @@
+package xdp
+
+import (
+	"fmt"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/sched"
+)
+
+// Fits reports what of a state is too large for the packet path's tables: nil
+// if all of it fits, with every real usable. It touches nothing, so that a
+// configuration can be refused before it is in force.
+func Fits(s lb.State) error {
+	if n := len(s.Services); n > bpf.Services {
+		return fmt.Errorf("%d services (at most %d)", n, bpf.Services)
+	}
+	var n numbers
+	n.init()
+	l := newLayout(layout{
+		vipLines: make([]bpf.VIPLine, bpf.VIPLines), portLines: make([]bpf.PortLine, bpf.PortLines),
+		ranges: make([]bpf.Range, bpf.Ranges), numbers: &n,
+	}, &s)
+	for i := range s.Services {
+		for _, lis := range s.Services[i].Listeners {
+			if err := l.addListener(lis, uint32(i), false); err != nil {
+				return fmt.Errorf("service %s: %s: %w", s.Services[i].Name, lis, err)
+			}
+		}
+	}
+	if err := l.addBareVIPs(s); err != nil {
+		return err
+	}
+	if err := l.finish(); err != nil {
+		return err
+	}
+	return fitsReals(s.Services)
+}
+
+// fitsReals counts slots of reals and lines of rings. A ring that changes is
+// laid beside the one in force: the largest needs its lines twice.
+func fitsReals(services []lb.Service) error {
+	var reals, lines, largest uint32
+	for i := range services {
+		conf := &services[i]
+		n, err := ringLines(conf)
+		if err != nil {
+			return fmt.Errorf("service %s: %w", conf.Name, err)
+		}
+		reals += uint32(len(conf.Reals))
+		if conf.Sorry.IsValid() {
+			reals++
+		}
+		lines += n
+		largest = max(largest, n)
+		if reals > bpf.Reals {
+			return fmt.Errorf("service %s: %w (at most %d, sorry servers included)", conf.Name, errNoSlots, bpf.Reals)
+		}
+		if lines+largest > bpf.RingLines {
+			return fmt.Errorf("service %s: %w", conf.Name, errNoRingSpace)
+		}
+	}
+	return nil
+}
+
+// ringLines is how many lines the ring of a service takes.
+func ringLines(conf *lb.Service) (uint32, error) {
+	in := make([]sched.Real, 0, len(conf.Reals))
+	for i, r := range conf.Reals {
+		in = append(in, sched.Real{ID: uint32(i), Weight: r.Weight, Addr: r.Addr, Port: r.Port})
+	}
+	ring, err := sched.Build(string(conf.Scheduler), sched.Flags(conf.Flags), in, nil, 0)
+	if err != nil {
+		return 0, err
+	}
+	return linesOf(ring), nil
+}

@@ -1,0 +1,73 @@
+package xdp
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+func (b *Backend) applySettings() {
+	s := b.dp.Settings
+	t := b.state.Timeouts.WithDefaults()
+	for state, d := range map[bpf.FlowState]uint32{
+		bpf.StateSynRecv:     ticks(synRecvTimeout),
+		bpf.StateEstablished: ticks(t.TCP),
+		bpf.StateFinWait:     ticks(t.TCPFin),
+		bpf.StateTimeWait:    ticks(timeWaitTimeout),
+		bpf.StateClose:       ticks(closeTimeout),
+		bpf.StateUDP:         ticks(t.UDP),
+		bpf.StateBusy:        0xffff,
+	} {
+		s.Timeout[state] = uint16(min(d, maxTicks))
+	}
+	s.Timeout[bpf.StateBusy] = 0xffff
+	var f bpf.Setting
+	if b.state.SloppyTCP {
+		f |= bpf.SettingSloppyTCP
+	}
+	if b.state.ExpireNodestConn {
+		f |= bpf.SettingExpireNodest
+	}
+	if b.state.ExpireQuiescentTempl {
+		f |= bpf.SettingExpireQuiescent
+	}
+	if len(b.state.Deny)+len(b.state.Allow) > 0 {
+		f |= bpf.SettingGlobalFilter
+	}
+	s.Flags = f
+}
+
+// applyInterfaces writes who the peers are. The interfaces' own MACs are the
+// loader's.
+func (b *Backend) applyInterfaces() {
+	for _, a := range b.dp.Attachments {
+		i := &b.dp.Interfaces[a.Slot]
+		var now []bpf.Peer
+		for _, p := range b.state.Peers {
+			if raw, ok := b.peer(p, a.Index, i.Peer[:]); ok {
+				now = append(now, raw)
+			}
+		}
+		clear(i.Peer[copy(i.Peer[:], now):])
+	}
+}
+
+// peer is how a fellow director is known on an interface. As long as it is
+// only being asked for its MAC, what was known before stays.
+func (b *Backend) peer(p netip.Addr, index int, known []bpf.Peer) (raw bpf.Peer, ok bool) {
+	if !p.Is4() {
+		return raw, false
+	}
+	near := b.neigh.Lookup(p)
+	if near.Pending && (near.IfIndex == 0 || near.IfIndex == index) {
+		i := slices.IndexFunc(known, func(k bpf.Peer) bool { return k.Addr == bpf.IPv4Word(p) })
+		if i < 0 {
+			return raw, false
+		}
+		return known[i], true
+	}
+	raw.Addr = bpf.IPv4Word(p)
+	copy(raw.MAC[:], near.MAC[:])
+	return raw, near.MAC != ([6]byte{}) && near.IfIndex == index
+}

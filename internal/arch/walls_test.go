@@ -37,6 +37,7 @@ var walls = map[string][]string{
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/sched", "pkg/lb"},
+	"pkg/bgp":           {},
 	"pkg/config":        {"pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
@@ -65,6 +66,7 @@ var walls = map[string][]string{
 // loads a program that passes everything, on the ports of its switch; bench
 // loads what the packet path is measured against.
 var libraries = map[string][]string{
+	"github.com/osrg/gobgp":        {"pkg/bgp"},
 	"github.com/cilium/ebpf":       {"bpf", "loader", "pkg/backend/xdp", "testenv", "bench"},
 	"github.com/prometheus":        {"pkg/admin"},
 	"github.com/spf13/cobra":       {"cmd"},

@@ -12,11 +12,12 @@ import (
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // openBackend opens the data path that the configuration asks for. With auto
 // every service gets the one that can run it.
-func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (lb.Backend, error) {
+func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warnings.Registry, log *slog.Logger) (lb.Backend, error) {
 	openXDP := func() (lb.Backend, error) {
 		return xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), PinDir: cfg.PinDir,
@@ -25,7 +26,9 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slo
 	}
 	ledger := filepath.Join(cfg.StateDir, "ipvs")
 	openIPVS := func(ctx context.Context) (lb.Backend, error) {
-		return ipvs.Open(ctx, ipvs.Options{Log: log, StateDir: ledger})
+		return ipvs.Open(ctx, ipvs.Options{
+			Log: log, StateDir: ledger, Report: reportStorage(w, filepath.Join(ledger, "ipvs.json"), "after a crash, what lvx has in kernel IPVS is not known"),
+		})
 	}
 	switch cfg.Backend {
 	case config.BackendIPVS:

@@ -79,7 +79,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.announce = neigh.NewAnnouncer(o.Log)
 	d.vips = newHeldVIPs(filepath.Join(cfg.StateDir, "vips.json"), d.announce, o.Log)
 	d.silent = &silentVIPs{file: filepath.Join(cfg.StateDir, "silent.json"), log: o.Log}
-	if d.backend, err = openBackend(ctx, cfg, d.neigh, o.Log); err != nil {
+	if d.backend, err = openBackend(ctx, cfg, d.neigh, d.warnings, o.Log); err != nil {
 		return nil, err
 	}
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
@@ -104,15 +104,23 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 // openHistory opens the history of this director. A file that cannot be used
 // is a warning, as long as it cannot.
 func openHistory(stateDir string, w *warnings.Registry) *history.Log {
-	const kind = "not-stored"
 	path := filepath.Join(stateDir, "history.json")
-	return history.New(path, func(err error) {
+	return history.New(path, reportStorage(w, path, "what happens is forgotten at a restart"))
+}
+
+// reportStorage makes a warning of a file that cannot be used, as long as it
+// cannot; lost is what that means.
+func reportStorage(w *warnings.Registry, path, lost string) func(error) {
+	const kind = "not-stored"
+	return func(err error) {
 		if err == nil {
 			w.End(kind, path)
 			return
 		}
-		w.Put(warnings.Warning{Kind: kind, Subject: path, Note: true, Text: "what happened is not kept: " + err.Error(), Cure: "make " + stateDir + " writable, with room (see state_dir)"})
-	})
+		w.Put(warnings.Warning{
+			Kind: kind, Subject: path, Text: err.Error() + "; " + lost, Cure: "make " + filepath.Dir(path) + " writable, with room (see state_dir)",
+		})
+	}
 }
 
 // firewall is asked about rules that a data path before it bypasses; the

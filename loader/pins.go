@@ -115,3 +115,27 @@ func (p pinDir) remove() error {
 	}
 	return nil
 }
+
+// Purge detaches what a process that has ended left attached by the pins of a
+// directory, and removes them. That there is nothing is no error; a process
+// that still uses them is one.
+func Purge(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	dir, lock, err := openPinDir(path)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	names, err := dir.linked()
+	if err != nil {
+		return err
+	}
+	for _, name := range names { // first: then no packet needs the maps
+		if err := os.Remove(dir.link(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unpin link of %s: %w", name, err)
+		}
+	}
+	return dir.remove()
+}

@@ -85,21 +85,31 @@ needs, in one daemon with one configuration file.`,
 		Args:          cobra.ArbitraryArgs, // for an error with an exit code of its own
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q", args[0])}
+				return usageError{unknownCommand(cmd, args[0])}
 			}
 			return cmd.Help()
 		},
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2 // two letters that have changed places are two edits
+	root.Version = versionLine()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(),
+		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(),
 		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newExplainCmd(),
 		newWeightCmd(), newDrainCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(),
 	)
 	markUsage(root)
 	return root
+}
+
+// unknownCommand names the verbs that look like a misspelt one.
+func unknownCommand(root *cobra.Command, word string) error {
+	if near := root.SuggestionsFor(word); len(near) > 0 {
+		return fmt.Errorf("unknown command %q (did you mean %s?)", word, strings.Join(near, " or "))
+	}
+	return fmt.Errorf("unknown command %q", word)
 }
 
 // markUsage makes an error of any command's Args one of usage.

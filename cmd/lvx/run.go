@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,8 +28,11 @@ func newRunCmd() *cobra.Command {
 		Short: "the director: serve until SIGTERM",
 		Long: `Runs the director in the foreground: loads the data path, attaches it, checks
 the real servers, holds and announces the VIPs, until SIGTERM or SIGINT. Then
-nothing of it is left. SIGHUP or lvx reload reads the configuration again. A
-keepalived.conf is recognized by its content and read as lvx import reads it.`,
+VRRP hands over; what nobody took over the packet path serves on for stop_grace
+(10 s), for a daemon that starts by then, and falls silent after that (lvx stop
+--purge and lvx purge take everything off at once). SIGHUP or lvx reload reads
+the configuration again. A keepalived.conf is recognized by its content and read
+as lvx import reads it.`,
 		Example: `  lvx run
   lvx run -c ./lvx.yaml --log-level debug
   lvx run -c /etc/keepalived/keepalived.conf
@@ -48,7 +50,7 @@ keepalived.conf is recognized by its content and read as lvx import reads it.`,
 	f.StringVar(&format, "log-format", "text", "`format` of the log on stderr: text or json")
 	f.StringVar(&level, "log-level", "info", "least `level` that is logged: debug, info, warn or error")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := mustBeRoot(os.Geteuid()); err != nil {
+		if err := mustBeRoot("run", os.Geteuid()); err != nil {
 			return err
 		}
 		file := newReader()
@@ -76,9 +78,9 @@ keepalived.conf is recognized by its content and read as lvx import reads it.`,
 	return cmd
 }
 
-func mustBeRoot(uid int) error {
+func mustBeRoot(verb string, uid int) error {
 	if uid != 0 {
-		return errors.New("run: needs root, for BPF, addresses and raw sockets (try: sudo lvx run)")
+		return fmt.Errorf("%s: needs root, for BPF, addresses and raw sockets (try: sudo lvx %s)", verb, verb)
 	}
 	return nil
 }

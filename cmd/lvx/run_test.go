@@ -14,10 +14,10 @@ import (
 )
 
 func TestRunNeedsRoot(t *testing.T) {
-	if err := mustBeRoot(1000); err == nil || !strings.Contains(err.Error(), "needs root") {
+	if err := mustBeRoot("run", 1000); err == nil || !strings.Contains(err.Error(), "needs root") {
 		t.Error(err)
 	}
-	if err := mustBeRoot(0); err != nil {
+	if err := mustBeRoot("run", 0); err != nil {
 		t.Error(err)
 	}
 }

@@ -37,7 +37,6 @@ var walls = map[string][]string{
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/sched", "pkg/lb"},
-	"pkg/bgp":           {},
 	"pkg/config":        {"pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
@@ -66,7 +65,6 @@ var walls = map[string][]string{
 // loads a program that passes everything, on the ports of its switch; bench
 // loads what the packet path is measured against.
 var libraries = map[string][]string{
-	"github.com/osrg/gobgp":        {"pkg/bgp"},
 	"github.com/cilium/ebpf":       {"bpf", "loader", "pkg/backend/xdp", "testenv", "bench"},
 	"github.com/prometheus":        {"pkg/admin"},
 	"github.com/spf13/cobra":       {"cmd"},
@@ -74,6 +72,7 @@ var libraries = map[string][]string{
 	"github.com/cloudflare/ipvs":   {"pkg/backend/ipvs"},
 	"github.com/google/nftables":   {"pkg/backend/ipvs", "pkg/netfilter"},
 	"github.com/coreos/go-systemd": {"pkg/daemon"},
+	"github.com/godbus/dbus":       {"pkg/daemon"},
 }
 
 // pkg is what `go list -json` tells of a package.

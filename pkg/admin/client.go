@@ -160,3 +160,18 @@ func (c *Client) explain(err error) error {
 	}
 	return err
 }
+
+// PID is the process that answers on the socket (SO_PEERCRED of unix(7): who
+// listens).
+func (c *Client) PID(ctx context.Context) (int, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return 0, c.explain(err)
+	}
+	defer conn.Close()
+	cred, err := peer(conn)
+	if err != nil {
+		return 0, fmt.Errorf("admin socket: %w", err)
+	}
+	return int(cred.Pid), nil
+}

@@ -1,12 +1,14 @@
 package admin
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/director"
 )
@@ -125,6 +127,7 @@ func TestPublicAnswersGetOnly(t *testing.T) {
 	}
 }
 
+// A taken address keeps nobody from the socket; once it is free it is used.
 func TestListenInUse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -132,7 +135,27 @@ func TestListenInUse(t *testing.T) {
 	}
 	defer l.Close()
 	s := NewServer(Options{Director: newStub(), Socket: filepath.Join(t.TempDir(), "s"), Listen: l.Addr().String()})
-	if err := s.Run(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "admin.listen: ") {
+	s.listenPause = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	<-s.Up()
+	if _, err := NewClient(s.opt.Socket).Status(t.Context()); err != nil {
+		t.Errorf("socket: %v", err)
+	}
+	l.Close()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		resp, err := http.Get("http://" + s.opt.Listen + "/metrics")
+		if err == nil {
+			resp.Body.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the address is free, and not used: %v", err)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 }

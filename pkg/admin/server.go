@@ -35,6 +35,8 @@ type Server struct {
 	opt Options
 	log *slog.Logger
 	up  chan struct{}
+
+	listenPause time.Duration
 }
 
 // NewServer makes a server; nothing happens until Run.
@@ -42,7 +44,7 @@ func NewServer(opt Options) *Server {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{})}
+	return &Server{opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{}), listenPause: listenPause}
 }
 
 // Up is closed once the server can be asked.
@@ -66,15 +68,36 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.serve(ctx, sock, s.api()) })
 	if s.opt.Listen != "" {
 		tcp, err := net.Listen("tcp", s.opt.Listen)
-		if err != nil {
-			sock.Close()
-			_ = g.Wait() // it only tells that the socket is closed
-			return fmt.Errorf("admin.listen: %w", err)
-		}
-		g.Go(func() error { return s.serve(ctx, tcp, s.public()) })
+		g.Go(func() error { return s.servePublic(ctx, tcp, err) })
 	}
 	close(s.up)
 	return g.Wait()
+}
+
+// listenPause is how long the TCP listener waits for an address that is taken
+// or not there.
+const listenPause = 5 * time.Second
+
+// servePublic answers on the TCP listener. Nothing that is served depends on
+// it: as long as it cannot listen it says so, once, and tries again.
+func (s *Server) servePublic(ctx context.Context, tcp net.Listener, err error) error {
+	for failed := ""; ; tcp, err = net.Listen("tcp", s.opt.Listen) {
+		if err == nil {
+			if failed != "" {
+				s.log.Info("admin.listen: metrics and status page can be asked again", "address", s.opt.Listen)
+			}
+			return s.serve(ctx, tcp, s.public())
+		}
+		if err.Error() != failed {
+			failed = err.Error()
+			s.log.Warn("admin.listen: no metrics, no status page, will be retried", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(s.listenPause):
+		}
+	}
 }
 
 func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) error {

@@ -62,32 +62,30 @@ type uidKey struct{}
 
 // withPeer notes who opened the connection.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
-	if uid, err := peerUID(c); err == nil {
-		return context.WithValue(ctx, uidKey{}, uid)
+	if cred, err := peer(c); err == nil {
+		return context.WithValue(ctx, uidKey{}, cred.Uid)
 	}
 	return ctx
 }
 
-func peerUID(c net.Conn) (uint32, error) {
+// peer is the process at the other end of a unix socket.
+func peer(c net.Conn) (*unix.Ucred, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return 0, errors.New("not a unix socket")
+		return nil, errors.New("not a unix socket")
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return 0, err
+		return nil, err
 	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
+	return cred, credErr
 }
 
 // byRoot reports whether the request came from uid 0.

@@ -16,7 +16,7 @@ import (
 
 // Config is a validated configuration with every default filled in.
 type Config struct {
-	Interfaces []string // at least one; the first is where VIPs without VRRP are put
+	Interfaces []string // at least one; a VIP without VRRP is put on the one whose network holds it, else on the first
 	Backend    Backend
 	XDPMode    XDPMode
 
@@ -35,6 +35,8 @@ type Config struct {
 
 	StateDir string // default /var/lib/lvx
 	PinDir   string // default /sys/fs/bpf/lvx
+
+	StopGrace time.Duration // how long the packet path serves on after the daemon's end, for a successor; default 10 s
 
 	Warnings []string // not errors: a world-readable file that holds a password, for example
 }
@@ -113,5 +115,6 @@ const (
 	DefaultPinDir    = "/sys/fs/bpf/lvx"
 	DefaultFlows     = 1_000_000
 	DefaultTemplates = 65_536
+	DefaultStopGrace = 10 * time.Second
 	DefaultPersist   = 360 * time.Second // ipvsadm -p without a value
 )

@@ -19,6 +19,9 @@ const (
 	maxTable = 1 << 24
 )
 
+// maxStopGrace bounds how long a host may serve without a daemon after its end.
+const maxStopGrace = time.Hour
+
 // config reads the whole file.
 func (d *decoder) config(c *cursor) *Config {
 	o := c.object()
@@ -36,6 +39,7 @@ func (d *decoder) config(c *cursor) *Config {
 		Peers:                get(o, "peers", nil, fellows),
 		StateDir:             get(o, "state_dir", DefaultStateDir, path),
 		PinDir:               get(o, "pin_dir", DefaultPinDir, path),
+		StopGrace:            get(o, "stop_grace", DefaultStopGrace, duration(0, maxStopGrace, time.Millisecond)),
 	}
 	cfg.Deny, cfg.Allow = clients(o)
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))

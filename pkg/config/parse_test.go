@@ -76,6 +76,7 @@ vrrp:
 		ExpireNodestConn: true,
 		StateDir:         "/var/lib/lvx",
 		PinDir:           "/sys/fs/bpf/lvx",
+		StopGrace:        10 * time.Second,
 	}
 	if diff := cmp.Diff(want, cfg, addresses); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -162,6 +163,7 @@ allow: 0.0.0.0/0
 peers: [192.0.2.3, "2001:db8::3"]
 state_dir: /var/lib/other/
 pin_dir: /sys/fs/bpf/other
+stop_grace: 3s
 notify:
   exec: ["/usr/local/bin/on-change  --verbose", /bin/true]
   smtp: {server: mail, from: lvx@localhost, to: root@localhost}
@@ -187,6 +189,7 @@ admin: {socket: /run/other.sock, listen: ":9100"}
 		Peers:                []netip.Addr{addr("192.0.2.3"), addr("2001:db8::3")},
 		StateDir:             "/var/lib/other",
 		PinDir:               "/sys/fs/bpf/other",
+		StopGrace:            3 * time.Second,
 	}
 	if diff := cmp.Diff(want, cfg, addresses); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -12,40 +12,43 @@ import (
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
-	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // openBackend opens the data path that the configuration asks for. With auto
-// every service gets the one that can run it.
-func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warnings.Registry, log *slog.Logger) (lb.Backend, error) {
+// every service gets the one that can run it. canLease reports whether it can
+// fall silent by itself.
+func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (_ lb.Backend, canLease bool, err error) {
 	openXDP := func() (lb.Backend, error) {
 		return xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
 		})
 	}
-	ledger := filepath.Join(cfg.StateDir, "ipvs")
+	ledger := ledgerDir(cfg)
 	openIPVS := func(ctx context.Context) (lb.Backend, error) {
-		return ipvs.Open(ctx, ipvs.Options{
-			Log: log, StateDir: ledger, Report: reportStorage(w, filepath.Join(ledger, "ipvs.json"), "after a crash, what lvx has in kernel IPVS is not known"),
-		})
+		return ipvs.Open(ctx, ipvs.Options{Log: log, StateDir: ledger})
 	}
 	switch cfg.Backend {
 	case config.BackendIPVS:
-		return openIPVS(ctx)
+		b, err := openIPVS(ctx)
+		return b, false, err
 	case config.BackendXDP:
-		return openXDP()
+		b, err := openXDP()
+		return b, true, err
 	}
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()
 	if err == nil {
 		o.XDP = b
-		return auto.New(o), nil
+		return auto.New(o), true, nil
 	}
 	if other := ipvs.Available(); other != nil {
-		return nil, fmt.Errorf("no data path: XDP: %w; IPVS: %w", err, other)
+		return nil, false, fmt.Errorf("no data path: XDP: %w; IPVS: %w", err, other)
 	}
 	log.Warn("XDP cannot run here, the kernel's IPVS serves", "err", err)
 	o.Refused = err
-	return auto.New(o), nil
+	return auto.New(o), false, nil
 }
+
+// ledgerDir is where the kernel's IPVS is remembered.
+func ledgerDir(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "ipvs") }

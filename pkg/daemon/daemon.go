@@ -47,7 +47,9 @@ type Daemon struct {
 	log      *slog.Logger
 	warnings *warnings.Registry
 	history  *history.Log
+	found    found
 	backend  lb.Backend
+	canLease bool        // the backend can fall silent by itself
 	path     *probe.Path // nil: probes cannot go through the VIP
 	neigh    *neighbors
 	announce *neigh.Announcer
@@ -77,9 +79,10 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log})}
 	d.announce = neigh.NewAnnouncer(o.Log)
-	d.vips = newHeldVIPs(filepath.Join(cfg.StateDir, "vips.json"), d.announce, o.Log)
-	d.silent = &silentVIPs{file: filepath.Join(cfg.StateDir, "silent.json"), log: o.Log}
-	if d.backend, err = openBackend(ctx, cfg, d.neigh, d.warnings, o.Log); err != nil {
+	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, o.Log)
+	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
+	d.found = findLeftovers(cfg)
+	if d.backend, d.canLease, err = openBackend(ctx, cfg, d.neigh, o.Log); err != nil {
 		return nil, err
 	}
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
@@ -87,6 +90,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	d.monitor = health.NewMonitor(health.Options{New: d.newChecker})
 	d.router = newRouter(d.announce, d.backend, o.Log)
+	d.router.canLease = d.canLease
 	d.director = director.New(director.Options{
 		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
@@ -104,24 +108,20 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 // openHistory opens the history of this director. A file that cannot be used
 // is a warning, as long as it cannot.
 func openHistory(stateDir string, w *warnings.Registry) *history.Log {
-	path := filepath.Join(stateDir, "history.json")
-	return history.New(path, reportStorage(w, path, "what happens is forgotten at a restart"))
-}
-
-// reportStorage makes a warning of a file that cannot be used, as long as it
-// cannot; lost is what that means.
-func reportStorage(w *warnings.Registry, path, lost string) func(error) {
 	const kind = "not-stored"
-	return func(err error) {
+	path := filepath.Join(stateDir, "history.json")
+	return history.New(path, func(err error) {
 		if err == nil {
 			w.End(kind, path)
 			return
 		}
-		w.Put(warnings.Warning{
-			Kind: kind, Subject: path, Text: err.Error() + "; " + lost, Cure: "make " + filepath.Dir(path) + " writable, with room (see state_dir)",
-		})
-	}
+		w.Put(warnings.Warning{Kind: kind, Subject: path, Note: true, Text: "what happened is not kept: " + err.Error(), Cure: "make " + stateDir + " writable, with room (see state_dir)"})
+	})
 }
+
+// Files of notes, below state_dir.
+func vipNotes(cfg *config.Config) string    { return filepath.Join(cfg.StateDir, "vips.json") }
+func silentNotes(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "silent.json") }
 
 // firewall is asked about rules that a data path before it bypasses; the
 // kernel's IPVS is behind it.
@@ -143,12 +143,17 @@ func (d *Daemon) newChecker(t health.Target) (health.Checker, error) {
 // state, and the VIPs are there.
 func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
 
-// Run runs until ctx ends or a part fails, and leaves nothing behind. There
-// are two circles: what faces the outside (VRRP, the socket) stops first;
-// what it needs (data path, checks, addresses) serves until it has stopped,
-// so that a resigning master forwards until its successor does.
+// Run runs until ctx ends or a part fails. There are two circles: what faces
+// the outside (VRRP, the socket) stops first; what it needs (data path, checks,
+// addresses) serves until it has stopped, so that a resigning master forwards
+// until its successor does. Notes are written until the very end.
+//
+// A start that fails takes down nothing that was there before. After that
+// nothing that is served is taken down either: it waits for a successor, see
+// [config.Config.StopGrace].
 func (d *Daemon) Run(ctx context.Context) error {
-	inner := newCircle(ctx)
+	notes, inner := newCircle(ctx), newCircle(ctx)
+	notes.start("notes", d.vips.holder.Run)
 	inner.start("neighbours", d.neigh.Run)
 	inner.start("announcements", d.announce.Run)
 	inner.start("VIPs", d.vips.Run)
@@ -156,33 +161,55 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("history", d.history.Run)
 	inner.start("notifications", d.notifier.Run)
 	inner.start("director", d.director.Run)
-	err := d.face(ctx, inner)
-	return errors.Join(err, inner.stop(), d.close())
+	how, err := d.face(ctx, inner)
+	return errors.Join(err, inner.stop(), d.finish(how), notes.stop())
 }
 
 // face runs what faces the outside, from when the data path holds its first
-// state until ctx ends or a part fails, also one of the inner circle.
-func (d *Daemon) face(ctx context.Context, inner *circle) error {
+// state until ctx ends or a part fails, also one of the inner circle. It
+// returns how all of it has to end.
+func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	select {
 	case <-d.director.Applied():
 	case <-inner.failed():
-		return nil
+		return endUndone, nil
 	case <-ctx.Done():
-		return nil
+		return endUndone, nil
 	}
 	outer := newCircle(ctx)
 	outer.start("vrrp", d.router.Run)
 	outer.start("admin", d.admin.Run)
 	outer.start("reload", d.reloadWhenAsked)
 	outer.start("readiness", d.sayReady)
-	select {
-	case <-outer.failed():
-	case <-inner.failed():
-	case <-ctx.Done():
-	}
+	how := d.await(ctx, outer, inner)
 	d.log.Info("stopping")
 	d.notifySystemd(daemon.SdNotifyStopping)
-	return outer.stop()
+	if how == endRestarted || how == endUndone && d.found.datapath {
+		d.router.Abandon()
+	}
+	return how, outer.stop()
+}
+
+// await waits for the end and decides what kind it is. A part that fails in a
+// daemon that serves ends it as a restart does: somebody will start it again.
+func (d *Daemon) await(ctx context.Context, outer, inner *circle) ending {
+	failed := false
+	select {
+	case <-outer.failed():
+		failed = true
+	case <-inner.failed():
+		failed = true
+	case <-ctx.Done():
+	}
+	select {
+	case <-d.Serving():
+	default:
+		return endUndone
+	}
+	if failed {
+		return endRestarted
+	}
+	return d.wayOut(ctx)
 }
 
 func (d *Daemon) reloadWhenAsked(ctx context.Context) error {
@@ -206,24 +233,5 @@ func (d *Daemon) sayReady(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	<-ctx.Done()
-	return nil
-}
-
-func (d *Daemon) notifySystemd(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		d.log.Debug("systemd not notified", "err", err)
-	}
-}
-
-// close takes everything that is lvx's off the host again.
-func (d *Daemon) close() error {
-	errs := []error{d.vips.release(), d.silent.release()}
-	if d.path != nil {
-		errs = append(errs, d.path.Close())
-	}
-	errs = append(errs, d.backend.Close(false), d.director.Forget())
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("clean up: %w", err)
-	}
 	return nil
 }

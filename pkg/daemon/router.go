@@ -17,6 +17,7 @@ type router struct {
 	*vrrp.Router
 	announce *neigh.Announcer
 	leaser   lb.Leaser          // nil: the data path knows no leases
+	canLease bool               // the data path falls silent when a lease ends
 	director *director.Director // set before Run
 	log      *slog.Logger
 
@@ -43,6 +44,7 @@ func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
 			return 0
 		}
 	}
+	o.Left = r.leftBehind
 	r.Router = vrrp.NewRouter(o)
 	return r
 }
@@ -81,4 +83,22 @@ func (r *router) lease(instance string, d time.Duration) {
 	if id, ok := r.director.Lease(instance); ok {
 		_ = r.leaser.Renew(id, d) // an error shows as the lease running out
 	}
+}
+
+// leftBehind lets the data path serve the VIPs of an instance that nobody took
+// over, for a successor of this daemon. It reports whether that is possible.
+func (r *router) leftBehind(instance string) bool {
+	grace := r.director.Config().StopGrace
+	if !r.canLease || grace == 0 {
+		return false
+	}
+	id, ok := r.director.Lease(instance)
+	if !ok {
+		return false
+	}
+	if err := r.leaser.Renew(id, grace); err != nil {
+		r.log.Warn("VIPs not left for a successor", "component", "vrrp", "instance", instance, "err", err)
+		return false
+	}
+	return true
 }

@@ -79,20 +79,15 @@ const (
 func (h *heldVIPs) Run(ctx context.Context) error {
 	soon := time.AfterFunc(time.Hour, h.repair)
 	defer soon.Stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := vip.Watch(ctx, func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			soon.Reset(max(repairSettle, time.Until(h.repaired.Add(repairPause))))
-		}); err != nil {
-			h.log.Warn("VIPs are looked after every ten seconds only", "err", err)
-		}
-	}()
-	err := h.holder.Run(ctx)
-	<-done
-	return err
+	if err := vip.Watch(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		soon.Reset(max(repairSettle, time.Until(h.repaired.Add(repairPause))))
+	}); err != nil {
+		h.log.Warn("VIPs are looked after every ten seconds only", "err", err)
+		<-ctx.Done()
+	}
+	return nil
 }
 
 func (h *heldVIPs) repair() {
@@ -105,6 +100,14 @@ func (h *heldVIPs) repair() {
 	if err := h.hold(); err != nil {
 		h.log.Warn("VIPs not repaired", "err", err)
 	}
+}
+
+// undo takes off what was put on since the start.
+func (h *heldVIPs) undo() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.announced, h.wanted = nil, nil
+	return h.holder.Undo()
 }
 
 // release takes the VIPs off that were put on.

@@ -95,10 +95,11 @@ type Director struct {
 	log           *slog.Logger
 	calls         chan func(context.Context)
 	roles         chan role
-	applied       chan struct{} // closed after the first Apply
-	ready         chan struct{} // closed when the VIPs are there
-	done          chan struct{} // closed when Run returns
-	configChanged chan struct{} // a configuration was adopted: inspect again
+	applied       chan struct{}                 // closed after the first Apply
+	ready         chan struct{}                 // closed when the VIPs are there
+	done          chan struct{}                 // closed when Run returns
+	configChanged chan struct{}                 // a configuration was adopted: inspect again
+	current       atomic.Pointer[config.Config] // that is in force, for every goroutine
 	leases        atomic.Pointer[map[string]uint32]
 
 	reloading sync.Mutex // the file that is read last is in force last
@@ -147,7 +148,7 @@ func New(opt Options) *Director {
 		}
 		opt.History.Add(history.Event{Kind: history.Warning, Subject: w.Subject, Text: text})
 	})
-	return &Director{
+	d := &Director{
 		warnings: opt.Warnings, history: opt.History, broken: map[string]string{},
 		opt:           opt,
 		log:           opt.Log.With("component", "director"),
@@ -162,7 +163,12 @@ func New(opt Options) *Director {
 		active:  map[string]bool{},
 		tracked: map[string]bool{},
 	}
+	d.current.Store(opt.Config)
+	return d
 }
+
+// Config is the configuration that is in force.
+func (d *Director) Config() *config.Config { return d.current.Load() }
 
 // Applied is closed once the backend holds the first plan: VRRP may start.
 func (d *Director) Applied() <-chan struct{} { return d.applied }
@@ -287,6 +293,7 @@ func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 	}
 	before := d.out
 	d.cfg, d.out = cfg, out
+	d.current.Store(cfg)
 	d.notifyChanges(before, out)
 	d.trackServices()
 	d.warnOfOverrides(before.Stale)

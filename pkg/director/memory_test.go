@@ -90,7 +90,7 @@ func TestMemoryIsForgotten(t *testing.T) {
 		r.health.result(1, true, "")
 		r.want("before", "1*1")
 		for range 2 {
-			if err := r.Forget(); err != nil {
+			if err := Forget(cfg); err != nil {
 				t.Fatal(err)
 			}
 		}

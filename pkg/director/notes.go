@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/internal/jsonfile"
+	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
@@ -163,14 +164,14 @@ func (d *Director) watchBrokenFiles(ctx context.Context) {
 	}
 }
 
-// Forget removes the memory: the data path ends with the daemon, so the next
-// one starts with nothing. Call it after Run has returned.
-func (d *Director) Forget() error {
-	if d.cfg.StateDir == "" {
+// Forget removes the memory of a director that has ended, if its data path
+// ends as well: the next one starts with nothing.
+func Forget(cfg *config.Config) error {
+	if cfg.StateDir == "" {
 		return nil
 	}
 	done := make(chan error, 1)
-	go func() { done <- jsonfile.Remove(filepath.Join(d.cfg.StateDir, memoryFile)) }()
+	go func() { done <- jsonfile.Remove(filepath.Join(cfg.StateDir, memoryFile)) }()
 	select {
 	case err := <-done:
 		return err

@@ -43,6 +43,7 @@ func (p Place) compare(q Place) int {
 type Holder struct {
 	boot  string
 	ours  []Place // sorted
+	found []Place // those that were the Holder's when it began
 	notes *jsonfile.Keeper
 }
 
@@ -73,6 +74,7 @@ func NewHolder(file string, report func(error)) *Holder {
 		report(fmt.Errorf("notes about VIPs: %w; VIPs that an earlier lvx put on an interface stay there", err))
 	case read.Boot == h.boot:
 		h.ours = sorted(read.VIPs)
+		h.found = h.ours
 	}
 	return h
 }
@@ -127,6 +129,12 @@ func (h *Holder) Hold(want []Place) (Result, error) {
 
 // Release takes every address of its own off.
 func (h *Holder) Release() error { return h.remove(slices.Clone(h.ours)) }
+
+// Undo takes off what was put on since the Holder was made: what an earlier run
+// left stays, with the notes about it.
+func (h *Holder) Undo() error {
+	return h.remove(slices.DeleteFunc(slices.Clone(h.ours), func(p Place) bool { return slices.Contains(h.found, p) }))
+}
 
 // Ours lists the addresses that are on interfaces because of the Holder.
 func (h *Holder) Ours() []Place { return slices.Clone(h.ours) }

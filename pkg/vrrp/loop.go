@@ -290,7 +290,7 @@ func (l *loop) stopRouter(v *vrouter, now time.Time) {
 	if !v.leaving {
 		v.leaving = true
 		v.group = Group{v.m}
-		l.step(v, Stop{}, now)
+		l.step(v, Stop{LeaveIfAlone: l.stopping && l.opts.Left != nil}, now)
 	}
 }
 
@@ -300,6 +300,18 @@ func (l *loop) stopAll() {
 	for _, v := range l.routers {
 		l.stopRouter(v, now)
 	}
+}
+
+// abandonAll ends all virtual routers without a word.
+func (l *loop) abandonAll() {
+	l.stopping = true
+	for _, v := range l.routers {
+		l.cancelAdverts(v)
+		v.worker.close()
+	}
+	l.routers = nil
+	l.collectSockets()
+	l.publishRouters()
 }
 
 // buildGroups puts the machines of each sync group together.

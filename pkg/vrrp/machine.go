@@ -14,7 +14,8 @@ import (
 // It differs from the RFC where keepalived does (fault, nopreempt, preempt
 // delay) and where a hard switch would lose packets:
 //   - A master that stops resigns first and keeps its VIPs until another
-//     one speaks, or until every backup must have spoken.
+//     one speaks, or until every backup must have spoken. If none has, it may
+//     leave them for its own next start.
 //   - A master that yields to a better one answers it once, so that the
 //     winner knows of its rival and announces itself again.
 //   - A router that finds its VIPs on the interface when it starts, left
@@ -30,6 +31,7 @@ type Machine struct {
 
 	active      bool // master: the VIPs are in place, adverts are sent
 	stopping    bool // master: has resigned, waits for a successor
+	leaving     bool // stopping: the VIPs stay if no successor speaks
 	hasOldVIPs  bool // backup: VIPs of an earlier run are still in place
 	wantsMaster bool // backup: has waited long enough, takes over when its group does
 
@@ -108,7 +110,7 @@ func (m *Machine) step(in Input, now time.Time) []Action {
 	case Configure:
 		return m.configure(in.Instance, now)
 	case Stop:
-		return m.handleStop(now)
+		return m.handleStop(in, now)
 	}
 	return nil
 }
@@ -152,6 +154,9 @@ func (m *Machine) handleTick(now time.Time) []Action {
 	case m.role == Backup:
 		m.wantsMaster = true
 		return nil
+	case m.stopping && m.leaving:
+		m.active, m.stopping = false, false
+		return append(m.changeRole(Init, "stopped, no successor spoke: the VIPs wait for the next start"), Leave{})
 	case m.stopping:
 		return m.endMaster("stopped, no successor spoke", false)
 	}
@@ -344,14 +349,14 @@ func (m *Machine) configure(cfg Instance, now time.Time) []Action {
 	return []Action{Take{}}
 }
 
-func (m *Machine) handleStop(now time.Time) []Action {
+func (m *Machine) handleStop(in Stop, now time.Time) []Action {
 	switch {
 	case m.role == Init || m.stopping:
 		return nil
 	case !m.Active():
 		return m.endMaster("stopped", false)
 	}
-	m.stopping = true
+	m.stopping, m.leaving = true, in.LeaveIfAlone
 	m.stopBy = now.Add(m.cfg.skewTime(m.Priority(), m.cfg.AdvertInterval) + m.cfg.AdvertInterval)
 	return []Action{Advertise{0}}
 }

@@ -150,6 +150,27 @@ func TestStopAlone(t *testing.T) {
 	}
 }
 
+// Whom nobody follows may leave its VIPs for its own next start; whom somebody
+// follows may not.
+func TestStopLeavesVIPsIfAlone(t *testing.T) {
+	s := newSim(1)
+	n := s.add(prio(100))
+	s.start(n)
+	s.run(5 * sec)
+	s.step(n, n.group[0], Stop{LeaveIfAlone: true})
+	s.run(3 * sec)
+	if !n.held[0] || n.group[0].Role() != Init {
+		t.Errorf("alone: holds %v, role %s", n.held[0], n.group[0].Role())
+	}
+
+	s, a, b := pairUp(t, prio(150), prio(100))
+	s.step(a, a.group[0], Stop{LeaveIfAlone: true})
+	s.run(3 * sec)
+	if a.held[0] || !b.held[0] {
+		t.Errorf("with a successor: holds %v, the successor %v", a.held[0], b.held[0])
+	}
+}
+
 func TestStopOfABackup(t *testing.T) {
 	s, _, b := pairUp(t, prio(150), prio(100))
 	s.stop(b)

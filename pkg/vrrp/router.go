@@ -51,6 +51,11 @@ type Options struct {
 	// it listens for one advert interval first.
 	Held func(instance string) time.Duration
 
+	// Left is called for a master that stopped while no other router spoke
+	// for its VIPs: if it returns true, they and the data path stay as they
+	// are, for the next run. Else they go as always. It may block.
+	Left func(instance string) bool
+
 	// Realtime is the SCHED_RR priority of the advert thread, 1 to 99; 0 is
 	// the normal policy. Needs CAP_SYS_NICE; without it the thread runs as
 	// it is.
@@ -71,6 +76,8 @@ type Router struct {
 	changed  chan struct{} // something for the controller to look at
 
 	shown atomic.Pointer[[]*vrouter] // what Status reads
+
+	abandoned atomic.Bool // the end is no end for anybody else
 }
 
 // NewRouter makes a router without instances.
@@ -188,6 +195,11 @@ func (r *Router) Status() []Status {
 	return list
 }
 
+// Abandon makes the end of Run one that nobody notices: no resignation, no
+// transition, VIPs and leases stay. The next run of the daemon, which must be
+// near, goes on as what this one was. Call it before Run's context ends.
+func (r *Router) Abandon() { r.abandoned.Store(true) }
+
 // Run runs the instances until ctx is cancelled. Then masters resign, keep
 // serving until a successor has spoken, at most for the skew and one advert
 // interval, and give up their VIPs; only then Run returns nil. An error
@@ -215,7 +227,11 @@ func (r *Router) Run(ctx context.Context) error {
 	go func() { defer close(logged); r.writeLog(notes) }()
 
 	<-ctx.Done()
-	l.runSoon(l.stopAll)
+	if r.abandoned.Load() {
+		l.runSoon(l.abandonAll)
+	} else {
+		l.runSoon(l.stopAll)
+	}
 	<-ended
 	r.setLoop(nil)
 	mon.close()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,6 +91,35 @@ func TestRouterLife(t *testing.T) {
 	}
 	if calls["deactivate VI_1"] < 1 || calls["deactivate VI_2"] < 1 {
 		t.Errorf("calls %v", calls)
+	}
+}
+
+// Abandoned, a router ends without a transition and without a call: nobody is
+// to notice.
+func TestAbandonedRouter(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	var calls atomic.Int32
+	r := NewRouter(Options{
+		Deactivate: func(string) { calls.Add(1) },
+		Lease:      func(string, time.Duration) { calls.Add(1) },
+		Left:       func(string) bool { calls.Add(1); return true },
+	})
+	if err := r.Set([]Instance{nowhere()}); err != nil {
+		t.Fatal(err)
+	}
+	stop := running(t, r)
+	<-r.Events() // Init to Fault
+	for waitStatus(t, r, 1)[0].Role != Fault {
+		time.Sleep(time.Millisecond)
+	}
+	before := calls.Load()
+	r.Abandon()
+	stop()
+	for e := range r.Events() {
+		t.Errorf("event at the end: %+v", e)
+	}
+	if now := calls.Load(); now != before {
+		t.Errorf("%d calls at the end", now-before)
 	}
 }
 

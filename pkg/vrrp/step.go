@@ -39,8 +39,9 @@ type (
 	Rival struct{}
 	// Configure changes the configuration under way.
 	Configure struct{ Instance Instance }
-	// Stop asks for an orderly end in Init.
-	Stop struct{}
+	// Stop asks for an orderly end in Init. A master with LeaveIfAlone leaves
+	// its VIPs where they are if no successor speaks.
+	Stop struct{ LeaveIfAlone bool }
 )
 
 func (Start) input()     {}
@@ -66,6 +67,9 @@ type (
 	// Drop takes the VIPs off and silences the data path. Linger allows a
 	// moment for the winner's announcement to reach everybody first.
 	Drop struct{ Linger bool }
+	// Leave leaves the VIPs and the data path as they are, for a later run of
+	// the daemon.
+	Leave struct{}
 	// Announce makes known on the segment where the VIPs are.
 	Announce struct{}
 	// Change is a transition, for people.
@@ -78,5 +82,6 @@ type (
 func (Advertise) action() {}
 func (Take) action()      {}
 func (Drop) action()      {}
+func (Leave) action()     {}
 func (Announce) action()  {}
 func (Change) action()    {}

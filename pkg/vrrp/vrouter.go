@@ -158,6 +158,9 @@ func (l *loop) doAction(v *vrouter, a Action, now time.Time) {
 	case Drop:
 		v.wantedGen++
 		v.worker.setJob(job{gen: v.wantedGen, linger: a.Linger, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
+	case Leave:
+		v.wantedGen++
+		v.worker.setJob(job{gen: v.wantedGen, leave: true, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
 	case Announce:
 		v.worker.askAnnounce()
 	case Change:

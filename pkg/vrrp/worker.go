@@ -18,6 +18,7 @@ const linger = 15 * time.Millisecond
 type job struct {
 	gen    uint64 // the newest job counts
 	serve  bool
+	leave  bool // nothing changes but that another run is to find it
 	linger bool // a moment's grace before the VIPs go
 	cfg    Instance
 	index  int            // of the interface
@@ -98,6 +99,10 @@ func (w *worker) doJob(j job) {
 	if j.serve {
 		added, err := w.takeVIPs(j)
 		w.done(j.gen, added, err)
+		return
+	}
+	if j.leave && w.opts.Left(j.cfg.Name) {
+		w.done(j.gen, 0, nil)
 		return
 	}
 	if w.serving != nil {

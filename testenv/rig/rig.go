@@ -125,8 +125,19 @@ func (r *Rig) Start(ctx context.Context, name string) error {
 	})
 }
 
-// Stop ends a director's daemon as an operator does.
+// Stop ends a director's daemon as systemd does: nothing of it stays.
 func (r *Rig) Stop(name string) error {
+	if err := r.Leave(name); err != nil {
+		return err
+	}
+	h := r.Cluster.Host(name)
+	_, err := h.Run(context.Background(), r.Self, "purge", "-c", filepath.Join(h.Dir(), "lvx.yaml"))
+	return err
+}
+
+// Leave ends a director's daemon by SIGTERM alone: the packet path waits for
+// a successor.
+func (r *Rig) Leave(name string) error {
 	p := r.Daemons[name]
 	delete(r.Daemons, name)
 	return p.Stop()
@@ -277,6 +288,12 @@ func (s *Stream) note(_ string, err error) {
 	if err != nil {
 		s.failed = append(s.failed, Brief(err))
 	}
+}
+
+func (s *Stream) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total
 }
 
 // Stop ends the stream and tells how many requests there were, and how those

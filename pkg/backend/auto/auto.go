@@ -241,6 +241,17 @@ func (b *Backend) Held(id uint32) time.Duration {
 	return 0
 }
 
+// RetireIPVS takes out of the kernel what runs on IPVS: for an end that XDP
+// outlives, because it can fall silent by itself and IPVS cannot.
+func (b *Backend) RetireIPVS() error {
+	if b.ipvs == nil {
+		return nil
+	}
+	err := b.ipvs.Close(false)
+	b.ipvs, b.onIPVS = nil, nil
+	return err
+}
+
 // Close closes both. XDP goes first: what it passes, IPVS still serves.
 func (b *Backend) Close(keep bool) error {
 	b.closed = true

@@ -1,0 +1,93 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Load is what must not notice: short connections that come one after the
+// other, and long ones that are used now and then.
+type Load struct {
+	stream *Stream
+	stop   chan struct{}
+	done   sync.WaitGroup
+	mu     sync.Mutex
+	asked  int
+	broken []string
+}
+
+// Load puts perSecond short connections a second and long ones on the VIP,
+// until it is stopped or most short ones were opened.
+func (r *Rig) Load(perSecond, long, most int) (*Load, error) {
+	l := &Load{stop: make(chan struct{})}
+	for range long {
+		conn, err := r.Client.Dial(context.Background(), "tcp", VIP+":80")
+		if err != nil {
+			close(l.stop)
+			l.done.Wait()
+			return nil, fmt.Errorf("long connection: %w", err)
+		}
+		l.done.Go(func() { l.use(conn) })
+	}
+	l.stream = r.Stream("http://"+VIP, time.Second/time.Duration(perSecond), Patience, most)
+	return l, nil
+}
+
+// use asks on one connection twice a second; each answer must come from the
+// same real.
+func (l *Load) use(conn net.Conn) {
+	defer conn.Close()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	first := ""
+	for {
+		name, err := Ask(conn)
+		if first == "" {
+			first = name
+		}
+		l.mu.Lock()
+		l.asked++
+		if err != nil || name != first {
+			l.broken = append(l.broken, fmt.Sprintf("%s: %s, %v", first, name, err))
+			l.mu.Unlock()
+			return
+		}
+		l.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+// Await waits until n more short connections have had their answer, or failed.
+func (l *Load) Await(ctx context.Context, n int) error {
+	begin := l.stream.count()
+	return Await(ctx, func() error {
+		if now := l.stream.count(); now < begin+n {
+			return fmt.Errorf("%d short connections ended, want %d", now-begin, n)
+		}
+		return nil
+	})
+}
+
+// Stop ends the load. It returns an error that counts what was lost, and
+// one if there was next to no load.
+func (l *Load) Stop() error {
+	total, failed := l.stream.Stop()
+	close(l.stop)
+	l.done.Wait()
+	if len(failed)+len(l.broken) > 0 {
+		return fmt.Errorf("%d of %d short connections failed: %v; %d long ones broke: %v", len(failed), total, few(failed), len(l.broken), few(l.broken))
+	}
+	if total < 10 || l.asked == 0 {
+		return fmt.Errorf("no load: %d short connections, %d questions on long ones", total, l.asked)
+	}
+	return nil
+}
+
+func few(list []string) []string { return list[:min(len(list), 5)] }

@@ -20,11 +20,12 @@ type Config struct {
 	Backend    Backend
 	XDPMode    XDPMode
 
-	Services []Service
-	VRRP     []vrrp.Instance
-	Notify   Notify
-	Admin    Admin
-	Tables   Tables
+	Services  []Service
+	VRRP      []vrrp.Instance
+	RoleHooks map[string]RoleHooks // by the name of the VRRP instance
+	Notify    Notify
+	Admin     Admin
+	Tables    Tables
 
 	Timeouts             lb.Timeouts
 	SloppyTCP            bool
@@ -77,9 +78,42 @@ type Service struct {
 	lb.Service                 // Reals hold the configured weights; Mark is filled for every service that needs one
 	Checks     [][]health.Spec // for every entry of Reals its checks; all must pass; empty = up once its MAC is known
 	OnDown     OnDown
+	Own        []Own // for every entry of Reals what it has instead of the service's; nil = nothing
+	Hooks      Hooks
 	Quorum     int // weight of reals that must be up, below it the sorry server answers; default 1
 	Hysteresis int // quorum is regained at Quorum + Hysteresis, lost at Quorum - Hysteresis (keepalived)
 	Line       int // in the file, for messages
+}
+
+// Own is what a real has instead of its service's.
+type Own struct {
+	OnDown OnDown // "" = the service's
+	Hooks  RealHooks
+}
+
+// RealOnDown is the way to go of the i-th real.
+func (s *Service) RealOnDown(i int) OnDown {
+	if i < len(s.Own) && s.Own[i].OnDown != "" {
+		return s.Own[i].OnDown
+	}
+	return s.OnDown
+}
+
+// RealCommands are the commands for the i-th real that goes up or down.
+func (s *Service) RealCommands(i int, isUp bool) [][]string {
+	own := RealHooks{}
+	if i < len(s.Own) {
+		own = s.Own[i].Hooks
+	}
+	switch {
+	case isUp && own.Up != nil:
+		return own.Up
+	case isUp:
+		return s.Hooks.RealUp
+	case own.Down != nil:
+		return own.Down
+	}
+	return s.Hooks.RealDown
 }
 
 // Notify says who is told about changes.

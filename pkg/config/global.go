@@ -55,6 +55,12 @@ func (d *decoder) config(c *cursor) *Config {
 	}
 	for _, r := range routers {
 		cfg.VRRP = append(cfg.VRRP, r.Instance)
+		if r.object.has("hooks") {
+			if cfg.RoleHooks == nil {
+				cfg.RoleHooks = map[string]RoleHooks{}
+			}
+			cfg.RoleHooks[r.Name] = r.hooks
+		}
 	}
 	return cfg
 }

@@ -23,6 +23,7 @@ const (
 // router is a virtual router with the places that later comparisons blame.
 type router struct {
 	vrrp.Instance
+	hooks  RoleHooks
 	object *object
 }
 
@@ -48,6 +49,7 @@ func (d *decoder) router(c *cursor, interfaces []string) router {
 	r.Track = get(o, "track_interfaces", nil, list(track))
 	r.TrackServices = get(o, "track_services", nil, list(name))
 	r.TrackWeight = get(o, "track_weight", 0, number(0, maxLoss))
+	r.hooks = get(o, "hooks", RoleHooks{}, roleHooks)
 	r.SyncGroup = get(o, "sync_group", "", name)
 	r.Addresses = need(o, "addresses", "the VIPs, [192.0.2.1/24], for example", list(vip))
 	if o.done() {

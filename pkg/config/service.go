@@ -38,6 +38,7 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	s.Persistence = get(o, "persistence", lb.Persistence{}, persistence(s.bits()))
 	s.Deny, s.Allow = clients(o)
 	s.OnDown = get(o, "on_down", Remove, oneOf("a way to go", Remove, Quiesce))
+	s.Hooks = get(o, "hooks", Hooks{}, hooks)
 	s.Quorum = get(o, "quorum", 1, number(1, 1<<24))
 	s.Hysteresis = get(o, "hysteresis", 0, number(0, 1<<24))
 	s.Sorry = get(o, "sorry_server", netip.Addr{}, address)
@@ -151,6 +152,7 @@ func (s *service) compare() {
 type real struct {
 	lb.Real
 	checks   []health.Spec
+	own      Own
 	object   *object
 	checked  *cursor // where the checks are
 	forwards *cursor // where forward is
@@ -166,6 +168,8 @@ func readReal(c *cursor, r real) real {
 	r.Forward = get(o, "forward", r.Forward, forwarding)
 	r.Upper = get(o, "upper_threshold", 0, number[uint32](0, 1<<32-1))
 	r.Lower = get(o, "lower_threshold", 0, number[uint32](0, 1<<32-1))
+	r.own.OnDown = get(o, "on_down", "", oneOf("a way to go", Remove, Quiesce))
+	r.own.Hooks = get(o, "hooks", RealHooks{}, realHooks)
 	r.checks = get(o, "check", r.checks, checks)
 	if o.has("check") {
 		r.checked = o.at("check")
@@ -183,6 +187,8 @@ func readReal(c *cursor, r real) real {
 func (s *service) reals(rs []real, backend Backend) {
 	seen := map[netip.AddrPort]int{}
 	weight := 0
+	var own []Own
+	hasOwn := false
 	for _, r := range rs {
 		s.fit(&r)
 		at := r.object.at("address")
@@ -199,6 +205,11 @@ func (s *service) reals(rs []real, backend Backend) {
 		weight += int(r.Weight)
 		s.Reals = append(s.Reals, r.Real)
 		s.Checks = append(s.Checks, r.checks)
+		own = append(own, r.own)
+		hasOwn = hasOwn || r.own.OnDown != "" || r.own.Hooks.Up != nil || r.own.Hooks.Down != nil
+	}
+	if hasOwn {
+		s.Own = own
 	}
 	switch at := s.object.at("reals"); {
 	case len(rs) == 0:

@@ -146,7 +146,8 @@ func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
 // Run runs until ctx ends or a part fails. There are two circles: what faces
 // the outside (VRRP, the socket) stops first; what it needs (data path, checks,
 // addresses) serves until it has stopped, so that a resigning master forwards
-// until its successor does. Notes are written until the very end.
+// until its successor does. Notes are written, and hooks
+// run, until the very end.
 //
 // A start that fails takes down nothing that was there before. After that
 // nothing that is served is taken down either: it waits for a successor, see
@@ -154,12 +155,12 @@ func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
 func (d *Daemon) Run(ctx context.Context) error {
 	notes, inner := newCircle(ctx), newCircle(ctx)
 	notes.start("notes", d.vips.holder.Run)
+	notes.start("notifications", d.notifier.Run) // of the end too
 	inner.start("neighbours", d.neigh.Run)
 	inner.start("announcements", d.announce.Run)
 	inner.start("VIPs", d.vips.Run)
 	inner.start("checks", d.monitor.Run)
 	inner.start("history", d.history.Run)
-	inner.start("notifications", d.notifier.Run)
 	inner.start("director", d.director.Run)
 	how, err := d.face(ctx, inner)
 	return errors.Join(err, inner.stop(), d.finish(how), notes.stop())

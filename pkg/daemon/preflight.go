@@ -191,6 +191,9 @@ func untrustedPrograms(cfg *config.Config) []string {
 			add("notify program", argv[0])
 		}
 	}
+	for _, program := range cfg.Programs() {
+		add("hook", program)
+	}
 	checked := map[string]bool{}
 	for _, svc := range cfg.Services {
 		for _, spec := range slices.Concat(svc.Checks...) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/notify"
@@ -19,18 +20,21 @@ func listChanges(before, after Outcome, at time.Time) []notify.Event {
 	var es []notify.Event
 	quorum := before.quorums()
 	for n := range after.Services { // by reference: there may be ten thousand
-		s := &after.Services[n]
+		s, svc := &after.Services[n], after.configured(n)
 		verdicts := before.Memory.Up[s.Name]
 		for i, r := range s.Reals {
 			if was, known := verdicts.lookup(i, r.Key()); known && was != r.Up {
 				es = append(es, notify.Event{
 					Kind: notify.Real, Name: endpoint(after.State, s.Name, r.Key()), Service: s.Name,
-					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at,
+					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at, Commands: svc.RealCommands(i, r.Up),
 				})
 			}
 		}
 		if was, known := quorum(n, s.Name); known && was != s.Quorum {
 			e := notify.Event{Kind: notify.Service, Name: s.Name, Old: upDown(was), New: upDown(s.Quorum), Reason: s.Reason, Time: at}
+			if e.Commands = svc.Hooks.QuorumDown; s.Quorum {
+				e.Commands = svc.Hooks.QuorumUp
+			}
 			if s.Sorry {
 				e.Reason += ", the sorry server answers"
 			}
@@ -39,6 +43,42 @@ func listChanges(before, after Outcome, at time.Time) []notify.Event {
 	}
 	return es
 }
+
+// configured is the n-th service as the plan's configuration has it.
+func (o *Outcome) configured(n int) *config.Service {
+	if c := o.Memory.config; c != nil && n < len(c.Services) && c.Services[n].Name == o.Services[n].Name {
+		return &c.Services[n]
+	}
+	return new(config.Service)
+}
+
+// listStops are the events of services whose hooks are to be run when the
+// director stops: what was up counts as down.
+func listStops(out Outcome, at time.Time) []notify.Event {
+	var es []notify.Event
+	for n := range out.Services {
+		s, svc := &out.Services[n], out.configured(n)
+		if !svc.Hooks.AtStop {
+			continue
+		}
+		for i, r := range s.Reals {
+			if r.Up {
+				es = append(es, notify.Event{
+					Kind: notify.Real, Name: endpoint(out.State, s.Name, r.Key()), Service: s.Name, Old: "up", New: "down",
+					Reason: textStops, Time: at, Commands: svc.RealCommands(i, false),
+				})
+			}
+		}
+		if s.Quorum {
+			es = append(es, notify.Event{
+				Kind: notify.Service, Name: s.Name, Old: "up", New: "down", Reason: textStops, Time: at, Commands: svc.Hooks.QuorumDown,
+			})
+		}
+	}
+	return es
+}
+
+const textStops = "the director stops"
 
 // quorums reports whether a service, which most likely is the i-th, had quorum.
 func (o *Outcome) quorums() func(i int, service string) (had, known bool) {
@@ -102,6 +142,7 @@ func (d *Director) notifyRole(e vrrp.Event) {
 	d.history.Add(history.Event{Time: e.At, Kind: history.Role, Subject: e.Instance, Text: join(e.Old.String()+" -> "+e.New.String(), e.Why)})
 	d.notify(notify.Event{
 		Kind: notify.VRRP, Name: e.Instance, Old: e.Old.String(), New: e.New.String(), Reason: e.Why, Time: e.At,
+		Commands: d.cfg.RoleHooks[e.Instance].Commands(e.New.String()),
 	})
 }
 

@@ -97,6 +97,7 @@ func diffGlobals(a, b *config.Config) []string {
 		{"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
 		{"expire_quiescent_template", a.ExpireQuiescentTempl, b.ExpireQuiescentTempl},
 		{"deny", a.Deny, b.Deny}, {"allow", a.Allow, b.Allow}, {"notify", a.Notify, b.Notify},
+		{"hooks of vrrp", a.RoleHooks, b.RoleHooks},
 	} {
 		if !reflect.DeepEqual(c.a, c.b) {
 			lines = append(lines, c.key+": changed")
@@ -178,6 +179,12 @@ func diffChecks(a, b *config.Service) string {
 		if c.a != c.b {
 			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))
 		}
+	}
+	if !reflect.DeepEqual(a.Hooks, b.Hooks) {
+		words = append(words, "hooks changed")
+	}
+	if len(a.Reals) == len(b.Reals) && !reflect.DeepEqual(a.Own, b.Own) {
+		words = append(words, "on_down or hooks of reals changed")
 	}
 	if len(a.Reals) == len(b.Reals) && !reflect.DeepEqual(a.Checks, b.Checks) {
 		words = append(words, "checks changed")

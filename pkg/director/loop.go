@@ -29,6 +29,7 @@ func (d *Director) loop(ctx context.Context) error {
 		if !full {
 			select {
 			case <-ctx.Done():
+				d.sayStops(in)
 				return nil
 			case call := <-d.calls:
 				call(ctx)
@@ -64,6 +65,23 @@ func (d *Director) loop(ctx context.Context) error {
 		if err := d.turn(ctx, in, full); err != nil {
 			return err
 		}
+	}
+}
+
+// sayStops notifies of what the end of the loop means: the roles that the
+// router gave up before, and the services that ask for it.
+func (d *Director) sayStops(in *inbox) {
+	for in.vrrp != nil {
+		select {
+		case e, ok := <-in.vrrp:
+			in.reportRole(d, e, ok)
+			continue
+		default:
+		}
+		break
+	}
+	for _, e := range listStops(d.out, time.Now()) {
+		d.notify(e)
 	}
 }
 

@@ -256,7 +256,7 @@ func compileService(svc *config.Service, plan ServicePlan) lb.Service {
 		rp := plan.Reals[i]
 		r.Weight = rp.Weight
 		if !rp.Up || plan.Sorry && rp.Weight > 0 {
-			if svc.OnDown != config.Quiesce {
+			if svc.RealOnDown(i) != config.Quiesce {
 				s.Absent = append(s.Absent, r)
 				continue
 			}

@@ -415,7 +415,7 @@ func (m *mapper) scriptCheck(c *check, a asked) []*check {
 		switch st.Word {
 		case "misc_path":
 			words, _, ok := command(st)
-			if !ok {
+			if !ok || !isPlain(st, words) {
 				st.mark(Harmless, "keepalived cannot read the command")
 				break
 			}

@@ -38,6 +38,8 @@ type router struct {
 	addresses []netip.Prefix
 	group     string
 	smtpAlert *Statement
+	hooks     []roleHook // of one role
+	all       []roleHook // of notify
 	passes    []*Statement
 }
 
@@ -56,7 +58,7 @@ func (m *mapper) readRouter(s *Statement) {
 	for _, c := range s.Block {
 		switch {
 		case c.keyword == nil:
-		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), m.tracked(r, c), r.notified(c):
+		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), m.tracked(r, c), r.notified(c, "INSTANCE", s.arg(0)):
 		}
 	}
 	switch {
@@ -299,17 +301,70 @@ func (r *router) trackInterface(t *Statement) {
 	r.tracks = append(r.tracks, track{t.Word, max(n, -n)})
 }
 
-// notified reads whom the instance tells.
-func (r *router) notified(c *Statement) bool {
+// roleHook is a command of a VRRP instance for one of its roles.
+type roleHook struct {
+	role string
+	argv []string
+}
+
+// roles are lvx's words for what keepalived tells a script.
+var roles = []struct{ role, state string }{{"master", "MASTER"}, {"backup", "BACKUP"}, {"fault", "FAULT"}, {"stop", "STOP"}}
+
+// notified reads whom the instance, or its group, tells. A script of notify
+// gets the four arguments that keepalived gives it.
+func (r *router) notified(c *Statement, kind, name string) bool {
 	switch c.Word {
 	case "notify", "notify_master", "notify_backup", "notify_fault", "notify_stop":
-		c.mark(Lost, "lvx runs notify.exec for every instance: LVX_NAME and LVX_NEW say which and what")
+		argv, user, ok := command(c)
+		if !ok || !isPlain(c, argv) {
+			c.mark(Harmless, "keepalived cannot read the command")
+			break
+		}
+		if len(user) > 0 && user[0] != "root" {
+			c.mark(Changed, "runs as the daemon's user, not as %s", quote(user[0]))
+		}
+		for _, w := range roles {
+			switch c.Word {
+			case "notify":
+				with := append(slices.Clone(argv), kind, name, w.state)
+				r.all = append(r.all, roleHook{w.role, with})
+			case "notify_" + w.role:
+				r.hooks = append(r.hooks, roleHook{w.role, argv})
+			}
+		}
+		c.mark(Mapped, "without a shell; the program must belong to root")
 	case "smtp_alert":
 		r.smtpAlert = c
 	default:
 		return false
 	}
 	return true
+}
+
+// hookText is the commands of an instance as a map: for each role its own
+// command first, then that of notify, as keepalived runs them.
+func (r *router) hookText() string {
+	var parts []string
+	for _, w := range roles {
+		var commands []string
+		for _, h := range r.hooks {
+			if h.role == w.role {
+				commands = append(commands, scalars(h.argv))
+			}
+		}
+		for _, h := range r.all {
+			if h.role == w.role {
+				commands = append(commands, scalars(append(slices.Clone(h.argv), strconv.FormatUint(r.priority, 10))))
+			}
+		}
+		if len(commands) > 0 {
+			parts = append(parts, w.role+": ["+strings.Join(commands, ", ")+"]")
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // completeRouter corrects what keepalived corrects.
@@ -398,12 +453,11 @@ func (m *mapper) finishGroup(s *Statement, members []*router) {
 		if c.keyword == nil {
 			continue
 		}
-		for _, r := range members {
-			before := c.verdict
-			c.verdict = nil
-			if !m.tracked(r, c) && !r.notified(c) {
-				c.verdict = before
+		for i, r := range members {
+			if m.tracked(r, c) || i > 0 {
+				continue
 			}
+			r.notified(c, "GROUP", s.arg(0)) // the group changes as one: its first member tells
 		}
 	}
 	s.mark(Mapped, "")
@@ -437,6 +491,9 @@ func (r *router) keys() []pair {
 			tracks = append(tracks, fmt.Sprintf("{interface: %s, weight: %d}", scalar(t.name), t.weight))
 		}
 		put("track_interfaces", "[%s]", strings.Join(tracks, ", "))
+	}
+	if text := r.hookText(); text != "" {
+		put("hooks", "%s", text)
 	}
 	if r.group != "" {
 		put("sync_group", "%s", scalar(r.group))

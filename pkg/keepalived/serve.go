@@ -156,12 +156,14 @@ func (m *mapper) balanceKeys(b *body, v *virtual, ends []endpoint) {
 		b.put("persistence", "{timeout: %ds%s}", v.persistence, mask)
 	}
 	b.put("forward", "%s", *v.forward)
+	if v.inhibit {
+		b.put("on_down", "quiesce")
+	}
 }
 
 // readReals reads the real servers, and gives the sum of their weights.
 func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64) {
 	seen := map[netip.AddrPort]bool{}
-	inhibited := 0
 	for _, s := range v.reals {
 		addr, ok := parseAddress(s.arg(0))
 		port, okPort := parsePort(s.arg(1))
@@ -173,28 +175,12 @@ func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64
 		case isOther(ends, addr):
 			s.mark(Harmless, "keepalived ignores a real server of another family than the VIP's")
 		default:
-			weights += m.readReal(b, v, s, netip.AddrPortFrom(addr, port), ends, seen, &inhibited)
+			weights += m.readReal(b, v, s, netip.AddrPortFrom(addr, port), ends, seen)
 			continue
 		}
 		s.markBlock(Harmless, "of a real server that keepalived ignores")
 	}
-	switch {
-	case inhibited == 0:
-	case inhibited == len(b.reals):
-		b.put("on_down", "quiesce")
-	default:
-		for _, r := range b.reals {
-			m.mixed(r)
-		}
-	}
 	return weights
-}
-
-// mixed says of a real server that its own inhibit_on_failure is lost.
-func (m *mapper) mixed(r *realOut) {
-	for _, c := range r.item.from.children("inhibit_on_failure") {
-		c.overrule(Lost, "on_down is the same for all real servers of a service")
-	}
 }
 
 // realBlock is what the block of a real_server says.
@@ -207,6 +193,7 @@ type realBlock struct {
 	host    string
 	timing  timing
 	limits  [2]*uint64 // upper and lower threshold
+	hooks   []hook
 }
 
 // readBlock reads the block of a real_server; what it leaves out is the
@@ -232,14 +219,14 @@ func (v *virtual) readBlock(s *Statement, where netip.AddrPort) realBlock {
 			c.mark(Mapped, "")
 			r.host = c.arg(0)
 		case "notify_up", "notify_down":
-			c.mark(Lost, "lvx runs notify.exec for every real server: LVX_SERVICE, LVX_REAL and LVX_NEW say which")
+			r.hooks = takeHook(r.hooks, strings.TrimPrefix(c.Word, "notify_"), c)
 		}
 	}
 	return r
 }
 
 // readReal reads one real server, and gives its weight.
-func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPort, ends []endpoint, seen map[netip.AddrPort]bool, inhibited *int) uint64 {
+func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPort, ends []endpoint, seen map[netip.AddrPort]bool) uint64 {
 	block := v.readBlock(s, where)
 	listener := ends[0].port
 	checkPort := where.Port()
@@ -257,9 +244,6 @@ func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPor
 		return 0
 	}
 	seen[identity] = true
-	if block.inhibit {
-		*inhibited++
-	}
 	r := &realOut{item: &item{from: s}}
 	r.put("address", "%s", scalar(where.Addr().String()))
 	switch {
@@ -273,6 +257,12 @@ func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPor
 	r.put("weight", "%d", block.weight)
 	if block.forward != *v.forward {
 		r.put("forward", "%s", block.forward)
+	}
+	if block.inhibit != v.inhibit {
+		r.put("on_down", "%s", onDown(block.inhibit))
+	}
+	if words := hookWords(block.hooks); words != "" {
+		r.put("hooks", "{%s}", words)
 	}
 	m.limitKeys(r, block.limits)
 	a := asked{real: where.Addr(), port: checkPort, forward: block.forward, host: block.host, timing: []timing{block.timing, v.timing}}
@@ -359,11 +349,32 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 	b.put("sorry_server", "%s", scalar(s.addr.String()))
 }
 
+// onDown is the word for what becomes of a real server that fails.
+func onDown(inhibit bool) string {
+	if inhibit {
+		return "quiesce"
+	}
+	return "remove"
+}
+
 // hookKeys writes the commands of the service.
 func (m *mapper) hookKeys(b *body, v *virtual) {
-	for _, h := range v.hooks {
-		h.from.mark(Lost, "lvx runs notify.exec for every service: LVX_KIND, LVX_SERVICE and LVX_NEW say which")
+	words := hookWords(v.hooks)
+	if v.omega {
+		words = strings.TrimPrefix(words+", at_stop: true", ", ")
 	}
+	if words != "" {
+		b.put("hooks", "{%s}", words)
+	}
+}
+
+// hookWords are commands as the keys of a map.
+func hookWords(hooks []hook) string {
+	var parts []string
+	for _, h := range hooks {
+		parts = append(parts, h.event+": "+scalars(h.argv))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // addServices adds a service for every endpoint.

@@ -67,6 +67,7 @@ type virtual struct {
 	hysteresis  uint64
 	weight      uint64
 	inhibit     bool
+	omega       bool
 	host        string
 	sorry       *sorry
 	hooks       []hook
@@ -220,7 +221,8 @@ func (v *virtual) rules(c *Statement) bool {
 	case "ip_family":
 		c.mark(Harmless, "the addresses say it")
 	case "omega":
-		c.mark(Lost, "lvx runs no hooks for real servers when it stops")
+		c.mark(Mapped, "")
+		v.omega = true
 	case "quorum_up", "quorum_down":
 		v.hooks = takeHook(v.hooks, c.Word, c)
 	default:
@@ -233,17 +235,17 @@ func (v *virtual) rules(c *Statement) bool {
 func takeHook(hooks []hook, event string, c *Statement) []hook {
 	argv, user, ok := command(c)
 	switch {
-	case !ok:
+	case !ok || !isPlain(c, argv):
 		c.mark(Harmless, "keepalived cannot read the command")
+		return hooks
 	case slices.ContainsFunc(hooks, func(h hook) bool { return h.event == event }):
 		c.mark(Harmless, "keepalived takes the first one only")
-	case len(user) > 0:
+		return hooks
+	case len(user) > 0 && user[0] != "root":
 		c.mark(Changed, "runs as the daemon's user, not as %s", quote(user[0]))
-		fallthrough
-	default:
-		return append(hooks, hook{event, argv, c})
 	}
-	return hooks
+	c.mark(Mapped, "without a shell; the program must belong to root")
+	return append(hooks, hook{event, argv, c})
 }
 
 // sorryServer reads what is about the sorry server.

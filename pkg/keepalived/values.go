@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // parseSeconds reads a number of seconds with a decimal fraction, as
@@ -110,6 +112,18 @@ func command(s *Statement) (argv, user []string, ok bool) {
 		argv = append([]string{"/usr/bin/env"}, argv...)
 	}
 	return argv, words[2:], true
+}
+
+// isPlain reports whether a command has only characters that lvx takes, and
+// says so of one that does not.
+func isPlain(s *Statement, argv []string) bool {
+	for _, word := range argv {
+		if strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+			s.mark(Lost, "a command with characters that do not print: put it into a script")
+			return false
+		}
+	}
+	return true
 }
 
 // or is *p, or what holds without it.

@@ -7,6 +7,10 @@
 // is told of once per [Options.Interval], with its latest state. The package
 // does not decide what is worth telling and does not keep history.
 //
+// An event may carry commands of its own ([Event.Commands]): a service's or a
+// virtual router's hooks. They are run at once, those of one subject one after
+// the other, and get the same environment.
+//
 // A program gets no arguments besides its own; the event is in its
 // environment:
 //

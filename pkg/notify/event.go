@@ -27,6 +27,8 @@ type Event struct {
 	New     string    // the state now
 	Reason  string    // why, for people
 	Time    time.Time // zero = now
+
+	Commands [][]string // the subject's own hooks for New: argument vectors, run besides what [Options] say
 }
 
 // subject identifies what an event is about; the rate limit counts by it.

@@ -53,6 +53,7 @@ type Notifier struct {
 	interval time.Duration
 	log      *slog.Logger
 	outlets  []*outlet
+	commands *commands
 
 	delivered, failed, dropped atomic.Uint64
 
@@ -89,6 +90,7 @@ func New(o Options) (*Notifier, error) {
 		n.log = slog.New(slog.DiscardHandler)
 	}
 	n.log = n.log.With("component", "notify")
+	n.commands = newCommands(n.host, n.log)
 	for _, command := range o.Exec {
 		argv := strings.Fields(command)
 		if len(argv) == 0 {
@@ -128,10 +130,13 @@ func (n *Notifier) Counters() Counters {
 // Notify takes an event and returns at once. Events about one thing that
 // cannot be told yet become one, from the first state to the last.
 func (n *Notifier) Notify(e Event) {
+	e = e.clean()
+	if !n.commands.add(e) {
+		n.dropped.Add(1)
+	}
 	if len(n.outlets) == 0 {
 		return
 	}
-	e = e.clean()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.subjects[e.subject()]
@@ -164,6 +169,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	for _, o := range n.outlets {
 		workers.Go(func() { n.work(sending, o) })
 	}
+	workers.Go(func() { n.commands.run(ctx, sending) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {

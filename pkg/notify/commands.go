@@ -1,0 +1,159 @@
+package notify
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+)
+
+// Bounds of the commands that events carry.
+const (
+	maxRunning     = 16      // that run at a time
+	maxWithCommand = 1 << 16 // subjects
+)
+
+// commands runs the commands that events carry: those of one subject one
+// after the other, of many subjects at the same time. What happens to a subject
+// while its commands run becomes one event, the latest; nothing is run where the
+// subject is back in the state that was told last.
+type commands struct {
+	log     *slog.Logger
+	host    string
+	execute func(context.Context, Event) // runs the commands of an event
+	ready   chan struct{}                // holds one token: there may be something to run
+
+	mu      sync.Mutex
+	waiting []subject // with an event, in the order in which they came
+	lines   map[subject]*commandLine
+	running int
+}
+
+// commandLine is what is known of one subject.
+type commandLine struct {
+	next      *Event // not run yet
+	state     string // that was told last
+	isRunning bool
+}
+
+func newCommands(host string, log *slog.Logger) *commands {
+	c := &commands{log: log, host: host, ready: make(chan struct{}, 1), lines: map[subject]*commandLine{}}
+	c.execute = c.runAll
+	return c
+}
+
+// add takes an event and returns at once. It reports whether there is room.
+func (c *commands) add(e Event) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := e.subject()
+	l := c.lines[key]
+	switch {
+	case l == nil && len(e.Commands) == 0:
+		return true
+	case l == nil && len(c.lines) >= maxWithCommand:
+		return false
+	case l == nil:
+		l = &commandLine{}
+		c.lines[key] = l
+	}
+	if l.next != nil {
+		e.Old = l.next.Old
+	} else {
+		c.waiting = append(c.waiting, key)
+	}
+	l.next = &e
+	c.wake()
+	return true
+}
+
+func (c *commands) wake() {
+	select {
+	case c.ready <- struct{}{}:
+	default:
+	}
+}
+
+// run runs commands until ctx ends, and then what is waiting until sending
+// ends.
+func (c *commands) run(ctx, sending context.Context) {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	for {
+		for _, e := range c.take() {
+			workers.Go(func() {
+				c.execute(sending, e)
+				c.finish(e.subject())
+			})
+		}
+		if ctx.Err() != nil && c.isIdle() {
+			return
+		}
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			if c.isIdle() {
+				return
+			}
+			select {
+			case <-c.ready:
+			case <-sending.Done():
+				return
+			}
+		}
+	}
+}
+
+// take gives the events whose commands may run now.
+func (c *commands) take() []Event {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ready []Event
+	c.waiting = slices.DeleteFunc(c.waiting, func(key subject) bool {
+		l := c.lines[key]
+		if l.isRunning || c.running >= maxRunning {
+			return false
+		}
+		e := *l.next
+		l.next = nil
+		if e.New == l.state {
+			return true
+		}
+		l.state, l.isRunning = e.New, true
+		c.running++
+		ready = append(ready, e)
+		return true
+	})
+	return ready
+}
+
+// finish says that the commands of a subject have ended.
+func (c *commands) finish(key subject) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lines[key].isRunning = false
+	c.running--
+	c.wake()
+}
+
+// isIdle reports whether nothing runs and nothing waits.
+func (c *commands) isIdle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running == 0 && len(c.waiting) == 0
+}
+
+// runAll runs the commands of an event, one after the other.
+func (c *commands) runAll(ctx context.Context, e Event) {
+	m := message{Event: e, host: c.host, changes: 1}
+	for _, argv := range e.Commands {
+		h := &hook{argv: argv}
+		timeout, _ := h.patience()
+		attempt, cancel := context.WithTimeout(ctx, timeout)
+		err := h.send(attempt, m)
+		cancel()
+		if err != nil {
+			c.log.Warn("hook failed", "hook", h.String(), "event", m.text(), "error", err)
+		}
+	}
+}

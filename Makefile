@@ -1,15 +1,15 @@
-# Plain `make` explains itself. What a target needs beyond Go it installs from
-# apt, saying so (scripts/need).
+# Plain `make` explains itself. What a target needs it installs from apt
+# (scripts/need), or fetches in Go's case (scripts/toolchain), and says so.
 
 SHELL := /bin/sh
-export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 # Version control stamps need a checkout that git trusts; a clone owned by
 # somebody else is none. The version is set here instead.
 export GOFLAGS := -buildvcs=false
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-GO := go
+GO := scripts/go
 CLANG := 16
 GOLANGCI := v2.12.2
 PKG := ./...
@@ -21,7 +21,7 @@ help: ## explain the targets (this text)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## build bin/lvx; needs only Go, the BPF object is in the repository
+build: ## build bin/lvx; the BPF object is in the repository
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lvx ./cmd/lvx
 
 .PHONY: generate
@@ -36,7 +36,7 @@ check: ## what needs no root: vet, gofmt, C format, shellcheck, the rules of int
 
 .PHONY: format
 format: ## gofmt and clang-format everything
-	gofmt -w .
+	PATH="$$(scripts/toolchain):$$PATH" gofmt -w .
 	scripts/need clang-format-$(CLANG)
 	find bpf -name '*.[ch]' -exec clang-format-$(CLANG) -i {} +
 
@@ -62,6 +62,18 @@ demo: build ## LVS direct routing in XDP on real TCP traffic, in namespaces; as 
 	scripts/need ip
 	bin/lvx demo
 
+.PHONY: deb
+deb: ## Debian packages for amd64 and arm64, in dist/
+	packaging/build deb
+
+.PHONY: dist
+dist: ## packages, archives, what the binaries were made of, and checksums, in dist/
+	packaging/build dist
+
+.PHONY: image
+image: ## a container image FROM scratch, in dist/; as root
+	packaging/build image
+
 .PHONY: clean
 clean: ## remove what was built; nothing that a running lvx owns
-	rm -rf bin .cache
+	rm -rf bin dist

@@ -98,7 +98,7 @@ needs, in one daemon with one configuration file.`,
 		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(),
 		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newExplainCmd(),
 		newWeightCmd(), newDrainCmd(),
-		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(),
+		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(), newManCmd(),
 	)
 	markUsage(root)
 	return root

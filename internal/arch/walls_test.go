@@ -31,6 +31,7 @@ var walls = map[string][]string{
 	"cmd":               {everything},
 	"docs":              {},
 	"internal/arch":     {},
+	"packaging":         {},
 	"internal/jsonfile": {},
 	"loader":            {"bpf"},
 	"pkg/admin":         {"pkg/director", "pkg/lb", "pkg/guard", "pkg/warnings", "pkg/history"},

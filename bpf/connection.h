@@ -202,7 +202,7 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	}
 	if (r->p.protocol == IPPROTO_TCP)
 		state = next_state(value_state(value), r->p.tcp_flags);
-	flow_touch(place, value, state, r->now);
+	flow_touch(r->s, r->hash, place, value, state, r->now);
 	if (state == STATE_ESTABLISHED && value_state(value) != STATE_ESTABLISHED)
 		raise_template(r, real, value, TEMPLATE_ASSURED);
 	else if (state == STATE_ESTABLISHED && !(value & PROVEN))

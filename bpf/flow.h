@@ -8,6 +8,7 @@
 
 #include "config.h"
 #include "maps.h"
+#include "news.h"
 #include "set.h"
 #include "stats.h"
 
@@ -110,6 +111,41 @@ struct insertion {
 };
 
 /*
+ * Write a new flow into a place, the cheapest one below a class: 0 if that was
+ * done. Expired is the value of the same flow in place, or 0: one key never has
+ * two places. The key's lock is held.
+ */
+static __always_inline int flow_store(struct settings *s, struct set *a, struct set *b,
+				      struct insertion *in, __u64 *place, __u64 expired,
+				      __u64 now, __u32 class)
+{
+	for (int i = 0; i < CLAIM_TRIES; i++) {
+		__u64 choice = choose_flow_place(s, a, b, now);
+		struct claim c;
+
+		if (choice >> CHOICE_CLASS_SHIFT >= class)
+			continue;
+		c = claim_for(a, b, choice);
+		if (expired) {
+			c.key = place - WAYS;
+			c.value = place;
+			c.old = expired;
+		}
+		if (!set_claim(&c)) {
+			expired = 0;
+			continue;
+		}
+		account_eviction(s, c.old, now);
+		store_64(c.key, in->key);
+		in->value |= c.nonce;
+		load_add(value_real(in->value), value_state(in->value), 1);
+		store_64(c.value, in->value);
+		return 0;
+	}
+	return 1;
+}
+
+/*
  * Store a new flow. 0 if a value is in force, 1 if no place could be claimed
  * (both sets are being written by other CPUs: the packet is to be dropped, a
  * rr service must not send it anywhere unstored).
@@ -143,30 +179,8 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 		result = 0;
 		goto out;
 	}
-	for (int i = 0; i < CLAIM_TRIES; i++) {
-		__u64 choice = choose_flow_place(s, a, b, now);
-		struct claim c;
-
-		if (is_out_of_reach(choice))
-			continue;
-		c = claim_for(a, b, choice);
-		if (value) { /* its own, expired: never two places for one key */
-			c.key = place - WAYS;
-			c.value = place;
-			c.old = value;
-		}
-		if (!set_claim(&c)) {
-			value = 0;
-			continue;
-		}
-		account_eviction(s, c.old, now);
-		store_64(c.key, in->key);
-		in->value |= c.nonce | (now & SEEN_MASK);
-		load_add(value_real(in->value), value_state(in->value), 1);
-		store_64(c.value, in->value);
-		result = 0;
-		break;
-	}
+	in->value |= now & SEEN_MASK;
+	result = flow_store(s, a, b, in, place, value, now, CLASS_BUSY);
 out:
 	set_unlock(lock);
 	return result;
@@ -177,7 +191,8 @@ out:
  * proven if it was in the state before. The line is written once a tick, and
  * when something changed.
  */
-static __always_inline void flow_touch(__u64 *place, __u64 value, __u32 state, __u64 now)
+static __always_inline void flow_touch(const struct settings *s, __u64 hash, __u64 *place,
+				       __u64 value, __u32 state, __u64 now)
 {
 	__u64 wanted;
 
@@ -198,6 +213,8 @@ static __always_inline void flow_touch(__u64 *place, __u64 value, __u32 state, _
 		found = swap_64(place, value, wanted);
 		if (found == value) {
 			load_move(value_real(value), value_state(value), state);
+			if (wanted & PROVEN)
+				note_news(s, &flow_news, hash, flow_sets);
 			return;
 		}
 		/* Only the time stamp may have changed; else leave it be. */
@@ -205,6 +222,68 @@ static __always_inline void flow_touch(__u64 *place, __u64 value, __u32 state, _
 			return;
 		value = found;
 	}
+}
+
+/* What a place is worth that nothing from elsewhere may take: a proven flow's (CLASSES). */
+#define CLASS_PROVEN 3
+
+/* A peer's word on a flow that is known here: newer news win. */
+static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __u64 value,
+					 __u64 now)
+{
+	__u64 fields = SEEN_MASK | STATE_MASK | PROVEN;
+	int is_same = value_real(value) == value_real(in->value) &&
+		      value_generation(value) == value_generation(in->value);
+	__u32 slot = value_real(value);
+	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+	__u64 wanted = (value & ~fields) | (in->value & fields) | (value & PROVEN);
+
+	if (flow_age(value, now) < flow_age(in->value, now) || (!is_same && !in->replaces))
+		return ABSORB_KEPT;
+	if (!is_same)
+		wanted = in->value | next_nonce(value);
+	if (swap_64(place, value, wanted) != value)
+		return ABSORB_BUSY;
+	if (real && real->generation == value_generation(value))
+		load_add(slot, value_state(value), -1);
+	load_add(value_real(wanted), value_state(wanted), 1);
+	return ABSORB_CHANGED;
+}
+
+/* Store a flow that a peer tells of. It never costs a proven flow its place. */
+__attribute__((noinline)) int flow_absorb(struct absorption *in)
+{
+	struct insertion new = {};
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u64 *lock, *place = 0;
+	struct set *a, *b;
+	__u64 value, now;
+
+	if (!s || !in)
+		return 0;
+	a = flow_set(first_set(in->hash, flow_sets));
+	b = flow_set(second_set(in->hash, flow_sets));
+	if (!a || !b)
+		return 0;
+	now = clock_now(s);
+	lock = set_lock(in->hash);
+	if (!lock)
+		return 0; /* ABSORB_BUSY, as it was */
+	value = flow_find(a, in->key, value_port(in->value), &place);
+	if (!value)
+		value = flow_find(b, in->key, value_port(in->value), &place);
+	if (value && place && !flow_is_expired(s, value, now)) {
+		in->outcome = flow_update(in, place, value, now);
+	} else {
+		new.key = in->key;
+		new.value = in->value;
+		in->outcome = flow_store(s, a, b, &new, place, value, now, CLASS_PROVEN) ?
+				      ABSORB_NO_PLACE :
+				      ABSORB_STORED;
+	}
+	set_unlock(lock);
+	return 0;
 }
 
 /* End a flow: its place is free, its real has one connection less. */

@@ -24,6 +24,8 @@
  *   fragment.h    fragments
  *   forward_dr.h  the frame's way out
  *   answer.h      ICMP that we send ourselves
+ *   news.h        which sets have changed, for connection sync
+ *   absorb.h      a program of its own: what peer directors tell goes into the tables
  *   stats.h       counting
  *   fast.h        the short way of nearly every packet
  *
@@ -54,6 +56,7 @@
 #include "connection.h"
 #include "fragment.h"
 #include "forward_dr.h"
+#include "absorb.h"
 #include "fast.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -16,12 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lbMapAbsorptions         = "absorptions"
 	lbMapAddresses           = "addresses"
 	lbMapAnswers             = "answers"
 	lbMapCounters            = "counters"
 	lbMapCursors             = "cursors"
 	lbMapEvictions           = "evictions"
 	lbMapFilters             = "filters"
+	lbMapFlowNews            = "flow_news"
 	lbMapFlows               = "flows"
 	lbMapFragments           = "fragments"
 	lbMapHeld                = "held"
@@ -36,9 +38,11 @@ const (
 	lbMapRings               = "rings"
 	lbMapServices            = "services"
 	lbMapSettings            = "settings"
+	lbMapTemplateNews        = "template_news"
 	lbMapTemplates           = "templates"
 	lbMapVerdicts            = "verdicts"
 	lbMapVips                = "vips"
+	lbProgAbsorb             = "absorb"
 	lbProgClock              = "clock"
 	lbProgLb                 = "lb"
 	lbVarFlowSets            = "flow_sets"
@@ -102,37 +106,41 @@ type lbSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbProgramSpecs struct {
-	Clock *ebpf.ProgramSpec `ebpf:"clock"`
-	Lb    *ebpf.ProgramSpec `ebpf:"lb"`
+	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
+	Clock  *ebpf.ProgramSpec `ebpf:"clock"`
+	Lb     *ebpf.ProgramSpec `ebpf:"lb"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
-	Addresses  *ebpf.MapSpec `ebpf:"addresses"`
-	Answers    *ebpf.MapSpec `ebpf:"answers"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Cursors    *ebpf.MapSpec `ebpf:"cursors"`
-	Evictions  *ebpf.MapSpec `ebpf:"evictions"`
-	Filters    *ebpf.MapSpec `ebpf:"filters"`
-	Flows      *ebpf.MapSpec `ebpf:"flows"`
-	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
-	Held       *ebpf.MapSpec `ebpf:"held"`
-	Interfaces *ebpf.MapSpec `ebpf:"interfaces"`
-	Labels     *ebpf.MapSpec `ebpf:"labels"`
-	Leases     *ebpf.MapSpec `ebpf:"leases"`
-	Loads      *ebpf.MapSpec `ebpf:"loads"`
-	Locks      *ebpf.MapSpec `ebpf:"locks"`
-	Ports      *ebpf.MapSpec `ebpf:"ports"`
-	Ranges     *ebpf.MapSpec `ebpf:"ranges"`
-	Reals      *ebpf.MapSpec `ebpf:"reals"`
-	Rings      *ebpf.MapSpec `ebpf:"rings"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Settings   *ebpf.MapSpec `ebpf:"settings"`
-	Templates  *ebpf.MapSpec `ebpf:"templates"`
-	Verdicts   *ebpf.MapSpec `ebpf:"verdicts"`
-	Vips       *ebpf.MapSpec `ebpf:"vips"`
+	Absorptions  *ebpf.MapSpec `ebpf:"absorptions"`
+	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
+	Answers      *ebpf.MapSpec `ebpf:"answers"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Cursors      *ebpf.MapSpec `ebpf:"cursors"`
+	Evictions    *ebpf.MapSpec `ebpf:"evictions"`
+	Filters      *ebpf.MapSpec `ebpf:"filters"`
+	FlowNews     *ebpf.MapSpec `ebpf:"flow_news"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
+	Held         *ebpf.MapSpec `ebpf:"held"`
+	Interfaces   *ebpf.MapSpec `ebpf:"interfaces"`
+	Labels       *ebpf.MapSpec `ebpf:"labels"`
+	Leases       *ebpf.MapSpec `ebpf:"leases"`
+	Loads        *ebpf.MapSpec `ebpf:"loads"`
+	Locks        *ebpf.MapSpec `ebpf:"locks"`
+	Ports        *ebpf.MapSpec `ebpf:"ports"`
+	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
+	Reals        *ebpf.MapSpec `ebpf:"reals"`
+	Rings        *ebpf.MapSpec `ebpf:"rings"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Settings     *ebpf.MapSpec `ebpf:"settings"`
+	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
+	Templates    *ebpf.MapSpec `ebpf:"templates"`
+	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips         *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -178,39 +186,44 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
-	Addresses  *ebpf.Map `ebpf:"addresses"`
-	Answers    *ebpf.Map `ebpf:"answers"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Cursors    *ebpf.Map `ebpf:"cursors"`
-	Evictions  *ebpf.Map `ebpf:"evictions"`
-	Filters    *ebpf.Map `ebpf:"filters"`
-	Flows      *ebpf.Map `ebpf:"flows"`
-	Fragments  *ebpf.Map `ebpf:"fragments"`
-	Held       *ebpf.Map `ebpf:"held"`
-	Interfaces *ebpf.Map `ebpf:"interfaces"`
-	Labels     *ebpf.Map `ebpf:"labels"`
-	Leases     *ebpf.Map `ebpf:"leases"`
-	Loads      *ebpf.Map `ebpf:"loads"`
-	Locks      *ebpf.Map `ebpf:"locks"`
-	Ports      *ebpf.Map `ebpf:"ports"`
-	Ranges     *ebpf.Map `ebpf:"ranges"`
-	Reals      *ebpf.Map `ebpf:"reals"`
-	Rings      *ebpf.Map `ebpf:"rings"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Settings   *ebpf.Map `ebpf:"settings"`
-	Templates  *ebpf.Map `ebpf:"templates"`
-	Verdicts   *ebpf.Map `ebpf:"verdicts"`
-	Vips       *ebpf.Map `ebpf:"vips"`
+	Absorptions  *ebpf.Map `ebpf:"absorptions"`
+	Addresses    *ebpf.Map `ebpf:"addresses"`
+	Answers      *ebpf.Map `ebpf:"answers"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Cursors      *ebpf.Map `ebpf:"cursors"`
+	Evictions    *ebpf.Map `ebpf:"evictions"`
+	Filters      *ebpf.Map `ebpf:"filters"`
+	FlowNews     *ebpf.Map `ebpf:"flow_news"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Fragments    *ebpf.Map `ebpf:"fragments"`
+	Held         *ebpf.Map `ebpf:"held"`
+	Interfaces   *ebpf.Map `ebpf:"interfaces"`
+	Labels       *ebpf.Map `ebpf:"labels"`
+	Leases       *ebpf.Map `ebpf:"leases"`
+	Loads        *ebpf.Map `ebpf:"loads"`
+	Locks        *ebpf.Map `ebpf:"locks"`
+	Ports        *ebpf.Map `ebpf:"ports"`
+	Ranges       *ebpf.Map `ebpf:"ranges"`
+	Reals        *ebpf.Map `ebpf:"reals"`
+	Rings        *ebpf.Map `ebpf:"rings"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Settings     *ebpf.Map `ebpf:"settings"`
+	TemplateNews *ebpf.Map `ebpf:"template_news"`
+	Templates    *ebpf.Map `ebpf:"templates"`
+	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Vips         *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *lbMaps) Close() error {
 	return _LbClose(
+		m.Absorptions,
 		m.Addresses,
 		m.Answers,
 		m.Counters,
 		m.Cursors,
 		m.Evictions,
 		m.Filters,
+		m.FlowNews,
 		m.Flows,
 		m.Fragments,
 		m.Held,
@@ -225,6 +238,7 @@ func (m *lbMaps) Close() error {
 		m.Rings,
 		m.Services,
 		m.Settings,
+		m.TemplateNews,
 		m.Templates,
 		m.Verdicts,
 		m.Vips,
@@ -258,12 +272,14 @@ type lbVariables struct {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbPrograms struct {
-	Clock *ebpf.Program `ebpf:"clock"`
-	Lb    *ebpf.Program `ebpf:"lb"`
+	Absorb *ebpf.Program `ebpf:"absorb"`
+	Clock  *ebpf.Program `ebpf:"clock"`
+	Lb     *ebpf.Program `ebpf:"lb"`
 }
 
 func (p *lbPrograms) Close() error {
 	return _LbClose(
+		p.Absorb,
 		p.Clock,
 		p.Lb,
 	)

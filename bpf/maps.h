@@ -200,3 +200,29 @@ struct {
 	__type(key, __u32);
 	__type(value, struct label);
 } labels SEC(".maps");
+
+/* Apart from the tables: written by few packets, read ten times a second. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1048576 / NEWS_LINE_SETS);
+	__type(key, __u32);
+	__type(value, struct news_line);
+} flow_news SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 65536 / NEWS_LINE_SETS);
+	__type(key, __u32);
+	__type(value, struct news_line);
+} template_news SEC(".maps");
+
+/* What absorb is to store. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct absorb_batch);
+} absorptions SEC(".maps");

@@ -32,6 +32,12 @@ static __always_inline void store_16(void *place, __u16 value)
 		*(volatile __u16 *)place = value;
 }
 
+static __always_inline void store_8(void *place, __u8 value)
+{
+	if (STORES)
+		*(volatile __u8 *)place = value;
+}
+
 /* Compare and swap: the word that was found, which is old on success. */
 static __always_inline __u64 swap_64(__u64 *place, __u64 old, __u64 new)
 {

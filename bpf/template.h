@@ -162,5 +162,7 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		result = template_insert(rq, a, b, now);
 	}
 	set_unlock(lock);
+	if (!result)
+		note_news(s, &template_news, hash, template_sets);
 	return result;
 }

@@ -22,6 +22,8 @@ enum table_size {
 	PEERS = 8, /* fellow directors that an interface can know */
 	PROBES = 4, /* lines of vips or ports that a search may touch */
 	WAYS = 4, /* places of a set of flows or templates */
+	NEWS_LINE_SETS = 64, /* sets that a line of news tells of */
+	ABSORPTIONS = 64, /* entries that one run of absorb takes: a lock is held for one at a time */
 	FRAGMENT_SECONDS = 30, /* that a fragment's note is good for: net.ipv4.ipfrag_time */
 };
 
@@ -284,6 +286,7 @@ enum setting {
 	SETTING_EXPIRE_NODEST = 2, /* expire_nodest_conn = 1 */
 	SETTING_EXPIRE_QUIESCENT = 4, /* expire_quiescent_template = 1 */
 	SETTING_GLOBAL_FILTER = 8, /* there are deny or allow lists for all */
+	SETTING_NEWS = 16, /* connection sync wants to know which sets have changed */
 };
 
 /* What user space may change at any time. */
@@ -351,6 +354,44 @@ enum filter_action {
 	FILTER_NONE,
 	FILTER_ALLOW,
 	FILTER_DENY,
+};
+
+/*
+ * Which sets of a table have news for peer directors: a byte each, 1 if so.
+ * The packet path sets it, connection sync clears it before it reads the set.
+ */
+struct news_line {
+	__u8 of_set[NEWS_LINE_SETS];
+};
+
+enum absorb_kind {
+	ABSORB_FLOW,
+	ABSORB_TEMPLATE,
+};
+
+enum absorb_outcome {
+	ABSORB_BUSY, /* not done: another CPU changes the place */
+	ABSORB_STORED, /* it was not known */
+	ABSORB_CHANGED, /* it was known, and is now as the peer says */
+	ABSORB_KEPT, /* what was known here is newer, or of another real */
+	ABSORB_NO_PLACE, /* every place is worth more */
+};
+
+/* A connection or template that a peer director tells of, in local numbers. */
+struct absorption {
+	__u64 key;
+	__u64 hash;
+	__u64 value; /* without nonce; of a flow with the tick when it was seen */
+	__u32 ticks; /* of a template: what it has left */
+	enum absorb_kind kind;
+	__u32 replaces; /* 1: if it is known with another real, the peer is right */
+	enum absorb_outcome outcome;
+};
+
+struct absorb_batch {
+	__u32 count;
+	__u32 spare;
+	struct absorption entry[ABSORPTIONS];
 };
 
 /* Token bucket of the ICMP answers, one per CPU. */

@@ -19,6 +19,8 @@ const (
 	Peers           = 8  // fellow directors that an interface can know
 	Probes          = 4  // lines of vips or ports that a search may touch
 	Ways            = 4  // places of a set of flows or templates
+	NewsLineSets    = 64 // sets that a line of news tells of
+	Absorptions     = 64 // entries that one run of absorb takes: a lock is held for one at a time
 	FragmentSeconds = 30 // that a fragment's note is good for: net.ipv4.ipfrag_time
 )
 
@@ -254,9 +256,10 @@ type Setting uint32
 // Values of Setting.
 const (
 	SettingSloppyTCP       Setting = 1
-	SettingExpireNodest    Setting = 2 // expire_nodest_conn = 1
-	SettingExpireQuiescent Setting = 4 // expire_quiescent_template = 1
-	SettingGlobalFilter    Setting = 8 // there are deny or allow lists for all
+	SettingExpireNodest    Setting = 2  // expire_nodest_conn = 1
+	SettingExpireQuiescent Setting = 4  // expire_quiescent_template = 1
+	SettingGlobalFilter    Setting = 8  // there are deny or allow lists for all
+	SettingNews            Setting = 16 // connection sync wants to know which sets have changed
 )
 
 // What user space may change at any time.
@@ -335,6 +338,51 @@ const (
 	FilterAllow FilterAction = 1
 	FilterDeny  FilterAction = 2
 )
+
+// Which sets of a table have news for peer directors: a byte each, 1 if so.
+// The packet path sets it, connection sync clears it before it reads the set.
+type NewsLine struct {
+	_     structs.HostLayout
+	OfSet [64]uint8
+}
+
+type AbsorbKind uint32
+
+// Values of AbsorbKind.
+const (
+	AbsorbFlow     AbsorbKind = 0
+	AbsorbTemplate AbsorbKind = 1
+)
+
+type AbsorbOutcome uint32
+
+// Values of AbsorbOutcome.
+const (
+	AbsorbBusy    AbsorbOutcome = 0 // not done: another CPU changes the place
+	AbsorbStored  AbsorbOutcome = 1 // it was not known
+	AbsorbChanged AbsorbOutcome = 2 // it was known, and is now as the peer says
+	AbsorbKept    AbsorbOutcome = 3 // what was known here is newer, or of another real
+	AbsorbNoPlace AbsorbOutcome = 4 // every place is worth more
+)
+
+// A connection or template that a peer director tells of, in local numbers.
+type Absorption struct {
+	_        structs.HostLayout
+	Key      uint64
+	Hash     uint64
+	Value    uint64
+	Ticks    uint32
+	Kind     AbsorbKind
+	Replaces uint32
+	Outcome  AbsorbOutcome
+}
+
+type AbsorbBatch struct {
+	_     structs.HostLayout
+	Count uint32
+	Spare uint32
+	Entry [64]Absorption
+}
 
 // Token bucket of the ICMP answers, one per CPU.
 type Bucket struct {

@@ -42,7 +42,44 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 
 // load makes the program of one interface over the shared maps.
 func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
+	coll, err := d.loadProgram("lb", slot)
+	if err != nil {
+		return nil, err
+	}
+	defer coll.Close()
+	d.ownMAC[name] = coll.Variables["own_mac"]
+	return coll.DetachProgram("lb"), nil
+}
+
+// loadProgram loads one of the object's programs over the shared maps, with
+// what is fixed at load time.
+func (d *Datapath) loadProgram(program string, slot uint32) (*ebpf.Collection, error) {
 	spec := d.spec.Copy()
+	if err := d.setConstants(spec, slot); err != nil {
+		return nil, err
+	}
+	replace := map[string]*ebpf.Map{}
+	_ = d.eachMap(func(name string, m **ebpf.Map) error {
+		replace[name] = *m
+		return nil
+	})
+	for name := range spec.Programs {
+		if name != program {
+			delete(spec.Programs, name)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return nil, fmt.Errorf("the kernel's verifier refuses the packet path: %v (please report this with the output of `uname -a`)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load packet path: %w (lvx needs Linux 5.18 or later with BTF, and root)", err)
+	}
+	return coll, nil
+}
+
+func (d *Datapath) setConstants(spec *ebpf.CollectionSpec, slot uint32) error {
 	hz := HZ()
 	shift := TickShift(hz)
 	renewal := renewalSeconds*hz>>shift + 1 // nothing ends early
@@ -60,26 +97,10 @@ func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
 		"fragment_ticks":     uint32(fragments),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
-			return nil, fmt.Errorf("constant %s: %w", name, err)
+			return fmt.Errorf("constant %s: %w", name, err)
 		}
 	}
-	replace := map[string]*ebpf.Map{}
-	_ = d.eachMap(func(name string, m **ebpf.Map) error {
-		replace[name] = *m
-		return nil
-	})
-	delete(spec.Programs, "clock")
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
-	var verifier *ebpf.VerifierError
-	if errors.As(err, &verifier) {
-		return nil, fmt.Errorf("the kernel's verifier refuses the packet path: %v (please report this with the output of `uname -a`)", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("load packet path: %w (lvx needs Linux 5.18 or later with BTF, and root)", err)
-	}
-	defer coll.Close()
-	d.ownMAC[name] = coll.Variables["own_mac"]
-	return coll.DetachProgram("lb"), nil
+	return nil
 }
 
 // setMAC tells the program of an interface which frames are for it. The short

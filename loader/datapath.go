@@ -72,15 +72,21 @@ type Datapath struct {
 	Flows      []uint64 // eight words a set: four keys, four values
 	Templates  []uint64 // the same
 
-	opts    Options
-	pins    pinDir
-	lock    *os.File
-	memory  []mapped
-	spec    *ebpf.CollectionSpec
-	clock   *ebpf.Program
-	program map[string]*ebpf.Program
-	ownMAC  map[string]*ebpf.Variable // by interface
-	links   map[string]link.Link
+	FlowNews     []uint8 // of each set of flows: 1 if it has changed (with bpf.SettingNews)
+	TemplateNews []uint8 // of each set of templates
+
+	opts   Options
+	pins   pinDir
+	lock   *os.File
+	memory []mapped
+	spec   *ebpf.CollectionSpec
+	clock  *ebpf.Program
+	absorb *ebpf.Program
+
+	absorptions *bpf.AbsorbBatch
+	program     map[string]*ebpf.Program
+	ownMAC      map[string]*ebpf.Variable // by interface
+	links       map[string]link.Link
 }
 
 // Layout is the version of the maps' layout. Maps of another version are not
@@ -153,6 +159,9 @@ func (d *Datapath) mapAll() error {
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
 		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
 		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},
+		{m.FlowNews, func(b mapped, n uint32) { d.FlowNews = view[uint8](b, bpf.NewsLineSets*n) }},
+		{m.TemplateNews, func(b mapped, n uint32) { d.TemplateNews = view[uint8](b, bpf.NewsLineSets*n) }},
+		{m.Absorptions, func(b mapped, n uint32) { d.absorptions = &view[bpf.AbsorbBatch](b, n)[0] }},
 	} {
 		mem, err := get(v.of)
 		if err != nil {
@@ -224,8 +233,10 @@ func (d *Datapath) release() {
 	for _, p := range d.program {
 		_ = p.Close()
 	}
-	if d.clock != nil {
-		_ = d.clock.Close()
+	for _, p := range []*ebpf.Program{d.clock, d.absorb} {
+		if p != nil {
+			_ = p.Close()
+		}
 	}
 	_ = d.Maps.Close()
 	if d.lock != nil {

@@ -31,6 +31,10 @@ func (d *Datapath) openMaps() error {
 	}
 	spec.Maps["flows"].MaxEntries = sets(d.opts.Flows)
 	spec.Maps["templates"].MaxEntries = sets(d.opts.Templates)
+	for _, table := range []string{"flow", "template"} {
+		n := spec.Maps[table+"s"].MaxEntries
+		spec.Maps[table+"_news"].MaxEntries = (n + bpf.NewsLineSets - 1) / bpf.NewsLineSets
+	}
 	d.spec = spec
 	old, err := d.pinnedMaps()
 	if err != nil {

@@ -68,6 +68,13 @@ func (p Program) Run(ctx context.Context) (string, error) {
 
 func killGroup(pid int) error { return syscall.Kill(-pid, syscall.SIGKILL) }
 
+// ExitStatus is the error of a program that has ended with a status other
+// than 0.
+type ExitStatus int
+
+// Error names the status.
+func (s ExitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 // exitReason words what os/exec reports. A background child that kept the
 // pipes open is the program's own business.
 func exitReason(err error) error {
@@ -79,7 +86,7 @@ func exitReason(err error) error {
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return fmt.Errorf("killed by signal %d (%s)", ws.Signal(), ws.Signal())
 		}
-		return fmt.Errorf("exit status %d", exit.ExitCode())
+		return ExitStatus(exit.ExitCode())
 	}
 	return err
 }

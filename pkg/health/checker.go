@@ -18,6 +18,12 @@ type Checker interface {
 	Check(ctx context.Context) error
 }
 
+// Weigher is a [Checker] whose passes say something of the real's weight.
+// Weight is asked after each pass.
+type Weigher interface {
+	Weight() Weight
+}
+
 // ErrNotAsked is in the chain of an error that says nothing about the real:
 // the question could not be asked, because this host had no file descriptor,
 // port or path left. The monitor does not count it.
@@ -51,7 +57,7 @@ func WithPath(p Path) Option { return func(o *options) { o.path = p } }
 // anything, where silence is a pass.
 func ThroughVIP(s Spec) bool {
 	switch s.Type {
-	case TCP, HTTP, HTTPS, DNS, ICMP:
+	case TCP, HTTP, HTTPS, DNS, ICMP, SMTP:
 		return true
 	case UDP:
 		return s.Send != "" || s.Expect != ""
@@ -68,14 +74,14 @@ func New(t Target, opts ...Option) (Checker, error) {
 		opt(&o)
 	}
 	t.Spec = t.Spec.WithDefaults()
-	if t.Spec.Type != Exec && !t.Real.IsValid() {
+	if t.Spec.Type != Exec && t.Spec.Type != File && !t.Real.IsValid() {
 		return nil, fmt.Errorf("%s check of no address", t.Spec.Type)
 	}
 	direct, err := buildPlain(t, dialer{source: t.Spec.Source}, o)
 	if err != nil {
 		return nil, err
 	}
-	if !t.VIP.IsValid() || t.Spec.Via == ViaReal {
+	if !t.VIP.IsValid() || t.Spec.Via == ViaReal || t.Spec.Type == Exec || t.Spec.Type == File {
 		return timedChecker{direct, t.Spec.Timeout}, nil
 	}
 	switch {
@@ -99,11 +105,15 @@ func buildPlain(t Target, d dialer, o options) (Checker, error) {
 	case UDP:
 		return newUDP(t, d), nil
 	case ICMP:
-		return newICMP(t, d)
+		return newICMP(t, d), nil
+	case SMTP:
+		return newSMTP(t, d)
+	case File:
+		return newFile(t)
 	case Exec:
 		return newExec(t)
 	}
-	return nil, fmt.Errorf("check type %q (known: tcp http https dns udp icmp exec)", t.Spec.Type)
+	return nil, fmt.Errorf("check type %q (known: tcp http https dns udp icmp smtp file exec)", t.Spec.Type)
 }
 
 // timedChecker ends a check after its timeout.
@@ -116,6 +126,16 @@ func (b timedChecker) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	return addTimeout(b.Checker.Check(ctx), b.timeout)
+}
+
+// Weight implements [Weigher].
+func (b timedChecker) Weight() Weight { return weightOf(b.Checker) }
+
+func weightOf(c Checker) Weight {
+	if w, ok := c.(Weigher); ok {
+		return w.Weight()
+	}
+	return Weight{}
 }
 
 // timeoutError stands for every way in which a deadline shows itself.

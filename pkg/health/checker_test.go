@@ -261,9 +261,7 @@ func serveUDP(t *testing.T, f func(p net.PacketConn, b []byte, from net.Addr)) u
 func TestICMP(t *testing.T) {
 	expect(t, "loopback", try(t, health.Spec{Type: health.ICMP}, 0), "")
 	expect(t, "source", try(t, health.Spec{Type: health.ICMP, Source: netip.MustParseAddr("127.0.0.9")}, 0), "")
-	if _, err := health.New(health.Target{Spec: health.Spec{Type: health.ICMP}, Real: loopback6}); err == nil {
-		t.Error("an icmp check of IPv6 was built")
-	}
+	expect(t, "IPv6", tryAt(t, health.Target{Spec: health.Spec{Type: health.ICMP}, Real: loopback6}), "")
 }
 
 func TestNewRefuses(t *testing.T) {
@@ -283,6 +281,11 @@ func TestNewRefuses(t *testing.T) {
 		`host "a\nb" (blanks`:               {Spec: health.Spec{Type: health.HTTP, Host: "a\nb"}, Real: loopback},
 		`method "GET /x" (blanks`:           {Spec: health.Spec{Type: health.HTTP, Method: "GET /x"}, Real: loopback},
 		"http check: match: ":               {Spec: health.Spec{Type: health.HTTP, Match: "("}, Real: loopback},
+		"http check: no_match: ":            {Spec: health.Spec{Type: health.HTTP, NoMatch: "("}, Real: loopback},
+		`TLS version "1.4" (known`:          {Spec: health.Spec{Type: health.HTTPS, TLSMin: "1.4"}, Real: loopback},
+		`cipher suite "RC5" is not known`:   {Spec: health.Spec{Type: health.HTTPS, TLSCiphers: "RC5"}, Real: loopback},
+		`helo "a b" (want`:                  {Spec: health.Spec{Type: health.SMTP, Helo: "a b"}, Real: loopback},
+		`file check: "state" (want the abs`: {Spec: health.Spec{Type: health.File, File: "state"}},
 		"https check: CA: ":                 {Spec: health.Spec{Type: health.HTTPS, CA: "/nonexistent"}, Real: loopback},
 		"no PEM certificate in CA file /de": {Spec: health.Spec{Type: health.HTTPS, CA: "/dev/null"}, Real: loopback},
 	} {

@@ -140,28 +140,31 @@ func FuzzDNSReply(f *testing.F) {
 }
 
 func FuzzEchoReply(f *testing.F) {
-	reply := append([]byte{0x46, 23: 0}, echoRequestFor(7)...)
+	reply := append([]byte{0x46, 23: 0}, echoRequestFor(7, false)...)
 	reply[24] = echoReply
-	f.Add(reply, uint64(7))
-	f.Add([]byte{0x4f, 0}, uint64(0))
-	f.Fuzz(func(t *testing.T, packet []byte, number uint64) {
-		if isReplyTo(packet, number) && isReplyTo(packet, number+1) {
+	f.Add(reply, uint64(7), false)
+	f.Add([]byte{0x4f, 0}, uint64(0), false)
+	reply = echoRequestFor(7, true)
+	reply[0] = echoReply6
+	f.Add(reply, uint64(7), true)
+	f.Fuzz(func(t *testing.T, packet []byte, number uint64, isIPv6 bool) {
+		if isReplyTo(packet, number, isIPv6) && isReplyTo(packet, number+1, isIPv6) {
 			t.Error("one reply answers two requests")
 		}
 	})
 }
 
 func TestEcho(t *testing.T) {
-	request := echoRequestFor(0x0123456789abcdef)
+	request := echoRequestFor(0x0123456789abcdef, false)
 	if onesSum(request) != 0xffff {
 		t.Errorf("checksum of % x", request)
 	}
 	reply := append([]byte{0x45, 19: 0}, request...)
-	if isReplyTo(reply, 0x0123456789abcdef) {
+	if isReplyTo(reply, 0x0123456789abcdef, false) {
 		t.Error("a request answers itself")
 	}
 	reply[20] = echoReply
-	if !isReplyTo(reply, 0x0123456789abcdef) || isReplyTo(reply, 0x1123456789abcdef) {
+	if !isReplyTo(reply, 0x0123456789abcdef, false) || isReplyTo(reply, 0x1123456789abcdef, false) {
 		t.Error("the number does not tell")
 	}
 }
@@ -180,7 +183,7 @@ func FuzzHTTPResponse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, response string) {
-		err := c.(*httpChecker).sendRequest(pipe{strings.NewReader(response)})
+		_, err := c.(*httpChecker).askHTTP1(pipe{strings.NewReader(response)})
 		if err == nil {
 			return
 		}

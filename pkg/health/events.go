@@ -44,7 +44,7 @@ func (b *eventQueue) take() (Event, bool) {
 		e := b.pending[b.order[0]]
 		delete(b.pending, b.order[0])
 		b.order = b.order[1:]
-		if e.Old.Up != e.New.Up || e.Old.Known != e.New.Known || e.Old.Flapping != e.New.Flapping {
+		if differs(e.New, e.Old) {
 			return e, true
 		}
 	}

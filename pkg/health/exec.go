@@ -10,15 +10,21 @@ import (
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
+// firstWeightStatus is the exit status that means weight 0 in a check whose
+// status says the weight; each one more is a weight of one more, up to 253.
+const firstWeightStatus = 2
+
 // execChecker runs a program of the operator's: exit status 0 is a pass. It
 // gets LVX_REAL, LVX_PORT and LVX_VIP besides the configured environment.
 type execChecker struct {
 	argv, env []string
 	user      *syscall.Credential
+	isDynamic bool   // the exit status says the weight
+	weight    Weight // by the last pass
 }
 
 func newExec(t Target) (Checker, error) {
-	c := &execChecker{argv: splitLines(t.Spec.Argv), user: guard.Unprivileged()}
+	c := &execChecker{argv: splitLines(t.Spec.Argv), user: guard.Unprivileged(), isDynamic: t.Spec.DynamicWeight}
 	if len(c.argv) == 0 {
 		return nil, errors.New("exec check without a command")
 	}
@@ -45,7 +51,13 @@ func splitLines(s string) []string {
 
 func (c *execChecker) Check(ctx context.Context) error {
 	out, err := guard.Program{Argv: c.argv, Env: c.env, As: c.user}.Run(ctx)
+	c.weight = Weight{}
 	if err == nil {
+		return nil
+	}
+	var status guard.ExitStatus
+	if errors.As(err, &status) && c.isDynamic && status >= firstWeightStatus {
+		c.weight = Weight{IsFixed: true, Value: int(status) - firstWeightStatus}
 		return nil
 	}
 	name := "exec " + guard.Text(c.argv[0])
@@ -59,6 +71,9 @@ func (c *execChecker) Check(ctx context.Context) error {
 	}
 	return &saidError{err, out}
 }
+
+// Weight implements [Weigher].
+func (c *execChecker) Weight() Weight { return c.weight }
 
 // saidError adds what a program wrote to the reason.
 type saidError struct {

@@ -3,37 +3,41 @@ package health
 import (
 	"bufio"
 	"context"
+	"crypto/md5"
 	"crypto/tls"
-	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
+	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
 // maxBody is how much of a body a pattern can see; maxResponse bounds the
-// header, the body and their framing together.
+// header, the body and their framing together, maxDigested the same for a body
+// whose digest is asked for.
 const (
 	maxBody     = 64 << 10
 	maxResponse = 2 * maxBody
+	maxDigested = 16 << 20
 )
 
-// httpChecker sends one request of HTTP/1.1 and looks at the status and, if
-// asked to, at the body. It does not follow redirects: a redirect is its
-// status. The client of net/http would follow them, keep connections and
-// cost two goroutines per probe.
+// httpChecker sends one request of HTTP/1.1, or of HTTP/2 where the server
+// wants it, and looks at the status and, if asked to, at the body. It does not
+// follow redirects: a redirect is its status. The client of net/http would
+// follow them, keep connections and cost two goroutines per probe; and it
+// refuses answers with headers that a browser takes.
 type httpChecker struct {
 	dialer
 	to      netip.AddrPort
@@ -43,7 +47,12 @@ type httpChecker struct {
 	want    string // as the configuration says it
 	status  []statusRange
 	match   *regexp.Regexp
+	noMatch *regexp.Regexp
+	digest  string
 	tls     *tls.Config // nil for http
+	url     *url.URL    // for HTTP/2
+
+	speaksHTTP2 atomic.Bool // over plain TCP it was HTTP/2 that worked
 }
 
 func newHTTP(t Target, d dialer) (Checker, error) {
@@ -69,15 +78,28 @@ func newHTTP(t Target, d dialer) (Checker, error) {
 	if c.status, err = parseStatus(s.Status); err != nil {
 		return nil, fmt.Errorf("%s check: %w", s.Type, err)
 	}
-	if s.Match != "" {
-		if c.match, err = regexp.Compile(s.Match); err != nil {
-			return nil, fmt.Errorf("%s check: match: %w", s.Type, err)
-		}
+	if c.match, err = compile(s.Match); err != nil {
+		return nil, fmt.Errorf("%s check: match: %w", s.Type, err)
+	}
+	if c.noMatch, err = compile(s.NoMatch); err != nil {
+		return nil, fmt.Errorf("%s check: no_match: %w", s.Type, err)
+	}
+	c.digest = strings.ToLower(s.Digest)
+	if c.url, err = url.Parse(string(s.Type) + "://" + host + s.Path); err != nil {
+		return nil, fmt.Errorf("%s check: %w", s.Type, err)
 	}
 	if s.Type == HTTPS {
 		c.tls, err = tlsConfig(s, host)
 	}
 	return c, err
+}
+
+// compile is nil for no pattern.
+func compile(pattern string) (*regexp.Regexp, error) {
+	if pattern == "" {
+		return nil, nil
+	}
+	return regexp.Compile(pattern)
 }
 
 // hostHeader is what the real is asked for: the configured host, else the
@@ -99,89 +121,126 @@ func hostHeader(t Target) string {
 	return netip.AddrPortFrom(addr, t.Port).String()
 }
 
-func tlsConfig(s Spec, host string) (*tls.Config, error) {
-	name := s.SNI
-	if name == "" {
-		name = host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			name = h
+func (c *httpChecker) Check(ctx context.Context) error {
+	if c.speaksHTTP2.Load() {
+		if err := c.tryHTTP2(ctx); err == nil {
+			return nil
 		}
-		name = strings.Trim(name, "[]")
+		c.speaksHTTP2.Store(false)
 	}
-	cfg := &tls.Config{ServerName: name, InsecureSkipVerify: s.SkipVerify}
-	if s.CA == "" {
-		return cfg, nil
+	isAnswer, err := c.tryHTTP1(ctx)
+	if isAnswer || c.tls != nil || ctx.Err() != nil {
+		return err
 	}
-	pem, err := os.ReadFile(s.CA)
-	if err != nil {
-		return nil, fmt.Errorf("https check: CA: %w", err)
+	// Something took the connection and does not speak HTTP/1.1: it may be a
+	// server of HTTP/2 alone, which a client is to know beforehand (RFC 9113
+	// section 3.3).
+	if c.tryHTTP2(ctx) == nil {
+		c.speaksHTTP2.Store(true)
+		return nil
 	}
-	cfg.RootCAs = x509.NewCertPool()
-	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("https check: no PEM certificate in CA file %s", s.CA)
-	}
-	return cfg, nil
+	return err
 }
 
-func (c *httpChecker) Check(ctx context.Context) error {
+// tryHTTP2 asks over a plain connection on which the server must expect
+// HTTP/2.
+func (c *httpChecker) tryHTTP2(ctx context.Context) error {
 	s, err := c.dial(ctx, unix.SOCK_STREAM, 0, c.to)
 	if err != nil {
 		return stageFailure("tcp connect", err)
 	}
 	defer s.Close()
+	return c.askHTTP2(ctx, s)
+}
+
+// tryHTTP1 asks with HTTP/1.1, or over TLS with what the server chose.
+// isAnswer reports whether the outcome is a verdict: the server spoke HTTP, said
+// nothing, or there was no connection.
+func (c *httpChecker) tryHTTP1(ctx context.Context) (isAnswer bool, err error) {
+	s, err := c.dial(ctx, unix.SOCK_STREAM, 0, c.to)
+	if err != nil {
+		return true, stageFailure("tcp connect", err)
+	}
+	defer s.Close()
 	if c.tls == nil {
-		return c.sendRequest(s)
+		return c.askHTTP1(s)
 	}
 	t := tls.Client(s, c.tls)
 	// The context reaches the handshake as the deadline of s.
 	if err := t.Handshake(); err != nil {
-		return stageFailure("TLS handshake", cleanServerError(err))
+		return true, stageFailure("TLS handshake", cleanServerError(err))
 	}
-	return c.sendRequest(t)
+	if t.ConnectionState().NegotiatedProtocol == http2.NextProtoTLS {
+		return true, c.askHTTP2(ctx, t)
+	}
+	return c.askHTTP1(t)
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-func (c *httpChecker) sendRequest(s io.ReadWriter) error {
+func (c *httpChecker) askHTTP1(s io.ReadWriter) (isAnswer bool, err error) {
 	if _, err := s.Write(c.request); err != nil {
-		return stageFailure(c.name, err)
+		return true, stageFailure(c.name, err)
 	}
 	r := readers.Get().(*bufio.Reader)
 	defer readers.Put(r)
-	limited := &io.LimitedReader{R: s, N: maxResponse}
+	limited := &io.LimitedReader{R: s, N: c.limit()}
 	r.Reset(limited)
 	defer r.Reset(nil)
-	resp, err := c.readResponse(r)
-	if err != nil && limited.N <= 0 {
-		return fmt.Errorf("%s: no answer within %d KiB", c.name, maxResponse>>10)
+	resp, err := readFinalResponse(r, c.method)
+	switch {
+	case err != nil && limited.N <= 0:
+		return true, fmt.Errorf("%s: no answer within %d KiB", c.name, c.limit()>>10)
+	case err != nil:
+		return errors.Is(err, os.ErrDeadlineExceeded), stageFailure(c.name, cleanServerError(err))
 	}
-	if err != nil {
-		return stageFailure(c.name, cleanServerError(err))
+	return true, c.judge(resp)
+}
+
+// limit bounds what is read: a digest needs the whole body.
+func (c *httpChecker) limit() int64 {
+	if c.digest != "" {
+		return maxDigested
 	}
-	if !statusMatches(c.status, resp.StatusCode) {
-		return fmt.Errorf("%s: %d%s (want %s)", c.name, resp.StatusCode, redirectText(resp), c.want)
+	return maxResponse
+}
+
+// judge looks at the status and the body of the final response.
+func (c *httpChecker) judge(resp *response) error {
+	if !statusMatches(c.status, resp.status) {
+		return fmt.Errorf("%s: %d%s (want %s)", c.name, resp.status, redirectText(resp), c.want)
 	}
-	if c.match == nil {
+	if c.digest != "" {
+		return c.judgeDigest(resp.body)
+	}
+	if c.match == nil && c.noMatch == nil {
 		return nil
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if c.match.Match(body) {
+	body, err := io.ReadAll(io.LimitReader(resp.body, maxBody))
+	switch {
+	case c.noMatch != nil && c.noMatch.Match(body):
+		return fmt.Errorf("%s: body matches %q", c.name, guard.Text(c.noMatch.String()))
+	case c.match != nil && c.match.Match(body):
 		return nil
-	}
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return stageFailure(c.name+" body", err)
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
+		return stageFailure(c.name+" body", cleanServerError(err))
+	case c.match == nil:
+		return nil
 	}
 	return fmt.Errorf("%s: body does not match %q", c.name, guard.Text(c.match.String()))
 }
 
-// readResponse reads the final response; informational ones come before it.
-func (c *httpChecker) readResponse(r *bufio.Reader) (*http.Response, error) {
-	for {
-		resp, err := http.ReadResponse(r, &http.Request{Method: c.method})
-		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
-			return resp, err
-		}
+// judgeDigest compares the MD5 of the whole body, which tells versions of a
+// page apart and protects nothing.
+func (c *httpChecker) judgeDigest(body io.Reader) error {
+	h := md5.New()
+	if _, err := io.Copy(h, body); err != nil {
+		return stageFailure(c.name+" body", cleanServerError(err))
 	}
+	if sum := hex.EncodeToString(h.Sum(nil)); sum != c.digest {
+		return fmt.Errorf("%s: digest %s (want %s)", c.name, sum, c.digest)
+	}
+	return nil
 }
 
 // cleanServerError keeps the errors of this host as they are. The others quote the
@@ -195,45 +254,4 @@ func cleanServerError(err error) error {
 		return err
 	}
 	return errors.New(guard.Text(err.Error()))
-}
-
-// redirectText says where a redirect would lead.
-func redirectText(resp *http.Response) string {
-	to := resp.Header.Get("Location")
-	if resp.StatusCode < 300 || resp.StatusCode > 399 || to == "" {
-		return ""
-	}
-	return " to " + guard.Text(to) + ", not followed"
-}
-
-// statusRange is one element of a status list, ends included.
-type statusRange struct{ first, last int }
-
-// parseStatus reads "200-299,301".
-func parseStatus(list string) ([]statusRange, error) {
-	var all []statusRange
-	for part := range strings.SplitSeq(list, ",") {
-		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		if !isRange {
-			last = first
-		}
-		r := statusRange{}
-		var err1, err2 error
-		r.first, err1 = strconv.Atoi(first)
-		r.last, err2 = strconv.Atoi(last)
-		if err1 != nil || err2 != nil || r.first < 100 || r.last > 999 || r.first > r.last {
-			return nil, fmt.Errorf("status %q (want codes and ranges such as 200-299,301)", list)
-		}
-		all = append(all, r)
-	}
-	return all, nil
-}
-
-func statusMatches(list []statusRange, code int) bool {
-	for _, r := range list {
-		if r.first <= code && code <= r.last {
-			return true
-		}
-	}
-	return false
 }

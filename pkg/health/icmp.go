@@ -3,35 +3,35 @@ package health
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
-// ICMP (RFC 792) as far as an echo needs it.
+// ICMP (RFC 792) and ICMPv6 (RFC 4443) as far as an echo needs them.
 const (
-	echoReply   = 0
-	echoRequest = 8
-	echoLen     = 8 + 24 // header and a little payload
+	echoReply    = 0
+	echoRequest  = 8
+	echoReply6   = 129
+	echoRequest6 = 128
+	echoLen      = 8 + 24 // header and a little payload
 )
 
-// icmpChecker sends an ICMP echo request, IPv4 only.
+// icmpChecker sends an ICMP echo request.
 type icmpChecker struct {
 	dialer
 	to netip.AddrPort
 }
 
-func newICMP(t Target, d dialer) (Checker, error) {
-	if !t.Real.Is4() {
-		return nil, errors.New("icmp check of an IPv6 address (icmp checks are IPv4 only)")
-	}
-	return &icmpChecker{d, netip.AddrPortFrom(t.Real, 0)}, nil
-}
+func newICMP(t Target, d dialer) Checker { return &icmpChecker{d, netip.AddrPortFrom(t.Real, 0)} }
 
 func (c *icmpChecker) Check(ctx context.Context) error {
-	s, err := c.dial(ctx, unix.SOCK_RAW, unix.IPPROTO_ICMP, c.to)
+	isIPv6, protocol := c.to.Addr().Is6(), unix.IPPROTO_ICMP
+	if isIPv6 {
+		protocol = unix.IPPROTO_ICMPV6
+	}
+	s, err := c.dial(ctx, unix.SOCK_RAW, protocol, c.to)
 	if err != nil {
 		return stageFailure("icmp echo", err)
 	}
@@ -39,7 +39,7 @@ func (c *icmpChecker) Check(ctx context.Context) error {
 	// A raw socket sees every echo reply of this real: the number
 	// separates this probe's from those of other probes and of other programs.
 	number := rand.Uint64()
-	if _, err := s.Write(echoRequestFor(number)); err != nil {
+	if _, err := s.Write(echoRequestFor(number, isIPv6)); err != nil {
 		return stageFailure("icmp echo", err)
 	}
 	var b [maxDatagram]byte
@@ -48,36 +48,47 @@ func (c *icmpChecker) Check(ctx context.Context) error {
 		if err != nil {
 			return stageFailure("icmp echo", err)
 		}
-		if isReplyTo(b[:n], number) {
+		if isReplyTo(b[:n], number, isIPv6) {
 			return nil
 		}
 	}
 }
 
-// echoRequestFor makes a request. Its identifier and sequence are the low half of
-// number; all of number is in the payload.
-func echoRequestFor(number uint64) []byte {
+// echoRequestFor makes a request. Its identifier and sequence are the low half
+// of number; all of number is in the payload. The kernel fills in the checksum
+// of ICMPv6 (RFC 3542 section 3.1).
+func echoRequestFor(number uint64, isIPv6 bool) []byte {
 	b := make([]byte, echoLen)
 	b[0] = echoRequest
+	if isIPv6 {
+		b[0] = echoRequest6
+	}
 	binary.BigEndian.PutUint32(b[4:], uint32(number))
 	binary.BigEndian.PutUint64(b[8:], number)
-	binary.BigEndian.PutUint16(b[2:], ^onesSum(b))
+	if !isIPv6 {
+		binary.BigEndian.PutUint16(b[2:], ^onesSum(b))
+	}
 	return b
 }
 
-// isReplyTo reports whether an IPv4 packet is the reply to echo(number).
-func isReplyTo(packet []byte, number uint64) bool {
-	if len(packet) < 20 || packet[0]>>4 != 4 {
-		return false
+// isReplyTo reports whether a packet is the reply to echoRequestFor(number): a
+// raw socket of IPv4 delivers the header too, one of IPv6 the message alone.
+func isReplyTo(packet []byte, number uint64, isIPv6 bool) bool {
+	want := byte(echoReply6)
+	if !isIPv6 {
+		want = echoReply
+		if len(packet) < 20 || packet[0]>>4 != 4 {
+			return false
+		}
+		header := int(packet[0]&15) * 4
+		if header < 20 || len(packet) < header {
+			return false
+		}
+		packet = packet[header:]
 	}
-	header := int(packet[0]&15) * 4
-	if header < 20 || len(packet) < header+16 {
-		return false
-	}
-	m := packet[header:]
-	return m[0] == echoReply && m[1] == 0 &&
-		binary.BigEndian.Uint32(m[4:]) == uint32(number) &&
-		binary.BigEndian.Uint64(m[8:]) == number
+	return len(packet) >= 16 && packet[0] == want && packet[1] == 0 &&
+		binary.BigEndian.Uint32(packet[4:]) == uint32(number) &&
+		binary.BigEndian.Uint64(packet[8:]) == number
 }
 
 // onesSum is the ones' complement sum of RFC 1071 over an even number of bytes.

@@ -4,7 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -34,12 +35,23 @@ type Options struct {
 	// their own places, because a process costs more than a socket.
 	// Default [DefaultExecConcurrency].
 	ExecConcurrency int
+
+	// Log gets a line when a check cannot be asked, and when it can again;
+	// default none.
+	Log *slog.Logger
+	// OnFailure is called with a real whenever a check of it has failed. It
+	// must not block.
+	OnFailure func(real netip.Addr)
+	// CannotAsk says why this host cannot reach a real through no fault of the
+	// real, nil if it can. A check that fails meanwhile is not counted.
+	CannotAsk func(real netip.Addr) error
 }
 
 // Monitor asks targets on time and keeps their status. Its methods may be
 // called from any goroutine, before and while Run runs.
 type Monitor struct {
-	newChecker    func(Target) (Checker, error)
+	opts          Options
+	log           *slog.Logger
 	events        chan Event
 	pendingEvents *eventQueue
 	wake          chan struct{} // holds one token: the head of the agenda changed
@@ -47,13 +59,15 @@ type Monitor struct {
 
 	setting sync.Mutex // one Set at a time
 
-	mu      sync.Mutex
-	probes  map[Target]*probe
-	presets map[Target]Status
-	agenda  agenda
-	wakeAt  time.Duration // when Run will look at the agenda again
-	sockets probeSlots
-	execs   probeSlots
+	mu       sync.Mutex
+	probes   map[Target]*probe
+	byReal   map[netip.Addr]map[*probe]bool
+	presets  map[Target]Status
+	agenda   agenda
+	wakeAt   time.Duration // when Run will look at the agenda again
+	answered chan struct{} // closed, and made anew, with each result
+	sockets  probeSlots
+	execs    probeSlots
 }
 
 // probe is one target and everything about it. Monitor.mu guards it, but for
@@ -67,8 +81,10 @@ type probe struct {
 	due     time.Duration // next start
 	index   int           // in the agenda; -1 = not there
 	running bool
-	first   bool // not asked yet
-	removed bool // no longer wanted
+	stop    context.CancelFunc // while it runs: breaks it off
+	anew    bool               // while it runs: it was broken off to be asked again at once
+	first   bool               // not asked yet
+	removed bool               // no longer wanted
 }
 
 // probeSlots is a number of places for probes, and those that wait for one.
@@ -82,6 +98,15 @@ func NewMonitor(o Options) *Monitor {
 	if o.New == nil {
 		o.New = func(t Target) (Checker, error) { return New(t) }
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.OnFailure == nil {
+		o.OnFailure = func(netip.Addr) {}
+	}
+	if o.CannotAsk == nil {
+		o.CannotAsk = func(netip.Addr) error { return nil }
+	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = min(DefaultConcurrency, openFiles()/4)
 	}
@@ -89,12 +114,15 @@ func NewMonitor(o Options) *Monitor {
 		o.ExecConcurrency = DefaultExecConcurrency
 	}
 	return &Monitor{
-		newChecker:    o.New,
+		opts:          o,
+		log:           o.Log.With("component", "health"),
+		answered:      make(chan struct{}),
 		events:        make(chan Event),
 		pendingEvents: newEventQueue(),
 		wake:          make(chan struct{}, 1),
 		start:         time.Now(),
 		probes:        map[Target]*probe{},
+		byReal:        map[netip.Addr]map[*probe]bool{},
 		presets:       map[Target]Status{},
 		sockets:       probeSlots{free: o.Concurrency},
 		execs:         probeSlots{free: o.ExecConcurrency},
@@ -167,103 +195,6 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 // idleWait is how long Run sleeps when there is nothing to do.
 const idleWait = time.Hour
-
-// startDue starts every probe that is due and returns the time until the next
-// one is.
-func (m *Monitor) startDue(ctx context.Context, workers *sync.WaitGroup) time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Since(m.start)
-	for len(m.agenda) > 0 && m.agenda[0].due <= now {
-		p := m.agenda.pop()
-		if p.slots.free == 0 {
-			p.slots.waiting = append(p.slots.waiting, p)
-			continue
-		}
-		p.slots.free--
-		p.running = true
-		workers.Go(func() { m.runProbe(ctx, p) })
-	}
-	m.wakeAt = now + idleWait
-	if len(m.agenda) > 0 {
-		m.wakeAt = m.agenda[0].due
-	}
-	return m.wakeAt - now
-}
-
-// runProbe asks p, and then the probes that wait for p's place.
-func (m *Monitor) runProbe(ctx context.Context, p *probe) {
-	for p != nil {
-		began := time.Now()
-		err := p.checker.Check(ctx)
-		p = m.finishProbe(ctx, p, began, err)
-	}
-}
-
-// finishProbe enters a result, puts p on the agenda again and returns the next
-// probe that waits for p's place, if any.
-func (m *Monitor) finishProbe(ctx context.Context, p *probe, began time.Time, err error) *probe {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	p.running = false
-	switch {
-	case p.removed:
-		closeChecker(p.checker)
-	case ctx.Err() != nil: // the check was broken off
-	default:
-		now := time.Now()
-		before := p.record.Status
-		if p.record.addResult(now, now.Sub(began), err) {
-			m.pendingEvents.put(Event{Target: p.target, Old: before, New: p.record.Status})
-		}
-		m.schedule(p, p.nextStart(began.Sub(m.start), err, rand.Float64()))
-	}
-	if len(p.slots.waiting) > 0 && ctx.Err() == nil {
-		q := p.slots.waiting[0]
-		p.slots.waiting = p.slots.waiting[1:]
-		q.running = true
-		return q
-	}
-	p.slots.free++
-	return nil
-}
-
-// nextStart is when p is to start again after a probe that began at the given
-// time. Jitter only shortens the interval, so that the time until a dead
-// real is down has a bound: fall intervals and a timeout. After the first
-// probe, which all targets start with at once, they spread over the
-// interval.
-func (p *probe) nextStart(began time.Duration, err error, random float64) time.Duration {
-	interval := p.spec.Interval
-	share := 1 - p.spec.Jitter*random
-	switch {
-	case err != nil:
-		interval = p.spec.RetryDelay
-	case p.first:
-		share = 1 - random
-	}
-	p.first = false
-	return began + time.Duration(float64(interval)*share)
-}
-
-// schedule puts p on the agenda, at the tick before due, but not in the
-// past.
-func (m *Monitor) schedule(p *probe, due time.Duration) {
-	now := time.Since(m.start)
-	p.due = max(due.Truncate(tick), (now + tick).Truncate(tick))
-	m.addToAgenda(p)
-}
-
-func (m *Monitor) addToAgenda(p *probe) {
-	m.agenda.push(p)
-	if m.agenda[0].due < m.wakeAt {
-		m.wakeAt = m.agenda[0].due
-		select {
-		case m.wake <- struct{}{}:
-		default:
-		}
-	}
-}
 
 func closeChecker(c Checker) {
 	if closer, ok := c.(io.Closer); ok {

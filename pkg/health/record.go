@@ -37,14 +37,14 @@ func (r *record) restore(s Status) {
 }
 
 // addResult enters the result of a probe that ended at now, and reports whether
-// Up, Known or Flapping changed.
+// the listener has to hear of it.
 func (r *record) addResult(now time.Time, took time.Duration, err error) bool {
 	before := r.Status
 	if errors.Is(err, ErrNotAsked) {
-		r.Reason = err.Error()
-		return false
+		r.Reason, r.NotAsked = err.Error(), true
+		return !before.NotAsked
 	}
-	r.Known, r.Last, r.Took = true, now, took
+	r.Known, r.NotAsked, r.Last, r.Took = true, false, now, took
 	if err == nil {
 		r.addPass(now)
 	} else {
@@ -53,7 +53,12 @@ func (r *record) addResult(now time.Time, took time.Duration, err error) bool {
 	if r.Up != before.Up || !before.Known {
 		r.Since = now
 	}
-	return r.Up != before.Up || r.Known != before.Known || r.Flapping != before.Flapping
+	return differs(r.Status, before)
+}
+
+// differs reports whether a listener has to hear of the way from b to a.
+func differs(a, b Status) bool {
+	return a.Up != b.Up || a.Known != b.Known || a.Flapping != b.Flapping || a.NotAsked != b.NotAsked || a.Weight != b.Weight
 }
 
 func (r *record) addPass(now time.Time) {

@@ -42,6 +42,10 @@ func (m *Monitor) Set(targets []Target) {
 			p.record.restore(s)
 		}
 		m.probes[p.target] = p
+		if m.byReal[p.target.Real] == nil {
+			m.byReal[p.target.Real] = map[*probe]bool{}
+		}
+		m.byReal[p.target.Real][p] = true
 		p.due = time.Since(m.start)
 		m.addToAgenda(p)
 	}
@@ -84,12 +88,12 @@ func (m *Monitor) hasTarget(t Target) bool {
 
 func (m *Monitor) newProbe(t Target) *probe {
 	p := &probe{target: t, spec: t.Spec.WithDefaults(), slots: &m.sockets, index: -1, first: true}
-	if t.Spec.Type == Exec {
+	if t.Spec.Type == Exec || t.Spec.Type == File { // what may hang without a socket
 		p.slots = &m.execs
 	}
 	p.record = newRecord(p.spec)
 	var err error
-	if p.checker, err = m.newChecker(t); err != nil {
+	if p.checker, err = m.opts.New(t); err != nil {
 		p.checker = brokenChecker{err}
 	}
 	return p
@@ -99,6 +103,10 @@ func (m *Monitor) newProbe(t Target) *probe {
 func (m *Monitor) removeProbe(p *probe) {
 	p.removed = true
 	delete(m.probes, p.target)
+	delete(m.byReal[p.target.Real], p)
+	if len(m.byReal[p.target.Real]) == 0 {
+		delete(m.byReal, p.target.Real)
+	}
 	m.agenda.remove(p)
 	p.slots.waiting = slices.DeleteFunc(p.slots.waiting, func(q *probe) bool { return q == p })
 	if !p.running {

@@ -23,6 +23,8 @@ const (
 	DNS   Type = "dns"
 	UDP   Type = "udp"
 	ICMP  Type = "icmp"
+	SMTP  Type = "smtp"
+	File  Type = "file"
 	Exec  Type = "exec"
 )
 
@@ -62,8 +64,19 @@ type Spec struct {
 	SNI        string // https: server name; default Host
 	Status     string // "200-299,301"; default "200-299"
 	Match      string // regular expression that the first 64 KiB of the body must match
+	NoMatch    string // regular expression that they must not match
+	Digest     string // MD5 of the whole body in hexadecimal digits, as keepalived's genhash gives it
 	CA         string // https: file of PEM certificates to trust; default the system's
 	SkipVerify bool   // https: accept any certificate
+	TLSMin     string // https: least version, "1.0" to "1.3"; default 1.0: a check asks whether the service answers
+	TLSCiphers string // https: names of cipher suites, one per line; default all that the library has
+
+	// smtp
+	Helo string // the name to introduce this host by; default localhost
+
+	// file: a file that holds a whole number; none or an empty one is 0
+	File   string
+	Factor int // the number times Factor is added to the real's weight; 0 = any number but 0 takes the real down
 
 	// dns
 	Query  string // name to ask for, default "."
@@ -74,6 +87,9 @@ type Spec struct {
 	// exec: argument vector and environment, one per line
 	Argv string
 	Env  string
+	// DynamicWeight makes an exit status of 2 to 255 a pass, with a weight of
+	// two less (keepalived's misc_dynamic).
+	DynamicWeight bool
 }
 
 // Defaults of a [Spec]; keepalived's where it has one.
@@ -115,6 +131,9 @@ func (s Spec) WithDefaults() Spec {
 			s.Status = "200-299"
 		}
 	}
+	if s.Type == SMTP && s.Helo == "" {
+		s.Helo = "localhost"
+	}
 	if s.Type == DNS {
 		if s.Query == "" {
 			s.Query = "."
@@ -131,8 +150,8 @@ func (s Spec) WithDefaults() Spec {
 type Target struct {
 	Spec Spec
 	Real netip.Addr
-	Port uint16     // the port to ask, already resolved; 0 for icmp and exec
-	VIP  netip.Addr // the VIP that a [ViaVIP] probe is addressed to; zero for [ViaReal]
+	Port uint16     // the port to ask, already resolved; 0 for icmp and file
+	VIP  netip.Addr // the VIP that a [ViaVIP] probe is addressed to, and that an exec check learns of
 }
 
 // Status is what the monitor knows of one target.
@@ -144,8 +163,17 @@ type Status struct {
 	Fails    int       // consecutive failures
 	Passes   int       // consecutive passes
 	Flapping bool      // it changes so often that it is kept down
+	NotAsked bool      // the last probe could not be asked, by no fault of the real; Reason says why
+	Weight   Weight    // what the last pass says of the weight
 	Last     time.Time // when the last probe ended
 	Took     time.Duration
+}
+
+// Weight is what a check says of the weight of its real. The zero Weight
+// leaves it alone.
+type Weight struct {
+	IsFixed bool // Value is the weight; else it is added to the configured one
+	Value   int
 }
 
 // Event is a change of one target's status.

@@ -1,3 +1,10 @@
+// What Go no longer does by itself and health checks still need: a server with
+// an old certificate is alive (pkg/health, tls.go).
+//
+//go:debug tlssha1=1
+//go:debug rsa1024min=0
+//go:debug x509negativeserial=1
+
 // Command lvx is LVS direct routing in XDP: the director's daemon, the tools
 // that ask it, and what a real server needs.
 //

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -28,9 +27,8 @@ const (
 // Path is the way through VIPs over some interfaces. Its methods may be
 // called from any goroutine.
 type Path struct {
-	objects    rawObjects
-	interfaces []string
-	hook       hook
+	objects rawObjects
+	hook    hook
 
 	mu       sync.Mutex
 	attached map[int]io.Closer // by interface index
@@ -43,18 +41,18 @@ type Path struct {
 // hook puts both programs on an interface; closing takes them off.
 type hook func(index int, in, out *ebpf.Program) (io.Closer, error)
 
-// Attach loads the programs and puts them on the named interfaces, through
+// Attach loads the programs and puts them on the named interfaces, and later on
+// whatever other interface a real is reached by, through
 // tcx where the kernel has it (6.6) and as clsact filters elsewhere. They
 // change no packet until a path is open.
 func Attach(interfaces []string) (*Path, error) { return attach(interfaces, either) }
 
 func attach(interfaces []string, h hook) (*Path, error) {
 	p := &Path{
-		interfaces: slices.Clone(interfaces),
-		hook:       h,
-		attached:   map[int]io.Closer{},
-		base:       markBase | (1+rand.Uint32N(255))<<16,
-		used:       map[uint32]bool{},
+		hook:     h,
+		attached: map[int]io.Closer{},
+		base:     markBase | (1+rand.Uint32N(255))<<16,
+		used:     map[uint32]bool{},
 	}
 	// Kernels before 5.11 count maps as locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -151,10 +149,9 @@ func (p *Path) reach(real netip.Addr) (local bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("route to %s: %w", real, err)
 	}
-	if !slices.Contains(p.interfaces, iface.Name) {
-		return false, fmt.Errorf("real %s is reached by %s (not among the configured interfaces %v)", real, iface.Name, p.interfaces)
-	}
-	return false, p.attach(iface) // it was made anew since
+	// The interface is none of the configured ones (what can be forwarded to
+	// can be checked), or it was made anew since.
+	return false, p.attach(iface)
 }
 
 // number finds a free one. Numbers are not reused soon: a late packet of an

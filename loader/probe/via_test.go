@@ -357,11 +357,31 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("%s: %q, want %q", real, got, want)
 		}
 	}
-	got := probe(t, d1, job{Interfaces: []string{}, Targets: []health.Target{at("172.25.0.12")}})
-	want := []map[string]int{{"path to VIP 172.25.0.100: not asked: real 172.25.0.12 is reached by eth0 (not among the configured interfaces [])": 1}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("answers (-want +got):\n%s", diff)
+}
+
+// What can be forwarded to can be checked: also a real behind an interface that
+// is not configured, and one that is reached by a bridge.
+func TestOtherInterfaces(t *testing.T) {
+	c := network(t, false)
+	d1, r1 := c.Host("d1"), c.Host("r1")
+	carry(t, r1)
+	web(t, r1, ":80")
+	ask := func(what string, interfaces ...string) {
+		t.Helper()
+		got := probe(t, d1, job{Interfaces: interfaces, Targets: []health.Target{through(r1, health.Spec{Type: health.HTTP}, 80)}})
+		if diff := cmp.Diff([]map[string]int{{"pass": 1}}, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
 	}
+	ask("not configured", []string{}...)
+	own := d1.Addr("eth0").String()
+	for _, line := range []string{
+		"link add br0 type bridge", "link set eth0 master br0", "address flush dev eth0",
+		"address add " + own + "/24 dev br0", "link set br0 up",
+	} {
+		tb.Run(t, d1, strings.Fields("ip "+line)...)
+	}
+	ask("a port of a bridge", "eth0")
 }
 
 // BenchmarkThroughVIP is what 2,000 checks through a VIP cost at an interval

@@ -292,3 +292,15 @@ func webURL(c *cursor) string {
 	}
 	return s
 }
+
+// hardwareAddress reads the MAC of one station.
+func hardwareAddress(c *cursor) (mac [6]byte) {
+	s := filled(c, "a MAC such as 02:00:00:00:00:11")
+	b, err := net.ParseMAC(s)
+	if s != "" && (err != nil || len(b) != len(mac) || b[0]&1 != 0 || [6]byte(b) == mac) {
+		c.errorf("%s is not the MAC of a station (want one such as 02:00:00:00:00:11, in quotes)", quoted(s))
+		return [6]byte{}
+	}
+	copy(mac[:], b)
+	return mac
+}

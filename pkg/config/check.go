@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/md5"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -19,6 +21,7 @@ const (
 	maxInterval = 24 * time.Hour
 	minTimeout  = 10 * time.Millisecond
 	maxCount    = 1000
+	maxFactor   = 1000 // of the number in a file
 )
 
 // noJitter stands for a jitter of 0, which a [health.Spec] takes for the
@@ -26,30 +29,41 @@ const (
 const noJitter = 1e-9
 
 // checkTypes are the kinds of checks, in the order that documentation has.
-var checkTypes = []health.Type{health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.Exec}
+var checkTypes = []health.Type{health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.SMTP, health.File, health.Exec}
 
 // checkKeys says which kinds of checks a key is for; the others are for all.
 var checkKeys = map[string][]health.Type{
-	"port":        {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP},
-	"via":         {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP},
-	"source":      {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP},
+	"port":        {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.SMTP, health.Exec},
+	"via":         {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.SMTP},
+	"source":      {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.SMTP},
+	"address":     {health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.SMTP},
 	"method":      {health.HTTP, health.HTTPS},
 	"path":        {health.HTTP, health.HTTPS},
 	"host":        {health.HTTP, health.HTTPS},
 	"status":      {health.HTTP, health.HTTPS},
 	"match":       {health.HTTP, health.HTTPS},
+	"no_match":    {health.HTTP, health.HTTPS},
+	"digest":      {health.HTTP, health.HTTPS},
 	"sni":         {health.HTTPS},
+	"tls":         {health.HTTPS},
 	"ca":          {health.HTTPS},
 	"skip_verify": {health.HTTPS},
 	"query":       {health.DNS},
 	"qtype":       {health.DNS},
 	"expect":      {health.DNS, health.TCP, health.UDP},
 	"send":        {health.TCP, health.UDP},
+	"helo":        {health.SMTP},
+	"file":        {health.File},
+	"factor":      {health.File},
 	"argv":        {health.Exec},
 	"env":         {health.Exec},
+
+	"dynamic_weight": {health.Exec},
 }
 
-func asksPort(t health.Type) bool { return slices.Contains(checkKeys["port"], t) }
+func asksPort(t health.Type) bool {
+	return t != health.Exec && slices.Contains(checkKeys["port"], t)
+}
 
 // checks reads one check or a list of them; all must pass.
 func checks(c *cursor) []health.Spec { return list(check)(c) }
@@ -68,11 +82,11 @@ func check(c *cursor) health.Spec {
 		Rise:       get(o, "rise", 0, number(1, maxCount)),
 		Jitter:     get(o, "jitter", 0, jitter),
 		Source:     get(o, "source", netip.Addr{}, address),
+		Address:    get(o, "address", netip.Addr{}, address),
 	}
 	web(o, &s)
 	question(o, &s)
-	s.Argv = get(o, "argv", "", arguments)
-	s.Env = get(o, "env", "", environment)
+	local(o, &s)
 	if o.done() {
 		compareCheck(o, s)
 	}
@@ -87,8 +101,46 @@ func web(o *object, s *health.Spec) {
 	s.SNI = get(o, "sni", "", word)
 	s.Status = get(o, "status", "", status)
 	s.Match = get(o, "match", "", pattern)
+	s.NoMatch = get(o, "no_match", "", pattern)
+	s.Digest = get(o, "digest", "", digest)
+	tlsKeys(o, s)
 	s.CA = get(o, "ca", "", path)
 	s.SkipVerify = get(o, "skip_verify", false, boolean)
+}
+
+// tlsKeys reads what narrows the TLS that a check offers.
+func tlsKeys(o *object, s *health.Spec) {
+	type keys struct{ min, ciphers string }
+	k := get(o, "tls", keys{}, func(c *cursor) keys {
+		t := c.object()
+		k := keys{
+			min:     get(t, "min", "", oneOf("a version of TLS, in quotes", health.TLSVersions...)),
+			ciphers: strings.Join(get(t, "ciphers", nil, list(oneOf("a cipher suite", health.CipherSuites()...))), "\n"),
+		}
+		t.done()
+		return k
+	})
+	s.TLSMin, s.TLSCiphers = k.min, k.ciphers
+}
+
+// digest reads an MD5 as genhash prints it.
+func digest(c *cursor) string {
+	s := filled(c, "32 hexadecimal digits, as genhash prints them")
+	if _, err := hex.DecodeString(s); err != nil || len(s) != 2*md5.Size {
+		c.errorf("%s is not an MD5 (want 32 hexadecimal digits, as genhash prints them)", quoted(s))
+		return ""
+	}
+	return strings.ToLower(s)
+}
+
+// local reads what is about files and programs of this host, and mail.
+func local(o *object, s *health.Spec) {
+	s.Helo = get(o, "helo", "", word)
+	s.File = get(o, "file", "", path)
+	s.Factor = get(o, "factor", 0, number(-maxFactor, maxFactor))
+	s.Argv = get(o, "argv", "", arguments)
+	s.Env = get(o, "env", "", environment)
+	s.DynamicWeight = get(o, "dynamic_weight", false, boolean)
 }
 
 // question reads what is sent to dns, tcp and udp servers.
@@ -109,6 +161,10 @@ func compareCheck(o *object, s health.Spec) {
 	switch {
 	case s.Type == health.Exec && s.Argv == "":
 		o.errorf("no argv (want the program and its arguments: [/usr/local/bin/check, web])")
+	case s.Type == health.File && s.File == "":
+		o.errorf("no file (want the path of a file that holds a number)")
+	case s.Address.IsValid() && s.Via == health.ViaVIP:
+		o.at("address").errorf("%s with via: vip (want via: real: the VIP is asked for at the real server's own address)", s.Address)
 	case s.Via == health.ViaVIP && !health.ThroughVIP(s):
 		o.at("via").errorf("vip in a udp check without send and expect (want one of them: silence does not prove who holds the VIP)")
 	case s.SkipVerify && s.CA != "":

@@ -33,6 +33,7 @@ type Config struct {
 	ExpireQuiescentTempl bool
 	Deny, Allow          []netip.Prefix
 	Peers                []netip.Addr
+	MACs                 map[netip.Addr][6]byte // of real servers, where the file gives them
 
 	StateDir string // default /var/lib/lvx
 	PinDir   string // default /sys/fs/bpf/lvx

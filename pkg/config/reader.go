@@ -176,7 +176,8 @@ func (r *Reader) alone(lines []byte) (Service, bool) {
 	d := &decoder{name: r.path, nodes: len(lines) + maxAliased, taken: map[string]int{}}
 	o := d.root(node).object()
 	found := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, r.cfg.Backend) }))
-	if d.first != nil || len(d.warnings) > 0 || len(o.names) != 1 || len(found) != 1 {
+	if d.first != nil || len(d.warnings) > 0 || len(o.names) != 1 || len(found) != 1 ||
+		len(found[0].macs) > 0 || len(r.cfg.MACs) > 0 { // a MAC is for all services
 		return Service{}, false
 	}
 	return found[0].Service, true

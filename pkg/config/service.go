@@ -19,6 +19,13 @@ type service struct {
 	object   *object
 	listens  []*cursor // for every entry of Listeners
 	portless bool      // all listeners are for every port
+	macs     map[netip.Addr]boundMAC
+}
+
+// boundMAC is the MAC of a real server that the file gives.
+type boundMAC struct {
+	mac [6]byte
+	at  *cursor
 }
 
 // service reads one entry of services.
@@ -156,6 +163,7 @@ type real struct {
 	object   *object
 	checked  *cursor // where the checks are
 	forwards *cursor // where forward is
+	mac      [6]byte // zero: it is asked for
 }
 
 // readReal reads one entry of reals. What it leaves out is the service's.
@@ -170,6 +178,7 @@ func readReal(c *cursor, r real) real {
 	r.Lower = get(o, "lower_threshold", 0, number[uint32](0, 1<<32-1))
 	r.own.OnDown = get(o, "on_down", "", oneOf("a way to go", Remove, Quiesce))
 	r.own.Hooks = get(o, "hooks", RealHooks{}, realHooks)
+	r.mac = get(o, "mac", [6]byte{}, hardwareAddress)
 	r.checks = get(o, "check", r.checks, checks)
 	if o.has("check") {
 		r.checked = o.at("check")
@@ -207,6 +216,7 @@ func (s *service) reals(rs []real, backend Backend) {
 		s.Checks = append(s.Checks, r.checks)
 		own = append(own, r.own)
 		hasOwn = hasOwn || r.own.OnDown != "" || r.own.Hooks.Up != nil || r.own.Hooks.Down != nil
+		s.bindMAC(r)
 	}
 	if hasOwn {
 		s.Own = own
@@ -245,7 +255,11 @@ func (s *service) fitCheck(r *real, spec health.Spec) {
 	if spec.Via == health.ViaVIP && r.Forward != lb.DR {
 		at.errorf("via: vip with forward: %s (want via: real: such a real server does not hold the VIP)", r.Forward)
 	}
-	if spec.Source.IsValid() && spec.Source.Is4() != r.Addr.Is4() {
-		at.errorf("source %s with the real server %s (want an address of the same family)", spec.Source, r.Addr)
+	asked := r.Addr
+	if spec.Address.IsValid() {
+		asked = spec.Address
+	}
+	if spec.Source.IsValid() && spec.Source.Is4() != asked.Is4() {
+		at.errorf("source %s with the real server %s (want an address of the same family)", spec.Source, asked)
 	}
 }

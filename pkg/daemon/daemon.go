@@ -77,7 +77,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("notify: %w", err)
 	}
-	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log})}
+	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log, OnUsable: d.askNow})}
 	d.announce = neigh.NewAnnouncer(o.Log)
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, o.Log)
 	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
@@ -88,7 +88,9 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
 		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
 	}
-	d.monitor = health.NewMonitor(health.Options{New: d.newChecker})
+	d.monitor = health.NewMonitor(health.Options{
+		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
+	})
 	d.router = newRouter(d.announce, d.backend, o.Log)
 	d.router.canLease = d.canLease
 	d.director = director.New(director.Options{
@@ -131,6 +133,9 @@ func firewall(b lb.Backend) director.Firewall {
 	}
 	return new(netfilter.Reader)
 }
+
+// askNow has a real that has just become reachable checked at once.
+func (d *Daemon) askNow(real netip.Addr) { d.monitor.AskNow(real) }
 
 func (d *Daemon) newChecker(t health.Target) (health.Checker, error) {
 	if d.path == nil {

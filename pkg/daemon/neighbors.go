@@ -20,6 +20,15 @@ func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 	}
 }
 
+// Bind implements [director.Neigh].
+func (n *neighbors) Bind(macs map[netip.Addr][6]byte) {
+	bound := make(map[netip.Addr]neigh.MAC, len(macs))
+	for a, mac := range macs {
+		bound[a] = mac
+	}
+	n.Resolver.Bind(bound)
+}
+
 // Local implements [director.Neigh].
 func (n *neighbors) Local(a netip.Addr) (is, known bool) {
 	e := n.Resolver.Lookup(a)

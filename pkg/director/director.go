@@ -51,7 +51,8 @@ type VIPs interface {
 // [neigh.Resolver]: https://pkg.go.dev/github.com/lvx-lb/lvx/pkg/neigh
 type Neigh interface {
 	Watch(reals []netip.Addr)
-	Avoid(vips []netip.Addr) // nothing is asked in the name of a VIP
+	Bind(macs map[netip.Addr][6]byte) // these are not asked for, and never move
+	Avoid(vips []netip.Addr)          // nothing is asked in the name of a VIP
 	Changed() <-chan struct{}
 	Resolved(servers []netip.Addr) bool     // all of these, being watched, were found
 	Local(real netip.Addr) (is, known bool) // it is this host
@@ -270,6 +271,7 @@ func (d *Director) holdVIPs(cfg *config.Config, vips []lb.VIP) error {
 func (d *Director) watchServers(cfg *config.Config, vips []lb.VIP) {
 	if d.opt.Neigh != nil {
 		d.opt.Neigh.Avoid(addrsOf(vips))
+		d.opt.Neigh.Bind(cfg.MACs)
 		d.opt.Neigh.Watch(neighbours(cfg))
 	}
 }

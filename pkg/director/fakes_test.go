@@ -170,6 +170,8 @@ func (f *fakeNeigh) Resolved(servers []netip.Addr) bool {
 	return true
 }
 
+func (f *fakeNeigh) Bind(map[netip.Addr][6]byte) {}
+
 func (f *fakeNeigh) Watch(reals []netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -91,6 +92,8 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 		}
 		d.reload.Error = ""
 		d.warnings.End("reload-refused", "configuration")
+		// A real that serves goes by its check's fall, also if the check is new.
+		d.opt.Health.Preset(presetChecks(cfg, d.opt.ProbeVIP, d.out.Memory, time.Now()))
 		d.opt.Health.Set(Targets(cfg, d.opt.ProbeVIP))
 		d.log.Info("configuration reloaded", "services", len(cfg.Services), "changes", len(r.Did))
 		d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(r.Did), UID: uid})
@@ -135,6 +138,7 @@ func (d *Director) resolveNew(ctx context.Context, cfg *config.Config) {
 		}
 		if newReals = all.list[known:]; len(newReals) > 0 {
 			d.placedConfig = nil
+			d.opt.Neigh.Bind(unionOf(d.cfg.MACs, cfg.MACs))
 			d.opt.Neigh.Watch(all.list)
 		}
 		return nil
@@ -146,6 +150,14 @@ func (d *Director) resolveNew(ctx context.Context, cfg *config.Config) {
 			return
 		}
 	}
+}
+
+// unionOf is a with everything of b, which wins.
+func unionOf(a, b map[netip.Addr][6]byte) map[netip.Addr][6]byte {
+	all := map[netip.Addr][6]byte{}
+	maps.Copy(all, a)
+	maps.Copy(all, b)
+	return all
 }
 
 // Sync plans and applies now, and returns when that is done.

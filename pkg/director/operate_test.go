@@ -50,10 +50,40 @@ func TestReloadChangesCheck(t *testing.T) {
 		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		// The monitor counts from there: the real that serves goes by fall, the
+		// other one has to pass first.
+		for target, s := range r.health.Snapshot() {
+			if serves := target.Real == server(1); s.Up != serves || s.Known != serves {
+				t.Errorf("%s begins with %+v", target.Real, s)
+			}
+		}
 		time.Sleep(time.Minute)
 		r.want("as before", "1*1")
 		r.health.result(1, false, "http GET /: 503")
 		r.want("the new check decides", "")
+	})
+}
+
+// A real that serves without a check goes by fall when it gets one.
+func TestReloadAddsCheck(t *testing.T) {
+	bare := service("web", 1)
+	bare.Checks = nil
+	inBubble(t, configOf(bare), func(t *testing.T, r *rig) {
+		r.want("before", "1*1")
+		r.next = configOf(service("web", 1))
+		if _, err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := r.health.Snapshot()
+		if len(got) != 1 {
+			t.Errorf("asked: %+v", got)
+		}
+		for _, s := range got {
+			if !s.Known || !s.Up {
+				t.Errorf("the new check begins with %+v", s)
+			}
+		}
+		r.want("after", "1*1")
 	})
 }
 

@@ -221,6 +221,8 @@ func (rp *RealPlan) planReal(svc *config.Service, i int, in *Input, verdicts Ver
 func (rp *RealPlan) applyCheck(s health.Status, before bool) {
 	rp.Flapping = rp.Flapping || s.Flapping
 	switch {
+	case !s.Known && !before && s.NotAsked:
+		rp.markDown("not checked yet: "+s.Reason, s)
 	case !s.Known && !before:
 		rp.markDown("not checked yet", s)
 	case !s.Known:
@@ -230,6 +232,20 @@ func (rp *RealPlan) applyCheck(s health.Status, before bool) {
 	case s.Since.After(rp.Since) && rp.Up:
 		rp.Since = s.Since
 	}
+	rp.applyWeight(s)
+}
+
+// applyWeight lets a check that passes set the weight, or add to it. A weight
+// of 0 in the file stays: the operator has taken the real out.
+func (rp *RealPlan) applyWeight(s health.Status) {
+	if s.Weight == (health.Weight{}) || !s.Up || rp.Configured == 0 {
+		return
+	}
+	weight := s.Weight.Value
+	if !s.Weight.IsFixed {
+		weight += int(rp.Weight)
+	}
+	rp.Weight = uint16(min(max(weight, 0), 65535))
 }
 
 // markDown takes the real down; the first check that fails gives the reason.

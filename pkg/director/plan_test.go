@@ -134,6 +134,34 @@ func TestPlanHealth(t *testing.T) {
 	}
 }
 
+// What a check says of the weight: instead of the file's, or in addition to
+// it; never more than a weight can be, and nothing for who is taken out.
+func TestPlanWeightByCheck(t *testing.T) {
+	for name, c := range map[string]struct {
+		configured uint16
+		status     health.Status
+		want       uint16
+	}{
+		"fixed":                {10, health.Status{Weight: health.Weight{IsFixed: true, Value: 3}}, 3},
+		"fixed at nothing":     {10, health.Status{Weight: health.Weight{IsFixed: true}}, 0},
+		"added":                {10, health.Status{Weight: health.Weight{Value: 5}}, 15},
+		"taken off":            {10, health.Status{Weight: health.Weight{Value: -4}}, 6},
+		"taken off altogether": {10, health.Status{Weight: health.Weight{Value: -40}}, 0},
+		"too much":             {10, health.Status{Weight: health.Weight{Value: 70000}}, 65535},
+		"quiesced by the file": {0, health.Status{Weight: health.Weight{IsFixed: true, Value: 3}}, 0},
+		"nothing said":         {10, health.Status{}, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			svc := service("web", c.configured)
+			c.status.Known, c.status.Up = true, true
+			in := Input{Config: configOf(svc), Health: map[health.Target]health.Status{targets(&svc, 0, false)[0]: c.status}}
+			if got := Plan(in).Services[0].Reals[0]; got.Weight != c.want || got.Configured != c.configured || !got.Up {
+				t.Errorf("%+v, want weight %d", got, c.want)
+			}
+		})
+	}
+}
+
 func TestPlanReasons(t *testing.T) {
 	svc := service("web", 1, 1, 1)
 	svc.Checks[0] = append(svc.Checks[0], health.Spec{Type: health.TCP, Port: 8080})

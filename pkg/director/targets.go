@@ -45,15 +45,18 @@ func targets(svc *config.Service, i int, probeVIP bool) []health.Target {
 func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) health.Target {
 	if spec.Via == "" {
 		spec.Via = health.ViaReal
-		if probeVIP && canPassVIP(svc, r, spec) {
+		if probeVIP && canPassVIP(svc, r, spec) && !spec.Address.IsValid() {
 			spec.Via = health.ViaVIP
 		}
 	}
 	t := health.Target{Spec: spec, Real: r.Addr}
-	if spec.Via == health.ViaVIP && len(svc.Listeners) > 0 {
-		t.VIP = svc.Listeners[0].Addr
+	if spec.Address.IsValid() {
+		t.Real = spec.Address
 	}
-	if spec.Type != health.ICMP && spec.Type != health.Exec {
+	if (spec.Via == health.ViaVIP || spec.Type == health.Exec) && len(svc.Listeners) > 0 {
+		t.VIP = svc.Listeners[0].Addr // an exec check learns it
+	}
+	if spec.Type != health.ICMP && spec.Type != health.File {
 		t.Port = checkPort(svc, r, spec)
 	}
 	return t

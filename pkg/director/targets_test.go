@@ -34,7 +34,9 @@ func TestTarget(t *testing.T) {
 		{"port of the check", []lb.Listener{listen(80, 80)}, lb.Real{Port: 81}, health.Spec{Type: health.TCP, Port: 82}, false, ask{health.ViaReal, false, 82}},
 		{"port of the real", []lb.Listener{listen(80, 80)}, lb.Real{Port: 81}, health.Spec{Type: health.TCP}, false, ask{health.ViaReal, false, 81}},
 		{"icmp has none", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.ICMP}, false, ask{health.ViaReal, false, 0}},
-		{"exec has none", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.Exec}, true, ask{health.ViaReal, false, 0}},
+		{"exec learns both", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.Exec}, true, ask{health.ViaReal, true, 80}},
+		{"exec with a port", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.Exec, Port: 8080}, true, ask{health.ViaReal, true, 8080}},
+		{"a file has none", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.File}, true, ask{health.ViaReal, false, 0}},
 		{"through the VIP by itself", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP}, true, ask{health.ViaVIP, true, 80}},
 		{"asked for the real", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP, Via: health.ViaReal}, true, ask{health.ViaReal, false, 80}},
 		{"asked for the VIP", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP, Via: health.ViaVIP}, false, ask{health.ViaVIP, true, 80}},
@@ -54,6 +56,16 @@ func TestTarget(t *testing.T) {
 				t.Errorf("real or defaults: %+v", got)
 			}
 		})
+	}
+}
+
+// A check of another address asks that one, and not through the VIP.
+func TestTargetOfAnotherAddress(t *testing.T) {
+	svc := service("web", 1)
+	svc.Checks[0] = []health.Spec{{Type: health.TCP, Address: server(77)}}
+	got := targets(&svc, 0, true)[0]
+	if got.Real != server(77) || got.VIP.IsValid() || got.Spec.Via != health.ViaReal {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -35,11 +35,14 @@ func (m *Monitor) Set(targets []Target) {
 		}
 	}
 	for _, p := range fresh {
-		if s, ok := m.presets[p.target]; ok {
+		s, ok := m.presets[p.target]
+		delete(m.presets, p.target)
+		if !ok {
+			s, ok = left[p.target.subjectOf()]
+		}
+		if ok && s.Known {
 			p.record.restore(s)
-			delete(m.presets, p.target)
-		} else if s, ok := left[p.target.subjectOf()]; ok && s.Known {
-			p.record.restore(s)
+			m.pendingEvents.put(Event{Target: p.target, New: p.record.Status})
 		}
 		m.probes[p.target] = p
 		if m.byReal[p.target.Real] == nil {

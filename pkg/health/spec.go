@@ -56,6 +56,7 @@ type Spec struct {
 	Rise       int           // consecutive passes until up again; default 2 (the very first pass is enough at start)
 	Jitter     float64       // share of the interval by which probes are spread at random, 0 to 0.5; default 0.1
 	Source     netip.Addr    // source address; zero = the kernel's choice
+	Address    netip.Addr    // asked instead of the real's own address (keepalived's connect_ip); zero = the real's
 
 	// http and https
 	Method     string // default GET

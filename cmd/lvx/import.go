@@ -1,19 +1,23 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/keepalived"
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // exitLost is the exit code of an import that lost something.
@@ -27,6 +31,7 @@ func (e lostError) Unwrap() error { return e.error }
 // importFlags are what `lvx import` can be told.
 type importFlags struct {
 	out, node, via, backend, iface  string
+	rules, marks                    string
 	isLenient, isQuiet, mergeGroups bool
 }
 
@@ -34,9 +39,11 @@ func newImportCmd() *cobra.Command {
 	var f importFlags
 	cmd := &cobra.Command{
 		Use:   "import FILE",
-		Short: "write what keepalived.conf means to lvx",
-		Long: `Writes the configuration of lvx that does what a keepalived.conf did: commented
-YAML on stdout, in the order of the file. Every statement is accounted for on
+		Short: "write what keepalived.conf, or rules of ipvsadm, mean to lvx",
+		Long: `Writes the configuration of lvx that does what a keepalived.conf did, or with
+--ipvsadm what the rules of ipvsadm-save did: commented YAML on stdout, in the
+order of the file. Services of firewall marks need to know which packets carry
+the mark: --iptables reads that from what iptables-save writes. Every statement is accounted for on
 stderr, one line each, what matters most last:
 
   mapped    lvx does the same
@@ -48,14 +55,26 @@ The last line counts them. If something is lost, the exit status is 3; with
 --lenient it is 0. Neither keepalived nor any of its programs is run.`,
 		Example: `  lvx import /etc/keepalived/keepalived.conf -o /etc/lvx/lvx.yaml
   lvx import --quiet keepalived.conf >/dev/null     # what would change, and what be lost
-  lvx check -c keepalived.conf                      # the same file, read directly`,
-		Args: cobra.ExactArgs(1),
+  lvx check -c keepalived.conf                      # the same file, read directly
+  ipvsadm-save -n >rules; iptables-save >marks
+  lvx import --ipvsadm rules --iptables marks -o /etc/lvx/lvx.yaml`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case f.rules != "" && len(args) > 0:
+				return fmt.Errorf("%s beside --ipvsadm: want one of them", args[0])
+			case f.rules == "" && len(args) != 1:
+				return errors.New("want one keepalived.conf, or --ipvsadm FILE")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runImport(cmd.OutOrStdout(), cmd.ErrOrStderr(), args[0], f)
+			return runImport(cmd.OutOrStdout(), cmd.ErrOrStderr(), args, f)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.out, "output", "o", "", "write to `file`, made with mode 0600, instead of to stdout")
+	flags.StringVar(&f.rules, "ipvsadm", "", "`file` of rules, as ipvsadm-save writes them, instead of a keepalived.conf")
+	flags.StringVar(&f.marks, "iptables", "", "`file` of what iptables-save writes, for firewall marks")
 	flags.StringVar(&f.node, "node", "", "`id` of this director, for lines that begin with @ID (keepalived -i)")
 	flags.StringVar(&f.via, "via", "real", "address that checks of direct routing ask: real, as keepalived does, or `vip`, which is better")
 	flags.StringVar(&f.backend, "backend", "", "write `backend`: auto, xdp or ipvs")
@@ -67,16 +86,26 @@ The last line counts them. If something is lost, the exit status is 3; with
 }
 
 // runImport converts one file.
-func runImport(stdout, stderr io.Writer, path string, f importFlags) error {
+func runImport(stdout, stderr io.Writer, args []string, f importFlags) error {
 	if f.via != "real" && f.via != "vip" {
 		return usageError{fmt.Errorf("--via %q: want real or vip", f.via)}
 	}
 	if f.backend != "" && !slices.Contains([]string{"auto", "xdp", "ipvs"}, f.backend) {
 		return usageError{fmt.Errorf("--backend %q: want auto, xdp or ipvs", f.backend)}
 	}
-	res, err := importKeepalived(path, keepalived.Options{
-		ViaVIP: f.via == "vip", Backend: f.backend, Interface: f.iface, ID: f.node, MergeGroups: f.mergeGroups,
-	})
+	o := keepalived.Options{ViaVIP: f.via == "vip", Backend: f.backend, Interface: f.iface, ID: f.node, MergeGroups: f.mergeGroups}
+	if f.marks != "" {
+		text, err := osFiles{}.Read(f.marks)
+		if err != nil {
+			return err
+		}
+		var notes []string
+		o.Marks, notes = keepalived.Marks(string(text))
+		for _, note := range notes {
+			fmt.Fprintf(stderr, "%s: %s\n", guard.Text(f.marks), guard.Text(note))
+		}
+	}
+	res, err := importFile(args, f.rules, o)
 	if err != nil {
 		return err
 	}
@@ -111,6 +140,37 @@ func printReport(w io.Writer, r keepalived.Report, isQuiet bool) {
 		}
 	}
 	fmt.Fprintln(w, r.Total())
+}
+
+// importFile reads a keepalived.conf, or rules.
+func importFile(args []string, rules string, o keepalived.Options) (*keepalived.Result, error) {
+	if rules == "" {
+		return importKeepalived(args[0], o)
+	}
+	if o.Interface == "" {
+		o.Interface = likelyInterface()
+	}
+	return keepalived.ImportRules(osFiles{}, rules, resolver{}, o)
+}
+
+// resolver asks the host for the names in rules that were saved without -n.
+type resolver struct{}
+
+// Addr is the IPv4 address of a host.
+func (resolver) Addr(name string) (netip.Addr, bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	all, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
+	if err != nil || len(all) == 0 {
+		return netip.Addr{}, false
+	}
+	return all[0].Unmap(), true
+}
+
+// Port is the port of a service.
+func (resolver) Port(name string, proto lb.Protocol) (uint16, bool) {
+	n, err := net.LookupPort(proto.String(), name)
+	return uint16(n), err == nil
 }
 
 // importKeepalived reads a keepalived.conf from disk.

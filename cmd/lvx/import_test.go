@@ -87,8 +87,25 @@ func TestImportWritesForItsOwner(t *testing.T) {
 	}
 }
 
+func TestImportOfRules(t *testing.T) {
+	marks := filepath.Join(t.TempDir(), "marks")
+	text := "*mangle\n-A PREROUTING -d 192.0.2.100/32 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 10\n" +
+		"-A PREROUTING -i eth1 -d 192.0.2.101/32 -j MARK --set-mark 11\nCOMMIT\n"
+	if err := os.WriteFile(marks, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rules := "-A -f 10 -s rr -p 60\n-a -f 10 -r 192.0.2.11:0 -g\n-A -t 192.0.2.100:http -s rr\n"
+	code, out, errs := runOn(t, rules, "import", "--iptables", marks, "--ipvsadm")
+	if code != exitLost || !strings.Contains(errs, "line 3: mark 11") || lastLine(errs) != "total: 2 mapped, 0 harmless, 0 changed, 1 lost" {
+		t.Errorf("exit %d, stderr:\n%s", code, errs)
+	}
+	if !strings.Contains(out, `listen: ["192.0.2.100:80/tcp", "192.0.2.100:443/tcp"]`) || !strings.Contains(out, "mark: 10") {
+		t.Errorf("output:\n%s", out)
+	}
+}
+
 func TestImportRefuses(t *testing.T) {
-	for _, args := range [][]string{{"import"}, {"import", "--via", "x", "f"}, {"import", "--backend", "x", "f"}} {
+	for _, args := range [][]string{{"import"}, {"import", "--via", "x", "f"}, {"import", "--backend", "x", "f"}, {"import", "--ipvsadm", "rules", "f"}, {"import", "a", "b"}} {
 		if code := run(args, new(bytes.Buffer), new(bytes.Buffer)); code != exitUsage {
 			t.Errorf("%v: exit %d (want %d)", args, code, exitUsage)
 		}

@@ -48,7 +48,7 @@ var walls = map[string][]string{
 	"pkg/health":        {"pkg/lb", "pkg/guard"},
 	"pkg/ipvsadm":       {"pkg/lb"},
 	"pkg/hostinfo":      {"pkg/backend/ipvs"},
-	"pkg/keepalived":    {"pkg/config", "pkg/health", "pkg/lb"},
+	"pkg/keepalived":    {"pkg/config", "pkg/health", "pkg/ipvsadm", "pkg/lb"},
 	"pkg/lb":            {},
 	"pkg/lb/lbtest":     {"pkg/lb"},
 	"pkg/neigh":         {},

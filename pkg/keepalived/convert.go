@@ -42,9 +42,15 @@ type mapper struct {
 	secret   bool
 }
 
+func newMapper(o Options) *mapper {
+	return &mapper{
+		o: o, groups: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{}, globals: newGlobals(o),
+	}
+}
+
 // Import reads a configuration of keepalived.
 func Import(files Files, name string, o Options) (*Result, error) {
-	m := &mapper{o: o, groups: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{}, globals: newGlobals(o)}
+	m := newMapper(o)
 	all, err := parseFile(files, name, o, func(f Finding) { m.notes = append(m.notes, f) })
 	if err != nil {
 		return nil, err

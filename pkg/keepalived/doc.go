@@ -2,6 +2,9 @@
 // means, with an account of every statement: mapped, harmless, changed or
 // lost.
 //
+// Rule files of ipvsadm, and the firewall marks that iptables-save lists, which
+// people have beside it, are read as well.
+//
 // The package is pure: files are read through [Files], programs are neither
 // run nor looked for, the host is not asked. It follows keepalived's own
 // reading, surprising defaults included: no protocol is UDP, no lb_kind is NAT,

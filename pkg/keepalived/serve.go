@@ -37,9 +37,10 @@ type body struct {
 
 // realOut is a real_server as the output has it.
 type realOut struct {
-	item   *item
-	keys   []pair
-	checks []*check
+	item    *item
+	isPlain bool // without a heading
+	keys    []pair
+	checks  []*check
 }
 
 func (b *body) put(key, format string, args ...any) {

@@ -150,7 +150,9 @@ func (m *mapper) writeReals(d *document, s *service, anchor string) {
 	}
 	d.put(4, s.item, "reals:%s", anchor)
 	for _, r := range reals {
-		heading(d, 6, r.item.from)
+		if !r.isPlain {
+			heading(d, 6, r.item.from)
+		}
 		e := entry{doc: d, owner: r.item, indent: 6}
 		for _, k := range r.keys {
 			e.put(k.key, "%s", k.value)

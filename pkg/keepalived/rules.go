@@ -1,0 +1,171 @@
+package keepalived
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// ImportRules reads a rule file of ipvsadm, what ipvsadm-save writes or a script
+// with the same lines, and accounts for every line.
+func ImportRules(files Files, name string, h ipvsadm.Host, o Options) (*Result, error) {
+	text, err := files.Read(name)
+	if err != nil {
+		return nil, err
+	}
+	m := newMapper(o)
+	table := &ipvsadm.Table{}
+	origin := map[ipvsadm.Key]*Statement{}
+	for i, line := range strings.Split(string(text), "\n") {
+		s := &Statement{position: position{name, i + 1}, keyword: &keyword{}}
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "#") {
+			continue // ipvsadm-restore drops it
+		}
+		err := ipvsadm.Rules(strings.NewReader(line), func(args []string) bool {
+			s.Word, s.Args = args[0], args[1:]
+			if service := m.readRule(table, s, args, h, origin); service != nil {
+				service.Block = append(service.Block, s)
+			} else {
+				m.all = append(m.all, s)
+			}
+			return true
+		})
+		if err != nil {
+			s.Word = "line"
+			s.mark(Lost, "%v", err)
+			m.all = append(m.all, s)
+		}
+	}
+	m.globals.timeouts = setTimeouts(table.Timeouts)
+	for _, e := range table.Services {
+		m.serveEntry(e, origin[e.Key])
+	}
+	return m.settle(name)
+}
+
+// readRule carries one line out on the table. The result is the line that the
+// service of another one comes from.
+func (m *mapper) readRule(t *ipvsadm.Table, s *Statement, args []string, h ipvsadm.Host, origin map[ipvsadm.Key]*Statement) (service *Statement) {
+	c, fail := ipvsadm.Parse("ipvsadm", args, h)
+	switch {
+	case fail != nil:
+		s.mark(Harmless, "ipvsadm refuses it too: %s", printable(strings.Join(strings.Fields(fail.Text), " ")))
+		return nil
+	case c.Op == ipvsadm.StartDaemon || c.Op == ipvsadm.StopDaemon:
+		s.mark(Lost, "connection sync is set up by `sync:`, not by a rule")
+		return nil
+	case !c.Op.Edits():
+		s.mark(Harmless, "changes nothing")
+		return nil
+	}
+	if fail := t.Do(c); fail != nil {
+		s.mark(Harmless, "the kernel refuses it too: %s", fail.Text)
+		return nil
+	}
+	switch c.Op {
+	case ipvsadm.AddService:
+		origin[c.Key] = s
+	case ipvsadm.AddServer, ipvsadm.EditServer:
+		markUnknown(s, c.Server)
+		service = origin[c.Key]
+	case ipvsadm.SetTimeouts:
+		m.globals.timeoutsItem = &item{from: s}
+	}
+	if service == nil { // else its fate is the service's
+		s.mark(Mapped, "")
+	}
+	return service
+}
+
+// markUnknown says of a rule what lvx has no word for.
+func markUnknown(s *Statement, server ipvsadm.Server) {
+	switch {
+	case server.Forward == lb.Tunnel && server.Tunnel.Kind != ipvsadm.IPIP:
+		s.mark(Lost, "lvx has IPIP tunnels only: %s becomes ipip", server.Tunnel.Kind)
+	case server.Weight > 65535:
+		s.mark(Changed, "weight 65535 at most")
+	}
+}
+
+// setTimeouts are what --set has set; 0 leaves the default.
+func setTimeouts(seconds [3]int) []pair {
+	var all []pair
+	for i, name := range []string{"tcp", "tcp_fin", "udp"} {
+		if seconds[i] > 0 {
+			all = append(all, pair{name, strconv.Itoa(seconds[i]) + "s"})
+		}
+	}
+	return all
+}
+
+// serveEntry makes a service of an entry of the table.
+func (m *mapper) serveEntry(e *ipvsadm.Entry, s *Statement) {
+	protocol := e.Proto.String()
+	if e.Proto == ipvsadm.SCTP {
+		s.overrule(Lost, "lvx serves TCP and UDP")
+		return
+	}
+	v := &virtual{from: s, protocol: protocol, scheduler: e.Scheduler, onePacket: e.OnePacket, persistence: uint64(e.Persistent), forward: ptr("dr")}
+	if len(e.Servers) > 0 {
+		v.forward = ptr(e.Servers[0].Forward.String())
+	}
+	if !slices.Contains(lb.Schedulers(), lb.Scheduler(v.scheduler)) {
+		s.overrule(Lost, "lvx has no scheduler %s: wlc", v.scheduler)
+		v.scheduler = string(lb.WLC)
+	}
+	for bit, name := range []string{"-fallback", "-port"} {
+		if e.Flags&(1<<bit) != 0 && (v.scheduler == "sh" || v.scheduler == "mh") {
+			v.flags = append(v.flags, v.scheduler+name)
+		}
+	}
+	switch {
+	case e.Mask.IsValid():
+		v.granularity = e.Mask.String()
+	case e.Prefix > 0:
+		v.granularity = strconv.Itoa(e.Prefix)
+	}
+	if e.Engine != "" {
+		s.overrule(Lost, "lvx binds clients by address, not by what is in their packets")
+	}
+	end := endpoint{from: s, addr: e.Addr, port: e.Port, mark: e.Mark}
+	b := &body{from: s, protocol: protocol}
+	m.balanceKeys(b, v, nil)
+	for _, server := range e.Servers {
+		b.reals = append(b.reals, m.entryReal(s, server, e.Port, *v.forward))
+	}
+	m.addServices(b, v, []endpoint{end})
+}
+
+// entryReal is a real server of the table as the output has it.
+func (m *mapper) entryReal(s *Statement, server ipvsadm.Server, listener uint16, forward string) *realOut {
+	r := &realOut{item: &item{from: s}, isPlain: true}
+	r.put("address", "%s", scalar(server.Addr.String()))
+	if server.Forward == lb.NAT && server.Port != 0 && server.Port != listener {
+		r.put("port", "%d", server.Port)
+	}
+	r.put("weight", "%d", min(server.Weight, 65535))
+	if own := server.Forward.String(); own != forward {
+		r.put("forward", "%s", own)
+	}
+	if server.Upper > 0 {
+		r.put("upper_threshold", "%d", server.Upper)
+	}
+	if server.Lower > 0 && server.Lower <= server.Upper {
+		r.put("lower_threshold", "%d", server.Lower)
+	}
+	return r
+}
+
+// NumericHost is a host without names: ipvsadm-save -n needs none.
+type NumericHost struct{}
+
+// Addr knows no names.
+func (NumericHost) Addr(string) (netip.Addr, bool) { return netip.Addr{}, false }
+
+// Port knows no names.
+func (NumericHost) Port(string, lb.Protocol) (uint16, bool) { return 0, false }

@@ -74,6 +74,9 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.history = openHistory(cfg.StateDir, d.warnings)
 	if d.notifier, err = notify.New(notify.Options{
 		Exec: cfg.Notify.Exec, SMTP: notify.SMTP(cfg.Notify.SMTP), Webhook: cfg.Notify.Webhook, Log: o.Log,
+		Undelivered: func(to, message string, err error) {
+			d.history.Add(history.Event{Kind: history.Notify, Subject: to, Text: fmt.Sprintf("not delivered: %s (%v)", message, err)})
+		},
 	}); err != nil {
 		return nil, fmt.Errorf("notify: %w", err)
 	}

@@ -62,6 +62,7 @@ type Neigh interface {
 // block.
 type Notifier interface {
 	Notify(e notify.Event)
+	Counters() notify.Counters // what became of the messages
 }
 
 // Options are what a [Director] works with. Config, Load, Backend and Health

@@ -222,6 +222,8 @@ type fakeNotify struct {
 	got []string
 }
 
+func (f *fakeNotify) Counters() notify.Counters { return notify.Counters{Delivered: 5, Failed: 1} }
+
 func (f *fakeNotify) Notify(e notify.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

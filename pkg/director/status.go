@@ -27,7 +27,15 @@ type Status struct {
 	VRRP     []VRRPStatus       `json:"vrrp,omitempty"`
 	VIPs     []VIPStatus        `json:"vips"`
 	Services []ServiceStatus    `json:"services"`
+	Messages Messages           `json:"messages"`
 	Stale    []Override         `json:"stale_overrides,omitempty"` // overrides that hit nothing
+}
+
+// Messages counts what became of the messages of `notify:`.
+type Messages struct {
+	Delivered uint64 `json:"delivered"`
+	Failed    uint64 `json:"failed"`
+	Dropped   uint64 `json:"dropped"` // no room in a queue
 }
 
 // ReloadStatus is about the last time that the configuration was read.
@@ -117,6 +125,9 @@ func (d *Director) status(obs lb.Observed) Status {
 		Warnings: d.warnings.List(),
 		Stale:    slices.Clone(d.out.Stale),
 		VIPs:     d.vipStatus(),
+	}
+	if d.opt.Notify != nil {
+		st.Messages = Messages(d.opt.Notify.Counters())
 	}
 	if d.opt.VRRP != nil {
 		st.VRRP = vrrpStatus(d.cfg.VRRP, d.opt.VRRP.Status())

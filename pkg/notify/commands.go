@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"sync"
 )
@@ -18,10 +17,10 @@ const (
 // while its commands run becomes one event, the latest; nothing is run where the
 // subject is back in the state that was told last.
 type commands struct {
-	log     *slog.Logger
+	report  func(to sender, m message, err error)
 	host    string
-	execute func(context.Context, Event) // runs the commands of an event
-	ready   chan struct{}                // holds one token: there may be something to run
+	execute func(context.Context, message) // runs the commands of an event
+	ready   chan struct{}                  // holds one token: there may be something to run
 
 	mu      sync.Mutex
 	waiting []subject // with an event, in the order in which they came
@@ -31,13 +30,13 @@ type commands struct {
 
 // commandLine is what is known of one subject.
 type commandLine struct {
-	next      *Event // not run yet
-	state     string // that was told last
+	next      *message // not run yet
+	state     string   // that was told last
 	isRunning bool
 }
 
-func newCommands(host string, log *slog.Logger) *commands {
-	c := &commands{log: log, host: host, ready: make(chan struct{}, 1), lines: map[subject]*commandLine{}}
+func newCommands(host string, report func(sender, message, error)) *commands {
+	c := &commands{report: report, host: host, ready: make(chan struct{}, 1), lines: map[subject]*commandLine{}}
 	c.execute = c.runAll
 	return c
 }
@@ -57,12 +56,13 @@ func (c *commands) add(e Event) bool {
 		l = &commandLine{}
 		c.lines[key] = l
 	}
+	m := &message{Event: e, host: c.host, changes: 1}
 	if l.next != nil {
-		e.Old = l.next.Old
+		m.Old, m.changes = l.next.Old, l.next.changes+1
 	} else {
 		c.waiting = append(c.waiting, key)
 	}
-	l.next = &e
+	l.next = m
 	c.wake()
 	return true
 }
@@ -80,10 +80,10 @@ func (c *commands) run(ctx, sending context.Context) {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	for {
-		for _, e := range c.take() {
+		for _, m := range c.take() {
 			workers.Go(func() {
-				c.execute(sending, e)
-				c.finish(e.subject())
+				c.execute(sending, m)
+				c.finish(m.subject())
 			})
 		}
 		if ctx.Err() != nil && c.isIdle() {
@@ -104,24 +104,24 @@ func (c *commands) run(ctx, sending context.Context) {
 	}
 }
 
-// take gives the events whose commands may run now.
-func (c *commands) take() []Event {
+// take gives the messages whose commands may run now.
+func (c *commands) take() []message {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var ready []Event
+	var ready []message
 	c.waiting = slices.DeleteFunc(c.waiting, func(key subject) bool {
 		l := c.lines[key]
 		if l.isRunning || c.running >= maxRunning {
 			return false
 		}
-		e := *l.next
+		m := *l.next
 		l.next = nil
-		if e.New == l.state {
+		if m.New == l.state {
 			return true
 		}
-		l.state, l.isRunning = e.New, true
+		l.state, l.isRunning = m.New, true
 		c.running++
-		ready = append(ready, e)
+		ready = append(ready, m)
 		return true
 	})
 	return ready
@@ -143,17 +143,10 @@ func (c *commands) isIdle() bool {
 	return c.running == 0 && len(c.waiting) == 0
 }
 
-// runAll runs the commands of an event, one after the other.
-func (c *commands) runAll(ctx context.Context, e Event) {
-	m := message{Event: e, host: c.host, changes: 1}
-	for _, argv := range e.Commands {
+// runAll runs the commands of a message, one after the other.
+func (c *commands) runAll(ctx context.Context, m message) {
+	for _, argv := range m.Commands {
 		h := &hook{argv: argv}
-		timeout, _ := h.patience()
-		attempt, cancel := context.WithTimeout(ctx, timeout)
-		err := h.send(attempt, m)
-		cancel()
-		if err != nil {
-			c.log.Warn("hook failed", "hook", h.String(), "event", m.text(), "error", err)
-		}
+		c.report(h, m, deliver(ctx, h, m))
 	}
 }

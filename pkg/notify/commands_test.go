@@ -3,7 +3,6 @@ package notify
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +18,7 @@ type runs struct {
 	all []string
 }
 
-func (r *runs) execute(_ context.Context, e Event) {
+func (r *runs) execute(_ context.Context, e message) {
 	r.mu.Lock()
 	r.all = append(r.all, fmt.Sprintf("%s %s>%s", e.Name, e.Old, e.New))
 	r.mu.Unlock()
@@ -35,7 +34,7 @@ func (r *runs) String() string {
 // runningCommands starts a runner; stop ends it as Notifier.Run does.
 func runningCommands(t *testing.T) (c *commands, r *runs, stop func()) {
 	t.Helper()
-	c, r = newCommands("lb1", slog.New(slog.DiscardHandler)), &runs{}
+	c, r = newCommands("lb1", func(sender, message, error) {}), &runs{}
 	c.execute = r.execute
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})

@@ -1,11 +1,14 @@
 // Package notify tells people and their scripts what changed: by running
 // programs, by mail and by a webhook.
 //
-// Telling never holds up who has something to tell: [Notifier.Notify]
-// returns at once, every way of telling has a queue and a worker of its own,
-// and what does not fit is dropped and counted. A thing that changes often
-// is told of once per [Options.Interval], with its latest state. The package
-// does not decide what is worth telling and does not keep history.
+// Telling never holds up the caller: [Notifier.Notify] returns at once, every
+// way of telling has a queue and workers of its own, and what does not fit is
+// dropped and counted. A program may act on what it hears, so it hears of each
+// change at once, about one thing in order; if the thing changes again while
+// the program runs, the next run tells the latest state. A mail or a post is
+// for people: a thing that changes often is told of once per
+// [Options.Interval], with its latest state. The package does not decide what
+// is worth telling and does not keep history.
 //
 // An event may carry commands of its own ([Event.Commands]): a service's or a
 // virtual router's hooks. They are run at once, those of one subject one after
@@ -23,7 +26,7 @@
 //	LVX_REASON   why, in words
 //	LVX_TIME     when, RFC 3339 with the zone
 //	LVX_HOST     the director that says so
-//	LVX_CHANGES  how many changes this tells of; more than 1 if it was held back
+//	LVX_CHANGES  how many changes this tells of; more than 1 if the thing changed while the program ran
 //	LVX_TEXT     all of it in one line
 //
 // A webhook gets the same as a JSON document with the keys kind, name,

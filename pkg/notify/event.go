@@ -2,6 +2,7 @@ package notify
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/guard"
@@ -55,12 +56,17 @@ func (e Event) clean() Event {
 type message struct {
 	Event
 	host    string
-	changes int // how many changes it stands for
+	changes int      // how many changes it stands for
+	lines   []string // of a summary: one for each message in it
 }
 
 // text is the message in one line: "real 172.25.0.12:80 of web: up -> down:
 // tcp connect: refused, 3 of 3".
 func (m message) text() string {
+	if len(m.lines) > 0 {
+		_, first, _ := strings.Cut(m.lines[0], " ") // without its time
+		return fmt.Sprintf("%d messages: %s; and more", len(m.lines), first)
+	}
 	s := string(m.Kind) + " " + m.Name
 	if m.Kind == Real && m.Service != "" {
 		s += " of " + m.Service

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"mime"
 	"mime/quotedprintable"
@@ -128,6 +129,13 @@ func (m *mailer) compose(msg message) []byte {
 	}
 	b.WriteString("\r\n")
 	body := quotedprintable.NewWriter(&b)
+	if len(msg.lines) > 0 {
+		fmt.Fprintf(body, "Host:    %s\r\n\r\n", msg.host)
+		for _, l := range msg.lines {
+			fmt.Fprintf(body, "%s\r\n", l)
+		}
+		return flush(body, &b)
+	}
 	for _, l := range [][2]string{
 		{"Host", msg.host},
 		{"Time", msg.Time.Format(time.RFC3339)},
@@ -144,6 +152,30 @@ func (m *mailer) compose(msg message) []byte {
 	if msg.changes > 1 {
 		fmt.Fprintf(body, "This tells of %d changes.\r\n", msg.changes)
 	}
-	_ = body.Close() // a bytes.Buffer takes everything
+	return flush(body, &b)
+}
+
+// flush ends a body; a bytes.Buffer takes everything.
+func flush(body io.Closer, b *bytes.Buffer) []byte {
+	_ = body.Close()
 	return b.Bytes()
+}
+
+// maxLines bounds a summary.
+const maxLines = 500
+
+// summarise makes one mail of several messages.
+func (m *mailer) summarise(ms []message) message {
+	sum := ms[len(ms)-1]
+	sum.changes = 0
+	for i, one := range ms {
+		sum.changes += one.changes
+		if i == maxLines {
+			sum.lines = append(sum.lines, fmt.Sprintf("and %d more", len(ms)-maxLines))
+		}
+		if i < maxLines {
+			sum.lines = append(sum.lines, one.Time.Format(time.RFC3339)+" "+one.text())
+		}
+	}
+	return sum
 }

@@ -17,9 +17,9 @@ import (
 // Defaults and bounds.
 const (
 	DefaultInterval = 10 * time.Second
-	maxSubjects     = 4096            // things that can have news at once
-	maxQueue        = 1024            // messages that can wait for one way of telling
-	grace           = 5 * time.Second // for what is queued when Run is to end
+	maxSubjects     = 4096        // things that can have news at once
+	maxQueue        = 1024        // messages that can wait for one way of telling
+	grace           = time.Second // for what is queued when Run is to end: a stop does not wait for the outside
 )
 
 // Options say whom to tell, and how. Empty ones tell nobody.
@@ -28,8 +28,12 @@ type Options struct {
 	SMTP     SMTP          // no Server, no mail
 	Webhook  string        // URL; "" = none
 	Host     string        // name of this director; default the host's
-	Interval time.Duration // at least this long between two messages about one thing, a tenth of it about a VRRP role; default [DefaultInterval]
+	Interval time.Duration // at least this long between two mails or posts about one thing, a tenth of it about a VRRP role; default [DefaultInterval]
 	Log      *slog.Logger  // hears of messages that could not be delivered
+
+	// Undelivered hears of them, too: where to, the message in a line, and
+	// why. It must not wait. nil = only the log does.
+	Undelivered func(to, message string, err error)
 }
 
 // SMTP says how mail is sent: in plain text, as to a local mail server. No
@@ -54,6 +58,9 @@ type Notifier struct {
 	log      *slog.Logger
 	outlets  []*outlet
 	commands *commands
+	programs [][]string // that are run for every event
+
+	undelivered func(to, message string, err error)
 
 	delivered, failed, dropped atomic.Uint64
 
@@ -75,7 +82,7 @@ func New(o Options) (*Notifier, error) {
 	n := &Notifier{
 		host:     o.Host,
 		interval: o.Interval,
-		log:      o.Log,
+		log:      o.Log, undelivered: o.Undelivered,
 		subjects: map[subject]*news{},
 		changed:  make(chan struct{}, 1),
 	}
@@ -90,7 +97,7 @@ func New(o Options) (*Notifier, error) {
 		n.log = slog.New(slog.DiscardHandler)
 	}
 	n.log = n.log.With("component", "notify")
-	n.commands = newCommands(n.host, n.log)
+	n.commands = newCommands(n.host, n.report)
 	for _, command := range o.Exec {
 		argv := strings.Fields(command)
 		if len(argv) == 0 {
@@ -99,7 +106,7 @@ func New(o Options) (*Notifier, error) {
 		if _, err := guard.Trusted(argv[0]); err != nil {
 			n.log.Warn("program will not be run as it is", "error", err)
 		}
-		n.add(&hook{argv: argv})
+		n.programs = append(n.programs, argv)
 	}
 	if o.SMTP.Server != "" {
 		m, err := newMailer(o.SMTP)
@@ -119,7 +126,9 @@ func New(o Options) (*Notifier, error) {
 }
 
 func (n *Notifier) add(s sender) {
-	n.outlets = append(n.outlets, &outlet{sender: s, queue: make(chan message, maxQueue)})
+	n.outlets = append(n.outlets, &outlet{
+		sender: s, queue: make(chan message, maxQueue), interval: n.interval, stopping: make(chan struct{}),
+	})
 }
 
 // Counters reports what became of the messages.
@@ -127,10 +136,14 @@ func (n *Notifier) Counters() Counters {
 	return Counters{n.delivered.Load(), n.failed.Load(), n.dropped.Load()}
 }
 
-// Notify takes an event and returns at once. Events about one thing that
-// cannot be told yet become one, from the first state to the last.
+// Notify takes an event and returns at once. Programs are run for it in turn.
+// For mail and webhook, events about one thing that cannot be told yet become
+// one, from the first state to the last.
 func (n *Notifier) Notify(e Event) {
 	e = e.clean()
+	if len(n.programs) > 0 {
+		e.Commands = slices.Concat(e.Commands, n.programs)
+	}
 	if !n.commands.add(e) {
 		n.dropped.Add(1)
 	}
@@ -159,7 +172,7 @@ func (n *Notifier) Notify(e Event) {
 	}
 }
 
-// Run tells until ctx ends, and then has a few seconds to tell what is left.
+// Run tells until ctx ends, and then has a second to tell what is left.
 // It must be called once; it returns nil.
 func (n *Notifier) Run(ctx context.Context) error {
 	// Messages on their way outlive ctx by the grace.
@@ -167,7 +180,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	defer cancel()
 	var workers sync.WaitGroup
 	for _, o := range n.outlets {
-		workers.Go(func() { n.work(sending, o) })
+		workers.Go(func() { o.work(sending, n.report) })
 	}
 	workers.Go(func() { n.commands.run(ctx, sending) })
 	timer := time.NewTimer(0)
@@ -182,6 +195,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	}
 	n.dispatch(time.Now(), true)
 	for _, o := range n.outlets {
+		close(o.stopping)
 		close(o.queue)
 	}
 	last := time.AfterFunc(grace, cancel)

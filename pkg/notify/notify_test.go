@@ -314,3 +314,95 @@ func TestLatestWins(t *testing.T) {
 		}
 	})
 }
+
+// Fault 14: a program that steers routing hears of every change at once, of one
+// thing in order, and never has two copies running for it.
+func TestFault14ProgramsAreNotHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &fake{}
+		f.fail = func(context.Context) error { time.Sleep(time.Second); return nil }
+		n.programs = [][]string{{"/run"}}
+		n.commands.execute = func(ctx context.Context, m message) { n.report(f, m, deliver(ctx, f, m)) }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- n.Run(ctx) }()
+		expect := func(what string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if diff := cmp.Diff(want, f.take()); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+		}
+		n.Notify(change("a", "up", "down"))
+		time.Sleep(1100 * time.Millisecond)
+		expect("the first", "real a of web: up -> down")
+		n.Notify(change("a", "down", "up"))
+		time.Sleep(1100 * time.Millisecond)
+		expect("the second, within ten seconds", "real a of web: down -> up")
+		n.Notify(change("a", "up", "down"))
+		time.Sleep(100 * time.Millisecond)
+		n.Notify(change("a", "down", "up")) // while the program runs:
+		n.Notify(change("a", "up", "gone")) // one more run, with the latest
+		n.Notify(change("b", "up", "down")) // beside a's
+		time.Sleep(950 * time.Millisecond)
+		expect("the latest waits for its turn only", "real a of web: up -> down")
+		time.Sleep(100 * time.Millisecond)
+		expect("another subject does not wait", "real b of web: up -> down")
+		time.Sleep(time.Second)
+		expect("the latest state", "real a of web: down -> gone (2 changes)")
+		n.Notify(change("a", "gone", "up"))
+		synctest.Wait()
+		n.Notify(change("a", "up", "gone"))
+		n.Notify(change("a", "gone", "up"))
+		time.Sleep(3 * time.Second)
+		expect("back where the last run left it", "real a of web: gone -> up")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Fault 19: a stop waits a second for what does not answer; then the message
+// is given up, aloud.
+func TestFault19StopDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var lost []string
+		n, err := New(Options{Host: "lb1", Undelivered: func(to, m string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			lost = append(lost, fmt.Sprint(to, ": ", m, ": ", err))
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.add(&fake{fail: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
+		n.programs = [][]string{{"/run"}}
+		n.commands.execute = func(ctx context.Context, m message) {
+			<-ctx.Done()
+			n.report(&fake{}, m, ctx.Err())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- n.Run(ctx) }()
+		n.Notify(Event{Kind: Director, Name: "lvx", Old: "running", New: "stopped"})
+		synctest.Wait()
+		cancel()
+		began := time.Now()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a stop took %v", took)
+		}
+		want := "fake: director lvx: running -> stopped: context canceled"
+		if len(lost) != 2 || lost[0] != want || lost[1] != want {
+			t.Errorf("given up: %q", lost)
+		}
+	})
+}

@@ -353,3 +353,51 @@ func FuzzCompose(f *testing.F) {
 		}
 	})
 }
+
+// Fault 14: a hundred changes are a mail or two, not a hundred.
+func TestFault14MailIsSummarised(t *testing.T) {
+	box := serveMail(t, "")
+	n, err := New(Options{Host: "lb1", SMTP: SMTP{Server: box.addr, From: "lvx@localhost", To: []string{"root@localhost"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const changes = 100
+	for i := range changes {
+		n.Notify(Event{Kind: Real, Name: fmt.Sprintf("10.0.0.%d", i), Service: "web", Old: "up", New: "down", Reason: "refused"})
+	}
+	mails, told := 0, 0
+	deadline := time.Now().Add(10 * time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	for told < changes && time.Now().Before(deadline) {
+		select {
+		case item := <-box.mails:
+			mails++
+			msg, err := mail.ReadMessage(strings.NewReader(item.data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(quotedprintable.NewReader(msg.Body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := strings.Count(string(body), "up -> down")
+			if n > 1 && !strings.Contains(msg.Header.Get("Subject"), "messages: real 10.0.0.") {
+				t.Errorf("Subject %q", msg.Header.Get("Subject"))
+			}
+			told += n
+			if mails == 1 {
+				cancel() // the rest goes at once
+			}
+		case <-time.After(time.Second):
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if told != changes || mails > 2 {
+		t.Errorf("%d changes in %d mails, want %d in at most 2", told, mails, changes)
+	}
+}

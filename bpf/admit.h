@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "config.h"
 #include "maps.h"
 #include "run.h"
 
@@ -19,11 +20,15 @@ static __always_inline struct vip_line *vip_line_at(const struct settings *s, __
 	return bpf_map_lookup_elem(&vips, &at);
 }
 
+/* Whether a struct address is this one of IPv4. */
+static __always_inline int is_ipv4(const __u64 *word, __be32 addr)
+{
+	return word[0] == 0 && word[1] == ((__u64)addr << 32 | bpf_htonl(0xffff));
+}
+
 static __always_inline int has_address(const struct vip *v, __be32 addr)
 {
-	const __u64 *word = (const __u64 *)v->addr.word;
-
-	return word[0] == 0 && word[1] == ((__u64)addr << 32 | bpf_htonl(0xffff));
+	return is_ipv4((const __u64 *)v->addr.word, addr);
 }
 
 /* The VIP, if the i-th line of its search has it; in *more whether a later one may. */
@@ -66,6 +71,34 @@ static __always_inline int lease_is_alive(const struct vip *vip)
 	__u64 *until = bpf_map_lookup_elem(&leases, &lease);
 
 	return until && bpf_jiffies64() <= *until;
+}
+
+/*
+ * The address is this host's: a VIP that is served here, or another one. What
+ * comes by the wire cannot be from it (fib_validate_source). A global
+ * function: it is verified once.
+ */
+__attribute__((noinline)) int is_own_address(__be32 addr)
+{
+	__u32 zero = 0, slot = interface_slot;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct interface *me = bpf_map_lookup_elem(&interfaces, &slot);
+	struct vip *vip;
+
+	if (!s || !me)
+		return 0;
+	vip = find_vip(s, addr);
+	if (vip && !(vip->flags & VIP_STANDBY))
+		return 1;
+	for (int i = 0; i < OWN_ADDRESSES; i++) {
+		const __u64 *word = (const __u64 *)me->own[i].word;
+
+		if (!(word[0] | word[1]))
+			break;
+		if (is_ipv4(word, addr))
+			return 1;
+	}
+	return 0;
 }
 
 static __always_inline int is_from_peer(const struct run *r)

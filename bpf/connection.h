@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "admit.h"
 #include "filter.h"
 #include "flow.h"
 #include "ipv4.h"
@@ -130,6 +131,8 @@ static __always_inline int open_connection(struct run *r)
 		return DROP(VERDICT_DENIED);
 	if (!can_open(r->s, &r->p))
 		return PASS(VERDICT_NO_FLOW);
+	if (is_own_address(r->p.source))
+		return PASS(VERDICT_MARTIAN);
 	slot = choose_real(r, svc, index & (SERVICES - 1));
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !(real->flags & REAL_THERE))
@@ -159,12 +162,25 @@ static __always_inline int is_new_conn_expected(struct run *r, struct real *real
 	return r->p.tcp_flags & TCP_SYN && is_closed(value_state(value)) && !get_persistent(r, real);
 }
 
-/* The flow's real was removed (expire_nodest_conn): CONTINUE if the packet opens another flow. */
+/* The flow's real is out only until it has been checked. */
+static __always_inline int is_awaited(const struct real *real, __u64 value)
+{
+	return !(real->flags & REAL_THERE) && real->flags & REAL_SILENT &&
+	       real->generation == value_generation(value);
+}
+
+/*
+ * The flow's real was removed (expire_nodest_conn), or has not been checked
+ * yet: then the client is to retry, not to be reset. CONTINUE if the packet
+ * opens another flow.
+ */
 static __always_inline int end_without_real(struct run *r, struct real *real, __u64 *place,
 					    __u64 value)
 {
 	if (r->p.protocol == IPPROTO_TCP && !(r->s->flags & SETTING_EXPIRE_NODEST) &&
 	    !is_new_conn_expected(r, real, value))
+		return DROP(VERDICT_REAL_AWAY);
+	if (r->p.protocol == IPPROTO_TCP && !(r->p.tcp_flags & TCP_SYN) && is_awaited(real, value))
 		return DROP(VERDICT_REAL_AWAY);
 	flow_end(place, value);
 	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN ||
@@ -276,6 +292,8 @@ static __always_inline int forward_icmp_error(struct run *r)
 	__u32 slot;
 	int outcome;
 
+	if (is_own_address(r->p.source))
+		return PASS(VERDICT_MARTIAN);
 	outcome = parse_quoted(r->data, r->end, &r->p);
 	if (outcome != CONTINUE)
 		return outcome;

@@ -61,6 +61,16 @@
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
+/*
+ * Several packets that GRO, or the sender's TSO, has made one of: generic XDP
+ * sees them so. They are cut up again on the way out, and no single packet
+ * comes that is longer than the interface takes.
+ */
+static __always_inline int is_merged(const struct run *r)
+{
+	return r->me->mode == MODE_GENERIC && r->p.length > r->me->mtu;
+}
+
 /* Count the packet and send it to the real, which is there. */
 static __always_inline int send_to_real(struct run *r)
 {
@@ -75,7 +85,7 @@ static __always_inline int send_to_real(struct run *r)
 			return DROP(VERDICT_TTL_SILENT);
 		return answer_with(r, ICMP_TIME_EXCEEDED, 0, 0, VERDICT_ANSWERED_TTL);
 	}
-	if (r->p.length > real->mtu) {
+	if (r->p.length > real->mtu && !is_merged(r)) {
 		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
 		return answer_with(r, ICMP_UNREACHABLE, ICMP_FRAG_NEEDED, real->mtu,
@@ -128,7 +138,7 @@ static __always_inline int decide(struct run *r)
 	if (!r->vip)
 		return PASS(VERDICT_NOT_OURS);
 	if (is_martian(r->p.source))
-		return PASS(VERDICT_MALFORMED);
+		return PASS(VERDICT_MARTIAN);
 	if (r->vip->flags) {
 		outcome = admit(r);
 		if (outcome != CONTINUE)

@@ -20,6 +20,7 @@ enum table_size {
 	LOCKS = 4096,
 	INTERFACES = 64,
 	PEERS = 8, /* fellow directors that an interface can know */
+	OWN_ADDRESSES = 16, /* of the host that an interface can know */
 	PROBES = 4, /* lines of vips or ports that a search may touch */
 	WAYS = 4, /* places of a set of flows or templates */
 	NEWS_LINE_SETS = 64, /* sets that a line of news tells of */
@@ -51,7 +52,7 @@ enum verdict {
 	VERDICT_LOCAL, /* passed: this host is the real or the sorry server */
 	VERDICT_FROM_PEER, /* passed: another director has chosen this host as the real server */
 	VERDICT_REAL_GONE, /* passed: the connection's real server was removed; the kernel answers with a reset */
-	VERDICT_REAL_AWAY, /* dropped: the connection's real server was removed and expire_nodest_conn is off */
+	VERDICT_REAL_AWAY, /* dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet */
 	VERDICT_DENIED, /* dropped: a deny or allow list */
 	VERDICT_NO_REAL, /* dropped: no usable real server, and no answer could be built */
 	VERDICT_LEASE_OVER, /* dropped: the daemon that owns the VIP has stopped renewing its lease */
@@ -67,6 +68,7 @@ enum verdict {
 	VERDICT_TTL_SILENT, /* dropped: TTL 1 on an ICMP error, which must not be answered */
 	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that another director owns, or whose lease is over */
 	VERDICT_TOO_BIG, /* dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot */
+	VERDICT_MARTIAN, /* passed: the source is an address of this host or of no host; the kernel drops it */
 	VERDICTS
 };
 
@@ -236,7 +238,7 @@ enum real_flag {
 	REAL_FILTERED = 8, /* its service has deny or allow lists */
 	REAL_OVERLOADED = 16, /* above its upper threshold; nothing sets it yet, thresholds will */
 	REAL_RESERVED = 32, /* removed, kept for its flows */
-	REAL_SILENT = 64, /* does not answer ARP: UDP is scheduled anew, TCP is still sent there */
+	REAL_SILENT = 64, /* does not answer ARP: UDP is scheduled anew, TCP is still sent there; of a removed one: it has not been checked yet */
 	REAL_SORRY = 128, /* the sorry server, and none of the reals: clients do not stay with it */
 };
 
@@ -308,12 +310,20 @@ struct peer {
 	__u32 spare;
 };
 
+enum attach_mode {
+	MODE_NATIVE = 1,
+	MODE_GENERIC = 2,
+};
+
 /* What the program of one interface needs to know of it. */
 struct interface {
 	__u8 mac[8]; /* its own; the last two bytes are 0 */
 	__u32 ifindex;
-	__u32 mode; /* for the daemon's next start: 1 native, 2 generic */
+	enum attach_mode mode; /* for the daemon's next start, too */
+	__u32 mtu;
+	__u32 spare;
 	struct peer peer[PEERS];
+	struct address own[OWN_ADDRESSES]; /* addresses of the host besides VIPs, up to the first that is 0 */
 };
 
 /* Which real the fragments of a datagram go to. */

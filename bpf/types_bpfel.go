@@ -17,6 +17,7 @@ const (
 	Locks           = 4096
 	Interfaces      = 64
 	Peers           = 8  // fellow directors that an interface can know
+	OwnAddresses    = 16 // of the host that an interface can know
 	Probes          = 4  // lines of vips or ports that a search may touch
 	Ways            = 4  // places of a set of flows or templates
 	NewsLineSets    = 64 // sets that a line of news tells of
@@ -50,7 +51,7 @@ const (
 	Local               Verdict = 10 // passed: this host is the real or the sorry server
 	FromPeer            Verdict = 11 // passed: another director has chosen this host as the real server
 	RealGone            Verdict = 12 // passed: the connection's real server was removed; the kernel answers with a reset
-	RealAway            Verdict = 13 // dropped: the connection's real server was removed and expire_nodest_conn is off
+	RealAway            Verdict = 13 // dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet
 	Denied              Verdict = 14 // dropped: a deny or allow list
 	NoReal              Verdict = 15 // dropped: no usable real server, and no answer could be built
 	LeaseOver           Verdict = 16 // dropped: the daemon that owns the VIP has stopped renewing its lease
@@ -66,7 +67,8 @@ const (
 	TTLSilent           Verdict = 26 // dropped: TTL 1 on an ICMP error, which must not be answered
 	ARPSilenced         Verdict = 27 // dropped: ARP for a VIP that another director owns, or whose lease is over
 	TooBig              Verdict = 28 // dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot
-	Verdicts            Verdict = 29
+	Martian             Verdict = 29 // passed: the source is an address of this host or of no host; the kernel drops it
+	Verdicts            Verdict = 30
 )
 
 // States of a flow: the kernel's one-way TCP states (ip_vs_proto_tcp.c,
@@ -203,7 +205,7 @@ const (
 	RealFiltered   = 8   // its service has deny or allow lists
 	RealOverloaded = 16  // above its upper threshold; nothing sets it yet, thresholds will
 	RealReserved   = 32  // removed, kept for its flows
-	RealSilent     = 64  // does not answer ARP: UDP is scheduled anew, TCP is still sent there
+	RealSilent     = 64  // does not answer ARP: UDP is scheduled anew, TCP is still sent there; of a removed one: it has not been checked yet
 	RealSorry      = 128 // the sorry server, and none of the reals: clients do not stay with it
 )
 
@@ -283,13 +285,24 @@ type Peer struct {
 	Spare uint32
 }
 
+type AttachMode uint32
+
+// Values of AttachMode.
+const (
+	ModeNative  AttachMode = 1
+	ModeGeneric AttachMode = 2
+)
+
 // What the program of one interface needs to know of it.
 type Interface struct {
 	_       structs.HostLayout
 	MAC     [8]uint8
 	Ifindex uint32
-	Mode    uint32
+	Mode    AttachMode
+	MTU     uint32
+	Spare   uint32
 	Peer    [8]Peer
+	Own     [16]Address
 }
 
 // Which real the fragments of a datagram go to.
@@ -413,7 +426,7 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	Local:               {"local", "passed: this host is the real or the sorry server"},
 	FromPeer:            {"from_peer", "passed: another director has chosen this host as the real server"},
 	RealGone:            {"real_gone", "passed: the connection's real server was removed; the kernel answers with a reset"},
-	RealAway:            {"real_away", "dropped: the connection's real server was removed and expire_nodest_conn is off"},
+	RealAway:            {"real_away", "dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet"},
 	Denied:              {"denied", "dropped: a deny or allow list"},
 	NoReal:              {"no_real", "dropped: no usable real server, and no answer could be built"},
 	LeaseOver:           {"lease_over", "dropped: the daemon that owns the VIP has stopped renewing its lease"},
@@ -429,4 +442,5 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	TTLSilent:           {"ttl_silent", "dropped: TTL 1 on an ICMP error, which must not be answered"},
 	ARPSilenced:         {"arp_silenced", "dropped: ARP for a VIP that another director owns, or whose lease is over"},
 	TooBig:              {"too_big", "dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot"},
+	Martian:             {"martian", "passed: the source is an address of this host or of no host; the kernel drops it"},
 }

@@ -25,7 +25,7 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("interface %s: no Ethernet address, XDP direct routing needs one", name)
 	}
 	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
-	d.Interfaces[slot].Ifindex = uint32(iface.Index)
+	d.Interfaces[slot].Ifindex, d.Interfaces[slot].MTU = uint32(iface.Index), uint32(iface.MTU)
 	prog, err := d.load(name, slot)
 	if err != nil {
 		return a, err
@@ -227,15 +227,15 @@ func (d *Datapath) dropStrayLinks() error {
 	return nil
 }
 
-func modeNumber(m Mode) uint32 {
+func modeNumber(m Mode) bpf.AttachMode {
 	if m == Generic {
-		return 2
+		return bpf.ModeGeneric
 	}
-	return 1
+	return bpf.ModeNative
 }
 
-func modeOf(n uint32) Mode {
-	if n == 2 {
+func modeOf(n bpf.AttachMode) Mode {
+	if n == bpf.ModeGeneric {
 		return Generic
 	}
 	return Native

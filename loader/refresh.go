@@ -36,6 +36,7 @@ func (d *Datapath) refresh(a *Attachment) error {
 	if err := d.setMAC(a, iface.HardwareAddr); err != nil {
 		return err
 	}
+	d.Interfaces[a.Slot].MTU = uint32(iface.MTU)
 	if iface.Index == a.Index && d.attached(a) {
 		return nil
 	}

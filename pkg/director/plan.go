@@ -102,6 +102,7 @@ type RealPlan struct {
 	Drained    bool   // an operator drains it
 	Checks     int    // number of its checks; 0 = taken for up
 	Up         bool
+	Unchecked  bool      // it is down only because a check has had no result yet
 	Since      time.Time // of the check that decides; zero without checks or results
 	Reason     string    // why it is down, or what is odd about its being up
 	Flapping   bool
@@ -224,10 +225,12 @@ func (rp *RealPlan) applyCheck(s health.Status, before bool) {
 	case !s.Known && !before && s.NotAsked:
 		rp.markDown("not checked yet: "+s.Reason, s)
 	case !s.Known && !before:
+		rp.Unchecked = rp.Unchecked || rp.Up
 		rp.markDown("not checked yet", s)
 	case !s.Known:
 		rp.Reason = "not checked yet by its new check"
 	case !s.Up:
+		rp.Unchecked = false
 		rp.markDown(s.Reason, s)
 	case s.Since.After(rp.Since) && rp.Up:
 		rp.Since = s.Since
@@ -273,6 +276,7 @@ func compileService(svc *config.Service, plan ServicePlan) lb.Service {
 		r.Weight = rp.Weight
 		if !rp.Up || plan.Sorry && rp.Weight > 0 {
 			if svc.RealOnDown(i) != config.Quiesce {
+				r.Awaited = rp.Unchecked
 				s.Absent = append(s.Absent, r)
 				continue
 			}

@@ -175,7 +175,7 @@ func TestPlanReasons(t *testing.T) {
 	want := []RealPlan{
 		{Addr: server(1), Configured: 1, Weight: 1, Checks: 2, Since: early, Reason: "tcp 8080: refused, 3 of 3", Flapping: true},
 		{Addr: server(2), Configured: 1, Weight: 1, Checks: 1, Up: true, Since: early},
-		{Addr: server(3), Configured: 1, Weight: 1, Checks: 1, Reason: "not checked yet"},
+		{Addr: server(3), Configured: 1, Weight: 1, Checks: 1, Unchecked: true, Reason: "not checked yet"},
 	}
 	if d := cmp.Diff(want, out.Services[0].Reals, compareAddrs); d != "" {
 		t.Error(d)

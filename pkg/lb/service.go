@@ -139,6 +139,7 @@ type Real struct {
 	Forward Forward
 	Upper   uint32 // upper connection threshold, 0 = none (ipvsadm -x)
 	Lower   uint32 // lower connection threshold, 0 = none (ipvsadm -y)
+	Awaited bool   // of those that are absent: only because it has not been checked yet, so that its connections wait and are not reset
 }
 
 // Service is a virtual service: all its listeners are scheduled, persisted

@@ -69,6 +69,8 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 	switch {
 	case !r.reachable() && k.proto == lb.TCP && !d.state.ExpireNodestConn && !another:
 		return dropped("real_away"), true
+	case !r.reachable() && r.awaited && k.proto == lb.TCP && !syn:
+		return dropped("real_away"), true
 	case !r.reachable():
 		delete(d.flows, k)
 		if k.proto == lb.UDP || syn || d.state.SloppyTCP {
@@ -134,6 +136,8 @@ func (d *Director) open(p packet, k tuple, flags byte) Outcome {
 		return dropped("denied")
 	case k.proto == lb.TCP && (flags&4 != 0 || flags&2 == 0 && !d.state.SloppyTCP):
 		return passed("no_flow")
+	case d.isOwn(p.src):
+		return passed("martian")
 	}
 	r := d.choose(v, k)
 	if r == nil || !r.reachable() {
@@ -174,6 +178,9 @@ func (d *Director) choose(v *service, k tuple) *real {
 // icmpError brings an ICMP error to the real whose packet it quotes
 // (ip_vs_in_icmp).
 func (d *Director) icmpError(p packet) Outcome {
+	if d.isOwn(p.src) {
+		return passed("martian")
+	}
 	m := p.payload()
 	if len(m) < 8 {
 		return passed("malformed")

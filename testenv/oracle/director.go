@@ -22,6 +22,9 @@ type Host struct {
 type World struct {
 	MAC     [6]byte       // of the interface that frames come by
 	IfIndex int           // its number
+	MTU     int           // of that interface
+	Generic bool          // the program runs in generic mode
+	Own     []netip.Addr  // the director's addresses, besides VIPs
 	Tick    time.Duration // of the packet path's clock
 	Host    func(netip.Addr) Host
 	Lives   func(lease uint32) bool // is the lease being renewed?
@@ -62,6 +65,7 @@ type real struct {
 	conf     lb.Real
 	service  *service
 	there    bool
+	awaited  bool // out only until it has been checked
 	host     Host
 	mac      [6]byte // the last that was known
 	counters lb.Counters
@@ -94,7 +98,7 @@ func (d *Director) Apply(s lb.State) {
 		if _, ok := d.state.Service(name); !ok {
 			v.there = false
 			for _, r := range v.reals {
-				r.there = false
+				r.there, r.awaited = false, false
 			}
 		}
 	}
@@ -104,6 +108,7 @@ func (d *Director) Apply(s lb.State) {
 func (d *Director) settle(v *service) {
 	for _, r := range v.reals {
 		r.there = false
+		r.awaited = slices.ContainsFunc(v.conf.Absent, func(c lb.Real) bool { return c.Awaited && c.Key() == r.conf.Key() })
 	}
 	conf := slices.Clone(v.conf.Reals)
 	sorry := lb.Real{Addr: v.conf.Sorry, Weight: 1}

@@ -24,6 +24,8 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	if mtu == 0 {
 		mtu = 0xffff
 	}
+	// Generic XDP sees several packets as one, which is cut up again.
+	merged := d.world.Generic && p.length > d.world.MTU
 	switch {
 	case r.host.Local:
 		return passed("local")
@@ -31,9 +33,9 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 		return dropped("ttl_silent")
 	case p.ttl <= 1:
 		return d.answer(p, 11, 0, 0, "answered_ttl")
-	case p.length > mtu && (icmp || !p.df):
+	case p.length > mtu && !merged && (icmp || !p.df):
 		return dropped("too_big")
-	case p.length > mtu:
+	case p.length > mtu && !merged:
 		return d.answer(p, 3, 4, mtu, "answered_too_big")
 	}
 	out := bytes.Clone(p.frame)

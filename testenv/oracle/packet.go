@@ -96,8 +96,8 @@ func (d *Director) decide(frame []byte) Outcome {
 	if !d.owns(p.dst) {
 		return passed("not_ours")
 	}
-	if martian(p.src) {
-		return passed("malformed")
+	if isMartian(p.src) {
+		return passed("martian")
 	}
 	if o, serve := d.role(p); !serve {
 		return o
@@ -153,8 +153,9 @@ func parseIPv4(frame []byte, at int) (packet, bool) {
 	return p, ok
 }
 
-// martian sources are those that every stack drops (ip_route_input_slow).
-func martian(a netip.Addr) bool {
+// isMartian reports whether every stack drops packets from an address
+// (ip_route_input_slow).
+func isMartian(a netip.Addr) bool {
 	b := a.As4()
 	return b[0] == 0 || b[0] == 127 || a.IsMulticast() || b == [4]byte{255, 255, 255, 255}
 }
@@ -186,6 +187,12 @@ func (d *Director) vip(a netip.Addr) lb.VIP {
 func (d *Director) isLeaseOver(a netip.Addr) bool {
 	v := d.vip(a)
 	return v.Leased && !d.world.Lives(v.Lease)
+}
+
+// isOwn reports whether an address is the director's: nothing from it can come
+// by the wire (fib_validate_source).
+func (d *Director) isOwn(a netip.Addr) bool {
+	return slices.Contains(d.world.Own, a) || d.owns(a) && !d.state.StandbyVIPs()[a]
 }
 
 // role asks whether the director may serve a VIP at all.

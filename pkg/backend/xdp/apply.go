@@ -90,7 +90,7 @@ func (b *Backend) applyOnce(s lb.State) (refused []error, late, err error) {
 // publish makes packets see what has been prepared. Nothing here can fail.
 func (b *Backend) publish(half uint32, todo work) {
 	b.applySettings()
-	b.applyInterfaces()
+	b.applyInterfaces(todo.all || !b.applied)
 	for _, s := range todo.services {
 		for _, r := range s.reals {
 			if r.there {
@@ -105,7 +105,7 @@ func (b *Backend) publish(half uint32, todo work) {
 	for _, s := range todo.services { // not before: what a failed Apply prepared was written nowhere
 		s.settled = true
 	}
-	b.neighVersion, b.generic = todo.neighVersion, todo.generic
+	b.neighVersion = todo.neighVersion
 }
 
 // removeGone takes away what the new state no longer has. Slots stay
@@ -137,9 +137,12 @@ func (b *Backend) removeReals(s *service) {
 	}
 	for k, r := range s.reals {
 		sorry := s.conf.Sorry.IsValid() && k == netip.AddrPortFrom(s.conf.Sorry, 0)
-		keep := s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same))
-		if !keep && r.there {
-			r.there = false
+		if s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same)) {
+			continue
+		}
+		waits := s.there && slices.ContainsFunc(s.conf.Absent, func(c lb.Real) bool { return c.Awaited && c.Key() == k })
+		if r.there || r.waits != waits {
+			r.there, r.waits = false, waits
 			b.write(s, r)
 		}
 	}

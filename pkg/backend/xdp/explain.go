@@ -3,6 +3,7 @@ package xdp
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -50,6 +51,9 @@ func (e *explainer) run() lb.Explanation {
 		return e.end(bpf.NotOurs, "", "")
 	}
 	e.note("%s is a VIP", dst)
+	if src := e.p.Src.Addr(); src.IsLoopback() || src.IsMulticast() || src.As4()[0] == 0 || src == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return e.end(bpf.Martian, "", "")
+	}
 	if vip.Flags&bpf.VIPStandby != 0 {
 		return e.end(bpf.Standby, "", "")
 	}
@@ -104,10 +108,16 @@ func (e *explainer) known(v bpf.FlowValue) (lb.Explanation, bool) {
 	switch {
 	case raw.Flags&bpf.RealThere != 0 && raw.Generation == v.Generation():
 		return e.way(name, v.Real()), true
-	case !e.b.state.ExpireNodestConn:
+	case !e.b.state.ExpireNodestConn, isAwaited(raw, v):
 		return e.end(bpf.RealAway, name, ""), true
 	}
 	return e.end(bpf.RealGone, name, ""), true
+}
+
+// isAwaited reports whether a connection's real is out only until it has been
+// checked (is_awaited of bpf/connection.h).
+func isAwaited(raw *bpf.Real, v bpf.FlowValue) bool {
+	return raw.Flags&(bpf.RealThere|bpf.RealSilent) == bpf.RealSilent && raw.Generation == v.Generation()
 }
 
 // anew tells why the packet of a known connection begins a new one, "" if it
@@ -118,7 +128,7 @@ func (e *explainer) anew(v bpf.FlowValue, raw *bpf.Real) string {
 	closed := stateNames[v.State()] == "TIME_WAIT" || stateNames[v.State()] == "CLOSE"
 	another := !udp && syn && closed && !e.keepsClients(raw)
 	switch gone := raw.Flags&bpf.RealThere == 0 || raw.Generation != v.Generation(); {
-	case gone && (udp || another || (syn || e.b.state.SloppyTCP) && e.b.state.ExpireNodestConn):
+	case gone && (udp || another || (syn || e.b.state.SloppyTCP && !isAwaited(raw, v)) && e.b.state.ExpireNodestConn):
 		return "its real was removed"
 	case gone:
 		return ""
@@ -159,6 +169,9 @@ func (e *explainer) fresh(k bpf.FlowKey) lb.Explanation {
 		e.note("flags %q do not open a connection", e.p.Flags)
 		return e.end(bpf.NoFlow, name, "")
 	}
+	if e.isOwn(e.p.Src.Addr()) {
+		return e.end(bpf.Martian, name, "")
+	}
 	if s.conf.Persistence.Enabled() {
 		if p, t := e.b.findTemplate(s, k); p != nil && e.holds(t) {
 			e.note("persistence template: real %s, %s left", e.b.addressOf(t.Real()), shown(int64(t.Left(e.now))))
@@ -183,6 +196,16 @@ func (e *explainer) holds(t bpf.TemplateValue) bool {
 	quiesced := raw.Flags&bpf.RealUsable == 0 && e.b.state.ExpireQuiescentTempl
 	return t.Left(e.now) >= 0 && raw.Generation == t.Generation() &&
 		raw.Flags&(bpf.RealThere|bpf.RealSilent) == bpf.RealThere && !quiesced
+}
+
+// isOwn reports whether an address is this host's (is_own_address of
+// bpf/admit.h).
+func (e *explainer) isOwn(a netip.Addr) bool {
+	if v, ok := e.b.vip(a); ok {
+		return v.Flags&bpf.VIPStandby == 0
+	}
+	own := e.b.dp.Interfaces[0].Own
+	return slices.Contains(own[:], bpf.AddressOf(a))
 }
 
 func (e *explainer) pick(s *service) uint32 {

@@ -59,7 +59,7 @@ func newTrial(t *testing.T, h *harness) *trial {
 	}
 	x := &trial{harness: h, t: t, want: map[string]uint64{}, base: h.counted()}
 	x.oracle = oracle.New(oracle.World{
-		MAC: directorMAC, IfIndex: ingress, Tick: ticksDuration(1),
+		MAC: directorMAC, IfIndex: ingress, MTU: 1500, Tick: ticksDuration(1),
 		Host:  func(a netip.Addr) oracle.Host { return hosts[a] },
 		Lives: func(id uint32) bool { return id == 0 },
 	})

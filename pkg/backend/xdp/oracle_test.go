@@ -37,17 +37,18 @@ const (
 // duel is one case: both directors, and the world around them.
 type duel struct {
 	*harness
-	rt     *rapid.T
-	oracle *oracle.Director
-	state  lb.State
-	hosts  map[netip.Addr]oracle.Host
-	lives  map[uint32]bool
-	known  []endpoints // that packets were sent between
-	held   []byte      // what a first fragment was cut from
-	unsure bool        // time has passed without a sweep: counts of connections may lag
-	want   map[string]uint64
-	base   map[string]uint64
-	out    []byte
+	rt      *rapid.T
+	oracle  *oracle.Director
+	state   lb.State
+	hosts   map[netip.Addr]oracle.Host
+	lives   map[uint32]bool
+	known   []endpoints // that packets were sent between
+	held    []byte      // what a first fragment was cut from
+	generic bool        // the interface is said to run generic XDP
+	unsure  bool        // time has passed without a sweep: counts of connections may lag
+	want    map[string]uint64
+	base    map[string]uint64
+	out     []byte
 }
 
 type endpoints struct {
@@ -115,8 +116,9 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 	for _, a := range allHosts {
 		d.drawHost(a)
 	}
+	d.generic = rapid.Bool().Draw(rt, "generic mode")
 	d.oracle = oracle.New(oracle.World{
-		MAC: directorMAC, IfIndex: ingress, Tick: ticksDuration(1),
+		MAC: directorMAC, IfIndex: ingress, MTU: duelMTU, Generic: d.generic, Own: []netip.Addr{ownAddr}, Tick: ticksDuration(1),
 		Host:  func(a netip.Addr) oracle.Host { return d.hosts[a] },
 		Lives: func(id uint32) bool { return d.lives[id] },
 	})
@@ -136,11 +138,26 @@ func (d *duel) setHost(a netip.Addr, o oracle.Host) {
 	d.net.hosts[a] = n
 }
 
+// duelMTU is that of the interface that frames come by.
+const duelMTU = 300
+
+// setInterface says of the interface what the oracle was told; an Apply reads
+// it from the test's own.
+func (d *duel) setInterface() {
+	i := &d.dp.Interfaces[0]
+	i.Mode, i.MTU = bpf.ModeNative, duelMTU
+	if d.generic {
+		i.Mode = bpf.ModeGeneric
+	}
+	i.Own = [len(i.Own)]bpf.Address{bpf.AddressOf(ownAddr)}
+}
+
 func (d *duel) applyBoth(what string) {
 	d.rt.Logf("%s: %+v", what, d.state)
 	if err := d.Backend.Apply(context.Background(), d.state); err != nil {
 		d.rt.Fatalf("apply %+v: %v", d.state, err)
 	}
+	d.setInterface()
 	d.oracle.Apply(d.state)
 	for id := range uint32(2) {
 		if err := d.Renew(id, map[bool]time.Duration{true: time.Hour}[d.lives[id]]); err != nil {

@@ -18,6 +18,7 @@ const ingress = 1
 
 var (
 	vips     = []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
+	ownAddr  = netip.MustParseAddr("10.0.0.1")
 	peerAddr = netip.MustParseAddr("10.0.0.2")
 	sorryOne = netip.MustParseAddr("10.0.0.21")
 	thisHost = netip.MustParseAddr("127.0.0.1")
@@ -278,6 +279,11 @@ func (d *duel) drawEdit() {
 	case 12, 13, 14:
 		if n := len(s.Reals); n > 0 {
 			at := rapid.IntRange(0, n-1).Draw(d.rt, "real")
+			s.Absent = nil
+			if r := s.Reals[at]; chance(d.rt, 2, "not checked yet") {
+				r.Awaited = true
+				s.Absent = []lb.Real{r}
+			}
 			s.Reals = slices.Delete(s.Reals, at, at+1)
 		}
 	case 15, 16:
@@ -307,7 +313,7 @@ func (d *duel) drawEndpoints() endpoints {
 	e := endpoints{proto: draw(d.rt, "protocol", lb.TCP, lb.TCP, lb.UDP)}
 	from := rapid.SampledFrom(clientAddrs).Draw(d.rt, "client")
 	if chance(d.rt, 40, "martian") {
-		from = rapid.SampledFrom(martians).Draw(d.rt, "source")
+		from = rapid.SampledFrom(append(martians, append(vips, ownAddr)...)).Draw(d.rt, "source")
 	}
 	e.src = netip.AddrPortFrom(from, draw[uint16](d.rt, "source port", 40000, 40001, 40002, 0))
 	to := rapid.SampledFrom(vips).Draw(d.rt, "VIP")

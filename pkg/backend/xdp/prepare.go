@@ -10,7 +10,6 @@ import (
 type work struct {
 	services     []*service // whose reals are to be written
 	all          bool       // they are all, and VIPs and ports are to be laid out even if they are the same
-	generic      bool       // some interface runs generic XDP
 	neighVersion uint64     // the neighbours' version
 	undo         undo       // takes the preparation back
 	refused      []error    // a service each, which stays as it was
@@ -22,7 +21,7 @@ type work struct {
 // in b.state as it was before, or is left out if it is new.
 func (b *Backend) prepareServices(before *lb.State) work {
 	// Asked first: what changes meanwhile changes it.
-	todo := work{neighVersion: b.neigh.Version(), generic: b.anyGeneric()}
+	todo := work{neighVersion: b.neigh.Version()}
 	b.passes++
 	relaid := !equalExceptServices(before, &b.state) || len(before.Services) != len(b.state.Services)
 	services := make([]*service, 0, len(b.state.Services))
@@ -46,7 +45,7 @@ func (b *Backend) prepareServices(before *lb.State) work {
 		s.wanted = *conf
 		todo.services = append(todo.services, s)
 	}
-	if len(todo.services) == 0 || todo.generic != b.generic {
+	if len(todo.services) == 0 {
 		todo.services, todo.all = slices.Clone(services), true
 		for _, s := range services {
 			s.wanted = s.conf

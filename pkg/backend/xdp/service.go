@@ -46,6 +46,7 @@ type real struct {
 	there bool
 	near  Neighbor
 	idle  int  // passes of the sweeper without a flow since it was taken out
+	waits bool // not there only until it has been checked
 	left  bool // near is what a predecessor left, nobody has been asked yet
 }
 
@@ -165,25 +166,20 @@ func (b *Backend) lookUp(r *real) {
 func (b *Backend) write(s *service, r *real) {
 	raw := &b.dp.Reals[r.slot]
 	raw.Source = r.near.Source
-	raw.MTU = b.mtu(r)
+	raw.MTU = r.mtu()
 	raw.Ifindex = uint32(r.near.IfIndex)
 	raw.Service, raw.Cookie = s.index, s.cookie
 	b.dp.Addresses[r.slot] = bpf.AddressOf(r.conf.Addr)
 	raw.Port, raw.Weight = bpf.PortWord(r.conf.Port), r.conf.Weight
 	mac := r.near.MAC
 	if mac == ([6]byte{}) {
-		mac = raw.MAC // silent: its old flows keep hoping
+		mac = raw.MAC // silent: its old flows are still sent there
 	}
 	publishWay(raw, wayWord(mac, r.gen, b.flags(s, r, mac)))
 }
 
-// mtu is the longest packet that may be sent to r. Generic XDP sees frames
-// that GRO or the sender's TSO made longer than any MTU and that are cut up
-// again on the way out: there, length says nothing.
-func (b *Backend) mtu(r *real) uint16 {
-	if b.anyGeneric() {
-		return 0xffff
-	}
+// mtu is the longest packet that may be sent to r.
+func (r *real) mtu() uint16 {
 	if r.near.MTU <= 0 || r.near.MTU > 0xffff {
 		return 0xffff
 	}
@@ -193,12 +189,11 @@ func (b *Backend) mtu(r *real) uint16 {
 // addressOf is the address of the real in a slot.
 func (b *Backend) addressOf(slot uint32) netip.Addr { return b.dp.Addresses[slot].Addr() }
 
-func (b *Backend) anyGeneric() bool {
-	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return a.Mode == loader.Generic })
-}
-
 func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
-	if !r.there {
+	switch {
+	case !r.there && r.waits:
+		return bpf.RealReserved | bpf.RealSilent
+	case !r.there:
 		return bpf.RealReserved
 	}
 	var f uint8

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 
@@ -38,9 +39,15 @@ func (b *Backend) applySettings() {
 	s.Flags = f
 }
 
-// applyInterfaces writes who the peers are. The interfaces' own MACs are the
-// loader's.
-func (b *Backend) applyInterfaces() {
+// applyInterfaces writes who the peers are, and, with all, what addresses the
+// host has. The interfaces' own MACs are the loader's.
+func (b *Backend) applyInterfaces(all bool) {
+	if all {
+		own := b.ownAddresses()
+		for _, a := range b.dp.Attachments {
+			b.dp.Interfaces[a.Slot].Own = own
+		}
+	}
 	for _, a := range b.dp.Attachments {
 		i := &b.dp.Interfaces[a.Slot]
 		var now []bpf.Peer
@@ -51,6 +58,36 @@ func (b *Backend) applyInterfaces() {
 		}
 		clear(i.Peer[copy(i.Peer[:], now):])
 	}
+}
+
+// ownAddresses are the host's addresses, as many as the packet path can know;
+// VIPs are not among them, which it knows already, nor those of the loopback.
+func (b *Backend) ownAddresses() (own [bpf.OwnAddresses]bpf.Address) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		b.log.Warn("own addresses are not known", "err", err)
+	}
+	vips := map[netip.Addr]bool{}
+	for _, v := range b.state.VIPs {
+		vips[v.Addr] = true
+	}
+	for _, s := range b.state.Services {
+		for _, l := range s.Listeners {
+			vips[l.Addr] = true
+		}
+	}
+	n := 0
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || p.Addr().IsLoopback() || vips[p.Addr()] {
+			continue
+		}
+		own[n] = bpf.AddressOf(p.Addr())
+		if n++; n == len(own) {
+			break
+		}
+	}
+	return own
 }
 
 // peer is how a fellow director is known on an interface. As long as it is

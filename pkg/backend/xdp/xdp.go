@@ -66,7 +66,6 @@ type Backend struct {
 	layout       uint64    // of VIPs and ports: another number, others
 	laid         [2]uint64 // the layout that each half has; 0: none that is known
 	neighVersion uint64    // the neighbours' version that the services are settled by
-	generic      bool      // some interface runs generic XDP, as the reals are written
 	services     map[string]*service
 	order        []*service // of the state applied last
 	byIndex      [bpf.Services]*service

@@ -1,0 +1,110 @@
+package xdp
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// What comes by the wire with an address of this host as its source is a
+// martian, as for the kernel (fib_validate_source): it is not scheduled, not
+// counted, and not answered.
+func TestMartianSources(t *testing.T) {
+	other := other()
+	s := lb.State{Services: []lb.Service{webService(1), other}}
+	h := serving(t, s)
+	own := netip.MustParseAddr("10.0.0.1")
+	h.dp.Interfaces[0].Own[0] = bpf.AddressOf(own)
+	elsewhere := other.Listeners[0].Addr
+	from := func(a netip.Addr, proto lb.Protocol) []byte {
+		p := syn(proto)
+		p.Src = netip.AddrPortFrom(a, 40000)
+		return frame(p)
+	}
+	for _, a := range []netip.Addr{own, vip, elsewhere, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("224.0.0.1")} {
+		t.Log(a)
+		h.want(from(a, lb.TCP), "martian", pass)
+		e := icmpErrorOf(3, 4, endpoints{lb.TCP, client, web}, 0)
+		from4 := a.As4()
+		copy(e[26:], from4[:])
+		binary.BigEndian.PutUint16(e[24:], ipSum(e[14:34]))
+		h.want(e, "martian", pass)
+	}
+	if l := h.dp.Loads[h.services["web"].reals[netip.AddrPortFrom(realN(1), 0)].slot]; l.Active != 0 || l.Inactive != 0 {
+		t.Errorf("martians count as connections: %+v", l)
+	}
+	// Another director's VIP is a client like others.
+	s.VIPs = []lb.VIP{{Addr: elsewhere, Owner: "VI_1", Standby: true}}
+	h.apply(s)
+	h.want(from(elsewhere, lb.TCP), "forwarded", tx)
+}
+
+// A packet that is too long for the way out is answered in generic mode as in
+// native mode; what is longer than the interface itself takes is several
+// packets in one, and is cut up again.
+func TestGenericModeAnswersTooLong(t *testing.T) {
+	h := newHarness(t, 1024, 1024)
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): {MAC: [6]byte{2, 0, 10, 0, 0, 11}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1280}}
+	h.apply(lb.State{Services: []lb.Service{webService(1)}})
+	h.want(frame(syn(lb.TCP)), "forwarded", tx)
+	long := func(payload int, df bool) []byte {
+		p := syn(lb.TCP)
+		p.Flags = "A"
+		f := frameOf(p, payload)
+		if df {
+			f[20] = 0x40
+		}
+		binary.BigEndian.PutUint16(f[24:], ipSum(f[14:34]))
+		return f
+	}
+	for _, mode := range []bpf.AttachMode{bpf.ModeNative, bpf.ModeGeneric} {
+		h.dp.Interfaces[0].Mode = mode
+		h.want(long(1240, true), "forwarded", tx) // 1280 with its headers
+		h.want(long(1241, true), "answered_too_big", tx)
+		h.want(long(1460, true), "answered_too_big", tx)
+		h.want(long(1460, false), "too_big", drop)
+	}
+	h.want(long(1461, true), "forwarded", tx)
+	h.want(long(3000, false), "forwarded", tx)
+}
+
+// A real that is out only because it has not been checked yet keeps its
+// connections waiting; one that its check has taken out does not.
+func TestUncheckedRealsConnectionsWait(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(2)}, ExpireNodestConn: true}
+	h := serving(t, s)
+	p := syn(lb.TCP)
+	first := h.Send(p).Real
+	p.Flags = "A"
+	data := frame(p)
+	h.want(data, "forwarded", tx)
+	out := func(awaited bool) {
+		t.Helper()
+		s = s.Clone()
+		svc := &s.Services[0]
+		svc.Reals, svc.Absent = nil, nil
+		for _, r := range webService(2).Reals {
+			if r.Addr == first {
+				r.Awaited = awaited
+				svc.Absent = append(svc.Absent, r)
+			} else {
+				svc.Reals = append(svc.Reals, r)
+			}
+		}
+		h.apply(s)
+	}
+	out(true)
+	h.want(data, "real_away", drop)
+	h.apply(lb.State{Services: []lb.Service{webService(2)}, ExpireNodestConn: true})
+	h.want(data, "forwarded", tx) // checked, and up: it goes on
+	out(true)
+	h.want(data, "real_away", drop)
+	out(false) // checked, and down
+	h.want(data, "real_gone", pass)
+	out(true)
+	p.Flags = "S"
+	h.want(frame(p), "forwarded", tx) // a new connection goes to another one
+}

@@ -10,7 +10,7 @@
 //
 // This package is wiring and words. What a verb does is in the package that
 // it calls; nothing is decided here but exit codes: 0 done, 1 failed, 2 wrong
-// usage.
+// usage. Called as ipvsadm, the program speaks as ipvsadm does.
 package main
 
 import "os"
@@ -18,4 +18,4 @@ import "os"
 // version is set by the linker.
 var version = "devel"
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(runAs(os.Args[0], os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
-	"github.com/lvx-lb/lvx/pkg/config"
 )
 
 // Exit codes.
@@ -97,7 +95,7 @@ needs, in one daemon with one configuration file.`,
 	root.AddCommand(
 		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(),
 		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newExplainCmd(),
-		newWeightCmd(), newDrainCmd(),
+		newWeightCmd(), newDrainCmd(), newIpvsadmCmd(), newRuntimeCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(), newManCmd(),
 	)
 	markUsage(root)
@@ -129,11 +127,7 @@ func markUsage(cmd *cobra.Command) {
 
 // socketFlag adds --socket to a verb that asks the daemon.
 func socketFlag(cmd *cobra.Command) *string {
-	def := config.DefaultSocket
-	if s := os.Getenv("LVX_SOCKET"); s != "" {
-		def = s
-	}
-	return cmd.Flags().String("socket", def, "`path` of the daemon's socket (or LVX_SOCKET)")
+	return cmd.Flags().String("socket", defaultSocket(), "`path` of the daemon's socket (or LVX_SOCKET)")
 }
 
 // ask makes a RunE of a function that needs the daemon.

@@ -153,6 +153,9 @@ func (s *screen) service(svc director.ServiceStatus) {
 	if svc.Backend != "" {
 		title += "  " + svc.Backend
 	}
+	if svc.Runtime != "" {
+		title += "  [" + guard.Text(svc.Runtime) + "]"
+	}
 	if svc.BackendReason != "" {
 		title += ": " + guard.Text(svc.BackendReason)
 	}

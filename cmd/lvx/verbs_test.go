@@ -19,6 +19,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -74,6 +75,18 @@ func (d *recorder) History(f history.Filter) []history.Event {
 	}
 }
 
+func (d *recorder) Edit(_ context.Context, commands []ipvsadm.Command) (ipvsadm.Result, error) {
+	call := "edit"
+	for _, c := range commands {
+		call += " " + c.Op.String()
+	}
+	return ipvsadm.Result{Failures: make([]*ipvsadm.Failure, len(commands))}, d.note(call)
+}
+
+func (d *recorder) ClearRuntime(context.Context) (director.Result, error) {
+	return director.Result{Did: []string{"runtime layer forgotten"}}, d.note("clear runtime")
+}
+
 func (d *recorder) Reload(context.Context) (director.Result, error) {
 	return director.Result{Did: d.diff}, d.note("reload")
 }
@@ -98,7 +111,7 @@ func (d *recorder) Drain(_ context.Context, service, real string, o director.Dra
 }
 
 // serve runs a daemon's socket for d and points LVX_SOCKET at it.
-func serve(t *testing.T, d *recorder) {
+func serve(t *testing.T, d admin.Director) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "lvx.sock")
 	t.Setenv("LVX_SOCKET", socket)
@@ -132,6 +145,9 @@ func TestVerbs(t *testing.T) {
 	for _, c := range []struct{ args, call, out string }{
 		{"reload", "reload", "reloaded, nothing has changed\n"},
 		{"diff", "diff", ""},
+		{"ipvsadm -C", "edit flush", ""},
+		{"ipvsadm -A -t 10.0.0.100:80 -s rr", "edit add-service", ""},
+		{"runtime clear", "clear runtime", "runtime layer forgotten\n"},
 		{"weight web 10.0.0.11 5", "weight 5 web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},
 		{"weight web 10.0.0.11 --clear", "clear web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},
 		{"weight --clear web 10.0.0.11", "clear web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -17,6 +18,8 @@ type Director interface {
 	Explain(ctx context.Context, p lb.Packet) (lb.Explanation, error)
 	Diff(ctx context.Context, text []byte) ([]string, error)
 	History(f history.Filter) []history.Event
+	Edit(ctx context.Context, commands []ipvsadm.Command) (ipvsadm.Result, error)
+	ClearRuntime(ctx context.Context) (director.Result, error)
 	Reload(ctx context.Context) (director.Result, error)
 	SetWeight(ctx context.Context, service, real string, weight *uint16) (director.Result, error)
 	Drain(ctx context.Context, service, real string, o director.DrainOptions) (director.Result, error)
@@ -34,6 +37,8 @@ const (
 	pathReload  = "/v1/reload"
 	pathWeight  = "/v1/weight"
 	pathDrain   = "/v1/drain"
+	pathEdit    = "/v1/edit"
+	pathClear   = "/v1/runtime/clear"
 )
 
 // weightRequest is the body of a POST to /v1/weight.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -97,6 +98,16 @@ func (c *Client) SetWeight(ctx context.Context, service, real string, weight *ui
 // Drain asks for [director.Director.Drain].
 func (c *Client) Drain(ctx context.Context, service, real string, o director.DrainOptions) (r director.Result, err error) {
 	return r, c.do(ctx, http.MethodPost, pathDrain, drainRequest{service, real, o}, &r)
+}
+
+// Edit asks for [director.Director.Edit].
+func (c *Client) Edit(ctx context.Context, commands []ipvsadm.Command) (r ipvsadm.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathEdit, commands, &r)
+}
+
+// ClearRuntime asks for [director.Director.ClearRuntime].
+func (c *Client) ClearRuntime(ctx context.Context) (r director.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathClear, struct{}{}, &r)
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {

@@ -34,6 +34,7 @@ var (
 	descFault   = desc("apply_failing", "1 while the kernel does not hold what was planned.")
 	descFaults  = desc("apply_failures_total", "Failed attempts to put the plan into the kernel.")
 	descReload  = desc("reload_ok", "0 if the last reload was refused.")
+	descEdits   = desc("runtime_changes", "Services that ipvsadm has added, changed or removed beside the file.")
 
 	descWarnings = desc("warning", "1 while something is wrong, in the words of lvx status.", "kind", "subject", "text")
 
@@ -118,6 +119,7 @@ func (m metrics) status(st director.Status) {
 	m.gauge(descFault, flag(st.Fault != ""))
 	m.counter(descFaults, st.Faults)
 	m.gauge(descReload, flag(st.Reload.Error == ""))
+	m.gauge(descEdits, float64(st.Edits))
 	seen := map[[3]string]bool{} // a series twice would spoil the whole scrape
 	for _, w := range st.Warnings {
 		labels := [3]string{w.Kind, guard.Text(w.Subject), guard.Text(w.Text)}

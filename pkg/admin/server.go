@@ -152,12 +152,17 @@ func (s *Server) api() http.Handler {
 	mux.Handle("POST "+pathDrain, change(s, maxBody, func(ctx context.Context, q drainRequest) (director.Result, error) {
 		return s.opt.Director.Drain(ctx, q.Service, q.Real, q.DrainOptions)
 	}))
+	mux.Handle("POST "+pathEdit, change(s, maxEdits, s.opt.Director.Edit))
+	mux.Handle("POST "+pathClear, change(s, maxBody, func(ctx context.Context, _ struct{}) (director.Result, error) {
+		return s.opt.Director.ClearRuntime(ctx)
+	}))
 	return mux
 }
 
 // Bounds of a request's body, in bytes.
 const (
 	maxBody   = 64 << 10
+	maxEdits  = 64 << 20 // a table's worth of ipvsadm's commands
 	maxConfig = 24 << 20 // a configuration of 16 MiB, in base64
 )
 
@@ -197,7 +202,7 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
-	var want director.Want
+	want := director.Want{SinceZeroed: true}
 	if n := r.FormValue("connections"); n != "" {
 		limit, err := strconv.Atoi(n)
 		if err != nil || limit < 0 {

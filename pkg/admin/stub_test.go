@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -58,6 +60,14 @@ func (s *stub) History(f history.Filter) []history.Event {
 	_ = s.note("history " + string(f.Kind) + " " + f.Subject)
 	s.since = f.Since
 	return s.events
+}
+
+func (s *stub) Edit(_ context.Context, commands []ipvsadm.Command) (ipvsadm.Result, error) {
+	return ipvsadm.Result{Failures: make([]*ipvsadm.Failure, len(commands))}, s.note(fmt.Sprintf("edit %v", commands[0].Op))
+}
+
+func (s *stub) ClearRuntime(context.Context) (director.Result, error) {
+	return director.Result{}, s.note("clear")
 }
 
 func (s *stub) Reload(ctx context.Context) (director.Result, error) {

@@ -40,6 +40,8 @@ type Config struct {
 
 	StopGrace time.Duration // how long the packet path serves on after the daemon's end, for a successor; default 10 s
 
+	RuntimeEdits RuntimeEdits // whether ipvsadm may change what the file says
+
 	Warnings []string // not errors: a world-readable file that holds a password, for example
 }
 
@@ -51,6 +53,15 @@ const (
 	BackendAuto Backend = "auto"
 	BackendXDP  Backend = "xdp"
 	BackendIPVS Backend = "ipvs"
+)
+
+// RuntimeEdits says whether commands of ipvsadm are carried out.
+type RuntimeEdits string
+
+// The choices of `runtime:`.
+const (
+	AllowEdits  RuntimeEdits = "allow"
+	RefuseEdits RuntimeEdits = "refuse"
 )
 
 // XDPMode says how the XDP program is attached.
@@ -115,6 +126,28 @@ func (s *Service) RealCommands(i int, isUp bool) [][]string {
 		return own.Down
 	}
 	return s.Hooks.RealDown
+}
+
+// WithReals is the service with other reals: the i-th is reals[i] and has what
+// belongs to the real at from[i], as its checks; -1 is a real without any.
+func (s Service) WithReals(reals []lb.Real, from []int) Service {
+	checks := make([][]health.Spec, len(reals))
+	for i, f := range from {
+		if f >= 0 && f < len(s.Checks) {
+			checks[i] = s.Checks[f]
+		}
+	}
+	if s.Own != nil {
+		own := make([]Own, len(reals))
+		for i, f := range from {
+			if f >= 0 && f < len(s.Own) {
+				own[i] = s.Own[f]
+			}
+		}
+		s.Own = own
+	}
+	s.Reals, s.Checks = reals, checks
+	return s
 }
 
 // Notify says who is told about changes.

@@ -40,6 +40,7 @@ func (d *decoder) config(c *cursor) *Config {
 		StateDir:             get(o, "state_dir", DefaultStateDir, path),
 		PinDir:               get(o, "pin_dir", DefaultPinDir, path),
 		StopGrace:            get(o, "stop_grace", DefaultStopGrace, duration(0, maxStopGrace, time.Millisecond)),
+		RuntimeEdits:         get(o, "runtime", AllowEdits, oneOf("allow or refuse", AllowEdits, RefuseEdits)),
 	}
 	cfg.Deny, cfg.Allow = clients(o)
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))

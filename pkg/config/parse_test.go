@@ -77,6 +77,7 @@ vrrp:
 		StateDir:         "/var/lib/lvx",
 		PinDir:           "/sys/fs/bpf/lvx",
 		StopGrace:        10 * time.Second,
+		RuntimeEdits:     config.AllowEdits,
 	}
 	if diff := cmp.Diff(want, cfg, addresses); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -164,6 +165,7 @@ peers: [192.0.2.3, "2001:db8::3"]
 state_dir: /var/lib/other/
 pin_dir: /sys/fs/bpf/other
 stop_grace: 3s
+runtime: refuse
 notify:
   exec: ["/usr/local/bin/on-change  --verbose", /bin/true]
   smtp: {server: mail, from: lvx@localhost, to: root@localhost}
@@ -190,6 +192,7 @@ admin: {socket: /run/other.sock, listen: ":9100"}
 		StateDir:             "/var/lib/other",
 		PinDir:               "/sys/fs/bpf/other",
 		StopGrace:            3 * time.Second,
+		RuntimeEdits:         config.RefuseEdits,
 	}
 	if diff := cmp.Diff(want, cfg, addresses); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

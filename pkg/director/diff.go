@@ -30,7 +30,8 @@ func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err e
 		return nil, err
 	}
 	err = d.do(ctx, func(context.Context) error {
-		lines = d.diff(cfg)
+		next, dropped := d.runtime.rebase(cfg)
+		lines = append(d.diff(next.merge(cfg)), next.describeAll(dropped)...)
 		if err := d.refuseFixedKeys(cfg); err != nil {
 			lines = append(lines, err.Error())
 		}

@@ -113,6 +113,8 @@ type Director struct {
 	placedConfig  *config.Config // the configuration whose addresses are watched and on the interface; nil = not known
 	notes         notes
 	broken        map[string]string // files that were broken, and where they are now; not changed once Run serves
+	file          *config.Config    // as it was read; cfg is the file with the runtime layer
+	runtime       Runtime           // the layer
 	overrides     Overrides
 	out           Outcome
 	canHoldVIPs   bool            // the servers are found, or had their time: VIPs may attract traffic
@@ -161,6 +163,7 @@ func New(opt Options) *Director {
 		done:          make(chan struct{}),
 		configChanged: make(chan struct{}, 1),
 		cfg:           opt.Config,
+		file:          opt.Config,
 
 		active:  map[string]bool{},
 		tracked: map[string]bool{},
@@ -220,6 +223,7 @@ func (d *Director) Run(ctx context.Context) error {
 
 func (d *Director) start(ctx context.Context) error {
 	d.loadOverrides()
+	d.loadRuntime()
 	d.out.Memory = d.loadMemory()
 	for _, instance := range d.out.Memory.Active {
 		d.active[instance] = true

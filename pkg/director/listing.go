@@ -8,6 +8,7 @@ import (
 
 // Want says what a [Listing] should contain besides the services.
 type Want struct {
+	SinceZeroed bool // counters without what ipvsadm -Z hid
 	Connections bool // live connections and templates
 	Limit       int  // of the connections; 0 = all
 }
@@ -35,6 +36,9 @@ func (d *Director) List(ctx context.Context, want Want) (l Listing, err error) {
 		}
 		if l.Stats, err = d.opt.Backend.Stats(); err != nil {
 			return err
+		}
+		if want.SinceZeroed {
+			d.runtime.hideZeroed(&l.Stats)
 		}
 		if want.Connections {
 			l.Connections, err = d.opt.Backend.Connections(want.Limit)

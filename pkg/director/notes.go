@@ -19,6 +19,7 @@ import (
 // but a start, for a second.
 const (
 	overridesFile = "overrides.json"
+	runtimeFile   = "runtime.json"
 	memoryFile    = "memory.json"
 
 	noteReadTime  = time.Second // that a start waits for a note
@@ -32,9 +33,9 @@ const (
 	notRead    = "not-read"    // a file is there and could not be read
 )
 
-// notes are the files of one director; both are nil without a state_dir.
+// notes are the files of one director; all are nil without a state_dir.
 type notes struct {
-	overrides, memory *jsonfile.Keeper
+	overrides, runtime, memory *jsonfile.Keeper
 }
 
 func (d *Director) openNotes() {
@@ -47,6 +48,7 @@ func (d *Director) openNotes() {
 		return jsonfile.NewKeeper(path, 0o600, func(err error) { d.warnNotStored(path, lost, err) })
 	}
 	d.notes.overrides = keeper(overridesFile, "operators' overrides do not survive a restart")
+	d.notes.runtime = keeper(runtimeFile, "edits by ipvsadm do not survive a restart")
 	d.notes.memory = keeper(memoryFile, "after a crash, checks begin anew")
 }
 
@@ -63,7 +65,7 @@ func (d *Director) warnNotStored(path, lost string, err error) {
 
 // keepNotes writes notes until ctx ends.
 func (d *Director) keepNotes(ctx context.Context, start func(func())) {
-	for _, k := range []*jsonfile.Keeper{d.notes.overrides, d.notes.memory} {
+	for _, k := range []*jsonfile.Keeper{d.notes.overrides, d.notes.runtime, d.notes.memory} {
 		if k != nil {
 			start(func() { _ = k.Run(ctx, noteWriteTime) }) // it returns nil
 		}

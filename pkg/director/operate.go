@@ -76,8 +76,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 			err = d.refuseFixedKeys(cfg)
 		}
 		if err == nil {
-			r.Did = d.diff(cfg)
-			err = d.adoptConfig(ctx, cfg)
+			r.Did, err = d.adoptFile(ctx, cfg)
 		}
 		d.reload.At = time.Now()
 		if err != nil {
@@ -93,9 +92,9 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 		d.reload.Error = ""
 		d.warnings.End("reload-refused", "configuration")
 		// A real that serves goes by its check's fall, also if the check is new.
-		d.opt.Health.Preset(presetChecks(cfg, d.opt.ProbeVIP, d.out.Memory, time.Now()))
-		d.opt.Health.Set(Targets(cfg, d.opt.ProbeVIP))
-		d.log.Info("configuration reloaded", "services", len(cfg.Services), "changes", len(r.Did))
+		d.opt.Health.Preset(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, time.Now()))
+		d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
+		d.log.Info("configuration reloaded", "services", len(d.cfg.Services), "changes", len(r.Did))
 		d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(r.Did), UID: uid})
 		return nil
 	})

@@ -28,6 +28,7 @@ type Status struct {
 	VIPs     []VIPStatus        `json:"vips"`
 	Services []ServiceStatus    `json:"services"`
 	Messages Messages           `json:"messages"`
+	Edits    int                `json:"runtime_changes,omitempty"` // services that ipvsadm added, changed or removed
 	Stale    []Override         `json:"stale_overrides,omitempty"` // overrides that hit nothing
 }
 
@@ -82,6 +83,7 @@ type ServiceStatus struct {
 	Backend       string       `json:"backend,omitempty"`
 	State         string       `json:"state"` // "up", "sorry", "down"
 	Reason        string       `json:"reason,omitempty"`
+	Runtime       string       `json:"runtime,omitempty"`        // what ipvsadm did to the service
 	BackendReason string       `json:"backend_reason,omitempty"` // why this backend: "forward nat"; or what it had to change
 	Sorry         string       `json:"sorry_server,omitempty"`
 	Reals         []RealStatus `json:"reals"`
@@ -138,7 +140,11 @@ func (d *Director) status(obs lb.Observed) Status {
 	}
 	for i, p := range d.out.Services {
 		st.Services = append(st.Services, serviceStatus(d.cfg.Services[i], p, seen[p.Name]))
+		if d.file.RuntimeEdits != config.RefuseEdits {
+			st.Services[i].Runtime = d.runtime.describe(p.Name)
+		}
 	}
+	st.Edits = d.runtime.Changes()
 	return st
 }
 

@@ -50,23 +50,24 @@ const SCTP lb.Protocol = 132
 
 // Command is one command line of ipvsadm, understood.
 type Command struct {
-	Op       Op
-	Key      Key     // of the service; the zero Key = no service was named
-	Service  Service // of [AddService] and [EditService]
-	Server   Server  // of [AddServer], [EditServer] and [DeleteServer]
-	Timeouts [3]int  // of [SetTimeouts]: tcp, tcpfin, udp in seconds, 0 = as it is
-	View     View    // of [List] and [Save]
-	Sync     Sync    // of [StartDaemon] and [StopDaemon]
+	Op       Op      `json:"op"`
+	Force    bool    `json:"force,omitempty"`   // of [Flush]: also what is not ipvsadm's own (lvx knows --force)
+	Key      Key     `json:"key,omitzero"`      // of the service; the zero Key = no service was named
+	Service  Service `json:"service,omitzero"`  // of [AddService] and [EditService]
+	Server   Server  `json:"server,omitzero"`   // of [AddServer], [EditServer] and [DeleteServer]
+	Timeouts [3]int  `json:"timeouts,omitzero"` // of [SetTimeouts]: tcp, tcpfin, udp in seconds, 0 = as it is
+	View     View    `json:"-"`                 // of [List] and [Save]
+	Sync     Sync    `json:"-"`                 // of [StartDaemon] and [StopDaemon]
 }
 
 // Key is the identity of a virtual service: a mark and a family, or protocol,
 // address and port.
 type Key struct {
-	Mark  uint32      `json:",omitempty"`
-	IPv6  bool        `json:",omitempty"` // of a mark
-	Proto lb.Protocol `json:",omitempty"`
-	Addr  netip.Addr  `json:",omitzero"`
-	Port  uint16      `json:",omitempty"` // 0 = every port
+	Mark  uint32      `json:"mark,omitempty"`
+	IPv6  bool        `json:"ipv6,omitempty"` // of a mark
+	Proto lb.Protocol `json:"protocol,omitempty"`
+	Addr  netip.Addr  `json:"address,omitzero"`
+	Port  uint16      `json:"port,omitempty"` // 0 = every port
 }
 
 // Is6 reports whether the service is one of IPv6.
@@ -74,24 +75,24 @@ func (k Key) Is6() bool { return k.IPv6 || k.Addr.Is6() }
 
 // Service is what -A and -E set of a virtual service.
 type Service struct {
-	Scheduler  string
-	Flags      uint8      `json:",omitempty"` // bits 0, 1 and 2: flag-1, flag-2, flag-3 of -b
-	Persistent int        `json:",omitempty"` // timeout in seconds; 0 = not persistent
-	Mask       netip.Addr `json:",omitzero"`  // of IPv4: -M; the zero Addr = whole addresses
-	Prefix     int        `json:",omitempty"` // of IPv6: -M; 0 = whole addresses
-	OnePacket  bool       `json:",omitempty"`
-	Engine     string     `json:",omitempty"` // --pe
+	Scheduler  string     `json:"scheduler"`
+	Flags      uint8      `json:"flags,omitempty"`      // bits 0, 1 and 2: flag-1, flag-2, flag-3 of -b
+	Persistent int        `json:"persistent,omitempty"` // timeout in seconds; 0 = not persistent
+	Mask       netip.Addr `json:"mask,omitzero"`        // of IPv4: -M; the zero Addr = whole addresses
+	Prefix     int        `json:"prefix,omitempty"`     // of IPv6: -M; 0 = whole addresses
+	OnePacket  bool       `json:"one_packet,omitempty"`
+	Engine     string     `json:"engine,omitempty"` // --pe
 }
 
 // Server is what -a, -e and -d say of a real server.
 type Server struct {
-	Addr    netip.Addr `json:",omitzero"`
-	Port    uint16     `json:",omitempty"`
-	Forward lb.Forward `json:",omitempty"`
-	Weight  int32      `json:",omitempty"`
-	Upper   uint32     `json:",omitempty"`
-	Lower   uint32     `json:",omitempty"`
-	Tunnel  Tunnel     `json:",omitzero"` // of [lb.Tunnel]
+	Addr    netip.Addr `json:"address,omitzero"`
+	Port    uint16     `json:"port,omitempty"`
+	Forward lb.Forward `json:"forward,omitempty"`
+	Weight  int32      `json:"weight"`
+	Upper   uint32     `json:"upper,omitempty"`
+	Lower   uint32     `json:"lower,omitempty"`
+	Tunnel  Tunnel     `json:"tunnel,omitzero"` // of [lb.Tunnel]
 }
 
 // TunnelKind is a --tun-type.
@@ -137,13 +138,16 @@ type Sync struct {
 
 // Failure is why a command line was not carried out, in ipvsadm's words.
 type Failure struct {
-	Text   string // for standard error, "" for nothing
-	Status int    // exit status
-	Ends   bool   // it ends a run of rules as well (exit(3) in ipvsadm)
+	Text   string `json:"text"`           // for standard error, "" for nothing
+	Status int    `json:"status"`         // exit status
+	Ends   bool   `json:"ends,omitempty"` // it ends a run of rules as well (exit(3) in ipvsadm)
 }
 
 // Error implements error.
 func (f *Failure) Error() string { return f.Text }
+
+// Refuse is a [Failure] for what lvx does not do where ipvsadm would.
+func Refuse(text string) *Failure { return kernelFailure("lvx: " + text) }
 
 // fatal is a [Failure] with the exit status of a wrong command line.
 func fatal(text string) *Failure { return &Failure{Text: text, Status: 2, Ends: true} }

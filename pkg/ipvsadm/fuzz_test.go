@@ -7,14 +7,16 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvx-lb/lvx/pkg/ipvsadm/transcript"
 )
 
 // FuzzParse: a command line is refused with one line and a status, or it is
 // one that the table can answer. What the table then holds, saved, and
 // restored into another table, is the same.
 func FuzzParse(f *testing.F) {
-	for _, seed := range parseTranscript(readFile(f, "transcript.txt")) {
-		f.Add(strings.TrimPrefix(seed.command, "ipvsadm ") + "\n" + seed.stdin)
+	for _, seed := range transcript.Parse(readFile(f, "transcript.txt")) {
+		f.Add(strings.TrimPrefix(seed.Command, "ipvsadm ") + "\n" + seed.Stdin)
 	}
 	f.Add("-A -t 0x7f.1:080 -p -M 0377.0.0.0") // numbers of inet_aton(3)
 	f.Add("-A\x00-t\xff:80")                   // bytes that no shell passes
@@ -46,10 +48,10 @@ func FuzzParse(f *testing.F) {
 
 // lossy reports whether a table holds what ipvsadm -S prints and -R refuses:
 // flags of a scheduler that has since been replaced, marks above 2³¹, which
-// are printed negative, or engines, which are not printed here.
+// are printed negative.
 func lossy(d *tableDirector) bool {
 	for _, e := range d.Services {
-		if e.Flags != 0 || e.Mark > 1<<31-1 || e.Engine != "" {
+		if e.Flags != 0 || e.Mark > 1<<31-1 {
 			return true
 		}
 	}

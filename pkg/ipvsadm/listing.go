@@ -34,6 +34,7 @@ type ListedService struct {
 	Flags       []string     `json:"flags,omitempty"`       // of the scheduler: sh-port ...
 	Persistence int          `json:"persistence,omitempty"` // timeout in seconds, 0 = not persistent
 	Mask        string       `json:"mask,omitempty"`        // of persistent clients, "" for whole addresses
+	Engine      string       `json:"engine,omitempty"`      // of persistence; lvx has none
 	OnePacket   bool         `json:"one_packet,omitempty"`
 	Stats       ListedStats  `json:"stats"`
 	Rates       ListedRates  `json:"rates"`
@@ -139,6 +140,9 @@ func newService(v lb.Service, o lb.ObservedService, st lb.ServiceStats, rate lb.
 		OnePacket:   v.OnePacket,
 		Stats:       ListedStats(st.Counters), Rates: ListedRates(rate.Rates),
 		Reals: []ListedReal{},
+	}
+	if len(v.Listeners) == 0 { // a mark whose packets nothing describes yet
+		l.IPv6 = len(v.Reals) > 0 && v.Reals[0].Addr.Is6()
 	}
 	for i, at := range v.Listeners {
 		l.Listeners = append(l.Listeners, at.String())

@@ -138,6 +138,9 @@ func (p listPrinter) service(s ListedService) {
 			if s.Mask != "" {
 				fmt.Fprintf(p, " mask %s", s.Mask)
 			}
+			if s.Engine != "" {
+				fmt.Fprintf(p, " pe %s", s.Engine)
+			}
 		}
 		if s.OnePacket {
 			fmt.Fprint(p, " ops")

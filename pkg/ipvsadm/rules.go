@@ -60,6 +60,9 @@ func (p listPrinter) rules(s ListedService) {
 			fmt.Fprintf(p, " -M %s", s.Mask)
 		}
 	}
+	if s.Engine != "" {
+		fmt.Fprintf(p, " --pe %s", s.Engine)
+	}
 	if s.OnePacket {
 		fmt.Fprint(p, " -o")
 	}

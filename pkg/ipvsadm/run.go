@@ -1,9 +1,11 @@
 package ipvsadm
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 )
 
 // Director is what carries commands out: a running lvx.
@@ -36,6 +38,10 @@ type Call struct {
 func (c Call) Run() int {
 	if len(c.Args) == 0 {
 		status, _ := c.run(Command{Op: List}, false)
+		return status
+	}
+	if len(c.Args) == 2 && c.Args[1] == "--force" && (c.Args[0] == "-C" || c.Args[0] == "--clear") { // ipvsadm has no such option
+		status, _ := c.edit([]Command{{Op: Flush, Force: true}})
 		return status
 	}
 	command, fail := Parse(c.Program, c.Args, c.Host)
@@ -72,11 +78,11 @@ func (c Call) run(command Command, restoring bool) (status int, ends bool) {
 	case command.Op == StopDaemon:
 		return c.failed(ErrNoDaemon)
 	case command.Op == StartDaemon:
-		return c.failed(kernelFailure("lvx: connections are not synchronized by a daemon of ipvsadm's (no --start-daemon)"))
+		return c.failed(Refuse("connections are not synchronized by ipvsadm's daemons (no --start-daemon)"))
 	case command.Op == Restore && restoring:
 		return c.failed(tryHelp(c.Program))
 	case command.Op == Restore:
-		return c.restore(), false
+		return c.restore(nil), false
 	}
 	return c.list(command)
 }
@@ -125,10 +131,30 @@ func (c Call) list(command Command) (status int, ends bool) {
 	return 0, false
 }
 
-// restore carries out rules. Those that edit wait until there is no other
-// one, and come into force together.
-func (c Call) restore() (status int) {
-	var waiting []Command
+// RestoreAll does what ipvsadm-restore does: the rules of standard input take
+// the place of the table. All of them come into force together, so that
+// connections of services that stay do not notice. Lines that begin with "#"
+// are comments here.
+func (c Call) RestoreAll() (status int) {
+	var rules strings.Builder
+	lines := bufio.NewScanner(c.Stdin)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		if !strings.HasPrefix(lines.Text(), "#") {
+			rules.WriteString(lines.Text() + "\n")
+		}
+	}
+	if err := lines.Err(); err != nil {
+		status, _ = c.broken(fmt.Errorf("rules: %w", err))
+		return status
+	}
+	c.Stdin = strings.NewReader(rules.String())
+	return c.restore([]Command{{Op: Flush}})
+}
+
+// restore carries out rules, behind what is waiting already. Those that edit
+// wait until there is no other one, and come into force together.
+func (c Call) restore(waiting []Command) (status int) {
 	ended := false
 	flush := func() bool {
 		if len(waiting) > 0 {

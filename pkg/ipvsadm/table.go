@@ -3,8 +3,6 @@ package ipvsadm
 import (
 	"net/netip"
 	"slices"
-
-	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Table is a table of virtual services that answers commands as the kernel's
@@ -20,7 +18,7 @@ type Table struct {
 type Entry struct {
 	Key
 	Service
-	Servers []Server // in the order in which they were added
+	Servers []Server `json:"servers"` // in the order in which they were added
 }
 
 // kernelFailure is what ipvsadm says of an error of the kernel.
@@ -157,6 +155,3 @@ func isUnicast(a netip.Addr) bool {
 	}
 	return !a.IsUnspecified() && !a.IsMulticast()
 }
-
-// KeyOf is the key of a listener of one port, or of every port.
-func KeyOf(l lb.Listener) Key { return Key{Proto: l.Proto, Addr: l.Addr, Port: l.First} }

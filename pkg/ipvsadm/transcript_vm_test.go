@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvx-lb/lvx/pkg/ipvsadm/transcript"
 )
 
 // TestKernelTranscript: ipvsadm on the kernel's IPVS says what the transcript
@@ -20,12 +22,12 @@ func TestKernelTranscript(t *testing.T) {
 	text := readTestdata(t, "transcript.txt")
 	var again strings.Builder
 	comments := transcriptComments(text)
-	for i, want := range parseTranscript(text) {
-		got := ask(want.command, want.stdin)
+	for i, want := range transcript.Parse(text) {
+		got := ask(want.Command, want.Stdin)
 		again.WriteString(comments[i])
 		again.WriteString(got.String())
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(exchange{})); diff != "" {
-			t.Errorf("%s (-transcript +ipvsadm):\n%s", want.command, diff)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-transcript +ipvsadm):\n%s", want.Command, diff)
 		}
 	}
 	if err := os.WriteFile(filepath.Join("/out", "transcript.txt"), []byte(again.String()), 0o644); err != nil {
@@ -46,19 +48,19 @@ func useRecordedNames(t *testing.T) {
 	}
 }
 
-func ask(command, stdin string) exchange {
-	e := exchange{command: command, stdin: stdin}
+func ask(command, stdin string) transcript.Exchange {
+	e := transcript.Exchange{Command: command, Stdin: stdin}
 	var stdout, stderr bytes.Buffer
 	words := strings.Fields(command)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		e.status = -1
+		e.Status = -1
 		if cmd.ProcessState != nil {
-			e.status = cmd.ProcessState.ExitCode()
+			e.Status = cmd.ProcessState.ExitCode()
 		}
 	}
-	e.stdout, e.stderr = stdout.String(), stderr.String()
+	e.Stdout, e.Stderr = stdout.String(), stderr.String()
 	return e
 }
 

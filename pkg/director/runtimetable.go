@@ -1,0 +1,237 @@
+package director
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// runtimeTable is the table that ipvsadm sees: the services of the file and
+// those of the layer. Commands change it; then the layer is what differs from
+// the file.
+type runtimeTable struct {
+	ipvsadm.Table
+	file     *config.Config
+	listens  map[lb.Listener]bool // of services with several listeners
+	names    map[*ipvsadm.Entry]string
+	fromFile map[*ipvsadm.Entry]bool
+	taken    map[string]bool
+}
+
+func newRuntimeTable(file *config.Config, rt *Runtime) *runtimeTable {
+	t := &runtimeTable{
+		file: file, listens: map[lb.Listener]bool{}, names: map[*ipvsadm.Entry]string{},
+		fromFile: map[*ipvsadm.Entry]bool{}, taken: map[string]bool{},
+	}
+	t.Timeouts = rt.Timeouts
+	patches := make(map[string]*Patch, len(rt.Patches))
+	for i := range rt.Patches {
+		patches[rt.Patches[i].Service] = &rt.Patches[i]
+	}
+	for i := range file.Services {
+		svc := file.Services[i]
+		t.taken[svc.Name] = true
+		if p := patches[svc.Name]; p != nil {
+			if p.Removed {
+				continue
+			}
+			svc = p.apply(svc)
+		}
+		if len(svc.Listeners) > 1 {
+			for _, l := range svc.Listeners {
+				t.listens[l] = true
+			}
+		}
+		e := entryOf(&svc)
+		t.add(e, svc.Name)
+		t.fromFile[e] = true
+	}
+	for i := range rt.Services {
+		s := &rt.Services[i]
+		if t.Find(s.Key) != nil || t.isListener(s.Key) {
+			continue // the file has it now
+		}
+		e := s.Entry
+		e.Servers = slices.Clone(e.Servers)
+		t.add(&e, s.Name)
+	}
+	return t
+}
+
+func (t *runtimeTable) add(e *ipvsadm.Entry, name string) {
+	t.Add(e)
+	t.names[e], t.taken[name] = name, true
+}
+
+// isListener reports whether a service of several listeners listens there.
+func (t *runtimeTable) isListener(k ipvsadm.Key) bool {
+	return k.Mark == 0 && t.listens[lb.Listener{Addr: k.Addr, Proto: k.Proto, First: k.Port, Last: k.Port}]
+}
+
+// do carries out a command.
+func (t *runtimeTable) do(c ipvsadm.Command) *ipvsadm.Failure {
+	if fail := refuse(c); fail != nil {
+		return fail
+	}
+	switch c.Op {
+	case ipvsadm.AddService:
+		if t.isListener(c.Key) {
+			return ipvsadm.ErrServiceExists
+		}
+		if fail := t.Do(c); fail != nil {
+			return fail
+		}
+		e := t.Find(c.Key)
+		t.names[e] = t.newName(c.Key)
+		return nil
+	case ipvsadm.Flush:
+		return t.flush(c.Force)
+	}
+	return t.Do(c)
+}
+
+// newName is a name for a service that has none: "tcp-192-0-2-1-80",
+// "mark-10".
+func (t *runtimeTable) newName(k ipvsadm.Key) string {
+	name := strings.NewReplacer(".", "-", ":", "-").Replace(fmt.Sprintf("%s-%s-%d", k.Proto, k.Addr, k.Port))
+	if k.Mark != 0 {
+		name = fmt.Sprintf("mark-%d", k.Mark)
+		if k.IPv6 {
+			name += "-ipv6"
+		}
+	}
+	for n, first := 2, name; t.taken[name]; n++ {
+		name = fmt.Sprintf("%s-%d", first, n)
+	}
+	t.taken[name] = true
+	return name
+}
+
+// flush removes what the layer added; services of the file only if forced.
+func (t *runtimeTable) flush(force bool) *ipvsadm.Failure {
+	var kept []*ipvsadm.Entry
+	for _, e := range t.Services {
+		if t.fromFile[e] && !force {
+			kept = append(kept, e)
+		}
+	}
+	t.Do(ipvsadm.Command{Op: ipvsadm.Flush})
+	for _, e := range kept {
+		t.Add(e)
+	}
+	if len(kept) > 0 {
+		return ipvsadm.Refuse(fmt.Sprintf("%d services are defined in the configuration file and stay (lvx ipvsadm -C --force)", len(kept)))
+	}
+	return nil
+}
+
+// layer is what differs from the file.
+func (t *runtimeTable) layer() Runtime {
+	rt := Runtime{Timeouts: t.Timeouts}
+	there := make(map[string]*ipvsadm.Entry, len(t.Services))
+	for _, e := range t.Services {
+		if t.fromFile[e] {
+			there[t.names[e]] = e
+		} else {
+			rt.Services = append(rt.Services, RuntimeService{Name: t.names[e], Entry: *e})
+		}
+	}
+	for i := range t.file.Services {
+		svc := &t.file.Services[i]
+		if p := patchOf(svc, there[svc.Name]); p != nil {
+			rt.Patches = append(rt.Patches, *p)
+		}
+	}
+	return rt
+}
+
+// rebase is the layer for another file: what the file says now, or no longer
+// knows, is dropped.
+func (rt *Runtime) rebase(file *config.Config) (next Runtime, dropped []string) {
+	next = newRuntimeTable(file, rt).layer()
+	next.Zeroed = rt.Zeroed
+	still := map[string]bool{}
+	for _, s := range next.Services {
+		still[s.Name] = true
+	}
+	for _, p := range next.Patches {
+		still[p.Service] = true
+	}
+	for _, s := range rt.Services {
+		if !still[s.Name] {
+			dropped = append(dropped, s.Name)
+		}
+	}
+	for _, p := range rt.Patches {
+		if !still[p.Service] {
+			dropped = append(dropped, p.Service)
+		}
+	}
+	return next, dropped
+}
+
+// refuse says what of a command lvx cannot hold.
+func refuse(c ipvsadm.Command) *ipvsadm.Failure {
+	switch c.Op {
+	case ipvsadm.AddService, ipvsadm.EditService:
+		return refuseService(c.Key, c.Service)
+	case ipvsadm.AddServer, ipvsadm.EditServer:
+		return refuseServer(c.Server)
+	}
+	return nil
+}
+
+func refuseService(k ipvsadm.Key, s ipvsadm.Service) *ipvsadm.Failure {
+	scheduler := lb.Scheduler(s.Scheduler)
+	switch {
+	case k.Mark == 0 && k.Proto != lb.TCP && k.Proto != lb.UDP:
+		return ipvsadm.Refuse("no SCTP services (TCP and UDP)")
+	case s.Engine != "":
+		if s.Engine != "sip" {
+			return ipvsadm.ErrNoScheduler
+		}
+		return ipvsadm.Refuse("no persistence engine sip")
+	case slices.Contains([]string{"lblc", "lblcr", "fo", "ovf", "twos"}, s.Scheduler) && !slices.Contains(lb.Schedulers(), scheduler):
+		return ipvsadm.Refuse(fmt.Sprintf("no scheduler %s (there are %v)", s.Scheduler, lb.Schedulers()))
+	case s.Flags != 0 && flagBits[scheduler] == [2]lb.SchedFlags{}: // of sh and mh the third means nothing
+		return ipvsadm.Refuse(fmt.Sprintf("scheduler %s has no such flag", s.Scheduler))
+	}
+	if s.Mask.IsValid() {
+		if ones, bits := net.IPMask(s.Mask.AsSlice()).Size(); ones == 0 || bits == 0 {
+			return ipvsadm.Refuse(fmt.Sprintf("mask %s is not that of a network", s.Mask))
+		}
+	}
+	return nil
+}
+
+// maxWeight is the largest weight of a real.
+const maxWeight = 1<<16 - 1
+
+func refuseServer(s ipvsadm.Server) *ipvsadm.Failure {
+	switch {
+	case s.Weight > maxWeight:
+		return ipvsadm.Refuse(fmt.Sprintf("weight %d is more than %d", s.Weight, maxWeight))
+	case s.Forward == lb.Tunnel && s.Tunnel.Kind != ipvsadm.IPIP:
+		return ipvsadm.Refuse(fmt.Sprintf("no tunnels of type %s (ipip)", s.Tunnel.Kind))
+	}
+	return nil
+}
+
+// touched is the real of the file or the layer that a command decided about,
+// so that an operator's override on it ends.
+func (t *runtimeTable) touched(c ipvsadm.Command) (service string, real netip.Addr, ok bool) {
+	if c.Op != ipvsadm.EditServer && c.Op != ipvsadm.DeleteServer {
+		return "", netip.Addr{}, false
+	}
+	e := t.Find(c.Key)
+	if e == nil {
+		return "", netip.Addr{}, false
+	}
+	return t.names[e], c.Server.Addr, true
+}

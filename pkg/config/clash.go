@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -52,4 +53,33 @@ func clash(a, b heard) string {
 		return "is a listener " + where + " already, on line " + strconv.Itoa(a.at.line) + " (want every address, protocol and port once)"
 	}
 	return "overlaps " + a.String() + " " + where + ", on line " + strconv.Itoa(a.at.line) + " (want ranges of different width, of which the narrower wins, or no overlap)"
+}
+
+// realsThatAreVIPs finds real servers whose address is a VIP: this host has
+// it, and no packet would get to them.
+func (d *decoder) realsThatAreVIPs(services []service, routers []router) {
+	vips := map[netip.Addr]string{} // and what names them
+	for _, r := range routers {
+		for _, p := range r.Addresses {
+			vips[p.Addr()] = "of virtual router " + r.Name
+		}
+	}
+	for _, s := range services {
+		for _, l := range s.Listeners {
+			vips[l.Addr] = "of service " + s.Name
+		}
+	}
+	for _, s := range services {
+		for _, r := range s.realsAt {
+			if owner, ok := vips[r.value]; ok {
+				r.at.errorf("%s is a VIP, %s (want the real server's own address)", r.value, owner)
+			}
+		}
+	}
+}
+
+// realAt is the address of a real server with its place in the file.
+type realAt struct {
+	value netip.Addr
+	at    *cursor
 }

@@ -92,9 +92,10 @@ type Service struct {
 	OnDown     OnDown
 	Own        []Own // for every entry of Reals what it has instead of the service's; nil = nothing
 	Hooks      Hooks
-	Quorum     int // weight of reals that must be up, below it the sorry server answers; default 1
-	Hysteresis int // quorum is regained at Quorum + Hysteresis, lost at Quorum - Hysteresis (keepalived)
-	Line       int // in the file, for messages
+	Quorum     int  // weight of reals that must be up, below it the sorry server answers; default 1
+	Hysteresis int  // quorum is regained at Quorum + Hysteresis, lost at Quorum - Hysteresis (keepalived)
+	ForceClaim bool // its VIPs are taken whoever has them
+	Line       int  // in the file, for messages
 }
 
 // Own is what a real has instead of its service's.

@@ -50,6 +50,7 @@ func (d *decoder) config(c *cursor) *Config {
 	}
 	d.listeners(services)
 	d.marks(services)
+	d.realsThatAreVIPs(services, routers)
 	d.groups(routers, services)
 	cfg.MACs = joinMACs(services)
 	for _, s := range services {

@@ -19,6 +19,7 @@ type service struct {
 	object   *object
 	listens  []*cursor // for every entry of Listeners
 	portless bool      // all listeners are for every port
+	realsAt  []realAt
 	macs     map[netip.Addr]boundMAC
 }
 
@@ -49,6 +50,7 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	s.Quorum = get(o, "quorum", 1, number(1, 1<<24))
 	s.Hysteresis = get(o, "hysteresis", 0, number(0, 1<<24))
 	s.Sorry = get(o, "sorry_server", netip.Addr{}, address)
+	s.ForceClaim = get(o, "claim", "probe", oneOf("a way to take a VIP", "probe", "force")) == "force"
 	forward := get(o, "forward", lb.DR, forwarding)
 	common := get(o, "check", nil, checks)
 	rs := need(o, "reals", "a list such as [{address: 192.0.2.11}]; [] is none", list(func(c *cursor) real {
@@ -211,6 +213,7 @@ func (s *service) reals(rs []real, backend Backend) {
 			r.forwards.errorf("%s with backend: xdp (want dr, or backend: auto or ipvs)", r.Forward)
 		}
 		seen[r.Key()] = at.line
+		s.realsAt = append(s.realsAt, realAt{r.Addr, at})
 		weight += int(r.Weight)
 		s.Reals = append(s.Reals, r.Real)
 		s.Checks = append(s.Checks, r.checks)

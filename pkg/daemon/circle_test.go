@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 )
@@ -13,17 +14,17 @@ func TestCircleStopsAllParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		c := newCircle(ctx)
-		ended := 0
+		var ended atomic.Int32
 		for _, name := range []string{"a", "b"} {
-			c.start(name, func(ctx context.Context) error { _ = wait(ctx); ended++; return nil })
+			c.start(name, func(ctx context.Context) error { _ = wait(ctx); ended.Add(1); return nil })
 		}
 		cancel()
 		synctest.Wait()
-		if ended != 0 {
-			t.Errorf("%d parts ended with the context around the circle", ended)
+		if n := ended.Load(); n != 0 {
+			t.Errorf("%d parts ended with the context around the circle", n)
 		}
-		if err := c.stop(); err != nil || ended != 2 {
-			t.Errorf("%v, %d parts ended", err, ended)
+		if err := c.stop(); err != nil || ended.Load() != 2 {
+			t.Errorf("%v, %d parts ended", err, ended.Load())
 		}
 	})
 }

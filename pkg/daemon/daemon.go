@@ -60,12 +60,13 @@ type Daemon struct {
 	router   *router
 	director *director.Director
 	admin    *admin.Server
+	ready    chan struct{} // closed by awaitVIPs
 }
 
 // New opens what has to be closed again, and connects the parts. Nothing is
 // served before Run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
-	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log)}
+	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log), ready: make(chan struct{})}
 	cfg := o.Config
 	boot, err := vip.BootID()
 	if err != nil { // nothing is remembered then
@@ -82,7 +83,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log, OnUsable: d.askNow})}
 	d.announce = neigh.NewAnnouncer(o.Log)
-	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, o.Log)
+	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
 	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
 	d.found = findLeftovers(cfg)
 	if d.backend, d.canLease, err = openBackend(ctx, cfg, d.neigh, o.Log); err != nil {
@@ -105,7 +106,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
-		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.director.Ready(), Log: o.Log,
+		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.ready, Log: o.Log,
 	})
 	return d, nil
 }
@@ -170,8 +171,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("checks", d.monitor.Run)
 	inner.start("history", d.history.Run)
 	inner.start("director", d.director.Run)
+	inner.start("first VIPs", d.awaitVIPs)
 	how, err := d.face(ctx, inner)
 	return errors.Join(err, inner.stop(), d.finish(how), notes.stop())
+}
+
+// awaitVIPs closes ready when the director is, and it is known of every VIP
+// whether another host has it: then those that can be served are there.
+func (d *Daemon) awaitVIPs(ctx context.Context) error {
+	for _, c := range []<-chan struct{}{d.director.Ready(), d.vips.claims.settled} {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	close(d.ready)
+	<-ctx.Done()
+	return nil
 }
 
 // face runs what faces the outside, from when the data path holds its first

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/neigh"
 	"github.com/lvx-lb/lvx/pkg/vip"
 )
@@ -16,17 +17,18 @@ import (
 // has them announced there.
 type heldVIPs struct {
 	holder   *vip.Holder
+	claims   *claims
 	announce *neigh.Announcer
 	log      *slog.Logger
 
 	mu         sync.Mutex
 	interfaces []string
-	wanted     []netip.Addr
+	wanted     []director.HeldVIP
 	announced  []vip.Place
 	repaired   time.Time
 }
 
-func newHeldVIPs(file string, a *neigh.Announcer, log *slog.Logger) *heldVIPs {
+func newHeldVIPs(file string, a *neigh.Announcer, c *claims, log *slog.Logger) *heldVIPs {
 	log = log.With("component", "vips")
 	notes := func(err error) {
 		if err == nil {
@@ -35,28 +37,34 @@ func newHeldVIPs(file string, a *neigh.Announcer, log *slog.Logger) *heldVIPs {
 		}
 		log.Warn("notes about VIPs are not kept: a successor of a killed lvx would leave its VIPs on their interfaces", "err", err)
 	}
-	return &heldVIPs{holder: vip.NewHolder(file, notes), announce: a, log: log}
+	h := &heldVIPs{holder: vip.NewHolder(file, notes), claims: c, announce: a, log: log}
+	c.changed = h.repair
+	return h
 }
 
 // Hold implements [director.VIPs].
-func (h *heldVIPs) Hold(interfaces []string, vips []netip.Addr) error {
+func (h *heldVIPs) Hold(interfaces []string, vips []director.HeldVIP) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.interfaces, h.wanted = slices.Clone(interfaces), slices.Clone(vips)
 	return h.hold()
 }
 
-// hold puts every wanted VIP on the interface that it belongs to by now.
+// hold puts every wanted VIP on the interface that it belongs to by now, but
+// for those that another host has.
 func (h *heldVIPs) hold() error {
 	networks, err := vip.ReadNetworks(h.interfaces)
 	if err != nil {
 		return err
 	}
 	want := make([]vip.Place, len(h.wanted))
-	for i, a := range h.wanted {
-		want[i] = vip.Place{Interface: networks.Choose(h.interfaces, a), Address: a}
+	forced := map[netip.Addr]bool{}
+	for i, v := range h.wanted {
+		want[i] = vip.Place{Interface: networks.Choose(h.interfaces, v.Addr), Address: v.Addr}
+		forced[v.Addr] = v.Force
 	}
-	r, err := h.holder.Hold(want)
+	may := h.claims.filter(want, vip.Missing(want), func(a netip.Addr) bool { return forced[a] })
+	r, err := h.holder.Hold(may)
 	fresh := without(r.Held, h.announced)
 	if back := without(r.Put, fresh); len(back) > 0 {
 		h.log.Warn("VIP was removed by someone else, put back", "vips", back)

@@ -36,13 +36,19 @@ type VRRP interface {
 	Events() <-chan vrrp.Event
 }
 
+// HeldVIP is a VIP that the director itself holds.
+type HeldVIP struct {
+	Addr  netip.Addr
+	Force bool // whoever has it
+}
+
 // VIPs holds addresses that no VRRP instance names on interfaces and announces
 // them.
 type VIPs interface {
 	// Hold makes the host own exactly these addresses, each on the one of
-	// the interfaces that it belongs to. It is idempotent; addresses that
-	// were there before are left alone.
-	Hold(interfaces []string, vips []netip.Addr) error
+	// the interfaces that it belongs to, unless another host has it. It is
+	// idempotent; addresses that were there before are left alone.
+	Hold(interfaces []string, vips []HeldVIP) error
 }
 
 // Neigh finds the MACs of real servers for the backend; [neigh.Resolver] is
@@ -269,7 +275,7 @@ func (d *Director) holdVIPs(cfg *config.Config, vips []lb.VIP) error {
 	if d.opt.VIPs == nil || !d.canHoldVIPs {
 		return nil
 	}
-	return d.opt.VIPs.Hold(cfg.Interfaces, ownedHere(vips))
+	return d.opt.VIPs.Hold(cfg.Interfaces, heldHere(cfg, vips))
 }
 
 // watchServers has the MACs of every server looked up that may be sent to.

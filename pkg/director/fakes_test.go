@@ -134,13 +134,16 @@ type fakeVIPs struct {
 	err  error
 }
 
-func (f *fakeVIPs) Hold(_ []string, vips []netip.Addr) error {
+func (f *fakeVIPs) Hold(_ []string, vips []HeldVIP) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err != nil {
 		return f.err
 	}
-	f.held = vips
+	f.held = nil
+	for _, v := range vips {
+		f.held = append(f.held, v.Addr)
+	}
 	return nil
 }
 

@@ -71,3 +71,22 @@ func ownedHere(vips []lb.VIP) []netip.Addr {
 	}
 	return addrs
 }
+
+// heldHere says which of the VIPs that no VRRP instance owns are to be taken
+// whoever has them: those of a service with `claim: force`.
+func heldHere(cfg *config.Config, vips []lb.VIP) []HeldVIP {
+	forced := map[netip.Addr]bool{}
+	for i := range cfg.Services {
+		if !cfg.Services[i].ForceClaim {
+			continue
+		}
+		for _, l := range cfg.Services[i].Listeners {
+			forced[l.Addr] = true
+		}
+	}
+	var held []HeldVIP
+	for _, a := range ownedHere(vips) {
+		held = append(held, HeldVIP{a, forced[a]})
+	}
+	return held
+}

@@ -82,6 +82,21 @@ func NewHolder(file string, report func(error)) *Holder {
 // Run writes the notes until ctx ends.
 func (h *Holder) Run(ctx context.Context) error { return h.notes.Run(ctx, time.Second) }
 
+// Missing lists those of the wanted addresses that their interface does not
+// have. One without an interface is missing.
+func Missing(want []Place) []Place {
+	var missing []Place
+	for iface, places := range byInterface(want) {
+		there, err := addresses(iface)
+		for _, p := range places {
+			if err != nil || !there[p.Address] {
+				missing = append(missing, p)
+			}
+		}
+	}
+	return missing
+}
+
 // Result is what [Holder.Hold] came to.
 type Result struct {
 	Held []Place // what the host has now of what was wanted

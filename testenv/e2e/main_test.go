@@ -94,3 +94,15 @@ func service(extra string, reals ...string) string {
 	}
 	return b
 }
+
+// replaceIn changes a file.
+func replaceIn(file, old, with string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(text), old) {
+		return fmt.Errorf("%s has no %q", file, old)
+	}
+	return os.WriteFile(file, []byte(strings.Replace(string(text), old, with, 1)), 0o600)
+}

@@ -65,6 +65,14 @@ func (m *mapper) readService(s *Statement) {
 	default:
 		own, other := byFamily(ends)
 		v.isMixed = len(other) > 0
+		for _, c := range s.children("persistence_granularity") {
+			if s.arg(0) == "group" {
+				c.overrule(Changed, "keepalived 2.2 forgets it for a group, later versions and lvx do not")
+			}
+		}
+		if v.isMixed {
+			s.mark(Changed, "both families: keepalived 2.2 serves nothing of such a group, later versions and lvx serve all of it")
+		}
 		m.serve(v, own)
 		if v.isMixed {
 			m.serve(v, other)
@@ -173,13 +181,15 @@ func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64
 			s.mark(Harmless, "keepalived ignores the real server %s", quote(strings.Join(s.Args, " ")))
 		case isOther(ends, addr) && v.isMixed:
 			continue // the other half of the group has it
+		case isOther(ends, addr) && v.readBlock(s, netip.AddrPortFrom(addr, port)).forward == "tunnel":
+			s.mark(Lost, "lvx tunnels to real servers of the VIP's family only")
 		case isOther(ends, addr):
 			s.mark(Harmless, "keepalived ignores a real server of another family than the VIP's")
 		default:
 			weights += m.readReal(b, v, s, netip.AddrPortFrom(addr, port), ends, seen)
 			continue
 		}
-		s.markBlock(Harmless, "of a real server that keepalived ignores")
+		s.markBlock(s.verdict.Level, "of a real server that is left out")
 	}
 	return weights
 }

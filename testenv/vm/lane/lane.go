@@ -64,6 +64,11 @@ var Suites = []Suite{
 		Tools: []string{"ipvsadm"},
 	},
 	{
+		Name: "keepalived", Package: "./pkg/keepalived", Run: "^TestKernelKeepalived$",
+		Tools: []string{"ipvsadm", "keepalived"},
+		Files: map[string]string{"testdata": "pkg/keepalived/testdata"},
+	},
+	{
 		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000, Timeout: 10 * time.Minute,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Files:   map[string]string{"examples": "docs/examples"},

@@ -156,3 +156,27 @@ func (t TemplateValue) Renewed(until uint32) TemplateValue {
 
 // Ended is the value of the free place that t had: its nonce, moved on.
 func (t TemplateValue) Ended() TemplateValue { return TemplateValue(t.Nonce()+1) & 15 << 56 }
+
+// FlowValueOf is a flow as connection sync stores it: without a nonce, which
+// its place gives.
+func FlowValueOf(port uint16, real uint32, generation uint8, state FlowState, isProven bool, seen uint16) FlowValue {
+	v := FlowValue(seen) | FlowValue(PortWord(port))<<16 | FlowValue(real)<<32 |
+		FlowValue(generation&15)<<52 | FlowValue(state)<<60
+	if isProven {
+		v |= 1 << 63
+	}
+	return v
+}
+
+// TemplateValueOf is a template as connection sync stores it: without nonce,
+// state and end, which its place and its lifetime give.
+func TemplateValueOf(real uint32, generation uint8, isAssured, isProven bool) TemplateValue {
+	t := TemplateValue(real)<<24 | TemplateValue(generation&15)<<44
+	if isAssured {
+		t |= 1 << 48
+	}
+	if isProven {
+		t |= 1 << 63
+	}
+	return t
+}

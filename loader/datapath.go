@@ -72,8 +72,8 @@ type Datapath struct {
 	Flows      []uint64 // eight words a set: four keys, four values
 	Templates  []uint64 // the same
 
-	FlowNews     []uint8 // of each set of flows: 1 if it has changed (with bpf.SettingNews)
-	TemplateNews []uint8 // of each set of templates
+	FlowNews     []uint64 // a byte for each set of flows: 1 if it has changed (with bpf.SettingNews)
+	TemplateNews []uint64 // the same, of templates
 
 	opts   Options
 	pins   pinDir
@@ -159,8 +159,8 @@ func (d *Datapath) mapAll() error {
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
 		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
 		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},
-		{m.FlowNews, func(b mapped, n uint32) { d.FlowNews = view[uint8](b, bpf.NewsLineSets*n) }},
-		{m.TemplateNews, func(b mapped, n uint32) { d.TemplateNews = view[uint8](b, bpf.NewsLineSets*n) }},
+		{m.FlowNews, func(b mapped, n uint32) { d.FlowNews = view[uint64](b, bpf.NewsLineSets/8*n) }},
+		{m.TemplateNews, func(b mapped, n uint32) { d.TemplateNews = view[uint64](b, bpf.NewsLineSets/8*n) }},
 		{m.Absorptions, func(b mapped, n uint32) { d.absorptions = &view[bpf.AbsorbBatch](b, n)[0] }},
 	} {
 		mem, err := get(v.of)

@@ -37,7 +37,7 @@ var walls = map[string][]string{
 	"pkg/admin":         {"pkg/director", "pkg/ipvsadm", "pkg/lb", "pkg/guard", "pkg/warnings", "pkg/history"},
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
-	"pkg/backend/xdp":   {"bpf", "loader", "pkg/sched", "pkg/lb"},
+	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
 	"pkg/config":        {"pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},

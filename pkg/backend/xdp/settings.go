@@ -36,6 +36,9 @@ func (b *Backend) applySettings() {
 	if len(b.state.Deny)+len(b.state.Allow) > 0 {
 		f |= bpf.SettingGlobalFilter
 	}
+	if b.news != nil {
+		f |= bpf.SettingNews
+	}
 	s.Flags = f
 }
 

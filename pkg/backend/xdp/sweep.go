@@ -102,6 +102,9 @@ func (b *Backend) sweepSet(at int, now uint64) {
 		b.sweep.perVIP[k.VIP()] = struct{}{}
 		b.renew(k, v, now)
 	}
+	if b.news != nil {
+		b.news.pending = b.flowNews(b.news.pending, at/8, now, true)
+	}
 }
 
 // renew keeps the template of a live connection alive: the kernel re-arms a
@@ -153,6 +156,9 @@ func (b *Backend) sweepTemplates(now uint64) {
 				continue
 			}
 			b.sweep.perReal[t.Real()] = struct{}{}
+		}
+		if b.news != nil {
+			b.news.pending = b.templateNews(b.news.pending, set/8, now)
 		}
 	}
 }

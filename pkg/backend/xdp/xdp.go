@@ -78,6 +78,9 @@ type Backend struct {
 	retired      []span // ring lines that packets may still be reading
 	filters      map[bpf.FilterKey]bpf.FilterAction
 	sweep        sweeper
+	news         *news          // what peers are told, nil without connection sync
+	pen          pen            // entries of peers that wait for an edit
+	listeners    *listenerIndex // see index
 	frags        *holder
 
 	stop context.CancelFunc

@@ -1,0 +1,327 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// pair is two directors with the same services, each a loaded program.
+type pair struct {
+	a, b *harness
+	told []connsync.Entry // what a has told so far
+	stop func()
+}
+
+// another has a network namespace of its own.
+type another struct{ testing.TB }
+
+func newPair(t *testing.T, s lb.State) *pair {
+	t.Helper()
+	p := &pair{a: newStill(t, 1024, 1024), b: newStill(another{t}, 1024, 1024)}
+	p.a.apply(s)
+	p.b.apply(s)
+	p.stop = p.a.TellNews(func(e []connsync.Entry) { p.told = append(p.told, e...) })
+	// The test asks for news itself: nothing may depend on the time.
+	p.stop()
+	p.a.mu.Lock()
+	p.a.news = &news{flows: newTold(len(p.a.dp.Flows) / 2), templates: newTold(len(p.a.dp.Templates) / 2)}
+	p.a.applySettings()
+	p.a.mu.Unlock()
+	return p
+}
+
+// sync brings b what is new on a.
+func (p *pair) sync(t *testing.T) []connsync.Entry {
+	t.Helper()
+	entries := p.a.takeNews()
+	rejected, err := p.b.Absorb(entries)
+	must(t, err)
+	if rejected != 0 {
+		t.Errorf("%d of %d entries rejected", rejected, len(entries))
+	}
+	return entries
+}
+
+func at(n int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16, byte(n >> 8), byte(n)}), uint16(1000+n))
+}
+
+// open makes a connection that is proven: SYN, ACK, data.
+func (h *harness) open(src, dst netip.AddrPort) netip.Addr {
+	var to netip.Addr
+	for _, flags := range []string{"S", "A", "PA"} {
+		to = h.Send(lb.Packet{Proto: lb.TCP, Src: src, Dst: dst, Flags: flags}).Real
+	}
+	return to
+}
+
+func (h *harness) data(src, dst netip.AddrPort) netip.Addr {
+	return h.Send(lb.Packet{Proto: lb.TCP, Src: src, Dst: dst, Flags: "PA"}).Real
+}
+
+// A round-robin connection that one director has opened goes on through the
+// other, which never saw its SYN.
+func TestSyncedConnectionsGoOnElsewhere(t *testing.T) {
+	s := webService(3)
+	p := newPair(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+	want := map[int]netip.Addr{}
+	for i := range 30 {
+		want[i] = p.a.open(at(i), web)
+	}
+	p.b.open(at(500), web) // the other director's counter stands elsewhere
+	if entries := p.sync(t); len(entries) != 30 {
+		t.Errorf("%d entries told (30)", len(entries))
+	}
+	for i := range 30 {
+		if got := p.b.data(at(i), web); got != want[i] {
+			t.Errorf("connection %d reached %s, then %s", i, want[i], got)
+		}
+	}
+	st, err := p.b.Stats()
+	must(t, err)
+	active := uint32(0)
+	for _, r := range st.Services[0].Reals {
+		active += r.Active
+	}
+	if active != 31 {
+		t.Errorf("%d active connections counted (31)", active)
+	}
+	if entries := p.a.takeNews(); len(entries) != 0 {
+		t.Errorf("%d entries told again: nothing has changed", len(entries))
+	}
+}
+
+// A half-open connection is not told of: its client may be made up.
+func TestHalfOpenConnectionsAreNotTold(t *testing.T) {
+	p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "S"})
+	if entries := p.sync(t); len(entries) != 0 {
+		t.Errorf("told of %+v", entries)
+	}
+	p.a.Sweep()
+	if entries := p.sync(t); len(entries) != 0 {
+		t.Errorf("told of %+v after a sweep", entries)
+	}
+	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "A"})
+	if entries := p.sync(t); len(entries) != 0 {
+		t.Errorf("told at once of a connection that was never seen at work: %+v", entries)
+	}
+	p.a.Sweep()
+	if entries := p.sync(t); len(entries) != 1 || entries[0].IsProven {
+		t.Errorf("a silent established connection: told of %+v (once, not proven)", entries)
+	}
+}
+
+// States and ends travel, and timeouts begin where they stand.
+func TestSyncedStatesAndTimes(t *testing.T) {
+	p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+	p.a.open(at(1), web)
+	p.sync(t)
+	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "FA"})
+	e := p.sync(t)
+	if len(e) != 1 || e[0].State != connsync.StateFinWait || e[0].Timeout != 120*time.Second || e[0].Flags&connsync.FlagInactive == 0 {
+		t.Fatalf("after the FIN: %+v", e)
+	}
+	conns, err := p.b.Connections(0)
+	must(t, err)
+	if len(conns) != 1 || conns[0].State != "FIN_WAIT" {
+		t.Errorf("the peer has %+v", conns)
+	}
+	// A walk later tells how long it has been idle.
+	p.a.dp.Settings.Clock += 50
+	var walked []connsync.Entry
+	must(t, p.a.Walk(t.Context(), func(e []connsync.Entry) error {
+		walked = append(walked, slices.Clone(e)...)
+		return nil
+	}))
+	if len(walked) != 1 || walked[0].Idle < 45*time.Second || walked[0].Idle > 80*time.Second {
+		t.Errorf("walked %+v (idle for 50 ticks)", walked)
+	}
+}
+
+// What lives long is told again before the peer's copy ends, and not before a
+// third of its life.
+func TestLongLivedConnectionsAreToldAgain(t *testing.T) {
+	p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+	p.a.open(at(1), web)
+	p.sync(t)
+	life := int(p.a.dp.Settings.Timeout[bpf.StateEstablished])
+	for _, test := range []struct{ after, want int }{{life/3 - 10, 0}, {20, 1}, {20, 0}} {
+		p.a.dp.Settings.Clock += uint64(test.after)
+		p.a.data(at(1), web)
+		p.a.Sweep()
+		if e := p.sync(t); len(e) != test.want {
+			t.Errorf("%d ticks later told of %d entries (%d)", test.after, len(e), test.want)
+		}
+	}
+}
+
+// A client's template travels with its rank and its end, and new connections of
+// the client follow it.
+func TestSyncedTemplatesKeepClients(t *testing.T) {
+	s := webService(3)
+	s.Persistence.Timeout = 300 * time.Second
+	p := newPair(t, lb.State{Services: []lb.Service{s}})
+	want := map[int]netip.Addr{}
+	for i := range 9 {
+		want[i] = p.a.open(at(i), web)
+	}
+	for _, e := range p.sync(t) {
+		if e.IsTemplate() && (e.State != connsync.StateAssured || e.Timeout != 300*time.Second || e.Client.Port() != 0) {
+			t.Errorf("template %+v", e)
+		}
+	}
+	p.b.open(at(700), web)
+	for i := range 9 {
+		next := netip.AddrPortFrom(at(i).Addr(), 40000)
+		if got := p.b.open(next, web); got != want[i] {
+			t.Errorf("client %d was kept by %s, and another connection reached %s", i, want[i], got)
+		}
+	}
+}
+
+// Entries of a real that is not here yet wait for the edit that brings it.
+func TestUnknownRealsWait(t *testing.T) {
+	s := webService(3)
+	p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+	p.a.apply(lb.State{Services: []lb.Service{s}})
+	want := map[int]netip.Addr{}
+	for i := range 6 {
+		want[i] = p.a.open(at(i), web)
+	}
+	p.sync(t)
+	if n := len(p.b.pen.entries); n != 2 {
+		t.Fatalf("%d entries wait (2)", n)
+	}
+	p.b.apply(lb.State{Services: []lb.Service{s}})
+	p.sync(t)
+	for i := range 6 {
+		if got := p.b.data(at(i), web); got != want[i] {
+			t.Errorf("connection %d reached %s, then %s", i, want[i], got)
+		}
+	}
+}
+
+// The pen does not grow: what does not fit is rejected and counted.
+func TestPenIsBounded(t *testing.T) {
+	h := newStill(t, 1024, 1024)
+	h.apply(lb.State{Services: []lb.Service{webService(2)}})
+	entries := make([]connsync.Entry, penSize+100)
+	for i := range entries {
+		entries[i].Record = connsync.Record{
+			Protocol: connsync.ProtocolTCP, State: connsync.StateEstablished, Timeout: 900 * time.Second,
+			Client: at(i), Virtual: web, Real: netip.MustParseAddrPort("10.9.9.9:80"),
+		}
+	}
+	rejected, err := h.Absorb(entries)
+	must(t, err)
+	if rejected != 100 || len(h.pen.entries) != penSize {
+		t.Errorf("%d rejected, %d wait (100, %d)", rejected, len(h.pen.entries), penSize)
+	}
+}
+
+// Whatever a peer tells, no proven connection of this director loses its place
+// or its real to older news.
+func TestPeersCannotHarmProvenConnections(t *testing.T) {
+	s := webService(4)
+	h := newStill(t, 256, 256)
+	h.apply(lb.State{Services: []lb.Service{s}})
+	want := map[int]netip.Addr{}
+	for i := range 256 {
+		want[i] = h.open(at(i), web)
+	}
+	other := func(real netip.Addr) netip.Addr {
+		for _, r := range s.Reals {
+			if r.Addr != real {
+				return r.Addr
+			}
+		}
+		return real
+	}
+	var entries []connsync.Entry
+	for i := range 4000 {
+		e := connsync.Entry{IsProven: true, Record: connsync.Record{
+			Protocol: connsync.ProtocolTCP, State: connsync.StateEstablished, Timeout: 900 * time.Second,
+			Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 200, byte(i >> 8), byte(i)}), 999), Virtual: web,
+			Real: netip.AddrPortFrom(s.Reals[i%4].Addr, 80),
+		}}
+		if i < 256 { // of our own connections, with another real, a second old
+			e.Client, e.Real, e.Idle = at(i), netip.AddrPortFrom(other(want[i]), 80), 5*time.Second
+		}
+		entries = append(entries, e)
+	}
+	_, err := h.Absorb(entries)
+	must(t, err)
+	for i := range 256 {
+		if got := h.data(at(i), web); got != want[i] {
+			t.Errorf("connection %d reached %s, then %s", i, want[i], got)
+		}
+	}
+}
+
+// A peer's later word on a connection that began anew with another real holds.
+func TestNewerWordOfAnotherRealHolds(t *testing.T) {
+	s := webService(2)
+	p := newPair(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+	first := p.a.open(at(1), web)
+	p.sync(t)
+	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "R"})
+	p.sync(t)
+	second := p.a.open(at(1), web)
+	if second == first {
+		t.Fatalf("both connections reached %s", first)
+	}
+	p.sync(t)
+	if got := p.b.data(at(1), web); got != second {
+		t.Errorf("reached %s on the peer (%s)", got, second)
+	}
+	st, err := p.b.Stats()
+	must(t, err)
+	if r := st.Services[0].Reals; r[0].Active+r[1].Active != 1 || r[0].Inactive+r[1].Inactive != 0 {
+		t.Errorf("counts %+v (one active connection)", r)
+	}
+}
+
+// Services of marks, ranges and every port are found again.
+func TestSyncedServicesOfEveryKind(t *testing.T) {
+	vip := web.Addr()
+	reals := webService(3).Reals
+	services := []lb.Service{
+		{Name: "mark", Mark: 10, Scheduler: lb.RR, Reals: reals, Persistence: lb.Persistence{Timeout: time.Minute}, Listeners: []lb.Listener{
+			{Addr: vip, Proto: lb.TCP, First: 8000, Last: 8000}, {Addr: vip, Proto: lb.TCP, First: 9000, Last: 9000},
+		}},
+		{Name: "range", Scheduler: lb.RR, Reals: reals, Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 7000, Last: 7100}}, Mark: 11},
+		{Name: "every", Scheduler: lb.RR, Reals: reals, Persistence: lb.Persistence{Timeout: time.Minute}, Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP}}},
+		{Name: "udp", Scheduler: lb.RR, Reals: reals, Listeners: []lb.Listener{{Addr: vip, Proto: lb.UDP, First: 53, Last: 53}}},
+	}
+	p := newPair(t, lb.State{Services: services})
+	want := map[string]netip.Addr{}
+	ports := []uint16{8000, 9000, 7050, 6000}
+	for i := range 12 {
+		for _, port := range ports {
+			want[fmt.Sprint(i, port)] = p.a.open(at(100*int(port/1000)+i), netip.AddrPortFrom(vip, port))
+		}
+		for range 2 {
+			want[fmt.Sprint(i, "udp")] = p.a.Send(lb.Packet{Proto: lb.UDP, Src: at(i), Dst: netip.AddrPortFrom(vip, 53)}).Real
+		}
+	}
+	p.sync(t)
+	p.b.open(at(9999), netip.AddrPortFrom(vip, 7050))
+	for i := range 12 {
+		for _, port := range ports {
+			if got := p.b.data(at(100*int(port/1000)+i), netip.AddrPortFrom(vip, port)); got != want[fmt.Sprint(i, port)] {
+				t.Errorf("connection %d of port %d reached %s (%s)", i, port, got, want[fmt.Sprint(i, port)])
+			}
+		}
+		if got := p.b.Send(lb.Packet{Proto: lb.UDP, Src: at(i), Dst: netip.AddrPortFrom(vip, 53)}).Real; got != want[fmt.Sprint(i, "udp")] {
+			t.Errorf("UDP of client %d reached %s (%s)", i, got, want[fmt.Sprint(i, "udp")])
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package xdp
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// A peer may tell of a real or a service before this director's file has it:
+// such entries wait for the edit.
+const (
+	penSize = 1 << 14 // entries
+	penTime = time.Minute
+)
+
+// waiting is an entry of a real or service that is not known here.
+type waiting struct {
+	entry connsync.Entry
+	until time.Time
+}
+
+// pen holds entries that wait. They are tried again once a state was applied
+// after they came.
+type pen struct {
+	entries []waiting
+	pass    uint64 // the Apply after which they were tried last
+}
+
+// Absorb implements [connsync.Table].
+func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	entries = b.releasePen(entries)
+	now := b.now()
+	batch := make([]bpf.Absorption, 0, len(entries))
+	for _, e := range entries {
+		a, known := b.absorption(e, now)
+		switch {
+		case known && a.Value != 0:
+			batch = append(batch, a)
+		case known: // it has expired, or its state means nothing here
+			rejected++
+		case len(b.pen.entries) < penSize:
+			b.pen.entries = append(b.pen.entries, waiting{e, time.Now().Add(penTime)})
+		default:
+			rejected++
+		}
+	}
+	if err := b.dp.Absorb(batch); err != nil {
+		return rejected, err
+	}
+	for i := range batch {
+		switch batch[i].Outcome {
+		case bpf.AbsorbStored, bpf.AbsorbChanged:
+			b.noteAbsorbed(&batch[i])
+		case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
+			rejected++
+		}
+	}
+	return rejected, nil
+}
+
+// releasePen adds entries that wait, if an edit may have brought what they wait
+// for, and drops those that have waited too long.
+func (b *Backend) releasePen(entries []connsync.Entry) []connsync.Entry {
+	if len(b.pen.entries) == 0 || b.pen.pass == b.passes {
+		return entries
+	}
+	waited := b.pen.entries
+	b.pen = pen{pass: b.passes}
+	now := time.Now()
+	for _, w := range waited {
+		if now.After(w.until) {
+			continue
+		}
+		// What has just come is newer, so it is put in behind.
+		if _, known := b.absorption(w.entry, 0); known {
+			entries = append([]connsync.Entry{w.entry}, entries...)
+		} else {
+			b.pen.entries = append(b.pen.entries, w)
+		}
+	}
+	return entries
+}
+
+// absorption is an entry in this director's numbers. Known is false if it is of
+// a service or real that this director does not have; its Value is 0 if there
+// is nothing to store.
+func (b *Backend) absorption(e connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
+	if !e.Client.Addr().Is4() {
+		return a, true
+	}
+	if e.IsTemplate() {
+		return b.templateAbsorption(e, now)
+	}
+	proto := lb.TCP
+	state, isTaken := localStates[e.State]
+	if e.Protocol == connsync.ProtocolUDP {
+		proto, state, isTaken = lb.UDP, bpf.StateUDP, true
+	}
+	number, isNumbered := b.numbers.of[endpoint{e.Virtual.Addr(), proto}]
+	s := b.serviceOf(e.Record, proto)
+	if !isNumbered || s == nil {
+		return a, false
+	}
+	r := s.realAt(e.Real)
+	if r == nil {
+		return a, false
+	}
+	age := ticks(e.Idle)
+	if !isTaken || age > uint32(b.dp.Settings.Timeout[state]) {
+		return a, true
+	}
+	a.Key = uint64(bpf.FlowKeyOf(e.Client.Addr(), e.Client.Port(), number))
+	a.Hash = b.dp.Settings.FlowHash(e.Client, e.Virtual)
+	a.Value = uint64(bpf.FlowValueOf(e.Virtual.Port(), r.slot, r.gen, state, e.IsProven, uint16(now)-uint16(age)))
+	a.Kind = bpf.AbsorbFlow
+	if e.Flags&connsync.FlagInactive == 0 || proto == lb.UDP {
+		a.Replaces = 1
+	}
+	return a, true
+}
+
+func (b *Backend) templateAbsorption(e connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
+	proto := lb.TCP
+	if e.Protocol == connsync.ProtocolUDP {
+		proto = lb.UDP
+	}
+	s := b.serviceOf(e.Record, proto)
+	if s == nil || !s.conf.Persistence.Enabled() {
+		return a, false
+	}
+	r := s.realAt(e.Real)
+	if r == nil {
+		return a, false
+	}
+	whole := e.Timeout
+	if whole == 0 {
+		whole = s.conf.Persistence.Timeout
+	}
+	if e.Idle >= whole {
+		return a, true
+	}
+	key := bpf.TemplateKeyOf(bpf.IPv4Word(e.Client.Addr())&s.entry.PersistMask, s.cookie)
+	a.Key = uint64(key)
+	a.Hash = b.dp.Settings.TemplateHash(key)
+	a.Value = uint64(bpf.TemplateValueOf(r.slot, r.gen, e.State == connsync.StateAssured, e.IsProven))
+	a.Ticks = ticks(whole - e.Idle)
+	a.Kind = bpf.AbsorbTemplate
+	if a.Value == 0 {
+		a.Value = 1 // slot 0, generation 0: the end is written over it
+	}
+	return a, true
+}
+
+// serviceOf is the service that a record is of: by its mark, else by where it
+// listens.
+func (b *Backend) serviceOf(r connsync.Record, proto lb.Protocol) *service {
+	if r.Mark != 0 {
+		return b.index().byMark[r.Mark]
+	}
+	return b.index().find(r.Virtual, proto)
+}
+
+// realAt is a real of s by its address: with a port of its own, or with the
+// service's.
+func (s *service) realAt(at netip.AddrPort) *real {
+	if r := s.reals[netip.AddrPortFrom(at.Addr(), 0)]; r != nil {
+		return r
+	}
+	return s.reals[at]
+}
+
+// noteAbsorbed keeps what came from a peer from being told to peers as news.
+func (b *Backend) noteAbsorbed(a *bpf.Absorption) {
+	if b.news == nil {
+		return
+	}
+	table, known := b.dp.Flows, &b.news.flows
+	if a.Kind == bpf.AbsorbTemplate {
+		table, known = b.dp.Templates, &b.news.templates
+	}
+	for _, set := range bpf.TwoSets(a.Hash, uint32(len(table)/8)) {
+		for w := range uint32(bpf.Ways) {
+			if load64(&table[set*8+w]) != a.Key {
+				continue
+			}
+			v := load64(&table[set*8+4+w])
+			if a.Kind == bpf.AbsorbFlow && bpf.FlowValue(v).Port() != bpf.FlowValue(a.Value).Port() {
+				continue
+			}
+			known.note(int(set*4+w), v, uint16(v))
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package xdp
+
+import (
+	"context"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/connsync"
+)
+
+// Times and sizes of connection sync.
+const (
+	newsInterval = 100 * time.Millisecond
+	walkSets     = 1 << 13 // of a table that are read at a time
+	refreshShare = 3       // an entry is told of again after this share of its life: peers' copies must not end
+)
+
+// news remembers what peers were told of each place of the tables, so that they
+// are told of changes alone. The packet path notes which sets to look at; the
+// sweeper looks at all of them, so that what a note missed is told too.
+type news struct {
+	flows, templates told
+	pending          []connsync.Entry // found by the sweeper
+}
+
+// told is what peers know of each place of a table.
+type told struct {
+	word []uint8  // nonce, state and proven of what they know; 0: nothing
+	tick []uint16 // of a flow its time stamp then, of a template its end
+}
+
+func newTold(places int) told { return told{make([]uint8, places), make([]uint16, places)} }
+
+// wordOf are the bits of a value whose change is news. They are never 0 in a
+// live entry.
+func wordOf(v uint64) uint8 { return uint8(v >> 56) }
+
+// isNews reports whether peers know an entry otherwise, or know it from so long
+// ago that it must be told again; life is in ticks.
+func (t *told) isNews(place int, v uint64, tick uint16, life uint32) bool {
+	return t.word[place] != wordOf(v) || uint32(tick-t.tick[place]) >= max(life/refreshShare, 1)
+}
+
+func (t *told) note(place int, v uint64, tick uint16) {
+	t.word[place], t.tick[place] = wordOf(v), tick
+}
+
+// TellNews implements [connsync.Backend].
+func (b *Backend) TellNews(tell func([]connsync.Entry)) (stop func()) {
+	b.mu.Lock()
+	b.news = &news{flows: newTold(len(b.dp.Flows) / 2), templates: newTold(len(b.dp.Templates) / 2)}
+	b.applySettings()
+	b.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(newsInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if entries := b.takeNews(); len(entries) > 0 {
+					tell(entries)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		done.Wait()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.news = nil
+		b.applySettings()
+	}
+}
+
+// takeNews reads the sets that the packet path has noted, and takes what the
+// sweeper has found.
+func (b *Backend) takeNews() []connsync.Entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.news == nil {
+		return nil
+	}
+	now := b.now()
+	entries := b.news.pending
+	b.news.pending = nil
+	eachNoted(b.dp.FlowNews, len(b.dp.Flows)/8, func(set int) {
+		entries = b.flowNews(entries, set, now, false)
+	})
+	if b.persistent {
+		eachNoted(b.dp.TemplateNews, len(b.dp.Templates)/8, func(set int) {
+			entries = b.templateNews(entries, set, now)
+		})
+	}
+	return entries
+}
+
+// eachNoted visits the sets that are noted. Each note is taken away before the
+// set is visited: a change behind the visit is another note.
+func eachNoted(notes []uint64, sets int, visit func(set int)) {
+	for i := range notes {
+		if load64(&notes[i]) == 0 {
+			continue
+		}
+		for word := atomic.SwapUint64(&notes[i], 0); word != 0; {
+			at := bits.TrailingZeros64(word) / 8
+			word &^= 0xff << (8 * at)
+			if set := 8*i + at; set < sets {
+				visit(set)
+			}
+		}
+	}
+}
+
+// flowNews appends what peers do not know yet of a set of flows. At once they
+// are told of what is proven; the whole pass of the sweeper adds connections
+// that were established and have been silent since.
+func (b *Backend) flowNews(entries []connsync.Entry, set int, now uint64, isPass bool) []connsync.Entry {
+	for w := range bpf.Ways {
+		at := set*8 + w
+		v := bpf.FlowValue(load64(&b.dp.Flows[at+4]))
+		if !v.IsLive() || !v.IsProven() && !(isPass && v.State() == bpf.StateEstablished) {
+			continue
+		}
+		place := set*4 + w
+		if !b.news.flows.isNews(place, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
+			continue
+		}
+		k := bpf.FlowKey(load64(&b.dp.Flows[at]))
+		if bpf.FlowValue(load64(&b.dp.Flows[at+4])).Nonce() != v.Nonce() {
+			continue // the place has changed hands, and is noted
+		}
+		if e, ok := b.flowEntry(k, v, now); ok {
+			entries = append(entries, e)
+			b.news.flows.note(place, uint64(v), v.Seen())
+		}
+	}
+	return entries
+}
+
+// templateNews appends what peers do not know yet of a set of templates.
+func (b *Backend) templateNews(entries []connsync.Entry, set int, now uint64) []connsync.Entry {
+	for w := range bpf.Ways {
+		at := set*8 + w
+		t := bpf.TemplateValue(load64(&b.dp.Templates[at+4]))
+		if !t.IsLive() {
+			continue
+		}
+		place, end := set*4+w, uint16(t.Expires())
+		k := bpf.TemplateKey(load64(&b.dp.Templates[at]))
+		if bpf.TemplateValue(load64(&b.dp.Templates[at+4])).Nonce() != t.Nonce() {
+			continue
+		}
+		s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
+		if s == nil || !b.news.templates.isNews(place, uint64(t), end, ticks(s.conf.Persistence.Timeout)) {
+			continue
+		}
+		if e, ok := b.templateEntry(k, t, now); ok {
+			entries = append(entries, e)
+			b.news.templates.note(place, uint64(t), end)
+		}
+	}
+	return entries
+}
+
+// Walk implements [connsync.Table].
+func (b *Backend) Walk(ctx context.Context, yield func([]connsync.Entry) error) error {
+	flowSets, templateSets := len(b.dp.Flows)/8, len(b.dp.Templates)/8
+	for set := 0; set < flowSets+templateSets; set += walkSets {
+		entries := b.readPart(set, min(set+walkSets, flowSets+templateSets), flowSets)
+		if len(entries) > 0 {
+			if err := yield(entries); err != nil {
+				return err
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readPart reads sets first to last-1, those of templates counted on from the
+// flows'.
+func (b *Backend) readPart(first, last, flowSets int) []connsync.Entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	var entries []connsync.Entry
+	add := func(e connsync.Entry, ok bool) {
+		if ok {
+			entries = append(entries, e)
+		}
+	}
+	for set := first; set < last; set++ {
+		if set >= flowSets {
+			b.eachTemplateOf(set-flowSets, func(k bpf.TemplateKey, t bpf.TemplateValue) { add(b.templateEntry(k, t, now)) })
+			continue
+		}
+		at := set * 8
+		if emptySet(b.dp.Flows[at : at+8]) {
+			continue
+		}
+		for w := range bpf.Ways {
+			if v := bpf.FlowValue(load64(&b.dp.Flows[at+4+w])); v.IsLive() {
+				add(b.flowEntry(bpf.FlowKey(load64(&b.dp.Flows[at+w])), v, now))
+			}
+		}
+	}
+	return entries
+}
+
+// eachTemplateOf visits the live templates of a set.
+func (b *Backend) eachTemplateOf(set int, visit func(k bpf.TemplateKey, t bpf.TemplateValue)) {
+	for w := range bpf.Ways {
+		if t := bpf.TemplateValue(load64(&b.dp.Templates[set*8+4+w])); t.IsLive() {
+			visit(bpf.TemplateKey(load64(&b.dp.Templates[set*8+w])), t)
+		}
+	}
+}

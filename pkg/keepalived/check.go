@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"crypto/md5" //nolint:gosec // the digest of genhash
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -82,9 +83,7 @@ func (t *target) take(c *Statement, real netip.Addr) bool {
 			c.mark(Mapped, "the real server's own")
 		default:
 			t.addr = addr
-		}
-		if c.verdict == nil {
-			c.mark(Lost, "lvx asks the real server itself, not %s", addr)
+			c.mark(Mapped, "")
 		}
 	case "connect_port":
 		if n := count(c, 1, 65535); n != nil {
@@ -143,6 +142,8 @@ func (m *mapper) readChecker(s *Statement, a asked) []*check {
 		all = m.mailCheck(c, a, to)
 	case "MISC_CHECK":
 		all = m.scriptCheck(c, a)
+	case "FILE_CHECK":
+		all = m.fileCheck(c, a)
 	default:
 		s.overrule(Lost, "lvx has no such check: the real server is up as far as this is concerned")
 		s.markBlock(Lost, "of a check that lvx does not have")
@@ -176,12 +177,15 @@ func (m *mapper) finish(c *check, a asked, to target, retry uint64, retryDelay t
 		c.from.overrule(Changed, "times and counts brought into lvx's bounds (intervals from %s, timeouts from %s, at most %d failures)",
 			minDelay, minTimeout, maxFall)
 	}
-	if c.kind != health.Exec {
+	if c.kind != health.Exec && c.kind != health.File {
 		if to.port != 0 {
 			c.put("port", "%d", to.port)
 		}
-		if a.forward != "dr" || !m.o.ViaVIP {
+		if a.forward != "dr" || !m.o.ViaVIP || to.addr.IsValid() {
 			c.put("via", "real")
+		}
+		if to.addr.IsValid() {
+			c.put("address", "%s", scalar(to.addr.String()))
 		}
 		if to.source.IsValid() {
 			c.put("source", "%s", scalar(to.source.String()))
@@ -261,16 +265,25 @@ func readURL(c *check, url *Statement) (host string) {
 		case "status_code":
 			codes = readStatus(st)
 		case "digest":
-			st.mark(Lost, "lvx compares no digests: `match` looks at the body")
+			if b, err := hex.DecodeString(st.arg(0)); err != nil || len(b) != md5.Size {
+				st.mark(Harmless, "keepalived ignores a digest that is not one of MD5")
+				break
+			}
+			st.mark(Mapped, "")
+			c.put("digest", "%s", scalar(strings.ToLower(st.arg(0))))
 		case "regex":
 			if _, err := regexp.Compile(st.arg(0)); err != nil || st.arg(0) == "" {
 				st.mark(Lost, "not a regular expression that RE2 understands")
 				break
 			}
 			st.mark(Mapped, "")
-			c.put("match", "%s", scalar(st.arg(0)))
+			key := "match"
+			if len(url.children("regex_no_match")) > 0 {
+				key = "no_match"
+			}
+			c.put(key, "%s", scalar(st.arg(0)))
 		case "regex_no_match":
-			st.mark(Lost, "lvx passes where the expression matches")
+			st.mark(Mapped, "")
 		case "regex_options", "regex_min_offset", "regex_max_offset":
 			st.mark(Lost, "lvx looks at the first 64 KiB of the body, by RE2's rules")
 		}
@@ -376,16 +389,22 @@ func (m *mapper) mailCheck(c *check, a asked, to target) []*check {
 	if to.port == 0 {
 		to.port = 25
 	}
+	helo := ""
 	for _, st := range c.from.Block {
 		if st.Word == "helo_name" {
-			st.mark(Changed, "lvx reads the banner and says nothing")
+			st.mark(Mapped, "")
+			helo = st.arg(0)
 		}
 	}
-	c.from.overrule(Changed, "lvx reads the banner, 220, and does not say HELO")
-	c.kind = health.TCP
+	greet := func(c *check) {
+		c.kind = health.SMTP
+		if helo != "" {
+			c.put("helo", "%s", scalar(helo))
+		}
+	}
 	hosts := c.from.children("host")
 	if len(hosts) == 0 {
-		c.put("expect", "%s", scalar("220"))
+		greet(c)
 		return m.finish(c, a, to, 1, defaultRetryDelay)
 	}
 	var all []*check
@@ -397,13 +416,88 @@ func (m *mapper) mailCheck(c *check, a asked, to target) []*check {
 			}
 		}
 		host.mark(Mapped, "")
-		inner := &check{from: host, kind: health.TCP}
-		inner.put("expect", "%s", scalar("220"))
+		inner := &check{from: host}
+		greet(inner)
 		b := a
 		b.timing = append([]timing{own}, a.timing...)
 		all = append(all, m.finish(inner, b, where, 1, defaultRetryDelay)...)
 	}
 	return all
+}
+
+// fileCheck makes a check of a FILE_CHECK: of the file that its track_file
+// names, with its weight or the file's.
+func (m *mapper) fileCheck(c *check, a asked) []*check {
+	c.kind = health.File
+	var file *Statement
+	var weight *Statement
+	for _, st := range c.from.Block {
+		switch st.Word {
+		case "track_file":
+			if file = m.files[st.arg(0)]; file == nil {
+				st.mark(Harmless, "keepalived knows no track_file %s", quote(st.arg(0)))
+				continue
+			}
+			st.mark(Mapped, "")
+		case "weight":
+			weight = st
+		}
+	}
+	path := ""
+	if file != nil {
+		file.mark(Mapped, "")
+		path, weight = trackedFile(file, weight)
+	}
+	if path == "" {
+		c.from.overrule(Harmless, "keepalived ignores a check without a file")
+		return nil
+	}
+	c.put("file", "%s", scalar(path))
+	if n := fileWeight(weight); n != 0 {
+		c.put("factor", "%d", n)
+	}
+	a.timing = []timing{{interval: ptr(time.Second)}}
+	return m.finish(c, a, target{}, 0, time.Second)
+}
+
+// trackedFile is the path of a track_file, and the statement of its weight
+// where the one who uses it has none.
+func trackedFile(file, weight *Statement) (path string, _ *Statement) {
+	for _, st := range file.Block {
+		switch st.Word {
+		case "file":
+			st.mark(Mapped, "")
+			path = st.arg(0)
+		case "weight":
+			st.mark(Mapped, "")
+			if weight == nil {
+				weight = st
+			}
+		case "init_file":
+			if st.arg(0) == "" || st.arg(0) == "0" {
+				st.mark(Harmless, "a file that is not there counts as 0")
+			}
+			st.mark(Changed, "lvx makes no file: one that is not there counts as 0")
+		}
+	}
+	return path, weight
+}
+
+// fileWeight reads what a tracked file's number is multiplied by.
+func fileWeight(s *Statement) int {
+	if s == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(s.arg(0))
+	switch {
+	case err != nil || n < -254 || n > 254:
+		s.mark(Harmless, "keepalived ignores %s here", quote(s.arg(0)))
+		return 0
+	case s.arg(1) == "reverse":
+		s.overrule(Lost, "lvx does not count backwards")
+	}
+	s.mark(Mapped, "")
+	return n
 }
 
 // scriptCheck makes a check of a MISC_CHECK.
@@ -424,7 +518,8 @@ func (m *mapper) scriptCheck(c *check, a asked) []*check {
 		case "misc_timeout":
 			timeout = seconds(st, time.Microsecond)
 		case "misc_dynamic":
-			st.mark(Lost, "an exit status of lvx's checks says up or down, no weight")
+			st.mark(Mapped, "")
+			c.put("dynamic_weight", "true")
 		case "user":
 			m.markUser(st)
 		}

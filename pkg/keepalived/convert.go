@@ -34,6 +34,7 @@ type mapper struct {
 	notes    Report // of lines that are no statements
 	all      []*Statement
 	groups   map[string]*Statement
+	files    map[string]*Statement // track_file
 	names    map[string]bool
 	taken    map[string]position // VIPs, listeners and virtual routers
 	services []*service
@@ -44,7 +45,7 @@ type mapper struct {
 
 func newMapper(o Options) *mapper {
 	return &mapper{
-		o: o, groups: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{}, globals: newGlobals(o),
+		o: o, groups: map[string]*Statement{}, files: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{}, globals: newGlobals(o),
 	}
 }
 
@@ -65,6 +66,9 @@ func (m *mapper) readAll() {
 	for _, s := range m.all {
 		if s.Word == "virtual_server_group" && s.keyword != nil && len(s.Args) > 0 {
 			m.groups[s.arg(0)] = s
+		}
+		if (s.Word == "vrrp_track_file" || s.Word == "track_file") && s.keyword != nil {
+			m.files[s.arg(0)] = s
 		}
 		if s.Word == "global_defs" && s.keyword != nil {
 			m.readGlobals(s)

@@ -79,7 +79,7 @@ var checkers = map[string]keyword{
 	"SMTP_CHECK": blocks(merge(checkCommon, connection, same(Mapped, "", "helo_name"),
 		map[string]keyword{"host": blocks(merge(checkCommon, connection))})),
 	"MISC_CHECK": blocks(merge(checkCommon, same(Mapped, "", "misc_path", "misc_timeout", "misc_dynamic", "user"))),
-	"FILE_CHECK": blocks(same(Lost, "", "track_file", "weight")),
+	"FILE_CHECK": blocks(same(Mapped, "", "track_file", "weight")),
 	"BFD_CHECK":  blocks(same(Lost, "", "name", "alpha")),
 }
 

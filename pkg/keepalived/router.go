@@ -135,7 +135,7 @@ func (r *router) authenticated(c *Statement) bool {
 			case a.keyword == nil:
 			case a.Word == "auth_type" && strings.ToUpper(a.arg(0)) == "AH":
 				r.isAH = true
-				a.mark(Lost, "lvx does not sign with IPSEC-AH")
+				a.mark(Lost, "lvx does not sign with IPSEC-AH: keepalived and lvx do not hear each other")
 			case a.Word == "auth_type":
 				a.mark(Mapped, "")
 			case a.Word == "auth_pass":
@@ -145,7 +145,7 @@ func (r *router) authenticated(c *Statement) bool {
 			}
 		}
 	case "auth_hmac":
-		c.mark(Lost, "lvx signs no advertisements")
+		c.mark(Lost, "lvx signs no advertisements: keepalived and lvx do not hear each other")
 		c.markBlock(Lost, "of a signature that lvx does not have")
 	default:
 		return false

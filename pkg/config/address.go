@@ -148,7 +148,7 @@ func splitPort(s string) (host, ports string, err error) {
 	case open != closed, open && !strings.Contains(inner, ":"):
 		return "", "", fmt.Errorf("%s has brackets that are not around an IPv6 address (want [2001:db8::1]:PORT)", quoted(s))
 	case !open && strings.Contains(host, ":"):
-		return "", "", fmt.Errorf("%s is an IPv6 address without brackets (want [%s]:PORT)", quoted(s), plain(host))
+		return "", "", fmt.Errorf("%s is an IPv6 address without brackets (want [%s]:PORT)", quoted(s), printable(host))
 	}
 	return inner, ports, nil
 }

@@ -218,7 +218,7 @@ func status(c *cursor) string {
 func pattern(c *cursor) string {
 	s := text(c)
 	if _, err := regexp.Compile(s); err != nil {
-		c.errorf("%s is not a regular expression: %s (want RE2 syntax)", quoted(s), plain(reason(err)))
+		c.errorf("%s is not a regular expression: %s (want RE2 syntax)", quoted(s), printable(reason(err)))
 		return ""
 	}
 	return s

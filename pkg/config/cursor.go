@@ -69,9 +69,9 @@ func (c *cursor) path() string {
 	case c.key == "":
 		return fmt.Sprintf("%s[%d]", c.up.path(), c.index)
 	case c.up.up == nil:
-		return plain(c.key)
+		return printable(c.key)
 	}
-	return c.up.path() + "." + plain(c.key)
+	return c.up.path() + "." + printable(c.key)
 }
 
 // generic is the path with empty brackets: the name of a key of the format.

@@ -23,7 +23,7 @@ func (e *Error) Error() string {
 	if key != "" {
 		key += ": "
 	}
-	return fmt.Sprintf("%s:%d: %s%s", plain(e.File), e.Line, key, e.Text)
+	return fmt.Sprintf("%s:%d: %s%s", printable(e.File), e.Line, key, e.Text)
 }
 
 // maxQuoted is how many characters of a value an error shows.
@@ -37,9 +37,9 @@ func quoted(s string) string {
 	return strconv.Quote(s)
 }
 
-// plain shows a name as it is unless it has characters that do not print or
+// printable shows a name as it is unless it has characters that do not print or
 // is very long.
-func plain(s string) string {
+func printable(s string) string {
 	for _, r := range s {
 		if !unicode.IsPrint(r) || r == utf8.RuneError {
 			return quoted(s)

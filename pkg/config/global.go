@@ -36,7 +36,7 @@ func (d *decoder) config(c *cursor) *Config {
 		SloppyTCP:            get(o, "sloppy_tcp", false, boolean),
 		ExpireNodestConn:     get(o, "expire_nodest_conn", true, boolean),
 		ExpireQuiescentTempl: get(o, "expire_quiescent_template", false, boolean),
-		Peers:                get(o, "peers", nil, fellows),
+		Peers:                get(o, "peers", nil, readPeers),
 		StateDir:             get(o, "state_dir", DefaultStateDir, path),
 		PinDir:               get(o, "pin_dir", DefaultPinDir, path),
 		StopGrace:            get(o, "stop_grace", DefaultStopGrace, duration(0, maxStopGrace, time.Millisecond)),
@@ -111,8 +111,8 @@ func addresses(kind string) read[[]netip.Addr] {
 // (PEERS in bpf/types.h).
 const maxPeers = 8
 
-// fellows reads the addresses of fellow directors.
-func fellows(c *cursor) []netip.Addr {
+// readPeers reads the addresses of fellow directors.
+func readPeers(c *cursor) []netip.Addr {
 	as := addresses("peer")(c)
 	if len(as) > maxPeers {
 		c.errorf("%d addresses (want at most %d)", len(as), maxPeers)

@@ -33,7 +33,7 @@ func contents(path string) (text []byte, mode fs.FileMode, err error) {
 		return nil, 0, unreadable(path, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("configuration %s: not a regular file (want a file, found mode %s)", plain(path), info.Mode())
+		return nil, 0, fmt.Errorf("configuration %s: not a regular file (want a file, found mode %s)", printable(path), info.Mode())
 	}
 	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
@@ -49,7 +49,7 @@ func (c *Config) seenWith(path string, mode fs.FileMode) *Config {
 	}
 	warned := *c
 	warned.Warnings = append(slices.Clone(c.Warnings), fmt.Sprintf(
-		"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", plain(path), mode.Perm()))
+		"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", printable(path), mode.Perm()))
 	return &warned
 }
 
@@ -59,7 +59,7 @@ func unreadable(path string, err error) error {
 	if errors.As(err, &pe) {
 		err = pe.Err
 	}
-	return fmt.Errorf("configuration %s: %w", plain(path), err)
+	return fmt.Errorf("configuration %s: %w", printable(path), err)
 }
 
 // secret reports whether the file holds something that is.

@@ -149,7 +149,7 @@ func duration(low, high, step time.Duration, why ...string) read[time.Duration] 
 		t, err := time.ParseDuration(s)
 		switch _, unitless := strconv.ParseFloat(s, 64); {
 		case unitless == nil && s != "0":
-			c.errorf("%s has no unit (want %ss, for example)", quoted(s), plain(s))
+			c.errorf("%s has no unit (want %ss, for example)", quoted(s), printable(s))
 		case err != nil:
 			c.errorf("%s is not a time (want one such as 500ms, 10s, 1m30s)", quoted(s))
 		case t < low || t > high:

@@ -23,7 +23,7 @@ func tree(name string, data []byte) (_ *yaml.Node, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			// The decoder of yaml.v3 panics on some documents.
-			err = &Error{File: name, Line: 1, Text: fmt.Sprintf("YAML that cannot be read: %s", plain(fmt.Sprint(r)))}
+			err = &Error{File: name, Line: 1, Text: fmt.Sprintf("YAML that cannot be read: %s", printable(fmt.Sprint(r)))}
 		}
 	}()
 	var doc, more yaml.Node
@@ -87,7 +87,7 @@ func syntaxError(name string, data []byte, dec *yaml.Decoder, err error) error {
 	if hint := hint(string(lines[line-1]), text); hint != "" {
 		text = hint
 	}
-	return &Error{File: name, Line: line, Text: plain(text)}
+	return &Error{File: name, Line: line, Text: printable(text)}
 }
 
 // hint explains the mistakes that people make most.

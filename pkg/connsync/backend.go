@@ -6,7 +6,7 @@ type Backend interface {
 
 	// TellNews calls tell with entries that are new or have changed, some
 	// ten times a second, and with those that live on before their peers'
-	// copies would end. It does so until stop is called, which waits. Tell
+	// copies would end. It does so until stop is called, which waits. Send
 	// must not wait and may keep the slice.
-	TellNews(tell func([]Entry)) (stop func())
+	TellNews(send func([]Entry)) (stop func())
 }

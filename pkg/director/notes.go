@@ -144,18 +144,18 @@ func (d *Director) watchBrokenFiles(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		gone := make(chan string, len(d.broken))
+		setAside := make(chan string, len(d.broken))
 		go func() {
-			defer close(gone)
+			defer close(setAside)
 			for path, at := range d.broken {
 				if _, err := os.Lstat(at); errors.Is(err, fs.ErrNotExist) {
-					gone <- path
+					setAside <- path
 				}
 			}
 		}()
 		for waiting := true; waiting; {
 			select {
-			case path, ok := <-gone:
+			case path, ok := <-setAside:
 				if waiting = ok; ok {
 					d.warnings.End(brokenFile, path)
 				}

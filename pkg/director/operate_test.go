@@ -260,12 +260,12 @@ func TestDrainLastReal(t *testing.T) {
 		if want := []string{"web 10.0.0.11: weight 1, as configured"}; err != nil || !slices.Equal(got.Did, want) {
 			t.Errorf("%+v, %v, want %q", got, err, want)
 		}
-		var told []string
+		var logged []string
 		for _, e := range r.history.List(history.Filter{Kind: history.Operator}) {
-			told = append(told, e.Subject+": "+e.Text)
+			logged = append(logged, e.Subject+": "+e.Text)
 		}
-		if len(told) != 3 || !strings.HasPrefix(told[1], "10.0.0.11 of web: web 10.0.0.11: drained;") {
-			t.Errorf("history %q", told)
+		if len(logged) != 3 || !strings.HasPrefix(logged[1], "10.0.0.11 of web: web 10.0.0.11: drained;") {
+			t.Errorf("history %q", logged)
 		}
 	})
 }

@@ -35,7 +35,7 @@ type Patch struct {
 	Settings *ipvsadm.Service `json:"settings,omitempty"` // instead of the file's
 	Added    []ipvsadm.Server `json:"added,omitempty"`
 	Changed  []ipvsadm.Server `json:"changed,omitempty"`
-	Gone     []netip.AddrPort `json:"gone,omitempty"` // reals of the file
+	Dropped  []netip.AddrPort `json:"dropped,omitempty"` // reals of the file
 }
 
 // IsEmpty reports whether the layer leaves the file as it is.
@@ -131,7 +131,7 @@ func (p Patch) String() string {
 	for _, s := range p.Changed {
 		words = append(words, fmt.Sprintf("%s weight %d", s.Addr, s.Weight))
 	}
-	for _, k := range p.Gone {
+	for _, k := range p.Dropped {
 		words = append(words, "removed "+k.Addr().String())
 	}
 	return strings.Join(words, "; ")
@@ -183,7 +183,7 @@ func (p *Patch) apply(svc config.Service) config.Service {
 	var from []int
 	for i, r := range svc.Reals {
 		at := portOf(r, key)
-		if slices.Contains(p.Gone, at) {
+		if slices.Contains(p.Dropped, at) {
 			continue
 		}
 		if s, ok := servers[at]; ok {
@@ -321,10 +321,10 @@ func patchOf(svc *config.Service, e *ipvsadm.Entry) *Patch {
 	}
 	for _, s := range file.Servers {
 		if k := netip.AddrPortFrom(s.Addr, s.Port); had[k] == s {
-			p.Gone = append(p.Gone, k)
+			p.Dropped = append(p.Dropped, k)
 		}
 	}
-	if p.Settings == nil && p.Added == nil && p.Changed == nil && p.Gone == nil {
+	if p.Settings == nil && p.Added == nil && p.Changed == nil && p.Dropped == nil {
 		return nil
 	}
 	return &p

@@ -175,12 +175,12 @@ func TestRuntimeEndsOverride(t *testing.T) {
 		r.wantServices("one override is over", "web 1*9 2*1")
 		r.edit("-e -t 10.0.0.100:80 -r 10.0.0.11 -w 4")
 		r.wantServices("both are", "web 1*4 2*1")
-		var told []string
+		var logged []string
 		for _, e := range r.History(history.Filter{Kind: history.Operator, Subject: "web"}) {
-			told = append(told, e.Text)
+			logged = append(logged, e.Text)
 		}
-		if want := []string{"ipvsadm: 10.0.0.11 weight 4"}; !slices.Equal(told, want) {
-			t.Errorf("history of web: %q, want %q", told, want)
+		if want := []string{"ipvsadm: 10.0.0.11 weight 4"}; !slices.Equal(logged, want) {
+			t.Errorf("history of web: %q, want %q", logged, want)
 		}
 		if es := r.History(history.Filter{Subject: "10.0.0.12 of web"}); len(es) == 0 || es[len(es)-1].Text != "drain ended by an edit of ipvsadm's" {
 			t.Errorf("history of the real: %v", es)

@@ -84,10 +84,10 @@ func TestHTTP2Only(t *testing.T) {
 	spec.Path, spec.Match = "/text", "well$"
 	expect(t, "ALPN body", try(t, spec, secure), `https GET /text: body does not match "well$"`)
 
-	plain := serve(t, loopback, func(c net.Conn) {
+	unencrypted := serve(t, loopback, func(c net.Conn) {
 		(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: web(t)})
 	})
-	checker, err := health.New(health.Target{Spec: health.Spec{Type: health.HTTP, Path: "/asked", Match: "^GET 127.0.0.1:"}, Real: loopback, Port: plain})
+	checker, err := health.New(health.Target{Spec: health.Spec{Type: health.HTTP, Path: "/asked", Match: "^GET 127.0.0.1:"}, Real: loopback, Port: unencrypted})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,12 +12,12 @@ import (
 // parseSeconds reads a number of seconds with a decimal fraction, as
 // keepalived's read_timer() does.
 func parseSeconds(s string) (time.Duration, bool) {
-	whole, fraction, _ := strings.Cut(s, ".")
-	if whole == "" && fraction == "" || len(fraction) > 18 {
+	seconds, fraction, _ := strings.Cut(s, ".")
+	if seconds == "" && fraction == "" || len(fraction) > 18 {
 		return 0, false
 	}
 	digits := (fraction + "000000")[:6]
-	n, err := strconv.ParseUint("0"+whole, 10, 32)
+	n, err := strconv.ParseUint("0"+seconds, 10, 32)
 	if err != nil {
 		return 0, false
 	}
@@ -86,14 +86,14 @@ func parsePort(s string) (uint16, bool) {
 
 // clamp brings d into bounds, and reports whether it had to.
 func clamp(d, low, high time.Duration) (time.Duration, bool) {
-	whole := d.Round(time.Millisecond)
+	rounded := d.Round(time.Millisecond)
 	switch {
-	case whole < low:
+	case rounded < low:
 		return low, true
-	case whole > high:
+	case rounded > high:
 		return high, true
 	}
-	return whole, whole != d
+	return rounded, rounded != d
 }
 
 // command reads the argument vector of a script, as keepalived's

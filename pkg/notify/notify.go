@@ -71,9 +71,9 @@ type Notifier struct {
 
 // news is what is known of one subject since the last message about it.
 type news struct {
-	pending *message  // the latest state, not sent yet
-	free    time.Time // when the next message may go
-	told    string    // the state that the last message told
+	pending  *message  // the latest state, not sent yet
+	free     time.Time // when the next message may go
+	lastSent string    // the state in the last message
 }
 
 // New makes a notifier; it tells nothing until Run. An error names the
@@ -218,13 +218,13 @@ func (n *Notifier) dispatch(now time.Time, all bool) time.Duration {
 		}
 		// What is back where the last message left it is no news, and what
 		// was quiet for an interval is forgotten.
-		if s.pending == nil || s.pending.New == s.told {
+		if s.pending == nil || s.pending.New == s.lastSent {
 			delete(n.subjects, key)
 			continue
 		}
 		ready = append(ready, *s.pending)
 		pause := n.pause(key.kind)
-		n.subjects[key] = &news{told: s.pending.New, free: now.Add(pause)}
+		n.subjects[key] = &news{lastSent: s.pending.New, free: now.Add(pause)}
 		next = min(next, pause)
 	}
 	slices.SortStableFunc(ready, func(a, b message) int { return a.Time.Compare(b.Time) })

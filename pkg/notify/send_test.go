@@ -365,12 +365,12 @@ func TestFault14MailIsSummarised(t *testing.T) {
 	for i := range changes {
 		n.Notify(Event{Kind: Real, Name: fmt.Sprintf("10.0.0.%d", i), Service: "web", Old: "up", New: "down", Reason: "refused"})
 	}
-	mails, told := 0, 0
+	mails, sent := 0, 0
 	deadline := time.Now().Add(10 * time.Second)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
-	for told < changes && time.Now().Before(deadline) {
+	for sent < changes && time.Now().Before(deadline) {
 		select {
 		case item := <-box.mails:
 			mails++
@@ -386,7 +386,7 @@ func TestFault14MailIsSummarised(t *testing.T) {
 			if n > 1 && !strings.Contains(msg.Header.Get("Subject"), "messages: real 10.0.0.") {
 				t.Errorf("Subject %q", msg.Header.Get("Subject"))
 			}
-			told += n
+			sent += n
 			if mails == 1 {
 				cancel() // the rest goes at once
 			}
@@ -397,7 +397,7 @@ func TestFault14MailIsSummarised(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if told != changes || mails > 2 {
-		t.Errorf("%d changes in %d mails, want %d in at most 2", told, mails, changes)
+	if sent != changes || mails > 2 {
+		t.Errorf("%d changes in %d mails, want %d in at most 2", sent, mails, changes)
 	}
 }

@@ -278,9 +278,9 @@ func (b *Backend) do(v virtual, s step) error {
 	case editReal:
 		err = b.kernel.UpdateDestination(v.svc, s.real)
 	case removeReal:
-		err = gone(b.kernel.RemoveDestination(v.svc, s.real))
+		err = ignoreMissing(b.kernel.RemoveDestination(v.svc, s.real))
 	case moveReal:
-		if err = gone(b.kernel.RemoveDestination(v.svc, s.real)); err == nil {
+		if err = ignoreMissing(b.kernel.RemoveDestination(v.svc, s.real)); err == nil {
 			err = b.kernel.CreateDestination(v.svc, s.real)
 		}
 	}
@@ -301,7 +301,7 @@ func (b *Backend) removeOthers(p plan) error {
 		if wanted[o.Key] {
 			return false
 		}
-		if err := gone(b.kernel.RemoveService(o.Key.service())); err != nil {
+		if err := ignoreMissing(b.kernel.RemoveService(o.Key.service())); err != nil {
 			errs = append(errs, fmt.Errorf("service %s (%s): removal: %w", o.Name, o.Key, err))
 			return false
 		}
@@ -334,8 +334,8 @@ func (b *Backend) Close(keep bool) error {
 	return errors.Join(removeLedger(b.dir), b.kernel.Close())
 }
 
-// gone forgives that something to be removed is not there.
-func gone(err error) error {
+// ignoreMissing drops the error that what was to be removed is not there.
+func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoService) {
 		return nil
 	}

@@ -132,11 +132,11 @@ func deniedFamily(deny, allow []netip.Prefix, is4 bool) []addrRange {
 		bits int
 		deny bool
 	}
-	whole := addrRange{netip.IPv6Unspecified(), lastOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
+	everything := addrRange{netip.IPv6Unspecified(), lastOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
 	if is4 {
-		whole = addrRange{netip.IPv4Unspecified(), lastOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0))}
+		everything = addrRange{netip.IPv4Unspecified(), lastOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0))}
 	}
-	lists := []verdict{{whole, -1, len(allow) > 0}}
+	lists := []verdict{{everything, -1, len(allow) > 0}}
 	for i, p := range slices.Concat(deny, allow) {
 		if p.Addr().Is4() == is4 {
 			p = p.Masked()
@@ -165,7 +165,7 @@ func deniedFamily(deny, allow []netip.Prefix, is4 bool) []addrRange {
 		if !best.deny {
 			continue
 		}
-		to := whole.last
+		to := everything.last
 		if i+1 < len(edges) {
 			to = edges[i+1].Prev()
 		}

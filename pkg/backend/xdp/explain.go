@@ -127,10 +127,10 @@ func (e *explainer) anew(v bpf.FlowValue, raw *bpf.Real) string {
 	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
 	closed := stateNames[v.State()] == "TIME_WAIT" || stateNames[v.State()] == "CLOSE"
 	another := !udp && syn && closed && !e.keepsClients(raw)
-	switch gone := raw.Flags&bpf.RealThere == 0 || raw.Generation != v.Generation(); {
-	case gone && (udp || another || (syn || e.b.state.SloppyTCP && !isAwaited(raw, v)) && e.b.state.ExpireNodestConn):
+	switch removed := raw.Flags&bpf.RealThere == 0 || raw.Generation != v.Generation(); {
+	case removed && (udp || another || (syn || e.b.state.SloppyTCP && !isAwaited(raw, v)) && e.b.state.ExpireNodestConn):
 		return "its real was removed"
-	case gone:
+	case removed:
 		return ""
 	case udp && raw.Flags&bpf.RealSilent != 0:
 		return "its real does not answer ARP"

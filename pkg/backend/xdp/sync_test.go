@@ -15,7 +15,7 @@ import (
 // pair is two directors with the same services, each a loaded program.
 type pair struct {
 	a, b *harness
-	told []connsync.Entry // what a has told so far
+	sent []connsync.Entry // what a has told so far
 	stop func()
 }
 
@@ -27,11 +27,11 @@ func newPair(t *testing.T, s lb.State) *pair {
 	p := &pair{a: newStill(t, 1024, 1024), b: newStill(another{t}, 1024, 1024)}
 	p.a.apply(s)
 	p.b.apply(s)
-	p.stop = p.a.TellNews(func(e []connsync.Entry) { p.told = append(p.told, e...) })
+	p.stop = p.a.TellNews(func(e []connsync.Entry) { p.sent = append(p.sent, e...) })
 	// The test asks for news itself: nothing may depend on the time.
 	p.stop()
 	p.a.mu.Lock()
-	p.a.news = &news{flows: newTold(len(p.a.dp.Flows) / 2), templates: newTold(len(p.a.dp.Templates) / 2)}
+	p.a.news = &news{flows: newPeerView(len(p.a.dp.Flows) / 2), templates: newPeerView(len(p.a.dp.Templates) / 2)}
 	p.a.applySettings()
 	p.a.mu.Unlock()
 	return p

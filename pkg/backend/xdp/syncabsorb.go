@@ -137,18 +137,18 @@ func (b *Backend) templateAbsorption(e connsync.Entry, now uint64) (a bpf.Absorp
 	if r == nil {
 		return a, false
 	}
-	whole := e.Timeout
-	if whole == 0 {
-		whole = s.conf.Persistence.Timeout
+	lifetime := e.Timeout
+	if lifetime == 0 {
+		lifetime = s.conf.Persistence.Timeout
 	}
-	if e.Idle >= whole {
+	if e.Idle >= lifetime {
 		return a, true
 	}
 	key := bpf.TemplateKeyOf(bpf.IPv4Word(e.Client.Addr())&s.entry.PersistMask, s.cookie)
 	a.Key = uint64(key)
 	a.Hash = b.dp.Settings.TemplateHash(key)
 	a.Value = uint64(bpf.TemplateValueOf(r.slot, r.gen, e.State == connsync.StateAssured, e.IsProven))
-	a.Ticks = ticks(whole - e.Idle)
+	a.Ticks = ticks(lifetime - e.Idle)
 	a.Kind = bpf.AbsorbTemplate
 	if a.Value == 0 {
 		a.Value = 1 // slot 0, generation 0: the end is written over it

@@ -22,17 +22,17 @@ const (
 // are told of changes alone. The packet path notes which sets to look at; the
 // sweeper looks at all of them, so that what a note missed is told too.
 type news struct {
-	flows, templates told
+	flows, templates peerView
 	pending          []connsync.Entry // found by the sweeper
 }
 
-// told is what peers know of each place of a table.
-type told struct {
+// peerView is what peers know of each place of a table.
+type peerView struct {
 	word []uint8  // nonce, state and proven of what they know; 0: nothing
 	tick []uint16 // of a flow its time stamp then, of a template its end
 }
 
-func newTold(places int) told { return told{make([]uint8, places), make([]uint16, places)} }
+func newPeerView(places int) peerView { return peerView{make([]uint8, places), make([]uint16, places)} }
 
 // wordOf are the bits of a value whose change is news. They are never 0 in a
 // live entry.
@@ -40,18 +40,18 @@ func wordOf(v uint64) uint8 { return uint8(v >> 56) }
 
 // isNews reports whether peers know an entry otherwise, or know it from so long
 // ago that it must be told again; life is in ticks.
-func (t *told) isNews(place int, v uint64, tick uint16, life uint32) bool {
+func (t *peerView) isNews(place int, v uint64, tick uint16, life uint32) bool {
 	return t.word[place] != wordOf(v) || uint32(tick-t.tick[place]) >= max(life/refreshShare, 1)
 }
 
-func (t *told) note(place int, v uint64, tick uint16) {
+func (t *peerView) note(place int, v uint64, tick uint16) {
 	t.word[place], t.tick[place] = wordOf(v), tick
 }
 
 // TellNews implements [connsync.Backend].
-func (b *Backend) TellNews(tell func([]connsync.Entry)) (stop func()) {
+func (b *Backend) TellNews(send func([]connsync.Entry)) (stop func()) {
 	b.mu.Lock()
-	b.news = &news{flows: newTold(len(b.dp.Flows) / 2), templates: newTold(len(b.dp.Templates) / 2)}
+	b.news = &news{flows: newPeerView(len(b.dp.Flows) / 2), templates: newPeerView(len(b.dp.Templates) / 2)}
 	b.applySettings()
 	b.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -63,7 +63,7 @@ func (b *Backend) TellNews(tell func([]connsync.Entry)) (stop func()) {
 			select {
 			case <-tick.C:
 				if entries := b.takeNews(); len(entries) > 0 {
-					tell(entries)
+					send(entries)
 				}
 			case <-ctx.Done():
 				return

@@ -26,6 +26,7 @@ type Config struct {
 	Notify    Notify
 	Admin     Admin
 	Tables    Tables
+	Sync      Sync
 
 	Timeouts             lb.Timeouts
 	SloppyTCP            bool

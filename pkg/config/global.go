@@ -43,6 +43,7 @@ func (d *decoder) config(c *cursor) *Config {
 		RuntimeEdits:         get(o, "runtime", AllowEdits, oneOf("allow or refuse", AllowEdits, RefuseEdits)),
 	}
 	cfg.Deny, cfg.Allow = clients(o)
+	cfg.Sync = get(o, "sync", Sync{}, readSync(cfg.Interfaces))
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))
 	routers := get(o, "vrrp", nil, list(func(c *cursor) router { return d.router(c, cfg.Interfaces) }))
 	if !o.done() {

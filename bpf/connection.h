@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "ipv4.h"
 #include "listen.h"
+#include "record.h"
 #include "run.h"
 #include "select.h"
 #include "template.h"
@@ -46,6 +47,7 @@ static __always_inline __u32 choose_real(struct run *r, struct service *svc, __u
 	rq.action = TEMPLATE_REARM;
 	if (template_use(&rq) == 0)
 		return template_real(rq.value);
+	record(STEP_NO_TEMPLATE, 0);
 	slot = pick_real(svc, index, &r->p);
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !svc->ring_size)
@@ -127,10 +129,13 @@ static __always_inline int open_connection(struct run *r)
 	svc = get_service(r->s, index);
 	if (!svc)
 		return PASS(VERDICT_NO_LISTENER);
+	record(STEP_SERVICE, index & (SERVICES - 1));
 	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
-	if (!can_open(r->s, &r->p))
+	if (!can_open(r->s, &r->p)) {
+		record(STEP_OPENS_NOTHING, r->p.tcp_flags);
 		return PASS(VERDICT_NO_FLOW);
+	}
 	if (is_own_address(r->p.source))
 		return PASS(VERDICT_MARTIAN);
 	slot = choose_real(r, svc, index & (SERVICES - 1));
@@ -184,8 +189,10 @@ static __always_inline int end_without_real(struct run *r, struct real *real, __
 		return DROP(VERDICT_REAL_AWAY);
 	flow_end(place, value);
 	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN ||
-	    r->s->flags & SETTING_SLOPPY_TCP)
+	    r->s->flags & SETTING_SLOPPY_TCP) {
+		record(STEP_REAL_REMOVED, value);
 		return CONTINUE;
+	}
 	return PASS(VERDICT_REAL_GONE);
 }
 
@@ -206,6 +213,7 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	__u32 slot = value_real(value), state = STATE_UDP;
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 
+	record(STEP_FLOW, value);
 	if (!real)
 		return CONTINUE;
 	if (real->flags & REAL_FILTERED && is_denied(r->p.source, real->cookie, r->s->flags))
@@ -213,6 +221,7 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	if (!(real->flags & REAL_THERE) || real->generation != value_generation(value))
 		return end_without_real(r, real, place, value);
 	if (must_reschedule(r, real, value)) {
+		record(STEP_RESCHEDULED, value);
 		flow_end(place, value);
 		return CONTINUE;
 	}
@@ -265,6 +274,10 @@ static __always_inline int balance_packet(struct run *r)
 	identify_flow(r, number);
 	r->now = clock_now(r->s);
 	value = look_up_flow(r, &place);
+	if (!value)
+		record(STEP_NO_FLOW, 0);
+	else if (flow_is_expired(r->s, value, r->now))
+		record(STEP_FLOW_EXPIRED, value);
 	if (value && place && !flow_is_expired(r->s, value, r->now)) {
 		outcome = continue_connection(r, place, value);
 		if (outcome != CONTINUE)
@@ -305,6 +318,7 @@ static __always_inline int forward_icmp_error(struct run *r)
 	value = look_up_flow(r, &place);
 	if (!value || flow_is_expired(r->s, value, r->now))
 		return PASS(VERDICT_ICMP_NO_FLOW);
+	record(STEP_QUOTED, value);
 	slot = value_real(value);
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !(real->flags & REAL_THERE) || real->generation != value_generation(value))

@@ -8,6 +8,7 @@
 
 #include "flow.h"
 #include "ipv4.h"
+#include "record.h"
 
 /* The first fragment went to slot, or (NO_REAL) to the kernel. */
 static __always_inline void note_fragment(const struct settings *s, const struct packet *p,
@@ -60,12 +61,14 @@ static __always_inline int forward_fragment(struct run *r)
 
 	/* An old note is of another datagram: identifications come round. */
 	if (note && (__u16)((__u16)clock_now(r->s) - note->tick) <= fragment_ticks) {
+		record(STEP_NOTE, note->real);
 		if (note->real == NO_REAL)
 			return PASS(VERDICT_NO_LISTENER);
 		real = bpf_map_lookup_elem(&reals, &note->real);
 		if (real && real->flags & REAL_THERE && real->generation == note->generation)
 			return send_to(r, real, note->real, VERDICT_FORWARDED);
 	}
+	record(STEP_NO_NOTE, 0);
 	if (hold_fragment(r->ctx, r->s, &key))
 		return DROP(VERDICT_FRAGMENT_LOST);
 	return DROP(VERDICT_FRAGMENT_HELD);

@@ -8,6 +8,7 @@
  *   maps.h        every map and why it is of its kind
  *   config.h      what is fixed at load time
  *   store.h       every store to a map
+ *   record.h      how a packet is decided, for explain, trace and capture
  *   value.h       the bits of flows and templates
  *   packet.h      frame -> struct packet: Ethernet, TCP, UDP
  *   ipv4.h        what is IPv4's own: header, keys, quoted packets, answers
@@ -77,6 +78,7 @@ static __always_inline int send_to_real(struct run *r)
 	struct iphdr *ip = r->data + (r->p.ip & 31); /* what the verifier has forgotten */
 	struct real *real = r->real;
 
+	record(STEP_REAL, r->slot);
 	count_packet(r->slot, r->p.length, r->connections);
 	if (real->flags & REAL_LOCAL)
 		return PASS(VERDICT_LOCAL);
@@ -86,6 +88,7 @@ static __always_inline int send_to_real(struct run *r)
 		return answer_with(r, ICMP_TIME_EXCEEDED, 0, 0, VERDICT_ANSWERED_TTL);
 	}
 	if (r->p.length > real->mtu && !is_merged(r)) {
+		record(STEP_MTU, real->mtu);
 		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
 		return answer_with(r, ICMP_UNREACHABLE, ICMP_FRAG_NEEDED, real->mtu,
@@ -132,11 +135,13 @@ static __always_inline int decide(struct run *r)
 	outcome = parse_ipv4(r->data, r->end, &r->p);
 	if (outcome != CONTINUE)
 		return PASS(outcome);
+	record_packet(r->data, r->end, &r->p);
 	if (r->p.ip + r->p.length > bpf_xdp_get_buff_len(r->ctx))
 		return PASS(VERDICT_MALFORMED); /* cut short */
 	r->vip = find_vip(r->s, r->p.destination);
 	if (!r->vip)
 		return PASS(VERDICT_NOT_OURS);
+	record(STEP_VIP, r->vip->flags);
 	if (is_martian(r->p.source))
 		return PASS(VERDICT_MARTIAN);
 	if (r->vip->flags) {
@@ -184,11 +189,13 @@ __attribute__((noinline)) int long_way(struct xdp_md *ctx)
 SEC("xdp.frags")
 int lb(struct xdp_md *ctx)
 {
-	/* An explanation goes the long way, whose steps are recorded. */
-	int outcome = STORES ? short_way(ctx) : CONTINUE;
+	/* What is recorded goes the long way, each step of which says so. */
+	int outcome = RECORDS ? CONTINUE : short_way(ctx);
 
+	record_start(ctx);
 	if (outcome == CONTINUE)
 		outcome = long_way(ctx);
+	record_end(ctx, outcome);
 	count_verdict(outcome & 0xff);
 	return outcome >> 8;
 }

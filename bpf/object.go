@@ -19,6 +19,26 @@ func LoadSpec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
+// LoadExplainSpec reads the packet path that records how it decides and
+// stores nothing.
+func LoadExplainSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadExplain()
+	if err != nil {
+		return nil, fmt.Errorf("explaining object: %w", err)
+	}
+	return spec, nil
+}
+
+// LoadTraceSpec reads the packet path that records how it decides while it
+// serves.
+func LoadTraceSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadTrace()
+	if err != nil {
+		return nil, fmt.Errorf("tracing object: %w", err)
+	}
+	return spec, nil
+}
+
 // String is the verdict's name in listings and metrics.
 func (v Verdict) String() string {
 	if v >= Verdicts {

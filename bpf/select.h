@@ -12,6 +12,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "record.h"
 #include "store.h"
 
 #define HASH_BUCKETS 256
@@ -124,6 +125,7 @@ static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 	}
 	if (slot == NO_REAL || is_usable(slot))
 		return slot;
+	record(STEP_FALLBACK, slot);
 	if (!(svc->flags & SERVICE_FALLBACK))
 		return NO_REAL;
 	bpf_loop(svc->ring_size, walk_fallback, &w, 0);
@@ -180,6 +182,7 @@ static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 	if (!cursor)
 		return NO_REAL;
 	pick = fetch_add_64(&cursor->picks, 1);
+	record(STEP_IN_TURN, pick);
 	return ring_slot(svc, (pick + svc->start) % svc->ring_size);
 }
 
@@ -196,16 +199,21 @@ __attribute__((noinline)) __u32 pick_by_hash_or_load(struct service *svc, __u32 
 {
 	if (!svc)
 		return NO_REAL;
-	if (svc->scheduler >= SCHED_LC)
+	if (svc->scheduler >= SCHED_LC) {
+		record(STEP_LEAST, 0);
 		return pick_by_load(svc);
+	}
+	record(STEP_HASHED, value);
 	return pick_hashed(svc, value);
 }
 
 /* The real for a new connection, or NO_REAL. index is svc's own. */
 static __always_inline __u32 pick_real(struct service *svc, __u32 index, const struct packet *p)
 {
-	if (!svc->ring_size)
+	if (!svc->ring_size) {
+		record(STEP_SORRY, svc->sorry);
 		return svc->sorry;
+	}
 	if (svc->scheduler == SCHED_RR)
 		return pick_in_turn(svc, index);
 	return pick_by_hash_or_load(svc, hash_input(svc, p));

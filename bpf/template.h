@@ -13,6 +13,7 @@
 
 #include "flow.h"
 #include "ipv4.h"
+#include "record.h"
 
 static __always_inline struct set *template_set(__u32 index)
 {
@@ -150,6 +151,8 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		value = 0;
 	}
 	if (value) {
+		if (rq->action == TEMPLATE_REARM)
+			record(STEP_TEMPLATE, value);
 		wanted = value & ~TEMPLATE_EXPIRES;
 		if (template_real(rq->value) == template_real(value))
 			wanted |= rq->value & TEMPLATE_RANK;

@@ -13,7 +13,7 @@ import (
 // Outcome. One call at a time.
 func (d *Datapath) Absorb(entries []bpf.Absorption) error {
 	if d.absorb == nil {
-		coll, err := d.loadProgram("absorb", 0)
+		coll, err := d.loadCollection(d.spec, "absorb", 0, nil)
 		if err != nil {
 			return err
 		}

@@ -26,11 +26,11 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 	}
 	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
 	d.Interfaces[slot].Ifindex, d.Interfaces[slot].MTU = uint32(iface.Index), uint32(iface.MTU)
-	prog, err := d.load(name, slot)
+	prog, ownMAC, err := d.load(d.spec, slot)
 	if err != nil {
 		return a, err
 	}
-	d.program[name] = prog
+	d.program[name], d.ownMAC[name] = prog, ownMAC
 	if err := d.setMAC(&a, iface.HardwareAddr); err != nil {
 		return a, err
 	}
@@ -38,69 +38,6 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 		return a, err
 	}
 	return a, d.attachNew(&a, prog)
-}
-
-// load makes the program of one interface over the shared maps.
-func (d *Datapath) load(name string, slot uint32) (*ebpf.Program, error) {
-	coll, err := d.loadProgram("lb", slot)
-	if err != nil {
-		return nil, err
-	}
-	defer coll.Close()
-	d.ownMAC[name] = coll.Variables["own_mac"]
-	return coll.DetachProgram("lb"), nil
-}
-
-// loadProgram loads one of the object's programs over the shared maps, with
-// what is fixed at load time.
-func (d *Datapath) loadProgram(program string, slot uint32) (*ebpf.Collection, error) {
-	spec := d.spec.Copy()
-	if err := d.setConstants(spec, slot); err != nil {
-		return nil, err
-	}
-	replace := map[string]*ebpf.Map{}
-	_ = d.eachMap(func(name string, m **ebpf.Map) error {
-		replace[name] = *m
-		return nil
-	})
-	for name := range spec.Programs {
-		if name != program {
-			delete(spec.Programs, name)
-		}
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
-	var verifier *ebpf.VerifierError
-	if errors.As(err, &verifier) {
-		return nil, fmt.Errorf("the kernel's verifier refuses the packet path: %v (please report this with the output of `uname -a`)", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("load packet path: %w (lvx needs Linux 5.18 or later with BTF, and root)", err)
-	}
-	return coll, nil
-}
-
-func (d *Datapath) setConstants(spec *ebpf.CollectionSpec, slot uint32) error {
-	hz := HZ()
-	shift := TickShift(hz)
-	renewal := renewalSeconds*hz>>shift + 1 // nothing ends early
-	fragments := bpf.FragmentSeconds*hz>>shift + 1
-	if d.opts.StillClock {
-		shift = stillShift
-	}
-	for name, value := range map[string]uint32{
-		"interface_slot":     slot,
-		"flow_sets":          d.Maps.Flows.MaxEntries(),
-		"template_sets":      d.Maps.Templates.MaxEntries(),
-		"tick_shift":         shift,
-		"jiffies_per_second": uint32(hz),
-		"renewal_ticks":      uint32(renewal),
-		"fragment_ticks":     uint32(fragments),
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("constant %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // setMAC tells the program of an interface which frames are for it. The short

@@ -87,6 +87,9 @@ type Datapath struct {
 	program     map[string]*ebpf.Program
 	ownMAC      map[string]*ebpf.Variable // by interface
 	links       map[string]link.Link
+
+	explainers map[uint32]*explainer // by slot of the interface, once asked
+	tracer     *Tracer               // while somebody watches
 }
 
 // Layout is the version of the maps' layout. Maps of another version are not
@@ -190,6 +193,9 @@ func (d *Datapath) Program(iface string) *ebpf.Program { return d.program[iface]
 // both for a successor and only lets go of them.
 func (d *Datapath) Close(keep bool) error {
 	var err error
+	if d.tracer != nil {
+		err = d.tracer.Stop()
+	}
 	if !keep {
 		for name, l := range d.links {
 			if e := l.Unpin(); e != nil && err == nil {
@@ -232,6 +238,9 @@ func (d *Datapath) release() {
 	}
 	for _, p := range d.program {
 		_ = p.Close()
+	}
+	for _, e := range d.explainers {
+		e.close()
 	}
 	for _, p := range []*ebpf.Program{d.clock, d.absorb} {
 		if p != nil {

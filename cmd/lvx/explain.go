@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -15,23 +16,35 @@ import (
 
 func newExplainCmd() *cobra.Command {
 	var p lb.Packet
-	var flags string
+	var q question
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "explain PROTO SRC:PORT DST:PORT",
 		Short: "tell what would happen to a packet, and why",
-		Long: `Tells what the packet path would do with a packet, and why. No packet is sent
-and nothing changes, not even the turn of round robin.`,
+		Long: `Tells what the packet path would do with a packet, and why: the packet goes
+through the packet path itself, built so that it stores nothing. No packet is
+sent and nothing changes, not even the turn of round robin.
+
+Of a known connection it also says why its real was chosen, as far as that can
+be known afterwards. For icmp, SRC and DST are addresses; an error names the
+connection that it is about with --quotes, as its client sends it.`,
 		Example: `  lvx explain tcp 198.51.100.7:40000 172.25.0.100:80
-  lvx explain tcp 198.51.100.7:40000 172.25.0.100:80 --flags A
-  lvx explain udp 198.51.100.7:5353 172.25.0.100:53`,
+  lvx explain tcp 198.51.100.7:40000 172.25.0.100:80 --flags A --size 1500
+  lvx explain udp 198.51.100.7:5353 172.25.0.100:53
+  lvx explain icmp 192.0.2.1 172.25.0.100 --type 3 --code 4 \
+      --quotes "tcp 198.51.100.7:40000 172.25.0.100:80"`,
 		Args: func(_ *cobra.Command, args []string) (err error) {
-			p, err = parsePacket(args, flags)
+			p, err = parsePacket(args, q)
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&flags, "flags", "", "TCP `flags` as letters of SAFRPU (default S)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	flags := cmd.Flags()
+	flags.StringVar(&q.flags, "flags", "", "TCP `flags` as letters of SAFRPU (default S)")
+	flags.IntVar(&q.size, "size", 0, "`bytes` of the packet from its IP header on (default: as few as it needs)")
+	flags.Uint8Var(&q.icmpType, "type", 8, "`type` of an ICMP message (default: echo request)")
+	flags.Uint8Var(&q.icmpCode, "code", 0, "`code` of an ICMP message")
+	flags.StringVar(&q.quotes, "quotes", "", "the `connection` that an ICMP error is about: PROTO SRC:PORT DST:PORT")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		e, err := c.Explain(cmd.Context(), p)
 		if err != nil {
@@ -45,7 +58,15 @@ and nothing changes, not even the turn of round robin.`,
 	return cmd
 }
 
-func parsePacket(args []string, flags string) (p lb.Packet, err error) {
+// question is what flags say of a packet.
+type question struct {
+	flags              string
+	size               int
+	icmpType, icmpCode uint8
+	quotes             string
+}
+
+func parsePacket(args []string, q question) (p lb.Packet, err error) {
 	if len(args) != 3 {
 		return p, fmt.Errorf("%d arguments (expected PROTO SRC:PORT DST:PORT)", len(args))
 	}
@@ -54,8 +75,10 @@ func parsePacket(args []string, flags string) (p lb.Packet, err error) {
 		p.Proto = lb.TCP
 	case "udp":
 		p.Proto = lb.UDP
+	case "icmp":
+		return parseICMP(args, q)
 	default:
-		return p, fmt.Errorf("protocol %q: unknown (tcp or udp)", args[0])
+		return p, fmt.Errorf("protocol %q: unknown (tcp, udp or icmp)", args[0])
 	}
 	if p.Src, err = netip.ParseAddrPort(args[1]); err != nil {
 		return p, fmt.Errorf("source %q: not ADDR:PORT", args[1])
@@ -63,11 +86,44 @@ func parsePacket(args []string, flags string) (p lb.Packet, err error) {
 	if p.Dst, err = netip.ParseAddrPort(args[2]); err != nil {
 		return p, fmt.Errorf("destination %q: not ADDR:PORT", args[2])
 	}
-	p.Flags = strings.ToUpper(flags)
-	if p.Proto == lb.UDP && flags != "" || strings.Trim(p.Flags, "SAFRPU") != "" {
-		return p, fmt.Errorf("flags %q: not TCP flags (letters of SAFRPU)", flags)
+	p.Flags = strings.ToUpper(q.flags)
+	if p.Proto == lb.UDP && q.flags != "" || strings.Trim(p.Flags, "SAFRPU") != "" {
+		return p, fmt.Errorf("flags %q: not TCP flags (letters of SAFRPU)", q.flags)
 	}
-	return p, nil
+	if q.quotes != "" {
+		return p, errors.New("quotes: only ICMP errors quote")
+	}
+	p.Size = q.size
+	return p, checkSize(q.size)
+}
+
+func checkSize(size int) error {
+	if size < 0 || size > 65535 {
+		return fmt.Errorf("size %d: not 0 to 65535", size)
+	}
+	return nil
+}
+
+// parseICMP reads a message between two addresses.
+func parseICMP(args []string, q question) (lb.Packet, error) {
+	p := lb.Packet{Proto: lb.ICMP, Size: q.size, ICMPType: q.icmpType, ICMPCode: q.icmpCode}
+	src, err := netip.ParseAddr(args[1])
+	if err != nil {
+		return p, fmt.Errorf("source %q: not an address", args[1])
+	}
+	dst, err := netip.ParseAddr(args[2])
+	if err != nil {
+		return p, fmt.Errorf("destination %q: not an address", args[2])
+	}
+	p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+	if q.quotes != "" {
+		quoted, err := parsePacket(strings.Fields(q.quotes), question{})
+		if err != nil {
+			return p, fmt.Errorf("quotes: %w", err)
+		}
+		p.Quotes = &quoted
+	}
+	return p, checkSize(q.size)
 }
 
 func printExplanation(w io.Writer, e lb.Explanation) error {
@@ -86,6 +142,9 @@ func printExplanation(w io.Writer, e lb.Explanation) error {
 	_, err := io.WriteString(w, b.String())
 	return err
 }
+
+// writeJSONLine writes v on a line of its own.
+func writeJSONLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
 
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -95,6 +95,7 @@ needs, in one daemon with one configuration file.`,
 	root.AddCommand(
 		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(),
 		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newExplainCmd(),
+		newTraceCmd(), newCaptureCmd(),
 		newWeightCmd(), newDrainCmd(), newIpvsadmCmd(), newRuntimeCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(), newManCmd(),
 	)

@@ -62,6 +62,13 @@ func (d *recorder) Explain(_ context.Context, p lb.Packet) (lb.Explanation, erro
 	return lb.Explanation{Verdict: "forwarded", Service: "web", Real: "10.0.0.11", Steps: []string{"first", "flags " + p.Flags}}, d.err
 }
 
+func (d *recorder) Trace(_ context.Context, f lb.TraceFilter, _ int) (lb.Trace, error) {
+	if err := d.note(fmt.Sprint("trace ", f.Ports)); err != nil {
+		return nil, err
+	}
+	return newWatch(), d.err
+}
+
 func (d *recorder) Diff(_ context.Context, text []byte) ([]string, error) {
 	return d.diff, d.note(strings.TrimSpace("diff " + string(text)))
 }
@@ -159,6 +166,7 @@ func TestVerbs(t *testing.T) {
 		{"history --kind health --subject web --since 1h", "history health web true",
 			"2030-01-02 03:04:05 health   10.0.0.11 of web: down: refused?[31m\n2030-01-02 03:04:06 operator 10.0.0.11 of web: drained (uid 0)\n"},
 		{"explain tcp 1.2.3.4:5 10.0.0.100:80", "", "first\nflags \nverdict: forwarded, service web, real 10.0.0.11\n"},
+		{"explain icmp 1.2.3.4 10.0.0.100 --type 3", "", "first\nflags \nverdict: forwarded, service web, real 10.0.0.11\n"},
 		{"explain TCP 1.2.3.4:5 10.0.0.100:80 --flags fa", "", "first\nflags FA\nverdict: forwarded, service web, real 10.0.0.11\n"},
 		{"list -n", "", "IP Virtual Server version 1.2.1 (size=4096)\n" +
 			"Prot LocalAddress:Port Scheduler Flags\n" +

@@ -54,6 +54,7 @@ var walls = map[string][]string{
 	"pkg/neigh":         {},
 	"pkg/netfilter":     {"pkg/lb"},
 	"pkg/notify":        {"pkg/lb", "pkg/guard"},
+	"pkg/pcapng":        {},
 	"pkg/realserver":    {"internal/jsonfile", "pkg/vip"},
 	"pkg/sched":         {},
 	"pkg/vip":           {"internal/jsonfile"},

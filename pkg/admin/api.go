@@ -16,6 +16,7 @@ type Director interface {
 	Status(ctx context.Context) (director.Status, error)
 	List(ctx context.Context, want director.Want) (director.Listing, error)
 	Explain(ctx context.Context, p lb.Packet) (lb.Explanation, error)
+	Trace(ctx context.Context, f lb.TraceFilter, keep int) (lb.Trace, error)
 	Diff(ctx context.Context, text []byte) ([]string, error)
 	History(f history.Filter) []history.Event
 	Edit(ctx context.Context, commands []ipvsadm.Command) (ipvsadm.Result, error)
@@ -31,6 +32,7 @@ const (
 	pathStatus  = "/v1/status"
 	pathList    = "/v1/list"
 	pathExplain = "/v1/explain"
+	pathTrace   = "/v1/trace"
 	pathHistory = "/v1/history"
 	pathMetrics = "/v1/metrics"
 	pathDiff    = "/v1/diff"

@@ -62,7 +62,7 @@ func (c *Client) List(ctx context.Context, want director.Want) (l director.Listi
 
 // Explain asks for [director.Director.Explain].
 func (c *Client) Explain(ctx context.Context, p lb.Packet) (e lb.Explanation, err error) {
-	q := url.Values{"protocol": {p.Proto.String()}, "src": {p.Src.String()}, "dst": {p.Dst.String()}, "flags": {p.Flags}}
+	q := packetQuery(p)
 	return e, c.do(ctx, http.MethodGet, pathExplain+"?"+q.Encode(), nil, &e)
 }
 
@@ -142,6 +142,9 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 			return fmt.Errorf("the daemon answers %s (is it another version?)", res.Status)
 		}
 		return errors.New(p.Error)
+	}
+	if read, ok := answer.(func(io.Reader) error); ok {
+		return read(res.Body)
 	}
 	if w, ok := answer.(io.Writer); ok {
 		if _, err := io.Copy(w, res.Body); err != nil {

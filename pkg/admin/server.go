@@ -8,17 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
-	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Options are what a [Server] works with.
@@ -103,6 +100,7 @@ func (s *Server) servePublic(ctx context.Context, tcp net.Listener, err error) e
 func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	srv := &http.Server{
 		Handler:           h,
+		BaseContext:       func(net.Listener) context.Context { return withStop(ctx) },
 		ConnContext:       withPeer,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -138,6 +136,7 @@ func (s *Server) api() http.Handler {
 	})
 	mux.HandleFunc("GET "+pathList, s.list)
 	mux.HandleFunc("GET "+pathExplain, s.explain)
+	mux.HandleFunc("GET "+pathTrace, s.trace)
 	mux.HandleFunc("GET "+pathHistory, s.history)
 	mux.Handle("GET "+pathMetrics, s.metrics())
 	mux.Handle("POST "+pathDiff, change(s, maxConfig, func(ctx context.Context, q diffRequest) ([]string, error) {
@@ -216,36 +215,13 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
-	p, err := parsePacket(r.FormValue("protocol"), r.FormValue("src"), r.FormValue("dst"), r.FormValue("flags"))
+	p, err := parsePacket(r.URL.Query())
 	if err != nil {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
 	e, err := s.opt.Director.Explain(r.Context(), p)
 	s.answer(w, e, err)
-}
-
-func parsePacket(proto, src, dst, flags string) (lb.Packet, error) {
-	p := lb.Packet{Flags: flags}
-	switch proto {
-	case "tcp":
-		p.Proto = lb.TCP
-	case "udp":
-		p.Proto = lb.UDP
-	default:
-		return p, fmt.Errorf("protocol %q: unknown (tcp or udp)", proto)
-	}
-	var err error
-	if p.Src, err = netip.ParseAddrPort(src); err != nil {
-		return p, fmt.Errorf("source %q: not ADDR:PORT", src)
-	}
-	if p.Dst, err = netip.ParseAddrPort(dst); err != nil {
-		return p, fmt.Errorf("destination %q: not ADDR:PORT", dst)
-	}
-	if strings.Trim(flags, "SAFRPU") != "" {
-		return p, fmt.Errorf("flags %q: unknown (letters of SAFRPU)", flags)
-	}
-	return p, nil
 }
 
 func (s *Server) answer(w http.ResponseWriter, v any, err error) {

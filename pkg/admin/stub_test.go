@@ -27,6 +27,7 @@ type stub struct {
 	listing director.Listing
 	events  []history.Event
 	since   time.Time
+	watch   *fakeWatch
 }
 
 func (s *stub) note(call string) error {
@@ -50,6 +51,11 @@ func (s *stub) Explain(_ context.Context, p lb.Packet) (lb.Explanation, error) {
 	err := s.note("explain")
 	s.packet = p
 	return lb.Explanation{Verdict: "forwarded", Service: "web", Steps: []string{"one", "two"}}, err
+}
+
+func (s *stub) Trace(_ context.Context, f lb.TraceFilter, keep int) (lb.Trace, error) {
+	err := s.note(fmt.Sprintf("trace %v %d", f.Ports, keep))
+	return s.watch, err
 }
 
 func (s *stub) Diff(_ context.Context, text []byte) ([]string, error) {

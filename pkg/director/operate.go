@@ -190,6 +190,19 @@ func (d *Director) refuseFixedKeys(cfg *config.Config) error {
 	return nil
 }
 
+// Trace begins to watch the packets that a filter wants.
+func (d *Director) Trace(ctx context.Context, f lb.TraceFilter, keep int) (t lb.Trace, err error) {
+	err = d.do(ctx, func(context.Context) error {
+		tracer, ok := d.opt.Backend.(lb.Tracer)
+		if !ok {
+			return errors.New("trace: this backend shows no packets")
+		}
+		t, err = tracer.Trace(f, keep)
+		return err
+	})
+	return t, err
+}
+
 // Explain asks the backend what would happen to a packet.
 func (d *Director) Explain(ctx context.Context, p lb.Packet) (e lb.Explanation, err error) {
 	err = d.do(ctx, func(context.Context) error {

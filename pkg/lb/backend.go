@@ -151,6 +151,12 @@ type Packet struct {
 	Src   netip.AddrPort
 	Dst   netip.AddrPort
 	Flags string // TCP flags as letters, "S" if empty
+	Size  int    // bytes from the IP header on; less than the headers need means no more than these
+
+	// Of ICMP; the ports of Src and Dst mean nothing then.
+	ICMPType uint8
+	ICMPCode uint8
+	Quotes   *Packet // the connection, as its client sends it, that an error is about
 }
 
 // Explanation answers "why does this packet go there?".

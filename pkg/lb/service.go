@@ -18,6 +18,9 @@ const (
 	UDP Protocol = 17
 )
 
+// ICMP is a protocol that no service listens on, but [Packet] may have.
+const ICMP Protocol = 1
+
 // String gives the name that the configuration file uses: "tcp", "udp".
 func (p Protocol) String() string {
 	switch p {
@@ -25,6 +28,8 @@ func (p Protocol) String() string {
 		return "tcp"
 	case UDP:
 		return "udp"
+	case ICMP:
+		return "icmp"
 	}
 	return strconv.Itoa(int(p))
 }

@@ -233,6 +233,14 @@ func (b *Backend) Switch(vips []lb.VIP) error {
 	return s.Switch(vips)
 }
 
+// Trace implements [lb.Tracer] for what XDP sees: every packet first.
+func (b *Backend) Trace(f lb.TraceFilter, keep int) (lb.Trace, error) {
+	if t, ok := b.xdp.(lb.Tracer); ok {
+		return t.Trace(f, keep)
+	}
+	return nil, errors.New("trace: XDP does not run here (tcpdump sees what the kernel's IPVS does)")
+}
+
 // Held implements [lb.Leaser]: what XDP knows to be left of a lease.
 func (b *Backend) Held(id uint32) time.Duration {
 	if l, ok := b.xdp.(lb.Leaser); ok {

@@ -1,323 +1,260 @@
 package xdp
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
-	"github.com/lvx-lb/lvx/pkg/sched"
 )
 
-// explainer walks the tables as the packet path would, without changing
-// them, and keeps a diary.
-type explainer struct {
-	b     *Backend
-	p     lb.Packet
-	now   uint64
-	steps []string
-}
-
-func (e *explainer) note(format string, args ...any) {
-	e.steps = append(e.steps, fmt.Sprintf(format, args...))
-}
-
-func (e *explainer) end(v bpf.Verdict, service, real string) lb.Explanation {
-	e.note("%s", v.Meaning())
-	return lb.Explanation{Verdict: v.String(), Service: service, Real: real, Steps: e.steps}
-}
-
-// Explain tells what the packet path would do with p.
+// Explain runs a packet through the packet path itself, built so that it
+// stores nothing, and tells what it decided and why.
 func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 	if !p.Src.Addr().Is4() || !p.Dst.Addr().Is4() {
 		return lb.Explanation{}, fmt.Errorf("explain %s > %s: XDP balances IPv4 only", p.Src, p.Dst)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	e := &explainer{b: b, p: p, now: b.now()}
-	if p.Flags == "" {
-		e.p.Flags = "S"
+	if len(b.dp.Attachments) == 0 {
+		return lb.Explanation{}, errors.New("explain: the packet path serves no interface")
 	}
-	return e.run(), nil
+	at := b.dp.Attachments[0]
+	f, err := buildFrame(p, b.dp.Interfaces[at.Slot].MAC)
+	if err != nil {
+		return lb.Explanation{}, err
+	}
+	x, err := b.dp.Explain(at.Name, f)
+	if err != nil {
+		return lb.Explanation{}, fmt.Errorf("explain %s > %s: %w", p.Src, p.Dst, err)
+	}
+	return b.explanationOf(x), nil
 }
 
-func (e *explainer) run() lb.Explanation {
-	dst := e.p.Dst.Addr()
-	vip, ok := e.b.vip(dst)
-	if !ok {
-		e.note("%s is not a VIP", dst)
-		return e.end(bpf.NotOurs, "", "")
-	}
-	e.note("%s is a VIP", dst)
-	if src := e.p.Src.Addr(); src.IsLoopback() || src.IsMulticast() || src.As4()[0] == 0 || src == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-		return e.end(bpf.Martian, "", "")
-	}
-	if vip.Flags&bpf.VIPStandby != 0 {
-		return e.end(bpf.Standby, "", "")
-	}
-	if vip.Flags&bpf.VIPPeers != 0 {
-		e.note("a fellow director's frame ends here: this host is a real server (from_peer)")
-	}
-	if vip.Flags&bpf.VIPLeased != 0 {
-		j, _ := e.b.dp.Jiffies()
-		if j > load64(&e.b.dp.Leases[vip.Lease]) {
-			return e.end(bpf.LeaseOver, "", "")
-		}
-	}
-	number := vip.TCP
-	if e.p.Proto == lb.UDP {
-		number = vip.UDP
-	}
-	if number == 0 {
-		e.note("no service of this VIP takes %s", e.p.Proto)
-		return e.end(bpf.NoListener, "", "")
-	}
-	k := bpf.FlowKeyOf(e.p.Src.Addr(), e.p.Src.Port(), number)
-	if v, ok := e.b.findFlow(k, e.p.Dst); ok {
-		if x, done := e.known(v); done {
-			return x
-		}
-	} else {
-		e.note("no connection %s > %s is known", e.p.Src, e.p.Dst)
-	}
-	return e.fresh(k)
+// narrator puts into words what a recording says.
+type narrator struct {
+	b     *Backend
+	rec   *bpf.Recording
+	now   uint64
+	steps []string
+	service,
+	real string
 }
 
-func (e *explainer) known(v bpf.FlowValue) (lb.Explanation, bool) {
-	if e.b.expired(v, e.now) {
-		e.note("its connection (%s) has expired", stateNames[v.State()])
-		return lb.Explanation{}, false
+func (b *Backend) explanationOf(x loader.Explanation) lb.Explanation {
+	return b.newNarrator(x.Recording).explanation()
+}
+
+func (b *Backend) newNarrator(rec *bpf.Recording) *narrator {
+	return &narrator{b: b, rec: rec, now: b.now()}
+}
+
+func (t *narrator) note(format string, args ...any) {
+	t.steps = append(t.steps, fmt.Sprintf(format, args...))
+}
+
+func (t *narrator) client() netip.AddrPort {
+	return netip.AddrPortFrom(bpf.AddrOfWord(t.rec.Source), bpf.PortWord(t.rec.SourcePort))
+}
+
+func (t *narrator) destination() netip.AddrPort {
+	return netip.AddrPortFrom(bpf.AddrOfWord(t.rec.Destination), bpf.PortWord(t.rec.DestinationPort))
+}
+
+func (t *narrator) explanation() lb.Explanation {
+	verdict := bpf.Verdict(t.rec.Verdict)
+	for i := range min(t.rec.Steps, bpf.StepsMost) {
+		t.addStep(bpf.Step(t.rec.Step[i].Step), t.rec.Step[i].Value)
 	}
-	raw := &e.b.dp.Reals[v.Real()]
-	s := e.b.byIndex[raw.Service%bpf.Services]
-	name, real := "", e.b.addressOf(v.Real()).String()
+	t.addEnd(verdict)
+	t.note("%s", verdict.Meaning())
+	return lb.Explanation{Verdict: verdict.String(), Service: t.service, Real: t.real, Steps: t.steps}
+}
+
+// addEnd adds to a verdict what the packet path need not know.
+func (t *narrator) addEnd(v bpf.Verdict) {
+	switch v {
+	case bpf.NotOurs:
+		t.note("%s is not a VIP", t.destination().Addr())
+	case bpf.NoListener:
+		if t.service == "" {
+			t.note("no service listens on %s/%s", t.destination(), lb.Protocol(t.rec.Protocol))
+		}
+	case bpf.Denied:
+		t.note("the lists of %s deny %s", t.denier(), t.client().Addr())
+	case bpf.AnsweredUnreachable:
+		if s := t.b.services[t.service]; s != nil {
+			for _, r := range s.listed() {
+				t.note("real %s is not usable: weight %d %s", r.conf.Addr, r.conf.Weight, r.near.Err)
+			}
+		}
+	}
+}
+
+// denier is whose lists deny the client: the longest prefix decides.
+func (t *narrator) denier() string {
+	k := filterKey(bpf.FilterGlobal, netip.PrefixFrom(t.client().Addr(), 32))
+	var action bpf.FilterAction
+	if t.b.dp.Maps.Filters.Lookup(k, &action) == nil && action == bpf.FilterDeny {
+		return "all services"
+	}
+	return t.service
+}
+
+func (t *narrator) addStep(step bpf.Step, value uint64) {
+	switch step {
+	case bpf.StepVIP:
+		t.note("%s is a VIP", t.destination().Addr())
+		if value&bpf.VIPPeers != 0 {
+			t.note("a fellow director's frame ends here: this host is a real server (from_peer)")
+		}
+	case bpf.StepNoFlow:
+		t.note("no connection %s > %s is known", t.client(), t.destination())
+	case bpf.StepFlow:
+		t.addFlow(bpf.FlowValue(value))
+	case bpf.StepFlowExpired:
+		t.note("its connection (%s) has expired", stateNames[bpf.FlowValue(value).State()])
+	case bpf.StepRealRemoved:
+		t.note("its real was removed: it is scheduled anew")
+	case bpf.StepRescheduled:
+		t.note("%s: it is scheduled anew", t.whyRescheduled(bpf.FlowValue(value)))
+	case bpf.StepQuoted:
+		t.useFlow(bpf.FlowValue(value))
+		t.note("an ICMP error that quotes a connection of service %q (%s)", t.service, stateNames[bpf.FlowValue(value).State()])
+	case bpf.StepNote:
+		t.note("a later fragment: its first went to real %s", t.realAt(uint32(value)))
+	case bpf.StepNoNote:
+		t.note("a later fragment, whose first has not come")
+	case bpf.StepMTU:
+		t.note("the packet is longer than the %d bytes that the way to the real takes", value)
+	case bpf.StepReal:
+		t.addReal(uint32(value))
+	default:
+		t.addChoice(step, value)
+	}
+}
+
+// addChoice is about how a new connection gets its real.
+func (t *narrator) addChoice(step bpf.Step, value uint64) {
+	switch step {
+	case bpf.StepService:
+		if s := t.b.byIndex[value%bpf.Services]; s != nil {
+			t.service = s.conf.Name
+			t.note("service %q listens there, scheduler %s", s.conf.Name, s.conf.Scheduler)
+		}
+	case bpf.StepOpensNothing:
+		t.note("flags %q do not open a connection", flagLetters(uint8(value)))
+	case bpf.StepTemplate:
+		v := bpf.TemplateValue(value)
+		t.note("persistence template: real %s, %s left", t.realAt(v.Real()), shown(int64(v.Left(t.now))))
+	case bpf.StepNoTemplate:
+		t.note("no persistence template of this client")
+	case bpf.StepSorry:
+		if value != bpf.NoSlot {
+			t.note("no usable real: the sorry server answers")
+		}
+	case bpf.StepInTurn:
+		t.note("next of the rotation (changes with every new connection)")
+	case bpf.StepHashed:
+		if s := t.b.services[t.service]; s != nil && s.conf.Scheduler == lb.DH {
+			t.note("hash of the VIP")
+		} else {
+			t.note("hash of the client")
+		}
+	case bpf.StepFallback:
+		t.note("the real that the hash names, %s, is not usable", t.realAt(uint32(value)))
+	case bpf.StepLeast:
+		t.note("the least loaded now (changes with every connection)")
+	}
+}
+
+func (t *narrator) realAt(slot uint32) string {
+	if slot >= uint32(len(t.b.dp.Reals)) {
+		return "none"
+	}
+	return t.b.addressOf(slot).String()
+}
+
+// useFlow makes the service of a flow the one that is talked of.
+func (t *narrator) useFlow(v bpf.FlowValue) *service {
+	s := t.b.byIndex[t.b.dp.Reals[v.Real()].Service%bpf.Services]
 	if s != nil {
-		name = s.conf.Name
+		t.service = s.conf.Name
 	}
-	e.note("known connection of service %q: %s, seen %s ago, real %s", name, stateNames[v.State()],
-		ticksDuration(int64(uint16(e.now)-v.Seen())), real)
-	if s != nil && raw.Flags&bpf.RealFiltered != 0 && e.denied(s) {
-		return e.end(bpf.Denied, name, ""), true
-	}
-	if why := e.anew(v, raw); why != "" {
-		e.note("%s: it is scheduled anew", why)
-		return lb.Explanation{}, false
-	}
-	switch {
-	case raw.Flags&bpf.RealThere != 0 && raw.Generation == v.Generation():
-		return e.way(name, v.Real()), true
-	case !e.b.state.ExpireNodestConn, isAwaited(raw, v):
-		return e.end(bpf.RealAway, name, ""), true
-	}
-	return e.end(bpf.RealGone, name, ""), true
+	return s
 }
 
-// isAwaited reports whether a connection's real is out only until it has been
-// checked (is_awaited of bpf/connection.h).
-func isAwaited(raw *bpf.Real, v bpf.FlowValue) bool {
-	return raw.Flags&(bpf.RealThere|bpf.RealSilent) == bpf.RealSilent && raw.Generation == v.Generation()
+func (t *narrator) addFlow(v bpf.FlowValue) {
+	s := t.useFlow(v)
+	t.note("known connection of service %q: %s, seen %s ago, real %s", t.service, stateNames[v.State()],
+		ticksDuration(int64(uint16(t.now)-v.Seen())), t.realAt(v.Real()))
+	if s != nil {
+		t.note("%s", t.whyChosen(s, v))
+	}
 }
 
-// anew tells why the packet of a known connection begins a new one, "" if it
-// does not (end_without_real and must_reschedule of
-// bpf/connection.h).
-func (e *explainer) anew(v bpf.FlowValue, raw *bpf.Real) string {
-	udp, syn := e.p.Proto != lb.TCP, strings.Contains(e.p.Flags, "S")
-	closed := stateNames[v.State()] == "TIME_WAIT" || stateNames[v.State()] == "CLOSE"
-	another := !udp && syn && closed && !e.keepsClients(raw)
-	switch removed := raw.Flags&bpf.RealThere == 0 || raw.Generation != v.Generation(); {
-	case removed && (udp || another || (syn || e.b.state.SloppyTCP && !isAwaited(raw, v)) && e.b.state.ExpireNodestConn):
-		return "its real was removed"
-	case removed:
-		return ""
-	case udp && raw.Flags&bpf.RealSilent != 0:
-		return "its real does not answer ARP"
-	case udp || !syn:
-		return ""
-	case another:
-		return "a SYN on a closed connection"
-	case raw.Flags&bpf.RealUsable == 0 && e.b.state.ExpireNodestConn:
-		return "a SYN to a real that gets no new connections"
+// whyChosen is why a connection that is known has its real, as far as that
+// can be known now.
+func (t *narrator) whyChosen(s *service, v bpf.FlowValue) string {
+	raw := &t.b.dp.Reals[v.Real()]
+	k := bpf.FlowKeyOf(t.client().Addr(), t.client().Port(), 0)
+	if p, tv := t.b.findTemplate(s, k); s.conf.Persistence.Enabled() && p != nil && tv.Real() == v.Real() {
+		return "its real is the one of the client's persistence template"
 	}
-	return ""
-}
-
-// keepsClients reports whether the service of a real keeps its clients: a
-// connection with a template is never new. It asks the entry that the packet
-// path asks (get_persistent of bpf/connection.h): of a deleted service the last one.
-func (e *explainer) keepsClients(raw *bpf.Real) bool {
-	half := e.b.dp.Settings.Half & 1
-	s := &e.b.dp.Services[half*bpf.Services+raw.Service%bpf.Services]
-	return s.Flags&bpf.ServicePersistent != 0 && s.Cookie == raw.Cookie
-}
-
-// fresh explains a packet that opens a connection.
-func (e *explainer) fresh(k bpf.FlowKey) lb.Explanation {
-	s := e.b.serviceFor(e.p.Dst, e.p.Proto)
-	if s == nil {
-		e.note("no service listens on %s/%s", e.p.Dst, e.p.Proto)
-		return e.end(bpf.NoListener, "", "")
+	if raw.Flags&bpf.RealSorry != 0 {
+		return "its real is the sorry server: no real was usable when it was opened"
 	}
-	name := s.conf.Name
-	e.note("service %q listens there, scheduler %s", name, s.conf.Scheduler)
-	if e.denied(s) {
-		return e.end(bpf.Denied, name, "")
+	if s.ring == nil {
+		return "its real was chosen before this daemon began"
 	}
-	if e.p.Proto == lb.TCP && (strings.Contains(e.p.Flags, "R") || !strings.Contains(e.p.Flags, "S") && !e.b.state.SloppyTCP) {
-		e.note("flags %q do not open a connection", e.p.Flags)
-		return e.end(bpf.NoFlow, name, "")
-	}
-	if e.isOwn(e.p.Src.Addr()) {
-		return e.end(bpf.Martian, name, "")
-	}
-	if s.conf.Persistence.Enabled() {
-		if p, t := e.b.findTemplate(s, k); p != nil && e.holds(t) {
-			e.note("persistence template: real %s, %s left", e.b.addressOf(t.Real()), shown(int64(t.Left(e.now))))
-			return e.way(name, t.Real())
-		}
-		e.note("no persistence template of this client")
-	}
-	slot := e.pick(s)
-	if slot == bpf.NoSlot {
-		for _, r := range s.listed() {
-			e.note("real %s is not usable: weight %d %s", r.conf.Addr, r.conf.Weight, r.near.Err)
-		}
-		return e.end(bpf.AnsweredUnreachable, name, "")
-	}
-	return e.way(name, slot)
-}
-
-// holds reports whether a new connection would follow a template (template_use
-// of bpf/template.h).
-func (e *explainer) holds(t bpf.TemplateValue) bool {
-	raw := &e.b.dp.Reals[t.Real()]
-	quiesced := raw.Flags&bpf.RealUsable == 0 && e.b.state.ExpireQuiescentTempl
-	return t.Left(e.now) >= 0 && raw.Generation == t.Generation() &&
-		raw.Flags&(bpf.RealThere|bpf.RealSilent) == bpf.RealThere && !quiesced
-}
-
-// isOwn reports whether an address is this host's (is_own_address of
-// bpf/admit.h).
-func (e *explainer) isOwn(a netip.Addr) bool {
-	if v, ok := e.b.vip(a); ok {
-		return v.Flags&bpf.VIPStandby == 0
-	}
-	own := e.b.dp.Interfaces[0].Own
-	return slices.Contains(own[:], bpf.AddressOf(a))
-}
-
-func (e *explainer) pick(s *service) uint32 {
-	if s.entry.RingSize == 0 {
-		if s.entry.Sorry != bpf.NoSlot {
-			e.note("no usable real: the sorry server answers")
-		}
-		return s.entry.Sorry
-	}
-	usable := func(id uint32) bool { return e.b.dp.Reals[id].Flags&bpf.RealUsable != 0 }
+	usable := func(id uint32) bool { return t.b.dp.Reals[id].Flags&bpf.RealUsable != 0 }
+	var today uint32
 	switch s.conf.Scheduler {
-	case lb.RR, lb.WRR:
-		picks := load64(&e.b.dp.Cursors[s.index].Picks)
-		e.note("next of the rotation (changes with every new connection)")
-		return s.ring.Slots[(picks+uint64(s.entry.Start))%uint64(len(s.ring.Slots))]
 	case lb.SH, lb.MH:
-		e.note("hash of the client")
-		return s.ring.PickHash(e.p.Src.Addr(), e.p.Src.Port(), usable)
+		today = s.ring.PickHash(t.client().Addr(), t.client().Port(), usable)
 	case lb.DH:
-		e.note("hash of the VIP")
-		return s.ring.PickHash(e.p.Dst.Addr(), 0, usable)
+		today = s.ring.PickHash(t.destination().Addr(), 0, usable)
+	case lb.RR, lb.WRR:
+		return "its real had its turn when the connection was opened"
+	default:
+		return "its real had the least connections when the connection was opened"
 	}
-	e.note("the least loaded now (changes with every connection)")
-	return s.ring.PickLeast(e.load)
+	if today == v.Real() {
+		return "its real is the one that the hash names"
+	}
+	return fmt.Sprintf("the hash names %s now: the reals or their weights were others when the connection was opened", t.realAt(today))
 }
 
-// load counts a real's connections, with one that the packet ends: it counts
-// until the scheduler has chosen.
-func (e *explainer) load(id uint32) sched.Load {
-	l := e.b.dp.Loads[id]
-	return sched.Load{Active: uint32(max(l.Active, 0)), Inactive: uint32(max(l.Inactive, 0)), Weight: e.b.dp.Reals[id].Weight}
+func (t *narrator) whyRescheduled(v bpf.FlowValue) string {
+	switch state := v.State(); {
+	case lb.Protocol(t.rec.Protocol) != lb.TCP:
+		return "its real does not answer ARP"
+	case state == bpf.StateTimeWait || state == bpf.StateClose:
+		return "a SYN on a closed connection"
+	}
+	return "a SYN to a real that gets no new connections"
 }
 
-func (e *explainer) way(service string, slot uint32) lb.Explanation {
-	raw := &e.b.dp.Reals[slot]
-	real := e.b.addressOf(slot).String()
+func (t *narrator) addReal(slot uint32) {
+	raw := &t.b.dp.Reals[slot]
+	t.real = t.realAt(slot)
 	if raw.Flags&bpf.RealLocal != 0 {
-		e.note("%s is this host", real)
-		return e.end(bpf.Local, service, real)
+		t.note("%s is this host", t.real)
+		return
 	}
-	e.note("to real %s, MAC %s, ifindex %d", real, macString(raw.MAC), raw.Ifindex)
-	for _, a := range e.b.dp.Attachments {
-		if uint32(a.Index) == raw.Ifindex {
-			return e.end(bpf.Forwarded, service, real)
-		}
-	}
-	return e.end(bpf.Redirected, service, real)
+	t.note("to real %s, MAC %s, ifindex %d", t.real, macString(raw.MAC), raw.Ifindex)
 }
 
-// denied applies the lists as the trie does: the longest prefix decides.
-func (e *explainer) denied(s *service) bool {
-	for _, l := range []struct {
-		who         string
-		deny, allow []netip.Prefix
-	}{{"all services", e.b.state.Deny, e.b.state.Allow}, {s.conf.Name, s.conf.Deny, s.conf.Allow}} {
-		best, denied := -1, len(l.allow) > 0
-		for _, p := range l.allow {
-			if p.Contains(e.p.Src.Addr()) && p.Bits() > best {
-				best, denied = p.Bits(), false
-			}
-		}
-		for _, p := range l.deny {
-			if p.Contains(e.p.Src.Addr()) && p.Bits() >= best {
-				best, denied = p.Bits(), true
-			}
-		}
-		if denied {
-			e.note("the lists of %s deny %s", l.who, e.p.Src.Addr())
-			return true
+// flagLetters are TCP flags as letters.
+func flagLetters(flags uint8) string {
+	var s strings.Builder
+	for i, c := range "FSRPAU" {
+		if flags>>i&1 != 0 {
+			s.WriteRune(c)
 		}
 	}
-	return false
-}
-
-// vip finds a VIP in the half in force.
-func (b *Backend) vip(a netip.Addr) (bpf.VIP, bool) {
-	half, hash := b.dp.Settings.Half&1, bpf.FirstVIPLine(a)
-	for i := range uint32(bpf.Probes) {
-		for _, v := range b.dp.VIPs[half*bpf.VIPLines+(hash+i)%bpf.VIPLines].Way {
-			if v.TCP|v.UDP != 0 && v.Addr.Addr() == a {
-				return v, true
-			}
-		}
-	}
-	return bpf.VIP{}, false
-}
-
-// findFlow finds a flow, live or expired.
-func (b *Backend) findFlow(k bpf.FlowKey, vip netip.AddrPort) (bpf.FlowValue, bool) {
-	client, port := netip.AddrPortFrom(k.Client(), k.ClientPort()), vip.Port()
-	sets := bpf.TwoSets(b.dp.Settings.FlowHash(client, vip), uint32(len(b.dp.Flows)/8))
-	for _, set := range sets {
-		for w := range uint32(4) {
-			v := bpf.FlowValue(load64(&b.dp.Flows[set*8+4+w]))
-			if bpf.FlowKey(load64(&b.dp.Flows[set*8+w])) == k && v.Port() == port && v.IsLive() {
-				return v, true
-			}
-		}
-	}
-	return 0, false
-}
-
-// serviceFor finds the narrowest listener of the state.
-func (b *Backend) serviceFor(dst netip.AddrPort, proto lb.Protocol) *service {
-	var best *service
-	width := 1 << 20
-	for _, s := range b.state.Services {
-		for _, l := range s.Listeners {
-			if l.Addr == dst.Addr() && l.Proto == proto && l.Contains(dst.Port()) && l.Width() < width {
-				best, width = b.services[s.Name], l.Width()
-			}
-		}
-	}
-	return best
+	return s.String()
 }

@@ -77,6 +77,8 @@ type harness struct {
 	home testing.TB // whose namespace the interface is in
 	net  *segment
 	opts Options
+
+	trace *trace // the one that was begun last
 }
 
 // quiet drops logs; -v shows them.
@@ -218,6 +220,12 @@ func (h *harness) Apply(ctx context.Context, s lb.State) (err error) {
 	return err
 }
 
+// Explain runs where the interface is.
+func (h *harness) Explain(p lb.Packet) (x lb.Explanation, err error) {
+	inNamespace(h.home, func() { x, err = h.Backend.Explain(p) })
+	return x, err
+}
+
 // Send runs one packet through the program.
 func (h *harness) Send(p lb.Packet) lbtest.Outcome {
 	if h.dp.Program("lvx0").FD() < 0 {
@@ -246,6 +254,19 @@ func (h *harness) runFrame(in []byte) ([]byte, uint32) {
 		h.t.Fatalf("run: %v", err)
 	}
 	return opts.DataOut, action
+}
+
+// vip finds a VIP in the half in force.
+func (b *Backend) vip(a netip.Addr) (bpf.VIP, bool) {
+	half := b.dp.Settings.Half & 1
+	for _, line := range b.dp.VIPs[half*bpf.VIPLines : (half+1)*bpf.VIPLines] {
+		for _, v := range line.Way {
+			if v.TCP|v.UDP != 0 && v.Addr.Addr() == a {
+				return v, true
+			}
+		}
+	}
+	return bpf.VIP{}, false
 }
 
 // Damage wipes the lookup tables.

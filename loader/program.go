@@ -1,0 +1,76 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// constants are what the programs of an interface are loaded with, by the
+// names of bpf/config.h.
+func (d *Datapath) constants(slot uint32) map[string]uint32 {
+	hz := HZ()
+	shift := TickShift(hz)
+	renewal := renewalSeconds*hz>>shift + 1 // nothing ends early
+	fragments := bpf.FragmentSeconds*hz>>shift + 1
+	if d.opts.StillClock {
+		shift = stillShift
+	}
+	return map[string]uint32{
+		"interface_slot":     slot,
+		"flow_sets":          d.Maps.Flows.MaxEntries(),
+		"template_sets":      d.Maps.Templates.MaxEntries(),
+		"tick_shift":         shift,
+		"jiffies_per_second": uint32(hz),
+		"renewal_ticks":      uint32(renewal),
+		"fragment_ticks":     uint32(fragments),
+	}
+}
+
+// load makes the program of one interface over the shared maps.
+func (d *Datapath) load(spec *ebpf.CollectionSpec, slot uint32) (prog *ebpf.Program, ownMAC *ebpf.Variable, err error) {
+	coll, err := d.loadCollection(spec, "lb", slot, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer coll.Close()
+	return coll.DetachProgram("lb"), coll.Variables["own_mac"], nil
+}
+
+// loadCollection loads one of an object's programs over the shared maps, and
+// over more of its own.
+func (d *Datapath) loadCollection(spec *ebpf.CollectionSpec, program string, slot uint32, more map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	spec = spec.Copy()
+	for name, value := range d.constants(slot) {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("constant %s: %w", name, err)
+		}
+	}
+	replace := maps.Clone(more)
+	if replace == nil {
+		replace = map[string]*ebpf.Map{}
+	}
+	_ = d.eachMap(func(name string, m **ebpf.Map) error {
+		replace[name] = *m
+		spec.Maps[name].MaxEntries = (*m).MaxEntries()
+		return nil
+	})
+	for name := range spec.Programs {
+		if name != program {
+			delete(spec.Programs, name)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return nil, fmt.Errorf("the kernel's verifier refuses the packet path: %v (please report this with the output of `uname -a`)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load packet path: %w (lvx needs Linux 5.18 or later with BTF, and root)", err)
+	}
+	return coll, nil
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -24,9 +25,22 @@ not changed is not disturbed: connections, checks, VRRP.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+		before, err := c.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
 		r, err := c.Reload(cmd.Context())
 		if err != nil {
 			return err
+		}
+		if r.Renews {
+			after, err := awaitRenewal(cmd, c, before)
+			if err != nil {
+				return err
+			}
+			if after.Reload.Error != "" {
+				return errors.New(guard.Text(after.Reload.Error))
+			}
 		}
 		if len(r.Did) == 0 {
 			r.Did = []string{"reloaded, nothing has changed"}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/daemon"
@@ -22,6 +23,7 @@ const defaultConfig = "/etc/lvx/lvx.yaml"
 
 func newRunCmd() *cobra.Command {
 	var path, format, level string
+	var rehearse bool
 	var log *slog.Logger
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -49,33 +51,67 @@ as lvx import reads it.`,
 	f.StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, lvx.yaml or keepalived.conf")
 	f.StringVar(&format, "log-format", "text", "`format` of the log on stderr: text or json")
 	f.StringVar(&level, "log-level", "info", "least `level` that is logged: debug, info, warn or error")
+	f.BoolVar(&rehearse, "rehearse", false, "do all of the start that needs no ownership, and end")
+	_ = f.MarkHidden("rehearse") // lvx upgrade's
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := mustBeRoot("run", os.Geteuid()); err != nil {
-			return err
-		}
-		file := newReader()
-		cfg, err := load(file, path)
+		err := runDaemon(cmd, path, rehearse, log)
 		if err != nil {
-			return err
+			goBack(log, err)
 		}
-		lock, err := admin.Lock(admin.DefaultLockDir, cfg.PinDir)
-		if err != nil {
-			return err
-		}
-		defer lock.Close()
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		d, err := daemon.New(ctx, daemon.Options{
-			Config: cfg, Version: version, Log: log, Reload: hangups(ctx),
-			Load:  func() (*config.Config, error) { return load(file, path) },
-			Parse: func(text []byte) (*config.Config, error) { return config.Parse("the file to compare with", text) },
-		})
-		if err != nil {
-			return err
-		}
-		return d.Run(ctx)
+		return err
 	}
 	return cmd
+}
+
+func runDaemon(cmd *cobra.Command, path string, rehearse bool, log *slog.Logger) error {
+	if err := mustBeRoot("run", os.Geteuid()); err != nil {
+		return err
+	}
+	file := newReader()
+	cfg, err := load(file, path)
+	if err != nil {
+		return err
+	}
+	if rehearse {
+		return rehearseStart(cmd.OutOrStdout(), cfg)
+	}
+	return serveConfig(cmd.Context(), file, path, cfg, log)
+}
+
+// serveConfig runs the daemon until SIGTERM or SIGINT, or until another binary takes
+// its place.
+func serveConfig(ctx context.Context, file *config.Reader, path string, cfg *config.Config, log *slog.Logger) error {
+	lock, err := admin.Lock(admin.DefaultLockDir, cfg.PinDir)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	o := daemon.Options{
+		Config: cfg, Version: version, Log: log, Reload: hangups(ctx), Served: forgetFallback,
+		Load:  func() (*config.Config, error) { return load(file, path) },
+		Parse: func(text []byte) (*config.Config, error) { return config.Parse("the file to compare with", text) },
+	}
+	if w, ok := failedUpgrade(); ok {
+		o.Warnings = append(o.Warnings, w)
+	}
+	binary, err := daemon.Serve(ctx, o)
+	_ = lock.Close() // at the end of the process at the latest
+	if err != nil || binary == "" {
+		return err
+	}
+	return takeOver(binary) // an error: the packet path serves on, systemd starts this one again
+}
+
+// rehearseStart does what a start does and what needs no ownership.
+func rehearseStart(w io.Writer, cfg *config.Config) error {
+	if cfg.Backend != config.BackendIPVS {
+		if err := loader.Verify(); err != nil && cfg.Backend == config.BackendXDP {
+			return err
+		}
+	}
+	_, err := fmt.Fprintln(w, daemon.Rehearsed)
+	return err
 }
 
 func mustBeRoot(verb string, uid int) error {

@@ -37,6 +37,7 @@ const (
 	pathMetrics = "/v1/metrics"
 	pathDiff    = "/v1/diff"
 	pathReload  = "/v1/reload"
+	pathUpgrade = "/v1/upgrade"
 	pathWeight  = "/v1/weight"
 	pathDrain   = "/v1/drain"
 	pathEdit    = "/v1/edit"
@@ -48,6 +49,11 @@ type weightRequest struct {
 	Service string  `json:"service"`
 	Real    string  `json:"real"`
 	Weight  *uint16 `json:"weight"` // null = the configuration's again
+}
+
+// upgradeRequest is the body of a POST to /v1/upgrade.
+type upgradeRequest struct {
+	Binary string `json:"binary"`
 }
 
 // drainRequest is the body of a POST to /v1/drain.

@@ -90,6 +90,30 @@ func (c *Client) Reload(ctx context.Context) (r director.Result, err error) {
 	return r, c.do(ctx, http.MethodPost, pathReload, struct{}{}, &r)
 }
 
+// Upgrade asks the daemon to let another binary take over.
+func (c *Client) Upgrade(ctx context.Context, binary string) (r director.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathUpgrade, upgradeRequest{binary}, &r)
+}
+
+// renewalPause is how often a daemon that starts anew is asked.
+const renewalPause = 50 * time.Millisecond
+
+// AwaitRenewal waits until a daemon that started at before has started anew
+// and answers, or ctx ends.
+func (c *Client) AwaitRenewal(ctx context.Context, before time.Time) (director.Status, error) {
+	for {
+		st, err := c.Status(ctx)
+		if err == nil && !st.Started.Equal(before) {
+			return st, nil
+		}
+		select {
+		case <-ctx.Done():
+			return st, fmt.Errorf("the daemon has not started anew: %w (see its log)", errors.Join(ctx.Err(), err))
+		case <-time.After(renewalPause):
+		}
+	}
+}
+
 // SetWeight asks for [director.Director.SetWeight].
 func (c *Client) SetWeight(ctx context.Context, service, real string, weight *uint16) (r director.Result, err error) {
 	return r, c.do(ctx, http.MethodPost, pathWeight, weightRequest{service, real, weight}, &r)

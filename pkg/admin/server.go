@@ -21,9 +21,10 @@ import (
 // Options are what a [Server] works with.
 type Options struct {
 	Director Director
-	Socket   string          // path of the unix socket
-	Listen   string          // address of the TCP listener; "" = none
-	Ready    <-chan struct{} // nothing is opened before; nil = at once
+	Socket   string                                                            // path of the unix socket
+	Listen   string                                                            // address of the TCP listener; "" = none
+	Upgrade  func(ctx context.Context, binary string) (director.Result, error) // nil = there is no such command
+	Ready    <-chan struct{}                                                   // nothing is opened before; nil = at once
 	Log      *slog.Logger
 }
 
@@ -151,6 +152,11 @@ func (s *Server) api() http.Handler {
 	mux.Handle("POST "+pathDrain, change(s, maxBody, func(ctx context.Context, q drainRequest) (director.Result, error) {
 		return s.opt.Director.Drain(ctx, q.Service, q.Real, q.DrainOptions)
 	}))
+	if s.opt.Upgrade != nil {
+		mux.Handle("POST "+pathUpgrade, change(s, maxBody, func(ctx context.Context, q upgradeRequest) (director.Result, error) {
+			return s.opt.Upgrade(ctx, q.Binary)
+		}))
+	}
 	mux.Handle("POST "+pathEdit, change(s, maxEdits, s.opt.Director.Edit))
 	mux.Handle("POST "+pathClear, change(s, maxBody, func(ctx context.Context, _ struct{}) (director.Result, error) {
 		return s.opt.Director.ClearRuntime(ctx)

@@ -31,9 +31,15 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slo
 	switch cfg.Backend {
 	case config.BackendIPVS:
 		b, err := openIPVS(ctx)
+		if err == nil { // a packet path of another `backend:` would serve on in front of it
+			err = loader.Purge(cfg.PinDir)
+		}
 		return b, false, err
 	case config.BackendXDP:
 		b, err := openXDP()
+		if err == nil {
+			err = purgeIPVS(ctx, cfg)
+		}
 		return b, true, err
 	}
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}

@@ -33,12 +33,16 @@ import (
 
 // Options are what a [Daemon] works with.
 type Options struct {
-	Config  *config.Config                       // to start with
-	Load    func() (*config.Config, error)       // reads it again, for a reload
-	Parse   func([]byte) (*config.Config, error) // reads another file's text, for `lvx diff`
-	Reload  <-chan struct{}                      // each value asks for a reload; nil: nobody but the socket asks
-	Version string                               // for status
-	Log     *slog.Logger
+	Config   *config.Config                       // to start with
+	Load     func() (*config.Config, error)       // reads it again, for a reload
+	Parse    func([]byte) (*config.Config, error) // reads another file's text, for `lvx diff`
+	Reload   <-chan struct{}                      // each value asks for a reload; nil: nobody but the socket asks
+	Version  string                               // for status
+	Served   func()                               // called when it serves, once; may be nil
+	Warnings []warnings.Warning                   // of what happened before the start
+	Log      *slog.Logger
+
+	refused error // why the configuration that was to follow did not start
 }
 
 // Daemon is everything that runs in one director.
@@ -61,16 +65,21 @@ type Daemon struct {
 	director *director.Director
 	admin    *admin.Server
 	ready    chan struct{} // closed by awaitVIPs
+	next     chan Next     // what follows this daemon, in the same process; capacity 1
+	follower Next          // taken from next by await
 }
 
 // New opens what has to be closed again, and connects the parts. Nothing is
 // served before Run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
-	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log), ready: make(chan struct{})}
+	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log), ready: make(chan struct{}), next: make(chan Next, 1)}
 	cfg := o.Config
 	boot, err := vip.BootID()
 	if err != nil { // nothing is remembered then
 		o.Log.Warn("what an earlier daemon has found out is not used", "err", err)
+	}
+	for _, w := range o.Warnings {
+		d.warnings.Put(w)
 	}
 	d.history = openHistory(cfg.StateDir, d.warnings)
 	if d.notifier, err = notify.New(notify.Options{
@@ -101,12 +110,12 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
-		Boot: boot, Warnings: d.warnings, History: d.history,
+		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused,
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
-		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.ready, Log: o.Log,
+		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
 	})
 	return d, nil
 }
@@ -208,8 +217,13 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer.start("reload", d.reloadWhenAsked)
 	outer.start("readiness", d.sayReady)
 	how := d.await(ctx, outer, inner)
-	d.log.Info("stopping")
-	d.notifySystemd(daemon.SdNotifyStopping)
+	if d.follower.isNone() {
+		d.log.Info("stopping")
+		d.notifySystemd(daemon.SdNotifyStopping)
+	} else {
+		d.log.Info("starting anew in place")
+		d.notifySystemd(daemon.SdNotifyReloading)
+	}
 	if how == endRestarted || how == endUndone && d.found.datapath {
 		d.router.Abandon()
 	}
@@ -225,6 +239,8 @@ func (d *Daemon) await(ctx context.Context, outer, inner *circle) ending {
 		failed = true
 	case <-inner.failed():
 		failed = true
+	case d.follower = <-d.next:
+		return endRestarted
 	case <-ctx.Done():
 	}
 	select {
@@ -254,6 +270,9 @@ func (d *Daemon) reloadWhenAsked(ctx context.Context) error {
 func (d *Daemon) sayReady(ctx context.Context) error {
 	select {
 	case <-d.Serving():
+		if d.opt.Served != nil {
+			d.opt.Served()
+		}
 		d.log.Info("serving", "services", len(d.opt.Config.Services), "socket", d.opt.Config.Admin.Socket)
 		d.notifySystemd(daemon.SdNotifyReady)
 	case <-ctx.Done():

@@ -159,13 +159,17 @@ func purgeRouters(cfg *config.Config) error {
 // purgeDatapath detaches the program, removes what is pinned, and takes lvx's
 // services out of the kernel's IPVS.
 func purgeDatapath(ctx context.Context, cfg *config.Config) error {
-	errs := []error{loader.Purge(cfg.PinDir)}
-	if ipvs.Leftover(ledgerDir(cfg)) {
-		b, err := ipvs.Open(ctx, ipvs.Options{StateDir: ledgerDir(cfg)})
-		if err == nil {
-			err = b.Close(false)
-		}
-		errs = append(errs, err)
+	return errors.Join(loader.Purge(cfg.PinDir), purgeIPVS(ctx, cfg), director.Forget(cfg))
+}
+
+// purgeIPVS takes lvx's services out of the kernel's IPVS.
+func purgeIPVS(ctx context.Context, cfg *config.Config) error {
+	if !ipvs.Leftover(ledgerDir(cfg)) {
+		return nil
 	}
-	return errors.Join(append(errs, director.Forget(cfg))...)
+	b, err := ipvs.Open(ctx, ipvs.Options{StateDir: ledgerDir(cfg)})
+	if err != nil {
+		return err
+	}
+	return b.Close(false)
 }

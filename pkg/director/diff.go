@@ -34,6 +34,8 @@ func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err e
 		lines = append(d.diff(next.merge(cfg)), next.describeAll(dropped)...)
 		if err := d.refuseFixedKeys(cfg); err != nil {
 			lines = append(lines, err.Error())
+		} else {
+			lines = append(lines, d.describeRenewal(cfg)...)
 		}
 		return nil
 	})

@@ -85,6 +85,13 @@ type Options struct {
 	Neigh   Neigh    // nil = the backend needs no MACs
 	Silent  Silent   // nil = this host is no real server
 
+	// Renew has the daemon start anew with a configuration that changes what it
+	// is made of: soon, not before the caller has its answer. nil = a reload
+	// refuses such a configuration.
+	Renew func(cfg *config.Config)
+	// Refused is why a configuration that was to be in force by now is not.
+	Refused error
+
 	Firewall Firewall // nil = nothing gets past it
 
 	ProbeVIP bool   // see [Targets]
@@ -207,6 +214,9 @@ func (d *Director) Run(ctx context.Context) error {
 	defer close(d.done)
 	d.started = time.Now()
 	d.reload = ReloadStatus{At: d.started}
+	if d.opt.Refused != nil {
+		d.noteRefusal(d.opt.Refused, nil)
+	}
 	d.retryTimer = time.NewTimer(time.Hour)
 	d.retryTimer.Stop()
 	d.throttleTimer = time.NewTimer(time.Hour)

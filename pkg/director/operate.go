@@ -41,6 +41,7 @@ func (d *Director) do(ctx context.Context, f func(context.Context) error) error 
 type Result struct {
 	Did     []string `json:"did"`
 	Warning string   `json:"warning,omitempty"` // what is odd about it
+	Renews  bool     `json:"renews,omitempty"`  // the daemon starts anew now, in place
 }
 
 // uidKey is the key of a context's user.
@@ -75,18 +76,17 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 		if err == nil {
 			err = d.refuseFixedKeys(cfg)
 		}
+		if err == nil && len(d.renewalKeys(cfg)) > 0 {
+			r.Did, r.Renews = d.renew(cfg, uid), true
+			return nil
+		}
 		if err == nil {
 			r.Did, err = d.adoptFile(ctx, cfg)
 		}
 		d.reload.At = time.Now()
 		if err != nil {
 			d.watchServers(d.cfg, d.out.State.VIPs) // and not what the refused file names
-			d.reload.Error = err.Error()
-			d.warnings.Put(warnings.Warning{
-				Kind: "reload-refused", Subject: "configuration", Text: "configuration not reloaded, the old one still runs: " + err.Error(),
-				Cure: "correct the file, then lvx reload",
-			})
-			d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: "refused: " + err.Error(), UID: uid})
+			d.noteRefusal(err, uid)
 			return err
 		}
 		d.reload.Error = ""
@@ -99,6 +99,27 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 		return nil
 	})
 	return r, err
+}
+
+// noteRefusal keeps in status and history that a configuration is not in
+// force.
+func (d *Director) noteRefusal(err error, uid *uint32) {
+	d.reload.Error = err.Error()
+	d.warnings.Put(warnings.Warning{
+		Kind: "reload-refused", Subject: "configuration", Text: "configuration not reloaded, the old one still runs: " + err.Error(),
+		Cure: "correct the file, then lvx reload",
+	})
+	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: "refused: " + err.Error(), UID: uid})
+}
+
+// renew has the daemon start anew with cfg, and says what that changes.
+func (d *Director) renew(cfg *config.Config, uid *uint32) (did []string) {
+	next, dropped := d.runtime.rebase(cfg)
+	did = append(d.diff(next.merge(cfg)), next.describeAll(dropped)...)
+	did = append(did, d.describeRenewal(cfg)...)
+	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(did), UID: uid})
+	d.opt.Renew(cfg)
+	return did
 }
 
 // History lists what happened.
@@ -168,8 +189,29 @@ func (d *Director) Sync(ctx context.Context) error {
 	})
 }
 
-// refuseFixedKeys refuses what cannot change while the daemon runs.
+// refuseFixedKeys refuses what cannot change while the daemon runs: where it
+// keeps its things and, if the daemon cannot start anew by itself, what it is
+// made of.
 func (d *Director) refuseFixedKeys(cfg *config.Config) error {
+	for _, c := range []struct {
+		key  string
+		same bool
+	}{
+		{"state_dir", cfg.StateDir == d.cfg.StateDir},
+		{"pin_dir", cfg.PinDir == d.cfg.PinDir},
+	} {
+		if !c.same {
+			return fmt.Errorf("%s: changed, which a reload cannot do (lvx stop --purge, then start lvx)", c.key)
+		}
+	}
+	if keys := d.renewalKeys(cfg); len(keys) > 0 && d.opt.Renew == nil {
+		return fmt.Errorf("%s: changed, which a reload cannot do (restart lvx)", keys[0])
+	}
+	return nil
+}
+
+// renewalKeys lists the changed keys that the daemon starts anew for.
+func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 	for _, c := range []struct {
 		key  string
 		same bool
@@ -180,14 +222,21 @@ func (d *Director) refuseFixedKeys(cfg *config.Config) error {
 		{"tables", cfg.Tables == d.cfg.Tables},
 		{"notify", reflect.DeepEqual(cfg.Notify, d.cfg.Notify)},
 		{"admin", cfg.Admin == d.cfg.Admin},
-		{"state_dir", cfg.StateDir == d.cfg.StateDir},
-		{"pin_dir", cfg.PinDir == d.cfg.PinDir},
 	} {
 		if !c.same {
-			return fmt.Errorf("%s: changed, which a reload cannot do (restart lvx)", c.key)
+			keys = append(keys, c.key)
 		}
 	}
-	return nil
+	return keys
+}
+
+// describeRenewal says what a reload of cfg does besides what [Director.diff]
+// lists.
+func (d *Director) describeRenewal(cfg *config.Config) (lines []string) {
+	if keys := d.renewalKeys(cfg); len(keys) > 0 {
+		lines = append(lines, strings.Join(keys, ", ")+": changed: lvx starts anew in place, the data path serves on meanwhile")
+	}
+	return lines
 }
 
 // Trace begins to watch the packets that a filter wants.

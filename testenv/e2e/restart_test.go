@@ -31,7 +31,7 @@ func underLoad(t *testing.T, r *rig.Rig, times int, do func(i int)) {
 	must(t, err)
 	for i := range times {
 		do(i)
-		must(t, load.Await(t.Context(), 5))
+		must(t, load.Await(t.Context(), 12))
 	}
 	if err := load.Stop(); err != nil {
 		t.Errorf("%v%s", err, r.Logs())

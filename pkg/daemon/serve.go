@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/guard"
+	"github.com/lvx-lb/lvx/pkg/history"
+)
+
+// Next is what follows a daemon in the same process: another configuration, or
+// another binary.
+type Next struct {
+	Config *config.Config
+	Binary string
+}
+
+func (n Next) isNone() bool { return n.Config == nil && n.Binary == "" }
+
+// Serve runs daemons, one after the other, until ctx ends or one fails: a
+// reload that changes what a daemon is made of starts another one in its place,
+// which adopts what the first one left. If that does not start, the first one's
+// configuration is in force again. A binary that is returned is to be executed
+// in this process's place.
+func Serve(ctx context.Context, o Options) (binary string, err error) {
+	var before *config.Config // that a daemon has served with
+	for {
+		d, err := New(ctx, o)
+		if err == nil {
+			err = d.Run(ctx)
+		}
+		switch {
+		case err == nil && ctx.Err() != nil:
+			return "", nil
+		case err == nil && d.follower.Binary != "":
+			return d.follower.Binary, nil
+		case err == nil && d.follower.Config != nil:
+			before = o.Config
+			o.Config, o.refused = d.follower.Config, nil
+		case before != nil && ctx.Err() == nil:
+			o.Log.Error("the new configuration does not start, the old one goes on", "err", err)
+			o.refused = fmt.Errorf("the daemon did not start with it: %w", err)
+			o.Config, before = before, nil
+		default:
+			return "", err
+		}
+	}
+}
+
+// renew makes another configuration follow this daemon.
+func (d *Daemon) renew(cfg *config.Config) {
+	select {
+	case d.next <- Next{Config: cfg}:
+	default: // something follows already
+	}
+}
+
+// rehearsalTimeout bounds what a new binary may take to look at everything.
+const rehearsalTimeout = time.Minute
+
+// Rehearsed is what a binary prints once it has done everything that a start
+// does and that needs no ownership: reading the file, asking the kernel's
+// verifier.
+const Rehearsed = "lvx is ready to serve"
+
+// upgrade lets a binary rehearse the start and makes it follow this daemon.
+func (d *Daemon) upgrade(ctx context.Context, binary string) (director.Result, error) {
+	file, err := guard.Trusted(binary)
+	if err != nil {
+		return director.Result{}, fmt.Errorf("upgrade: %w", err)
+	}
+	if err := rehearse(ctx, file); err != nil {
+		return director.Result{}, fmt.Errorf("upgrade: %s does not come up, nothing has changed: %w", guard.Text(binary), err)
+	}
+	select {
+	case d.next <- Next{Binary: file}:
+	default:
+		return director.Result{}, errors.New("upgrade: lvx is starting anew already (try again)")
+	}
+	d.history.Add(history.Event{Kind: history.Operator, Subject: "lvx", Text: "upgrade to " + file})
+	return director.Result{Did: []string{file + " takes over"}, Renews: true}, nil
+}
+
+// rehearse runs a binary with this process's arguments as if it were to serve.
+func rehearse(ctx context.Context, file string) error {
+	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, file, append(os.Args[1:], "--rehearse")...).CombinedOutput()
+	text := guard.Text(strings.TrimSpace(string(out)))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %s", err, text)
+	case !strings.Contains(string(out), Rehearsed):
+		return fmt.Errorf("it says %q", text)
+	}
+	return nil
+}

@@ -58,7 +58,7 @@ var walls = map[string][]string{
 	"pkg/realserver":    {"internal/jsonfile", "pkg/vip"},
 	"pkg/sched":         {},
 	"pkg/vip":           {"internal/jsonfile"},
-	"pkg/vrrp":          {"pkg/vip"},
+	"pkg/vrrp":          {"pkg/vip", "pkg/guard"},
 	"pkg/vrrp/internal": {"pkg/vrrp"}, // a daemon for its tests
 	"testenv":           {everything},
 }

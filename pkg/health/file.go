@@ -2,19 +2,11 @@ package health
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"strconv"
 	"strings"
 
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
-
-// maxNumber is more than a file that holds a number can be long.
-const maxNumber = 64
 
 // fileChecker reads a number that something on this host writes into a file
 // (keepalived's FILE_CHECK with its track_file). Without a factor any number
@@ -36,7 +28,7 @@ func newFile(t Target) (Checker, error) {
 // Check reads the file. It is called from where programs run: a file system
 // may hang.
 func (c *fileChecker) Check(context.Context) error {
-	n, err := ReadNumber(c.path)
+	n, err := guard.ReadNumber(c.path)
 	if err != nil {
 		return fmt.Errorf("file: %w", err)
 	}
@@ -52,32 +44,3 @@ func (c *fileChecker) Check(context.Context) error {
 
 // Weight implements [Weigher].
 func (c *fileChecker) Weight() Weight { return c.weight }
-
-// ReadNumber reads a file that holds a whole number, as the files have that
-// keepalived tracks. A file that does not exist, or is empty, holds 0.
-func ReadNumber(path string) (int, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxNumber))
-	if err != nil {
-		return 0, err
-	}
-	text := strings.TrimSpace(string(b))
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < -maxWeight || n > maxWeight {
-		return 0, fmt.Errorf("%s holds %q (want a whole number)", path, guard.Text(text))
-	}
-	return n, nil
-}
-
-// maxWeight is the largest weight that a real server can have.
-const maxWeight = 65535

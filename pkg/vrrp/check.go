@@ -107,6 +107,9 @@ func (i Instance) Validate() error {
 		return bad("no addresses")
 	}
 	dst := i.groupAddr()
+	if i.Source.IsValid() && i.Source.Is4() != dst.Is4() {
+		return bad("source %s of another family than %s", i.Source, i.Addresses[0])
+	}
 	for _, peer := range i.UnicastPeers {
 		if peer.Is4() != dst.Is4() {
 			return bad("unicast peer %s of another family than %s", peer, i.Addresses[0])
@@ -129,12 +132,12 @@ func (i Instance) groupAddr() netip.Addr {
 }
 
 // advertised lists the VIPs of the first one's family. Those of the other
-// family move with them but are in no advertisement, like keepalived's
-// virtual_ipaddress_excluded.
+// family, and the unadvertised ones, move with them but are in no
+// advertisement, like keepalived's virtual_ipaddress_excluded.
 func (i Instance) advertised() []netip.Addr {
 	addrs := make([]netip.Addr, 0, len(i.Addresses))
 	for _, p := range i.Addresses {
-		if p.Addr().Is4() == i.isIPv4() {
+		if p.Addr().Is4() == i.isIPv4() && !slices.Contains(i.Unadvertised, p.Addr()) {
 			addrs = append(addrs, p.Addr())
 		}
 	}

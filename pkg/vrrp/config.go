@@ -24,11 +24,48 @@ type Instance struct {
 	PreemptDelay   time.Duration  // wait this long before preempting
 	StartupDelay   time.Duration  // stay in backup at least this long after the start
 	UnicastPeers   []netip.Addr   // send to these instead of to 224.0.0.18
+	Source         netip.Addr     // what adverts come from; zero = the first address of the interface that is no VIP
 	Track          []Track        // interfaces whose state counts
 	TrackServices  []string       // names of services that must have a usable real
 	TrackWeight    int            // subtracted from the priority while a tracked service has no usable real; 0 = fault
+	TrackExec      []TrackExec    // programs whose exit status counts
+	TrackFiles     []TrackFile    // files that hold a number which counts
+	TrackProcesses []TrackProcess // programs that must be running
 	SyncGroup      string         // instances of one group fail over together
 	Addresses      []netip.Prefix // the VIPs, with the prefix length they get on the interface
+
+	Unadvertised []netip.Addr          // of the VIPs those that no advert names (keepalived's virtual_ipaddress_excluded)
+	Devices      map[netip.Addr]string // the interface of VIPs that go on another one than Interface
+}
+
+// TrackExec is a program that says whether this host is fit: exit status 0. It
+// runs as an unprivileged user (keepalived's vrrp_script).
+type TrackExec struct {
+	Argv     []string
+	Interval time.Duration // default 1 s
+	Timeout  time.Duration // default Interval
+	Fall     int           // failures in a row until it counts as failed; default 1
+	Rise     int           // passes in a row until it counts as passed again; default 1
+	InitFail bool          // it counts as failed until it has passed
+	// Weight is added to the priority while the program passes if it is above
+	// 0, and while it fails if it is below; 0 = go to fault while it fails.
+	Weight int
+}
+
+// TrackFile is a file that holds a whole number. A file that is not there, or
+// empty, holds 0.
+type TrackFile struct {
+	Path string
+	// Weight times the number is added to the priority; 0 = any number but 0
+	// is a fault.
+	Weight int
+}
+
+// TrackProcess is a program that must be running.
+type TrackProcess struct {
+	Name   string // the name of the command, or the path that it was started by
+	Quorum int    // how many must run; default 1
+	Weight int    // as with [TrackExec]
 }
 
 // Track makes the state of an interface count.

@@ -25,9 +25,10 @@ type connKey struct {
 // loop a plan. It opens and closes the sockets: joining a group takes a
 // kernel lock that others may hold for long.
 type controller struct {
-	router *Router
-	loop   *loop
-	conns  map[connKey]*conn
+	router   *Router
+	loop     *loop
+	trackers *trackers
+	conns    map[connKey]*conn
 }
 
 // plan is everything the loop has to know about the outside.
@@ -36,6 +37,8 @@ type plan struct {
 	items    []item
 	links    links
 	services map[string]bool
+	tracked  readings
+	wait     string // why no backup takes over yet, "" if any may
 }
 
 // item is one wanted instance and what it has on this host.
@@ -62,6 +65,7 @@ func (c *controller) run(ended <-chan struct{}) {
 			for _, conn := range c.conns {
 				conn.close()
 			}
+			c.trackers.set(nil)
 			return
 		case <-c.router.changed:
 			time.Sleep(settle)
@@ -76,8 +80,9 @@ func (c *controller) updatePlan() error {
 	r := c.router
 	r.mu.Lock()
 	want := r.want
-	services := maps.Clone(r.services)
+	services, wait := maps.Clone(r.services), r.holdReason()
 	r.mu.Unlock()
+	c.trackers.set(want)
 	var ls links
 	if len(want) > 0 { // without instances nothing is read: a host may have ten thousand addresses
 		var err error
@@ -86,11 +91,11 @@ func (c *controller) updatePlan() error {
 		}
 	}
 
-	p := plan{seen: seen, links: ls, services: services}
+	p := plan{seen: seen, links: ls, services: services, tracked: c.trackers.snapshot(), wait: wait}
 	for _, i := range want {
 		it := item{cfg: i}
 		if own, ok := ls[i.Interface]; ok {
-			it.holding = own.hasVIPs(i)
+			it.holding = ls.hasVIPs(i)
 			it.conn, it.err = c.openConn(i.Interface, own.index, i.isIPv4())
 		}
 		p.items = append(p.items, it)

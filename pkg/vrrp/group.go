@@ -75,7 +75,7 @@ func (g Group) firstFault() string {
 // allWantMaster reports whether every member is master or wants to be.
 func (g Group) allWantMaster() bool {
 	for _, m := range g {
-		if m.role != Master && !(m.role == Backup && m.wantsMaster) {
+		if m.role != Master && !(m.role == Backup && m.wantsMaster && (m.waiting == "" || m.hasOldVIPs)) {
 			return false
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -125,6 +126,15 @@ func (l *lab) has(host, addr string) bool {
 	return strings.Contains(l.in(host, "ip", "-o", "addr", "show"), " "+addr+"/")
 }
 
+// onDevice reports whether a host has an address on an interface.
+func (l *lab) onDevice(host string, addr netip.Addr, device string) error {
+	l.t.Helper()
+	if out := l.in(host, "ip", "-o", "addr", "show", "dev", device); !strings.Contains(out, " "+addr.String()+"/") {
+		return fmt.Errorf("%s on %s: %s", addr, device, out)
+	}
+	return nil
+}
+
 // eventually waits for something, generously.
 func (l *lab) eventually(what string, f func() bool) {
 	l.t.Helper()
@@ -233,11 +243,21 @@ func keepalivedConf(i vrrp.Instance, self string) string {
 	if len(i.UnicastPeers) > 0 {
 		line(" unicast_src_ip %s\n unicast_peer {\n  %s\n }", self, i.UnicastPeers[0])
 	}
-	line(" virtual_ipaddress {")
-	for _, a := range i.Addresses {
-		line("  %s", a)
+	for _, block := range []string{"virtual_ipaddress", "virtual_ipaddress_excluded"} {
+		line(" %s {", block)
+		for _, a := range i.Addresses {
+			if slices.Contains(i.Unadvertised, a.Addr()) != (block == "virtual_ipaddress_excluded") {
+				continue
+			}
+			dev := i.Devices[a.Addr()]
+			if dev == "" {
+				dev = i.Interface
+			}
+			line("  %s dev %s", a, dev)
+		}
+		line(" }")
 	}
-	line(" }\n}")
+	line("}")
 	return b.String()
 }
 

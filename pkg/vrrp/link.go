@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -48,13 +49,17 @@ func readLinks() (links, error) {
 }
 
 // primaryAddr is the address that advertisements of i come from: the first of
-// the family (IPv6: link-local) that is no VIP. An address owner may have no
-// other than its VIP.
+// the family (IPv6: link-local) that is no VIP, or the configured one if the
+// interface has it. An address owner may have no other than its VIP.
 func (l link) primaryAddr(i Instance) netip.Addr {
 	var own netip.Addr
 	for _, p := range l.addrs {
 		a := p.Addr()
 		switch {
+		case i.Source.IsValid():
+			if a == i.Source {
+				return a
+			}
 		case a.Is4() != i.isIPv4() || a.Is6() && !a.IsLinkLocalUnicast():
 		case !vips.Has(i.Addresses, a):
 			return a
@@ -65,49 +70,100 @@ func (l link) primaryAddr(i Instance) netip.Addr {
 	return own
 }
 
-// hasVIPs reports whether l has all VIPs of i.
-func (l link) hasVIPs(i Instance) bool {
+// hasVIPs reports whether this host has all VIPs of i where they belong.
+func (ls links) hasVIPs(i Instance) bool {
 	for _, p := range i.Addresses {
-		if !vips.Has(l.addrs, p.Addr()) {
+		if !vips.Has(ls[i.device(p.Addr())].addrs, p.Addr()) {
 			return false
 		}
 	}
 	return true
 }
 
-// conditionFor is how the host is for i: the state of its interfaces and of
-// the services it answers for. A service without a report counts
-// as well.
-func (ls links) conditionFor(i Instance, services map[string]bool) Condition {
+// device is the interface that a VIP goes on.
+func (i Instance) device(vip netip.Addr) string {
+	if name, ok := i.Devices[vip]; ok {
+		return name
+	}
+	return i.Interface
+}
+
+// Place is VIPs on one interface.
+type Place struct {
+	Interface string
+	VIPs      []netip.Prefix
+}
+
+// Places lists the VIPs by the interface that they go on.
+func (i Instance) Places() []Place {
+	var places []Place
+	for _, p := range i.Addresses {
+		name := i.device(p.Addr())
+		n := slices.IndexFunc(places, func(at Place) bool { return at.Interface == name })
+		if n < 0 {
+			n = len(places)
+			places = append(places, Place{Interface: name})
+		}
+		places[n].VIPs = append(places[n].VIPs, p)
+	}
+	return places
+}
+
+// linkCondition is how the interfaces are that i cannot do without.
+func (ls links) linkCondition(i Instance) Condition {
 	own, ok := ls[i.Interface]
-	c := Condition{Self: own.primaryAddr(i)}
+	c := Condition{Self: own.primaryAddr(i), IsLink: true}
+	for _, p := range i.Places() {
+		switch l, ok := ls[p.Interface]; {
+		case !ok:
+			c.Fault = "no interface " + p.Interface
+		case !l.up:
+			c.Fault = p.Interface + " is down" // as with keepalived
+		}
+	}
 	switch {
 	case !ok:
 		c.Fault = "no interface " + i.Interface
 	case !own.up:
 		c.Fault = i.Interface + " is down"
+	case c.Fault != "":
+	case !c.Self.IsValid() && i.Source.IsValid():
+		c.Fault = fmt.Sprintf("no address %s on %s", i.Source, i.Interface)
 	case !c.Self.IsValid() && i.isIPv4():
 		c.Fault = "no IPv4 address on " + i.Interface
 	case !c.Self.IsValid():
 		c.Fault = "no IPv6 link-local address on " + i.Interface
 	}
-	weigh := func(weight int, why string) {
-		c.Penalty += weight
-		if weight == 0 && c.Fault == "" {
-			c.Fault = why
-		}
-	}
 	for _, t := range i.Track {
 		if !ls[t.Interface].up {
-			weigh(t.Weight, t.Interface+" is down")
+			c.weigh(-t.Weight, t.Interface+" is down")
 		}
 	}
+	c.IsLink = c.Fault != ""
+	return c
+}
+
+// weigh lets something that is not well take its weight, which is not above
+// 0, off the priority; without a weight it is a fault.
+func (c *Condition) weigh(weight int, why string) {
+	c.Penalty -= weight
+	if weight == 0 && c.Fault == "" {
+		c.Fault = why
+	}
+}
+
+// conditionFor is how the host is for i: the state of its interfaces, of the
+// services that it answers for, and of what else is tracked. A service without
+// a report counts as well.
+func (ls links) conditionFor(i Instance, services map[string]bool, tracked readings) Condition {
+	c := ls.linkCondition(i)
 	for _, s := range i.TrackServices {
 		if usable, known := services[s]; known && !usable {
-			weigh(i.TrackWeight, "no usable real server in "+s)
+			c.weigh(-i.TrackWeight, "no usable real server in "+s)
 			break // one is enough: the weight counts once
 		}
 	}
+	tracked.applyTo(&c, i)
 	return c
 }
 

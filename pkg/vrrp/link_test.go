@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -46,7 +47,7 @@ func TestHolding(t *testing.T) {
 		true:  prefixes("10.99.0.1/24", "10.99.0.101/24", "10.99.0.100/24"),
 		false: prefixes("10.99.0.1/24", "10.99.0.100/24"),
 	} {
-		if got := (link{addrs: addrs}).hasVIPs(i); got != want {
+		if got := (links{"eth0": {addrs: addrs}}).hasVIPs(i); got != want {
 			t.Errorf("%v: holding %v", addrs, got)
 		}
 	}
@@ -86,20 +87,25 @@ func TestCondition(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.want.Self = addrA
-			if got := tt.links.conditionFor(sample(tt.edit), tt.services); got != tt.want {
+			got := tt.links.conditionFor(sample(tt.edit), tt.services, nil)
+			if got.IsLink != strings.HasSuffix(got.Fault, "is down") {
+				t.Errorf("%q is a fault of an interface: %v", got.Fault, got.IsLink)
+			}
+			got.IsLink = false
+			if got != tt.want {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
 	}
-	if got := (links{}).conditionFor(sample(nil), nil); got != (Condition{Fault: "no interface eth0"}) {
+	if got := (links{}).conditionFor(sample(nil), nil, nil); got != (Condition{Fault: "no interface eth0", IsLink: true}) {
 		t.Errorf("without the interface: %+v", got)
 	}
 	bare := links{"eth0": {index: 1, up: true}}
-	if got := bare.conditionFor(sample(nil), nil); got != (Condition{Fault: "no IPv4 address on eth0"}) {
+	if got := bare.conditionFor(sample(nil), nil, nil); got != (Condition{Fault: "no IPv4 address on eth0", IsLink: true}) {
 		t.Errorf("without an address: %+v", got)
 	}
 	v6 := sample(func(i *Instance) { i.Version, i.AuthPass, i.Addresses = 3, "", prefixes("fd99::100/64") })
-	if got := bare.conditionFor(v6, nil); got != (Condition{Fault: "no IPv6 link-local address on eth0"}) {
+	if got := bare.conditionFor(v6, nil, nil); got != (Condition{Fault: "no IPv6 link-local address on eth0", IsLink: true}) {
 		t.Errorf("without a link-local address: %+v", got)
 	}
 }

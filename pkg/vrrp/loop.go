@@ -31,6 +31,8 @@ type loop struct {
 	routers     []*vrouter // in the order of the last plan, those on their way out last
 	links       links
 	services    map[string]bool
+	tracked     readings
+	waitFor     string // why no backup takes over yet
 	stopping    bool
 	workers     sync.WaitGroup
 	queue       *advertQueue  // nil: the kernel cannot, the thread sends every advert itself
@@ -220,7 +222,7 @@ func (l *loop) applyPlan(p plan) map[*conn]bool {
 	if l.stopping {
 		return l.usedConns()
 	}
-	l.links, l.services = p.links, p.services
+	l.links, l.services, l.tracked, l.waitFor = p.links, p.services, p.tracked, p.wait
 	old, now := slices.Clone(l.routers), time.Now()
 	l.routers = nil
 	changed := make([]bool, len(p.items))
@@ -255,24 +257,65 @@ func (l *loop) updateRouter(v *vrouter, it item, changed bool, seen, now time.Ti
 		l.cancelAdverts(v) // before the controller closes the socket
 	}
 	v.conn, v.index = it.conn, l.links[it.cfg.Interface].index
-	cond := l.links.conditionFor(it.cfg, l.services)
-	if cond.Fault == "" && it.err != nil {
-		cond.Fault = it.err.Error()
-	}
-	if cond != v.cond {
-		v.cond = cond
-		l.step(v, cond, now)
-	}
+	v.connErr = it.err
+	l.updateCondition(v, now)
 	switch {
 	case !v.started:
 		v.started = true
-		l.step(v, Start{Self: cond.Self, Holding: it.holding, Resume: it.holding && l.canResume(v)}, now)
+		l.step(v, Start{Self: v.cond.Self, Holding: it.holding, Resume: it.holding && l.canResume(v)}, now)
 	case changed:
 		l.step(v, Configure{Instance: it.cfg}, now)
 	case v.m.Active() && !it.holding && v.isIdle() && seen.After(v.doneAt):
 		l.logLater(slog.LevelWarn, "VIP was removed by someone else", slog.String("instance", v.cfg.Name))
 		l.doAction(v, Take{}, now)
 	}
+}
+
+// updateCondition gives a virtual router the state of the host if that has
+// changed for it.
+func (l *loop) updateCondition(v *vrouter, now time.Time) {
+	cond := l.links.conditionFor(v.cfg, l.services, l.tracked)
+	if cond.Fault == "" && v.connErr != nil {
+		cond.Fault, cond.IsLink = v.connErr.Error(), true
+	}
+	if v.started && v.cond.Fault != "" && v.cond.IsLink && cond.Fault == "" {
+		l.startRecovery(v)
+	}
+	switch {
+	case l.waitFor != "":
+		cond.Wait = l.waitFor
+	case v.recovering:
+		cond.Wait = "checks have not answered since the fault"
+	}
+	if cond != v.cond {
+		v.cond = cond
+		l.step(v, cond, now)
+	}
+}
+
+// recoveryLimit is how long an instance stays backup after a fault, however
+// long checks take.
+const recoveryLimit = 10 * time.Second
+
+// startRecovery keeps a virtual router backup until what is known of the real
+// servers is younger than the fault.
+func (l *loop) startRecovery(v *vrouter) {
+	if l.opts.Recovered == nil {
+		return
+	}
+	v.recovering = true
+	v.recoveries++
+	n := v.recoveries
+	ready := sync.OnceFunc(func() {
+		l.runSoon(func() {
+			if v.recovering && v.recoveries == n {
+				v.recovering = false
+				l.updateCondition(v, time.Now())
+			}
+		})
+	})
+	time.AfterFunc(recoveryLimit, ready)
+	l.opts.Recovered(v.cfg.Name, ready)
 }
 
 // canResume reports whether a lease of an earlier run says that no peer can have
@@ -364,7 +407,7 @@ func (l *loop) handleClaim(addr netip.Addr, by string) {
 	now := time.Now()
 	for _, v := range l.routers {
 		if v.m.Active() && vips.Has(v.cfg.Addresses, addr) {
-			v.setWarning(fmt.Sprintf("another host (%s) uses our address %s", by, addr), now)
+			v.handleClaim(addr, by, now)
 			l.step(v, Rival{}, now)
 		}
 	}

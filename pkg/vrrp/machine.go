@@ -28,6 +28,7 @@ type Machine struct {
 	why     string
 	penalty int    // what tracked things take off the priority
 	fault   string // why nothing may be owned, "" if all is well
+	waiting string // backup: why it does not take over yet; VIPs of an earlier run are not taken over
 
 	active      bool // master: the VIPs are in place, adverts are sent
 	stopping    bool // master: has resigned, waits for a successor
@@ -102,7 +103,7 @@ func (m *Machine) step(in Input, now time.Time) []Action {
 			return m.toBackup(now, "cannot serve: "+in.Err.Error(), false)
 		}
 	case Condition:
-		m.self, m.penalty, m.fault = in.Self, in.Penalty, in.Fault
+		m.self, m.penalty, m.fault, m.waiting = in.Self, in.Penalty, in.Fault, in.Wait
 	case Rival:
 		if m.Active() && !m.stopping {
 			return []Action{Announce{}}

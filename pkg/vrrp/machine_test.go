@@ -412,6 +412,38 @@ func TestPenalty(t *testing.T) {
 	}
 }
 
+// While something is waited for, a backup lets its time pass; then it takes
+// over at once. VIPs that an earlier run has left are not waited with.
+func TestWait(t *testing.T) {
+	s := newSim(1)
+	n := s.add(prio(100))
+	s.start(n)
+	m := n.group[0]
+	s.step(n, m, Condition{Self: n.addr, Wait: "checks"})
+	s.run(20 * sec)
+	if got := s.masters(0); len(got) != 0 || !m.Deadline().IsZero() {
+		t.Errorf("masters %v, next deadline %s", got, m.Deadline())
+	}
+	s.step(n, m, Condition{Self: n.addr})
+	s.run(sec / 10)
+	if got := s.masters(0); !slices.Equal(got, []int{0}) {
+		t.Errorf("masters %v once nothing is waited for", got)
+	}
+	s.step(n, m, Condition{Self: n.addr, Wait: "checks"})
+	s.run(5 * sec)
+	if got := s.masters(0); !slices.Equal(got, []int{0}) {
+		t.Errorf("masters %v: a master has nothing to wait for", got)
+	}
+
+	m = NewMachine(prio(100))
+	g := Group{m}
+	g.Step(m, Condition{Self: addrB, Wait: "checks"}, simStart)
+	g.Step(m, Start{Self: addrB, Holding: true, Resume: true}, simStart)
+	if m.Role() != Master {
+		t.Errorf("role %s with the VIPs of an earlier run", m.Role())
+	}
+}
+
 func TestFailedTakeover(t *testing.T) {
 	s := newSim(1)
 	n := s.add(prio(100))

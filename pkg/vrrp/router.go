@@ -56,6 +56,12 @@ type Options struct {
 	// are, for the next run. Else they go as always. It may block.
 	Left func(instance string) bool
 
+	// Recovered is called when a fault of an interface is over, from the
+	// advert thread: it must not block. The instance stays backup until ready
+	// has been called, ten seconds at most: what was found out about real
+	// servers is as old as the fault.
+	Recovered func(instance string, ready func())
+
 	// Realtime is the SCHED_RR priority of the advert thread, 1 to 99; 0 is
 	// the normal policy. Needs CAP_SYS_NICE; without it the thread runs as
 	// it is.
@@ -72,6 +78,7 @@ type Router struct {
 	mu       sync.Mutex
 	want     []Instance
 	services map[string]bool
+	holds    []*hold       // why no backup takes over yet
 	loop     *loop         // while running
 	changed  chan struct{} // something for the controller to look at
 
@@ -149,6 +156,39 @@ func validateAll(instances []Instance) error {
 	return nil
 }
 
+// hold is a reason to stay backup.
+type hold struct{ why string }
+
+// Hold has every instance that is not master stay backup, for the given
+// reason, until release is called or the limit is over. One whose VIPs an
+// earlier run has left in place goes on all the same.
+func (r *Router) Hold(why string, limit time.Duration) (release func()) {
+	h := &hold{why}
+	r.mu.Lock()
+	r.holds = append(r.holds, h)
+	r.mu.Unlock()
+	r.wakeController()
+	end := sync.OnceFunc(func() {
+		r.mu.Lock()
+		r.holds = slices.DeleteFunc(r.holds, func(o *hold) bool { return o == h })
+		r.mu.Unlock()
+		r.wakeController()
+	})
+	timer := time.AfterFunc(limit, end)
+	return func() {
+		timer.Stop()
+		end()
+	}
+}
+
+// holdReason is why no backup takes over yet. The caller holds mu.
+func (r *Router) holdReason() string {
+	if len(r.holds) == 0 {
+		return ""
+	}
+	return r.holds[0].why
+}
+
 // SetTracked reports whether a service has a usable real server. A service
 // that was never reported counts as well.
 func (r *Router) SetTracked(service string, ok bool) {
@@ -173,9 +213,6 @@ func (r *Router) Claimed(addr netip.Addr, by string) {
 	}
 }
 
-// warningAge is how long a warning outlives its last cause.
-const warningAge = 5 * time.Minute
-
 // Status reports on all instances, in the order of Set.
 func (r *Router) Status() []Status {
 	shown := r.shown.Load()
@@ -187,7 +224,7 @@ func (r *Router) Status() []Status {
 		s := *v.public.Load()
 		s.Dropped = maps.Clone(s.Dropped)
 		s.Peers = slices.Clone(s.Peers)
-		if time.Since(s.warned) > warningAge {
+		if !time.Now().Before(s.warnUntil) {
 			s.Warning = ""
 		}
 		list = append(list, s.Status)
@@ -215,7 +252,7 @@ func (r *Router) Run(ctx context.Context) error {
 		mon.close()
 		return err
 	}
-	c := &controller{router: r, loop: l, conns: map[connKey]*conn{}}
+	c := &controller{router: r, loop: l, conns: map[connKey]*conn{}, trackers: newTrackers(r.log, r.wakeController)}
 	r.setLoop(l)
 
 	var wg sync.WaitGroup

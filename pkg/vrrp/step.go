@@ -30,9 +30,12 @@ type (
 	Failed struct{ Err error }
 	// Condition is the state of the host: with a Fault nothing may be owned,
 	// Penalty is taken off the priority, Self is the primary address.
+	// With a Wait a backup does not become master yet.
 	Condition struct {
 		Fault   string
-		Penalty int
+		IsLink  bool   // the fault is one of an interface
+		Wait    string // why
+		Penalty int    // below 0: it is added
 		Self    netip.Addr
 	}
 	// Rival says that another host was seen to use a VIP, in ARP or NDP.

@@ -20,9 +20,13 @@ type vrouter struct {
 	group   Group
 	cond    Condition
 	conn    *conn
-	index   int // of the interface
+	connErr error // why there is none
+	index   int   // of the interface
 	started bool
 	leaving bool
+
+	recovering bool // a fault of an interface is over, checks have not answered since
+	recoveries int
 
 	worker       *worker
 	wantedGen    uint64 // of the last job given to the worker
@@ -35,7 +39,8 @@ type vrouter struct {
 	peers          map[netip.Addr]Peer
 	dropped        map[Reason]uint64
 	warning        string
-	warned         time.Time
+	warnUntil      time.Time // the cause has ended if it has not come again by then
+	warnsOfClaim   bool      // the cause is another host's ARP
 	rejected       uint64    // rejected since junkSaid
 	rejectedLogged time.Time // when a rejection was last logged
 	errorLogged    time.Time
@@ -45,12 +50,15 @@ type vrouter struct {
 
 type publicStatus struct {
 	Status
-	warned time.Time
+	warnUntil time.Time
 }
 
 const (
 	maxPeers = 16          // remembered per virtual router
 	quiet    = time.Minute // between two log lines about the same trouble
+
+	minWarning   = 10 * time.Second // how long a warning outlives its last cause, at least
+	claimWarning = 30 * time.Second // as claims are reported every ten seconds
 )
 
 func newVrouter(l *loop, it item) *vrouter {
@@ -105,7 +113,7 @@ func (v *vrouter) countRejected(l *loop, why Reason, src netip.Addr, now time.Ti
 	v.dirty = true
 	v.rejected++
 	if what := why.foreignText(); what != "" {
-		v.setWarning(fmt.Sprintf("another host (%s) claims virtual router %d with %s", src, v.cfg.VRID, what), now)
+		v.setWarning(fmt.Sprintf("another host (%s) claims virtual router %d with %s", src, v.cfg.VRID, what), now.Add(max(3*v.cfg.AdvertInterval, minWarning)))
 	}
 	if now.Sub(v.rejectedLogged) >= quiet {
 		l.logLater(slog.LevelWarn, "advertisement rejected", slog.String("instance", v.cfg.Name),
@@ -114,8 +122,26 @@ func (v *vrouter) countRejected(l *loop, why Reason, src netip.Addr, now time.Ti
 	}
 }
 
-func (v *vrouter) setWarning(text string, now time.Time) {
-	v.warning, v.warned, v.dirty = text, now, true
+// setWarning warns until the cause must have come again.
+func (v *vrouter) setWarning(text string, until time.Time) {
+	v.warning, v.warnUntil, v.warnsOfClaim, v.dirty = text, until, false, true
+}
+
+// handleClaim takes note of another host that uses a VIP of v, an active
+// master. While roles change hands, and while another router of this virtual
+// router speaks, that host is a peer which has not heard yet.
+func (v *vrouter) handleClaim(addr netip.Addr, by string, now time.Time) {
+	recent := max(3*v.cfg.AdvertInterval, time.Second)
+	if now.Sub(v.since) < recent {
+		return
+	}
+	for _, p := range v.peers {
+		if now.Sub(p.Seen) < recent {
+			return
+		}
+	}
+	v.setWarning(fmt.Sprintf("another host (%s) uses our address %s", by, addr), now.Add(claimWarning))
+	v.warnsOfClaim = true
 }
 
 // publishStatus makes the current state visible to Status.
@@ -124,7 +150,7 @@ func (v *vrouter) publishStatus() {
 		return
 	}
 	v.dirty = false
-	s := publicStatus{warned: v.warned, Status: Status{
+	s := publicStatus{warnUntil: v.warnUntil, Status: Status{
 		Instance: v.cfg.Name, Role: v.m.Role(), Since: v.since, Why: v.m.why, Priority: v.m.Priority(),
 		Warning: v.warning, Dropped: map[string]uint64{},
 	}}
@@ -154,32 +180,54 @@ func (l *loop) doAction(v *vrouter, a Action, now time.Time) {
 		l.advertise(v, a.Priority, now)
 	case Take:
 		v.wantedGen++
-		v.worker.setJob(job{gen: v.wantedGen, serve: true, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
+		v.worker.setJob(job{gen: v.wantedGen, serve: true, cfg: v.cfg, places: l.placesOf(v), keep: l.vipsOfOthers(v)})
 	case Drop:
 		v.wantedGen++
-		v.worker.setJob(job{gen: v.wantedGen, linger: a.Linger, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
+		v.worker.setJob(job{gen: v.wantedGen, linger: a.Linger, cfg: v.cfg, places: l.placesOf(v), keep: l.vipsOfOthers(v)})
 	case Leave:
 		v.wantedGen++
-		v.worker.setJob(job{gen: v.wantedGen, leave: true, cfg: v.cfg, index: v.index, keep: l.vipsOfOthers(v)})
+		v.worker.setJob(job{gen: v.wantedGen, leave: true, cfg: v.cfg, places: l.placesOf(v), keep: l.vipsOfOthers(v)})
 	case Announce:
 		v.worker.askAnnounce()
 	case Change:
 		v.since = now
+		if v.warnsOfClaim { // it was about the role before
+			v.setWarning("", time.Time{})
+		}
 		l.sendEvent(Event{Instance: v.cfg.Name, Old: a.Old, New: a.New, Why: a.Why, At: now})
 		l.logLater(slog.LevelInfo, "transition", slog.String("instance", v.cfg.Name),
 			slog.String("from", a.Old.String()), slog.String("to", a.New.String()), slog.String("why", a.Why))
 	}
 }
 
-// vipsOfOthers lists the VIPs that other virtual routers of the interface need:
+// place is VIPs and the interface that they go on.
+type place struct {
+	Place
+	index int // of the interface; 0: there is none
+}
+
+// placesOf lists where the VIPs of v go on this host.
+func (l *loop) placesOf(v *vrouter) []place {
+	var all []place
+	for _, p := range v.cfg.Places() {
+		all = append(all, place{p, l.links[p.Interface].index})
+	}
+	return all
+}
+
+// vipsOfOthers lists, by interface, the VIPs that other virtual routers need:
 // while one is on its way out another may have taken over its addresses.
-func (l *loop) vipsOfOthers(v *vrouter) (ps []netip.Prefix) {
+func (l *loop) vipsOfOthers(v *vrouter) map[string][]netip.Prefix {
+	others := map[string][]netip.Prefix{}
 	for _, o := range l.routers {
-		if o != v && o.key.iface == v.key.iface && !o.leaving {
-			ps = append(ps, o.cfg.Addresses...)
+		if o == v || o.leaving {
+			continue
+		}
+		for _, p := range o.cfg.Places() {
+			others[p.Interface] = append(others[p.Interface], p.VIPs...)
 		}
 	}
-	return ps
+	return others
 }
 
 // finishJob is the worker's answer.

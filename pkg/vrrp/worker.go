@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -18,11 +19,11 @@ const linger = 15 * time.Millisecond
 type job struct {
 	gen    uint64 // the newest job counts
 	serve  bool
-	leave  bool // nothing changes but that another run is to find it
 	linger bool // a moment's grace before the VIPs go
+	leave  bool // nothing changes but that another run is to find it
 	cfg    Instance
-	index  int            // of the interface
-	keep   []netip.Prefix // VIPs that another virtual router needs
+	places []place
+	keep   map[string][]netip.Prefix // VIPs that another virtual router needs, by interface
 }
 
 // worker carries out, in order and away from the advert thread, what may
@@ -39,9 +40,9 @@ type worker struct {
 	wake     chan struct{}
 
 	// Owned by run.
-	serving     *job
-	owned       []netip.Prefix
-	native      []netip.Prefix // an address owner's, there before us: never removed
+	serving     bool
+	owned       []place
+	native      map[string][]netip.Prefix // an address owner's by interface, there before us: never removed
 	nativeKnown bool
 }
 
@@ -77,8 +78,10 @@ func (w *worker) run() {
 		if j != nil {
 			w.doJob(*j)
 		}
-		if announce && w.serving != nil && w.opts.Announcer != nil {
-			w.opts.Announcer.Announce(w.serving.cfg.Interface, addrsOf(w.serving.cfg.Addresses))
+		if announce && w.serving && w.opts.Announcer != nil {
+			for _, p := range w.owned {
+				w.opts.Announcer.Announce(p.Interface, addrsOf(p.VIPs))
+			}
 		}
 		if closed {
 			return
@@ -105,8 +108,8 @@ func (w *worker) doJob(j job) {
 		w.done(j.gen, 0, nil)
 		return
 	}
-	if w.serving != nil {
-		w.withdrawVIPs(w.serving.cfg.Interface, w.owned) // at once: it would draw traffic back
+	if w.serving {
+		w.withdrawVIPs(w.owned) // at once: it would draw traffic back
 		if j.linger && w.waitForNewer(linger) {
 			return
 		}
@@ -116,15 +119,18 @@ func (w *worker) doJob(j job) {
 
 // findNative finds out once which addresses an address owner has by itself.
 func (w *worker) findNative(j job) {
-	if w.nativeKnown || j.cfg.Priority != 255 || j.index == 0 {
+	if w.nativeKnown || j.cfg.Priority != 255 {
 		return
 	}
-	have, _, err := vips.List(j.index)
-	if err != nil {
-		return
+	native := map[string][]netip.Prefix{}
+	for _, p := range j.places {
+		have, _, err := vips.List(p.index)
+		if err != nil || p.index == 0 {
+			return
+		}
+		native[p.Interface] = slices.DeleteFunc(slices.Clone(p.VIPs), func(a netip.Prefix) bool { return !vips.Has(have, a.Addr()) })
 	}
-	w.nativeKnown = true
-	w.native = slices.DeleteFunc(slices.Clone(j.cfg.Addresses), func(p netip.Prefix) bool { return !vips.Has(have, p.Addr()) })
+	w.nativeKnown, w.native = true, native
 }
 
 // waitForNewer waits and reports whether there is a newer job by then.
@@ -143,29 +149,51 @@ func (w *worker) takeVIPs(j job) (added int, err error) {
 			return 0, err
 		}
 	}
-	if w.serving != nil {
-		stale := slices.DeleteFunc(slices.Clone(w.owned), func(p netip.Prefix) bool { return vips.Has(j.cfg.Addresses, p.Addr()) })
-		w.withdrawVIPs(w.serving.cfg.Interface, stale)
-		if err := w.removeVIPs(w.serving.index, stale, j.keep); err != nil {
-			return 0, err
-		}
+	stale := without(w.owned, j.places)
+	w.withdrawVIPs(stale)
+	if err := w.removeVIPs(stale, j.keep); err != nil {
+		return 0, err
 	}
-	added, err = vips.Add(j.index, j.cfg.Addresses)
-	w.serving, w.owned = &j, j.cfg.Addresses
-	return added, err
+	var errs []error
+	for _, p := range j.places {
+		n, err := vips.Add(p.index, p.VIPs)
+		added += n
+		errs = append(errs, err)
+	}
+	w.serving, w.owned = true, j.places
+	return added, errors.Join(errs...)
 }
 
-func (w *worker) withdrawVIPs(iface string, ps []netip.Prefix) {
-	if w.opts.Announcer != nil && len(ps) > 0 {
-		w.opts.Announcer.Withdraw(iface, addrsOf(ps))
+// without is what is in a and not at the same place in b.
+func without(a, b []place) []place {
+	var left []place
+	for _, p := range a {
+		p.VIPs = slices.DeleteFunc(slices.Clone(p.VIPs), func(vip netip.Prefix) bool {
+			return slices.ContainsFunc(b, func(o place) bool {
+				return o.Interface == p.Interface && vips.Has(o.VIPs, vip.Addr())
+			})
+		})
+		if len(p.VIPs) > 0 {
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+func (w *worker) withdrawVIPs(places []place) {
+	if w.opts.Announcer == nil {
+		return
+	}
+	for _, p := range places {
+		w.opts.Announcer.Withdraw(p.Interface, addrsOf(p.VIPs))
 	}
 }
 
 // dropVIPs removes the VIPs, of a former run as well, and then silences the
 // data path: the other way round the kernel would answer for it.
 func (w *worker) dropVIPs(j job) error {
-	err := w.removeVIPs(j.index, slices.Concat(j.cfg.Addresses, w.owned), j.keep)
-	w.serving, w.owned = nil, nil
+	err := w.removeVIPs(slices.Concat(j.places, without(w.owned, j.places)), j.keep)
+	w.serving, w.owned = false, nil
 	if w.opts.Deactivate != nil {
 		w.opts.Deactivate(j.cfg.Name)
 	}
@@ -175,12 +203,15 @@ func (w *worker) dropVIPs(j job) error {
 	return err
 }
 
-func (w *worker) removeVIPs(index int, ps, spare []netip.Prefix) error {
-	ps = slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool {
-		return vips.Has(spare, p.Addr()) || vips.Has(w.native, p.Addr())
-	})
-	if index == 0 || len(ps) == 0 {
-		return nil
+func (w *worker) removeVIPs(places []place, keep map[string][]netip.Prefix) error {
+	var errs []error
+	for _, p := range places {
+		ps := slices.DeleteFunc(slices.Clone(p.VIPs), func(a netip.Prefix) bool {
+			return vips.Has(keep[p.Interface], a.Addr()) || vips.Has(w.native[p.Interface], a.Addr())
+		})
+		if p.index != 0 && len(ps) > 0 {
+			errs = append(errs, vips.Remove(p.index, ps))
+		}
 	}
-	return vips.Remove(index, ps)
+	return errors.Join(errs...)
 }

@@ -57,8 +57,15 @@ func withWorker(t *testing.T, f func(w *worker, r *recorder, j job)) {
 		w := newWorker(r.options(), func(gen uint64, added int, err error) {
 			r.note(fmt.Sprintf("done %d added %d error %v, with", gen, added, err))
 		})
-		f(w, r, job{cfg: sample(func(i *Instance) { i.Addresses = prefixes("10.99.0.100/24", "10.99.0.101/24") }), index: index})
+		j := job{cfg: sample(func(i *Instance) { i.Addresses = prefixes("10.99.0.100/24", "10.99.0.101/24") })}
+		f(w, r, j.at(index))
 	})
+}
+
+// at places the VIPs of a job on eth0.
+func (j job) at(index int) job {
+	j.places = []place{{Place{"eth0", j.cfg.Addresses}, index}}
+	return j
 }
 
 func (j job) with(gen uint64, serve bool, edit func(*job)) job {
@@ -95,7 +102,10 @@ func TestWorkerWithoutDataPath(t *testing.T) {
 func TestWorkerChangesVIPs(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
 		w.doJob(j.with(1, true, nil))
-		w.doJob(j.with(2, true, func(j *job) { j.cfg.Addresses = prefixes("10.99.0.101/24", "10.99.0.102/24") }))
+		w.doJob(j.with(2, true, func(j *job) {
+			j.cfg.Addresses = prefixes("10.99.0.101/24", "10.99.0.102/24")
+			*j = j.at(r.index)
+		}))
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24", "10.99.0.102/24")
 		if !slices.Contains(r.calls, "withdraw 1 of 2") {
 			t.Errorf("calls %q, want the VIP that goes withdrawn first", r.calls)
@@ -106,7 +116,7 @@ func TestWorkerChangesVIPs(t *testing.T) {
 func TestWorkerSparesWhatOthersNeed(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
 		w.doJob(j.with(1, true, nil))
-		w.doJob(j.with(2, false, func(j *job) { j.keep = prefixes("10.99.0.101/32") }))
+		w.doJob(j.with(2, false, func(j *job) { j.keep = map[string][]netip.Prefix{"eth0": prefixes("10.99.0.101/32")} }))
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.101/24")
 	})
 }
@@ -169,7 +179,7 @@ func TestWorkerRun(t *testing.T) {
 	}
 	calls = nil
 	w = newWorker(w.opts, w.done)
-	w.serving = &job{cfg: sample(nil)}
+	w.serving, w.owned = true, job{cfg: sample(nil)}.at(1).places
 	w.askAnnounce()
 	w.close()
 	w.run()

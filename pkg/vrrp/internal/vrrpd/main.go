@@ -27,19 +27,24 @@ func main() {
 	conf := flag.String("conf", "", "JSON file with a list of instances")
 	realtime := flag.Int("realtime", 0, "SCHED_RR priority of the advert thread")
 	busy := flag.Int("busy", 0, "goroutines that burn CPU and allocate, as a reload would")
+	ready := flag.Duration("ready", 0, "how long after a fault real servers count as asked")
 	flag.Parse()
-	if err := run(*conf, *realtime, *busy); err != nil {
+	if err := run(*conf, *realtime, *busy, *ready); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(conf string, realtime, busy int) error {
+func run(conf string, realtime, busy int, after time.Duration) error {
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
 	router := vrrp.NewRouter(vrrp.Options{
 		Log: log, Announcer: &arp{log: log, series: map[netip.Addr]int{}}, Realtime: realtime,
 		Activate:   func(i string) error { log.Info("activate", "instance", i); return nil },
 		Deactivate: func(i string) { log.Info("deactivate", "instance", i) },
+		Recovered: func(i string, ready func()) {
+			log.Info("recovered", "instance", i)
+			time.AfterFunc(after, ready)
+		},
 	})
 	if err := load(router, conf); err != nil {
 		return err

@@ -38,7 +38,7 @@ func (r RoleHooks) Commands(role string) [][]string {
 	return r.Stop
 }
 
-// Programs lists the programs of all hooks, each once.
+// Programs lists the programs of all hooks and of VRRP's track_exec, each once.
 func (c *Config) Programs() []string {
 	var all []string
 	add := func(commands ...[][]string) {
@@ -58,6 +58,9 @@ func (c *Config) Programs() []string {
 	for _, inst := range c.VRRP {
 		r := c.RoleHooks[inst.Name]
 		add(r.Master, r.Backup, r.Fault, r.Stop)
+		for _, t := range inst.TrackExec {
+			add([][]string{t.Argv})
+		}
 	}
 	return all
 }

@@ -46,12 +46,16 @@ func (d *decoder) router(c *cursor, interfaces []string) router {
 	r.PreemptDelay = get(o, "preempt_delay", 0, duration(0, maxDelay, time.Millisecond))
 	r.StartupDelay = get(o, "startup_delay", 0, duration(0, maxDelay, time.Millisecond))
 	r.UnicastPeers = get(o, "unicast_peers", nil, addresses("peer"))
+	r.Source = get(o, "unicast_source", netip.Addr{}, address)
 	r.Track = get(o, "track_interfaces", nil, list(track))
 	r.TrackServices = get(o, "track_services", nil, list(name))
 	r.TrackWeight = get(o, "track_weight", 0, number(0, maxLoss))
 	r.hooks = get(o, "hooks", RoleHooks{}, roleHooks)
+	r.TrackExec = get(o, "track_exec", nil, list(trackExec))
+	r.TrackFiles = get(o, "track_file", nil, list(trackFile))
+	r.TrackProcesses = get(o, "track_process", nil, list(trackProcess))
 	r.SyncGroup = get(o, "sync_group", "", name)
-	r.Addresses = need(o, "addresses", "the VIPs, [192.0.2.1/24], for example", list(vip))
+	r.vips(need(o, "addresses", "the VIPs, [192.0.2.1/24], for example", list(routerVIP)))
 	if o.done() {
 		r.compare()
 	}
@@ -145,9 +149,15 @@ func (r *router) compare() {
 	r.compareVersion(own)
 	advertised := 0
 	for _, a := range r.Addresses {
-		if family(a.Addr()) == own {
+		if family(a.Addr()) == own && !slices.Contains(r.Unadvertised, a.Addr()) {
 			advertised++
 		}
+	}
+	if advertised == 0 {
+		o.at("addresses").errorf("no %s address that is advertised (want at least one: an advertisement cannot be empty)", own)
+	}
+	if r.Source.IsValid() && family(r.Source) != own {
+		o.at("unicast_source").errorf("%s with the address %s (want the family of the first address)", r.Source, r.Addresses[0])
 	}
 	if advertised > maxVIPs {
 		o.at("addresses").errorf("%d %s addresses (want at most %d, which is what an advertisement holds)", advertised, own, maxVIPs)

@@ -104,7 +104,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.monitor = health.NewMonitor(health.Options{
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
-	d.router = newRouter(d.announce, d.backend, o.Log)
+	d.router = newRouter(d.announce, d.backend, d.monitor, o.Log)
 	d.router.canLease = d.canLease
 	d.director = director.New(director.Options{
 		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,

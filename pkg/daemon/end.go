@@ -147,11 +147,13 @@ func purgeAddresses(ctx context.Context, cfg *config.Config) error {
 func purgeRouters(cfg *config.Config) error {
 	var errs []error
 	for _, inst := range cfg.VRRP {
-		link, err := net.InterfaceByName(inst.Interface)
-		if err != nil || inst.Priority == 255 {
-			continue
+		for _, place := range inst.Places() {
+			link, err := net.InterfaceByName(place.Interface)
+			if err != nil || inst.Priority == 255 {
+				continue
+			}
+			errs = append(errs, vip.Remove(link.Index, place.VIPs))
 		}
-		errs = append(errs, vip.Remove(link.Index, inst.Addresses))
 	}
 	return errors.Join(errs...)
 }

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/neigh"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
@@ -19,18 +21,22 @@ type router struct {
 	leaser   lb.Leaser          // nil: the data path knows no leases
 	canLease bool               // the data path falls silent when a lease ends
 	director *director.Director // set before Run
+	monitor  *health.Monitor
 	log      *slog.Logger
 
 	mu     sync.Mutex
 	places map[string]vrrp.Instance // also of instances that are on their way out
 }
 
+// verdictLimit is how long verdicts may take; VRRP itself waits no longer.
+const verdictLimit = 10 * time.Second
+
 // advertPriority is that of the thread that sends adverts: any real-time
 // priority keeps ordinary load from delaying them.
 const advertPriority = 1
 
-func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
-	r := &router{announce: a, log: log, places: map[string]vrrp.Instance{}}
+func newRouter(a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Logger) *router {
+	r := &router{announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}}
 	o := vrrp.Options{
 		Log: log, Announcer: a, Activate: r.activate, Deactivate: r.deactivate, Realtime: advertPriority,
 	}
@@ -45,6 +51,7 @@ func newRouter(a *neigh.Announcer, b lb.Backend, log *slog.Logger) *router {
 		}
 	}
 	o.Left = r.leftBehind
+	o.Recovered = r.recovered
 	r.Router = vrrp.NewRouter(o)
 	return r
 }
@@ -68,14 +75,28 @@ func (r *router) deactivate(instance string) {
 	r.mu.Lock()
 	at := r.places[instance]
 	r.mu.Unlock()
-	vips := make([]netip.Addr, 0, len(at.Addresses))
-	for _, p := range at.Addresses {
-		vips = append(vips, p.Addr())
+	for _, place := range at.Places() {
+		vips := make([]netip.Addr, 0, len(place.VIPs))
+		for _, p := range place.VIPs {
+			vips = append(vips, p.Addr())
+		}
+		r.announce.Withdraw(place.Interface, vips)
 	}
-	r.announce.Withdraw(at.Interface, vips)
 	if err := r.director.Deactivate(instance); err != nil {
 		r.log.Warn("data path still active for an instance that is not master", "component", "vrrp", "instance", instance, "err", err)
 	}
+}
+
+// recovered keeps an instance backup until every real server has been asked
+// since the fault that is now over.
+func (r *router) recovered(_ string, ready func()) {
+	since := time.Now()
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), verdictLimit)
+		defer cancel()
+		r.monitor.AwaitVerdicts(ctx, since)
+		ready()
+	}()
 }
 
 // lease runs on the thread that sends adverts: it must not wait.

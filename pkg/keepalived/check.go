@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/lvx-lb/lvx/pkg/health"
 )
@@ -208,13 +210,11 @@ func (m *mapper) webChecks(s *Statement, a asked, to target) []*check {
 	for _, st := range s.Block {
 		switch st.Word {
 		case "virtualhost":
-			st.mark(Mapped, "")
-			host = st.arg(0)
+			host = hostName(st)
 		case "enable_sni":
 			asksName = or(false, truth(st))
 		case "sni_name":
-			st.mark(Mapped, "")
-			sni = st.arg(0)
+			sni = hostName(st)
 		}
 	}
 	var all []*check
@@ -260,8 +260,7 @@ func readURL(c *check, url *Statement) (host string) {
 			}
 			c.put("path", "%s", scalar(p))
 		case "virtualhost":
-			st.mark(Mapped, "")
-			host = st.arg(0)
+			host = hostName(st)
 		case "status_code":
 			codes = readStatus(st)
 		case "digest":
@@ -292,6 +291,17 @@ func readURL(c *check, url *Statement) (host string) {
 		c.put("status", "%s", scalar(strings.Join(codes, ",")))
 	}
 	return host
+}
+
+// hostName reads the name of a web server.
+func hostName(st *Statement) string {
+	name := st.arg(0)
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == utf8.RuneError }) {
+		st.mark(Lost, "not a name that a Host header can have")
+		return ""
+	}
+	st.mark(Mapped, "")
+	return name
 }
 
 // readStatus reads codes and ranges of codes.

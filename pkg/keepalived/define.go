@@ -28,10 +28,15 @@ func (x *lexer) define(line string) bool {
 		if f == nil || f.at == len(f.lines) {
 			break
 		}
+		isEmpty := strings.TrimRight(f.lines[f.at], "\r") == ""
 		next, _ := f.next(x)
-		if next != "" {
-			x.note("$"+name, "definition, continued", Mapped)
+		if isEmpty {
+			break
 		}
+		if next == "" { // a comment
+			continue
+		}
+		x.note("$"+name, "definition, continued", Mapped)
 		next, isOpen = strings.CutSuffix(next, `\`)
 		if next = strings.TrimRight(next, " \t"); next != "" {
 			lines = append(lines, next)
@@ -125,12 +130,19 @@ func (x *lexer) value(r reference) ([]string, bool) {
 	switch r.name {
 	case "_PWD":
 		return []string{x.directory()}, true
-	case "_RANDOM", "_ENV":
-		if r.hasBraces {
-			x.note("${"+r.name+"}", "has no value here: replace it by the one it had", Lost)
-			return []string{""}, true
+	case "_RANDOM":
+		least := "0"
+		if words := strings.Fields(r.words); len(words) > 0 {
+			least = words[0]
 		}
-		return nil, false
+		x.note("${_RANDOM}", "always "+printable(least), Changed)
+		return []string{least}, true
+	case "_ENV":
+		if !r.hasBraces {
+			return nil, false
+		}
+		x.note("${_ENV}", "the environment is not asked: replace it by the value it had", Lost)
+		return []string{""}, true
 	}
 	v, ok := x.defs[r.name]
 	return v, ok && r.words == ""

@@ -227,8 +227,7 @@ func (v *virtual) readBlock(s *Statement, where netip.AddrPort) realBlock {
 		case "lthreshold":
 			r.limits[1] = first(count(c, 0, 1<<32-1), r.limits[1])
 		case "virtualhost":
-			c.mark(Mapped, "")
-			r.host = c.arg(0)
+			r.host = hostName(c)
 		case "notify_up", "notify_down":
 			r.hooks = takeHook(r.hooks, strings.TrimPrefix(c.Word, "notify_"), c)
 		}

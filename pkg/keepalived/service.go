@@ -216,8 +216,7 @@ func (v *virtual) rules(c *Statement) bool {
 		c.mark(Mapped, "")
 		v.inhibit = true
 	case "virtualhost":
-		c.mark(Mapped, "")
-		v.host = c.arg(0)
+		v.host = hostName(c)
 	case "ip_family":
 		c.mark(Harmless, "the addresses say it")
 	case "omega":

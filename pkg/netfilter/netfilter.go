@@ -20,6 +20,10 @@ type Reader struct {
 	asked  []lb.Listener
 	on     []string
 	answer []string
+
+	marksKnown bool // what follows is an answer to Marks
+	marksGen   uint32
+	marks      []lb.MarkRules
 }
 
 // maxRules is how many rules one answer names.

@@ -109,7 +109,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.director = director.New(director.Options{
 		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
-		Firewall: firewall(d.backend), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
+		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
 		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused,
 	})
 	d.router.director = d.director

@@ -31,7 +31,7 @@ func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err e
 	}
 	err = d.do(ctx, func(context.Context) error {
 		next, dropped := d.runtime.rebase(cfg)
-		lines = append(d.diff(next.merge(cfg)), next.describeAll(dropped)...)
+		lines = append(d.diff(next.merge(cfg, d.marks)), next.describeAll(dropped)...)
 		if err := d.refuseFixedKeys(cfg); err != nil {
 			lines = append(lines, err.Error())
 		} else {

@@ -93,6 +93,7 @@ type Options struct {
 	Refused error
 
 	Firewall Firewall // nil = nothing gets past it
+	Marks    Marks    // nil = services by mark have no listeners
 
 	ProbeVIP bool   // see [Targets]
 	Version  string // for status
@@ -117,9 +118,10 @@ type Director struct {
 	current       atomic.Pointer[config.Config] // that is in force, for every goroutine
 	leases        atomic.Pointer[map[string]uint32]
 
-	reloading sync.Mutex // the file that is read last is in force last
-	warnings  *warnings.Registry
-	history   *history.Log
+	markReading sync.Mutex // guards opt.Marks
+	reloading   sync.Mutex // the file that is read last is in force last
+	warnings    *warnings.Registry
+	history     *history.Log
 
 	// Owned by the goroutine of Run.
 	cfg           *config.Config
@@ -128,6 +130,7 @@ type Director struct {
 	broken        map[string]string // files that were broken, and where they are now; not changed once Run serves
 	file          *config.Config    // as it was read; cfg is the file with the runtime layer
 	runtime       Runtime           // the layer
+	marks         marks
 	overrides     Overrides
 	out           Outcome
 	canHoldVIPs   bool            // the servers are found, or had their time: VIPs may attract traffic
@@ -231,6 +234,9 @@ func (d *Director) Run(ctx context.Context) error {
 	}
 	close(d.applied)
 	d.keepNotes(ctx, workers.Go)
+	if d.opt.Marks != nil {
+		workers.Go(func() { d.watchMarks(ctx) })
+	}
 	if d.opt.Firewall != nil {
 		workers.Go(func() { d.watchFirewall(ctx) })
 	}

@@ -115,7 +115,7 @@ func (d *Director) noteRefusal(err error, uid *uint32) {
 // renew has the daemon start anew with cfg, and says what that changes.
 func (d *Director) renew(cfg *config.Config, uid *uint32) (did []string) {
 	next, dropped := d.runtime.rebase(cfg)
-	did = append(d.diff(next.merge(cfg)), next.describeAll(dropped)...)
+	did = append(d.diff(next.merge(cfg, d.marks)), next.describeAll(dropped)...)
 	did = append(did, d.describeRenewal(cfg)...)
 	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(did), UID: uid})
 	d.opt.Renew(cfg)

@@ -139,8 +139,8 @@ func (p Patch) String() string {
 
 // merge is the configuration that runs: the file's with the layer. Neither is
 // changed; what did not change is shared. A file that refuses edits has its say,
-// and the layer waits.
-func (rt *Runtime) merge(file *config.Config) *config.Config {
+// and the layer waits. Services by mark listen where the marks' rules say.
+func (rt *Runtime) merge(file *config.Config, m marks) *config.Config {
 	if rt.IsEmpty() || file.RuntimeEdits == config.RefuseEdits {
 		return file
 	}
@@ -161,6 +161,7 @@ func (rt *Runtime) merge(file *config.Config) *config.Config {
 	for i := range rt.Services {
 		cfg.Services = append(cfg.Services, rt.Services[i].config())
 	}
+	m.addListeners(cfg.Services, rt)
 	for i, to := range []*time.Duration{&cfg.Timeouts.TCP, &cfg.Timeouts.TCPFin, &cfg.Timeouts.UDP} {
 		if n := rt.Timeouts[i]; n != 0 {
 			*to = time.Duration(n) * time.Second

@@ -313,7 +313,7 @@ func TestRuntimeProperties(t *testing.T) {
 			}
 			rt = table.layer()
 		}
-		running := rt.merge(file)
+		running := rt.merge(file, nil)
 		again, dropped := rt.rebase(file)
 		if diff := cmp.Diff(rt, again, compareAddrs); diff != "" || len(dropped) > 0 {
 			t.Fatalf("rebased on the same file (-layer +rebased), dropped %v:\n%s", dropped, diff)
@@ -323,7 +323,7 @@ func TestRuntimeProperties(t *testing.T) {
 		if !next.IsEmpty() {
 			t.Fatalf("a file that says what runs needs a layer: %+v", next)
 		}
-		if diff := cmp.Diff(running.Services, next.merge(running).Services, compareAddrs); diff != "" {
+		if diff := cmp.Diff(running.Services, next.merge(running, nil).Services, compareAddrs); diff != "" {
 			t.Fatalf("-running +exported:\n%s", diff)
 		}
 	})

@@ -28,7 +28,14 @@ var ErrRuntimeRefused = errors.New("edits by ipvsadm are refused (runtime: refus
 func (d *Director) Edit(ctx context.Context, commands []ipvsadm.Command) (r ipvsadm.Result, err error) {
 	var added []netip.Addr
 	uid := uidOf(ctx)
+	var read marks
+	if d.opt.Marks != nil && slices.ContainsFunc(commands, func(c ipvsadm.Command) bool { return c.Key.Mark != 0 }) {
+		read = d.readMarks()
+	}
 	err = d.do(ctx, func(ctx context.Context) error {
+		if read != nil {
+			d.marks = read
+		}
 		if d.file.RuntimeEdits == config.RefuseEdits {
 			return ErrRuntimeRefused
 		}
@@ -116,7 +123,7 @@ func (d *Director) edit(ctx context.Context, commands []ipvsadm.Command, uid *ui
 func (d *Director) adoptRuntime(ctx context.Context, next Runtime, overrides Overrides, uid *uint32) error {
 	kept := d.overrides
 	d.overrides = overrides
-	if err := d.adoptConfig(ctx, next.merge(d.file)); err != nil {
+	if err := d.adoptConfig(ctx, next.merge(d.file, d.marks)); err != nil {
 		d.overrides = kept
 		return err
 	}
@@ -201,7 +208,10 @@ func (d *Director) loadRuntime() {
 	next, dropped := stored.rebase(d.file)
 	d.noteDropped(dropped)
 	d.runtime = next
-	d.cfg = next.merge(d.file)
+	if d.opt.Marks != nil && next.hasMarks() {
+		d.marks = d.readMarks()
+	}
+	d.cfg = next.merge(d.file, d.marks)
 }
 
 // noteDropped says which edits a file has made needless.
@@ -218,7 +228,7 @@ func (d *Director) noteDropped(services []string) {
 // runtime layer on it as far as it still differs, and says what changes.
 func (d *Director) adoptFile(ctx context.Context, file *config.Config) (did []string, err error) {
 	next, dropped := d.runtime.rebase(file)
-	cfg := next.merge(file)
+	cfg := next.merge(file, d.marks)
 	did = d.diff(cfg)
 	if err := d.adoptConfig(ctx, cfg); err != nil {
 		return did, err

@@ -141,7 +141,7 @@ func (d *Director) status(obs lb.Observed) Status {
 	for i, p := range d.out.Services {
 		st.Services = append(st.Services, serviceStatus(d.cfg.Services[i], p, seen[p.Name]))
 		if d.file.RuntimeEdits != config.RefuseEdits {
-			st.Services[i].Runtime = d.runtime.describe(p.Name)
+			st.Services[i].Runtime = d.runtime.describe(p.Name) + d.marks.describe(&d.cfg.Services[i], &d.runtime)
 		}
 	}
 	st.Edits = d.runtime.Changes()

@@ -152,6 +152,7 @@ type Real struct {
 type Service struct {
 	Name        string
 	Listeners   []Listener
+	Condition   string // what the firewall asks of the mark's packets and no listener can express, "" for nothing
 	Mark        uint32 // firewall mark; 0 only where the service is listed by address (see [Service.ByMark])
 	Scheduler   Scheduler
 	Flags       SchedFlags

@@ -168,12 +168,12 @@ func assignMarks(s lb.State, before map[string]uint32) map[string]uint32 {
 // check finds what IPVS cannot do.
 func check(svc lb.Service) error {
 	var errs []error
-	if len(svc.Listeners) == 0 {
+	if len(svc.Listeners) == 0 && svc.Mark == 0 {
 		errs = append(errs, errors.New("no listener"))
 	}
 	seen := map[netip.AddrPort]bool{}
 	for _, r := range svc.Reals {
-		if !slices.ContainsFunc(svc.Listeners, func(l lb.Listener) bool { return l.Addr.Is4() == r.Addr.Is4() }) {
+		if len(svc.Listeners) > 0 && !slices.ContainsFunc(svc.Listeners, func(l lb.Listener) bool { return l.Addr.Is4() == r.Addr.Is4() }) {
 			errs = append(errs, fmt.Errorf("real %s: no listener of its address family (IPVS does not translate between IPv4 and IPv6)", r.Addr))
 		}
 		if r.Lower > r.Upper && r.Upper != 0 {
@@ -212,7 +212,7 @@ func virtuals(svc lb.Service, standby map[netip.Addr]bool, mark uint32) []virtua
 				mine = append(mine, l)
 			}
 		}
-		if len(mine) == 0 {
+		if len(mine) == 0 && !isForeignMark(svc, family) {
 			continue
 		}
 		v := virtual{name: svc.Name, svc: kernelService(svc, family)}
@@ -225,6 +225,18 @@ func virtuals(svc lb.Service, standby map[netip.Addr]bool, mark uint32) []virtua
 		vs = append(vs, v)
 	}
 	return vs
+}
+
+// isForeignMark reports whether somebody else's rules mark the packets of svc:
+// it has no listener, and its family is that of its reals.
+func isForeignMark(svc lb.Service, family ipvs.AddressFamily) bool {
+	if svc.Mark == 0 || len(svc.Listeners) > 0 {
+		return false
+	}
+	if len(svc.Reals) == 0 {
+		return family == ipvs.INET
+	}
+	return familyOf(svc.Reals[0].Addr) == family
 }
 
 func familyOf(a netip.Addr) ipvs.AddressFamily {

@@ -229,6 +229,9 @@ func Supports(s lb.Service) error {
 
 // Cannot tells in a few words why a service cannot run here: "" if it can.
 func Cannot(s lb.Service) string {
+	if s.Condition != "" {
+		return fmt.Sprintf("mark %d: %s", s.Mark, s.Condition)
+	}
 	for _, l := range s.Listeners {
 		if l.Addr.Is6() {
 			return "IPv6 listener " + l.String()

@@ -35,6 +35,8 @@ func (d *recorder) note(call string) error {
 	return d.err
 }
 
+func (d *recorder) Ping(context.Context) error { return d.err }
+
 func (d *recorder) Status(context.Context) (director.Status, error) { return testStatus(), d.err }
 
 func (d *recorder) List(_ context.Context, w director.Want) (director.Listing, error) {

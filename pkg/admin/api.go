@@ -17,6 +17,7 @@ type Director interface {
 	List(ctx context.Context, want director.Want) (director.Listing, error)
 	Explain(ctx context.Context, p lb.Packet) (lb.Explanation, error)
 	Trace(ctx context.Context, f lb.TraceFilter, keep int) (lb.Trace, error)
+	Ping(ctx context.Context) error
 	Diff(ctx context.Context, text []byte) ([]string, error)
 	History(f history.Filter) []history.Event
 	Edit(ctx context.Context, commands []ipvsadm.Command) (ipvsadm.Result, error)

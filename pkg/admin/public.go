@@ -1,75 +1,105 @@
 package admin
 
 import (
-	"html/template"
+	"context"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/lvx-lb/lvx/pkg/director"
+	"golang.org/x/net/netutil"
+
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
-// public is what the TCP listener answers: GET, and nothing that changes or
-// lists clients.
-func (s *Server) public() http.Handler {
+// Bounds of the TCP listener, where anybody may ask: connections that are open
+// at a time, and how long one may do nothing, or not read.
+const (
+	maxConnections = 64
+	publicIdle     = 10 * time.Second
+	publicWrite    = 20 * time.Second
+)
+
+// public answers on a TCP listener until ctx ends: GET and HEAD, and nothing
+// that changes or lists clients.
+func (s *Server) public(ctx context.Context, l net.Listener) error {
+	srv := s.server(ctx, s.publicHandler())
+	srv.IdleTimeout, srv.WriteTimeout = publicIdle, publicWrite
+	srv.BaseContext = func(net.Listener) context.Context { return ctx } // streams end with ctx
+	return s.serve(ctx, srv, netutil.LimitListener(l, maxConnections))
+}
+
+func (s *Server) publicHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", s.metrics())
-	mux.HandleFunc("/{$}", s.page)
+	mux.HandleFunc("/healthz", s.healthz)
+	mux.Handle("/{$}", s.byKnownName(http.HandlerFunc(servePage)))
+	mux.Handle("/events", s.byKnownName(&streams{director: s.opt.Director}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet {
-			w.Header().Set("Allow", http.MethodGet)
-			http.Error(w, "GET only", http.StatusMethodNotAllowed)
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "GET and HEAD only", http.StatusMethodNotAllowed)
 			return
 		}
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		h.Set("Content-Security-Policy", pagePolicy)
 		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
 		mux.ServeHTTP(w, r)
 	})
 }
 
-func (s *Server) page(w http.ResponseWriter, r *http.Request) {
-	st, err := s.opt.Director.Status(r.Context())
-	if err != nil {
+func servePage(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = io.WriteString(w, page) // whoever asked has gone
+}
+
+// healthz answers whether the director does: 200 or 503.
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), scrapeTimeout)
+	defer cancel()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if err := s.opt.Director.Ping(ctx); err != nil {
 		http.Error(w, guard.Text(err.Error()), http.StatusServiceUnavailable)
 		return
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	if err := statusPage.Execute(w, st); err != nil {
-		s.log.Debug("page not sent", "err", err)
-	}
+	fmt.Fprintln(w, "ok")
 }
 
-// statusPage is plain on purpose: no script, no image, nothing to load.
-// html/template escapes; "text" bounds what came from outside.
-var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
-	"text": guard.Text,
-	"real": func(r director.RealStatus) string { return director.RealName(netip.AddrPortFrom(r.Addr, r.Port)) },
-	"ago":  func(st director.Status, t time.Time) string { return age(st.Now, t) },
-}).Parse(`<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>lvx</title>
-<style>body{font-family:monospace}td,th{padding:0 1em 0 0;text-align:left}.down,.FAULT{color:#b00}</style></head><body>
-<h1>lvx {{text .Version}}</h1>
-<p>{{text .Backend}} {{text .Mode}}, up {{ago . .Started}}{{with .Detail}}: {{text .}}{{end}}</p>
-{{with .Fault}}<p class="down">not applied: {{text .}}</p>{{end}}
-{{with .Reload.Error}}<p class="down">reload refused: {{text .}}</p>{{end}}
-{{range .Warnings}}<p>warning: {{text .Subject}}: {{text .Text}}{{with .Cure}} ({{text .}}){{end}}</p>{{end}}
-{{$st := .}}{{if .VRRP}}<h2>VRRP</h2><table><tr><th>instance</th><th>role</th><th>since</th><th>priority</th><th>why</th></tr>
-{{range .VRRP}}<tr><td>{{.Instance}}</td><td class="{{.Role}}">{{.Role}}</td><td>{{ago $st .Since}}</td><td>{{.Priority}}</td><td>{{text .Why}} {{text .Warning}}</td></tr>
-{{end}}</table>{{end}}
-{{range $s := .Services}}<h2>{{.Name}}</h2><p class="{{.State}}">{{.State}}, {{.Scheduler}},{{range .Listeners}} {{.}}{{end}}{{with .BackendReason}}, {{$s.Backend}}: {{text .}}{{end}}{{with .Reason}}: {{text .}}{{end}}</p>
-<table><tr><th>real</th><th>state</th><th>weight</th><th>since</th><th>reason</th></tr>
-{{range .Reals}}<tr class="{{.State}}"><td>{{real .}}</td><td>{{.State}}</td><td>{{.Weight}}</td><td>{{ago $st .Since}}</td><td>{{text .Reason}}</td></tr>
-{{end}}</table>
-{{end}}</body></html>
-`))
-
-// age is how long ago t was, "" if it never was.
-func age(now, t time.Time) string {
-	if t.IsZero() {
-		return ""
+// byKnownName refuses requests that name a host which is not known to be this
+// one: a foreign page could else read h through a name of its own that leads
+// here (DNS rebinding).
+func (s *Server) byKnownName(h http.Handler) http.Handler {
+	names := append(slices.Clone(s.opt.Hosts), "localhost")
+	if own, err := os.Hostname(); err == nil {
+		short, _, _ := strings.Cut(own, ".")
+		names = append(names, own, short)
 	}
-	return now.Sub(t).Truncate(time.Second).String()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isKnownName(r.Host, names) {
+			http.Error(w, "unknown host name (admin.hosts has those by which this page may be asked for)", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// isKnownName reports whether a Host header is an address, or one of names.
+func isKnownName(host string, names []string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.TrimSuffix(strings.Trim(name, "[]"), ".")
+	if _, err := netip.ParseAddr(name); err == nil {
+		return true
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }

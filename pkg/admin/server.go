@@ -16,6 +16,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Options are what a [Server] works with.
@@ -25,7 +26,11 @@ type Options struct {
 	Listen   string                                                            // address of the TCP listener; "" = none
 	Upgrade  func(ctx context.Context, binary string) (director.Result, error) // nil = there is no such command
 	Ready    <-chan struct{}                                                   // nothing is opened before; nil = at once
+	Hosts    []string                                                          // names that the page may be asked by (see public)
 	Log      *slog.Logger
+	Warnings *warnings.Registry // nil = the log alone hears of what is wrong
+
+	NoRealMetrics bool // no series for each real: there may be too many
 }
 
 // Server answers on the socket and on the TCP listener.
@@ -33,6 +38,8 @@ type Server struct {
 	opt Options
 	log *slog.Logger
 	up  chan struct{}
+
+	warnings *warnings.Registry
 
 	listenPause time.Duration
 }
@@ -42,7 +49,10 @@ func NewServer(opt Options) *Server {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{}), listenPause: listenPause}
+	if opt.Warnings == nil {
+		opt.Warnings = warnings.New(opt.Log)
+	}
+	return &Server{warnings: opt.Warnings, opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{}), listenPause: listenPause}
 }
 
 // Up is closed once the server can be asked.
@@ -63,7 +73,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	defer os.Remove(s.opt.Socket) // closing does it, too, but not after an error
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.serve(ctx, sock, s.api()) })
+	g.Go(func() error { return s.serve(ctx, s.server(ctx, s.api()), sock) })
 	if s.opt.Listen != "" {
 		tcp, err := net.Listen("tcp", s.opt.Listen)
 		g.Go(func() error { return s.servePublic(ctx, tcp, err) })
@@ -79,17 +89,16 @@ const listenPause = 5 * time.Second
 // servePublic answers on the TCP listener. Nothing that is served depends on
 // it: as long as it cannot listen it says so, once, and tries again.
 func (s *Server) servePublic(ctx context.Context, tcp net.Listener, err error) error {
-	for failed := ""; ; tcp, err = net.Listen("tcp", s.opt.Listen) {
+	for ; ; tcp, err = net.Listen("tcp", s.opt.Listen) {
 		if err == nil {
-			if failed != "" {
-				s.log.Info("admin.listen: metrics and status page can be asked again", "address", s.opt.Listen)
-			}
-			return s.serve(ctx, tcp, s.public())
+			s.warnings.End("not-listening", "admin.listen")
+			return s.public(ctx, tcp)
 		}
-		if err.Error() != failed {
-			failed = err.Error()
-			s.log.Warn("admin.listen: no metrics, no status page, will be retried", "err", err)
-		}
+		s.warnings.Put(warnings.Warning{
+			Kind: "not-listening", Subject: "admin.listen", Note: true,
+			Text: "admin.listen: no metrics, no status page, will be retried: " + err.Error(),
+			Cure: "free the address, or change admin.listen",
+		})
 		select {
 		case <-ctx.Done():
 			return nil
@@ -98,8 +107,9 @@ func (s *Server) servePublic(ctx context.Context, tcp net.Listener, err error) e
 	}
 }
 
-func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{
+// server is an HTTP server with the bounds that both listeners have.
+func (s *Server) server(ctx context.Context, h http.Handler) *http.Server {
+	return &http.Server{
 		Handler:           h,
 		BaseContext:       func(net.Listener) context.Context { return withStop(ctx) },
 		ConnContext:       withPeer,
@@ -109,6 +119,9 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) erro
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+}
+
+func (s *Server) serve(ctx context.Context, srv *http.Server, l net.Listener) error {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

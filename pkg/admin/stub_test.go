@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // stub is a director that answers what it was told to.
@@ -36,6 +37,8 @@ func (s *stub) note(call string) error {
 	s.calls = append(s.calls, call)
 	return s.err
 }
+
+func (s *stub) Ping(context.Context) error { return s.note("ping") }
 
 func (s *stub) Status(context.Context) (director.Status, error) {
 	return s.status, s.note("status")
@@ -109,18 +112,26 @@ func newStub() *stub {
 			Reload: director.ReloadStatus{At: now},
 			VRRP: []director.VRRPStatus{{
 				Instance: "VI_1", Role: "MASTER", Priority: 100, Since: now, Why: "no master heard",
-				Dropped: map[string]uint64{"auth": 7},
+				Dropped: map[string]uint64{"auth": 7}, Changes: 4,
 			}},
+			VIPs:     []director.VIPStatus{{Addr: netip.MustParseAddr("10.0.0.100"), Held: true, Instance: "VI_1"}},
+			Warnings: []warnings.Warning{{Kind: "file", Subject: "/x", Text: "not \x1b[31mstored", Cure: "make room", Since: now}},
+			Messages: director.Messages{Delivered: 9, Failed: 2},
 			Services: []director.ServiceStatus{{
 				Name: "web", State: "up", Scheduler: "wrr", Listeners: []string{"10.0.0.100:80/tcp"},
 				Reals: []director.RealStatus{
-					{Addr: real1, State: "up", Weight: 3, Since: now},
+					{Addr: real1, State: "up", Weight: 3, Since: now, Checks: 1, CheckTook: 0.25, Active: 4},
 					{Addr: real2, Port: 81, State: "down", Weight: 1, Reason: "banner <script>alert(1)</script>\x1b[31m"},
 				},
-			}},
+				Quorum: true,
+			}, {Name: "closed", State: "sorry", Scheduler: "rr", Sorry: "127.0.0.1", Listeners: []string{"10.0.0.100:81/tcp"}}},
+			Verdicts: []director.VerdictCount{{Name: "forwarded", Meaning: "sent to its real", Count: 20}},
+			Tables:   []director.TableStatus{{Name: "flows", Used: 9, Capacity: 1000}},
 		},
+		events: []history.Event{{Time: now, Kind: history.Operator, Subject: "web", Text: "drained"}},
 		listing: director.Listing{
 			Services: []lb.Service{{Name: "web", Persistence: lb.Persistence{Timeout: time.Minute}, Reals: []lb.Real{{Addr: real1, Weight: 3}}}},
+			Rates:    []lb.ServiceRates{{Name: "web", Rates: lb.Rates{CPS: 3}, Reals: []lb.RealRates{{Addr: real1, Rates: lb.Rates{CPS: 3}}}}},
 			Stats: lb.Stats{
 				Services: []lb.ServiceStats{{
 					Name: "web", Counters: lb.Counters{Conns: 10, InPkts: 20, InBytes: 800},

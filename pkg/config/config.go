@@ -168,8 +168,10 @@ type SMTP struct {
 
 // Admin says where the daemon can be asked.
 type Admin struct {
-	Socket string // default /run/lvx/lvx.sock
-	Listen string // address for /metrics and the status page; "" = none
+	Socket string   // default /run/lvx/lvx.sock
+	Listen string   // address for /metrics and the status page; "" = none
+	Hosts  []string // names that the status page may be asked by, besides addresses, localhost and the host's own
+	NoReal bool     // real_metrics: false: no series for each real
 }
 
 // Tables are the sizes of the packet path's tables.

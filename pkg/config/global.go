@@ -164,6 +164,8 @@ func admin(c *cursor) Admin {
 	a := Admin{
 		Socket: get(o, "socket", DefaultSocket, path),
 		Listen: get(o, "listen", "", bindAddress),
+		Hosts:  get(o, "hosts", nil, list(name)),
+		NoReal: !get(o, "real_metrics", true, boolean),
 	}
 	if len(a.Socket) > maxSocket {
 		o.at("socket").errorf("%d characters (want at most %d, the kernel's limit for the path of a socket)", len(a.Socket), maxSocket)

@@ -206,9 +206,6 @@ func (s *service) reals(rs []real, backend Backend) {
 		if line, ok := seen[r.Key()]; ok {
 			at.errorf("%s is there already, on line %d (want every real server of a service once)", r.Addr, line)
 		}
-		if r.Addr == s.Sorry {
-			at.errorf("%s is the sorry server too (want another one)", r.Addr)
-		}
 		if backend == BackendXDP && r.Forward != lb.DR {
 			r.forwards.errorf("%s with backend: xdp (want dr, or backend: auto or ipvs)", r.Forward)
 		}

@@ -115,7 +115,8 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
-		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
+		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
+		NoRealMetrics: cfg.Admin.NoReal, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
 	})
 	return d, nil
 }

@@ -139,6 +139,7 @@ func join(state, reason string) string {
 
 // notifyRole passes a transition on. The router has logged it.
 func (d *Director) notifyRole(e vrrp.Event) {
+	d.roleChanges[e.Instance]++
 	d.history.Add(history.Event{Time: e.At, Kind: history.Role, Subject: e.Instance, Text: join(e.Old.String()+" -> "+e.New.String(), e.Why)})
 	d.notify(notify.Event{
 		Kind: notify.VRRP, Name: e.Instance, Old: e.Old.String(), New: e.New.String(), Reason: e.Why, Time: e.At,

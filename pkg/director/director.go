@@ -133,11 +133,12 @@ type Director struct {
 	marks         marks
 	overrides     Overrides
 	out           Outcome
-	canHoldVIPs   bool            // the servers are found, or had their time: VIPs may attract traffic
-	active        map[string]bool // VRRP instances that this host forwards for
-	tracked       map[string]bool // which services can serve, as VRRP was told last
-	silent        []SilentVIP     // VIPs that this host is a real server of
-	silentErr     string          // why this host is no real server of its VIPs
+	canHoldVIPs   bool              // the servers are found, or had their time: VIPs may attract traffic
+	active        map[string]bool   // VRRP instances that this host forwards for
+	roleChanges   map[string]uint64 // by VRRP instance
+	tracked       map[string]bool   // which services can serve, as VRRP was told last
+	silent        []SilentVIP       // VIPs that this host is a real server of
+	silentErr     string            // why this host is no real server of its VIPs
 	meter         lb.Meter
 	retryTimer    *time.Timer
 	throttleTimer *time.Timer
@@ -182,7 +183,7 @@ func New(opt Options) *Director {
 		file:          opt.Config,
 
 		active:  map[string]bool{},
-		tracked: map[string]bool{},
+		tracked: map[string]bool{}, roleChanges: map[string]uint64{},
 	}
 	d.current.Store(opt.Config)
 	return d

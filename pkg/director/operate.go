@@ -122,6 +122,11 @@ func (d *Director) renew(cfg *config.Config, uid *uint32) (did []string) {
 	return did
 }
 
+// Ping returns when the loop has answered.
+func (d *Director) Ping(ctx context.Context) error {
+	return d.do(ctx, func(context.Context) error { return nil })
+}
+
 // History lists what happened.
 func (d *Director) History(f history.Filter) []history.Event { return d.history.List(f) }
 
@@ -221,7 +226,7 @@ func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 		{"xdp_mode", cfg.XDPMode == d.cfg.XDPMode},
 		{"tables", cfg.Tables == d.cfg.Tables},
 		{"notify", reflect.DeepEqual(cfg.Notify, d.cfg.Notify)},
-		{"admin", cfg.Admin == d.cfg.Admin},
+		{"admin", reflect.DeepEqual(cfg.Admin, d.cfg.Admin)},
 	} {
 		if !c.same {
 			keys = append(keys, c.key)

@@ -102,9 +102,10 @@ type RealPlan struct {
 	Drained    bool   // an operator drains it
 	Checks     int    // number of its checks; 0 = taken for up
 	Up         bool
-	Unchecked  bool      // it is down only because a check has had no result yet
-	Since      time.Time // of the check that decides; zero without checks or results
-	Reason     string    // why it is down, or what is odd about its being up
+	Unchecked  bool          // it is down only because a check has had no result yet
+	Since      time.Time     // of the check that decides; zero without checks or results
+	Took       time.Duration // of the slowest of its last checks
+	Reason     string        // why it is down, or what is odd about its being up
 	Flapping   bool
 }
 
@@ -220,7 +221,7 @@ func (rp *RealPlan) planReal(svc *config.Service, i int, in *Input, verdicts Ver
 // (a new one, or one that a reload changed) leaves the real as it was, so
 // that a reload takes nobody out; a real that was never up stays down.
 func (rp *RealPlan) applyCheck(s health.Status, before bool) {
-	rp.Flapping = rp.Flapping || s.Flapping
+	rp.Flapping, rp.Took = rp.Flapping || s.Flapping, max(rp.Took, s.Took)
 	switch {
 	case !s.Known && !before && s.NotAsked:
 		rp.markDown("not checked yet: "+s.Reason, s)

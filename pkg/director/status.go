@@ -29,7 +29,24 @@ type Status struct {
 	Services []ServiceStatus    `json:"services"`
 	Messages Messages           `json:"messages"`
 	Edits    int                `json:"runtime_changes,omitempty"` // services that ipvsadm added, changed or removed
+	Verdicts []VerdictCount     `json:"verdicts,omitempty"`        // those that are not zero
+	Tables   []TableStatus      `json:"tables,omitempty"`
 	Stale    []Override         `json:"stale_overrides,omitempty"` // overrides that hit nothing
+}
+
+// VerdictCount counts the packets that the packet path decided alike.
+type VerdictCount struct {
+	Name    string `json:"name"`
+	Meaning string `json:"meaning"`
+	Count   uint64 `json:"count"`
+}
+
+// TableStatus is how full a table of the packet path is.
+type TableStatus struct {
+	Name     string            `json:"name"` // "flows", "templates"
+	Used     uint64            `json:"used"`
+	Capacity uint64            `json:"capacity"`
+	Evicted  map[string]uint64 `json:"evicted,omitempty"` // by what they were; those that are not zero
 }
 
 // Messages counts what became of the messages of `notify:`.
@@ -57,6 +74,7 @@ type VRRPStatus struct {
 	Peers     []VRRPPeer        `json:"peers,omitempty"`
 	Dropped   map[string]uint64 `json:"dropped,omitempty"`
 	Warning   string            `json:"warning,omitempty"`
+	Changes   uint64            `json:"changes"` // of the role, since the daemon began
 }
 
 // VRRPPeer is the last accepted advertisement of another router.
@@ -86,6 +104,7 @@ type ServiceStatus struct {
 	Runtime       string       `json:"runtime,omitempty"`        // what ipvsadm did to the service
 	BackendReason string       `json:"backend_reason,omitempty"` // why this backend: "forward nat"; or what it had to change
 	Sorry         string       `json:"sorry_server,omitempty"`
+	Quorum        bool         `json:"quorum"` // enough weight is up
 	Reals         []RealStatus `json:"reals"`
 }
 
@@ -98,11 +117,15 @@ type RealStatus struct {
 	Configured uint16     `json:"configured_weight"`
 	Override   string     `json:"override,omitempty"`
 	Checks     int        `json:"checks"`
+	CheckTook  float64    `json:"check_seconds,omitempty"` // the slowest of its last checks
 	Flapping   bool       `json:"flapping,omitempty"`
 	Since      time.Time  `json:"since,omitzero"`
 	Reason     string     `json:"reason,omitempty"`
 	MAC        string     `json:"mac,omitempty"`
 	Device     string     `json:"device,omitempty"`
+	Active     uint32     `json:"active_connections"`
+	Inactive   uint32     `json:"inactive_connections"`
+	Templates  uint32     `json:"templates,omitempty"` // clients that persistence binds to it
 }
 
 // Status asks for everything at once.
@@ -112,13 +135,17 @@ func (d *Director) Status(ctx context.Context) (st Status, err error) {
 		if err != nil {
 			obs = lb.Observed{Detail: err.Error()} // the rest is worth showing
 		}
-		st = d.status(obs)
+		stats, err := d.opt.Backend.Stats()
+		if err != nil {
+			d.log.Debug("no counters for the status", "err", err)
+		}
+		st = d.status(obs, stats)
 		return nil
 	})
 	return st, err
 }
 
-func (d *Director) status(obs lb.Observed) Status {
+func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 	d.warnOfVRRP()
 	st := Status{
 		Version: d.opt.Version, Started: d.started, Now: time.Now(),
@@ -127,25 +154,55 @@ func (d *Director) status(obs lb.Observed) Status {
 		Warnings: d.warnings.List(),
 		Stale:    slices.Clone(d.out.Stale),
 		VIPs:     d.vipStatus(),
+		Verdicts: countedVerdicts(stats.Verdicts),
+	}
+	if stats.Flows.Capacity > 0 { // the kernel's IPVS has no tables of a size
+		st.Tables = []TableStatus{tableStatus("flows", stats.Flows), tableStatus("templates", stats.Template)}
 	}
 	if d.opt.Notify != nil {
 		st.Messages = Messages(d.opt.Notify.Counters())
 	}
 	if d.opt.VRRP != nil {
 		st.VRRP = vrrpStatus(d.cfg.VRRP, d.opt.VRRP.Status())
+		for i := range st.VRRP {
+			st.VRRP[i].Changes = d.roleChanges[st.VRRP[i].Instance]
+		}
 	}
 	seen := map[string]lb.ObservedService{}
 	for _, o := range obs.Services {
 		seen[o.Name] = o
 	}
+	counted := make(map[string]*lb.ServiceStats, len(stats.Services))
+	for i := range stats.Services {
+		counted[stats.Services[i].Name] = &stats.Services[i]
+	}
 	for i, p := range d.out.Services {
-		st.Services = append(st.Services, serviceStatus(d.cfg.Services[i], p, seen[p.Name]))
+		st.Services = append(st.Services, serviceStatus(d.cfg.Services[i], p, seen[p.Name], counted[p.Name]))
 		if d.file.RuntimeEdits != config.RefuseEdits {
 			st.Services[i].Runtime = d.runtime.describe(p.Name) + d.marks.describe(&d.cfg.Services[i], &d.runtime)
 		}
 	}
 	st.Edits = d.runtime.Changes()
 	return st
+}
+
+func countedVerdicts(vs []lb.Verdict) (counted []VerdictCount) {
+	for _, v := range vs {
+		if v.Count > 0 {
+			counted = append(counted, VerdictCount(v))
+		}
+	}
+	return counted
+}
+
+func tableStatus(name string, t lb.TableStats) TableStatus {
+	s := TableStatus{Name: name, Used: t.Used, Capacity: t.Capacity, Evicted: map[string]uint64{}}
+	for kind, n := range t.Evicted {
+		if n > 0 {
+			s.Evicted[kind] = n
+		}
+	}
+	return s
 }
 
 func vrrpStatus(instances []vrrp.Instance, status []vrrp.Status) []VRRPStatus {
@@ -178,10 +235,13 @@ func (d *Director) vipStatus() []VIPStatus {
 	return all
 }
 
-func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService) ServiceStatus {
+// serviceStatus puts together what was decided about a service, what the kernel
+// holds of it, and its counters. A service is up while one of its reals takes
+// connections: the sorry server is none.
+func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService, counted *lb.ServiceStats) ServiceStatus {
 	s := ServiceStatus{
 		Name: p.Name, Mark: svc.Mark, Scheduler: string(svc.Scheduler), Backend: o.Backend, BackendReason: o.Reason,
-		State: "up", Reason: p.Reason,
+		State: "up", Reason: p.Reason, Quorum: p.Quorum,
 	}
 	for _, l := range svc.Listeners {
 		s.Listeners = append(s.Listeners, l.String())
@@ -190,17 +250,18 @@ func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService) Serv
 	seen := map[netip.AddrPort]lb.ObservedReal{}
 	for _, r := range o.Reals {
 		seen[netip.AddrPortFrom(r.Addr, r.Port)] = r
-		usable = usable || r.Usable
 	}
 	for _, rp := range p.Reals {
 		or, held := seen[rp.Key()]
+		usable = usable || or.Usable && rp.Up && rp.Weight > 0
 		s.Reals = append(s.Reals, realStatus(rp, or, held))
 	}
+	s.addCounters(counted)
 	if svc.Sorry.IsValid() {
 		s.Sorry = svc.Sorry.String()
 	}
 	switch {
-	case usable:
+	case usable && !p.Sorry:
 	case svc.Sorry.IsValid():
 		s.State = "sorry"
 	default:
@@ -212,12 +273,29 @@ func serviceStatus(svc config.Service, p ServicePlan, o lb.ObservedService) Serv
 	return s
 }
 
+// addCounters adds the connections of the reals.
+func (s *ServiceStatus) addCounters(counted *lb.ServiceStats) {
+	if counted == nil {
+		return
+	}
+	at := make(map[netip.AddrPort]*lb.RealStats, len(counted.Reals))
+	for i := range counted.Reals {
+		r := &counted.Reals[i]
+		at[netip.AddrPortFrom(r.Addr, r.Port)] = r
+	}
+	for i := range s.Reals {
+		if c := at[netip.AddrPortFrom(s.Reals[i].Addr, s.Reals[i].Port)]; c != nil {
+			s.Reals[i].Active, s.Reals[i].Inactive, s.Reals[i].Templates = c.Active, c.Inactive, c.Persist
+		}
+	}
+}
+
 func realStatus(rp RealPlan, o lb.ObservedReal, held bool) RealStatus {
 	r := RealStatus{
 		Addr: rp.Addr, Port: rp.Port, State: "up",
 		Weight: rp.Weight, Configured: rp.Configured, Checks: rp.Checks,
 		Flapping: rp.Flapping, Since: rp.Since, Reason: rp.Reason,
-		MAC: o.MAC, Device: o.Device,
+		MAC: o.MAC, Device: o.Device, CheckTook: rp.Took.Seconds(),
 	}
 	switch {
 	case rp.Drained:

@@ -96,7 +96,7 @@ func (p *pair) tells(host, what string, check func(o observed) bool) observed {
 func (o observed) is(role, why string) bool {
 	return o.Role == role && strings.Contains(o.Why, why) && o.now.Sub(o.Since) < Patience &&
 		strings.Contains(o.text, role) && strings.Contains(o.text, why) &&
-		strings.Contains(o.metrics, fmt.Sprintf("lvx_vrrp_role{instance=%q,role=%q} 1", "VI_1", role))
+		strings.Contains(o.metrics, fmt.Sprintf("lvx_vrrp_role{role=%q,vrrp=%q} 1", role, "VI_1"))
 }
 
 // hears reports whether the peer's last advert is known and recent.
@@ -104,7 +104,7 @@ func (o observed) hears(peer netip.Addr, priority uint8) bool {
 	return slices.ContainsFunc(o.Peers, func(p director.VRRPPeer) bool {
 		return p.Addr == peer && p.Priority == priority && o.now.Sub(p.Seen) < 5*time.Second
 	}) && strings.Contains(o.text, peer.String()+" (") &&
-		strings.Contains(o.metrics, fmt.Sprintf("lvx_vrrp_peer_last_advert_seconds{instance=%q,peer=%q}", "VI_1", peer))
+		strings.Contains(o.metrics, fmt.Sprintf("lvx_vrrp_peer_last_advert_timestamp_seconds{peer=%q,vrrp=%q}", peer, "VI_1"))
 }
 
 // Roles, reasons, peers and warnings are told in every way, and truly.
@@ -138,7 +138,7 @@ func TestStatusOfDirectors(t *testing.T) {
 		p.tells(host, "somebody else uses its identifier", func(o observed) bool {
 			return strings.Contains(o.Warning, Addr("d").String()) && strings.Contains(o.Warning, "claims virtual router 51 with another VRRP version") &&
 				o.Dropped["version"] >= 2 && strings.Contains(o.text, o.Warning) &&
-				strings.Contains(o.metrics, `lvx_vrrp_adverts_rejected_total{instance="VI_1",reason="version"}`)
+				strings.Contains(o.metrics, `lvx_vrrp_adverts_rejected_total{reason="version",vrrp="VI_1"}`)
 		})
 	}
 	p.claim()

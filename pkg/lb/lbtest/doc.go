@@ -84,6 +84,7 @@ var suite = []struct {
 
 	{"none/no usable real", noReal},
 	{"none/sorry server", sorry},
+	{"none/sorry server is a real too", sorryReal},
 	{"acl/deny and allow", acl},
 	{"role/standby", standby},
 	{"role/lease", lease},

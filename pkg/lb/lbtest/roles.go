@@ -35,6 +35,24 @@ func sorry(b *bench) {
 	b.want("reals are back", b.conns(2, web), "2 1")
 }
 
+// sorryReal: the sorry server may be one of the reals, which then answers
+// whatever its weight, as far as no real is usable.
+func sorryReal(b *bench) {
+	svc := service(lb.RR, reals(1, 0)...)
+	svc.Sorry = reals(0, 0)[1].Addr
+	b.apply(state(svc))
+	b.want("while another real is usable", b.conns(2, web), "1 1")
+	svc.Reals = reals(0, 0)
+	b.apply(state(svc))
+	b.want("all quiesced", b.conns(2, web), "2 2")
+	svc.Reals = nil
+	b.apply(state(svc))
+	b.want("no real at all", b.conns(2, web), "2 2")
+	svc.Reals = reals(1, 1)
+	b.apply(state(svc))
+	b.want("both are reals", b.conns(4, web), "2 1 2 1")
+}
+
 // acl: the longest matching prefix decides; with an allow list, who is not
 // on it is denied.
 func acl(b *bench) {

@@ -39,6 +39,7 @@ type plan struct {
 	services map[string]bool
 	tracked  readings
 	wait     string // why no backup takes over yet, "" if any may
+	bear     string // why none preempts, "" if any may
 }
 
 // item is one wanted instance and what it has on this host.
@@ -80,7 +81,8 @@ func (c *controller) updatePlan() error {
 	r := c.router
 	r.mu.Lock()
 	want := r.want
-	services, wait := maps.Clone(r.services), r.holdReason()
+	services := maps.Clone(r.services)
+	wait, bear := r.holdReasons()
 	r.mu.Unlock()
 	c.trackers.set(want)
 	var ls links
@@ -91,7 +93,7 @@ func (c *controller) updatePlan() error {
 		}
 	}
 
-	p := plan{seen: seen, links: ls, services: services, tracked: c.trackers.snapshot(), wait: wait}
+	p := plan{seen: seen, links: ls, services: services, tracked: c.trackers.snapshot(), wait: wait, bear: bear}
 	for _, i := range want {
 		it := item{cfg: i}
 		if own, ok := ls[i.Interface]; ok {

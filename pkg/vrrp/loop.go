@@ -33,6 +33,7 @@ type loop struct {
 	services    map[string]bool
 	tracked     readings
 	waitFor     string // why no backup takes over yet
+	bear        string // why none preempts
 	stopping    bool
 	workers     sync.WaitGroup
 	queue       *advertQueue  // nil: the kernel cannot, the thread sends every advert itself
@@ -222,7 +223,7 @@ func (l *loop) applyPlan(p plan) map[*conn]bool {
 	if l.stopping {
 		return l.usedConns()
 	}
-	l.links, l.services, l.tracked, l.waitFor = p.links, p.services, p.tracked, p.wait
+	l.links, l.services, l.tracked, l.waitFor, l.bear = p.links, p.services, p.tracked, p.wait, p.bear
 	old, now := slices.Clone(l.routers), time.Now()
 	l.routers = nil
 	changed := make([]bool, len(p.items))
@@ -281,6 +282,7 @@ func (l *loop) updateCondition(v *vrouter, now time.Time) {
 	if v.started && v.cond.Fault != "" && v.cond.IsLink && cond.Fault == "" {
 		l.startRecovery(v)
 	}
+	cond.Bear = l.bear
 	switch {
 	case l.waitFor != "":
 		cond.Wait = l.waitFor

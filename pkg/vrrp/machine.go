@@ -29,6 +29,7 @@ type Machine struct {
 	penalty int    // what tracked things take off the priority
 	fault   string // why nothing may be owned, "" if all is well
 	waiting string // backup: why it does not take over yet; VIPs of an earlier run are not taken over
+	bearing string // backup: why it does not preempt
 
 	active      bool // master: the VIPs are in place, adverts are sent
 	stopping    bool // master: has resigned, waits for a successor
@@ -103,7 +104,7 @@ func (m *Machine) step(in Input, now time.Time) []Action {
 			return m.toBackup(now, "cannot serve: "+in.Err.Error(), false)
 		}
 	case Condition:
-		m.self, m.penalty, m.fault, m.waiting = in.Self, in.Penalty, in.Fault, in.Wait
+		m.self, m.penalty, m.fault, m.waiting, m.bearing = in.Self, in.Penalty, in.Fault, in.Wait, in.Bear
 	case Rival:
 		if m.Active() && !m.stopping {
 			return []Action{Announce{}}
@@ -224,7 +225,8 @@ func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 		m.why = fmt.Sprintf("%s is master with priority %d", in.From, in.Priority)
 		acts = []Action{Drop{Linger: true}}
 	}
-	waits := m.cfg.NoPreempt && m.cfg.Priority != 255 // the owner always preempts (section 6.1)
+	// The owner always preempts (section 6.1), but for a reason of its own.
+	waits := m.cfg.NoPreempt && m.cfg.Priority != 255 || m.bearing != ""
 	if waits || in.Priority >= m.Priority() {
 		m.learnInterval(in.Interval)
 		m.preemptAt = time.Time{}

@@ -444,6 +444,39 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// A hold of preemption bears a worse master, and follows a silent one.
+func TestBear(t *testing.T) {
+	s := newSim(1)
+	a, b := s.add(prio(150)), s.add(prio(100))
+	s.start(b)
+	s.run(5 * sec)
+	s.start(a)
+	m := a.group[0]
+	s.step(a, m, Condition{Self: a.addr, Bear: "connections are not there yet"})
+	s.run(20 * sec)
+	if got := s.masters(0); !slices.Equal(got, []int{1}) {
+		t.Errorf("masters %v while the better one bears the other", got)
+	}
+	s.step(a, m, Condition{Self: a.addr})
+	s.run(5 * sec)
+	if got := s.masters(0); !slices.Equal(got, []int{0}) {
+		t.Errorf("masters %v after that", got)
+	}
+
+	s = newSim(1)
+	a, b = s.add(prio(150)), s.add(prio(100))
+	s.start(b)
+	s.run(5 * sec)
+	s.start(a)
+	s.step(a, a.group[0], Condition{Self: a.addr, Bear: "connections are not there yet"})
+	s.run(2 * sec)
+	s.kill(b)
+	s.run(4 * sec)
+	if got := s.masters(0); !slices.Equal(got, []int{0}) {
+		t.Errorf("masters %v after the death of the other", got)
+	}
+}
+
 func TestFailedTakeover(t *testing.T) {
 	s := newSim(1)
 	n := s.add(prio(100))

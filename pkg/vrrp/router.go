@@ -157,13 +157,26 @@ func validateAll(instances []Instance) error {
 }
 
 // hold is a reason to stay backup.
-type hold struct{ why string }
+type hold struct {
+	why            string
+	preemptionOnly bool // a silent master is followed all the same
+}
 
 // Hold has every instance that is not master stay backup, for the given
 // reason, until release is called or the limit is over. One whose VIPs an
 // earlier run has left in place goes on all the same.
 func (r *Router) Hold(why string, limit time.Duration) (release func()) {
-	h := &hold{why}
+	return r.hold(&hold{why: why}, limit)
+}
+
+// HoldPreemption has every backup bear a master of lower priority, for the
+// given reason, until release is called or the limit is over. A master that
+// falls silent or resigns is followed as always.
+func (r *Router) HoldPreemption(why string, limit time.Duration) (release func()) {
+	return r.hold(&hold{why, true}, limit)
+}
+
+func (r *Router) hold(h *hold, limit time.Duration) (release func()) {
 	r.mu.Lock()
 	r.holds = append(r.holds, h)
 	r.mu.Unlock()
@@ -181,12 +194,17 @@ func (r *Router) Hold(why string, limit time.Duration) (release func()) {
 	}
 }
 
-// holdReason is why no backup takes over yet. The caller holds mu.
-func (r *Router) holdReason() string {
-	if len(r.holds) == 0 {
-		return ""
+// holdReasons are why no backup takes over yet, and why none preempts. The
+// caller holds mu.
+func (r *Router) holdReasons() (wait, bear string) {
+	for _, h := range r.holds {
+		if h.preemptionOnly {
+			bear = h.why
+		} else {
+			wait = h.why
+		}
 	}
-	return r.holds[0].why
+	return wait, bear
 }
 
 // SetTracked reports whether a service has a usable real server. A service

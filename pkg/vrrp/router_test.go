@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -124,6 +125,33 @@ func TestAbandonedRouter(t *testing.T) {
 	if now := calls.Load(); now != before {
 		t.Errorf("%d calls at the end", now-before)
 	}
+}
+
+// Holds end by release or by their limit, and say why.
+func TestHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRouter(Options{})
+		reasons := func(wantWait, wantBear string) {
+			t.Helper()
+			synctest.Wait()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if wait, bear := r.holdReasons(); wait != wantWait || bear != wantBear {
+				t.Errorf("wait %q, bear %q, want %q, %q", wait, bear, wantWait, wantBear)
+			}
+		}
+		release := r.Hold("connections", time.Minute)
+		r.HoldPreemption("sync", time.Second)
+		reasons("connections", "sync")
+		time.Sleep(time.Second)
+		reasons("connections", "")
+		release()
+		release()
+		reasons("", "")
+		r.Hold("again", time.Second)
+		time.Sleep(time.Second)
+		reasons("", "")
+	})
 }
 
 func waitStatus(t *testing.T, r *Router, n int) []Status {

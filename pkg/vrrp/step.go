@@ -30,11 +30,13 @@ type (
 	Failed struct{ Err error }
 	// Condition is the state of the host: with a Fault nothing may be owned,
 	// Penalty is taken off the priority, Self is the primary address.
-	// With a Wait a backup does not become master yet.
+	// With a Wait a backup does not become master yet; with a Bear it does not
+	// preempt.
 	Condition struct {
 		Fault   string
 		IsLink  bool   // the fault is one of an interface
 		Wait    string // why
+		Bear    string // why
 		Penalty int    // below 0: it is added
 		Self    netip.Addr
 	}

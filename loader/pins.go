@@ -139,3 +139,10 @@ func Purge(path string) error {
 	}
 	return dir.remove()
 }
+
+// IsPinned reports whether a pin directory holds the link of an interface: the
+// program that is attached there is lvx's.
+func IsPinned(dir, iface string) bool {
+	_, err := os.Lstat(pinDir(dir).link(iface))
+	return err == nil
+}

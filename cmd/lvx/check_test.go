@@ -68,7 +68,7 @@ func TestPrintCheckServices(t *testing.T) {
 	nat := real
 	nat.Forward = lb.NAT
 	cfg := &config.Config{Interfaces: []string{"eth0"}, Services: []config.Service{
-		{Service: lb.Service{Name: "web", Reals: []lb.Real{real}}}, {Service: lb.Service{Name: "old", Reals: []lb.Real{real, nat}}},
+		{Service: lb.Service{Name: "web", Scheduler: lb.RR, Reals: []lb.Real{real}}}, {Service: lb.Service{Name: "old", Scheduler: lb.RR, Reals: []lb.Real{real, nat}}},
 	}}
 	good := hostinfo.Host{Recent: true, Interfaces: []hostinfo.Interface{{Name: "eth0", Native: true}}}
 	bare, ancient := good, good

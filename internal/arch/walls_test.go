@@ -38,7 +38,7 @@ var walls = map[string][]string{
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
-	"pkg/config":        {"pkg/connsync", "pkg/health", "pkg/vrrp", "pkg/lb"},
+	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
 	"pkg/daemon":        {everything},

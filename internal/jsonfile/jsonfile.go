@@ -59,6 +59,25 @@ func Read(path string, v any) error {
 	return err
 }
 
+// Check reports what is wrong with a file that holds JSON: nil if nothing is,
+// or if there is none. It changes nothing.
+func Check(path string) error {
+	b, err := open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var v any
+	if err == nil {
+		if err = json.Unmarshal(b, &v); err != nil {
+			err = describe(b, err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
 // describe names the usual remains of a power cut.
 func describe(b []byte, err error) error {
 	if len(b) == 0 {
@@ -72,11 +91,26 @@ func describe(b []byte, err error) error {
 	return fmt.Errorf("%d zero bytes", len(b))
 }
 
+// unusable is what a file can be that is not read.
+type unusable string
+
+func (u unusable) Error() string { return string(u) }
+
+// read is the content of a file. One that cannot be meant is moved aside.
 func read(path string) ([]byte, error) {
+	b, err := open(path)
+	var u unusable
+	if errors.As(err, &u) {
+		return nil, SetAside(path, u)
+	}
+	return b, err
+}
+
+func open(path string) ([]byte, error) {
 	// Without O_NONBLOCK a named pipe would keep the reader waiting.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, SetAside(path, errors.New("a symbolic link"))
+		return nil, unusable("a symbolic link")
 	}
 	if err != nil {
 		return nil, err
@@ -87,14 +121,14 @@ func read(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, SetAside(path, errors.New("not a regular file"))
+		return nil, unusable("not a regular file")
 	}
 	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(b) > MaxSize {
-		return nil, SetAside(path, fmt.Errorf("more than %d bytes", MaxSize))
+		return nil, unusable(fmt.Sprintf("more than %d bytes", MaxSize))
 	}
 	return b, nil
 }

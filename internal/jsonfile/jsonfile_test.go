@@ -28,6 +28,9 @@ func TestRoundTrip(t *testing.T) {
 		if err := jsonfile.Write(path, notes{"x", vips}, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if err := jsonfile.Check(path); err != nil {
+			t.Error(err)
+		}
 		var got notes
 		if err := jsonfile.Read(path, &got); err != nil || got.Boot != "x" || len(got.VIPs) != len(vips) {
 			t.Errorf("read %+v, %v", got, err)
@@ -68,6 +71,9 @@ func TestBrokenFiles(t *testing.T) {
 			path := filepath.Join(dir, "notes.json")
 			if err := c.put(path); err != nil {
 				t.Fatal(err)
+			}
+			if err := jsonfile.Check(path); err == nil && name != "type" {
+				t.Error("nothing is said to be wrong with it")
 			}
 			var got notes
 			err := jsonfile.Read(path, &got)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"syscall"
+
+	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
 // MaxSize is the size of the largest file that is read, in bytes.
@@ -42,15 +44,45 @@ func contents(path string) (text []byte, mode fs.FileMode, err error) {
 	return data, info.Mode(), nil
 }
 
-// seenWith is c with what there is to say about the mode of its file.
+// seenWith is c with what there is to say about its file: whom it is readable
+// and writable for. A file that others can write to is theirs to say what runs
+// as root: its programs are left out.
 func (c *Config) seenWith(path string, mode fs.FileMode) *Config {
-	if c == nil || mode&0o004 == 0 || !c.secret() {
+	if c == nil {
+		return nil
+	}
+	if err := guard.OnlyRootWrites(path); err != nil && os.Geteuid() == 0 {
+		c = c.withoutPrograms(err)
+	}
+	if mode&0o004 == 0 || !c.secret() {
 		return c
 	}
 	warned := *c
 	warned.Warnings = append(slices.Clone(c.Warnings), fmt.Sprintf(
 		"%s: holds auth_pass and everybody can read it, mode %#o (want chmod o-r)", printable(path), mode.Perm()))
 	return &warned
+}
+
+// withoutPrograms is c without the commands that would run as root. Checks run
+// as nobody and stay.
+func (c *Config) withoutPrograms(why error) *Config {
+	safe := *c
+	text := fmt.Sprintf("the configuration is not root's alone: %v", why)
+	if len(c.Notify.Exec)+len(c.Programs()) > 0 {
+		text += "; the programs of notify and hooks are not run"
+	}
+	safe.Warnings = append(slices.Clone(c.Warnings), text)
+	safe.Notify.Exec, safe.RoleHooks = nil, nil
+	safe.Services = slices.Clone(c.Services)
+	for i := range safe.Services {
+		s := &safe.Services[i]
+		s.Hooks = Hooks{}
+		s.Own = slices.Clone(s.Own)
+		for j := range s.Own {
+			s.Own[j].Hooks = RealHooks{}
+		}
+	}
+	return &safe
 }
 
 // unreadable keeps a path that does not print out of the error.

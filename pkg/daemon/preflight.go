@@ -27,8 +27,9 @@ const (
 // Finding is something about a configuration on this host that a user should
 // know before it runs.
 type Finding struct {
-	Level Level
-	Text  string // one line
+	Level   Level
+	Text    string // one line
+	Passing bool   // of this moment: a daemon that runs says itself how long it lasts
 }
 
 // Preflight finds out what a start with a configuration would meet on a host.
@@ -38,17 +39,21 @@ func Preflight(cfg *config.Config, h hostinfo.Host) []Finding {
 	var found []Finding
 	add := func(l Level, texts ...string) {
 		for _, text := range texts {
-			found = append(found, Finding{l, text})
+			found = append(found, Finding{Level: l, Text: text})
 		}
 	}
-	if missing := missingInterface(h); missing != nil {
-		add(Refused, missing.Error())
-	} else if err := noDataPath(cfg, h); err != nil {
-		add(Refused, err.Error())
+	for _, refusal := range []error{missingInterface(h), noDataPath(cfg, h), tooLarge(cfg, h), noSocket(cfg)} {
+		if refusal != nil {
+			add(Refused, refusal.Error())
+			break // the others may follow from it
+		}
 	}
 	add(Warning, cfg.Warnings...)
 	add(Warning, unlikelyDrivers(cfg, h)...)
 	add(Warning, untrustedPrograms(cfg)...)
+	for _, text := range passingTrouble(cfg) {
+		found = append(found, Finding{Warning, text, true})
+	}
 	return found
 }
 
@@ -105,7 +110,11 @@ func interfaceNames() string {
 
 // noDataPath is why nothing on this host can run the services.
 func noDataPath(cfg *config.Config, h hostinfo.Host) error {
-	switch x := h.XDP(); {
+	x := h.XDP()
+	if x == nil && cfg.Backend != config.BackendIPVS {
+		x = foreignProgram(cfg)
+	}
+	switch {
 	case cfg.Backend == config.BackendIPVS:
 		return h.IPVS
 	case cfg.Backend == config.BackendXDP && x != nil:

@@ -120,12 +120,32 @@ func Trusted(name string) (string, error) {
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return "", fmt.Errorf("%s is not an executable file", name)
 	}
+	if err := onPath(file); err != nil {
+		return "", err
+	}
+	return file, nil
+}
+
+// OnlyRootWrites reports why others than root can change what is in a file:
+// nil if they cannot, neither the file nor by a directory above it.
+func OnlyRootWrites(name string) error {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return err
+	}
+	file, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, cause(err))
+	}
+	return onPath(file)
+}
+
+// onPath reports who else can change a file without symbolic links, or what is
+// above it.
+func onPath(file string) error {
 	for at := file; ; at = filepath.Dir(at) {
-		if err := rootOnly(at); err != nil {
-			return "", err
-		}
-		if at == "/" {
-			return file, nil
+		if err := rootOnly(at); err != nil || at == "/" {
+			return err
 		}
 	}
 }

@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/jsonfile"
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/hostinfo"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// foreignProgram finds an XDP program that is not lvx's on an interface that
+// lvx is to attach to: the kernel takes one at a time.
+func foreignProgram(cfg *config.Config) error {
+	for _, name := range cfg.Interfaces {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			continue
+		}
+		x := link.Attrs().Xdp
+		if x == nil || !x.Attached || loader.IsPinned(cfg.PinDir, name) {
+			continue
+		}
+		return fmt.Errorf("interface %s: another XDP program is attached, id %d (see `bpftool net`; detach it with `ip link set dev %s xdp off`)", name, x.ProgId, name)
+	}
+	return nil
+}
+
+// tooLarge is why the services do not fit the packet path's tables.
+func tooLarge(cfg *config.Config, h hostinfo.Host) error {
+	if cfg.Backend == config.BackendIPVS || h.XDP() != nil {
+		return nil
+	}
+	var s lb.State
+	for i := range cfg.Services {
+		if xdp.Cannot(cfg.Services[i].Service) == "" {
+			s.Services = append(s.Services, cfg.Services[i].Service)
+		}
+	}
+	return xdp.Fits(s)
+}
+
+// noSocket is why the daemon cannot be asked anything.
+func noSocket(cfg *config.Config) error {
+	if cfg.Admin.Socket == "" {
+		return nil
+	}
+	info, err := os.Lstat(cfg.Admin.Socket)
+	switch {
+	case err == nil && info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("admin socket %s: a file that is no socket is in the way", cfg.Admin.Socket)
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return fmt.Errorf("admin socket: %w", err)
+}
+
+// passingTrouble is what a start would warn of at this moment. What a running
+// lvx holds is no trouble.
+func passingTrouble(cfg *config.Config) (all []string) {
+	if err := unwritable(cfg.StateDir); err != nil {
+		all = append(all, fmt.Sprintf("state_dir: %v: nothing survives a restart that an operator says (make it writable)", err))
+	}
+	for _, name := range []string{"vips.json", "silent.json", "overrides.json", "memory.json", "runtime.json", "history.json"} {
+		if err := jsonfile.Check(filepath.Join(cfg.StateDir, name)); err != nil {
+			all = append(all, fmt.Sprintf("notes cannot be read, a start moves them aside: %v", err))
+		}
+	}
+	if cfg.Admin.Listen != "" && !answers(cfg.Admin.Socket) {
+		l, err := net.Listen("tcp", cfg.Admin.Listen)
+		if err != nil {
+			return append(all, fmt.Sprintf("admin.listen: no metrics and no status page: %v (set another address, or stop who has it)", err))
+		}
+		_ = l.Close() // nobody connected
+	}
+	return all
+}
+
+// unwritable is why nothing can be stored in a directory, or in the nearest
+// one above it that there is.
+func unwritable(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	for {
+		info, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+			dir = filepath.Dir(dir)
+			continue
+		}
+		if err == nil && !info.IsDir() {
+			err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+		}
+		if err == nil {
+			if e := unix.Access(dir, unix.W_OK); e != nil {
+				err = &fs.PathError{Op: "write to", Path: dir, Err: e}
+			}
+		}
+		return err
+	}
+}
+
+// answers reports whether a daemon answers on a socket.
+func answers(socket string) bool {
+	c, err := net.DialTimeout("unix", socket, time.Second)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}

@@ -3,6 +3,7 @@ package keepalived
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -35,8 +36,11 @@ type mapper struct {
 	all      []*Statement
 	groups   map[string]*Statement
 	files    map[string]*Statement // track_file
+	scripts  map[string]*Statement // vrrp_script
+	process  map[string]*Statement // vrrp_track_process
 	names    map[string]bool
 	taken    map[string]position // VIPs, listeners and virtual routers
+	served   map[netip.Addr]bool // addresses of services
 	services []*service
 	routers  []*router
 	globals  globals
@@ -45,7 +49,9 @@ type mapper struct {
 
 func newMapper(o Options) *mapper {
 	return &mapper{
-		o: o, groups: map[string]*Statement{}, files: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{}, globals: newGlobals(o),
+		o: o, groups: map[string]*Statement{}, files: map[string]*Statement{},
+		scripts: map[string]*Statement{}, process: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{},
+		served: map[netip.Addr]bool{}, globals: newGlobals(o),
 	}
 }
 
@@ -67,8 +73,14 @@ func (m *mapper) readAll() {
 		if s.Word == "virtual_server_group" && s.keyword != nil && len(s.Args) > 0 {
 			m.groups[s.arg(0)] = s
 		}
-		if (s.Word == "vrrp_track_file" || s.Word == "track_file") && s.keyword != nil {
+		switch {
+		case s.keyword == nil:
+		case s.Word == "vrrp_track_file", s.Word == "track_file":
 			m.files[s.arg(0)] = s
+		case s.Word == "vrrp_script":
+			m.scripts[s.arg(0)] = s
+		case s.Word == "vrrp_track_process":
+			m.process[s.arg(0)] = s
 		}
 		if s.Word == "global_defs" && s.keyword != nil {
 			m.readGlobals(s)
@@ -84,7 +96,7 @@ func (m *mapper) readAll() {
 		}
 	}
 	m.readSyncGroups()
-	m.markUnusedGroups()
+	m.markUnused()
 }
 
 // maxRefusals is how many parts of the output are left out one by one.

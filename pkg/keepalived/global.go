@@ -154,13 +154,16 @@ func (m *mapper) sendsMail() bool {
 	return sends
 }
 
-// markUnusedGroups says of groups that no virtual_server names what
-// keepalived does: nothing.
-func (m *mapper) markUnusedGroups() {
+// markUnused says of groups, scripts and tracked things that nothing names what
+// keepalived does with them: nothing.
+func (m *mapper) markUnused() {
+	unused := map[string]bool{
+		"virtual_server_group": true, "vrrp_script": true, "vrrp_track_process": true, "vrrp_track_file": true, "track_file": true,
+	}
 	for _, s := range m.all {
-		if s.keyword != nil && s.Word == "virtual_server_group" && s.verdict == nil {
-			s.mark(Harmless, "no virtual_server names this group")
-			s.markBlock(Harmless, "of a group that no virtual_server names")
+		if s.keyword != nil && unused[s.Word] && s.verdict == nil {
+			s.mark(Harmless, "nothing uses it")
+			s.markBlock(Harmless, "of something that nothing uses")
 		}
 	}
 }

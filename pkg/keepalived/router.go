@@ -35,7 +35,9 @@ type router struct {
 	preempt   *time.Duration
 	peers     []string
 	tracks    []track
-	addresses []netip.Prefix
+	addresses []vip
+	source    *Statement // of unicast_src_ip or mcast_src_ip
+	lines     []pair     // of track_exec, track_file, track_process, each an entry
 	group     string
 	smtpAlert *Statement
 	hooks     []roleHook // of one role
@@ -47,6 +49,29 @@ type router struct {
 type track struct {
 	name   string
 	weight int
+}
+
+// vip is an address of a vrrp_instance.
+type vip struct {
+	netip.Prefix
+	dev       string // where it goes instead of the instance's interface
+	isHidden  bool   // not in the adverts
+	statement *Statement
+}
+
+// text is the address as the output has it.
+func (v vip) text() string {
+	if v.dev == "" && !v.isHidden {
+		return scalar(v.Prefix.String())
+	}
+	words := "address: " + scalar(v.Prefix.String())
+	if v.dev != "" {
+		words += ", interface: " + scalar(v.dev)
+	}
+	if v.isHidden {
+		words += ", advertise: false"
+	}
+	return "{" + words + "}"
 }
 
 // readRouter reads a vrrp_instance.
@@ -61,6 +86,7 @@ func (m *mapper) readRouter(s *Statement) {
 		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), m.tracked(r, c), r.notified(c, "INSTANCE", s.arg(0)):
 		}
 	}
+	r.orderAddresses()
 	switch {
 	case r.vrid == 0:
 		s.mark(Harmless, "keepalived ignores a vrrp_instance without a virtual_router_id")
@@ -77,6 +103,19 @@ func (m *mapper) readRouter(s *Statement) {
 		return
 	}
 	s.markBlock(s.verdict.Level, "of a vrrp_instance that is left out")
+}
+
+// orderAddresses puts those that are advertised first: they decide the family.
+func (r *router) orderAddresses() {
+	slices.SortStableFunc(r.addresses, func(a, b vip) int {
+		switch {
+		case a.isHidden == b.isHidden:
+			return 0
+		case a.isHidden:
+			return 1
+		}
+		return -1
+	})
 }
 
 // takeID reports whether no other instance has the virtual router
@@ -174,7 +213,10 @@ func (r *router) sent(c *Statement) bool {
 			}
 		}
 	case "unicast_src_ip", "mcast_src_ip":
-		c.mark(Changed, "lvx sends from the interface's first address: have the peers expect that one")
+		if r.source != nil {
+			r.source.overrule(Harmless, "the last one counts")
+		}
+		r.source = c
 	case "mcast_dst_ip":
 		c.mark(Lost, "lvx sends to 224.0.0.18 and ff02::12")
 	default:
@@ -189,11 +231,13 @@ func (m *mapper) addressed(r *router, c *Statement) bool {
 	case "virtual_ipaddress":
 		c.mark(Mapped, "")
 		for _, v := range c.Block {
-			m.vip(r, v)
+			m.vip(r, v, false)
 		}
 	case "virtual_ipaddress_excluded":
-		c.mark(Lost, "lvx owns only what it advertises")
-		c.markBlock(Lost, "an address that lvx does not move")
+		c.mark(Mapped, "")
+		for _, v := range c.Block {
+			m.vip(r, v, true)
+		}
 	default:
 		return false
 	}
@@ -201,19 +245,21 @@ func (m *mapper) addressed(r *router, c *Statement) bool {
 }
 
 // vip reads an address with its options.
-func (m *mapper) vip(r *router, v *Statement) {
+func (m *mapper) vip(r *router, v *Statement, isHidden bool) {
 	p, ok := parseVIP(v.Word)
 	if !ok {
 		v.mark(Harmless, "keepalived ignores the address %s", quote(v.Word))
 		return
 	}
 	var ignored []string
+	dev := ""
 	for i := 0; i < len(v.Args); i++ {
 		switch word := v.Args[i]; word {
 		case "dev":
 			i++
-			if name := v.arg(i); name != r.ifname && r.ifname != "" {
-				v.mark(Lost, "on %s instead of %s: lvx puts a VIP on the interface of its instance", quote(r.ifname), quote(name))
+			if dev = v.arg(i); !isInterface(dev) {
+				v.mark(Lost, "%s is not the name of an interface", quote(dev))
+				return
 			}
 		case "label", "peer":
 			ignored = append(ignored, word)
@@ -234,7 +280,7 @@ func (m *mapper) vip(r *router, v *Statement) {
 		v.mark(Changed, "without %s", strings.Join(ignored, " and "))
 	}
 	v.mark(Mapped, "")
-	r.addresses = append(r.addresses, p)
+	r.addresses = append(r.addresses, vip{p, dev, isHidden, v})
 }
 
 // isInterface reports whether an interface can have a name.
@@ -262,8 +308,10 @@ func (m *mapper) tracked(r *router, c *Statement) bool {
 			r.trackInterface(t)
 		}
 	case "track_script", "track_process", "track_file":
-		c.mark(Lost, "lvx runs no scripts for the priority of a VRRP instance: a failover changes")
-		c.markBlock(Lost, "not tracked")
+		c.mark(Mapped, "")
+		for _, t := range c.Block {
+			m.trackOther(r, c.Word, t)
+		}
 	case "track_bfd":
 		c.markBlock(Lost, "not tracked")
 	default:
@@ -369,6 +417,12 @@ func (r *router) hookText() string {
 
 // completeRouter corrects what keepalived corrects.
 func (m *mapper) completeRouter(r *router) {
+	for i := range r.addresses {
+		if r.addresses[i].dev == r.ifname {
+			r.addresses[i].dev = ""
+		}
+	}
+	r.checkSource()
 	if r.addresses[0].Addr().Is6() && r.version == 2 {
 		r.version = 3
 		r.item.from.mark(Mapped, "version 3, because of IPv6")
@@ -405,6 +459,21 @@ func (m *mapper) completeRouter(r *router) {
 	if r.preempt != nil && *r.preempt > maxPreempt {
 		*r.preempt = maxPreempt
 	}
+}
+
+// checkSource drops a source address that is none, or of another family than
+// the adverts.
+func (r *router) checkSource() {
+	if r.source == nil {
+		return
+	}
+	a, ok := parseAddress(r.source.arg(0))
+	if ok && a.Is4() == r.addresses[0].Addr().Is4() {
+		r.source.mark(Mapped, "")
+		return
+	}
+	r.source.mark(Harmless, "keepalived ignores the address %s", quote(r.source.arg(0)))
+	r.source = nil
 }
 
 // readSyncGroups puts members into their groups.
@@ -485,12 +554,26 @@ func (r *router) keys() []pair {
 	if len(r.peers) > 0 {
 		put("unicast_peers", "%s", scalars(r.peers))
 	}
+	if r.source != nil {
+		put("unicast_source", "%s", scalar(r.source.arg(0)))
+	}
 	if len(r.tracks) > 0 {
 		var tracks []string
 		for _, t := range r.tracks {
 			tracks = append(tracks, fmt.Sprintf("{interface: %s, weight: %d}", scalar(t.name), t.weight))
 		}
 		put("track_interfaces", "[%s]", strings.Join(tracks, ", "))
+	}
+	for _, kind := range []string{"track_exec", "track_file", "track_process"} {
+		var entries []string
+		for _, l := range r.lines {
+			if l.key == kind {
+				entries = append(entries, "{"+l.value+"}")
+			}
+		}
+		if len(entries) > 0 {
+			put(kind, "[%s]", strings.Join(entries, ", "))
+		}
 	}
 	if text := r.hookText(); text != "" {
 		put("hooks", "%s", text)

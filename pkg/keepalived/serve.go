@@ -338,15 +338,11 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 		return
 	}
 	forward := or(*v.forward, s.forward)
-	isReal := slices.ContainsFunc(b.reals, func(r *realOut) bool { return r.keys[0].value == scalar(s.addr.String()) })
 	switch {
 	case isOther(ends, s.addr) && v.isMixed:
 		return
 	case isOther(ends, s.addr):
 		s.from.mark(Harmless, "keepalived ignores a sorry server of another family than the VIP's")
-		return
-	case isReal:
-		s.from.mark(Lost, "a real server of the service cannot be its sorry server too")
 		return
 	case forward != "dr" && !s.addr.IsLoopback():
 		s.from.mark(Lost, "lvx forwards to a sorry server by direct routing only")
@@ -390,6 +386,7 @@ func hookWords(hooks []hook) string {
 // addServices adds a service for every endpoint.
 func (m *mapper) addServices(b *body, v *virtual, ends []endpoint) {
 	add := func(e endpoint, listen []string) {
+		m.served[e.addr] = true
 		svc := &service{
 			item: &item{from: v.from}, name: m.unique("service ", e.name(v.protocol)), listen: listen, mark: e.mark, body: b,
 		}

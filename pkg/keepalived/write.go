@@ -40,9 +40,20 @@ func (m *mapper) routersFirst() bool {
 // writeGlobals writes the keys of the top.
 func (m *mapper) writeGlobals(d *document) {
 	var names []string
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
 	for _, r := range m.routers {
-		if !r.item.isLeftOut() && !slices.Contains(names, r.ifname) {
-			names = append(names, r.ifname)
+		if r.item.isLeftOut() {
+			continue
+		}
+		add(r.ifname)
+		for _, v := range r.addresses {
+			if v.dev != "" && m.served[v.Addr()] {
+				add(v.dev)
+			}
 		}
 	}
 	switch len(names) {
@@ -191,8 +202,8 @@ func (m *mapper) writeRouters(d *document) {
 		}
 		var addresses []string
 		for _, a := range r.addresses {
-			addresses = append(addresses, a.String())
+			addresses = append(addresses, a.text())
 		}
-		e.put("addresses", "%s", scalars(addresses))
+		e.put("addresses", "[%s]", strings.Join(addresses, ", "))
 	}
 }

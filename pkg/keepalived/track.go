@@ -1,0 +1,219 @@
+package keepalived
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// trackOther reads an entry of track_script, track_file or track_process: the
+// name of a block at the top of the file, and a weight of its own.
+func (m *mapper) trackOther(r *router, kind string, t *Statement) {
+	tables := map[string]map[string]*Statement{"track_script": m.scripts, "track_file": m.files, "track_process": m.process}
+	block := tables[kind][t.Word]
+	if block == nil {
+		t.mark(Harmless, "keepalived knows no %s of this name", kind)
+		return
+	}
+	weight := ownWeight(t)
+	if slices.Contains(t.Args, "reverse") {
+		t.mark(Lost, "lvx does not count backwards")
+		return
+	}
+	key, text := "", ""
+	switch kind {
+	case "track_script":
+		key, text = "track_exec", m.scriptText(block, weight)
+	case "track_file":
+		key, text = "track_file", m.fileText(block, weight)
+	default:
+		key, text = "track_process", processText(block, weight)
+	}
+	switch {
+	case text == "":
+		t.mark(Harmless, "keepalived ignores it")
+		block.mark(Harmless, "keepalived ignores it")
+	case slices.Contains(r.lines, pair{key, text}):
+		t.mark(Harmless, "tracked already")
+	default:
+		t.mark(Mapped, "")
+		block.mark(Mapped, "")
+		r.lines = append(r.lines, pair{key, text})
+	}
+}
+
+// ownWeight is the weight that stands behind the name, nil if there is none.
+func ownWeight(t *Statement) *int {
+	if t.arg(0) != "weight" {
+		return nil
+	}
+	n, err := strconv.Atoi(t.arg(1))
+	if err != nil || n < -254 || n > 254 {
+		return nil
+	}
+	return ptr(max(-maxWeight, min(maxWeight, n)))
+}
+
+// blockWeight is the weight that a block gives.
+func blockWeight(c *Statement) *int {
+	n, err := strconv.Atoi(c.arg(0))
+	switch {
+	case err != nil || n < -254 || n > 254:
+		c.mark(Harmless, "keepalived ignores %s here", quote(c.arg(0)))
+		return nil
+	case c.arg(1) == "reverse":
+		c.mark(Lost, "lvx does not count backwards")
+	}
+	c.mark(Mapped, "")
+	return ptr(max(-maxWeight, min(maxWeight, n)))
+}
+
+// scriptText is a vrrp_script as an entry of track_exec.
+func (m *mapper) scriptText(s *Statement, weight *int) string {
+	var argv []string
+	var interval, timeout *time.Duration
+	var fall, rise *uint64
+	var own *int
+	init := false
+	for _, c := range s.Block {
+		switch {
+		case c.keyword == nil:
+		case c.Word == "script":
+			argv = scriptArgv(s, c)
+		case c.Word == "interval":
+			interval = first(seconds(c, time.Microsecond), interval)
+		case c.Word == "timeout":
+			timeout = first(seconds(c, time.Microsecond), timeout)
+		case c.Word == "fall":
+			fall = first(count(c, 1, maxFall), fall)
+		case c.Word == "rise":
+			rise = first(count(c, 1, maxFall), rise)
+		case c.Word == "weight":
+			own = first(blockWeight(c), own)
+		case c.Word == "init_fail":
+			c.mark(Mapped, "")
+			init = true
+		case c.Word == "user":
+			m.markUser(c)
+		}
+	}
+	if argv == nil {
+		return ""
+	}
+	every, _ := clamp(or(time.Second, interval), minDelay, maxDelay)
+	words := "argv: " + scalars(argv) + ", interval: " + duration(every)
+	if timeout != nil {
+		limit, _ := clamp(*timeout, minTimeout, maxTimeout)
+		words += ", timeout: " + duration(limit)
+	}
+	for _, k := range []struct {
+		key   string
+		value *uint64
+	}{{"fall", fall}, {"rise", rise}} {
+		if k.value != nil {
+			words += fmt.Sprintf(", %s: %d", k.key, *k.value)
+		}
+	}
+	if init {
+		words += ", init_fail: true"
+	}
+	return words + weightWords(first(weight, own))
+}
+
+func weightWords(n *int) string {
+	if n == nil || *n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", weight: %d", *n)
+}
+
+// scriptArgv reads the command of a vrrp_script. One that sends signal 0 asks
+// whether a process is there: nobody, as whom lvx runs it, may signal nothing
+// but may look.
+func scriptArgv(s, c *Statement) []string {
+	argv, _, ok := command(c)
+	if !ok || !isPlain(c, argv) {
+		c.mark(Harmless, "keepalived cannot read the command")
+		return nil
+	}
+	words := argv
+	if words[0] == "/usr/bin/env" {
+		words = words[1:]
+	}
+	if len(words) == 3 && filepath.Base(words[0]) == "killall" && words[1] == "-0" {
+		name := words[2]
+		c.mark(Mapped, "asks pgrep -x %s: it runs as nobody, who may not signal", quote(name))
+		return []string{"/usr/bin/pgrep", "-x", name}
+	}
+	isNobody := slices.ContainsFunc(s.children("user"), func(u *Statement) bool { return u.arg(0) == "nobody" })
+	if !isNobody && !slices.Contains([]string{"pgrep", "pidof"}, filepath.Base(words[0])) {
+		c.mark(Changed, "runs as nobody: it must not need root")
+	}
+	c.mark(Mapped, "")
+	return argv
+}
+
+// fileText is a track_file as an entry of lvx's.
+func (m *mapper) fileText(s *Statement, weight *int) string {
+	path, own := "", (*int)(nil)
+	for _, c := range s.Block {
+		switch {
+		case c.keyword == nil:
+		case c.Word == "file":
+			c.mark(Mapped, "")
+			path = c.arg(0)
+		case c.Word == "weight":
+			own = first(blockWeight(c), own)
+		case c.Word == "init_file" && (c.arg(0) == "" || c.arg(0) == "0"):
+			c.mark(Harmless, "a file that is not there counts as 0")
+		case c.Word == "init_file":
+			c.mark(Changed, "lvx makes no file: one that is not there counts as 0")
+		}
+	}
+	if !strings.HasPrefix(path, "/") {
+		return ""
+	}
+	return "path: " + scalar(path) + weightWords(first(weight, own))
+}
+
+// processText is a vrrp_track_process as an entry of track_process.
+func processText(s *Statement, weight *int) string {
+	name, own, quorum := "", (*int)(nil), uint64(1)
+	for _, c := range s.Block {
+		if c.keyword == nil {
+			continue
+		}
+		switch c.Word {
+		case "process":
+			words := strings.Fields(strings.Join(c.Args, " "))
+			if len(words) > 0 {
+				name = words[0]
+			}
+			if len(words) > 1 {
+				c.mark(Changed, "lvx compares the command's name, not its arguments")
+			}
+			c.mark(Mapped, "")
+		case "weight":
+			own = first(blockWeight(c), own)
+		case "quorum":
+			quorum = or(quorum, count(c, 1, maxFall))
+		case "quorum_max", "param_match":
+			c.mark(Lost, "lvx counts whether enough of them run")
+		case "delay", "terminate_delay", "fork_delay":
+			c.mark(Changed, "lvx believes at once what it sees")
+		case "full_command":
+			c.mark(Changed, "lvx compares the command's name, not its arguments")
+		}
+	}
+	if name == "" {
+		return ""
+	}
+	words := "name: " + scalar(name)
+	if quorum != 1 {
+		words += fmt.Sprintf(", quorum: %d", quorum)
+	}
+	return words + weightWords(first(weight, own))
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/keepalived"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/netfilter"
 )
 
 // exitLost is the exit code of an import that lost something.
@@ -43,7 +44,8 @@ func newImportCmd() *cobra.Command {
 		Long: `Writes the configuration of lvx that does what a keepalived.conf did, or with
 --ipvsadm what the rules of ipvsadm-save did: commented YAML on stdout, in the
 order of the file. Services of firewall marks need to know which packets carry
-the mark: --iptables reads that from what iptables-save writes. Every statement is accounted for on
+the mark: this host's firewall is asked, or with --iptables a file that
+iptables-save wrote. Every statement is accounted for on
 stderr, one line each, what matters most last:
 
   mapped    lvx does the same
@@ -104,6 +106,8 @@ func runImport(stdout, stderr io.Writer, args []string, f importFlags) error {
 		for _, note := range notes {
 			fmt.Fprintf(stderr, "%s: %s\n", guard.Text(f.marks), guard.Text(note))
 		}
+	} else {
+		o.Marks = hostMarks()
 	}
 	res, err := importFile(args, f.rules, o)
 	if err != nil {
@@ -140,6 +144,24 @@ func printReport(w io.Writer, r keepalived.Report, isQuiet bool) {
 		}
 	}
 	fmt.Fprintln(w, r.Total())
+}
+
+// hostMarks asks this host's firewall which packets carry which mark; what it
+// does not tell, or tells with conditions, is not there.
+func hostMarks() map[uint32][]string {
+	all, err := new(netfilter.Reader).Marks()
+	if err != nil {
+		return nil
+	}
+	marks := map[uint32][]string{}
+	for _, rule := range all {
+		for _, l := range rule.Listeners {
+			if rule.Condition == "" {
+				marks[rule.Mark] = append(marks[rule.Mark], l.String())
+			}
+		}
+	}
+	return marks
 }
 
 // importFile reads a keepalived.conf, or rules.
@@ -188,7 +210,7 @@ func newReader() *config.Reader {
 		if !keepalived.Recognize(text) {
 			return nil, nil
 		}
-		res, err := importKeepalived(path, keepalived.Options{})
+		res, err := importKeepalived(path, keepalived.Options{Marks: hostMarks()})
 		if err != nil {
 			return nil, err
 		}

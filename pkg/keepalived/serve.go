@@ -349,6 +349,9 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 		return
 	case forward == "nat" && s.port != 0 && s.port != ends[0].port:
 		s.from.mark(Lost, "port %d: lvx's sorry server answers on the port that was asked", s.port)
+	case slices.ContainsFunc(b.reals, func(r *realOut) bool { return r.keys[0].value == scalar(s.addr.String()) }):
+		s.from.mark(Lost, "a real server of the service cannot be its sorry server too")
+		return
 	default:
 		s.from.mark(Mapped, "")
 	}

@@ -42,6 +42,7 @@ var walls = map[string][]string{
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
 	"pkg/daemon":        {everything},
+	"pkg/doctor":        {"pkg/config", "pkg/director", "pkg/hostinfo", "pkg/lb", "pkg/neigh", "pkg/netfilter", "pkg/warnings"},
 	"pkg/guard":         {},
 	"pkg/history":       {"pkg/guard", "internal/jsonfile"},
 	"pkg/warnings":      {},

@@ -217,6 +217,7 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer.start("admin", d.admin.Run)
 	outer.start("reload", d.reloadWhenAsked)
 	outer.start("readiness", d.sayReady)
+	outer.start("doctor", d.examine)
 	how := d.await(ctx, outer, inner)
 	if d.follower.isNone() {
 		d.log.Info("stopping")

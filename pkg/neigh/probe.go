@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -23,40 +24,69 @@ const probeGap = 150 * time.Millisecond
 // station that asks the same about the same address at the same time counts as
 // nobody: it does not have the address yet.
 func FindOwner(ctx context.Context, iface string, addr netip.Addr) (owner MAC, found bool, err error) {
+	err = askSegment(ctx, iface, addr, func(mac MAC) (isEnough bool) {
+		owner, found = mac, true
+		return true
+	})
+	return owner, found, err
+}
+
+// FindOwners asks as [FindOwner] does, and waits for all answers: every
+// station but this host that says that it has the address, in the order of
+// their first answers.
+func FindOwners(ctx context.Context, iface string, addr netip.Addr) (owners []MAC, err error) {
+	err = askSegment(ctx, iface, addr, func(mac MAC) (isEnough bool) {
+		if !slices.Contains(owners, mac) {
+			owners = append(owners, mac)
+		}
+		return false
+	})
+	return owners, err
+}
+
+// askSegment asks who has an address, and hands every answer to heard until
+// that is enough.
+func askSegment(ctx context.Context, iface string, addr netip.Addr, heard func(MAC) (isEnough bool)) error {
 	link, err := net.InterfaceByName(iface)
 	if err != nil {
-		return MAC{}, false, fmt.Errorf("owner of %s: %w", addr, err)
+		return fmt.Errorf("owner of %s: %w", addr, err)
 	}
 	own, ok := macFrom(link.HardwareAddr)
 	if !ok {
-		return MAC{}, false, fmt.Errorf("owner of %s: %s is not Ethernet", addr, iface)
+		return fmt.Errorf("owner of %s: %s is not Ethernet", addr, iface)
 	}
 	conn, err := listenOn(segmentKey{link.Index, addr.Is6()}, iface)
 	if err != nil {
-		return MAC{}, false, fmt.Errorf("owner of %s: packet socket on %s: %w", addr, iface, err)
+		return fmt.Errorf("owner of %s: packet socket on %s: %w", addr, iface, err)
 	}
 	defer conn.closeForGood()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	question, err := requestFrame(MAC{}, path{mac: own}, addr)
 	if err != nil {
-		return MAC{}, false, fmt.Errorf("owner of %s: %w", addr, err)
+		return fmt.Errorf("owner of %s: %w", addr, err)
 	}
 	for range 2 {
 		if _, err := conn.WriteTo(question, &packet.Addr{HardwareAddr: question[:6]}); err != nil {
-			return MAC{}, false, fmt.Errorf("owner of %s on %s: %w", addr, iface, err)
+			return fmt.Errorf("owner of %s on %s: %w", addr, iface, err)
 		}
-		owner, err = waitForOwner(conn, addr, own, time.Now().Add(probeGap))
-		switch {
-		case ctx.Err() != nil:
-			return MAC{}, false, ctx.Err()
-		case err == nil:
-			return owner, true, nil
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return MAC{}, false, fmt.Errorf("owner of %s on %s: %w", addr, iface, err)
+		for until := time.Now().Add(probeGap); ; {
+			owner, err := waitForOwner(conn, addr, own, until)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("owner of %s on %s: %w", addr, iface, err)
+			}
+			if heard(owner) {
+				return nil
+			}
 		}
 	}
-	return MAC{}, false, nil
+	return nil
 }
 
 // waitForOwner reads until another station says that it has addr.

@@ -61,14 +61,39 @@ func isAbsent(err error) bool {
 		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// warnings asks every base chain about every listener and names each rule
-// once.
-func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
-	type hit struct {
-		where     string
-		all       bool
-		listeners []string
+// Marked describes the rules that set a firewall mark on packets which clients
+// send to the listeners by these interfaces, a line for each.
+func (r *Reader) Marked(served []lb.Listener, interfaces []string) ([]string, error) {
+	rules, err := readRules()
+	if err != nil {
+		if isAbsent(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("nf_tables: %w", err)
 	}
+	var lines []string
+	for _, h := range rules.ask(served, interfaces, (*table).findMarks) {
+		lines = append(lines, fmt.Sprintf("netfilter would mark %s to %s (%s), but XDP is before it", h.what(), shorten(h.listeners), h.where))
+	}
+	return lines, nil
+}
+
+// hit is a rule, and the listeners that it is about.
+type hit struct {
+	where     string
+	all       bool // all packets to them
+	listeners []string
+}
+
+func (h hit) what() string {
+	if h.all {
+		return "packets"
+	}
+	return "some packets"
+}
+
+// ask asks every base chain about every listener and names each rule once.
+func (rs ruleset) ask(served []lb.Listener, interfaces []string, find func(*table, packet, *chain) []finding) []*hit {
 	var hits []*hit
 	by := map[string]*hit{}
 	for _, t := range rs.tables {
@@ -77,7 +102,7 @@ func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
 				if !t.hasFamilyOf(p) {
 					continue
 				}
-				for _, f := range t.findDrops(p, base) {
+				for _, f := range find(t, p, base) {
 					h := by[f.where]
 					if h == nil {
 						h = &hit{where: f.where, all: true}
@@ -92,17 +117,19 @@ func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
 			}
 		}
 	}
+	return hits
+}
+
+// warnings describes the rules that would drop.
+func (rs ruleset) warnings(served []lb.Listener, interfaces []string) []string {
 	var lines []string
+	hits := rs.ask(served, interfaces, (*table).findDrops)
 	for i, h := range hits {
 		if i == maxRules {
 			return append(lines, fmt.Sprintf("netfilter: %d more rules would drop packets to VIPs (nft -a list ruleset)", len(hits)-maxRules))
 		}
-		what := "packets"
-		if !h.all {
-			what = "some packets"
-		}
 		lines = append(lines, fmt.Sprintf("netfilter would drop %s to %s (%s), but XDP is before it (use deny: or allow:)",
-			what, shorten(h.listeners), h.where))
+			h.what(), shorten(h.listeners), h.where))
 	}
 	return lines
 }

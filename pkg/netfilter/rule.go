@@ -35,6 +35,10 @@ type ruleRun struct {
 	branches  []branch
 }
 
+// setsMark is the branch of a packet that gets a firewall mark and goes on;
+// the kernel has no such verdict.
+const setsMark = expr.VerdictKind(1 << 20)
+
 // applyRule says what a rule does with the packets of a listener.
 func applyRule(p packet, r *nftables.Rule, sets map[string][]element) []branch {
 	e := ruleRun{packet: p, sets: sets, match: yes}
@@ -97,8 +101,11 @@ func (e *ruleRun) applyExpr(x expr.Any) {
 			e.setRegister(x.DestRegister, e.readPayload(x))
 		}
 	case *expr.Meta:
-		if !x.SourceRegister {
+		switch {
+		case !x.SourceRegister:
 			e.setRegister(x.Register, e.readMeta(x.Key))
+		case x.Key == expr.MetaKeyMARK:
+			e.addBranch(setsMark, "")
 		}
 	case *expr.Bitwise:
 		e.setRegister(x.DestRegister, e.register(x.SourceRegister).masked(x.Mask, x.Xor))
@@ -133,8 +140,11 @@ func (e *ruleRun) applyExpr(x expr.Any) {
 	case *expr.Reject:
 		e.addBranch(expr.VerdictDrop, "")
 	case *expr.Target:
-		if x.Name == "REJECT" {
+		switch x.Name {
+		case "REJECT":
 			e.addBranch(expr.VerdictDrop, "")
+		case "MARK":
+			e.addBranch(setsMark, "")
 		}
 	}
 }

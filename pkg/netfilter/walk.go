@@ -30,8 +30,17 @@ const nesting = 16
 type walk struct {
 	packet
 	table *table
-	found []finding
-	some  bool // some packets were accepted
+	found []finding // what drops
+	marks []finding // what marks
+	some  bool      // some packets were accepted
+}
+
+// findMarks lists what sets a firewall mark on packets of a listener in one
+// base chain.
+func (t *table) findMarks(p packet, base *chain) []finding {
+	w := &walk{packet: p, table: t}
+	w.followChain(base, yes, 0, 0)
+	return w.marks
 }
 
 // findDrops lists what drops packets of a listener in one base chain.
@@ -45,7 +54,12 @@ func (t *table) findDrops(p packet, base *chain) []finding {
 }
 
 func (w *walk) addFinding(where string, all bool) {
-	w.found = append(w.found, finding{fmt.Sprintf("table %s %s, %s", familyName(w.table.family), w.table.name, where), all})
+	w.found = append(w.found, finding{w.place(where), all})
+}
+
+// place is where a rule is, with its table.
+func (w *walk) place(where string) string {
+	return fmt.Sprintf("table %s %s, %s", familyName(w.table.family), w.table.name, where)
 }
 
 func familyName(f nftables.TableFamily) string {
@@ -88,6 +102,10 @@ func (w *walk) takeVerdict(c *chain, r *nftables.Rule, b branch, depth int) (end
 			w.addFinding(fmt.Sprintf("chain %s, handle %d", c.Name, r.Handle), all)
 		}
 		return stopped, all
+	case setsMark:
+		if b.isAbout(destination | port | source) {
+			w.marks = append(w.marks, finding{w.place(fmt.Sprintf("chain %s, handle %d", c.Name, r.Handle)), all})
+		}
 	case expr.VerdictAccept:
 		done = b.match == yes && b.isAbout(destination|port)
 		w.some = w.some || !done && b.isAbout(destination|port|source)

@@ -1,0 +1,207 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// fake is a host where all is well, unless a test changes it.
+type fake struct {
+	owners  map[string][]neigh.MAC
+	routes  map[string]Route
+	iface   Interface
+	sysctls map[string]string
+	marks   []string
+	asked   []string
+	err     error
+}
+
+func (f *fake) Owners(_ context.Context, _ string, a netip.Addr) ([]neigh.MAC, error) {
+	return f.owners[a.String()], f.err
+}
+
+func (f *fake) Route(a netip.Addr) (Route, error) {
+	r, ok := f.routes[a.String()]
+	if !ok {
+		return Route{}, errors.New("network is unreachable")
+	}
+	return r, nil
+}
+
+func (f *fake) Interface(string) (Interface, error) { return f.iface, nil }
+func (f *fake) Sysctl(key string) (string, error)   { return f.sysctls[key], nil }
+
+func (f *fake) Marks(served []lb.Listener, _ []string) ([]string, error) {
+	for _, l := range served {
+		f.asked = append(f.asked, l.String())
+	}
+	return f.marks, f.err
+}
+
+var (
+	vip     = netip.MustParseAddr("192.0.2.100")
+	first   = netip.MustParseAddr("192.0.2.11")
+	second  = netip.MustParseAddr("192.0.2.12")
+	macs    = map[string][]neigh.MAC{first.String(): {{2, 11}}, second.String(): {{2, 12}}}
+	healthy = Interface{MTU: 1500, IsNative: true, IsDefault: true}
+)
+
+// healthyCase is a director that has nothing wrong.
+func healthyCase() (Case, *fake) {
+	cfg := &config.Config{Interfaces: []string{"eth0"}, Services: []config.Service{{Service: lb.Service{
+		Name: "web", Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 80, Last: 80}},
+		Reals: []lb.Real{{Addr: first, Weight: 1}, {Addr: second, Weight: 1}},
+	}}}}
+	way := Route{Device: "eth0", MTU: 1500}
+	return Case{Config: cfg, Has: func(netip.Addr) bool { return true }}, &fake{
+		owners: map[string][]neigh.MAC{first.String(): macs[first.String()], second.String(): macs[second.String()]},
+		routes: map[string]Route{first.String(): way, second.String(): way}, iface: healthy,
+	}
+}
+
+func TestFindings(t *testing.T) {
+	for name, test := range map[string]struct {
+		plant func(c *Case, f *fake)
+		want  []string // kind and subject
+	}{
+		"nothing": {func(*Case, *fake) {}, nil},
+		"a real answers": {
+			func(_ *Case, f *fake) { f.owners[vip.String()] = []neigh.MAC{{2, 12}} },
+			[]string{"real-answers-arp real 192.0.2.12"},
+		},
+		"a stranger answers": {
+			func(_ *Case, f *fake) { f.owners[vip.String()] = []neigh.MAC{{2, 99}} },
+			[]string{"vip-elsewhere VIP 192.0.2.100"},
+		},
+		"the master answers": {
+			func(c *Case, f *fake) {
+				f.owners[vip.String()], c.Has = []neigh.MAC{{2, 99}}, func(netip.Addr) bool { return false }
+				c.Config.VRRP = []vrrp.Instance{{Interface: "eth0", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
+			}, nil,
+		},
+		"a real and a stranger": {
+			func(_ *Case, f *fake) { f.owners[vip.String()] = []neigh.MAC{{2, 11}, {2, 99}} },
+			[]string{"vip-elsewhere VIP 192.0.2.100", "real-answers-arp real 192.0.2.11"},
+		},
+		"the MAC is known": {
+			func(c *Case, f *fake) {
+				c.MACs = map[neigh.MAC]netip.Addr{{2, 77}: first}
+				f.owners[vip.String()] = []neigh.MAC{{2, 77}}
+			}, []string{"real-answers-arp real 192.0.2.11"},
+		},
+		"the VIP is a real": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Addr = vip
+				f.routes[vip.String()] = Route{Device: "eth0", MTU: 1500}
+			}, []string{"vip-is-real VIP 192.0.2.100"},
+		},
+		"a gateway": {
+			func(_ *Case, f *fake) { f.routes[first.String()] = Route{Device: "eth0", MTU: 1500, IsGateway: true} },
+			[]string{"real-off-segment real 192.0.2.11"},
+		},
+		"a gateway, by NAT": {
+			func(c *Case, f *fake) {
+				f.routes[first.String()] = Route{Device: "eth0", MTU: 1500, IsGateway: true}
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+			}, nil,
+		},
+		"no way": {
+			func(_ *Case, f *fake) { delete(f.routes, second.String()) },
+			[]string{"real-off-segment real 192.0.2.12"},
+		},
+		"a narrow way": {
+			func(_ *Case, f *fake) { f.routes[second.String()] = Route{Device: "eth1", MTU: 1400} },
+			[]string{"small-mtu real 192.0.2.12"},
+		},
+		"frames are lost": {
+			func(_ *Case, f *fake) { f.iface.LacksPeer = true },
+			[]string{"lost-frames interface eth0"},
+		},
+		"generic mode loses none": {
+			func(_ *Case, f *fake) { f.iface.LacksPeer, f.iface.IsNative = true, false }, nil,
+		},
+		"strict filter, a local real": {
+			func(_ *Case, f *fake) {
+				f.routes[first.String()] = Route{IsLocal: true}
+				f.iface.IsDefault, f.sysctls = false, map[string]string{"net.ipv4.conf.eth0.rp_filter": "1", "net.ipv4.conf.all.rp_filter": "0"}
+			}, []string{"rp-filter interface eth0"},
+		},
+		"loose filter wins": {
+			func(_ *Case, f *fake) {
+				f.routes[first.String()] = Route{IsLocal: true}
+				f.iface.IsDefault, f.sysctls = false, map[string]string{"net.ipv4.conf.eth0.rp_filter": "2", "net.ipv4.conf.all.rp_filter": "1"}
+			}, nil,
+		},
+		"strict filter, no local real": {
+			func(_ *Case, f *fake) {
+				f.iface.IsDefault, f.sysctls = false, map[string]string{"net.ipv4.conf.all.rp_filter": "1"}
+			}, nil,
+		},
+		"a mark": {
+			func(_ *Case, f *fake) { f.marks = []string{"netfilter would mark packets"} },
+			[]string{"bypassed-mark firewall"},
+		},
+		"notes": {
+			func(_ *Case, f *fake) { f.iface.HasLRO, f.iface.HasVLANStrip = true, true },
+			[]string{"note: offload interface eth0", "note: offload interface eth0"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, f := healthyCase()
+			test.plant(&c, f)
+			var got []string
+			for _, w := range Examine(t.Context(), c, f) {
+				line := w.Kind + " " + w.Subject
+				if w.Note {
+					line = "note: " + line
+				} else if w.Cure == "" {
+					t.Errorf("%s has no cure", line)
+				}
+				if !slices.Contains(Kinds(), w.Kind) {
+					t.Errorf("%s is not one of Kinds", w.Kind)
+				}
+				got = append(got, line)
+			}
+			slices.Sort(got)
+			slices.Sort(test.want)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("findings (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A service that stands for a mark does what the rule would do.
+func TestMarkServicesAreNotAskedAbout(t *testing.T) {
+	c, f := healthyCase()
+	c.Config.Services[0].Mark = 10
+	f.marks = []string{"netfilter would mark packets"}
+	if found := Examine(t.Context(), c, f); len(found) != 0 || len(f.asked) != 0 {
+		t.Errorf("%+v, asked about %q", found, f.asked)
+	}
+}
+
+// What cannot be asked is no finding.
+func TestUnknownIsANote(t *testing.T) {
+	c, f := healthyCase()
+	f.err = errors.New("no socket")
+	found := Examine(t.Context(), c, f)
+	if len(found) != 4 { // two reals, the VIP, the firewall
+		t.Errorf("%+v", found)
+	}
+	for _, w := range found {
+		if !w.Note || w.Kind != Unknown {
+			t.Errorf("%+v", w)
+		}
+	}
+}

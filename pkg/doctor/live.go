@@ -1,0 +1,95 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/pkg/hostinfo"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/netfilter"
+)
+
+// Live is this host. Its methods speak of the network namespace of the thread
+// that calls them.
+type Live struct{ rules netfilter.Reader }
+
+// Owners implements [Host].
+func (*Live) Owners(ctx context.Context, iface string, addr netip.Addr) ([]neigh.MAC, error) {
+	return neigh.FindOwners(ctx, iface, addr)
+}
+
+// Route implements [Host].
+func (*Live) Route(addr netip.Addr) (Route, error) {
+	routes, err := netlink.RouteGet(addr.AsSlice())
+	if err != nil {
+		return Route{}, err
+	}
+	if len(routes) == 0 {
+		return Route{}, errors.New("no route")
+	}
+	r := routes[0]
+	link, err := netlink.LinkByIndex(r.LinkIndex)
+	if err != nil {
+		return Route{}, err
+	}
+	way := Route{
+		Device: link.Attrs().Name, IsGateway: r.Gw != nil || r.Via != nil, IsLocal: r.Type == unix.RTN_LOCAL, MTU: link.Attrs().MTU,
+	}
+	if r.MTU > 0 {
+		way.MTU = r.MTU
+	}
+	return way, nil
+}
+
+// Interface implements [Host].
+func (*Live) Interface(name string) (Interface, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return Interface{}, err
+	}
+	l, err := hostinfo.ExamineLink(name)
+	if err != nil {
+		return Interface{}, err
+	}
+	return Interface{
+		MTU: link.Attrs().MTU, IsNative: l.IsNative, LacksPeer: l.LacksPeer, HasLRO: l.HasLRO, HasVLANStrip: l.HasStrip,
+		IsDefault: isDefaultRouted(link.Attrs().Index),
+	}, nil
+}
+
+// Sysctl implements [Host].
+func (*Live) Sysctl(key string) (string, error) {
+	text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(key, ".", "/"))
+	return strings.TrimSpace(string(text)), err
+}
+
+// Marks implements [Host].
+func (l *Live) Marks(served []lb.Listener, interfaces []string) ([]string, error) {
+	return l.rules.Marked(served, interfaces)
+}
+
+// isDefaultRouted reports whether the default route leaves by an interface; if
+// there is none, nothing leaves elsewhere.
+func isDefaultRouted(index int) bool {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return true
+	}
+	found := false
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			if r.LinkIndex == index {
+				return true
+			}
+			found = true
+		}
+	}
+	return !found
+}

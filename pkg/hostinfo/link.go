@@ -1,0 +1,101 @@
+package hostinfo
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Link is what an interface is doing now.
+type Link struct {
+	IsNative  bool // a program is attached to its driver
+	IsVeth    bool
+	LacksPeer bool // IsVeth, and the other end has no program: what XDP sends is lost
+	HasLRO    bool // frames are merged before XDP sees them
+	HasStrip  bool // VLAN tags are taken out of them
+}
+
+// ExamineLink looks at an interface of the calling thread's network
+// namespace. The other end of a veth may be in another one.
+func ExamineLink(name string) (Link, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return Link{}, fmt.Errorf("interface %s: %w", name, err)
+	}
+	l := Link{IsVeth: driver(name) == "veth", IsNative: isNative(link)}
+	if l.IsVeth {
+		has, err := peerIsNative(link.Attrs())
+		if err != nil {
+			return Link{}, fmt.Errorf("other end of %s: %w", name, err)
+		}
+		l.LacksPeer = !has
+		return l, nil // what it does to frames, XDP does not see
+	}
+	flags := offloadFlags(name)
+	l.HasLRO, l.HasStrip = flags&flagLRO != 0, flags&flagRXVLAN != 0
+	return l, nil
+}
+
+func isNative(link netlink.Link) bool {
+	x := link.Attrs().Xdp
+	return x != nil && x.AttachMode == nl.XDP_ATTACHED_DRV
+}
+
+// peerIsNative reports whether the other end of a veth has a program in its
+// driver: only then it takes frames that this end sends by XDP.
+func peerIsNative(a *netlink.LinkAttrs) (bool, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(a.ParentIndex)
+	req.AddData(msg)
+	if a.NetNsID >= 0 {
+		req.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(a.NetNsID))))
+	}
+	answers, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range answers {
+		peer, err := netlink.LinkDeserialize(nil, m)
+		if err != nil {
+			return false, err
+		}
+		if isNative(peer) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Flags of ETHTOOL_GFLAGS (include/uapi/linux/ethtool.h).
+const (
+	flagRXVLAN = 1 << 8
+	flagLRO    = 1 << 15
+)
+
+// offloadFlags asks what `ethtool -k` shows; 0 if it is not known.
+func offloadFlags(name string) uint32 {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	// struct ethtool_value and struct ifreq.
+	value := &struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_GFLAGS}
+	req := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}{data: unsafe.Pointer(value)}
+	copy(req.name[:unix.IFNAMSIZ-1], name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
+	runtime.KeepAlive(value)
+	if errno != 0 {
+		return 0
+	}
+	return value.data
+}

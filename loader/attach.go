@@ -116,7 +116,7 @@ func (d *Datapath) tryModes(a *Attachment, prog *ebpf.Program) (link.Link, error
 		a.Mode = m
 		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: a.Index, Flags: flags})
 	}
-	if d.opts.Mode != Generic {
+	if d.mayBeNative(a) {
 		l, err := try(Native, link.XDPDriverMode)
 		if err == nil {
 			return l, nil
@@ -132,6 +132,19 @@ func (d *Datapath) tryModes(a *Attachment, prog *ebpf.Program) (link.Link, error
 		return nil, d.refused(a, err)
 	}
 	return l, nil
+}
+
+// mayBeNative reports whether native mode is to be tried.
+func (d *Datapath) mayBeNative(a *Attachment) bool {
+	if d.opts.Mode != Auto || d.opts.CannotSend == nil {
+		return d.opts.Mode != Generic
+	}
+	err := d.opts.CannotSend(a.Name)
+	if err != nil {
+		a.Why = err.Error()
+		d.opts.Log.Warn("native XDP would lose frames; falling back to generic, which is slower", "interface", a.Name, "why", err)
+	}
+	return err == nil
 }
 
 func (d *Datapath) refused(a *Attachment, err error) error {

@@ -29,8 +29,9 @@ type Options struct {
 	PinDir     string   // a directory on a bpffs; made if it is missing
 	Interfaces []string // at least one
 	Mode       Mode
-	Flows      int // connections that are guaranteed a place
-	Templates  int // persistence templates that are guaranteed a place
+	CannotSend func(iface string) error // with Mode Auto, why frames would be lost in native mode; nil = nobody knows
+	Flows      int                      // connections that are guaranteed a place
+	Templates  int                      // persistence templates that are guaranteed a place
 
 	// StillClock is for tests: time stands still unless they change
 	// Settings.Clock.

@@ -11,6 +11,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -20,7 +21,7 @@ import (
 func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (_ lb.Backend, canLease bool, err error) {
 	openXDP := func() (lb.Backend, error) {
 		return xdp.Open(ctx, xdp.Options{
-			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), PinDir: cfg.PinDir,
+			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
 		})
 	}

@@ -1,6 +1,7 @@
 package hostinfo
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -38,6 +39,16 @@ func ExamineLink(name string) (Link, error) {
 	flags := offloadFlags(name)
 	l.HasLRO, l.HasStrip = flags&flagLRO != 0, flags&flagRXVLAN != 0
 	return l, nil
+}
+
+// CannotSend returns why frames that XDP sends by an interface in native mode
+// would be lost, nil if nothing is known against it.
+func CannotSend(name string) error {
+	l, err := ExamineLink(name)
+	if err == nil && l.LacksPeer {
+		return errors.New("the other end of this veth has no XDP program, without which it takes no frames")
+	}
+	return nil // what cannot be asked is not known
 }
 
 func isNative(link netlink.Link) bool {

@@ -135,3 +135,20 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 }
+
+// On a veth whose other end has no program, native mode would forward nothing:
+// lvx serves in generic mode, and says so.
+func TestVethWithoutPeerProgram(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	run(t, r.Cluster.Switch(), "ip", "link", "set", "dev", "d1", "xdp", "off")
+	must(t, r.Direct(t.Context(), "d1", service("")))
+	realsUp(t, r, "r1", "r2")
+	out, err := r.LVX(t.Context(), "d1", "status")
+	must(t, err)
+	if !strings.Contains(out, "generic") || !strings.Contains(out, "the other end of this veth has no XDP program") {
+		t.Errorf("lvx status does not say why:\n%s", out)
+	}
+	if found := examine(t, r); len(found) > 0 {
+		t.Errorf("generic mode loses nothing, yet lvx doctor finds %q", found)
+	}
+}

@@ -38,6 +38,7 @@ type Options struct {
 	Log        *slog.Logger
 	Interfaces []string
 	Mode       loader.Mode
+	CannotSend func(iface string) error // see [loader.Options]
 	PinDir     string
 	Flows      int // connections that are guaranteed a place
 	Templates  int
@@ -93,7 +94,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 		o.Log = slog.Default()
 	}
 	dp, err := loader.Open(context.Background(), loader.Options{
-		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode,
+		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend,
 		Flows: o.Flows, Templates: o.Templates, StillClock: o.StillClock,
 	})
 	if err != nil {

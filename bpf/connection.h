@@ -171,7 +171,7 @@ static __always_inline int is_new_conn_expected(struct run *r, struct real *real
 static __always_inline int is_awaited(const struct real *real, __u64 value)
 {
 	return !(real->flags & REAL_THERE) && real->flags & REAL_SILENT &&
-	       real->generation == value_generation(value);
+	       real_generation(real) == value_generation(value);
 }
 
 /*
@@ -218,7 +218,7 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 		return CONTINUE;
 	if (real->flags & REAL_FILTERED && is_denied(r->p.source, real->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
-	if (!(real->flags & REAL_THERE) || real->generation != value_generation(value))
+	if (!(real->flags & REAL_THERE) || real_generation(real) != value_generation(value))
 		return end_without_real(r, real, place, value);
 	if (must_reschedule(r, real, value)) {
 		record(STEP_RESCHEDULED, value);
@@ -321,7 +321,7 @@ static __always_inline int forward_icmp_error(struct run *r)
 	record(STEP_QUOTED, value);
 	slot = value_real(value);
 	real = bpf_map_lookup_elem(&reals, &slot);
-	if (!real || !(real->flags & REAL_THERE) || real->generation != value_generation(value))
+	if (!real || !(real->flags & REAL_THERE) || real_generation(real) != value_generation(value))
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	return send_to(r, real, slot, VERDICT_ICMP_FORWARDED);
 }

@@ -52,7 +52,7 @@ static __always_inline int is_complete(const struct glance *g, __u32 least)
 /* A real that may get this packet of a live flow, with nothing else to mind. */
 static __always_inline int is_sendable(__u64 way, __u64 value)
 {
-	__u64 mind = (REAL_THERE | REAL_LOCAL | REAL_FILTERED) << 8 | 15;
+	__u64 mind = (REAL_THERE | REAL_LOCAL | REAL_FILTERED) << 8 | 255; /* FORWARD_DR is 0 */
 
 	/* UDP is scheduled anew at a silent real: bit 62 of the value is UDP's, REAL_SILENT bit 14 of the way's end. */
 	mind |= value >> 48 & REAL_SILENT << 8;

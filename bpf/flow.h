@@ -28,22 +28,25 @@ static __always_inline __u64 flow_find(struct set *set, __u64 key, __be16 port, 
 	struct match m = {
 		.mask = PORT_MASK,
 		.bits = (__u64)port << PORT_SHIFT,
-		.changeable = STATE_MASK | PROVEN | SEEN_MASK,
+		.changeable = STATE_MASK | SEEN_MASK,
 	};
 
 	return set_find(set, key, m, place);
 }
 
 /*
- * Classes of places by the top four bits of their value (proven, state): what
- * a new flow may take, cheapest first. 0 is free, 15 is being written.
- * CLOSE, TIME_WAIT and SYN_RECV lose nothing or next to nothing (1), nor does
- * a single UDP packet; an established flow that was never seen again may be
- * a spoofed SYN and ACK (2); a proven one goes last (3), in FIN_WAIT too: the
- * reply may still be on its way.
+ * Classes of places by the state's code: what a new flow may take, cheapest
+ * first. 0 is free, 15 is being written. CLOSE, TIME_WAIT and SYN_RECV lose
+ * nothing or next to nothing (1), nor does a single UDP packet; an established
+ * flow that was never seen again may be a spoofed SYN and ACK (2); a proven one
+ * goes last (3), in FIN_WAIT too: the reply may still be on its way.
  */
-#define CLASSES 0xf3113310f1112210ULL
-/* from the top: proven busy, udp, close, time_wait, fin_wait, established, syn_recv, empty; unproven the same */
+#define CLASSES 0x13133310f1112210ULL
+/*
+ * From the top: syn_ack, proven udp, last_ack, close_wait, proven fin_wait and
+ * established, syn_sent, code 8; busy, udp, close, time_wait, fin_wait,
+ * established, syn_recv, empty
+ */
 
 /*
  * What it would cost to take a flow's place: 0 for a free or expired one, else
@@ -55,7 +58,7 @@ static __always_inline __u32 flow_cost(const struct settings *s, __u64 value, __
 	__u32 kind = value >> STATE_SHIFT;
 	__u32 class = CLASSES >> (kind * 4) & 15;
 	__u32 age = flow_age(value, now);
-	__s32 left = (__s32)s->timeout[kind & 7] - (__s32)age;
+	__s32 left = (__s32)s->timeout[kind] - (__s32)age;
 	__u32 cost = class << 16 | (SEEN_MASK - age);
 
 	asm volatile(""
@@ -90,7 +93,7 @@ static __always_inline void account_eviction(const struct settings *s, __u64 val
 	if (state == STATE_EMPTY)
 		return;
 	real = bpf_map_lookup_elem(&reals, &slot);
-	if (real && real->generation == value_generation(value))
+	if (real && real_generation(real) == value_generation(value))
 		load_add(slot, state, -1);
 	if (flow_is_expired(s, value, now))
 		kind = EVICTED_EXPIRED;
@@ -206,10 +209,8 @@ static __always_inline void flow_touch(const struct settings *s, __u64 hash, __u
 	for (int i = 0; i < 3; i++) {
 		__u64 found;
 
-		wanted = (value & ~(STATE_MASK | SEEN_MASK)) | (__u64)state << STATE_SHIFT |
-			 (now & SEEN_MASK);
-		if (value_state(value) == state)
-			wanted |= PROVEN;
+		wanted = (value & ~(STATE_MASK | SEEN_MASK)) | (now & SEEN_MASK) |
+			 state_bits(state, value_state(value) == state ? PROVEN : value & PROVEN);
 		found = swap_64(place, value, wanted);
 		if (found == value) {
 			load_move(value_real(value), value_state(value), state);
@@ -231,12 +232,13 @@ static __always_inline void flow_touch(const struct settings *s, __u64 hash, __u
 static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __u64 value,
 					 __u64 now)
 {
-	__u64 fields = SEEN_MASK | STATE_MASK | PROVEN;
+	__u64 fields = SEEN_MASK | STATE_MASK;
 	int is_same = value_real(value) == value_real(in->value) &&
 		      value_generation(value) == value_generation(in->value);
 	__u32 slot = value_real(value);
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
-	__u64 wanted = (value & ~fields) | (in->value & fields) | (value & PROVEN);
+	__u64 wanted = (value & ~fields) | (in->value & SEEN_MASK) |
+		       state_bits(value_state(in->value), (in->value | value) & PROVEN);
 
 	if (flow_age(value, now) < flow_age(in->value, now) || (!is_same && !in->replaces))
 		return ABSORB_KEPT;
@@ -244,7 +246,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 		wanted = in->value | next_nonce(value);
 	if (swap_64(place, value, wanted) != value)
 		return ABSORB_BUSY;
-	if (real && real->generation == value_generation(value))
+	if (real && real_generation(real) == value_generation(value))
 		load_add(slot, value_state(value), -1);
 	load_add(value_real(wanted), value_state(wanted), 1);
 	return ABSORB_CHANGED;

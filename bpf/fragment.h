@@ -65,7 +65,7 @@ static __always_inline int forward_fragment(struct run *r)
 		if (note->real == NO_REAL)
 			return PASS(VERDICT_NO_LISTENER);
 		real = bpf_map_lookup_elem(&reals, &note->real);
-		if (real && real->flags & REAL_THERE && real->generation == note->generation)
+		if (real && real->flags & REAL_THERE && real_generation(real) == note->generation)
 			return send_to(r, real, note->real, VERDICT_FORWARDED);
 	}
 	record(STEP_NO_NOTE, 0);

@@ -16,52 +16,53 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	lbMapAbsorptions         = "absorptions"
-	lbMapAddresses           = "addresses"
-	lbMapAnswers             = "answers"
-	lbMapCounters            = "counters"
-	lbMapCursors             = "cursors"
-	lbMapEvictions           = "evictions"
-	lbMapFilters             = "filters"
-	lbMapFlowNews            = "flow_news"
-	lbMapFlows               = "flows"
-	lbMapFragments           = "fragments"
-	lbMapHeld                = "held"
-	lbMapInterfaces          = "interfaces"
-	lbMapLabels              = "labels"
-	lbMapLeases              = "leases"
-	lbMapLoads               = "loads"
-	lbMapLocks               = "locks"
-	lbMapPorts               = "ports"
-	lbMapRanges              = "ranges"
-	lbMapReals               = "reals"
-	lbMapRings               = "rings"
-	lbMapServices            = "services"
-	lbMapSettings            = "settings"
-	lbMapTemplateNews        = "template_news"
-	lbMapTemplates           = "templates"
-	lbMapVerdicts            = "verdicts"
-	lbMapVips                = "vips"
-	lbProgAbsorb             = "absorb"
-	lbProgClock              = "clock"
-	lbProgLb                 = "lb"
-	lbVarFlowSets            = "flow_sets"
-	lbVarFragmentTicks       = "fragment_ticks"
-	lbVarInterfaceSlot       = "interface_slot"
-	lbVarJiffiesPerSecond    = "jiffies_per_second"
-	lbVarNamesOfEvictions    = "names_of_evictions"
-	lbVarNamesOfFilterScopes = "names_of_filter_scopes"
-	lbVarNamesOfHeldFrames   = "names_of_held_frames"
-	lbVarNamesOfRealFlags    = "names_of_real_flags"
-	lbVarNamesOfRealIndices  = "names_of_real_indices"
-	lbVarNamesOfStates       = "names_of_states"
-	lbVarNamesOfTableSizes   = "names_of_table_sizes"
-	lbVarNamesOfVerdicts     = "names_of_verdicts"
-	lbVarNamesOfVipFlags     = "names_of_vip_flags"
-	lbVarOwnMac              = "own_mac"
-	lbVarRenewalTicks        = "renewal_ticks"
-	lbVarTemplateSets        = "template_sets"
-	lbVarTickShift           = "tick_shift"
+	lbMapAbsorptions           = "absorptions"
+	lbMapAddresses             = "addresses"
+	lbMapAnswers               = "answers"
+	lbMapCounters              = "counters"
+	lbMapCursors               = "cursors"
+	lbMapEvictions             = "evictions"
+	lbMapFilters               = "filters"
+	lbMapFlowNews              = "flow_news"
+	lbMapFlows                 = "flows"
+	lbMapFragments             = "fragments"
+	lbMapHeld                  = "held"
+	lbMapInterfaces            = "interfaces"
+	lbMapLabels                = "labels"
+	lbMapLeases                = "leases"
+	lbMapLoads                 = "loads"
+	lbMapLocks                 = "locks"
+	lbMapPorts                 = "ports"
+	lbMapRanges                = "ranges"
+	lbMapReals                 = "reals"
+	lbMapRings                 = "rings"
+	lbMapServices              = "services"
+	lbMapSettings              = "settings"
+	lbMapTemplateNews          = "template_news"
+	lbMapTemplates             = "templates"
+	lbMapVerdicts              = "verdicts"
+	lbMapVips                  = "vips"
+	lbProgAbsorb               = "absorb"
+	lbProgClock                = "clock"
+	lbProgLb                   = "lb"
+	lbVarFlowSets              = "flow_sets"
+	lbVarFragmentTicks         = "fragment_ticks"
+	lbVarInterfaceSlot         = "interface_slot"
+	lbVarJiffiesPerSecond      = "jiffies_per_second"
+	lbVarNamesOfEvictions      = "names_of_evictions"
+	lbVarNamesOfFilterScopes   = "names_of_filter_scopes"
+	lbVarNamesOfForwardMethods = "names_of_forward_methods"
+	lbVarNamesOfHeldFrames     = "names_of_held_frames"
+	lbVarNamesOfRealFlags      = "names_of_real_flags"
+	lbVarNamesOfRealIndices    = "names_of_real_indices"
+	lbVarNamesOfStates         = "names_of_states"
+	lbVarNamesOfTableSizes     = "names_of_table_sizes"
+	lbVarNamesOfVerdicts       = "names_of_verdicts"
+	lbVarNamesOfVipFlags       = "names_of_vip_flags"
+	lbVarOwnMac                = "own_mac"
+	lbVarRenewalTicks          = "renewal_ticks"
+	lbVarTemplateSets          = "template_sets"
+	lbVarTickShift             = "tick_shift"
 )
 
 // loadLb returns the embedded CollectionSpec for lb.
@@ -147,23 +148,24 @@ type lbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
-	FlowSets            *ebpf.VariableSpec `ebpf:"flow_sets"`
-	FragmentTicks       *ebpf.VariableSpec `ebpf:"fragment_ticks"`
-	InterfaceSlot       *ebpf.VariableSpec `ebpf:"interface_slot"`
-	JiffiesPerSecond    *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
-	NamesOfEvictions    *ebpf.VariableSpec `ebpf:"names_of_evictions"`
-	NamesOfFilterScopes *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
-	NamesOfHeldFrames   *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
-	NamesOfRealFlags    *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
-	NamesOfRealIndices  *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
-	NamesOfStates       *ebpf.VariableSpec `ebpf:"names_of_states"`
-	NamesOfTableSizes   *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
-	NamesOfVerdicts     *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
-	NamesOfVipFlags     *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
-	OwnMac              *ebpf.VariableSpec `ebpf:"own_mac"`
-	RenewalTicks        *ebpf.VariableSpec `ebpf:"renewal_ticks"`
-	TemplateSets        *ebpf.VariableSpec `ebpf:"template_sets"`
-	TickShift           *ebpf.VariableSpec `ebpf:"tick_shift"`
+	FlowSets              *ebpf.VariableSpec `ebpf:"flow_sets"`
+	FragmentTicks         *ebpf.VariableSpec `ebpf:"fragment_ticks"`
+	InterfaceSlot         *ebpf.VariableSpec `ebpf:"interface_slot"`
+	JiffiesPerSecond      *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
+	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
+	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
+	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
+	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
+	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
+	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
+	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
+	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
+	TemplateSets          *ebpf.VariableSpec `ebpf:"template_sets"`
+	TickShift             *ebpf.VariableSpec `ebpf:"tick_shift"`
 }
 
 // lbObjects contains all objects after they have been loaded into the kernel.
@@ -249,23 +251,24 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
-	FlowSets            *ebpf.Variable `ebpf:"flow_sets"`
-	FragmentTicks       *ebpf.Variable `ebpf:"fragment_ticks"`
-	InterfaceSlot       *ebpf.Variable `ebpf:"interface_slot"`
-	JiffiesPerSecond    *ebpf.Variable `ebpf:"jiffies_per_second"`
-	NamesOfEvictions    *ebpf.Variable `ebpf:"names_of_evictions"`
-	NamesOfFilterScopes *ebpf.Variable `ebpf:"names_of_filter_scopes"`
-	NamesOfHeldFrames   *ebpf.Variable `ebpf:"names_of_held_frames"`
-	NamesOfRealFlags    *ebpf.Variable `ebpf:"names_of_real_flags"`
-	NamesOfRealIndices  *ebpf.Variable `ebpf:"names_of_real_indices"`
-	NamesOfStates       *ebpf.Variable `ebpf:"names_of_states"`
-	NamesOfTableSizes   *ebpf.Variable `ebpf:"names_of_table_sizes"`
-	NamesOfVerdicts     *ebpf.Variable `ebpf:"names_of_verdicts"`
-	NamesOfVipFlags     *ebpf.Variable `ebpf:"names_of_vip_flags"`
-	OwnMac              *ebpf.Variable `ebpf:"own_mac"`
-	RenewalTicks        *ebpf.Variable `ebpf:"renewal_ticks"`
-	TemplateSets        *ebpf.Variable `ebpf:"template_sets"`
-	TickShift           *ebpf.Variable `ebpf:"tick_shift"`
+	FlowSets              *ebpf.Variable `ebpf:"flow_sets"`
+	FragmentTicks         *ebpf.Variable `ebpf:"fragment_ticks"`
+	InterfaceSlot         *ebpf.Variable `ebpf:"interface_slot"`
+	JiffiesPerSecond      *ebpf.Variable `ebpf:"jiffies_per_second"`
+	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
+	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
+	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
+	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
+	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
+	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
+	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
+	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`
+	TemplateSets          *ebpf.Variable `ebpf:"template_sets"`
+	TickShift             *ebpf.Variable `ebpf:"tick_shift"`
 }
 
 // lbPrograms contains all programs after they have been loaded into the kernel.

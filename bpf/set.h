@@ -99,7 +99,7 @@ static __always_inline __u64 set_find(struct set *set, __u64 key, struct match m
 		value = READ_ONCE_64(set->value[i]);
 		if ((value & m.mask) != m.bits)
 			continue;
-		if (value_state(value) == STATE_EMPTY || value_state(value) == STATE_BUSY)
+		if (!is_live(value))
 			continue;
 		if (READ_ONCE_64(set->key[i]) != key)
 			continue;
@@ -107,7 +107,7 @@ static __always_inline __u64 set_find(struct set *set, __u64 key, struct match m
 		if (value != again) {
 			/* The owner changed it, or the place changed hands:
 			 * only the first leaves key and nonce. */
-			if ((value ^ again) & ~m.changeable || value_state(again) == STATE_BUSY ||
+			if ((value ^ again) & ~m.changeable || !is_live(again) ||
 			    READ_ONCE_64(set->key[i]) != key)
 				continue;
 			value = again;
@@ -139,6 +139,7 @@ static __always_inline __u64 smaller_of(__u64 a, __u64 b)
 	return b + (difference & difference >> 63);
 }
 
+/* By PROVEN's bit alone: states that are seen both ways count, too. */
 static __always_inline __u32 count_proven(struct set *set)
 {
 	__u32 n = 0;
@@ -208,10 +209,10 @@ static __always_inline __u64 next_nonce(__u64 value)
 /* 0 if another CPU has the place, or was first. */
 static __always_inline int set_claim(struct claim *c)
 {
-	if (value_state(c->old) == STATE_BUSY)
+	if (value_code(c->old) == STATE_BUSY)
 		return 0;
 	c->nonce = next_nonce(c->old);
-	return swap_64(c->value, c->old, c->nonce | STATE_MASK) == c->old;
+	return swap_64(c->value, c->old, c->nonce | BUSY) == c->old;
 }
 
 /* Free a place, unless it has changed. Reports whether it was freed. */

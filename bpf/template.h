@@ -116,7 +116,7 @@ static __always_inline int template_is_valid(const struct settings *s, __u64 val
 	/* A real that does not answer ARP does not keep its clients. */
 	return template_left(value, now) >= 0 && real &&
 	       (real->flags & (REAL_THERE | REAL_SILENT)) == REAL_THERE &&
-	       real->generation == template_generation(value) &&
+	       real_generation(real) == template_generation(value) &&
 	       (!(s->flags & SETTING_EXPIRE_QUIESCENT) || real->flags & REAL_USABLE);
 }
 

@@ -54,6 +54,7 @@ const (
 	traceVarKeepMost              = "keep_most"
 	traceVarNamesOfEvictions      = "names_of_evictions"
 	traceVarNamesOfFilterScopes   = "names_of_filter_scopes"
+	traceVarNamesOfForwardMethods = "names_of_forward_methods"
 	traceVarNamesOfHeldFrames     = "names_of_held_frames"
 	traceVarNamesOfRealFlags      = "names_of_real_flags"
 	traceVarNamesOfRealIndices    = "names_of_real_indices"
@@ -163,6 +164,7 @@ type traceVariableSpecs struct {
 	KeepMost              *ebpf.VariableSpec `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
@@ -274,6 +276,7 @@ type traceVariables struct {
 	KeepMost              *ebpf.Variable `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`

@@ -21,6 +21,7 @@ enum table_size {
 	INTERFACES = 64,
 	PEERS = 8, /* fellow directors that an interface can know */
 	OWN_ADDRESSES = 16, /* of the host that an interface can know */
+	VIP_NUMBERS = 32768, /* of both families: keys that differ in bit 63 are one to the short way */
 	PROBES = 4, /* lines of vips or ports that a search may touch */
 	WAYS = 4, /* places of a set of flows or templates */
 	NEWS_LINE_SETS = 64, /* sets that a line of news tells of */
@@ -73,8 +74,11 @@ enum verdict {
 };
 
 /*
- * States of a flow: the kernel's one-way TCP states (ip_vs_proto_tcp.c,
- * tcp_states, "INPUT ONLY"), UDP, and two of our own.
+ * What a flow's nibble says, and what its timeout is found by: the kernel's
+ * one-way TCP states (ip_vs_proto_tcp.c, tcp_states, "INPUT ONLY"), UDP, and
+ * two of our own. Flows that were seen again after they were established are
+ * proven: their codes are 8 more. Where proven means nothing, 8 more is free
+ * for states that only a connection seen both ways has. Code 8 has no meaning.
  */
 enum flow_state {
 	STATE_EMPTY,
@@ -85,6 +89,14 @@ enum flow_state {
 	STATE_CLOSE,
 	STATE_UDP,
 	STATE_BUSY, /* claimed: key and value are being written */
+	STATE_SYN_SENT = 9, /* seen both ways */
+	STATE_PROVEN_ESTABLISHED = 10,
+	STATE_PROVEN_FIN_WAIT = 11,
+	STATE_CLOSE_WAIT = 12, /* seen both ways */
+	STATE_LAST_ACK = 13, /* seen both ways */
+	STATE_PROVEN_UDP = 14,
+	STATE_SYN_ACK = 15, /* seen both ways */
+	STATES
 };
 
 /* Why a live flow gave its place away. */
@@ -112,8 +124,7 @@ struct flow_value {
 	__u64 real : 20; /* index into reals */
 	__u64 generation : 4; /* reals[real].generation when it was chosen */
 	__u64 nonce : 4; /* changes whenever the place changes hands */
-	__u64 state : 3; /* enum flow_state */
-	__u64 proven : 1; /* seen again after it was established */
+	__u64 state : 4; /* enum flow_state */
 };
 
 /* A set of the flow table: one cache line, four flows. */
@@ -151,7 +162,7 @@ struct template_set {
  */
 struct vip {
 	struct address addr;
-	__u16 tcp; /* number of the VIP for TCP flows, 0 = serves no TCP */
+	__u16 tcp; /* number of the VIP for TCP flows, below VIP_NUMBERS; 0 = serves no TCP */
 	__u16 udp; /* the same for UDP */
 	__u16 flags; /* enum vip_flag */
 	__u16 lease; /* index into leases, with VIP_LEASED */
@@ -231,6 +242,14 @@ struct service {
 	__u32 spare[7];
 };
 
+/* How packets get to a real. The short way takes direct routing only. */
+enum forward_method {
+	FORWARD_DR,
+	FORWARD_NAT,
+	FORWARD_IPIP,
+	FORWARD_GUE,
+};
+
 enum real_flag {
 	REAL_THERE = 1, /* holds a real: flows may use it */
 	REAL_USABLE = 2, /* may get new connections (weight > 0) */
@@ -248,7 +267,7 @@ enum real_flag {
  */
 struct real {
 	__u8 mac[6];
-	__u8 generation; /* 0-15 */
+	__u8 generation; /* 0-15; above it, from bit 4, enum forward_method */
 	__u8 flags; /* enum real_flag */
 	__u8 source[6]; /* MAC of the interface it is reached by */
 	__u16 mtu; /* of that interface */
@@ -297,7 +316,7 @@ struct settings {
 	__u32 version; /* of this layout */
 	__u64 clock; /* ticks added to the clock; only tests set it */
 	__u64 seed[3]; /* of the table hashes; random, made once */
-	__u16 timeout[8]; /* ticks, by enum flow_state */
+	__u16 timeout[STATES]; /* ticks, by enum flow_state */
 	enum setting flags;
 	__u32 answers; /* ICMP answers per second and CPU */
 	__u64 alive; /* jiffies until which the daemon is taken to be there */

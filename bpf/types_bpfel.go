@@ -16,13 +16,14 @@ const (
 	Leases          = 256
 	Locks           = 4096
 	Interfaces      = 64
-	Peers           = 8  // fellow directors that an interface can know
-	OwnAddresses    = 16 // of the host that an interface can know
-	Probes          = 4  // lines of vips or ports that a search may touch
-	Ways            = 4  // places of a set of flows or templates
-	NewsLineSets    = 64 // sets that a line of news tells of
-	Absorptions     = 64 // entries that one run of absorb takes: a lock is held for one at a time
-	FragmentSeconds = 30 // that a fragment's note is good for: net.ipv4.ipfrag_time
+	Peers           = 8     // fellow directors that an interface can know
+	OwnAddresses    = 16    // of the host that an interface can know
+	VIPNumbers      = 32768 // of both families: keys that differ in bit 63 are one to the short way
+	Probes          = 4     // lines of vips or ports that a search may touch
+	Ways            = 4     // places of a set of flows or templates
+	NewsLineSets    = 64    // sets that a line of news tells of
+	Absorptions     = 64    // entries that one run of absorb takes: a lock is held for one at a time
+	FragmentSeconds = 30    // that a fragment's note is good for: net.ipv4.ipfrag_time
 )
 
 // One address, IPv4 as ::ffff:a.b.c.d: 16 bytes from the start.
@@ -71,20 +72,31 @@ const (
 	Verdicts            Verdict = 30
 )
 
-// States of a flow: the kernel's one-way TCP states (ip_vs_proto_tcp.c,
-// tcp_states, "INPUT ONLY"), UDP, and two of our own.
+// What a flow's nibble says, and what its timeout is found by: the kernel's
+// one-way TCP states (ip_vs_proto_tcp.c, tcp_states, "INPUT ONLY"), UDP, and
+// two of our own. Flows that were seen again after they were established are
+// proven: their codes are 8 more. Where proven means nothing, 8 more is free
+// for states that only a connection seen both ways has. Code 8 has no meaning.
 type FlowState uint32
 
 // Values of FlowState.
 const (
-	StateEmpty       FlowState = 0
-	StateSynRecv     FlowState = 1
-	StateEstablished FlowState = 2
-	StateFinWait     FlowState = 3
-	StateTimeWait    FlowState = 4
-	StateClose       FlowState = 5
-	StateUDP         FlowState = 6
-	StateBusy        FlowState = 7 // claimed: key and value are being written
+	StateEmpty             FlowState = 0
+	StateSynRecv           FlowState = 1
+	StateEstablished       FlowState = 2
+	StateFinWait           FlowState = 3
+	StateTimeWait          FlowState = 4
+	StateClose             FlowState = 5
+	StateUDP               FlowState = 6
+	StateBusy              FlowState = 7 // claimed: key and value are being written
+	StateSynSent           FlowState = 9 // seen both ways
+	StateProvenEstablished FlowState = 10
+	StateProvenFinWait     FlowState = 11
+	StateCloseWait         FlowState = 12 // seen both ways
+	StateLastAck           FlowState = 13 // seen both ways
+	StateProvenUDP         FlowState = 14
+	StateSynAck            FlowState = 15 // seen both ways
+	States                 FlowState = 16
 )
 
 // Why a live flow gave its place away.
@@ -198,6 +210,17 @@ type Service struct {
 	Spare        [7]uint32
 }
 
+// How packets get to a real. The short way takes direct routing only.
+type ForwardMethod uint32
+
+// Values of ForwardMethod.
+const (
+	ForwardDr   ForwardMethod = 0
+	ForwardNat  ForwardMethod = 1
+	ForwardIpip ForwardMethod = 2
+	ForwardGue  ForwardMethod = 3
+)
+
 const (
 	RealThere      = 1   // holds a real: flows may use it
 	RealUsable     = 2   // may get new connections (weight > 0)
@@ -271,7 +294,7 @@ type Settings struct {
 	Version uint32
 	Clock   uint64
 	Seed    [3]uint64
-	Timeout [8]uint16
+	Timeout [16]uint16
 	Flags   Setting
 	Answers uint32
 	Alive   uint64

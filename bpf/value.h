@@ -13,8 +13,9 @@
 #define NONCE_SHIFT 56
 #define NONCE_MASK (15ULL << NONCE_SHIFT)
 #define STATE_SHIFT 60
-#define STATE_MASK (7ULL << STATE_SHIFT)
-#define PROVEN (1ULL << 63)
+#define STATE_MASK (15ULL << STATE_SHIFT)
+#define BUSY ((__u64)STATE_BUSY << STATE_SHIFT)
+#define PROVEN (1ULL << 63) /* where it means something: see state_bits */
 #define REAL_BITS 0xfffffULL
 
 /* struct flow_value */
@@ -34,10 +35,35 @@
 #define TEMPLATE_LIVE (1ULL << STATE_SHIFT)
 #define TEMPLATE_RANK (TEMPLATE_ASSURED | PROVEN)
 
-/* enum flow_state; of a template: STATE_EMPTY, STATE_BUSY or another one, live. */
+/* enum flow_state */
+static __always_inline __u32 value_code(__u64 v)
+{
+	return v >> STATE_SHIFT;
+}
+
+/* The same without PROVEN, of a connection that is seen one way. */
 static __always_inline __u32 value_state(__u64 v)
 {
 	return v >> STATE_SHIFT & 7;
+}
+
+/* Of flows and templates: the place is neither free nor being written. */
+static __always_inline int is_live(__u64 v)
+{
+	return value_code(v) != STATE_EMPTY && value_code(v) != STATE_BUSY;
+}
+
+#define PROVABLE (1 << STATE_ESTABLISHED | 1 << STATE_FIN_WAIT | 1 << STATE_UDP)
+
+/* The bits of a state, with PROVEN if it is given (PROVEN or 0) and means something there. */
+static __always_inline __u64 state_bits(__u32 state, __u64 proven)
+{
+	return (__u64)state << STATE_SHIFT | (PROVABLE >> state & 1 ? proven : 0);
+}
+
+static __always_inline __u32 real_generation(const struct real *real)
+{
+	return real->generation & 15;
 }
 
 static __always_inline __u32 value_real(__u64 v)
@@ -69,7 +95,7 @@ static __always_inline __u32 flow_age(__u64 value, __u64 now)
 
 static __always_inline int flow_is_expired(const struct settings *s, __u64 value, __u64 now)
 {
-	return flow_age(value, now) > s->timeout[value_state(value) & 7];
+	return flow_age(value, now) > s->timeout[value_code(value)];
 }
 
 static __always_inline __u32 template_real(__u64 v)

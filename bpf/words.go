@@ -81,14 +81,25 @@ func (v FlowValue) Generation() uint8 { return uint8(v>>52) & 15 }
 // Nonce changes whenever the place changes hands.
 func (v FlowValue) Nonce() uint8 { return uint8(v>>56) & 15 }
 
-// State is the state of the connection.
-func (v FlowValue) State() FlowState { return FlowState(v>>60) & 7 }
+// Code is the state as the flow's nibble has it, the index of its timeout.
+func (v FlowValue) Code() FlowState { return FlowState(v >> 60) }
+
+// State is the state of the connection, proven or not.
+func (v FlowValue) State() FlowState {
+	if v.IsProven() {
+		return v.Code() & 7
+	}
+	return v.Code()
+}
 
 // IsProven reports whether the flow was seen again after it was established.
-func (v FlowValue) IsProven() bool { return v>>63 != 0 }
+func (v FlowValue) IsProven() bool {
+	c := v.Code()
+	return c == StateProvenEstablished || c == StateProvenFinWait || c == StateProvenUDP
+}
 
 // IsLive reports whether the place holds a flow, expired or not.
-func (v FlowValue) IsLive() bool { return v.State() != StateEmpty && v.State() != StateBusy }
+func (v FlowValue) IsLive() bool { return v.Code() != StateEmpty && v.Code() != StateBusy }
 
 // Ended is the value of the free place that v had: its nonce, moved on.
 func (v FlowValue) Ended() FlowValue { return FlowValue(v.Nonce()+1) & 15 << 56 }

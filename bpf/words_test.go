@@ -30,8 +30,7 @@ var faces = map[string]map[string]func(uint64) uint64{
 		"real":       func(w uint64) uint64 { return number(FlowValue(w).Real()) },
 		"generation": func(w uint64) uint64 { return number(FlowValue(w).Generation()) },
 		"nonce":      func(w uint64) uint64 { return number(FlowValue(w).Nonce()) },
-		"state":      func(w uint64) uint64 { return number(FlowValue(w).State()) },
-		"proven":     func(w uint64) uint64 { return bit(FlowValue(w).IsProven()) },
+		"state":      func(w uint64) uint64 { return number(FlowValue(w).Code()) },
 	},
 	"flow_key": {
 		"client":      func(w uint64) uint64 { return number(IPv4Word(FlowKey(w).Client())) },
@@ -152,6 +151,27 @@ func TestTwoSetsDiffer(t *testing.T) {
 			if s[0] == s[1] || s[0] >= n || s[1] >= n {
 				t.Errorf("hash %#x of %d sets: %v", h, n, s)
 			}
+		}
+	}
+}
+
+// Proven is what the nibble says it is, and nothing that is no state of its own
+// counts as live.
+func TestCodesOfStates(t *testing.T) {
+	proven := map[FlowState]FlowState{
+		StateProvenEstablished: StateEstablished, StateProvenFinWait: StateFinWait, StateProvenUDP: StateUDP,
+	}
+	for code := range States {
+		v := FlowValue(code) << 60
+		state, is := proven[code]
+		if !is {
+			state = code
+		}
+		if v.Code() != code || v.IsProven() != is || v.State() != state {
+			t.Errorf("code %d: code %d, proven %v, state %d; want proven %v, state %d", code, v.Code(), v.IsProven(), v.State(), is, state)
+		}
+		if v.IsLive() != (code != StateEmpty && code != StateBusy) {
+			t.Errorf("code %d: live %v", code, v.IsLive())
 		}
 	}
 }

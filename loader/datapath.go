@@ -95,7 +95,7 @@ type Datapath struct {
 
 // Layout is the version of the maps' layout. Maps of another version are not
 // adopted.
-const Layout = 3
+const Layout = 4
 
 // Open loads the packet path, adopts the maps of a predecessor if there are
 // any, and attaches it. On error everything that was there before runs on.

@@ -84,6 +84,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 	}
 	before := f.state
 	f.state, f.seen = next(k.proto, f.state, flags), d.now
+	f.proven = f.proven && (f.state == "ESTABLISHED" || f.state == "FIN_WAIT")
 	if f.state == "ESTABLISHED" && (before != "ESTABLISHED" || !f.proven) {
 		f.proven = f.proven || before == "ESTABLISHED"
 		d.assure(k, r)

@@ -106,7 +106,7 @@ type numbers struct {
 	free []uint16
 }
 
-var errNoNumbers = errors.New("too many VIPs (at most 65535 addresses and protocols)")
+var errNoNumbers = fmt.Errorf("too many VIPs (at most %d addresses and protocols)", bpf.VIPNumbers-1)
 
 func (n *numbers) init() {
 	n.of, n.who, n.idle, n.next = map[endpoint]uint16{}, map[uint16]endpoint{}, map[uint16]int{}, 1
@@ -122,7 +122,7 @@ func (n *numbers) get(e endpoint) (uint16, error) {
 	case len(n.free) > 0:
 		v = n.free[len(n.free)-1]
 		n.free = n.free[:len(n.free)-1]
-	case n.next == 0xffff:
+	case n.next == bpf.VIPNumbers:
 		return 0, errNoNumbers
 	default:
 		v = n.next

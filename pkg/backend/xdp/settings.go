@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
 )
@@ -11,16 +12,18 @@ import (
 func (b *Backend) applySettings() {
 	s := b.dp.Settings
 	t := b.state.Timeouts.WithDefaults()
-	for state, d := range map[bpf.FlowState]uint32{
-		bpf.StateSynRecv:     ticks(synRecvTimeout),
-		bpf.StateEstablished: ticks(t.TCP),
-		bpf.StateFinWait:     ticks(t.TCPFin),
-		bpf.StateTimeWait:    ticks(timeWaitTimeout),
-		bpf.StateClose:       ticks(closeTimeout),
-		bpf.StateUDP:         ticks(t.UDP),
-		bpf.StateBusy:        0xffff,
+	for state, d := range map[bpf.FlowState]time.Duration{
+		bpf.StateSynRecv:           synRecvTimeout,
+		bpf.StateEstablished:       t.TCP,
+		bpf.StateProvenEstablished: t.TCP,
+		bpf.StateFinWait:           t.TCPFin,
+		bpf.StateProvenFinWait:     t.TCPFin,
+		bpf.StateTimeWait:          timeWaitTimeout,
+		bpf.StateClose:             closeTimeout,
+		bpf.StateUDP:               t.UDP,
+		bpf.StateProvenUDP:         t.UDP,
 	} {
-		s.Timeout[state] = uint16(min(d, maxTicks))
+		s.Timeout[state] = uint16(min(ticks(d), maxTicks))
 	}
 	s.Timeout[bpf.StateBusy] = 0xffff
 	var f bpf.Setting

@@ -228,7 +228,7 @@ func (b *Backend) now() uint64 {
 }
 
 func (b *Backend) expired(v bpf.FlowValue, now uint64) bool {
-	return uint16(now)-v.Seen() > b.dp.Settings.Timeout[v.State()]
+	return uint16(now)-v.Seen() > b.dp.Settings.Timeout[v.Code()]
 }
 
 // load books by connections of a state for a real.

@@ -14,10 +14,8 @@
 struct answer {
 	__u32 ip; /* offset of the IP header */
 	__u32 length; /* of the packet that is answered */
-	__u32 verdict; /* what to report if it is sent */
-	__u8 type;
-	__u8 code;
-	__u16 mtu;
+	__u32 verdict; /* says which message it is */
+	__u32 mtu; /* of the way out, for VERDICT_ANSWERED_TOO_BIG */
 };
 
 /* Whether the rate limit has room for one more. */

@@ -94,7 +94,7 @@ static __always_inline int can_open(const struct settings *s, const struct packe
 
 static __always_inline int answer_unreachable(struct run *r)
 {
-	return answer_with(r, ICMP_UNREACHABLE, ICMP_PORT, 0, VERDICT_ANSWERED_UNREACHABLE);
+	return answer_with(r, VERDICT_ANSWERED_UNREACHABLE);
 }
 
 /* The number of the service that listens on the packet's port. */

@@ -222,11 +222,18 @@ __attribute__((noinline)) int answer(struct xdp_md *ctx, struct answer *a)
 		return DROP(VERDICT_NO_REAL);
 	icmp = (void *)(reply + 1);
 	fill_ip(reply, (void *)(icmp + 1), size);
-	icmp->type = a->type;
-	icmp->code = a->code;
+	icmp->type = ICMP_UNREACHABLE;
+	icmp->code = ICMP_PORT;
+	icmp->mtu = 0;
+	if (a->verdict == VERDICT_ANSWERED_TTL) {
+		icmp->type = ICMP_TIME_EXCEEDED;
+		icmp->code = 0;
+	} else if (a->verdict == VERDICT_ANSWERED_TOO_BIG) {
+		icmp->code = ICMP_FRAG_NEEDED;
+		icmp->mtu = bpf_htons(a->mtu);
+	}
 	icmp->checksum = 0;
 	icmp->unused = 0;
-	icmp->mtu = bpf_htons(a->mtu);
 	/* The checksum last: its helper calls end what is known of the frame. */
 	sum = fold_sum(frame_sum(ctx, ip + sizeof(*reply), size + sizeof(*icmp), QUOTE_MOST + sizeof(*icmp)));
 	data = (void *)(long)ctx->data;

@@ -85,14 +85,13 @@ static __always_inline int send_to_real(struct run *r)
 	if (r->p.ttl <= 1) {
 		if (r->verdict == VERDICT_ICMP_FORWARDED)
 			return DROP(VERDICT_TTL_SILENT);
-		return answer_with(r, ICMP_TIME_EXCEEDED, 0, 0, VERDICT_ANSWERED_TTL);
+		return answer_with(r, VERDICT_ANSWERED_TTL);
 	}
 	if (r->p.length > real->mtu && !is_merged(r)) {
 		record(STEP_MTU, real->mtu);
 		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
-		return answer_with(r, ICMP_UNREACHABLE, ICMP_FRAG_NEEDED, real->mtu,
-				   VERDICT_ANSWERED_TOO_BIG);
+		return answer_with(r, VERDICT_ANSWERED_TOO_BIG);
 	}
 	if ((void *)(ip + 1) > r->end)
 		return PASS(VERDICT_MALFORMED);
@@ -107,11 +106,10 @@ static __always_inline int send_answer(struct run *r)
 		.ip = r->p.ip,
 		.length = r->p.length,
 		.verdict = r->verdict,
-		.type = r->type,
-		.code = r->code,
-		.mtu = r->mtu,
 	};
 
+	if (r->real)
+		a.mtu = r->real->mtu;
 	return answer(r->ctx, &a) & 0xffff; /* never CONTINUE: the frame is another one now */
 }
 

@@ -165,7 +165,11 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		result = template_insert(rq, a, b, now);
 	}
 	set_unlock(lock);
-	if (!result)
-		note_news(s, &template_news, hash, template_sets);
-	return result;
+	if (result)
+		return 1;
+	/* Looked up and computed again: kept, both would cost stack (struct run). */
+	s = bpf_map_lookup_elem(&settings, &zero);
+	if (s)
+		note_news(s, &template_news, template_hash(s, rq->key), template_sets);
+	return 0;
 }

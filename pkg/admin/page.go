@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -17,8 +18,9 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// The page is one document that asks for nothing but its own events: style and
-// script are in it, and the policy that is sent with it allows nothing else.
+// The page is one document that asks for nothing but its own events: style,
+// script and the first event are in it, and the policy that is sent with it
+// allows nothing else.
 var (
 	//go:embed page/page.html
 	pageHTML string
@@ -28,6 +30,26 @@ var (
 	page       = strings.Replace(pageHTML, `<script src="/page.js"></script>`, "<script>"+pageScript+"</script>", 1)
 	pagePolicy = "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; script-src 'sha256-" + hashOf(pageScript) + "'"
 )
+
+// modelStart is where the first event goes. JSON has no "<" as Go writes it:
+// nothing in the event can end its element.
+const modelStart = `<script type="application/json" id="model">`
+
+// servePage writes the page. Without an answer of the director it says so, and
+// tries on.
+func (s *streams) servePage(w http.ResponseWriter, r *http.Request) {
+	first, _, err := s.next(r.Context())
+	if err != nil {
+		first = nil
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	before, after, _ := strings.Cut(page, modelStart)
+	for _, part := range []string{before, modelStart, string(first), after} {
+		if _, err := io.WriteString(w, part); err != nil {
+			return
+		}
+	}
+}
 
 func hashOf(script string) string {
 	sum := sha256.Sum256([]byte(script))

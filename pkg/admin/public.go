@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -38,8 +37,9 @@ func (s *Server) publicHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", s.metrics())
 	mux.HandleFunc("/healthz", s.healthz)
-	mux.Handle("/{$}", s.byKnownName(http.HandlerFunc(servePage)))
-	mux.Handle("/events", s.byKnownName(&streams{director: s.opt.Director}))
+	events := &streams{director: s.opt.Director}
+	mux.Handle("/{$}", s.byKnownName(http.HandlerFunc(events.servePage)))
+	mux.Handle("/events", s.byKnownName(events))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
@@ -54,11 +54,6 @@ func (s *Server) publicHandler() http.Handler {
 		h.Set("Cache-Control", "no-store")
 		mux.ServeHTTP(w, r)
 	})
-}
-
-func servePage(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = io.WriteString(w, page) // whoever asked has gone
 }
 
 // healthz answers whether the director does: 200 or 503.

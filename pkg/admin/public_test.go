@@ -316,7 +316,7 @@ func TestPublicAnswersGetOnly(t *testing.T) {
 		if code, _ := get(t, st, c.method, c.path); code != c.code {
 			t.Errorf("%s %s: %d", c.method, c.path, code)
 		}
-		if len(st.calls) != 0 {
+		if c.code != http.StatusOK && len(st.calls) != 0 {
 			t.Errorf("%s %s reached the director: %q", c.method, c.path, st.calls)
 		}
 	}

@@ -28,6 +28,7 @@ type stub struct {
 	listing director.Listing
 	events  []history.Event
 	since   time.Time
+	varies  bool // rates change with every question
 	watch   *fakeWatch
 }
 
@@ -47,6 +48,12 @@ func (s *stub) Status(context.Context) (director.Status, error) {
 func (s *stub) List(_ context.Context, w director.Want) (director.Listing, error) {
 	err := s.note("list")
 	s.want = w
+	if s.varies {
+		n := uint64(len(s.calls))
+		s.listing.Rates = []lb.ServiceRates{{Name: "web", Rates: lb.Rates{CPS: 40 + n*n%17}, Reals: []lb.RealRates{
+			{Addr: real1, Rates: lb.Rates{CPS: 40 + n*n%17}}, {Addr: real2, Port: 81},
+		}}}
+	}
 	return s.listing, err
 }
 

@@ -64,7 +64,7 @@ function service(s, now, perReal, perService) {
     return [cell(name), cell(r.state, r.state), cell(r.weight), cell(r.active_connections), cell(r.inactive_connections), picture,
       cell((perReal.get(key) ?? 0) + "/s"), cell(age(now, r.since)), cell(r.reason, "text dim")];
   });
-  const card = table(["real", "state", "weight", "active", "inactive", "connections", "", "since", ""], rows);
+  const card = rows.length ? table(["real", "state", "weight", "active", "inactive", "connections", "", "since", ""], rows) : element("div", { class: "card" });
   card.prepend(title);
   if (s.sorry_server) card.append(element("div", { class: "dim" }, "sorry server " + s.sorry_server));
   return card;
@@ -106,6 +106,8 @@ function show(model) {
   document.getElementById("main").replaceChildren(...parts);
 }
 
+const first = document.getElementById("model").textContent;
+if (first) show(JSON.parse(first));
 const events = new EventSource("/events");
 events.onmessage = e => { document.body.classList.remove("stale"); show(JSON.parse(e.data)); };
 events.onerror = () => document.body.classList.add("stale");

@@ -197,17 +197,9 @@ func (m *migration) systemctl(lb, verb, unit string) {
 
 func (m *migration) startKeepalived(lb string) {
 	m.t.Helper()
-	h := m.Host(hostOf[lb])
-	pid := func(s string) string {
-		file := filepath.Join(h.Dir(), "keepalived-"+s+".pid")
-		_ = os.Remove(file)
-		return file
-	}
-	p, err := h.Start("keepalived", "-n", "-l", "-D", "-P", "-f", filepath.Join(m.etc(lb), "keepalived", "keepalived.conf"),
-		"-p", pid("p"), "-r", pid("r"), "-c", pid("c"))
-	must(m.t, err)
-	m.running[lb+" keepalived"] = &Daemon{Process: p}
+	d := startKeepalivedFrom(m.t, m.Segment, hostOf[lb], filepath.Join(m.etc(lb), "keepalived", "keepalived.conf"))
+	m.running[lb+" keepalived"] = d
 	ctx, cancel := context.WithTimeout(m.t.Context(), Patience)
 	defer cancel()
-	must(m.t, p.WaitOutput(ctx, "BACKUP STATE"))
+	must(m.t, d.WaitOutput(ctx, "BACKUP STATE"))
 }

@@ -66,8 +66,8 @@ func newServers(before, after *config.Config) []netip.Addr {
 	return all.list[known:]
 }
 
-// awaitServers gives new servers a moment to be found, so that the first
-// packet after a command meets one.
+// awaitServers gives new servers a moment to be found and the backend their
+// MACs, so that the first packet after a command meets them.
 func (d *Director) awaitServers(ctx context.Context, added []netip.Addr) {
 	if d.opt.Neigh == nil || len(added) == 0 {
 		return
@@ -79,6 +79,7 @@ func (d *Director) awaitServers(ctx context.Context, added []netip.Addr) {
 			return
 		}
 	}
+	_ = d.Sync(ctx) // an error is in the status, and tried again
 }
 
 // storeRuntime waits for the disk. What it does not take in time is said.

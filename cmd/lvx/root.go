@@ -93,7 +93,7 @@ needs, in one daemon with one configuration file.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		newRunCmd(), newCheckCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(), newUpgradeCmd(),
+		newRunCmd(), newCheckCmd(), newConfigCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(), newUpgradeCmd(),
 		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newDoctorCmd(), newExplainCmd(),
 		newTraceCmd(), newCaptureCmd(),
 		newWeightCmd(), newDrainCmd(), newIpvsadmCmd(), newRuntimeCmd(),

@@ -82,6 +82,9 @@ func Interfaces(cfg *config.Config) []string {
 	}
 	for _, inst := range cfg.VRRP {
 		add(inst.Interface)
+		for _, p := range inst.Places() {
+			add(p.Interface)
+		}
 	}
 	return names
 }

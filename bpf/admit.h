@@ -8,31 +8,26 @@
 #pragma once
 
 #include "config.h"
+#include "family.h"
 #include "maps.h"
 #include "run.h"
 
 /* The line that a search for a VIP touches i-th. */
-static __always_inline struct vip_line *vip_line_at(const struct settings *s, __be32 addr, __u32 i)
+static __always_inline struct vip_line *vip_line_at(const struct settings *s, ip_t addr, __u32 i)
 {
-	__u32 hash = addr * 0x9e3779b1u >> 18;
+	__u32 hash = vip_hash(addr);
 	__u32 at = (s->half & 1) * VIP_LINES + ((hash + i) & (VIP_LINES - 1));
 
 	return bpf_map_lookup_elem(&vips, &at);
 }
 
-/* Whether a struct address is this one of IPv4. */
-static __always_inline int is_ipv4(const __u64 *word, __be32 addr)
+static __always_inline int has_address(const struct vip *v, ip_t addr)
 {
-	return word[0] == 0 && word[1] == ((__u64)addr << 32 | bpf_htonl(0xffff));
-}
-
-static __always_inline int has_address(const struct vip *v, __be32 addr)
-{
-	return is_ipv4((const __u64 *)v->addr.word, addr);
+	return is_address((const __u64 *)v->addr.word, addr);
 }
 
 /* The VIP, if the i-th line of its search has it; in *more whether a later one may. */
-static __always_inline struct vip *find_vip_in(const struct settings *s, __be32 addr, __u32 i,
+static __always_inline struct vip *find_vip_in(const struct settings *s, ip_t addr, __u32 i,
 					       int *more)
 {
 	struct vip_line *line = vip_line_at(s, addr, i);
@@ -51,7 +46,7 @@ static __always_inline struct vip *find_vip_in(const struct settings *s, __be32 
 	return 0;
 }
 
-static __always_inline struct vip *find_vip(const struct settings *s, __be32 addr)
+static __always_inline struct vip *find_vip(const struct settings *s, ip_t addr)
 {
 	int more = 1;
 
@@ -78,7 +73,7 @@ static __always_inline int lease_is_alive(const struct vip *vip)
  * comes by the wire cannot be from it (fib_validate_source). A global
  * function: it is verified once.
  */
-__attribute__((noinline)) int is_own_address(__be32 addr)
+__attribute__((noinline)) int is_own_address(ip_t addr)
 {
 	__u32 zero = 0, slot = interface_slot;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
@@ -95,7 +90,7 @@ __attribute__((noinline)) int is_own_address(__be32 addr)
 
 		if (!(word[0] | word[1]))
 			break;
-		if (is_ipv4(word, addr))
+		if (is_address(word, addr))
 			return 1;
 	}
 	return 0;
@@ -133,41 +128,10 @@ static __always_inline int admit(const struct run *r)
 	return CONTINUE;
 }
 
-/* An ARP packet for IPv4 over Ethernet, from its operation on (RFC 826). */
-struct arp {
-	__u8 types[6];
-	__be16 operation;
-	__u8 sender_mac[6];
-	__u8 sender[4];
-	__u8 target_mac[6];
-	__u8 target[4];
-};
-
-#define ARP_REQUEST 1
-
-static __always_inline __be32 four_bytes(const __u8 *at)
+/* Whether somebody else answers for a VIP now: another director, or nobody after the lease. */
+static __always_inline int is_silent(const struct settings *s, ip_t addr)
 {
-	return at[0] | at[1] << 8 | at[2] << 16 | (__u32)at[3] << 24;
-}
+	struct vip *vip = find_vip(s, addr);
 
-/*
- * Frames that are not balanced go to the kernel, but for one kind: a request
- * "who has VIP" while another director owns the VIP, or after the lease ran
- * out. The kernel would answer as long as the address is on any interface,
- * and two hosts would. An announcement (sender is target) asks nothing.
- */
-static __always_inline int pass_or_silence_arp(struct run *r, int verdict)
-{
-	struct arp *arp = r->data + ETHER;
-
-	if (*(__be16 *)(r->data + 12) != bpf_htons(ETH_P_ARP) || (void *)(arp + 1) > r->end ||
-	    arp->operation != bpf_htons(ARP_REQUEST) ||
-	    four_bytes(arp->sender) == four_bytes(arp->target))
-		return PASS(verdict);
-	r->vip = find_vip(r->s, four_bytes(arp->target));
-	if (!r->vip)
-		return PASS(verdict);
-	if (r->vip->flags & VIP_STANDBY || (r->vip->flags & VIP_LEASED && !lease_is_alive(r->vip)))
-		return DROP(VERDICT_ARP_SILENCED);
-	return PASS(verdict);
+	return vip && (vip->flags & VIP_STANDBY || (vip->flags & VIP_LEASED && !lease_is_alive(vip)));
 }

@@ -9,7 +9,7 @@
 #include "admit.h"
 #include "filter.h"
 #include "flow.h"
-#include "ipv4.h"
+#include "family.h"
 #include "listen.h"
 #include "record.h"
 #include "run.h"

@@ -7,14 +7,15 @@
  */
 #pragma once
 
+#include "family.h"
 #include "maps.h"
 
-static __always_inline __u32 filter_action(__be32 client, __u32 service)
+static __always_inline __u32 filter_action(ip_t client, __u32 service)
 {
 	struct filter_key key = {
 		.bits = 32 + 128,
 		.service = service,
-		.prefix.word = { 0, 0, bpf_htonl(0xffff), client },
+		.prefix = full_address(client),
 	};
 	enum filter_action *action = bpf_map_lookup_elem(&filters, &key);
 
@@ -22,7 +23,7 @@ static __always_inline __u32 filter_action(__be32 client, __u32 service)
 }
 
 /* A global function: few services have lists, the others should not pay for their key. */
-__attribute__((noinline)) int is_denied(__be32 client, __u32 cookie, __u32 settings_flags)
+__attribute__((noinline)) int is_denied(ip_t client, __u32 cookie, __u32 settings_flags)
 {
 	if (settings_flags & SETTING_GLOBAL_FILTER &&
 	    filter_action(client, FILTER_GLOBAL) == FILTER_DENY)

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "flow.h"
-#include "ipv4.h"
+#include "family.h"
 #include "record.h"
 
 /* The first fragment went to slot, or (NO_REAL) to the kernel. */

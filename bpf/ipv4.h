@@ -11,6 +11,9 @@
 #include "run.h"
 #include "value.h"
 
+#define ETHERTYPE ETH_P_IP
+#define IP_HEADER 20 /* without options */
+#define ICMP_PROTOCOL IPPROTO_ICMP
 #define FRAGMENT_OFFSET 0x1fff
 #define FRAGMENT_MORE 0x2000
 #define FRAGMENT_DONT 0x4000
@@ -35,7 +38,7 @@ static __always_inline int is_martian(__be32 source)
 }
 
 /* The header at p->ip. Fills everything but the ports. */
-static __always_inline int parse_ipv4(void *data, void *end, struct packet *p)
+static __always_inline int parse_header(void *data, void *end, struct packet *p)
 {
 	struct iphdr *ip = data + p->ip;
 	__u32 header;
@@ -57,9 +60,35 @@ static __always_inline int parse_ipv4(void *data, void *end, struct packet *p)
 	return CONTINUE;
 }
 
-/* RFC 1624, for a TTL that is one less: include/net/ip.h, ip_decrease_ttl. */
-static __always_inline void decrease_ttl(struct iphdr *ip)
+/* The same address in a struct address, which words are of. */
+static __always_inline int is_address(const __u64 *word, ip_t addr)
 {
+	return word[0] == 0 && word[1] == ((__u64)addr << 32 | bpf_htonl(0xffff));
+}
+
+static __always_inline struct address full_address(ip_t addr)
+{
+	struct address full = { .word = { 0, 0, bpf_htonl(0xffff), addr } };
+
+	return full;
+}
+
+/* Which line of vips a search begins with. */
+static __always_inline __u32 vip_hash(ip_t addr)
+{
+	return addr * 0x9e3779b1u >> 18;
+}
+
+/* What the hashing schedulers take of an address, in host order. */
+static __always_inline __u32 fold_address(ip_t addr)
+{
+	return bpf_ntohl(addr);
+}
+
+/* RFC 1624, for a TTL that is one less: include/net/ip.h, ip_decrease_ttl. */
+static __always_inline void decrease_ttl(void *header)
+{
+	struct iphdr *ip = header;
 	__u32 sum = ip->check + bpf_htons(0x0100);
 
 	ip->check = sum + (sum >= 0xffff);
@@ -109,6 +138,11 @@ static __always_inline __u64 template_hash(const struct settings *s, __u64 key)
 	h ^= h >> 32;
 	h *= s->seed[0] | 1;
 	return h ^ h >> 29;
+}
+
+static __always_inline int is_later_fragment(const struct packet *p)
+{
+	return p->fragment & bpf_htons(FRAGMENT_OFFSET);
 }
 
 static __always_inline struct fragment_key fragment_key_of(const struct packet *p)

@@ -25,10 +25,20 @@
 
 #define ETHER 14
 
+/*
+ * An address of the family that is compiled for. One of IPv6 lies in memory of
+ * this CPU's (ipv6.h): the stack has no room for addresses.
+ */
+#ifdef LVX_IPV6
+typedef struct address *ip_t;
+#else
+typedef __be32 ip_t;
+#endif
+
 /* What the path needs to know of a packet. */
 struct packet {
-	__be32 source;
-	__be32 destination;
+	ip_t source;
+	ip_t destination;
 	__be16 source_port;
 	__be16 destination_port;
 	__u32 ip; /* offset of the IP header: 14, 18 or 22 */

@@ -10,6 +10,7 @@
 
 #include <bpf/bpf_endian.h>
 
+#include "family.h"
 #include "maps.h"
 #include "packet.h"
 #include "record.h"
@@ -189,7 +190,7 @@ static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 /* What the hashing schedulers hash: an address, and the client's port. */
 static __always_inline __u32 hash_input(const struct service *svc, const struct packet *p)
 {
-	__u32 value = bpf_ntohl(svc->scheduler == SCHED_DH ? p->destination : p->source);
+	__u32 value = fold_address(svc->scheduler == SCHED_DH ? p->destination : p->source);
 
 	return svc->flags & SERVICE_PORT ? value + bpf_ntohs(p->source_port) : value;
 }

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "flow.h"
-#include "ipv4.h"
+#include "family.h"
 #include "record.h"
 
 static __always_inline struct set *template_set(__u32 index)

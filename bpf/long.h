@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The long way: from a frame to an outcome, step by step, for every packet that
+ * is not quite usual, and for those of both families.
+ */
+#pragma once
+
+#include "admit.h"
+#include "connection.h"
+#include "family.h"
+#include "forward_dr.h"
+#include "fragment.h"
+#include "record.h"
+#include "stats.h"
+#ifndef LVX_IPV6
+#include "arp.h"
+#endif
+
+/*
+ * Several packets that GRO, or the sender's TSO, has made one of: generic XDP
+ * sees them so. They are cut up again on the way out, and no single packet
+ * comes that is longer than the interface takes.
+ */
+static __always_inline int is_merged(const struct run *r)
+{
+	return r->me->mode == MODE_GENERIC && r->p.length > r->me->mtu;
+}
+
+/* Count the packet and send it to the real, which is there. */
+static __always_inline int send_to_real(struct run *r)
+{
+	void *ip = r->data + (r->p.ip & 31); /* what the verifier has forgotten */
+	struct real *real = r->real;
+
+	record(STEP_REAL, r->slot);
+	count_packet(r->slot, r->p.length, r->connections);
+	if (real->flags & REAL_LOCAL)
+		return PASS(VERDICT_LOCAL);
+	if (r->p.ttl <= 1) {
+		if (r->verdict == VERDICT_ICMP_FORWARDED)
+			return DROP(VERDICT_TTL_SILENT);
+		return answer_with(r, VERDICT_ANSWERED_TTL);
+	}
+	if (r->p.length > real->mtu && !is_merged(r)) {
+		record(STEP_MTU, real->mtu);
+		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
+			return DROP(VERDICT_TOO_BIG);
+		return answer_with(r, VERDICT_ANSWERED_TOO_BIG);
+	}
+	if (ip + IP_HEADER > r->end)
+		return PASS(VERDICT_MALFORMED);
+	rewrite_macs(r->data, real);
+	decrease_ttl(ip);
+	return transmit(r->ctx, real, r->verdict);
+}
+
+static __always_inline int send_answer(struct run *r)
+{
+	struct answer a = {
+		.ip = r->p.ip,
+		.length = r->p.length,
+		.verdict = r->verdict,
+	};
+
+	if (r->real)
+		a.mtu = r->real->mtu;
+	return answer(r->ctx, &a) & 0xffff; /* never CONTINUE: the frame is another one now */
+}
+
+/* From a frame to an outcome, SEND or ANSWER. */
+static __always_inline int decide(struct run *r)
+{
+	__u32 zero = 0, slot = interface_slot;
+	int outcome;
+
+	if (r->data + ETHER + IP_HEADER > r->end)
+		return PASS(VERDICT_MALFORMED);
+	r->me = bpf_map_lookup_elem(&interfaces, &slot);
+	r->s = bpf_map_lookup_elem(&settings, &zero);
+	if (!r->me || !r->s)
+		return PASS(VERDICT_NOT_OUR_MAC);
+	if (!is_for_us(r->data, r->me))
+		return pass_or_silence(r, VERDICT_NOT_OUR_MAC);
+	r->p.ip = parse_ethernet(r->data, r->end, bpf_htons(ETHERTYPE));
+	if (!r->p.ip)
+		return pass_or_silence(r, VERDICT_NOT_IPV4);
+	outcome = parse_header(r->data, r->end, &r->p);
+	if (outcome != CONTINUE)
+		return PASS(outcome);
+	record_packet(r->data, r->end, &r->p);
+	if (r->p.ip + r->p.length > bpf_xdp_get_buff_len(r->ctx))
+		return PASS(VERDICT_MALFORMED); /* cut short */
+	r->vip = find_vip(r->s, r->p.destination);
+	if (!r->vip)
+		return PASS(VERDICT_NOT_OURS);
+	record(STEP_VIP, r->vip->flags);
+	if (is_martian(r->p.source))
+		return PASS(VERDICT_MARTIAN);
+	if (r->vip->flags) {
+		outcome = admit(r);
+		if (outcome != CONTINUE)
+			return outcome;
+	}
+	if (r->p.protocol != IPPROTO_TCP && r->p.protocol != IPPROTO_UDP) {
+		if (r->p.protocol == ICMP_PROTOCOL && !r->p.fragment)
+			return forward_icmp_error(r);
+		return PASS(VERDICT_OTHER_PROTOCOL);
+	}
+	if (is_later_fragment(&r->p))
+		return forward_fragment(r);
+	outcome = balance_packet(r);
+	if (r->p.fragment)
+		note_fragment(r->s, &r->p, r->slot, r->real ? real_generation(r->real) : 0);
+	return outcome;
+}
+
+/* Every packet that is not quite usual. A global function: verified alone. */
+__attribute__((noinline)) int long_way(struct xdp_md *ctx)
+{
+	struct run r = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+		.slot = NO_REAL,
+	};
+	struct run *run = &r;
+	int outcome;
+
+	asm volatile(""
+		     : "+r"(run)
+		     :
+		     : "memory"); /* keep it in memory: registers are few */
+	outcome = decide(run);
+	if (outcome == SEND)
+		outcome = send_to_real(run);
+	if (outcome == ANSWER)
+		outcome = send_answer(run);
+	return outcome;
+}

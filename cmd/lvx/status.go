@@ -66,6 +66,7 @@ func printStatus(w io.Writer, st director.Status, color bool) error {
 	s.head(st)
 	s.vrrp(st.VRRP)
 	s.vips(st.VIPs)
+	s.sync(st.Sync)
 	for _, svc := range st.Services {
 		s.service(svc)
 	}

@@ -43,6 +43,9 @@ const (
 	pathDrain   = "/v1/drain"
 	pathEdit    = "/v1/edit"
 	pathClear   = "/v1/runtime/clear"
+
+	pathSyncImport = "/v1/sync/import"
+	pathSyncPush   = "/v1/sync/push"
 )
 
 // weightRequest is the body of a POST to /v1/weight.

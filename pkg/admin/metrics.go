@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -108,6 +109,35 @@ var (
 	vrrpRejected = counter("vrrp_adverts_rejected_total", "Rejected advertisements by reason.", "vrrp", "reason")
 )
 
+// The metrics of connection sync. The peer "kernel" stands for all directors
+// that run kernel IPVS.
+var (
+	syncInStep   = gauge("sync_in_step", "1 while a peer's connections have been absorbed whole in the session that stands.", "peer")
+	syncLag      = gauge("sync_lag_seconds", "99th percentile of the time until a peer acknowledged.", "peer")
+	syncSent     = counter("sync_sent_total", "Connections and templates told to a peer.", "peer")
+	syncReceived = counter("sync_received_total", "Connections and templates that a peer told of.", "peer")
+	syncRejected = counter("sync_rejected_total", "Of those, the ones that were not taken.", "peer")
+)
+
+func (m scrape) sync(st *connsync.Status) {
+	if st == nil {
+		return
+	}
+	for _, p := range st.Peers {
+		peer := p.Peer.String()
+		m.set(syncInStep, flag(p.IsInSync), peer)
+		m.set(syncLag, p.Lag.Seconds(), peer)
+		m.set(syncSent, float64(p.Sent), peer)
+		m.set(syncReceived, float64(p.Received), peer)
+		m.set(syncRejected, float64(p.Rejected), peer)
+	}
+	if w := st.Wire; w != nil {
+		m.set(syncSent, float64(w.Sent), "kernel")
+		m.set(syncReceived, float64(w.Received), "kernel")
+		m.set(syncRejected, float64(w.Rejected+w.Dropped), "kernel")
+	}
+}
+
 // metrics answers with every metric of the daemon.
 func (s *Server) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
@@ -172,6 +202,7 @@ func (m scrape) daemon(st director.Status) {
 	m.set(buildInfo, 1, st.Version)
 	m.set(dataPathInfo, 1, st.Backend, st.Mode)
 	m.set(started, timestamp(st.Started))
+	m.sync(st.Sync)
 	m.set(failing, flag(st.Fault != ""))
 	m.set(failures, float64(st.Faults))
 	m.set(reloadOK, flag(st.Reload.Error == ""))

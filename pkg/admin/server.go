@@ -27,6 +27,7 @@ type Options struct {
 	Upgrade  func(ctx context.Context, binary string) (director.Result, error) // nil = there is no such command
 	Ready    <-chan struct{}                                                   // nothing is opened before; nil = at once
 	Hosts    []string                                                          // names that the page may be asked by (see public)
+	Sync     Sync                                                              // nil = connections are not shared
 	Log      *slog.Logger
 	Warnings *warnings.Registry // nil = the log alone hears of what is wrong
 
@@ -170,6 +171,8 @@ func (s *Server) api() http.Handler {
 			return s.opt.Upgrade(ctx, q.Binary)
 		}))
 	}
+	mux.Handle("POST "+pathSyncImport, change(s, maxEdits, s.importConnections))
+	mux.Handle("POST "+pathSyncPush, change(s, maxBody, s.pushConnections))
 	mux.Handle("POST "+pathEdit, change(s, maxEdits, s.opt.Director.Edit))
 	mux.Handle("POST "+pathClear, change(s, maxBody, func(ctx context.Context, _ struct{}) (director.Result, error) {
 		return s.opt.Director.ClearRuntime(ctx)

@@ -22,7 +22,7 @@ const DefaultPort = 8848
 // Options are what a [Mesh] is made of.
 type Options struct {
 	Local []netip.Addr // this host's addresses: of each family the first is listened on and dialled from
-	Peers []netip.Addr // the other directors
+	Peers []netip.Addr // the directors; those of Local, this host itself, are left out
 	Port  uint16       // 0: [DefaultPort]
 	Keys  []Key        // the first signs, all are accepted
 	Table Table
@@ -56,13 +56,11 @@ func NewMesh(o Options) (*Mesh, error) {
 		o.Changed = func() {}
 	}
 	m := &Mesh{o: o, tls: config, peers: map[netip.Addr]*peer{}}
-	for _, addr := range o.Peers {
+	m.o.Peers = slices.DeleteFunc(slices.Clone(o.Peers), func(a netip.Addr) bool { return slices.Contains(o.Local, a) })
+	for _, addr := range m.o.Peers {
 		local, ok := m.local(addr)
 		if !ok {
 			return nil, fmt.Errorf("sync peer %s: this host has no address of its family on the interface of sync", addr)
-		}
-		if addr == local {
-			return nil, fmt.Errorf("sync peer %s is this host itself", addr)
 		}
 		m.peers[addr] = &peer{addr: addr, local: local, since: time.Now(), err: errors.New("not reached yet")}
 	}

@@ -24,16 +24,16 @@ type counts struct{ sent, received, rejected uint64 }
 
 // PeerStatus is what is known of a peer.
 type PeerStatus struct {
-	Peer     netip.Addr
-	IsUp     bool          // a session stands
-	IsInSync bool          // what the peer had when the session began has been absorbed whole
-	Since    time.Time     // of the session, or of its end
-	Reason   string        // why there is no session
-	Sent     uint64        // entries, since the start
-	Received uint64        // entries
-	Rejected uint64        // entries that the table did not take
-	Lag      time.Duration // 99th percentile from sending to the peer's acknowledgement
-	Differs  []string      // services that the peer holds differently
+	Peer     netip.Addr    `json:"peer"`
+	IsUp     bool          `json:"up"`                // a session stands
+	IsInSync bool          `json:"in_sync"`           // what the peer had when the session began has been absorbed whole
+	Since    time.Time     `json:"since"`             // of the session, or of its end
+	Reason   string        `json:"reason,omitempty"`  // why there is no session
+	Sent     uint64        `json:"sent"`              // entries, since the start
+	Received uint64        `json:"received"`          // entries
+	Rejected uint64        `json:"rejected"`          // entries that the table did not take
+	Lag      time.Duration `json:"lag_ns"`            // 99th percentile from sending to the peer's acknowledgement
+	Differs  []string      `json:"differs,omitempty"` // services that the peer holds differently
 }
 
 func (p *peer) status(ours []Digest) PeerStatus {

@@ -52,6 +52,7 @@ type Wire struct {
 	counts WireCounts
 	sends  atomic.Bool
 	hears  atomic.Bool
+	pushed chan Record // what is sent whatever the role: see Push
 
 	mu  sync.Mutex
 	err error
@@ -87,7 +88,7 @@ func NewWire(o WireOptions) (*Wire, error) {
 	if _, err := o.packer(); err != nil {
 		return nil, err
 	}
-	return &Wire{o: o, queue: make(chan Record, wireQueued)}, nil
+	return &Wire{o: o, queue: make(chan Record, wireQueued), pushed: make(chan Record)}, nil
 }
 
 func (o WireOptions) packer() (*Packer, error) {
@@ -137,6 +138,19 @@ func (w *Wire) Publish(records []Record) {
 			w.counts.Dropped.Add(1)
 		}
 	}
+}
+
+// Push sends records whatever this host's role is, and waits until they are on
+// their way: kernels that take them have no other way to learn what they missed.
+func (w *Wire) Push(ctx context.Context, records []Record) error {
+	for _, r := range records {
+		select {
+		case w.pushed <- r:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // Run speaks until ctx ends. An interface that is not there, or a socket that
@@ -238,15 +252,22 @@ func (w *Wire) send(ctx context.Context, conn *net.UDPConn, to *net.UDPAddr) err
 	}
 	flush := time.NewTicker(flushAfter)
 	defer flush.Stop()
+	add := func(r Record) []byte {
+		full, err := packer.Add(r)
+		if err != nil {
+			w.counts.Rejected.Add(1) // version 0 and IPv6, most likely
+			return nil
+		}
+		w.counts.Sent.Add(1)
+		return full
+	}
 	for {
 		var datagram []byte
 		select {
 		case r := <-w.queue:
-			if datagram, err = packer.Add(r); err != nil {
-				w.counts.Rejected.Add(1) // version 0 and IPv6, most likely
-				continue
-			}
-			w.counts.Sent.Add(1)
+			datagram = add(r)
+		case r := <-w.pushed:
+			datagram = add(r)
 		case <-flush.C:
 			datagram = packer.Flush()
 		case <-ctx.Done():

@@ -11,15 +11,22 @@ import (
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
+// datapath is the data path of a director.
+type datapath struct {
+	lb.Backend
+	canLease bool             // it can fall silent by itself
+	table    connsync.Backend // where XDP keeps connections; nil: XDP does not run
+}
+
 // openBackend opens the data path that the configuration asks for. With auto
-// every service gets the one that can run it. canLease reports whether it can
-// fall silent by itself.
-func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (_ lb.Backend, canLease bool, err error) {
-	openXDP := func() (lb.Backend, error) {
+// every service gets the one that can run it.
+func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (datapath, error) {
+	openXDP := func() (*xdp.Backend, error) {
 		return xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
@@ -35,26 +42,26 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slo
 		if err == nil { // a packet path of another `backend:` would serve on in front of it
 			err = loader.Purge(cfg.PinDir)
 		}
-		return b, false, err
+		return datapath{Backend: b}, err
 	case config.BackendXDP:
 		b, err := openXDP()
 		if err == nil {
 			err = purgeIPVS(ctx, cfg)
 		}
-		return b, true, err
+		return datapath{Backend: b, canLease: true, table: b}, err
 	}
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()
 	if err == nil {
 		o.XDP = b
-		return auto.New(o), true, nil
+		return datapath{Backend: auto.New(o), canLease: true, table: b}, nil
 	}
 	if other := ipvs.Available(); other != nil {
-		return nil, false, fmt.Errorf("no data path: XDP: %w; IPVS: %w", err, other)
+		return datapath{}, fmt.Errorf("no data path: XDP: %w; IPVS: %w", err, other)
 	}
 	log.Warn("XDP cannot run here, the kernel's IPVS serves", "err", err)
 	o.Refused = err
-	return auto.New(o), false, nil
+	return datapath{Backend: auto.New(o)}, nil
 }
 
 // ledgerDir is where the kernel's IPVS is remembered.

@@ -62,6 +62,7 @@ type Daemon struct {
 	monitor  *health.Monitor
 	notifier *notify.Notifier
 	router   *router
+	sync     *connSync // nil: connections are not shared
 	director *director.Director
 	admin    *admin.Server
 	ready    chan struct{} // closed by awaitVIPs
@@ -95,8 +96,13 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
 	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
 	d.found = findLeftovers(cfg)
-	if d.backend, d.canLease, err = openBackend(ctx, cfg, d.neigh, o.Log); err != nil {
+	path, err := openBackend(ctx, cfg, d.neigh, o.Log)
+	if err != nil {
 		return nil, err
+	}
+	d.backend, d.canLease = path.Backend, path.canLease
+	if d.sync, err = newConnSync(cfg, path.table, d.warnings, o.Log); err != nil {
+		return nil, errors.Join(err, d.backend.Close(d.found.datapath))
 	}
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
 		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
@@ -105,18 +111,22 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
 	d.router = newRouter(d.announce, d.backend, d.monitor, o.Log)
-	d.router.canLease = d.canLease
+	d.router.canLease, d.router.sync = d.canLease, d.sync
+	if d.sync != nil && len(cfg.VRRP) > 0 {
+		d.sync.hold = d.router.HoldPreemption
+	}
 	d.director = director.New(director.Options{
 		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
-		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused,
+		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused, Sync: d.sync.forDirector(),
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
 		NoRealMetrics: cfg.Admin.NoReal, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
+		Sync: d.sync.forAdmin(),
 	})
 	return d, nil
 }
@@ -215,6 +225,9 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer := newCircle(ctx)
 	outer.start("vrrp", d.router.Run)
 	outer.start("admin", d.admin.Run)
+	if d.sync != nil {
+		inner.start("sync", d.sync.run)
+	}
 	outer.start("reload", d.reloadWhenAsked)
 	outer.start("readiness", d.sayReady)
 	outer.start("doctor", d.examine)

@@ -22,6 +22,7 @@ type router struct {
 	canLease bool               // the data path falls silent when a lease ends
 	director *director.Director // set before Run
 	monitor  *health.Monitor
+	sync     *connSync // nil: connections are not shared
 	log      *slog.Logger
 
 	mu     sync.Mutex
@@ -69,9 +70,17 @@ func (r *router) Set(instances []vrrp.Instance) error {
 	return nil
 }
 
-func (r *router) activate(instance string) error { return r.director.Activate(instance) }
+func (r *router) activate(instance string) error {
+	if r.sync != nil {
+		r.sync.setRole(instance, true)
+	}
+	return r.director.Activate(instance)
+}
 
 func (r *router) deactivate(instance string) {
+	if r.sync != nil {
+		r.sync.setRole(instance, false)
+	}
 	r.mu.Lock()
 	at := r.places[instance]
 	r.mu.Unlock()

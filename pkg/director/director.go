@@ -100,6 +100,8 @@ type Options struct {
 	Boot     string // the kernel's boot_id: what is remembered of another boot is not believed
 	Log      *slog.Logger
 
+	Sync Sync // nil = connections are not shared
+
 	Warnings *warnings.Registry // nil = the director has its own
 	History  *history.Log       // nil = kept in memory only
 }
@@ -266,6 +268,9 @@ func (d *Director) applyPlan(ctx context.Context, onApplied func(error)) error {
 	d.out = Plan(d.input(d.cfg))
 	d.leases.Store(&d.out.Memory.Leases)
 	err := d.opt.Backend.Apply(ctx, d.out.State)
+	if d.opt.Sync != nil && err == nil {
+		d.opt.Sync.Applied(d.out.State)
+	}
 	onApplied(err)
 	d.notifyChanges(before, d.out)
 	d.trackServices()

@@ -227,6 +227,7 @@ func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 		{"tables", cfg.Tables == d.cfg.Tables},
 		{"notify", reflect.DeepEqual(cfg.Notify, d.cfg.Notify)},
 		{"admin", reflect.DeepEqual(cfg.Admin, d.cfg.Admin)},
+		{"sync", reflect.DeepEqual(cfg.Sync, d.cfg.Sync)},
 	} {
 		if !c.same {
 			keys = append(keys, c.key)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/pkg/warnings"
@@ -25,6 +26,7 @@ type Status struct {
 	Faults   uint64             `json:"faults"`          // failed attempts so far
 	Warnings []warnings.Warning `json:"warnings,omitempty"`
 	VRRP     []VRRPStatus       `json:"vrrp,omitempty"`
+	Sync     *connsync.Status   `json:"sync,omitempty"`
 	VIPs     []VIPStatus        `json:"vips"`
 	Services []ServiceStatus    `json:"services"`
 	Messages Messages           `json:"messages"`
@@ -155,6 +157,7 @@ func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 		Stale:    slices.Clone(d.out.Stale),
 		VIPs:     d.vipStatus(),
 		Verdicts: countedVerdicts(stats.Verdicts),
+		Sync:     d.syncStatus(),
 	}
 	if stats.Flows.Capacity > 0 { // the kernel's IPVS has no tables of a size
 		st.Tables = []TableStatus{tableStatus("flows", stats.Flows), tableStatus("templates", stats.Template)}

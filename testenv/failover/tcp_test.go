@@ -45,7 +45,14 @@ func balancing() string {
 // newBalancingPair is a pair of directors with real servers behind them.
 func newBalancingPair(t *testing.T, s setting) *pair {
 	t.Helper()
-	p := newPair(t, LVX{Self: self, Body: balancing()}, s)
+	return newRealPair(t, s, balancing())
+}
+
+// newRealPair is a pair of directors whose configuration says body, with real
+// servers behind them that listen on ports 80 to 83.
+func newRealPair(t *testing.T, s setting, body string) *pair {
+	t.Helper()
+	p := newPair(t, LVX{Self: self, Body: body}, s)
 	for _, name := range []string{"r1", "r2"} {
 		h := p.Host(name)
 		_, err := h.Run(t.Context(), self, "real", "up", "--vip", VIP.String(), "--interface", "eth0", "--state", filepath.Join(h.Dir(), "real.json"))

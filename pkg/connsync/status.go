@@ -1,0 +1,35 @@
+package connsync
+
+// Status is what connection sync does, for people and metrics.
+type Status struct {
+	Peers []PeerStatus `json:"peers,omitempty"` // directors that run lvx
+	Wire  *WireStatus  `json:"wire,omitempty"`  // directors that run kernel IPVS, nil: there are none
+}
+
+// WireStatus is what is known of the wire that kernel IPVS speaks on. Nobody
+// acknowledges anything there: only what is heard can be counted.
+type WireStatus struct {
+	SyncID    uint8  `json:"syncid"`
+	Sends     bool   `json:"sends"` // this host is master
+	Hears     bool   `json:"hears"` // this host is backup
+	Fault     string `json:"fault,omitempty"`
+	Sent      uint64 `json:"sent"`      // records
+	Received  uint64 `json:"received"`  // records
+	Rejected  uint64 `json:"rejected"`  // records that the table did not take
+	Malformed uint64 `json:"malformed"` // datagrams
+	Foreign   uint64 `json:"foreign"`   // datagrams of another syncid
+	Dropped   uint64 `json:"dropped"`   // records beyond what is taken or kept
+}
+
+// Status reports on the wire.
+func (w *Wire) Status() *WireStatus {
+	st := &WireStatus{
+		SyncID: w.o.SyncID, Sends: w.sends.Load(), Hears: w.hears.Load(),
+		Sent: w.counts.Sent.Load(), Received: w.counts.Received.Load(), Rejected: w.counts.Rejected.Load(),
+		Malformed: w.counts.Malformed.Load(), Foreign: w.counts.Foreign.Load(), Dropped: w.counts.Dropped.Load(),
+	}
+	if err := w.Err(); err != nil {
+		st.Fault = err.Error()
+	}
+	return st
+}

@@ -1,0 +1,25 @@
+package director
+
+import (
+	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Sync shares connections with other directors. Its methods do not wait.
+type Sync interface {
+	// Status reports on the other directors.
+	Status() connsync.Status
+
+	// Applied hears of every state that the data path holds. It does not
+	// keep s.
+	Applied(s lb.State)
+}
+
+// syncStatus is nil without connection sync.
+func (d *Director) syncStatus() *connsync.Status {
+	if d.opt.Sync == nil {
+		return nil
+	}
+	st := d.opt.Sync.Status()
+	return &st
+}

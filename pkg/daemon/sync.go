@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -221,57 +220,6 @@ func (s *connSync) follow(ctx context.Context) error {
 	}
 }
 
-// warn keeps the warnings about peers.
-func (s *connSync) warn() {
-	const kind = "sync"
-	for _, p := range s.status().Peers {
-		subject := "peer " + p.Peer.String()
-		switch {
-		case !p.IsUp:
-			s.warnings.Put(warnings.Warning{
-				Kind: kind, Subject: subject, Text: "no session: " + p.Reason,
-				Cure: fmt.Sprintf("is lvx running there with sync:, and may TCP port %d pass?", s.cfg.Port),
-			})
-		case len(p.Differs) > 0:
-			s.warnings.Put(warnings.Warning{
-				Kind: kind, Subject: subject, Text: fmt.Sprintf("has other services, reals or weights than this host: %s", first(p.Differs, 5)),
-				Cure: "give both directors the same services",
-			})
-		default:
-			s.warnings.End(kind, subject)
-		}
-	}
-}
-
-// first names at most n of names.
-func first(names []string, n int) string {
-	rest := ""
-	if len(names) > n {
-		rest = fmt.Sprintf(" and %d more", len(names)-n)
-		names = names[:n]
-	}
-	out := ""
-	for i, name := range names {
-		if i > 0 {
-			out += ", "
-		}
-		out += name
-	}
-	return out + rest
-}
-
-// status reports on every director that connections are shared with.
-func (s *connSync) status() connsync.Status {
-	var st connsync.Status
-	if s.mesh != nil {
-		st.Peers = s.mesh.Status()
-	}
-	if s.wire != nil {
-		st.Wire = s.wire.Status()
-	}
-	return st
-}
-
 // forDirector is s, or nil without a type.
 func (s *connSync) forDirector() director.Sync {
 	if s == nil {
@@ -314,62 +262,4 @@ func digestOf(svc lb.Service) uint64 {
 		fmt.Fprint(h, r.Key(), r.Weight, r.Forward)
 	}
 	return h.Sum64()
-}
-
-// Import takes what /proc/net/ip_vs_conn lists on a director that runs kernel
-// IPVS, and reports how many entries it took and how many it could not.
-func (s *connSync) Import(r io.Reader) (taken, rejected int, err error) {
-	listed, skipped, err := connsync.ReadProc(r)
-	if err != nil {
-		return 0, 0, err
-	}
-	entries := make([]connsync.Entry, 0, len(listed))
-	for _, l := range listed {
-		entries = append(entries, entryOf(l))
-	}
-	n, err := s.table.Absorb(entries)
-	return len(entries) - n, n + skipped, err
-}
-
-// entryOf is a listed connection with the time that it has been idle: the
-// kernel lists only what is left of its timeout.
-func entryOf(l connsync.Listed) connsync.Entry {
-	e := entriesOf([]connsync.Record{l.Record})[0]
-	if timeout := kernelTimeouts[timeoutKey{l.Protocol, l.State}]; timeout > l.Left && !l.IsTemplate() {
-		e.Idle = timeout - l.Left
-	}
-	if l.IsTemplate() {
-		e.Timeout = l.Left
-	}
-	return e
-}
-
-type timeoutKey struct {
-	protocol uint8
-	state    connsync.State
-}
-
-// kernelTimeouts are the kernel's own (tcp_timeouts of ip_vs_proto_tcp.c): the
-// list does not tell others that were set there.
-var kernelTimeouts = map[timeoutKey]time.Duration{
-	{connsync.ProtocolTCP, connsync.StateEstablished}: lb.DefaultTCPTimeout,
-	{connsync.ProtocolTCP, connsync.StateFinWait}:     lb.DefaultTCPFinTimeout,
-	{connsync.ProtocolTCP, connsync.StateTimeWait}:    2 * time.Minute,
-	{connsync.ProtocolTCP, connsync.StateClose}:       10 * time.Second,
-	{connsync.ProtocolUDP, connsync.StateNone}:        lb.DefaultUDPTimeout,
-}
-
-var errNoWire = errors.New("no director with kernel IPVS is configured (set sync: {syncid: N})")
-
-// Push sends every connection to directors that run kernel IPVS, and reports
-// how many.
-func (s *connSync) Push(ctx context.Context) (sent int, err error) {
-	if s.wire == nil {
-		return 0, errNoWire
-	}
-	err = s.table.Walk(ctx, func(entries []connsync.Entry) error {
-		sent += len(entries)
-		return s.wire.Push(ctx, recordsOf(entries))
-	})
-	return sent, err
 }

@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Import takes what /proc/net/ip_vs_conn lists on a director that runs kernel
+// IPVS, and reports how many entries it took and how many it could not.
+func (s *connSync) Import(r io.Reader) (taken, rejected int, err error) {
+	listed, skipped, err := connsync.ReadProc(r)
+	if err != nil {
+		return 0, 0, err
+	}
+	entries := make([]connsync.Entry, 0, len(listed))
+	for _, l := range listed {
+		entries = append(entries, entryOf(l))
+	}
+	n, err := s.table.Absorb(entries)
+	return len(entries) - n, n + skipped, err
+}
+
+// entryOf is a listed connection with the time that it has been idle: the
+// kernel lists only what is left of its timeout.
+func entryOf(l connsync.Listed) connsync.Entry {
+	e := entriesOf([]connsync.Record{l.Record})[0]
+	if timeout := kernelTimeouts[timeoutKey{l.Protocol, l.State}]; timeout > l.Left && !l.IsTemplate() {
+		e.Idle = timeout - l.Left
+	}
+	if l.IsTemplate() {
+		e.Timeout = l.Left
+	}
+	return e
+}
+
+type timeoutKey struct {
+	protocol uint8
+	state    connsync.State
+}
+
+// kernelTimeouts are the kernel's own (tcp_timeouts of ip_vs_proto_tcp.c): the
+// list does not tell others that were set there.
+var kernelTimeouts = map[timeoutKey]time.Duration{
+	{connsync.ProtocolTCP, connsync.StateEstablished}: lb.DefaultTCPTimeout,
+	{connsync.ProtocolTCP, connsync.StateFinWait}:     lb.DefaultTCPFinTimeout,
+	{connsync.ProtocolTCP, connsync.StateTimeWait}:    2 * time.Minute,
+	{connsync.ProtocolTCP, connsync.StateClose}:       10 * time.Second,
+	{connsync.ProtocolUDP, connsync.StateNone}:        lb.DefaultUDPTimeout,
+}
+
+var errNoWire = errors.New("no director with kernel IPVS is configured (set sync: {syncid: N})")
+
+// Push sends every connection to directors that run kernel IPVS, and reports
+// how many.
+func (s *connSync) Push(ctx context.Context) (sent int, err error) {
+	if s.wire == nil {
+		return 0, errNoWire
+	}
+	err = s.table.Walk(ctx, func(entries []connsync.Entry) error {
+		sent += len(entries)
+		return s.wire.Push(ctx, recordsOf(entries))
+	})
+	return sent, err
+}

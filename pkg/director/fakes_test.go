@@ -213,6 +213,13 @@ type fakeSilent struct {
 	err   error
 }
 
+// fail makes Serve fail from now on; nil ends that.
+func (f *fakeSilent) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
 func (f *fakeSilent) Serve(vips []SilentVIP) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -64,13 +64,13 @@ func TestDirectorThatIsARealServer(t *testing.T) {
 		if st, err := r.Status(t.Context()); err != nil || !st.VIPs[0].Silent || st.VIPs[1].Silent {
 			t.Errorf("status: %+v, %v", st.VIPs, err)
 		}
-		r.silence.err = errors.New("read-only")
+		r.silence.fail(errors.New("read-only"))
 		time.Sleep(driftInterval)
 		expect("repair", mine)
 		if st, err := r.Status(t.Context()); err != nil || st.VIPs[0].Silent || st.Fault != "" {
 			t.Errorf("status of a failure: %+v, %q, %v", st.VIPs, st.Fault, err)
 		}
-		r.silence.err = nil
+		r.silence.fail(nil)
 		time.Sleep(driftInterval)
 		expect("repair after a failure", mine)
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,13 @@ func (f *fakeSegment) announce(iface string, vips []netip.Addr) error {
 	}
 	f.bursts[at] += len(vips)
 	return nil
+}
+
+// times are those at which a VIP was announced on eth0.
+func (f *fakeSegment) times(vip netip.Addr) []time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.sent["eth0"][vip])
 }
 
 // announcing runs an Announcer in fake time.
@@ -118,7 +126,7 @@ func TestWithdraw(t *testing.T) {
 		pass(20 * ms)
 		a.Withdraw("eth0", []netip.Addr{vip1})
 		pass(5 * time.Second)
-		if n := len(s.sent["eth0"][vip1]); n != 2 {
+		if n := len(s.times(vip1)); n != 2 {
 			t.Errorf("%d announcements, want 2", n)
 		}
 		if n := len(s.sent["eth0"][r1]); n != 5 {
@@ -284,7 +292,7 @@ func TestDefence(t *testing.T) {
 			pass(100 * ms)
 		}
 		var at []time.Duration
-		for _, d := range s.sent["eth0"][vip1] {
+		for _, d := range s.times(vip1) {
 			if d >= began {
 				at = append(at, d-began)
 			}
@@ -293,11 +301,11 @@ func TestDefence(t *testing.T) {
 			t.Errorf("announcements after the first claim (-want +got):\n%s", d)
 		}
 		pass(time.Minute)
-		n := len(s.sent["eth0"][vip1])
+		n := len(s.times(vip1))
 		s.claims <- foe
 		a.Withdraw("eth0", []netip.Addr{vip1})
 		pass(time.Minute)
-		if len(s.sent["eth0"][vip1]) != n {
+		if len(s.times(vip1)) != n {
 			t.Error("defended after the VIP was handed over")
 		}
 	})
@@ -308,11 +316,11 @@ func TestInterfaceWithAnotherMAC(t *testing.T) {
 	announcing(t, slog.New(slog.NewTextHandler(&log, nil)), func(t *testing.T, a *Announcer, s *fakeSegment) {
 		a.Announce("eth0", []netip.Addr{vip1})
 		pass(3 * time.Second)
-		n := len(s.sent["eth0"][vip1])
+		n := len(s.times(vip1))
 		s.up <- linkEvent{"eth0", mac2}
 		s.up <- linkEvent{"eth7", mac2}
 		pass(time.Second)
-		if got := len(s.sent["eth0"][vip1]) - n; got != len(fiveTimes) {
+		if got := len(s.times(vip1)) - n; got != len(fiveTimes) {
 			t.Errorf("announced %d times, want %d", got, len(fiveTimes))
 		}
 	})
@@ -329,7 +337,7 @@ func TestFailuresAreLoggedOnce(t *testing.T) {
 		pass(time.Minute)
 		s.set(nil)
 		pass(time.Minute)
-		if len(s.sent["eth0"][vip1]) == 0 {
+		if len(s.times(vip1)) == 0 {
 			t.Error("not tried again")
 		}
 	})

@@ -16,7 +16,7 @@ func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 	e := n.Resolver.Lookup(a)
 	return xdp.Neighbor{
 		MAC: e.MAC, Source: e.SrcMAC, IfIndex: e.IfIndex, Device: e.Device, MTU: e.MTU, Local: e.Local, Err: e.Err,
-		Pending: e.Pending,
+		Pending: e.Pending, OwnLink: e.OwnLink,
 	}
 }
 

@@ -34,6 +34,7 @@ type Entry struct {
 	Err     string // why frames cannot reach the real now, in words; empty if they can
 	Pending bool   // with Err: only because it is still being asked; what was known of it before may hold
 	Silent  bool   // with Err: it was asked and does not answer
+	OwnLink bool   // with Err: through no fault of the real; this host has no way to it, or nothing answers there
 }
 
 // Usable reports whether frames can reach the real.
@@ -49,6 +50,7 @@ type path struct {
 	src     srcAddr // the sender address of questions
 	noARP   bool    // the interface carries no questions (IFF_NOARP)
 	err     string  // why the real cannot be reached this way
+	isLink  bool    // with err: because of an interface of this host
 	fixed   MAC     // the real's, by the user's word: it is never asked for
 }
 

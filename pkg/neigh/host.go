@@ -206,12 +206,12 @@ func (h *liveNetwork) permanentEntries() (map[neighbour]MAC, error) {
 func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) path {
 	routes, err := h.handle.RouteGet(a.AsSlice())
 	if err != nil || len(routes) == 0 {
-		return path{err: fmt.Sprintf("no route to %s (is the interface of its segment up?)", a)}
+		return path{isLink: true, err: fmt.Sprintf("no route to %s (is the interface of its segment up?)", a)}
 	}
 	r := routes[0]
 	l := links[r.LinkIndex]
 	if l == nil {
-		return path{err: fmt.Sprintf("the interface of the route to %s has gone", a)}
+		return path{isLink: true, err: fmt.Sprintf("the interface of the route to %s has gone", a)}
 	}
 	p := path{ifindex: l.Index, device: l.Name, mtu: l.MTU}
 	p.mac, _ = macFrom(l.HardwareAddr)
@@ -226,9 +226,9 @@ func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) pa
 	case r.Gw != nil || r.Via != nil:
 		p.err = fmt.Sprintf("%s is behind a gateway, not on the segment of %s (direct routing cannot reach it)", a, l.Name)
 	case l.RawFlags&unix.IFF_UP == 0:
-		p.err = l.Name + " is down"
+		p.err, p.isLink = l.Name+" is down", true
 	case l.RawFlags&unix.IFF_RUNNING == 0:
-		p.err = l.Name + " has no carrier"
+		p.err, p.isLink = l.Name+" has no carrier", true
 	}
 	p.noARP = l.RawFlags&unix.IFF_NOARP != 0
 	return p

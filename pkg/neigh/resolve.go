@@ -51,6 +51,7 @@ type Resolver struct {
 	want    []netip.Addr
 	avoid   map[netip.Addr]bool
 	bound   map[netip.Addr]MAC
+	silent  map[int]bool // interfaces on which no watched address answers
 	entries map[netip.Addr]Entry
 }
 
@@ -189,6 +190,9 @@ func (r *Resolver) Run(ctx context.Context) error {
 		case <-timer.C:
 			due = l.runDue(time.Now())
 		}
+		if l.silenceStale && l.updateSilence(time.Now()) {
+			due = time.Now()
+		}
 		timer.Reset(time.Until(due))
 	}
 }
@@ -199,6 +203,8 @@ type loop struct {
 	targets         map[netip.Addr]*target
 	routesDue       time.Time // when to ask for the routes again; zero = not needed
 	routesNotBefore time.Time // events have it asked no sooner
+	silenceStale    bool      // a target has begun to miss questions, or has ended to
+	wokenAt         time.Time // when a frame last woke a silent interface
 }
 
 // syncTargets takes over what [Resolver.Watch] was told.
@@ -235,6 +241,8 @@ func (l *loop) handleEvent(e event, now time.Time) time.Time {
 	}
 	t := l.targets[e.addr]
 	switch {
+	case e.kind == spokeItself && l.silent[e.ifindex] && (t == nil || t.path.ifindex != e.ifindex):
+		return l.wakeInterface(e.ifindex, now)
 	case t == nil || t.path.ifindex != e.ifindex:
 		// Not watched, or not where it belongs.
 	case t.path.fixed != MAC{}:
@@ -259,6 +267,7 @@ func (l *loop) handleEvent(e event, now time.Time) time.Time {
 // there is work to do because of it.
 func (l *loop) hear(t *target, mac MAC, now time.Time) time.Time {
 	before, rival := t.mac, t.rival
+	l.silenceStale = l.silenceStale || t.isMissed()
 	switch t.heard(mac, now) {
 	case resolved:
 		l.log.Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", mac, "before", before)
@@ -323,6 +332,10 @@ func (l *loop) runDue(now time.Time) time.Time {
 func (l *loop) askTarget(t *target, now time.Time) {
 	to := t.nextQuestion(now)
 	t.sendErr = ""
+	if t.unanswered == 2 && t.mac != (MAC{}) {
+		l.askOthers(t, now)
+	}
+	l.silenceStale = l.silenceStale || t.isMissed()
 	if err := l.net.ask(to, t.path, t.addr); err != nil {
 		t.sendErr = fmt.Sprintf("%s request for %s on %s: %v", t.protocol(), t.addr, t.path.device, err)
 	}
@@ -344,6 +357,7 @@ func (l *loop) readRoutes(now time.Time) {
 		return
 	}
 	used := map[segmentKey]bool{}
+	l.silenceStale = true
 	for i, a := range addrs {
 		t := l.targets[a]
 		t.setPath(paths[i], now)

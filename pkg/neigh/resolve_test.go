@@ -137,7 +137,7 @@ func wantEntry(t *testing.T, r *Resolver, addr netip.Addr, want Entry) {
 }
 
 func on(p path, mac MAC, err string) Entry {
-	return Entry{MAC: mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: err, Pending: strings.Contains(err, "being looked for"), Silent: strings.Contains(err, "does not answer")}
+	return Entry{MAC: mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: err, Pending: strings.Contains(err, "being looked for"), Silent: strings.Contains(err, "does not answer"), OwnLink: p.isLink}
 }
 
 func TestResolveAndRefresh(t *testing.T) {
@@ -345,9 +345,12 @@ func TestCannotAsk(t *testing.T) {
 		n.set(func() { delete(n.answers, r1) })
 		check("one of two is silent", "")
 		n.set(func() { delete(n.answers, r2) })
-		check("both are silent", "nothing answers on eth0: none of 2 addresses")
+		check("both are silent", "nothing answers on eth0")
+		if e := r.Lookup(r2); !e.OwnLink || !e.Silent {
+			t.Errorf("both are silent: %+v", e)
+		}
 		down := eth0
-		down.err = "eth0 has no carrier"
+		down.err, down.isLink = "eth0 has no carrier", true
 		n.set(func() { n.paths[r1], n.paths[r2] = down, down })
 		n.events <- event{kind: routesChanged}
 		check("no carrier", "eth0 has no carrier")
@@ -392,7 +395,7 @@ func TestIgnored(t *testing.T) {
 
 func TestWaysThatChange(t *testing.T) {
 	eth1 := path{ifindex: 3, device: "eth1", mac: mac2, mtu: 9000}
-	down := path{ifindex: 2, device: "eth0", mac: mac3, mtu: 1500, err: "eth0 is down"}
+	down := path{ifindex: 2, device: "eth0", mac: mac3, mtu: 1500, err: "eth0 is down", isLink: true}
 	local := path{ifindex: 1, device: "lo", mtu: 65536, local: true}
 	longer := path{ifindex: 2, device: "eth0", mac: mac2, mtu: 1400}
 	for name, c := range map[string]struct {

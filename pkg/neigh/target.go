@@ -39,18 +39,30 @@ type target struct {
 	verified time.Time // with rival: when that station counts as gone
 	urgent   bool      // something failed: the next answer must come soon
 	warned   time.Time // when a claim was last logged
+
+	last      MAC  // where the real was when an interface of this host failed
+	lastOn    int  // and on which
+	allSilent bool // nothing answers on the interface
 }
 
 // setPath sets the way to the real. A MAC survives only on the same way.
 func (t *target) setPath(p path, now time.Time) {
 	if !t.path.sameWay(p) {
+		if t.mac != (MAC{}) && p.isLink {
+			t.last, t.lastOn = t.mac, t.path.ifindex
+		}
 		t.mac, t.unanswered, t.sendErr, t.rival, t.urgent = MAC{}, 0, "", MAC{}, false
-		t.due = time.Time{}
+		t.due, t.allSilent = time.Time{}, false
 		switch {
 		case p.err != "" || p.local:
 		case p.fixed != MAC{}:
 			t.mac = p.fixed
 		default:
+			// Where it was before it most probably still is: it is used at
+			// once, and asked at once.
+			if t.lastOn == p.ifindex {
+				t.mac, t.urgent = t.last, t.last != MAC{}
+			}
 			t.due = now
 		}
 	}
@@ -149,6 +161,12 @@ func (t *target) askSoon(now time.Time) {
 	t.urgent, t.due = true, now
 }
 
+// isMissed reports whether a question to the station that had the address, and
+// one to all, have had no answer.
+func (t *target) isMissed() bool {
+	return t.mac == MAC{} && t.unanswered > silentAfter || t.unanswered > 1 && t.rival == MAC{}
+}
+
 // isUnreachable reports whether there is no way to the real, and no answer to wait for.
 func (t *target) isUnreachable() bool {
 	return !t.path.local && t.mac == (MAC{}) && (t.path.err != "" || t.sendErr != "" || t.unanswered > silentAfter)
@@ -157,13 +175,14 @@ func (t *target) isUnreachable() bool {
 // entry is what the rest of lvx may know.
 func (t *target) entry() Entry {
 	p := t.path
-	e := Entry{MAC: t.mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: p.err}
+	e := Entry{OwnLink: p.isLink, MAC: t.mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: p.err}
 	switch {
 	case e.Err != "" || e.Local || e.MAC != MAC{}:
 	case t.sendErr != "":
 		e.Err = t.sendErr
 	case t.unanswered > silentAfter:
 		e.Err, e.Silent = fmt.Sprintf("%s does not answer %s on %s", t.addr, t.protocol(), t.path.device), true
+		e.OwnLink = t.allSilent
 	default:
 		e.Err, e.Pending = fmt.Sprintf("%s is being looked for on %s", t.addr, t.path.device), true
 	}

@@ -13,11 +13,12 @@ import (
 // Reals that cannot be reached are not in it; quiesced ones are where the
 // kernel's tables have them.
 func (b *Backend) layRing(s *service) error {
+	s.strand()
 	in := make([]sched.Real, 0, len(s.conf.Reals))
 	some := false
 	for _, c := range s.conf.Reals {
 		r := s.reals[c.Key()]
-		if r.near.Err != "" {
+		if !r.isReachable() {
 			continue
 		}
 		some = some || c.Weight > 0

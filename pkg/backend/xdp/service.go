@@ -48,10 +48,31 @@ type real struct {
 	idle  int  // passes of the sweeper without a flow since it was taken out
 	waits bool // not there only until it has been checked
 	left  bool // near is what a predecessor left, nobody has been asked yet
+
+	// The link of this host to r, and to every other real of the service, is
+	// dead. Then r stays as it was: to say "refused" to the clients that come
+	// first when the link is back would be wrong.
+	stranded bool
 }
 
+// isReachable reports whether packets for r are sent.
+func (r *real) isReachable() bool { return r.near.Err == "" || r.stranded }
+
 // usable reports whether r may get new connections.
-func (r *real) usable() bool { return r.there && r.conf.Weight > 0 && r.near.Err == "" }
+func (r *real) usable() bool { return r.there && r.conf.Weight > 0 && r.isReachable() }
+
+// strand finds out whether all reals of a service are behind dead links of
+// this host. Where other reals are within reach, they get the connections.
+func (s *service) strand() {
+	canStay := func(r *real) bool { return r.near.OwnLink && r.near.MAC != [6]byte{} }
+	all := true
+	for _, c := range s.conf.Reals {
+		all = all && canStay(s.reals[c.Key()])
+	}
+	for _, c := range s.conf.Reals {
+		s.reals[c.Key()].stranded = all
+	}
+}
 
 // kind maps a scheduler to the packet path's: rr and wrr are one there.
 var kind = map[lb.Scheduler]bpf.Scheduler{
@@ -158,6 +179,10 @@ func (b *Backend) lookUp(r *real) {
 	if r.left && near.Pending && !moved {
 		return
 	}
+	if near.OwnLink && near.MAC == ([6]byte{}) {
+		// Where it was, as long as it cannot be asked.
+		near.MAC, near.Source, near.IfIndex, near.MTU, near.Device = r.near.MAC, r.near.Source, r.near.IfIndex, r.near.MTU, r.near.Device
+	}
 	r.near, r.left = near, false
 }
 
@@ -206,7 +231,7 @@ func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	if r.near.Local {
 		f |= bpf.RealLocal
 	}
-	if r.near.Err != "" {
+	if !r.isReachable() {
 		f |= bpf.RealSilent
 	}
 	if b.filtered(&s.conf) {

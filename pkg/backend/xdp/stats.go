@@ -37,7 +37,7 @@ func (b *Backend) Observed() (lb.Observed, error) {
 		for _, r := range s.listed() {
 			or := lb.ObservedReal{
 				Addr: r.conf.Addr, Port: r.conf.Port, Weight: r.conf.Weight,
-				Usable: r.usable(), Device: r.near.Device,
+				Usable: r.usable() && !r.stranded, Device: r.near.Device,
 			}
 			switch {
 			case r.near.Local:

@@ -24,6 +24,7 @@ type Neighbor struct {
 	Local   bool   // the address is this host's
 	Err     string // why it cannot be reached, "" if it can
 	Pending bool   // with Err: only because it is still being asked
+	OwnLink bool   // with Err: through no fault of the address, but because of this host's link
 }
 
 // Neighbors answers from what is known now; it never waits.

@@ -49,7 +49,8 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	s.Hooks = get(o, "hooks", Hooks{}, hooks)
 	s.Quorum = get(o, "quorum", 1, number(1, 1<<24))
 	s.Hysteresis = get(o, "hysteresis", 0, number(0, 1<<24))
-	s.Sorry = get(o, "sorry_server", netip.Addr{}, address)
+	sorry := get(o, "sorry_server", sorryServer{}, readSorry)
+	s.Sorry, s.SorryPort, s.SorryForward = sorry.addr, sorry.port, sorry.forward
 	s.ForceClaim = get(o, "claim", "probe", oneOf("a way to take a VIP", "probe", "force")) == "force"
 	forward := get(o, "forward", lb.DR, forwarding)
 	common := get(o, "check", nil, checks)
@@ -78,6 +79,30 @@ func listeners(s *service) {
 	if at := s.object.at("listen"); at.key == "listen" && at.d.errors == s.object.before && len(s.Listeners) == 0 {
 		at.errorf(`no listeners (want at least one such as "192.0.2.1:80/tcp")`)
 	}
+}
+
+// sorryServer is who answers when no real server can.
+type sorryServer struct {
+	addr    netip.Addr
+	port    uint16
+	forward lb.Forward
+}
+
+// readSorry reads an address, or a map with the way to it.
+func readSorry(c *cursor) sorryServer {
+	if c.node.ShortTag() != "!!map" {
+		return sorryServer{addr: address(c)}
+	}
+	o := c.object()
+	s := sorryServer{
+		addr:    need(o, "address", "the sorry server's IP address", address),
+		port:    get(o, "port", 0, number[uint16](1, 65535)),
+		forward: get(o, "forward", lb.DR, forwarding),
+	}
+	if o.done() && s.port != 0 && s.forward != lb.NAT {
+		o.at("port").errorf("%d with forward: %s (want no port: only nat can change it)", s.port, s.forward)
+	}
+	return s
 }
 
 // bits is the length of the service's addresses.

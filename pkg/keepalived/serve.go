@@ -344,18 +344,21 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 	case isOther(ends, s.addr):
 		s.from.mark(Harmless, "keepalived ignores a sorry server of another family than the VIP's")
 		return
-	case forward != "dr" && !s.addr.IsLoopback():
-		s.from.mark(Lost, "lvx forwards to a sorry server by direct routing only")
-		return
-	case forward == "nat" && s.port != 0 && s.port != ends[0].port:
-		s.from.mark(Lost, "port %d: lvx's sorry server answers on the port that was asked", s.port)
-	case slices.ContainsFunc(b.reals, func(r *realOut) bool { return r.keys[0].value == scalar(s.addr.String()) }):
-		s.from.mark(Lost, "a real server of the service cannot be its sorry server too")
-		return
-	default:
-		s.from.mark(Mapped, "")
 	}
-	b.put("sorry_server", "%s", scalar(s.addr.String()))
+	s.from.mark(Mapped, "")
+	isTranslated := forward == "nat" && s.port != 0 && !slices.ContainsFunc(ends, func(e endpoint) bool { return e.port == s.port })
+	if s.addr.IsLoopback() && !isTranslated {
+		forward = "dr" // this host itself
+	}
+	if forward == "dr" {
+		b.put("sorry_server", "%s", scalar(s.addr.String()))
+		return
+	}
+	words := "address: " + scalar(s.addr.String()) + ", forward: " + forward
+	if isTranslated {
+		words += fmt.Sprintf(", port: %d", s.port)
+	}
+	b.put("sorry_server", "{%s}", words)
 }
 
 // onDown is the word for what becomes of a real server that fails.

@@ -150,19 +150,21 @@ type Real struct {
 // Service is a virtual service: all its listeners are scheduled, persisted
 // and counted as one. Its identity is Name, which is unique in a [State].
 type Service struct {
-	Name        string
-	Listeners   []Listener
-	Condition   string // what the firewall asks of the mark's packets and no listener can express, "" for nothing
-	Mark        uint32 // firewall mark; 0 only where the service is listed by address (see [Service.ByMark])
-	Scheduler   Scheduler
-	Flags       SchedFlags
-	OnePacket   bool // ipvsadm -o: every UDP packet is scheduled on its own
-	Persistence Persistence
-	Reals       []Real         // in the order of the file; schedulers walk the list last-first, as the kernel does
-	Absent      []Real         // of the file too, but out for now: they get nothing; what they need decides where the service can run
-	Sorry       netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
-	Deny        []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
-	Allow       []netip.Prefix // if not empty, clients outside of it are dropped
+	Name         string
+	Listeners    []Listener
+	Condition    string // what the firewall asks of the mark's packets and no listener can express, "" for nothing
+	Mark         uint32 // firewall mark; 0 only where the service is listed by address (see [Service.ByMark])
+	Scheduler    Scheduler
+	Flags        SchedFlags
+	OnePacket    bool // ipvsadm -o: every UDP packet is scheduled on its own
+	Persistence  Persistence
+	Reals        []Real         // in the order of the file; schedulers walk the list last-first, as the kernel does
+	Absent       []Real         // of the file too, but out for now: they get nothing; what they need decides where the service can run
+	Sorry        netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
+	SorryPort    uint16         // where the sorry server listens, 0 = the listener's port; only NAT can change it
+	SorryForward Forward        // how packets get to the sorry server
+	Deny         []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
+	Allow        []netip.Prefix // if not empty, clients outside of it are dropped
 }
 
 // Clone copies s so deeply that the copy can be changed.

@@ -306,7 +306,8 @@ func destinations(svc lb.Service, family ipvs.AddressFamily) []ipvs.Destination 
 		return ds
 	}
 	sorry := ipvs.Destination{
-		Address: svc.Sorry, Port: realPort(lb.Real{Addr: svc.Sorry}, svc), Family: family, Weight: 1, FwdMethod: ipvs.DirectRoute,
+		Address: svc.Sorry, Port: realPort(lb.Real{Addr: svc.Sorry, Port: svc.SorryPort, Forward: svc.SorryForward}, svc), Family: family,
+		Weight: 1, FwdMethod: forwardMethod(svc.SorryForward),
 	}
 	ds = slices.DeleteFunc(ds, func(d ipvs.Destination) bool { return same(d, sorry) })
 	return append(ds, sorry)

@@ -133,6 +133,17 @@ func TestVirtualsOfBothFamilies(t *testing.T) {
 	}
 }
 
+// TestSorryByNAT: a sorry server is reached its own way, on its own port.
+func TestSorryByNAT(t *testing.T) {
+	s := web(reals(0))
+	s.Sorry, s.SorryPort, s.SorryForward = netip.MustParseAddr("10.1.0.9"), 8080, lb.NAT
+	got := newPlan(state(s), lb.State{}, nil, nil).virtuals[0].reals
+	want := ipvs.Destination{Address: s.Sorry, Port: 8080, Family: ipvs.INET, FwdMethod: ipvs.Masquerade, Weight: 1}
+	if diff := cmp.Diff(want, got[len(got)-1], comparable...); diff != "" {
+		t.Errorf("sorry server (-want +got):\n%s", diff)
+	}
+}
+
 // TestSorryIsReal: a sorry server that is one of the quiesced reals takes its
 // place.
 func TestSorryIsReal(t *testing.T) {

@@ -157,7 +157,7 @@ func (b *Backend) hasLocal(s *service) bool {
 // equalServices compares what the packet path is told of a service.
 func equalServices(a, b *lb.Service) bool {
 	return a.Name == b.Name && a.Mark == b.Mark && a.Scheduler == b.Scheduler && a.Flags == b.Flags &&
-		a.OnePacket == b.OnePacket && a.Persistence == b.Persistence && a.Sorry == b.Sorry &&
+		a.OnePacket == b.OnePacket && a.Persistence == b.Persistence && a.Sorry == b.Sorry && a.SorryForward == b.SorryForward &&
 		equalLists(a.Listeners, b.Listeners) && equalLists(a.Reals, b.Reals) && equalLists(a.Absent, b.Absent) &&
 		equalLists(a.Deny, b.Deny) && equalLists(a.Allow, b.Allow)
 }

@@ -239,6 +239,9 @@ func Cannot(s lb.Service) string {
 			return "IPv6 listener " + l.String()
 		}
 	}
+	if s.Sorry.IsValid() && s.SorryForward != lb.DR {
+		return "sorry_server by " + s.SorryForward.String()
+	}
 	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
 		for _, r := range rs {
 			switch {

@@ -2,7 +2,6 @@ package keepalived
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,29 +50,6 @@ type track struct {
 	weight int
 }
 
-// vip is an address of a vrrp_instance.
-type vip struct {
-	netip.Prefix
-	dev       string // where it goes instead of the instance's interface
-	isHidden  bool   // not in the adverts
-	statement *Statement
-}
-
-// text is the address as the output has it.
-func (v vip) text() string {
-	if v.dev == "" && !v.isHidden {
-		return scalar(v.Prefix.String())
-	}
-	words := "address: " + scalar(v.Prefix.String())
-	if v.dev != "" {
-		words += ", interface: " + scalar(v.dev)
-	}
-	if v.isHidden {
-		words += ", advertise: false"
-	}
-	return "{" + words + "}"
-}
-
 // readRouter reads a vrrp_instance.
 func (m *mapper) readRouter(s *Statement) {
 	r := &router{
@@ -103,19 +79,6 @@ func (m *mapper) readRouter(s *Statement) {
 		return
 	}
 	s.markBlock(s.verdict.Level, "of a vrrp_instance that is left out")
-}
-
-// orderAddresses puts those that are advertised first: they decide the family.
-func (r *router) orderAddresses() {
-	slices.SortStableFunc(r.addresses, func(a, b vip) int {
-		switch {
-		case a.isHidden == b.isHidden:
-			return 0
-		case a.isHidden:
-			return 1
-		}
-		return -1
-	})
 }
 
 // takeID reports whether no other instance has the virtual router
@@ -225,80 +188,6 @@ func (r *router) sent(c *Statement) bool {
 	return true
 }
 
-// addressed reads the VIPs.
-func (m *mapper) addressed(r *router, c *Statement) bool {
-	switch c.Word {
-	case "virtual_ipaddress":
-		c.mark(Mapped, "")
-		for _, v := range c.Block {
-			m.vip(r, v, false)
-		}
-	case "virtual_ipaddress_excluded":
-		c.mark(Mapped, "")
-		for _, v := range c.Block {
-			m.vip(r, v, true)
-		}
-	default:
-		return false
-	}
-	return true
-}
-
-// vip reads an address with its options.
-func (m *mapper) vip(r *router, v *Statement, isHidden bool) {
-	p, ok := parseVIP(v.Word)
-	if !ok {
-		v.mark(Harmless, "keepalived ignores the address %s", quote(v.Word))
-		return
-	}
-	var ignored []string
-	dev := ""
-	for i := 0; i < len(v.Args); i++ {
-		switch word := v.Args[i]; word {
-		case "dev":
-			i++
-			if dev = v.arg(i); !isInterface(dev) {
-				v.mark(Lost, "%s is not the name of an interface", quote(dev))
-				return
-			}
-		case "label", "peer":
-			ignored = append(ignored, word)
-			i++
-		case "scope", "brd", "broadcast", "preferred_lft":
-			i++
-		}
-	}
-	switch where, isFree := m.take("vip ", p.Addr().String(), v); {
-	case !isFree:
-		v.mark(Lost, "an address of line %d already: lvx has it once", where.line)
-		return
-	case p.Addr().IsLoopback(), p.Addr().IsMulticast(), p.Addr().IsUnspecified(), p.Bits() == 0:
-		v.mark(Lost, "no address that clients can reach")
-		return
-	}
-	if len(ignored) > 0 {
-		v.mark(Changed, "without %s", strings.Join(ignored, " and "))
-	}
-	v.mark(Mapped, "")
-	r.addresses = append(r.addresses, vip{p, dev, isHidden, v})
-}
-
-// isInterface reports whether an interface can have a name.
-func isInterface(name string) bool {
-	isOdd := func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' }
-	return name != "" && len(name) <= 15 && name != "." && name != ".." && !strings.ContainsFunc(name, isOdd)
-}
-
-// parseVIP reads "192.0.2.1/24"; without a length it is that of the whole
-// address.
-func parseVIP(s string) (netip.Prefix, bool) {
-	if a, ok := parseAddress(s); ok {
-		return netip.PrefixFrom(a, a.BitLen()), true
-	}
-	p, err := netip.ParsePrefix(s)
-	return p, err == nil
-}
-
 // tracked reads what lowers the priority or makes a fault.
 func (m *mapper) tracked(r *router, c *Statement) bool {
 	switch c.Word {
@@ -347,72 +236,6 @@ func (r *router) trackInterface(t *Statement) {
 	}
 	t.mark(Mapped, "")
 	r.tracks = append(r.tracks, track{t.Word, max(n, -n)})
-}
-
-// roleHook is a command of a VRRP instance for one of its roles.
-type roleHook struct {
-	role string
-	argv []string
-}
-
-// roles are lvx's words for what keepalived tells a script.
-var roles = []struct{ role, state string }{{"master", "MASTER"}, {"backup", "BACKUP"}, {"fault", "FAULT"}, {"stop", "STOP"}}
-
-// notified reads whom the instance, or its group, tells. A script of notify
-// gets the four arguments that keepalived gives it.
-func (r *router) notified(c *Statement, kind, name string) bool {
-	switch c.Word {
-	case "notify", "notify_master", "notify_backup", "notify_fault", "notify_stop":
-		argv, user, ok := command(c)
-		if !ok || !isPlain(c, argv) {
-			c.mark(Harmless, "keepalived cannot read the command")
-			break
-		}
-		if len(user) > 0 && user[0] != "root" {
-			c.mark(Changed, "runs as the daemon's user, not as %s", quote(user[0]))
-		}
-		for _, w := range roles {
-			switch c.Word {
-			case "notify":
-				with := append(slices.Clone(argv), kind, name, w.state)
-				r.all = append(r.all, roleHook{w.role, with})
-			case "notify_" + w.role:
-				r.hooks = append(r.hooks, roleHook{w.role, argv})
-			}
-		}
-		c.mark(Mapped, "without a shell; the program must belong to root")
-	case "smtp_alert":
-		r.smtpAlert = c
-	default:
-		return false
-	}
-	return true
-}
-
-// hookText is the commands of an instance as a map: for each role its own
-// command first, then that of notify, as keepalived runs them.
-func (r *router) hookText() string {
-	var parts []string
-	for _, w := range roles {
-		var commands []string
-		for _, h := range r.hooks {
-			if h.role == w.role {
-				commands = append(commands, scalars(h.argv))
-			}
-		}
-		for _, h := range r.all {
-			if h.role == w.role {
-				commands = append(commands, scalars(append(slices.Clone(h.argv), strconv.FormatUint(r.priority, 10))))
-			}
-		}
-		if len(commands) > 0 {
-			parts = append(parts, w.role+": ["+strings.Join(commands, ", ")+"]")
-		}
-	}
-	if len(parts) == 0 {
-		return ""
-	}
-	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // completeRouter corrects what keepalived corrects.
@@ -474,62 +297,6 @@ func (r *router) checkSource() {
 	}
 	r.source.mark(Harmless, "keepalived ignores the address %s", quote(r.source.arg(0)))
 	r.source = nil
-}
-
-// readSyncGroups puts members into their groups.
-func (m *mapper) readSyncGroups() {
-	for _, s := range m.all {
-		if s.keyword == nil || s.Word != "vrrp_sync_group" {
-			continue
-		}
-		var members []*router
-		for _, g := range s.children("group") {
-			g.mark(Mapped, "")
-			for _, member := range g.Block {
-				r := m.routerNamed(member.Word)
-				if r == nil {
-					member.mark(Harmless, "no vrrp_instance of this name")
-					continue
-				}
-				member.mark(Mapped, "")
-				members = append(members, r)
-			}
-		}
-		m.finishGroup(s, members)
-	}
-}
-
-func (m *mapper) routerNamed(name string) *router {
-	i := slices.IndexFunc(m.routers, func(r *router) bool { return r.item.from.arg(0) == name })
-	if i < 0 {
-		return nil
-	}
-	return m.routers[i]
-}
-
-// finishGroup writes a group into its members.
-func (m *mapper) finishGroup(s *Statement, members []*router) {
-	if len(members) == 0 {
-		s.mark(Harmless, "keepalived ignores a group without members")
-		s.markBlock(Harmless, "of a group without members")
-		return
-	}
-	name := m.unique("group ", s.arg(0))
-	for _, r := range members {
-		r.group = name
-	}
-	for _, c := range s.Block {
-		if c.keyword == nil {
-			continue
-		}
-		for i, r := range members {
-			if m.tracked(r, c) || i > 0 {
-				continue
-			}
-			r.notified(c, "GROUP", s.arg(0)) // the group changes as one: its first member tells
-		}
-	}
-	s.mark(Mapped, "")
 }
 
 // keys are the keys of an entry of vrrp.

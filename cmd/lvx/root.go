@@ -94,7 +94,7 @@ needs, in one daemon with one configuration file.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		newRunCmd(), newCheckCmd(), newConfigCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(), newUpgradeCmd(),
-		newListCmd(), newStatusCmd(), newHistoryCmd(), newMetricsCmd(), newDoctorCmd(), newExplainCmd(),
+		newListCmd(), newStatusCmd(), newTopCmd(), newHistoryCmd(), newMetricsCmd(), newDoctorCmd(), newExplainCmd(),
 		newTraceCmd(), newCaptureCmd(),
 		newWeightCmd(), newDrainCmd(), newSyncCmd(), newIpvsadmCmd(), newRuntimeCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(), newManCmd(),

@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -20,26 +22,50 @@ import (
 )
 
 func newStatusCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, check bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "one screen: roles, VIPs, services, reals and why",
+		Long: `Prints one screen: roles, VIPs and who holds them, services, reals with health and
+reason, warnings with cures, how full the tables are, and what became of packets.
+
+With --check the exit status is 1 if something is down: a service (also one on
+its sorry server), a real, a virtual router in FAULT, or a state that the kernel
+does not hold. It is 0 otherwise, and 2 if the daemon does not answer.`,
 		Example: `  lvx status
+  lvx status --check > /dev/null || echo "look at lvx status"
   lvx status --json | jq '.services[] | select(.state != "up")'`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&check, "check", false, "exit with 1 if something is down")
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		st, err := c.Status(cmd.Context())
-		if err != nil {
+		switch {
+		case err != nil && check:
+			return statusError{exitUsage, err}
+		case err != nil:
 			return err
+		case asJSON:
+			err = writeJSON(cmd.OutOrStdout(), st)
+		default:
+			err = printStatus(cmd.OutOrStdout(), st, colors(cmd.OutOrStdout()))
 		}
-		if asJSON {
-			return writeJSON(cmd.OutOrStdout(), st)
+		if err == nil && check && isSomethingDown(st) {
+			return statusError{exitFailed, nil}
 		}
-		return printStatus(cmd.OutOrStdout(), st, colors(cmd.OutOrStdout()))
+		return err
 	})
 	return cmd
+}
+
+// isSomethingDown is the verdict of --check.
+func isSomethingDown(st director.Status) bool {
+	isDown := func(s director.ServiceStatus) bool {
+		return s.State != "up" || slices.ContainsFunc(s.Reals, func(r director.RealStatus) bool { return r.State == "down" || r.State == "unresolved" })
+	}
+	return st.Fault != "" || slices.ContainsFunc(st.Services, isDown) ||
+		slices.ContainsFunc(st.VRRP, func(v director.VRRPStatus) bool { return v.Role == "FAULT" })
 }
 
 // colors reports whether w is a terminal whose user wants colours
@@ -70,6 +96,7 @@ func printStatus(w io.Writer, st director.Status, color bool) error {
 	for _, svc := range st.Services {
 		s.service(svc)
 	}
+	s.path(st)
 	_, err := io.WriteString(w, s.b.String())
 	return err
 }
@@ -174,6 +201,34 @@ func (s *screen) service(svc director.ServiceStatus) {
 	})
 }
 
+// path prints how full the tables are, and the verdicts that are not zero.
+func (s *screen) path(st director.Status) {
+	if len(st.Tables) > 0 {
+		s.b.WriteByte('\n')
+		s.table(func(row func(class string, cells ...string)) {
+			for _, t := range st.Tables {
+				class := ""
+				if t.Capacity > 0 && t.Used*10 > t.Capacity*9 {
+					class = "down"
+				}
+				words := fmt.Sprintf("%d of %d", t.Used, t.Capacity)
+				for _, kind := range slices.Sorted(maps.Keys(t.Evicted)) {
+					words += fmt.Sprintf(", %d %s given up", t.Evicted[kind], strings.ReplaceAll(kind, "_", "-"))
+				}
+				row(class, "table "+t.Name, words)
+			}
+		})
+	}
+	if len(st.Verdicts) > 0 {
+		s.b.WriteByte('\n')
+		s.table(func(row func(class string, cells ...string)) {
+			for _, v := range st.Verdicts {
+				row("", "packets "+v.Name, strconv.FormatUint(v.Count, 10), v.Meaning)
+			}
+		})
+	}
+}
+
 func weightWords(r director.RealStatus) string {
 	w := "weight " + strconv.Itoa(int(r.Weight))
 	if r.Weight != r.Configured {
@@ -189,6 +244,9 @@ func realWords(r director.RealStatus) string {
 	}
 	if r.Checks == 0 {
 		words = append(words, "no check")
+	}
+	if n := r.Active + r.Inactive; n > 0 && (r.Weight == 0 || r.State == "drained") {
+		words = append(words, fmt.Sprintf("%d connections left", n))
 	}
 	if r.Reason != "" {
 		words = append(words, guard.Text(r.Reason))

@@ -29,12 +29,16 @@ func testStatus() director.Status {
 			Reals: []director.RealStatus{
 				{Addr: addr("10.0.0.11"), State: "up", Weight: 1, Configured: 1, Checks: 1, Since: now.Add(-250 * time.Millisecond), MAC: "02:00:00:00:00:0b"},
 				{Addr: addr("10.0.0.12"), Port: 81, State: "down", Weight: 2, Configured: 2, Checks: 1, Flapping: true, Reason: "http GET /: 503\x1b[2J"},
-				{Addr: addr("10.0.0.13"), State: "drained", Weight: 0, Configured: 3},
+				{Addr: addr("10.0.0.13"), State: "drained", Weight: 0, Configured: 3, Active: 2, Inactive: 5},
 			},
 		}, {
 			Name: "mail", State: "down", Scheduler: "rr", Listeners: []string{"10.0.0.101:25/tcp"}, Reason: "weight 0 up, quorum needs 1",
 			Backend: "ipvs", BackendReason: "forward nat",
 		}},
+		Tables: []director.TableStatus{
+			{Name: "flows", Used: 950, Capacity: 1000, Evicted: map[string]uint64{"half_open": 3, "expired": 8}}, {Name: "templates", Capacity: 64},
+		},
+		Verdicts: []director.VerdictCount{{Name: "forwarded", Meaning: "sent to its real", Count: 12345}},
 	}
 }
 
@@ -50,10 +54,15 @@ VIP 10.0.0.101  held
 web  up  wrr  10.0.0.100:80/tcp 10.0.0.100:443/tcp  FWM 10  xdp
   10.0.0.11     up       weight 1                 250ms  02:00:00:00:00:0b
   10.0.0.12:81  down     weight 2                 -      -                  flapping, http GET /: 503?[2J
-  10.0.0.13     drained  weight 0 (configured 3)  -      -                  no check
+  10.0.0.13     drained  weight 0 (configured 3)  -      -                  no check, 7 connections left
   127.0.0.1     sorry server
 
 mail  down  rr  10.0.0.101:25/tcp  ipvs: forward nat  (weight 0 up, quorum needs 1)
+
+table flows      950 of 1000, 8 expired given up, 3 half-open given up
+table templates  0 of 64
+
+packets forwarded  12345  sent to its real
 `
 
 func screenOf(t *testing.T, st director.Status, color bool) string {
@@ -123,5 +132,36 @@ func TestColors(t *testing.T) {
 	t.Setenv("NO_COLOR", "1")
 	if colors(os.Stdout) {
 		t.Error("colours in spite of NO_COLOR")
+	}
+}
+
+// --check answers with its exit status.
+func TestStatusCheck(t *testing.T) {
+	d := &recorder{}
+	serve(t, d)
+	if code, out, _ := lvx("status", "--check"); code != exitFailed || !strings.Contains(out, "mail  down") {
+		t.Errorf("down: %d\n%s", code, out)
+	}
+	fine := testStatus()
+	fine.Services = fine.Services[:1]
+	fine.Services[0].Reals = fine.Services[0].Reals[:1]
+	if isSomethingDown(fine) {
+		t.Error("all is well, and that is down")
+	}
+	for what, spoil := range map[string]func(*director.Status){
+		"sorry": func(st *director.Status) { st.Services[0].State = "sorry" },
+		"real":  func(st *director.Status) { st.Services[0].Reals[0].State = "unresolved" },
+		"fault": func(st *director.Status) { st.VRRP[0].Role = "FAULT" },
+		"state": func(st *director.Status) { st.Fault = "map full" },
+	} {
+		st := testStatus()
+		st.Services = st.Services[:1]
+		st.Services[0].Reals = st.Services[0].Reals[:1]
+		if spoil(&st); !isSomethingDown(st) {
+			t.Errorf("%s: nothing is down", what)
+		}
+	}
+	if code, _, stderr := lvx("status", "--check", "--socket", "/nowhere"); code != exitUsage || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("no daemon: %d %q", code, stderr)
 	}
 }

@@ -64,6 +64,11 @@ var Suites = []Suite{
 		Tools: []string{"ipvsadm"},
 	},
 	{
+		Name: "sync", Package: "./pkg/connsync", Run: "^TestKernel", Memory: 1000,
+		Tools:   []string{"ipvsadm"},
+		Modules: []string{"ip_vs", "veth", "bridge"},
+	},
+	{
 		Name: "keepalived", Package: "./pkg/keepalived", Run: "^TestKernelKeepalived$",
 		Tools: []string{"ipvsadm", "keepalived"},
 		Files: map[string]string{"testdata": "pkg/keepalived/testdata"},

@@ -48,6 +48,10 @@ lint: ## golangci-lint (.golangci.yaml) and dead code; the first time minutes, t
 test: ## everything: the checks, unit tests, tests in network namespaces; as root
 	scripts/test -run '$(RUN)' $(PKG)
 
+.PHONY: race
+race: ## the tests of packages with goroutines, with the race detector; as root, five minutes
+	scripts/race
+
 .PHONY: bench
 bench: ## measure everything against yardsticks, in one run: a quarter of an hour; as root
 	scripts/need qemu-system-x86_64 busybox cpio

@@ -81,3 +81,20 @@ func TestPageScreenshots(t *testing.T) {
 		}
 	}
 }
+
+// promtool accepts the alert rules, and what a scrape gives.
+func TestPromtool(t *testing.T) {
+	out, err := exec.Command("promtool", "check", "rules", "../../contrib/prometheus/lvx.rules.yaml").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v (scripts/need promtool)\n%s", err, out)
+	}
+	var b strings.Builder
+	if err := NewClient(start(t, Options{Director: newStub()})).Metrics(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("promtool", "check", "metrics")
+	cmd.Stdin = strings.NewReader(b.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+}

@@ -28,11 +28,21 @@ type bus struct {
 func (b bus) serve(t *testing.T) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bus")
-	l, err := net.Listen("unix", path)
+	l, err := b.listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	t.Setenv("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+}
+
+// listen answers on a socket until the listener is closed.
+func (b bus) listen(path string) (net.Listener, error) {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -47,8 +57,7 @@ func (b bus) serve(t *testing.T) {
 			}()
 		}
 	}()
-	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
-	t.Setenv("INVOCATION_ID", "0123456789abcdef0123456789abcdef")
+	return l, nil
 }
 
 // talk speaks the server's side of D-Bus: the handshake, then calls.

@@ -116,6 +116,30 @@ func newRuntimeCmd() *cobra.Command {
 	return cmd
 }
 
+func newExportCmd() *cobra.Command {
+	var runtimeOnly bool
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "write what runs as a configuration file",
+		Long: `Writes what runs as the text of a configuration: the file as it was read, comments
+too, with what lvx ipvsadm, lvx weight and lvx drain have changed. Put in the
+place of the file and reloaded, it changes nothing.`,
+		Example: `  lvx export > lvx.yaml && lvx check -c lvx.yaml
+  lvx export --runtime     # only the services that ipvsadm has added or changed`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().BoolVar(&runtimeOnly, "runtime", false, "only the services that ipvsadm has added or changed")
+	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+		text, err := c.Export(cmd.Context(), runtimeOnly)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(cmd.OutOrStdout(), text)
+		return err
+	})
+	return cmd
+}
+
 // defaultSocket is the daemon's socket, unless a flag names another.
 func defaultSocket() string {
 	if s := os.Getenv("LVX_SOCKET"); s != "" {

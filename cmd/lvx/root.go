@@ -96,7 +96,7 @@ needs, in one daemon with one configuration file.`,
 		newRunCmd(), newCheckCmd(), newConfigCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(), newUpgradeCmd(),
 		newListCmd(), newStatusCmd(), newTopCmd(), newHistoryCmd(), newMetricsCmd(), newDoctorCmd(), newExplainCmd(),
 		newTraceCmd(), newCaptureCmd(),
-		newWeightCmd(), newDrainCmd(), newSyncCmd(), newIpvsadmCmd(), newRuntimeCmd(),
+		newWeightCmd(), newDrainCmd(), newSyncCmd(), newIpvsadmCmd(), newRuntimeCmd(), newExportCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(), newManCmd(),
 	)
 	markUsage(root)

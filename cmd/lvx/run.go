@@ -90,6 +90,7 @@ func serveConfig(ctx context.Context, file *config.Reader, path string, cfg *con
 	o := daemon.Options{
 		Config: cfg, Version: version, Log: log, Reload: hangups(ctx), Served: forgetFallback,
 		Load:  func() (*config.Config, error) { return load(file, path) },
+		Text:  file.Text,
 		Parse: func(text []byte) (*config.Config, error) { return config.Parse("the file to compare with", text) },
 	}
 	if w, ok := failedUpgrade(); ok {

@@ -92,6 +92,10 @@ func (d *recorder) Edit(_ context.Context, commands []ipvsadm.Command) (ipvsadm.
 	return ipvsadm.Result{Failures: make([]*ipvsadm.Failure, len(commands))}, d.note(call)
 }
 
+func (d *recorder) Export(_ context.Context, runtimeOnly bool) (string, error) {
+	return "services: []\n", d.note(fmt.Sprint("export ", runtimeOnly))
+}
+
 func (d *recorder) ClearRuntime(context.Context) (director.Result, error) {
 	return director.Result{Did: []string{"runtime layer forgotten"}}, d.note("clear runtime")
 }
@@ -156,6 +160,8 @@ func TestVerbs(t *testing.T) {
 		{"diff", "diff", ""},
 		{"ipvsadm -C", "edit flush", ""},
 		{"ipvsadm -A -t 10.0.0.100:80 -s rr", "edit add-service", ""},
+		{"export", "export false", "services: []\n"},
+		{"export --runtime", "export true", "services: []\n"},
 		{"runtime clear", "clear runtime", "runtime layer forgotten\n"},
 		{"weight web 10.0.0.11 5", "weight 5 web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},
 		{"weight web 10.0.0.11 --clear", "clear web 10.0.0.11", "web 10.0.0.11: weight 5 (configured 3)\n"},

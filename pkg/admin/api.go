@@ -22,6 +22,7 @@ type Director interface {
 	History(f history.Filter) []history.Event
 	Edit(ctx context.Context, commands []ipvsadm.Command) (ipvsadm.Result, error)
 	ClearRuntime(ctx context.Context) (director.Result, error)
+	Export(ctx context.Context, runtimeOnly bool) (string, error)
 	Reload(ctx context.Context) (director.Result, error)
 	SetWeight(ctx context.Context, service, real string, weight *uint16) (director.Result, error)
 	Drain(ctx context.Context, service, real string, o director.DrainOptions) (director.Result, error)
@@ -43,6 +44,7 @@ const (
 	pathDrain   = "/v1/drain"
 	pathEdit    = "/v1/edit"
 	pathClear   = "/v1/runtime/clear"
+	pathExport  = "/v1/export"
 
 	pathSyncImport = "/v1/sync/import"
 	pathSyncPush   = "/v1/sync/push"

@@ -134,6 +134,11 @@ func (c *Client) ClearRuntime(ctx context.Context) (r director.Result, err error
 	return r, c.do(ctx, http.MethodPost, pathClear, struct{}{}, &r)
 }
 
+// Export asks for [director.Director.Export].
+func (c *Client) Export(ctx context.Context, runtimeOnly bool) (text string, err error) {
+	return text, c.do(ctx, http.MethodPost, pathExport, runtimeOnly, &text)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {
 	var r io.Reader
 	if body != nil {

@@ -174,6 +174,7 @@ func (s *Server) api() http.Handler {
 	mux.Handle("POST "+pathSyncImport, change(s, maxEdits, s.importConnections))
 	mux.Handle("POST "+pathSyncPush, change(s, maxBody, s.pushConnections))
 	mux.Handle("POST "+pathEdit, change(s, maxEdits, s.opt.Director.Edit))
+	mux.Handle("POST "+pathExport, change(s, maxBody, s.opt.Director.Export)) // root's: the file may hold secrets
 	mux.Handle("POST "+pathClear, change(s, maxBody, func(ctx context.Context, _ struct{}) (director.Result, error) {
 		return s.opt.Director.ClearRuntime(ctx)
 	}))

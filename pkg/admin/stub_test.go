@@ -82,6 +82,10 @@ func (s *stub) Edit(_ context.Context, commands []ipvsadm.Command) (ipvsadm.Resu
 	return ipvsadm.Result{Failures: make([]*ipvsadm.Failure, len(commands))}, s.note(fmt.Sprintf("edit %v", commands[0].Op))
 }
 
+func (s *stub) Export(_ context.Context, runtimeOnly bool) (string, error) {
+	return "services: []\n", s.note(fmt.Sprint("export ", runtimeOnly))
+}
+
 func (s *stub) ClearRuntime(context.Context) (director.Result, error) {
 	return director.Result{}, s.note("clear")
 }

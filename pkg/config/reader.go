@@ -34,7 +34,7 @@ func (r *Reader) Load(path string) (*Config, error) {
 	}
 	if r.Convert != nil && len(text) <= MaxSize {
 		if cfg, err := r.Convert(path, text); cfg != nil || err != nil {
-			r.cfg = nil
+			r.cfg, r.text = nil, nil
 			return cfg.seenWith(path, mode), err
 		}
 	}
@@ -48,6 +48,10 @@ func (r *Reader) Load(path string) (*Config, error) {
 	r.path, r.text, r.cfg = path, text, cfg
 	return cfg.seenWith(path, mode), nil
 }
+
+// Text is the text that was loaded last without an error; nil if it was
+// converted.
+func (r *Reader) Text() []byte { return r.text }
 
 // again is the configuration of a text that differs from the last one in one
 // service; nil if that is not so, or not certain.

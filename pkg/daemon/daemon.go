@@ -35,6 +35,7 @@ import (
 type Options struct {
 	Config   *config.Config                       // to start with
 	Load     func() (*config.Config, error)       // reads it again, for a reload
+	Text     func() []byte                        // what Load has read last, for `lvx export`
 	Parse    func([]byte) (*config.Config, error) // reads another file's text, for `lvx diff`
 	Reload   <-chan struct{}                      // each value asks for a reload; nil: nobody but the socket asks
 	Version  string                               // for status
@@ -116,7 +117,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		d.sync.hold = d.router.HoldPreemption
 	}
 	d.director = director.New(director.Options{
-		Config: cfg, Load: o.Load, Parse: o.Parse, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
+		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
 		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused, Sync: d.sync.forDirector(),

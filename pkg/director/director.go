@@ -77,6 +77,7 @@ type Options struct {
 	Config  *config.Config                       // to start with
 	Load    func() (*config.Config, error)       // reads the file again, for a reload
 	Parse   func([]byte) (*config.Config, error) // reads another file's text, to compare with; nil = cannot
+	Text    func() []byte                        // what Load has read last; nil = cannot say
 	Backend lb.Backend                           // the director is its only user until Run returns
 	Health  Health
 	VRRP    VRRP     // nil = no instances can be configured
@@ -131,6 +132,7 @@ type Director struct {
 	notes         notes
 	broken        map[string]string // files that were broken, and where they are now; not changed once Run serves
 	file          *config.Config    // as it was read; cfg is the file with the runtime layer
+	text          []byte            // of the file, nil = not known
 	runtime       Runtime           // the layer
 	marks         marks
 	overrides     Overrides
@@ -183,6 +185,7 @@ func New(opt Options) *Director {
 		configChanged: make(chan struct{}, 1),
 		cfg:           opt.Config,
 		file:          opt.Config,
+		text:          loadedText(opt),
 
 		active:  map[string]bool{},
 		tracked: map[string]bool{}, roleChanges: map[string]uint64{},

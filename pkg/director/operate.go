@@ -68,6 +68,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	cfg, err := d.opt.Load()
+	text := loadedText(d.opt)
 	if err == nil {
 		d.resolveNew(ctx, cfg)
 	}
@@ -89,7 +90,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 			d.noteRefusal(err, uid)
 			return err
 		}
-		d.reload.Error = ""
+		d.reload.Error, d.text = "", text
 		d.warnings.End("reload-refused", "configuration")
 		// A real that serves goes by its check's fall, also if the check is new.
 		d.opt.Health.Preset(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, time.Now()))

@@ -230,15 +230,12 @@ var forwardNames = [...]string{lb.DR: "Route", lb.NAT: "Masq", lb.Tunnel: "Tunne
 
 // flagNames are the words for a scheduler's flags.
 func flagNames(s lb.Scheduler, f lb.SchedFlags) []string {
+	own := map[lb.Scheduler][2]lb.SchedFlags{lb.SH: {lb.SHFallback, lb.SHPort}, lb.MH: {lb.MHFallback, lb.MHPort}}[s]
 	var bits uint8
-	if f&(lb.SHFallback|lb.MHFallback) != 0 {
-		bits |= 1
-	}
-	if f&(lb.SHPort|lb.MHPort) != 0 {
-		bits |= 2
-	}
-	if s != lb.SH && s != lb.MH {
-		bits = 0
+	for i, flag := range own { // another scheduler's flags mean nothing
+		if f&flag != 0 {
+			bits |= 1 << i
+		}
 	}
 	return flagWords(string(s), bits)
 }

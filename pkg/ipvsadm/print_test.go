@@ -287,3 +287,13 @@ func TestNewListingTimeouts(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// A scheduler shows its own flags, not another's.
+func TestForeignFlags(t *testing.T) {
+	all := lb.SHFallback | lb.SHPort | lb.MHFallback
+	for scheduler, want := range map[lb.Scheduler]string{lb.SH: "sh-fallback,sh-port", lb.MH: "mh-fallback", lb.RR: ""} {
+		if got := strings.Join(flagNames(scheduler, all), ","); got != want {
+			t.Errorf("%s: %q, want %q", scheduler, got, want)
+		}
+	}
+}

@@ -60,7 +60,7 @@ var Suites = []Suite{
 		Tools: []string{"ipvsadm"},
 	},
 	{
-		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true,
+		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true, Timeout: 10 * time.Minute, // 300 processes
 		Tools: []string{"ipvsadm"},
 	},
 	{

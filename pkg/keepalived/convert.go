@@ -96,6 +96,7 @@ func (m *mapper) readAll() {
 		}
 	}
 	m.readSyncGroups()
+	m.readSync()
 	m.markUnused()
 }
 

@@ -16,6 +16,9 @@ type globals struct {
 	timeouts     []pair
 	timeoutsItem *item
 	mailItem     *item
+	syncDaemon   *Statement
+	sync         []pair
+	syncItem     *item
 	mailFrom     string
 	mailTo       []string
 	mailServer   string
@@ -57,7 +60,7 @@ func (m *mapper) readGlobals(s *Statement) {
 			g.timeouts = readTimeouts(c)
 			g.timeoutsItem = &item{from: c}
 		case "lvs_sync_daemon":
-			c.mark(Lost, "lvx runs no sync daemon of IPVS: connections are not known to the other director")
+			g.syncDaemon = c
 		case "vrrp_mcast_group4", "vrrp_mcast_group6":
 			if c.arg(0) == "224.0.0.18" || c.arg(0) == "ff02::12" {
 				c.mark(Mapped, "")

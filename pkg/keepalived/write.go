@@ -71,6 +71,9 @@ func (m *mapper) writeGlobals(d *document) {
 	if len(m.globals.timeouts) > 0 && !m.globals.timeoutsItem.isLeftOut() {
 		d.put(0, m.globals.timeoutsItem, "timeouts: {%s}", joinPairs(m.globals.timeouts))
 	}
+	if len(m.globals.sync) > 0 && !m.globals.syncItem.isLeftOut() {
+		d.put(0, m.globals.syncItem, "sync: {%s}", joinPairs(m.globals.sync))
+	}
 	m.secret = false
 	if m.sendsMail() {
 		g := m.globals

@@ -73,6 +73,8 @@ func TestReaderReadsOneServiceAgain(t *testing.T) {
 	}
 	for name, after := range map[string]string{
 		"nothing":         text,
+		"a VIP as a real": in(3, "address: 198.51.100.1,", "address: 192.0.2.7,"),
+		"its own VIP":     in(3, "address: 198.51.100.1,", "address: 192.0.2.4,"),
 		"two services":    strings.Replace(in(3, "weight: 1", "weight: 2"), "type: tcp", "type: http", 1),
 		"name":            in(3, "service-3", "service-4"),
 		"listener":        in(3, "192.0.2.4:80", "192.0.2.5:80"),

@@ -33,7 +33,9 @@ func underLoad(t *testing.T, r *rig.Rig, times int, do func(i int)) {
 		do(i)
 		must(t, load.Await(t.Context(), 12))
 	}
-	if err := load.Stop(); err != nil {
+	summary, err := load.Stop()
+	t.Logf("%d times: %s", times, summary)
+	if err != nil {
 		t.Errorf("%v%s", err, r.Logs())
 	}
 }

@@ -12,6 +12,7 @@ import (
 // other, and long ones that are used now and then.
 type Load struct {
 	stream *Stream
+	began  time.Time
 	stop   chan struct{}
 	done   sync.WaitGroup
 	mu     sync.Mutex
@@ -32,6 +33,7 @@ func (r *Rig) Load(perSecond, long, most int) (*Load, error) {
 		}
 		l.done.Go(func() { l.use(conn) })
 	}
+	l.began = time.Now()
 	l.stream = r.Stream("http://"+VIP, time.Second/time.Duration(perSecond), Patience, most)
 	return l, nil
 }
@@ -75,19 +77,21 @@ func (l *Load) Await(ctx context.Context, n int) error {
 	})
 }
 
-// Stop ends the load. It returns an error that counts what was lost, and
-// one if there was next to no load.
-func (l *Load) Stop() error {
+// Stop ends the load and says how much there was. It returns an error that
+// counts what was lost, and one if there was next to no load.
+func (l *Load) Stop() (summary string, err error) {
 	total, failed := l.stream.Stop()
 	close(l.stop)
 	l.done.Wait()
+	took := time.Since(l.began)
+	summary = fmt.Sprintf("%d short connections in %v, %.0f a second; %d questions on long ones", total, took.Round(time.Second), float64(total)/took.Seconds(), l.asked)
 	if len(failed)+len(l.broken) > 0 {
-		return fmt.Errorf("%d of %d short connections failed: %v; %d long ones broke: %v", len(failed), total, few(failed), len(l.broken), few(l.broken))
+		return summary, fmt.Errorf("%d of %d short connections failed: %v; %d long ones broke: %v", len(failed), total, few(failed), len(l.broken), few(l.broken))
 	}
 	if total < 10 || l.asked == 0 {
-		return fmt.Errorf("no load: %d short connections, %d questions on long ones", total, l.asked)
+		return summary, fmt.Errorf("no load: %d short connections, %d questions on long ones", total, l.asked)
 	}
-	return nil
+	return summary, nil
 }
 
 func few(list []string) []string { return list[:min(len(list), 5)] }

@@ -161,6 +161,22 @@ func TestRuntimePatches(t *testing.T) {
 	})
 }
 
+// A service that is removed and added again in one go is the service that was
+// there: its name decides whose connections go on.
+func TestRuntimeRestoreKeepsNames(t *testing.T) {
+	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.edit(vipRules)
+		r.wantServices("before", "web 1*1; tcp-10-0-0-100-443 11*2 12*1")
+		r.edit("-C\n" + vipRules)
+		r.wantServices("flushed and added", "web 1*1; tcp-10-0-0-100-443 11*2 12*1")
+		r.edit("-D -t 10.0.0.100:443\n" + vipRules)
+		r.wantServices("deleted and added", "web 1*1; tcp-10-0-0-100-443 11*2 12*1")
+		r.edit("-D -t 10.0.0.100:80\n-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.11 -w 4")
+		r.wantServices("a service of the file", "web 1*4; tcp-10-0-0-100-443 11*2 12*1")
+	})
+}
+
 // The last word wins: an edit of a weight ends the operator's override.
 func TestRuntimeEndsOverride(t *testing.T) {
 	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {

@@ -22,12 +22,14 @@ type runtimeTable struct {
 	names    map[*ipvsadm.Entry]string
 	fromFile map[*ipvsadm.Entry]bool
 	taken    map[string]bool
+
+	fileNames map[ipvsadm.Key]string // of every service of the file, also those that were removed
 }
 
 func newRuntimeTable(file *config.Config, rt *Runtime) *runtimeTable {
 	t := &runtimeTable{
 		file: file, listens: map[lb.Listener]bool{}, names: map[*ipvsadm.Entry]string{},
-		fromFile: map[*ipvsadm.Entry]bool{}, taken: map[string]bool{},
+		fromFile: map[*ipvsadm.Entry]bool{}, taken: map[string]bool{}, fileNames: map[ipvsadm.Key]string{},
 	}
 	t.Timeouts = rt.Timeouts
 	patches := make(map[string]*Patch, len(rt.Patches))
@@ -37,6 +39,7 @@ func newRuntimeTable(file *config.Config, rt *Runtime) *runtimeTable {
 	for i := range file.Services {
 		svc := file.Services[i]
 		t.taken[svc.Name] = true
+		t.fileNames[keyOf(&svc)] = svc.Name
 		if p := patches[svc.Name]; p != nil {
 			if p.Removed {
 				continue
@@ -87,13 +90,37 @@ func (t *runtimeTable) do(c ipvsadm.Command) *ipvsadm.Failure {
 		if fail := t.Do(c); fail != nil {
 			return fail
 		}
-		e := t.Find(c.Key)
-		t.names[e] = t.newName(c.Key)
+		t.nameEntry(t.Find(c.Key))
 		return nil
+	case ipvsadm.DeleteService:
+		e := t.Find(c.Key)
+		fail := t.Do(c)
+		if fail == nil {
+			t.release(e)
+		}
+		return fail
 	case ipvsadm.Flush:
 		return t.flush(c.Force)
 	}
 	return t.Do(c)
+}
+
+// nameEntry names a service that was added. One that was there before has its
+// name again, so that its connections go on: a service of the file, too.
+func (t *runtimeTable) nameEntry(e *ipvsadm.Entry) {
+	if name, ok := t.fileNames[e.Key]; ok {
+		t.names[e], t.fromFile[e] = name, true
+		return
+	}
+	t.names[e] = t.newName(e.Key)
+}
+
+// release lets the name of a service that is gone be given again. Names of the
+// file stay taken.
+func (t *runtimeTable) release(e *ipvsadm.Entry) {
+	if !t.fromFile[e] {
+		delete(t.taken, t.names[e])
+	}
 }
 
 // newName is a name for a service that has none: "tcp-192-0-2-1-80",
@@ -119,6 +146,8 @@ func (t *runtimeTable) flush(force bool) *ipvsadm.Failure {
 	for _, e := range t.Services {
 		if t.fromFile[e] && !force {
 			kept = append(kept, e)
+		} else {
+			t.release(e)
 		}
 	}
 	t.Do(ipvsadm.Command{Op: ipvsadm.Flush})

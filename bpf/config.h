@@ -17,6 +17,13 @@ volatile __u64 own_mac;
 volatile const __u32 flow_sets = 1048576;
 volatile const __u32 template_sets = 65536;
 
+/* The same of tables that are left behind, whose words are today's; 0: there are none. */
+volatile const __u32 old_flow_sets = 0;
+volatile const __u32 old_template_sets = 0;
+
+/* Flows are left behind whose words are not today's. */
+volatile const __u32 flows_are_unread = 0;
+
 /*
  * A tick is 2^tick_shift jiffies: about a second. The loader computes it from
  * the kernel's HZ. Ticks are counted in 16 bits where flows are concerned, so

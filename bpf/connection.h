@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "family.h"
 #include "listen.h"
+#include "moved.h"
 #include "record.h"
 #include "run.h"
 #include "select.h"
@@ -48,6 +49,8 @@ static __always_inline __u32 choose_real(struct run *r, struct service *svc, __u
 	if (template_use(&rq) == 0)
 		return template_real(rq.value);
 	record(STEP_NO_TEMPLATE, 0);
+	if (old_template_sets && ask_left_template(r->s, &rq) && template_use(&rq) == 0)
+		return template_real(rq.value);
 	slot = pick_real(svc, index, &r->p);
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !svc->ring_size)
@@ -274,6 +277,8 @@ static __always_inline int balance_packet(struct run *r)
 	identify_flow(r, number);
 	r->now = clock_now(r->s);
 	value = look_up_flow(r, &place);
+	if (!value && old_flow_sets)
+		value = find_left_flow(r, &place);
 	if (!value)
 		record(STEP_NO_FLOW, 0);
 	else if (flow_is_expired(r->s, value, r->now))
@@ -289,6 +294,8 @@ static __always_inline int balance_packet(struct run *r)
 		ended = value_real(value);
 		load_add(ended, STATE_CLOSE, 1);
 	}
+	if (!value && flows_are_unread && may_be_left(&r->p))
+		return DROP(VERDICT_MOVED);
 	outcome = open_connection(r);
 	if (ended != NO_REAL)
 		load_add(ended, STATE_CLOSE, -1);

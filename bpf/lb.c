@@ -21,6 +21,7 @@
  *   set.h         the set-associative table, of which are
  *   flow.h          flows: which real a connection belongs to
  *   template.h      templates: which real a client belongs to (persistence)
+ *   moved.h       tables that are left behind
  *   tcp.h         states of a connection that is seen one way
  *   select.h      schedulers
  *   filter.h      deny and allow lists

@@ -32,6 +32,8 @@ const (
 	lbMapLeases                = "leases"
 	lbMapLoads                 = "loads"
 	lbMapLocks                 = "locks"
+	lbMapOldFlows              = "old_flows"
+	lbMapOldTemplates          = "old_templates"
 	lbMapPorts                 = "ports"
 	lbMapRanges                = "ranges"
 	lbMapReals                 = "reals"
@@ -46,6 +48,7 @@ const (
 	lbProgClock                = "clock"
 	lbProgLb                   = "lb"
 	lbVarFlowSets              = "flow_sets"
+	lbVarFlowsAreUnread        = "flows_are_unread"
 	lbVarFragmentTicks         = "fragment_ticks"
 	lbVarInterfaceSlot         = "interface_slot"
 	lbVarJiffiesPerSecond      = "jiffies_per_second"
@@ -59,6 +62,8 @@ const (
 	lbVarNamesOfTableSizes     = "names_of_table_sizes"
 	lbVarNamesOfVerdicts       = "names_of_verdicts"
 	lbVarNamesOfVipFlags       = "names_of_vip_flags"
+	lbVarOldFlowSets           = "old_flow_sets"
+	lbVarOldTemplateSets       = "old_template_sets"
 	lbVarOwnMac                = "own_mac"
 	lbVarRenewalTicks          = "renewal_ticks"
 	lbVarTemplateSets          = "template_sets"
@@ -132,6 +137,8 @@ type lbMapSpecs struct {
 	Leases       *ebpf.MapSpec `ebpf:"leases"`
 	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Locks        *ebpf.MapSpec `ebpf:"locks"`
+	OldFlows     *ebpf.MapSpec `ebpf:"old_flows"`
+	OldTemplates *ebpf.MapSpec `ebpf:"old_templates"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
 	Reals        *ebpf.MapSpec `ebpf:"reals"`
@@ -149,6 +156,7 @@ type lbMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
 	FlowSets              *ebpf.VariableSpec `ebpf:"flow_sets"`
+	FlowsAreUnread        *ebpf.VariableSpec `ebpf:"flows_are_unread"`
 	FragmentTicks         *ebpf.VariableSpec `ebpf:"fragment_ticks"`
 	InterfaceSlot         *ebpf.VariableSpec `ebpf:"interface_slot"`
 	JiffiesPerSecond      *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
@@ -162,6 +170,8 @@ type lbVariableSpecs struct {
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
+	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.VariableSpec `ebpf:"template_sets"`
@@ -204,6 +214,8 @@ type lbMaps struct {
 	Leases       *ebpf.Map `ebpf:"leases"`
 	Loads        *ebpf.Map `ebpf:"loads"`
 	Locks        *ebpf.Map `ebpf:"locks"`
+	OldFlows     *ebpf.Map `ebpf:"old_flows"`
+	OldTemplates *ebpf.Map `ebpf:"old_templates"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	Ranges       *ebpf.Map `ebpf:"ranges"`
 	Reals        *ebpf.Map `ebpf:"reals"`
@@ -234,6 +246,8 @@ func (m *lbMaps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlows,
+		m.OldTemplates,
 		m.Ports,
 		m.Ranges,
 		m.Reals,
@@ -252,6 +266,7 @@ func (m *lbMaps) Close() error {
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
 	FlowSets              *ebpf.Variable `ebpf:"flow_sets"`
+	FlowsAreUnread        *ebpf.Variable `ebpf:"flows_are_unread"`
 	FragmentTicks         *ebpf.Variable `ebpf:"fragment_ticks"`
 	InterfaceSlot         *ebpf.Variable `ebpf:"interface_slot"`
 	JiffiesPerSecond      *ebpf.Variable `ebpf:"jiffies_per_second"`
@@ -265,6 +280,8 @@ type lbVariables struct {
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
+	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.Variable `ebpf:"template_sets"`

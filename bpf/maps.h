@@ -155,6 +155,23 @@ struct {
 	__type(value, struct template_set);
 } templates SEC(".maps");
 
+/* Tables that are left behind (moved.h), or else flows and templates again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_set);
+} old_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct template_set);
+} old_templates SEC(".maps");
+
 /* Only fragments touch it, and nothing depends on its order of eviction. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

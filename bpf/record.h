@@ -54,10 +54,13 @@ static __always_inline __u32 keep_frame(struct xdp_md *ctx, struct recording *r,
 
 	if (size > keep_most)
 		size = keep_most;
-	if (size > FRAME_MOST)
-		size = FRAME_MOST;
-	if (at > FRAMES_MOST - FRAME_MOST || size == 0)
+	if (size == 0)
 		return 0;
+	/* Linux 6.1 loses sight of both bounds without this. */
+	asm volatile(""
+		     : "+r"(size), "+r"(at));
+	size = ((size - 1) & (FRAME_MOST - 1)) + 1;
+	at &= FRAMES_MOST - FRAME_MOST - 1;
 	return bpf_xdp_load_bytes(ctx, 0, r->frames + at, size) ? 0 : size;
 }
 

@@ -10,7 +10,7 @@
 enum recording_size {
 	STEPS_MOST = 24, /* steps of a packet that are kept */
 	FRAME_MOST = 2048, /* bytes of a frame that are kept */
-	FRAMES_MOST = 4096, /* the frame as it came, then as it was sent */
+	FRAMES_MOST = 6144, /* the frame as it came, then as it was sent; with room to spare for a verifier */
 };
 
 /* What was decided on a packet's way, and by what; value is told with each. */

@@ -32,6 +32,8 @@ const (
 	traceMapLeases                = "leases"
 	traceMapLoads                 = "loads"
 	traceMapLocks                 = "locks"
+	traceMapOldFlows              = "old_flows"
+	traceMapOldTemplates          = "old_templates"
 	traceMapPorts                 = "ports"
 	traceMapRanges                = "ranges"
 	traceMapReals                 = "reals"
@@ -48,6 +50,7 @@ const (
 	traceProgClock                = "clock"
 	traceProgLb                   = "lb"
 	traceVarFlowSets              = "flow_sets"
+	traceVarFlowsAreUnread        = "flows_are_unread"
 	traceVarFragmentTicks         = "fragment_ticks"
 	traceVarInterfaceSlot         = "interface_slot"
 	traceVarJiffiesPerSecond      = "jiffies_per_second"
@@ -64,6 +67,8 @@ const (
 	traceVarNamesOfTableSizes     = "names_of_table_sizes"
 	traceVarNamesOfVerdicts       = "names_of_verdicts"
 	traceVarNamesOfVipFlags       = "names_of_vip_flags"
+	traceVarOldFlowSets           = "old_flow_sets"
+	traceVarOldTemplateSets       = "old_template_sets"
 	traceVarOwnMac                = "own_mac"
 	traceVarRecordingFilter       = "recording_filter"
 	traceVarRecordingsLost        = "recordings_lost"
@@ -139,6 +144,8 @@ type traceMapSpecs struct {
 	Leases       *ebpf.MapSpec `ebpf:"leases"`
 	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Locks        *ebpf.MapSpec `ebpf:"locks"`
+	OldFlows     *ebpf.MapSpec `ebpf:"old_flows"`
+	OldTemplates *ebpf.MapSpec `ebpf:"old_templates"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
 	Reals        *ebpf.MapSpec `ebpf:"reals"`
@@ -158,6 +165,7 @@ type traceMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type traceVariableSpecs struct {
 	FlowSets              *ebpf.VariableSpec `ebpf:"flow_sets"`
+	FlowsAreUnread        *ebpf.VariableSpec `ebpf:"flows_are_unread"`
 	FragmentTicks         *ebpf.VariableSpec `ebpf:"fragment_ticks"`
 	InterfaceSlot         *ebpf.VariableSpec `ebpf:"interface_slot"`
 	JiffiesPerSecond      *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
@@ -174,6 +182,8 @@ type traceVariableSpecs struct {
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
+	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
 	RecordingFilter       *ebpf.VariableSpec `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.VariableSpec `ebpf:"recordings_lost"`
@@ -218,6 +228,8 @@ type traceMaps struct {
 	Leases       *ebpf.Map `ebpf:"leases"`
 	Loads        *ebpf.Map `ebpf:"loads"`
 	Locks        *ebpf.Map `ebpf:"locks"`
+	OldFlows     *ebpf.Map `ebpf:"old_flows"`
+	OldTemplates *ebpf.Map `ebpf:"old_templates"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	Ranges       *ebpf.Map `ebpf:"ranges"`
 	Reals        *ebpf.Map `ebpf:"reals"`
@@ -250,6 +262,8 @@ func (m *traceMaps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlows,
+		m.OldTemplates,
 		m.Ports,
 		m.Ranges,
 		m.Reals,
@@ -270,6 +284,7 @@ func (m *traceMaps) Close() error {
 // It can be passed to loadTraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type traceVariables struct {
 	FlowSets              *ebpf.Variable `ebpf:"flow_sets"`
+	FlowsAreUnread        *ebpf.Variable `ebpf:"flows_are_unread"`
 	FragmentTicks         *ebpf.Variable `ebpf:"fragment_ticks"`
 	InterfaceSlot         *ebpf.Variable `ebpf:"interface_slot"`
 	JiffiesPerSecond      *ebpf.Variable `ebpf:"jiffies_per_second"`
@@ -286,6 +301,8 @@ type traceVariables struct {
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
+	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
 	RecordingFilter       *ebpf.Variable `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.Variable `ebpf:"recordings_lost"`

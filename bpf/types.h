@@ -70,6 +70,7 @@ enum verdict {
 	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that another director owns, or whose lease is over */
 	VERDICT_TOO_BIG, /* dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot */
 	VERDICT_MARTIAN, /* passed: the source is an address of this host or of no host; the kernel drops it */
+	VERDICT_MOVED, /* dropped: the connection is on its way to a new table, where its next packet finds it */
 	VERDICTS
 };
 

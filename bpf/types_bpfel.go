@@ -69,7 +69,8 @@ const (
 	ARPSilenced         Verdict = 27 // dropped: ARP for a VIP that another director owns, or whose lease is over
 	TooBig              Verdict = 28 // dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot
 	Martian             Verdict = 29 // passed: the source is an address of this host or of no host; the kernel drops it
-	Verdicts            Verdict = 30
+	Moved               Verdict = 30 // dropped: the connection is on its way to a new table, where its next packet finds it
+	Verdicts            Verdict = 31
 )
 
 // What a flow's nibble says, and what its timeout is found by: the kernel's
@@ -466,12 +467,13 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	ARPSilenced:         {"arp_silenced", "dropped: ARP for a VIP that another director owns, or whose lease is over"},
 	TooBig:              {"too_big", "dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot"},
 	Martian:             {"martian", "passed: the source is an address of this host or of no host; the kernel drops it"},
+	Moved:               {"moved", "dropped: the connection is on its way to a new table, where its next packet finds it"},
 }
 
 const (
 	StepsMost  = 24   // steps of a packet that are kept
 	FrameMost  = 2048 // bytes of a frame that are kept
-	FramesMost = 4096 // the frame as it came, then as it was sent
+	FramesMost = 6144 // the frame as it came, then as it was sent; with room to spare for a verifier
 )
 
 // What was decided on a packet's way, and by what; value is told with each.
@@ -527,7 +529,7 @@ type Recording struct {
 	KeptIn          uint32
 	KeptOut         uint32
 	Step            [24]StepTaken
-	Frames          [4096]uint8
+	Frames          [6144]uint8
 }
 
 // Which packets are recorded: those of which everything is so. 0 is "any".

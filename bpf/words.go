@@ -104,6 +104,14 @@ func (v FlowValue) IsLive() bool { return v.Code() != StateEmpty && v.Code() != 
 // Ended is the value of the free place that v had: its nonce, moved on.
 func (v FlowValue) Ended() FlowValue { return FlowValue(v.Nonce()+1) & 15 << 56 }
 
+// Claimed is the value of the place while another entry is written there.
+func (v FlowValue) Claimed() FlowValue {
+	return FlowValue(StateBusy)<<60 | FlowValue(v.Nonce()+1)&15<<56
+}
+
+// WithNonce is the value with another nonce.
+func (v FlowValue) WithNonce(n uint8) FlowValue { return v&^(15<<56) | FlowValue(n&15)<<56 }
+
 // TemplateKey is struct template_key as a word.
 type TemplateKey uint64
 
@@ -190,4 +198,13 @@ func TemplateValueOf(real uint32, generation uint8, isAssured, isProven bool) Te
 		t |= 1 << 63
 	}
 	return t
+}
+
+// Claimed is the value of the place while another entry is written there. It
+// lies as a flow's does.
+func (t TemplateValue) Claimed() TemplateValue { return TemplateValue(FlowValue(t).Claimed()) }
+
+// WithNonce is the value with another nonce.
+func (t TemplateValue) WithNonce(n uint8) TemplateValue {
+	return TemplateValue(FlowValue(t).WithNonce(n))
 }

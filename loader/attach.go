@@ -14,9 +14,9 @@ import (
 	"github.com/lvx-lb/lvx/bpf"
 )
 
-// attach serves one interface: it loads a program that knows the interface's
-// slot and puts it into the pinned link, or makes and pins a link.
-func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
+// loadFor loads the program of an interface: one that knows the interface's
+// slot.
+func (d *Datapath) loadFor(name string, slot uint32) (Attachment, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("interface %s: no such interface (see `ip link`)", name)
@@ -26,18 +26,21 @@ func (d *Datapath) attach(name string, slot uint32) (Attachment, error) {
 	}
 	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
 	d.Interfaces[slot].Ifindex, d.Interfaces[slot].MTU = uint32(iface.Index), uint32(iface.MTU)
-	prog, ownMAC, err := d.load(d.spec, slot)
+	prog, ownMAC, err := d.load(d.spec, slot, nil)
 	if err != nil {
 		return a, err
 	}
 	d.program[name], d.ownMAC[name] = prog, ownMAC
-	if err := d.setMAC(&a, iface.HardwareAddr); err != nil {
-		return a, err
+	return a, d.setMAC(&a, iface.HardwareAddr)
+}
+
+// attach puts a program into the pinned link of an interface, or makes and
+// pins a link.
+func (d *Datapath) attach(a *Attachment, prog *ebpf.Program) error {
+	if done, err := d.takeOver(a, prog); done || err != nil {
+		return err
 	}
-	if done, err := d.takeOver(&a, prog); done || err != nil {
-		return a, err
-	}
-	return a, d.attachNew(&a, prog)
+	return d.attachNew(a, prog)
 }
 
 // setMAC tells the program of an interface which frames are for it. The short
@@ -72,6 +75,14 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 	if err := d.opts.fail("update"); err != nil {
 		_ = l.Close()
 		return false, err
+	}
+	if len(d.left) > 0 {
+		if d.previous == nil {
+			d.previous = map[string]*ebpf.Program{}
+		}
+		if was := programOf(l); was != nil {
+			d.previous[a.Name] = was
+		}
 	}
 	if err := l.Update(prog); err != nil {
 		// A program of another attach type (frags or not) cannot be

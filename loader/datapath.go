@@ -91,10 +91,13 @@ type Datapath struct {
 
 	explainers map[uint32]*explainer // by slot of the interface, once asked
 	tracer     *Tracer               // while somebody watches
+
+	left     map[string]*leftMap      // while Open moves what they hold
+	previous map[string]*ebpf.Program // by interface, while there is something left
 }
 
-// Layout is the version of the maps' layout. Maps of another version are not
-// adopted.
+// Layout is the version of the maps' layout, for people who look at the maps:
+// a successor reads the layout of each from its BTF.
 const Layout = 4
 
 // Open loads the packet path, adopts the maps of a predecessor if there are
@@ -106,7 +109,7 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	if o.fail == nil {
 		o.fail = func(string) error { return nil }
 	}
-	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}}
+	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, left: map[string]*leftMap{}}
 	defer func() {
 		if err != nil {
 			d.undo()
@@ -124,14 +127,31 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
-	for slot, name := range o.Interfaces {
-		a, err := d.attach(name, uint32(slot))
+	if err := d.attachAll(); err != nil {
+		return nil, err
+	}
+	return d, d.dropStrayLinks()
+}
+
+// attachAll puts the programs on all interfaces. Nothing of what the
+// interfaces do has changed before all that takes long is done.
+func (d *Datapath) attachAll() error {
+	for slot, name := range d.opts.Interfaces {
+		a, err := d.loadFor(name, uint32(slot))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		d.Attachments = append(d.Attachments, a)
 	}
-	return d, d.dropStrayLinks()
+	if len(d.left) > 0 {
+		return d.attachMoving()
+	}
+	for i := range d.Attachments {
+		if err := d.attach(&d.Attachments[i], d.program[d.Attachments[i].Name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mapAll makes the slices.
@@ -226,11 +246,13 @@ func (d *Datapath) undo() {
 			_ = d.pins.remove()
 		}
 	}
+	d.takeBack()
 	d.release()
 }
 
 // release lets go of everything without changing what is pinned.
 func (d *Datapath) release() {
+	d.closeLeft()
 	for i := range d.memory {
 		d.memory[i].unmap()
 	}

@@ -203,17 +203,18 @@ func TestFailuresChangeNothing(t *testing.T) {
 	})
 }
 
-func TestOtherSizesStartEmpty(t *testing.T) {
+func TestOtherSizesKeepTheRest(t *testing.T) {
 	o := options(t)
 	d := open(t, o)
-	d.Flows[5] = 1
+	seed := d.Settings.Seed
+	d.Reals[3].Weight = 7
 	must(t, d.Close(true))
 	id := linkID(t, o)
 	o.Flows = 4000
 	d = open(t, o)
 	defer func() { must(t, d.Close(false)) }()
-	if d.Adopted || d.Flows[5] != 0 || len(d.Flows) != 8*4000 {
-		t.Errorf("adopted %v, flow %d, %d words", d.Adopted, d.Flows[5], len(d.Flows))
+	if !d.Adopted || d.Settings.Seed != seed || d.Reals[3].Weight != 7 || len(d.Flows) != 8*4000 {
+		t.Errorf("adopted %v, seed %v (was %v), weight %d, %d words", d.Adopted, d.Settings.Seed, seed, d.Reals[3].Weight, len(d.Flows))
 	}
 	if linkID(t, o) != id {
 		t.Error("the link was detached")

@@ -13,7 +13,7 @@ type mapped struct{ bytes []byte }
 
 // mapMemory maps an array that was made with BPF_F_MMAPABLE.
 func mapMemory(m *ebpf.Map) (mapped, error) {
-	size := (int(m.ValueSize()) + 7) / 8 * 8 * int(m.MaxEntries())
+	size := stride(m) * int(m.MaxEntries())
 	page := unix.Getpagesize()
 	size = (size + page - 1) / page * page
 	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -22,6 +22,9 @@ func mapMemory(m *ebpf.Map) (mapped, error) {
 	}
 	return mapped{bytes: b}, nil
 }
+
+// stride is how far apart the values of an array lie.
+func stride(m *ebpf.Map) int { return (int(m.ValueSize()) + 7) / 8 * 8 }
 
 func (m *mapped) unmap() {
 	if m.bytes != nil {

@@ -8,11 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
-
-	"github.com/lvx-lb/lvx/bpf"
 )
 
 // sets is how many sets of four a table needs so that n entries are
@@ -25,32 +24,30 @@ func (d *Datapath) openMaps() error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return fmt.Errorf("memory lock limit: %w", err)
 	}
-	spec, err := bpf.LoadSpec()
-	if err != nil {
-		return fmt.Errorf("packet path object: %w", err)
-	}
-	spec.Maps["flows"].MaxEntries = sets(d.opts.Flows)
-	spec.Maps["templates"].MaxEntries = sets(d.opts.Templates)
-	for _, table := range []string{"flow", "template"} {
-		n := spec.Maps[table+"s"].MaxEntries
-		spec.Maps[table+"_news"].MaxEntries = (n + bpf.NewsLineSets - 1) / bpf.NewsLineSets
-	}
-	d.spec = spec
-	old, err := d.pinnedMaps()
+	spec, err := sizedSpec(d.opts)
 	if err != nil {
 		return err
 	}
-	d.Adopted = old != nil
-	if old == nil {
+	d.spec = spec
+	if err := d.recoverPins(); err != nil {
+		return err
+	}
+	adopted, err := d.pinnedMaps()
+	if err != nil {
+		return err
+	}
+	if d.Adopted = adopted["settings"] != nil || d.left["settings"] != nil; !d.Adopted {
+		closeMaps(adopted)
+		adopted = nil
+		d.closeLeft()
 		if err := d.clearStale(); err != nil {
 			return err
 		}
 	}
+	d.reportLeft()
 	// Only the maps: programs are loaded once per interface.
-	coll, err := ebpf.NewCollectionWithOptions(mapsOnly(spec), ebpf.CollectionOptions{MapReplacements: old})
-	for _, m := range old {
-		_ = m.Close() // the collection holds clones
-	}
+	coll, err := ebpf.NewCollectionWithOptions(mapsOnly(spec), ebpf.CollectionOptions{MapReplacements: adopted})
+	closeMaps(adopted) // the collection holds clones
 	if err != nil {
 		return fmt.Errorf("maps: %w", err)
 	}
@@ -58,10 +55,10 @@ func (d *Datapath) openMaps() error {
 	if err := d.takeMaps(coll); err != nil {
 		return err
 	}
-	if d.Adopted {
-		return nil
+	if err := d.pinMaps(adopted); err != nil {
+		return err
 	}
-	return d.pinMaps()
+	return d.copyLeft()
 }
 
 // mapsOnly is spec without programs and without what only programs use.
@@ -79,8 +76,14 @@ func mapsOnly(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 	return c
 }
 
-// pinned reports whether a map outlives the program: all do but constants.
-func pinned(name string) bool { return name != "" && name[0] != '.' }
+// oldPrefix stands before the names of tables that are left behind.
+const oldPrefix = "old_"
+
+// pinned reports whether a map outlives the program: all do but constants and
+// what is left behind.
+func pinned(name string) bool {
+	return name != "" && name[0] != '.' && !strings.HasPrefix(name, oldPrefix)
+}
 
 // eachMap visits the fields of bpf.Maps with the names that the object gives
 // them.
@@ -108,49 +111,6 @@ func (d *Datapath) takeMaps(coll *ebpf.Collection) error {
 	})
 }
 
-// pinnedMaps opens a predecessor's maps: nil if there are none, or if they
-// are of another layout or size, which is said aloud.
-func (d *Datapath) pinnedMaps() (map[string]*ebpf.Map, error) {
-	old := map[string]*ebpf.Map{}
-	closeAll := func() {
-		for _, m := range old {
-			_ = m.Close()
-		}
-	}
-	stale := "" // why they cannot be adopted
-	for name, spec := range d.spec.Maps {
-		if !pinned(name) {
-			continue
-		}
-		m, err := ebpf.LoadPinnedMap(d.pins.file(name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			stale = name + " is missing"
-			continue
-		}
-		if err != nil {
-			closeAll()
-			return nil, fmt.Errorf("pinned map %s: %w", name, err)
-		}
-		old[name] = m
-		if err := spec.Compatible(m); err != nil {
-			stale = fmt.Sprintf("%s: %v", name, err)
-		}
-	}
-	if len(old) == 0 {
-		return nil, nil
-	}
-	var s bpf.Settings
-	if m := old["settings"]; m != nil && (m.Lookup(uint32(0), &s) != nil || s.Version != Layout) {
-		stale = fmt.Sprintf("their layout is version %d, not %d", s.Version, Layout)
-	}
-	if stale != "" {
-		d.opts.Log.Warn("pinned maps are of another version or size; starting with empty tables, connections are scheduled anew", "why", stale)
-		closeAll()
-		return nil, nil
-	}
-	return old, nil
-}
-
 // clearStale takes away maps that cannot be adopted. The links stay: they
 // get the new program.
 func (d *Datapath) clearStale() error {
@@ -163,17 +123,26 @@ func (d *Datapath) clearStale() error {
 	})
 }
 
-func (d *Datapath) pinMaps() error {
+// pinMaps pins the maps that were not adopted: those that take the place of
+// others under a name of their own, until packets use them.
+func (d *Datapath) pinMaps(adopted map[string]*ebpf.Map) error {
 	err := d.eachMap(func(name string, m **ebpf.Map) error {
+		if adopted[name] != nil {
+			return nil
+		}
+		path := d.pins.file(name)
+		if d.left[name] != nil {
+			path = d.pins.file(newPrefix + name)
+		}
 		if err := d.opts.fail("pin"); err != nil {
 			return err
 		}
-		if err := (*m).Pin(d.pins.file(name)); err != nil {
-			return fmt.Errorf("pin map to %s: %w", d.pins.file(name), err)
+		if err := (*m).Pin(path); err != nil {
+			return fmt.Errorf("pin map to %s: %w", path, err)
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !d.Adopted {
 		_ = d.clearStale()
 	}
 	return err
@@ -190,7 +159,12 @@ func (d *Datapath) prepare() error {
 		for i := range d.Settings.Seed {
 			d.Settings.Seed[i] = binary.NativeEndian.Uint64(seed[8*i:])
 		}
-		d.Settings.Version = Layout
+	}
+	d.Settings.Version = Layout
+	for state, proven := 1, 9; proven < len(d.Settings.Timeout); state, proven = state+1, proven+1 {
+		if d.Settings.Timeout[proven] == 0 { // of an older layout, which knew these states by another bit
+			d.Settings.Timeout[proven] = d.Settings.Timeout[state]
+		}
 	}
 	spec := d.spec.Copy()
 	p, err := ebpf.NewProgram(spec.Programs["clock"])

@@ -32,8 +32,8 @@ func (d *Datapath) constants(slot uint32) map[string]uint32 {
 }
 
 // load makes the program of one interface over the shared maps.
-func (d *Datapath) load(spec *ebpf.CollectionSpec, slot uint32) (prog *ebpf.Program, ownMAC *ebpf.Variable, err error) {
-	coll, err := d.loadCollection(spec, "lb", slot, nil)
+func (d *Datapath) load(spec *ebpf.CollectionSpec, slot uint32, more map[string]*ebpf.Map) (prog *ebpf.Program, ownMAC *ebpf.Variable, err error) {
+	coll, err := d.loadCollection(spec, "lb", slot, more)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -59,6 +59,12 @@ func (d *Datapath) loadCollection(spec *ebpf.CollectionSpec, program string, slo
 		spec.Maps[name].MaxEntries = (*m).MaxEntries()
 		return nil
 	})
+	for _, table := range []string{"flows", "templates"} {
+		if replace[oldPrefix+table] == nil { // nothing is left behind
+			replace[oldPrefix+table] = replace[table]
+		}
+		spec.Maps[oldPrefix+table].MaxEntries = replace[oldPrefix+table].MaxEntries()
+	}
 	for name := range spec.Programs {
 		if name != program {
 			delete(spec.Programs, name)

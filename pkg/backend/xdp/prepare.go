@@ -158,6 +158,7 @@ func (b *Backend) hasLocal(s *service) bool {
 func equalServices(a, b *lb.Service) bool {
 	return a.Name == b.Name && a.Mark == b.Mark && a.Scheduler == b.Scheduler && a.Flags == b.Flags &&
 		a.OnePacket == b.OnePacket && a.Persistence == b.Persistence && a.Sorry == b.Sorry && a.SorryForward == b.SorryForward &&
+		a.SorryPort == b.SorryPort && a.Condition == b.Condition &&
 		equalLists(a.Listeners, b.Listeners) && equalLists(a.Reals, b.Reals) && equalLists(a.Absent, b.Absent) &&
 		equalLists(a.Deny, b.Deny) && equalLists(a.Allow, b.Allow)
 }

@@ -17,8 +17,8 @@ func TestSameServiceSeesEveryField(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
 	full := lb.Service{
 		Name: "a", Mark: 1, Scheduler: lb.RR, Flags: 1, OnePacket: true, Persistence: lb.Persistence{Timeout: time.Second},
-		Listeners: []lb.Listener{{Addr: addr}}, Reals: []lb.Real{{Addr: addr}}, Absent: []lb.Real{{Addr: addr}}, Sorry: addr,
-		Deny: []netip.Prefix{netip.PrefixFrom(addr, 32)}, Allow: []netip.Prefix{netip.PrefixFrom(addr, 31)},
+		Listeners: []lb.Listener{{Addr: addr}}, Reals: []lb.Real{{Addr: addr}}, Absent: []lb.Real{{Addr: addr}}, Sorry: addr, SorryPort: 1, SorryForward: lb.NAT,
+		Deny: []netip.Prefix{netip.PrefixFrom(addr, 32)}, Allow: []netip.Prefix{netip.PrefixFrom(addr, 31)}, Condition: "from a network",
 	}
 	if !equalServices(&full, &full) {
 		t.Error("a service is not the same as itself")

@@ -86,7 +86,7 @@ var Suites = []Suite{
 		Modules: []string{"veth"},
 	},
 	{
-		Name: "verifier", Package: "./loader", Run: "^TestVerifierEffort$", Host: true, Memory: 2000, Modules: []string{"veth"},
+		Name: "verifier", Package: "./loader", Run: "^TestVerifier", Host: true, Memory: 2000, Modules: []string{"veth"},
 	},
 }
 

@@ -1,0 +1,238 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
+
+// leftMap is a predecessor's map that cannot be adopted, because its layout
+// or its size is another. What it holds is copied.
+type leftMap struct {
+	old      *ebpf.Map
+	from, to btf.Type // of its values; nil if from is not known
+	memory   mapped   // of old, if that can be mapped
+	why      string   // it cannot be adopted
+}
+
+// newPrefix stands before the name of a map that takes the place of a pinned
+// one, until packets have changed over to it.
+const newPrefix = "new_"
+
+// pinnedMaps opens a predecessor's maps, each by itself: what can be adopted
+// is, what cannot is left behind and copied. Without its settings, which hold
+// the seeds of the tables' hashes, nothing can be understood.
+func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
+	adopted = map[string]*ebpf.Map{}
+	defer func() {
+		if err != nil {
+			closeMaps(adopted)
+		}
+	}()
+	for name := range d.spec.Maps {
+		if !pinned(name) {
+			continue
+		}
+		m, err := ebpf.LoadPinnedMap(d.pins.file(name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return adopted, fmt.Errorf("pinned map %s: %w", name, err)
+		}
+		l := d.compareLayout(name, m)
+		if l.why == "" {
+			adopted[name] = m
+			continue
+		}
+		d.left[name] = l
+	}
+	return adopted, nil
+}
+
+// compareLayout says in why if a pinned map cannot be adopted.
+func (d *Datapath) compareLayout(name string, m *ebpf.Map) *leftMap {
+	spec := d.spec.Maps[name]
+	l := &leftMap{old: m, to: spec.Value}
+	if err := spec.Compatible(m); err != nil {
+		l.why = err.Error()
+	}
+	for _, t := range []btf.Type{spec.Key, spec.Value} {
+		if t == nil || t.TypeName() == "" {
+			continue
+		}
+		if _, ok := btf.UnderlyingType(t).(*btf.Struct); !ok {
+			continue
+		}
+		from, err := valueType(m, t.TypeName())
+		switch {
+		case err != nil:
+			l.why = err.Error()
+		case !isSameLayout(t, from):
+			l.why = "its layout is another"
+		}
+		if t == spec.Value {
+			l.from = from
+		}
+	}
+	return l
+}
+
+// reportLeft tells the user what is copied.
+func (d *Datapath) reportLeft() {
+	var names []string
+	for name, l := range d.left {
+		names = append(names, name+" ("+l.why+")")
+	}
+	slices.Sort(names)
+	if len(names) > 0 {
+		d.opts.Log.Info("maps of another layout or size are copied; connections go along", "maps", strings.Join(names, ", "))
+	}
+}
+
+// copyLeft fills the new maps from those left behind, all but the tables that
+// packets write.
+func (d *Datapath) copyLeft() error {
+	return d.eachMap(func(name string, m **ebpf.Map) error {
+		l := d.left[name]
+		if l == nil || l.from == nil {
+			return nil
+		}
+		if err := d.opts.fail("copy"); err != nil {
+			return err
+		}
+		switch name {
+		case "flows", "templates":
+			return nil // by moveTables
+		case "locks", "fragments", "held", "answers", "flow_news", "template_news", "absorptions":
+			return nil // nothing that lasts
+		case "vips", "ports", "ranges", "services":
+			if l.old.MaxEntries() != (*m).MaxEntries() {
+				return nil // where a thing lies depends on the size: laid out anew
+			}
+		}
+		switch (*m).Type() {
+		case ebpf.Array:
+			return l.copyArray(name, *m)
+		case ebpf.PerCPUArray:
+			return d.copyPerCPU(l, *m)
+		case ebpf.LPMTrie, ebpf.Hash:
+			return l.copyEntries(*m)
+		}
+		return nil
+	})
+}
+
+func (l *leftMap) copyArray(name string, m *ebpf.Map) error {
+	from, err := mapMemory(l.old)
+	if err != nil {
+		return err
+	}
+	defer from.unmap()
+	to, err := mapMemory(m)
+	if err != nil {
+		return err
+	}
+	defer to.unmap()
+	plan := planCopies(l.to, l.from)
+	fromSize, toSize := stride(l.old), stride(m)
+	for i := range min(int(l.old.MaxEntries()), int(m.MaxEntries())) {
+		convertValue(plan, to.bytes[i*toSize:(i+1)*toSize], from.bytes[i*fromSize:(i+1)*fromSize])
+	}
+	return nil
+}
+
+// copyPerCPU copies the counters of the slots that are in use.
+func (d *Datapath) copyPerCPU(l *leftMap, m *ebpf.Map) error {
+	plan := planCopies(l.to, l.from)
+	n := min(l.old.MaxEntries(), m.MaxEntries())
+	if used := d.usedReals(); n > used && n > 4096 {
+		n = used
+	}
+	for i := range n {
+		var was [][]byte
+		if err := l.old.Lookup(i, &was); err != nil {
+			return fmt.Errorf("%s: %w", l.old, err)
+		}
+		now := make([][]byte, len(was))
+		for cpu := range was {
+			now[cpu] = make([]byte, m.ValueSize())
+			convertValue(plan, now[cpu], was[cpu])
+		}
+		if err := m.Put(i, now); err != nil {
+			return fmt.Errorf("%s: %w", m, err)
+		}
+	}
+	return nil
+}
+
+// usedReals is how many slots of reals may be in use. The reals have been
+// copied, or were adopted.
+func (d *Datapath) usedReals() uint32 {
+	mem, err := mapMemory(d.Maps.Reals)
+	if err != nil {
+		return d.Maps.Reals.MaxEntries()
+	}
+	defer mem.unmap()
+	size := stride(d.Maps.Reals)
+	for n := d.Maps.Reals.MaxEntries(); n > 0; n-- {
+		entry := mem.bytes[int(n-1)*size : int(n)*size]
+		if slices.ContainsFunc(entry, func(b byte) bool { return b != 0 }) {
+			return n
+		}
+	}
+	return 0
+}
+
+// copyEntries copies a hash or a trie whose keys are the same.
+func (l *leftMap) copyEntries(m *ebpf.Map) error {
+	if l.old.KeySize() != m.KeySize() {
+		return nil
+	}
+	plan := planCopies(l.to, l.from)
+	var key, was []byte
+	for it := l.old.Iterate(); it.Next(&key, &was); {
+		now := make([]byte, m.ValueSize())
+		convertValue(plan, now, was)
+		if err := m.Put(key, now); err != nil {
+			return fmt.Errorf("%s: %w", m, err)
+		}
+	}
+	return nil
+}
+
+// commitMaps gives the new maps the names of those that are left behind:
+// from here on a successor adopts them.
+func (d *Datapath) commitMaps() error {
+	return d.eachMap(func(name string, m **ebpf.Map) error {
+		if d.left[name] == nil {
+			return nil
+		}
+		if err := os.Remove(d.pins.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unpin the map that is left behind: %w", err)
+		}
+		if err := (*m).Pin(d.pins.file(name)); err != nil {
+			return fmt.Errorf("pin map to %s: %w", d.pins.file(name), err)
+		}
+		return nil
+	})
+}
+
+// closeLeft lets go of what is left behind.
+func (d *Datapath) closeLeft() {
+	for name, l := range d.left {
+		l.memory.unmap()
+		_ = l.old.Close()
+		delete(d.left, name)
+	}
+	for _, p := range d.previous {
+		_ = p.Close()
+	}
+	d.previous = nil
+}

@@ -1,0 +1,216 @@
+package loader
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// wordsOfSet is the number of words of a set: its keys, then its values.
+const wordsOfSet = 2 * bpf.Ways
+
+// attachMoving changes over from the maps that are left behind: it copies
+// their tables, puts programs on the interfaces that look into both, copies
+// again what was opened in between, and puts the programs in force that know
+// the new maps alone.
+func (d *Datapath) attachMoving() error {
+	moving := map[string]*ebpf.Program{}
+	defer func() {
+		for _, p := range moving {
+			_ = p.Close()
+		}
+	}()
+	for _, a := range d.Attachments {
+		p, err := d.loadMoving(a)
+		if err != nil {
+			return err
+		}
+		moving[a.Name] = p
+	}
+	if err := d.moveTables(); err != nil {
+		return err
+	}
+	for i := range d.Attachments {
+		if err := d.attach(&d.Attachments[i], moving[d.Attachments[i].Name]); err != nil {
+			return err
+		}
+	}
+	Grace() // no packet is under way any more that writes to the old tables
+	if err := d.moveTables(); err != nil {
+		return err
+	}
+	for _, a := range d.Attachments {
+		if err := d.exchange(a.Name, d.program[a.Name]); err != nil {
+			return err
+		}
+	}
+	if err := d.commitMaps(); err != nil {
+		return err
+	}
+	d.closeLeft()
+	return nil
+}
+
+// loadMoving makes a program of an interface that finds what is not copied
+// yet: in the table that is left behind, if that table's words are today's.
+func (d *Datapath) loadMoving(a Attachment) (*ebpf.Program, error) {
+	spec := d.spec.Copy()
+	more := map[string]*ebpf.Map{}
+	for table, constant := range map[string]string{"flows": "old_flow_sets", "templates": "old_template_sets"} {
+		l := d.left[table]
+		if l == nil {
+			continue
+		}
+		value := l.old.MaxEntries()
+		if !l.isReadable() {
+			constant, value = "flows_are_unread", 1
+			if table != "flows" {
+				continue
+			}
+		} else {
+			more[oldPrefix+table] = l.old
+		}
+		if err := spec.Variables[constant].Set(value); err != nil {
+			return nil, fmt.Errorf("constant %s: %w", constant, err)
+		}
+	}
+	prog, ownMAC, err := d.load(spec, a.Slot, more)
+	if err != nil {
+		return nil, err
+	}
+	if err := ownMAC.Set(d.Interfaces[a.Slot].MAC); err != nil {
+		return nil, fmt.Errorf("interface %s: MAC of the packet path: %w", a.Name, err)
+	}
+	return prog, nil
+}
+
+// isReadable reports whether the packet path can read the values of a map.
+func (l *leftMap) isReadable() bool { return l.from != nil && isSameLayout(l.to, l.from) }
+
+// moveTables copies flows and templates. It is called before packets change
+// over to the new tables, for nearly all of them, and after, for those that
+// were opened in between.
+func (d *Datapath) moveTables() error {
+	for name, into := range map[string][]uint64{"flows": d.Flows, "templates": d.Templates} {
+		l := d.left[name]
+		if l == nil {
+			continue
+		}
+		m, err := d.newMover(name, l, into)
+		if err != nil {
+			return err
+		}
+		if m == nil {
+			d.opts.Log.Warn("a table of another kind cannot be read: its entries are lost", "table", name, "why", l.why)
+			continue
+		}
+		m.run()
+		if m.lost > 0 {
+			d.opts.Log.Warn("the new table is too small for all entries of the old one", "table", name, "lost", m.lost)
+		}
+	}
+	return nil
+}
+
+// newMover is nil for a table that is not made of sets as they are now.
+func (d *Datapath) newMover(name string, l *leftMap, into []uint64) (*mover, error) {
+	to, from := tableTypes(l)
+	if from == nil {
+		return nil, nil
+	}
+	if l.memory.bytes == nil {
+		mem, err := mapMemory(l.old)
+		if err != nil {
+			return nil, err
+		}
+		l.memory = mem
+	}
+	m := &mover{
+		from: view[uint64](l.memory, wordsOfSet*l.old.MaxEntries()), into: into,
+		keys: planCopies(to.key, from.key), values: planCopies(to.value, from.value),
+		toValue: to.value, fromValue: from.value, sameValues: isSameLayout(to.value, from.value),
+	}
+	if name == "flows" {
+		d.moveFlows(m)
+	} else {
+		d.moveTemplates(m)
+	}
+	return m, nil
+}
+
+// entryTypes are the types of a table's keys and values.
+type entryTypes struct{ key, value *btf.Struct }
+
+// tableTypes are the types of a table and of the one that is left behind; nil
+// if that is not made of sets as they are now.
+func tableTypes(l *leftMap) (to, from *entryTypes) {
+	of := func(t btf.Type) *entryTypes {
+		s, ok := t.(*btf.Struct)
+		if !ok || s.Size != wordsOfSet*8 || len(s.Members) != 2 {
+			return nil
+		}
+		e := &entryTypes{key: elementOf(s.Members[0]), value: elementOf(s.Members[1])}
+		if e.key == nil || e.value == nil {
+			return nil
+		}
+		return e
+	}
+	return of(l.to), of(l.from)
+}
+
+// elementOf is the struct that a member is an array of.
+func elementOf(m btf.Member) *btf.Struct {
+	if a, ok := btf.UnderlyingType(m.Type).(*btf.Array); ok && a.Nelems == bpf.Ways {
+		s, _ := btf.UnderlyingType(a.Type).(*btf.Struct)
+		return s
+	}
+	return nil
+}
+
+func (d *Datapath) moveFlows(m *mover) {
+	vips := d.addressesOfNumbers()
+	m.hashOf = func(key, value uint64) (uint64, bool) {
+		k, v := bpf.FlowKey(key), bpf.FlowValue(value)
+		vip, ok := vips[k.VIP()]
+		if !ok {
+			return 0, false
+		}
+		return d.Settings.FlowHash(netip.AddrPortFrom(k.Client(), k.ClientPort()), netip.AddrPortFrom(vip, v.Port())), true
+	}
+	m.mergeProven = provenMerger(m.toValue, m.fromValue)
+	m.isSame = func(a, b uint64) bool { return bpf.FlowValue(a).Port() == bpf.FlowValue(b).Port() }
+	m.isLive = func(v uint64) bool { return bpf.FlowValue(v).IsLive() }
+	m.isWorthLess = func(a, b uint64) bool { return !bpf.FlowValue(a).IsProven() && bpf.FlowValue(b).IsProven() }
+	m.busy = func(v uint64) uint64 { return uint64(bpf.FlowValue(v).Claimed()) }
+	m.withNonce = func(v, of uint64) uint64 { return uint64(bpf.FlowValue(v).WithNonce(bpf.FlowValue(of).Nonce())) }
+}
+
+// addressesOfNumbers are the addresses that flow keys name by numbers.
+func (d *Datapath) addressesOfNumbers() map[uint16]netip.Addr {
+	vips := map[uint16]netip.Addr{}
+	for i := range d.VIPs {
+		for _, v := range d.VIPs[i].Way {
+			for _, n := range []uint16{v.TCP, v.UDP} {
+				if n != 0 {
+					vips[n] = v.Addr.Addr()
+				}
+			}
+		}
+	}
+	return vips
+}
+
+func (d *Datapath) moveTemplates(m *mover) {
+	m.hashOf = func(key, _ uint64) (uint64, bool) { return d.Settings.TemplateHash(bpf.TemplateKey(key)), true }
+	m.isSame = func(uint64, uint64) bool { return true }
+	m.isLive = func(v uint64) bool { return bpf.TemplateValue(v).IsLive() }
+	m.isWorthLess = func(a, b uint64) bool { return !bpf.TemplateValue(a).IsAssured() && bpf.TemplateValue(b).IsAssured() }
+	m.busy = func(v uint64) uint64 { return uint64(bpf.TemplateValue(v).Claimed()) }
+	m.withNonce = func(v, of uint64) uint64 {
+		return uint64(bpf.TemplateValue(v).WithNonce(bpf.TemplateValue(of).Nonce()))
+	}
+}

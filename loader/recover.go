@@ -1,0 +1,99 @@
+package loader
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// takeBack undoes a change to new maps that has failed: packets meet the
+// programs, and with them the maps, that they met before.
+func (d *Datapath) takeBack() {
+	for name, prog := range d.previous {
+		if l := d.links[name]; l != nil {
+			_ = l.Update(prog)
+		}
+	}
+	for name := range d.left {
+		_ = os.Remove(d.pins.file(newPrefix + name))
+	}
+}
+
+// recoverPins ends what a predecessor has begun: if packets use the new maps
+// already, these take their names, else they go.
+func (d *Datapath) recoverPins() error {
+	entries, err := os.ReadDir(string(d.pins))
+	if err != nil {
+		return fmt.Errorf("pin directory: %w", err)
+	}
+	var used map[ebpf.MapID]bool
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), newPrefix)
+		if !ok {
+			continue
+		}
+		if used == nil {
+			used = d.mapsInForce()
+		}
+		if err := d.recoverPin(name, used); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) recoverPin(name string, used map[ebpf.MapID]bool) error {
+	path := d.pins.file(newPrefix + name)
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return fmt.Errorf("pinned map %s%s: %w", newPrefix, name, err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return fmt.Errorf("pinned map %s%s: %w", newPrefix, name, err)
+	}
+	if id, ok := info.ID(); !ok || !used[id] {
+		return os.Remove(path)
+	}
+	return os.Rename(path, d.pins.file(name))
+}
+
+// mapsInForce are the maps of the programs in the pinned links.
+func (d *Datapath) mapsInForce() map[ebpf.MapID]bool {
+	used := map[ebpf.MapID]bool{}
+	names, _ := d.pins.linked()
+	for _, name := range names {
+		l, err := link.LoadPinnedLink(d.pins.link(name), nil)
+		if err != nil {
+			continue
+		}
+		if prog := programOf(l); prog != nil {
+			if info, err := prog.Info(); err == nil {
+				ids, _ := info.MapIDs()
+				for _, id := range ids {
+					used[id] = true
+				}
+			}
+			_ = prog.Close()
+		}
+		_ = l.Close()
+	}
+	return used
+}
+
+// programOf is the program in a link; nil if that cannot be known.
+func programOf(l link.Link) *ebpf.Program {
+	info, err := l.Info()
+	if err != nil {
+		return nil
+	}
+	prog, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return nil
+	}
+	return prog
+}

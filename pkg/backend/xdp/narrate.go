@@ -1,0 +1,236 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// narrator puts into words what a recording says.
+type narrator struct {
+	b     *Backend
+	rec   *bpf.Recording
+	now   uint64
+	steps []string
+	service,
+	real string
+}
+
+func (b *Backend) explanationOf(x loader.Explanation) lb.Explanation {
+	return b.newNarrator(x.Recording).explanation()
+}
+
+func (b *Backend) newNarrator(rec *bpf.Recording) *narrator {
+	return &narrator{b: b, rec: rec, now: b.now()}
+}
+
+func (t *narrator) note(format string, args ...any) {
+	t.steps = append(t.steps, fmt.Sprintf(format, args...))
+}
+
+func (t *narrator) client() netip.AddrPort {
+	return netip.AddrPortFrom(bpf.AddrOfWord(t.rec.Source), bpf.PortWord(t.rec.SourcePort))
+}
+
+func (t *narrator) destination() netip.AddrPort {
+	return netip.AddrPortFrom(bpf.AddrOfWord(t.rec.Destination), bpf.PortWord(t.rec.DestinationPort))
+}
+
+func (t *narrator) explanation() lb.Explanation {
+	verdict := bpf.Verdict(t.rec.Verdict)
+	for i := range min(t.rec.Steps, bpf.StepsMost) {
+		t.addStep(bpf.Step(t.rec.Step[i].Step), t.rec.Step[i].Value)
+	}
+	t.addEnd(verdict)
+	t.note("%s", verdict.Meaning())
+	return lb.Explanation{Verdict: verdict.String(), Service: t.service, Real: t.real, Steps: t.steps}
+}
+
+// addEnd adds to a verdict what the packet path need not know.
+func (t *narrator) addEnd(v bpf.Verdict) {
+	switch v {
+	case bpf.NotOurs:
+		t.note("%s is not a VIP", t.destination().Addr())
+	case bpf.NoListener:
+		if t.service == "" {
+			t.note("no service listens on %s/%s", t.destination(), lb.Protocol(t.rec.Protocol))
+		}
+	case bpf.Denied:
+		t.note("the lists of %s deny %s", t.denier(), t.client().Addr())
+	case bpf.AnsweredUnreachable:
+		if s := t.b.services[t.service]; s != nil {
+			for _, r := range s.listed() {
+				t.note("real %s is not usable: weight %d %s", r.conf.Addr, r.conf.Weight, r.near.Err)
+			}
+		}
+	}
+}
+
+// denier is whose lists deny the client: the longest prefix decides.
+func (t *narrator) denier() string {
+	k := filterKey(bpf.FilterGlobal, netip.PrefixFrom(t.client().Addr(), 32))
+	var action bpf.FilterAction
+	if t.b.dp.Maps.Filters.Lookup(k, &action) == nil && action == bpf.FilterDeny {
+		return "all services"
+	}
+	return t.service
+}
+
+func (t *narrator) addStep(step bpf.Step, value uint64) {
+	switch step {
+	case bpf.StepVIP:
+		t.note("%s is a VIP", t.destination().Addr())
+		if value&bpf.VIPPeers != 0 {
+			t.note("a fellow director's frame ends here: this host is a real server (from_peer)")
+		}
+	case bpf.StepNoFlow:
+		t.note("no connection %s > %s is known", t.client(), t.destination())
+	case bpf.StepFlow:
+		t.addFlow(bpf.FlowValue(value))
+	case bpf.StepFlowExpired:
+		t.note("its connection (%s) has expired", stateNames[bpf.FlowValue(value).State()])
+	case bpf.StepRealRemoved:
+		t.note("its real was removed: it is scheduled anew")
+	case bpf.StepRescheduled:
+		t.note("%s: it is scheduled anew", t.whyRescheduled(bpf.FlowValue(value)))
+	case bpf.StepQuoted:
+		t.useFlow(bpf.FlowValue(value))
+		t.note("an ICMP error that quotes a connection of service %q (%s)", t.service, stateNames[bpf.FlowValue(value).State()])
+	case bpf.StepNote:
+		t.note("a later fragment: its first went to real %s", t.realAt(uint32(value)))
+	case bpf.StepNoNote:
+		t.note("a later fragment, whose first has not come")
+	case bpf.StepMTU:
+		t.note("the packet is longer than the %d bytes that the way to the real takes", value)
+	case bpf.StepReal:
+		t.addReal(uint32(value))
+	default:
+		t.addChoice(step, value)
+	}
+}
+
+// addChoice is about how a new connection gets its real.
+func (t *narrator) addChoice(step bpf.Step, value uint64) {
+	switch step {
+	case bpf.StepService:
+		if s := t.b.byIndex[value%bpf.Services]; s != nil {
+			t.service = s.conf.Name
+			t.note("service %q listens there, scheduler %s", s.conf.Name, s.conf.Scheduler)
+		}
+	case bpf.StepOpensNothing:
+		t.note("flags %q do not open a connection", flagLetters(uint8(value)))
+	case bpf.StepTemplate:
+		v := bpf.TemplateValue(value)
+		t.note("persistence template: real %s, %s left", t.realAt(v.Real()), shown(int64(v.Left(t.now))))
+	case bpf.StepNoTemplate:
+		t.note("no persistence template of this client")
+	case bpf.StepSorry:
+		if value != bpf.NoSlot {
+			t.note("no usable real: the sorry server answers")
+		}
+	case bpf.StepInTurn:
+		t.note("next of the rotation (changes with every new connection)")
+	case bpf.StepHashed:
+		if s := t.b.services[t.service]; s != nil && s.conf.Scheduler == lb.DH {
+			t.note("hash of the VIP")
+		} else {
+			t.note("hash of the client")
+		}
+	case bpf.StepFallback:
+		t.note("the real that the hash names, %s, is not usable", t.realAt(uint32(value)))
+	case bpf.StepLeast:
+		t.note("the least loaded now (changes with every connection)")
+	}
+}
+
+func (t *narrator) realAt(slot uint32) string {
+	if slot >= uint32(len(t.b.dp.Reals)) {
+		return "none"
+	}
+	return t.b.addressOf(slot).String()
+}
+
+// useFlow makes the service of a flow the one that is talked of.
+func (t *narrator) useFlow(v bpf.FlowValue) *service {
+	s := t.b.byIndex[t.b.dp.Reals[v.Real()].Service%bpf.Services]
+	if s != nil {
+		t.service = s.conf.Name
+	}
+	return s
+}
+
+func (t *narrator) addFlow(v bpf.FlowValue) {
+	s := t.useFlow(v)
+	t.note("known connection of service %q: %s, seen %s ago, real %s", t.service, stateNames[v.State()],
+		ticksDuration(int64(uint16(t.now)-v.Seen())), t.realAt(v.Real()))
+	if s != nil {
+		t.note("%s", t.whyChosen(s, v))
+	}
+}
+
+// whyChosen is why a connection that is known has its real, as far as that
+// can be known now.
+func (t *narrator) whyChosen(s *service, v bpf.FlowValue) string {
+	raw := &t.b.dp.Reals[v.Real()]
+	k := bpf.FlowKeyOf(t.client().Addr(), t.client().Port(), 0)
+	if p, tv := t.b.findTemplate(s, k); s.conf.Persistence.Enabled() && p != nil && tv.Real() == v.Real() {
+		return "its real is the one of the client's persistence template"
+	}
+	if raw.Flags&bpf.RealSorry != 0 {
+		return "its real is the sorry server: no real was usable when it was opened"
+	}
+	if s.ring == nil {
+		return "its real was chosen before this daemon began"
+	}
+	usable := func(id uint32) bool { return t.b.dp.Reals[id].Flags&bpf.RealUsable != 0 }
+	var today uint32
+	switch s.conf.Scheduler {
+	case lb.SH, lb.MH:
+		today = s.ring.PickHash(t.client().Addr(), t.client().Port(), usable)
+	case lb.DH:
+		today = s.ring.PickHash(t.destination().Addr(), 0, usable)
+	case lb.RR, lb.WRR:
+		return "its real had its turn when the connection was opened"
+	default:
+		return "its real had the least connections when the connection was opened"
+	}
+	if today == v.Real() {
+		return "its real is the one that the hash names"
+	}
+	return fmt.Sprintf("the hash names %s now: the reals or their weights were others when the connection was opened", t.realAt(today))
+}
+
+func (t *narrator) whyRescheduled(v bpf.FlowValue) string {
+	switch state := v.State(); {
+	case lb.Protocol(t.rec.Protocol) != lb.TCP:
+		return "its real does not answer ARP"
+	case state == bpf.StateTimeWait || state == bpf.StateClose:
+		return "a SYN on a closed connection"
+	}
+	return "a SYN to a real that gets no new connections"
+}
+
+func (t *narrator) addReal(slot uint32) {
+	raw := &t.b.dp.Reals[slot]
+	t.real = t.realAt(slot)
+	if raw.Flags&bpf.RealLocal != 0 {
+		t.note("%s is this host", t.real)
+		return
+	}
+	t.note("to real %s, MAC %s, ifindex %d", t.real, macString(raw.MAC), raw.Ifindex)
+}
+
+// flagLetters are TCP flags as letters.
+func flagLetters(flags uint8) string {
+	var s strings.Builder
+	for i, c := range "FSRPAU" {
+		if flags>>i&1 != 0 {
+			s.WriteRune(c)
+		}
+	}
+	return s.String()
+}

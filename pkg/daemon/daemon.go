@@ -170,11 +170,14 @@ func firewall(b lb.Backend) director.Firewall {
 // askNow has a real that has just become reachable checked at once.
 func (d *Daemon) askNow(real netip.Addr) { d.monitor.AskNow(real) }
 
+// sourceFor is what checks of a real come from: no VIP.
+func (d *Daemon) sourceFor(real netip.Addr) netip.Addr { return d.neigh.Resolver.Lookup(real).SrcAddr }
+
 func (d *Daemon) newChecker(t health.Target) (health.Checker, error) {
 	if d.path == nil {
-		return health.New(t)
+		return health.New(t, health.WithSource(d.sourceFor))
 	}
-	return health.New(t, health.WithPath(d.path))
+	return health.New(t, health.WithPath(d.path), health.WithSource(d.sourceFor))
 }
 
 // Serving is closed once the socket answers: the data path holds its first

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -218,4 +219,33 @@ func TestExecDynamicWeight(t *testing.T) {
 	name := script(t, "exit 1")
 	err := try(t, health.Spec{Type: health.Exec, Argv: name, DynamicWeight: true}, 0)
 	expect(t, "status 1", err, "exec "+name+": exit status 1")
+}
+
+// A check that does not say what it comes from comes from what the daemon
+// chooses: never from a VIP, which the real has itself.
+func TestChosenSource(t *testing.T) {
+	from := make(chan string, 10)
+	port := serve(t, loopback, func(c net.Conn) {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		from <- host
+	})
+	choose := health.WithSource(func(real netip.Addr) netip.Addr {
+		if real != loopback {
+			t.Errorf("asked for %s", real)
+		}
+		return netip.MustParseAddr("127.0.0.9")
+	})
+	for _, tc := range []struct {
+		source netip.Addr
+		want   string
+	}{{netip.Addr{}, "127.0.0.9"}, {netip.MustParseAddr("127.0.0.7"), "127.0.0.7"}} {
+		c, err := health.New(health.Target{Spec: health.Spec{Type: health.TCP, Source: tc.source}, Real: loopback, Port: port}, choose)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, tc.want, c.Check(t.Context()), "")
+		if got := <-from; got != tc.want {
+			t.Errorf("came from %s, want %s", got, tc.want)
+		}
+	}
 }

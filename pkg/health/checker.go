@@ -44,12 +44,19 @@ type Path interface {
 type Option func(*options)
 
 type options struct {
-	path Path
+	path   Path
+	source func(real netip.Addr) netip.Addr
 }
 
 // WithPath gives checks with a VIP the way there. Without it they cannot be
 // built.
 func WithPath(p Path) Option { return func(o *options) { o.path = p } }
+
+// WithSource says what a check of a real comes from when the check itself does
+// not say it: asked each time, the zero Addr is the kernel's choice. A real that
+// has the VIP itself does not answer a check that comes from the VIP, and the
+// kernel may choose that.
+func WithSource(f func(real netip.Addr) netip.Addr) Option { return func(o *options) { o.source = f } }
 
 // ThroughVIP reports whether a check can prove that its real serves the VIP:
 // it must get an answer that only the real's owner of the VIP can give. That
@@ -77,7 +84,7 @@ func New(t Target, opts ...Option) (Checker, error) {
 	if t.Spec.Type != Exec && t.Spec.Type != File && !t.Real.IsValid() {
 		return nil, fmt.Errorf("%s check of no address", t.Spec.Type)
 	}
-	direct, err := buildPlain(t, dialer{source: t.Spec.Source}, o)
+	direct, err := buildPlain(t, dialer{source: t.Spec.Source, choose: o.source}, o)
 	if err != nil {
 		return nil, err
 	}

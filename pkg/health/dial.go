@@ -15,8 +15,9 @@ import (
 // dialer opens the sockets of one checker. Package net's dialer would do,
 // but costs about twice the system calls and garbage per probe.
 type dialer struct {
-	source netip.Addr // zero = the kernel's choice
-	mark   uint32     // leads through a [Path]; 0 = none
+	source netip.Addr                       // zero = choose's choice
+	choose func(real netip.Addr) netip.Addr // nil = the kernel's choice
+	mark   uint32                           // leads through a [Path]; 0 = none
 }
 
 // conn is a connected socket under the runtime's poller. It closes with a
@@ -31,6 +32,9 @@ type conn struct {
 // dial connects a socket of the given type (SOCK_STREAM, SOCK_DGRAM) and
 // protocol. I/O on it ends with os.ErrDeadlineExceeded once ctx does.
 func (d dialer) dial(ctx context.Context, typ, proto int, to netip.AddrPort) (conn, error) {
+	if d.choose != nil && !d.source.IsValid() {
+		d.source = d.choose(to.Addr())
+	}
 	fd, err := d.openSocket(typ, proto, to.Addr().Is6())
 	if err != nil {
 		return conn{}, err

@@ -65,7 +65,7 @@ func (c *vipChecker) openPath() (Checker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("path to VIP %s: %w: %w", c.target.VIP, ErrNotAsked, err)
 	}
-	through, err := buildPlain(c.target, dialer{source: c.target.Spec.Source, mark: mark}, c.opts)
+	through, err := buildPlain(c.target, dialer{source: c.target.Spec.Source, choose: c.opts.source, mark: mark}, c.opts)
 	if err != nil {
 		release()
 		return nil, err

@@ -1,6 +1,9 @@
 package neigh
 
-import "net"
+import (
+	"net"
+	"net/netip"
+)
 
 // MAC is an Ethernet address. The zero MAC means "not known".
 type MAC [6]byte
@@ -31,6 +34,12 @@ type Entry struct {
 	SrcMAC  MAC    // its own MAC
 	MTU     int    // of the way: the route's, if it has one, else the interface's; in bytes of IP
 	Local   bool   // the real is this host
+
+	// SrcAddr is the address that this host should speak from to the real:
+	// one of the interface that is no VIP, zero if there is none. (A real that
+	// has the VIP itself does not answer one that speaks from it.)
+	SrcAddr netip.Addr
+
 	Err     string // why frames cannot reach the real now, in words; empty if they can
 	Pending bool   // with Err: only because it is still being asked; what was known of it before may hold
 	Silent  bool   // with Err: it was asked and does not answer
@@ -47,11 +56,12 @@ type path struct {
 	mac     MAC
 	mtu     int
 	local   bool
-	src     srcAddr // the sender address of questions
-	noARP   bool    // the interface carries no questions (IFF_NOARP)
-	err     string  // why the real cannot be reached this way
-	isLink  bool    // with err: because of an interface of this host
-	fixed   MAC     // the real's, by the user's word: it is never asked for
+	src     srcAddr    // the sender address of questions
+	srcIP   netip.Addr // what to connect from
+	noARP   bool       // the interface carries no questions (IFF_NOARP)
+	err     string     // why the real cannot be reached this way
+	isLink  bool       // with err: because of an interface of this host
+	fixed   MAC        // the real's, by the user's word: it is never asked for
 }
 
 // sameWay reports whether a MAC that was learned on p is still good on q.

@@ -166,6 +166,7 @@ func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, boun
 		p := h.routeTo(a, byIndex)
 		if p.err == "" && !p.local {
 			p.src = chooseSource(a, p.ifindex, own, avoid)
+			p.srcIP = chooseConnectSource(a, p, own, avoid)
 			if p.fixed = bound[a]; p.fixed == (MAC{}) {
 				p.fixed = permanent[neighbour{p.ifindex, a}]
 			}

@@ -84,7 +84,7 @@ func TestResolve(t *testing.T) {
 	e := waitMAC(t, r, r1, c.Host("r1").MAC("eth0").String())
 	want := neigh.Entry{
 		MAC: e.MAC, IfIndex: link.Attrs().Index, Device: "eth0", MTU: 1500,
-		SrcMAC: neigh.MAC(d1.MAC("eth0")),
+		SrcMAC: neigh.MAC(d1.MAC("eth0")), SrcAddr: d1.Addr("eth0"),
 	}
 	if d := cmp.Diff(want, e); d != "" {
 		t.Errorf("entry (-want +got):\n%s", d)

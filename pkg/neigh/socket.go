@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,27 @@ type arpConn struct {
 func (c *arpConn) closeForGood() {
 	c.closed.Store(true)
 	c.Close()
+}
+
+// chooseConnectSource is what to connect to a from: for IPv6 not the
+// link-local address, which only some services take.
+func chooseConnectSource(a netip.Addr, p path, own []netlink.Addr, avoid map[netip.Addr]bool) netip.Addr {
+	if a.Is4() {
+		return p.src.Addr
+	}
+	var other netip.Addr
+	for _, o := range own {
+		ip, _ := netip.AddrFromSlice(o.IP)
+		if o.LinkIndex != p.ifindex || !ip.Is6() || ip.Is4In6() || ip.IsLinkLocalUnicast() || avoid[ip] ||
+			o.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
+			continue
+		}
+		if o.Contains(a.AsSlice()) {
+			return ip
+		}
+		other = ip
+	}
+	return other
 }
 
 func (h *liveNetwork) ask(to MAC, p path, addr netip.Addr) error {

@@ -175,7 +175,7 @@ func (t *target) isUnreachable() bool {
 // entry is what the rest of lvx may know.
 func (t *target) entry() Entry {
 	p := t.path
-	e := Entry{OwnLink: p.isLink, MAC: t.mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: p.err}
+	e := Entry{OwnLink: p.isLink, SrcAddr: p.srcIP, MAC: t.mac, IfIndex: p.ifindex, Device: p.device, SrcMAC: p.mac, MTU: p.mtu, Local: p.local, Err: p.err}
 	switch {
 	case e.Err != "" || e.Local || e.MAC != MAC{}:
 	case t.sendErr != "":

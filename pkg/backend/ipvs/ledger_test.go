@@ -7,18 +7,13 @@ func TestLeftover(t *testing.T) {
 	if Leftover(dir) {
 		t.Error("of an empty directory")
 	}
-	k := newBookkeeper(dir, func(err error) { t.Error(err) })
-	if err := k.put(ledger{}); err != nil {
+	if err := (ledger{}).write(dir); err != nil {
 		t.Fatal(err)
 	}
-	k.close()
 	if !Leftover(dir) {
 		t.Error("not seen")
 	}
-	k = newBookkeeper(dir, func(err error) { t.Error(err) })
-	k.keeper.Clear()
-	k.close()
-	if Leftover(dir) {
-		t.Error("left after its removal")
+	if err := removeLedger(dir); err != nil || Leftover(dir) {
+		t.Errorf("after its removal (%v)", err)
 	}
 }

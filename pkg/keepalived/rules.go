@@ -1,7 +1,6 @@
 package keepalived
 
 import (
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,12 +159,3 @@ func (m *mapper) entryReal(s *Statement, server ipvsadm.Server, listener uint16,
 	}
 	return r
 }
-
-// NumericHost is a host without names: ipvsadm-save -n needs none.
-type NumericHost struct{}
-
-// Addr knows no names.
-func (NumericHost) Addr(string) (netip.Addr, bool) { return netip.Addr{}, false }
-
-// Port knows no names.
-func (NumericHost) Port(string, lb.Protocol) (uint16, bool) { return 0, false }

@@ -23,7 +23,7 @@ func (m *mapper) trackOther(r *router, kind string, t *Statement) {
 		t.mark(Lost, "lvx does not count backwards")
 		return
 	}
-	key, text := "", ""
+	var key, text string
 	switch kind {
 	case "track_script":
 		key, text = "track_exec", m.scriptText(block, weight)

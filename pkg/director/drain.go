@@ -120,14 +120,14 @@ func (d *Director) describeReal(service string, key netip.AddrPort) string {
 }
 
 // words is a real's weight and who gave it.
-func (r RealPlan) words() string {
+func (rp RealPlan) words() string {
 	switch {
-	case r.Drained:
+	case rp.Drained:
 		return "drained"
-	case r.Override:
-		return fmt.Sprintf("weight %d (configured %d)", r.Weight, r.Configured)
+	case rp.Override:
+		return fmt.Sprintf("weight %d (configured %d)", rp.Weight, rp.Configured)
 	}
-	return fmt.Sprintf("weight %d, as configured", r.Weight)
+	return fmt.Sprintf("weight %d, as configured", rp.Weight)
 }
 
 // remaining is what is left on a real that gets no new connections.

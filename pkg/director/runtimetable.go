@@ -150,7 +150,7 @@ func (t *runtimeTable) flush(force bool) *ipvsadm.Failure {
 			t.release(e)
 		}
 	}
-	_, _ = t.Do(ipvsadm.Command{Op: ipvsadm.Flush}) // a flush cannot fail
+	_ = t.Do(ipvsadm.Command{Op: ipvsadm.Flush}) // a flush cannot fail
 	for _, e := range kept {
 		t.Add(e)
 	}

@@ -14,9 +14,9 @@ import (
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
-	"github.com/lvx-lb/lvx/pkg/ipvsadm/transcript"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
+	"github.com/lvx-lb/lvx/testenv/transcript"
 )
 
 // startDirector runs a director of its own behind a socket.

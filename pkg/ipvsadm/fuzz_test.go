@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/lvx-lb/lvx/pkg/ipvsadm/transcript"
+	"github.com/lvx-lb/lvx/testenv/transcript"
 )
 
 // FuzzParse: a command line is refused with one line and a status, or it is

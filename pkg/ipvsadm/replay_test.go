@@ -8,8 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/lvx-lb/lvx/pkg/ipvsadm/transcript"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv/transcript"
 )
 
 // tableDirector is a director of which only its table is real.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/lvx-lb/lvx/pkg/ipvsadm/transcript"
+	"github.com/lvx-lb/lvx/testenv/transcript"
 )
 
 // TestKernelTranscript: ipvsadm on the kernel's IPVS says what the transcript

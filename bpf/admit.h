@@ -2,8 +2,7 @@
 /*
  * Whether the director may serve a packet at all: is the address a VIP, does
  * another director own it, has a fellow director sent the packet to this host
- * as a real server, does the VIP's lease live. And what must not be answered
- * while another director owns the VIP: ARP.
+ * as a real server, does the VIP's lease live.
  */
 #pragma once
 

@@ -22,7 +22,7 @@ func FirstPortLine(vip, port uint16) uint32 {
 	return hashBits(uint32(vip)|uint32(PortWord(port))<<16, PortLines)
 }
 
-// FlowHash is flow_hash of flow.h.
+// FlowHash is flow_hash of ipv4.h.
 func (s *Settings) FlowHash(client, vip netip.AddrPort) uint64 {
 	word := func(a netip.AddrPort) uint64 { return uint64(IPv4Word(a.Addr())) | uint64(PortWord(a.Port()))<<32 }
 	h := (word(client) ^ s.Seed[0]) * (s.Seed[1] | 1)
@@ -31,7 +31,7 @@ func (s *Settings) FlowHash(client, vip netip.AddrPort) uint64 {
 	return h ^ h>>29
 }
 
-// TemplateHash is template_hash of template.h.
+// TemplateHash is template_hash of ipv4.h.
 func (s *Settings) TemplateHash(k TemplateKey) uint64 {
 	h := (uint64(k) ^ s.Seed[1]) * (s.Seed[2] | 1)
 	h ^= h >> 32
@@ -40,7 +40,7 @@ func (s *Settings) TemplateHash(k TemplateKey) uint64 {
 }
 
 // TwoSets are the sets that a hash names, among n: first_set and second_set
-// of flow.h, never the same one twice.
+// of set.h, never the same one twice.
 func TwoSets(hash uint64, n uint32) [2]uint32 {
 	scale := func(hash uint32) uint32 { return uint32(uint64(hash) * uint64(n) >> 32) }
 	first, second := scale(uint32(hash)), scale(uint32(hash>>32))

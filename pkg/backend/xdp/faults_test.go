@@ -108,3 +108,37 @@ func TestUncheckedRealsConnectionsWait(t *testing.T) {
 	p.Flags = "S"
 	h.want(frame(p), "forwarded", tx) // a new connection goes to another one
 }
+
+// What a predecessor said of an unchecked real ends when the successor's check
+// has taken the real out.
+func TestUncheckedRealOfAPredecessor(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(2)}, ExpireNodestConn: true}
+	h := newHarness(t, 1024, 1024)
+	h.apply(s)
+	p := syn(lb.TCP)
+	first := h.Send(p).Real
+	p.Flags = "A"
+	out := func(awaited bool) {
+		t.Helper()
+		s = s.Clone()
+		svc := &s.Services[0]
+		svc.Reals, svc.Absent = nil, nil
+		for _, r := range webService(2).Reals {
+			if r.Addr == first {
+				r.Awaited = awaited
+				svc.Absent = append(svc.Absent, r)
+			} else {
+				svc.Reals = append(svc.Reals, r)
+			}
+		}
+		h.apply(s)
+	}
+	out(true)
+	h.want(frame(p), "real_away", drop)
+	h.succeed()
+	out(true)
+	h.want(frame(p), "real_away", drop)
+	h.succeed()
+	out(false)
+	h.want(frame(p), "real_gone", pass)
+}

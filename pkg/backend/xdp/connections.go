@@ -38,7 +38,7 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 
 func (b *Backend) connection(k bpf.FlowKey, v bpf.FlowValue, now uint64) lb.Connection {
 	e := b.numbers.who[k.VIP()]
-	left := int64(b.dp.Settings.Timeout[v.Code()]) - int64(uint16(now)-v.Seen())
+	left := int64(b.dp.Settings.Timeout[v.Code()]) - int64(age(v, now))
 	c := lb.Connection{
 		Proto: e.proto, Expires: shown(left), State: stateNames[v.State()],
 		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),

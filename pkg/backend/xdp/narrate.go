@@ -166,7 +166,7 @@ func (t *narrator) useFlow(v bpf.FlowValue) *service {
 func (t *narrator) addFlow(v bpf.FlowValue) {
 	s := t.useFlow(v)
 	t.note("known connection of service %q: %s, seen %s ago, real %s", t.service, stateNames[v.State()],
-		ticksDuration(int64(uint16(t.now)-v.Seen())), t.realAt(v.Real()))
+		ticksDuration(int64(age(v, t.now))), t.realAt(v.Real()))
 	if s != nil {
 		t.note("%s", t.whyChosen(s, v))
 	}

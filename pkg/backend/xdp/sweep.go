@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -228,7 +229,20 @@ func (b *Backend) now() uint64 {
 }
 
 func (b *Backend) expired(v bpf.FlowValue, now uint64) bool {
-	return uint16(now)-v.Seen() > b.dp.Settings.Timeout[v.Code()]
+	return age(v, now) > b.dp.Settings.Timeout[v.Code()]
+}
+
+// maxAhead is by how many ticks a flow may have been seen after now was asked
+// for: a pass over a million flows takes a while, a process may be put to sleep
+// in it, and packets go on.
+const maxAhead = 256
+
+// age is how many ticks ago a flow was seen; 0 if that was after now.
+func age(v bpf.FlowValue, now uint64) uint16 {
+	if ticks := uint16(now) - v.Seen(); ticks <= math.MaxUint16-maxAhead {
+		return ticks
+	}
+	return 0
 }
 
 // load books by connections of a state for a real.

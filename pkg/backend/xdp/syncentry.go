@@ -78,7 +78,7 @@ func (b *Backend) flowEntry(k bpf.FlowKey, v bpf.FlowValue, now uint64) (connsyn
 			r.Mark = mark
 		}
 	}
-	idle := ticksDuration(int64(uint16(now) - v.Seen()))
+	idle := ticksDuration(int64(age(v, now)))
 	return connsync.Entry{Record: r, Idle: idle, IsProven: v.IsProven()}, true
 }
 

@@ -148,6 +148,8 @@ func TestStatusOfDirectors(t *testing.T) {
 // otherwise.
 func (p *pair) claim() {
 	p.t.Helper()
+	// While roles change hands, a claim is taken for the peer's.
+	p.tells("a", "it has been master for longer than roles take to change", func(o observed) bool { return o.now.Sub(o.Since) > 1500*ms })
 	d := p.Host("d")
 	mac := d.MAC("eth0")
 	frame := append(slices.Repeat([]byte{0xff}, 6), mac...)

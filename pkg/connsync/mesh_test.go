@@ -106,7 +106,7 @@ func start(t *testing.T, port uint16, table Table, local netip.Addr, keys []Key,
 	t.Helper()
 	m, err := NewMesh(Options{
 		Local: []netip.Addr{local}, Peers: peers, Port: port, Keys: keys, Table: table,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

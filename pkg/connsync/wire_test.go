@@ -3,7 +3,6 @@ package connsync
 import (
 	"context"
 	"encoding/hex"
-	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -37,7 +36,7 @@ func (h *heard) all() []Record {
 // speakOn runs a wire on a host's eth0 until the test ends.
 func speakOn(t *testing.T, h *testenv.Host, o WireOptions) *Wire {
 	t.Helper()
-	o.Interface, o.Log = "eth0", slog.New(slog.NewTextHandler(io.Discard, nil))
+	o.Interface, o.Log = "eth0", slog.New(slog.DiscardHandler)
 	w, err := NewWire(o)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +115,7 @@ func TestWireCarriesRecordsToTheGroup(t *testing.T) {
 
 func TestWireTakesAtMostItsBudget(t *testing.T) {
 	var h heard
-	w, err := NewWire(WireOptions{Interface: "lo", Absorb: h.absorb, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	w, err := NewWire(WireOptions{Interface: "lo", Absorb: h.absorb, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

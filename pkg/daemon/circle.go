@@ -10,7 +10,7 @@ import (
 // circle is a set of parts that run at the same time and stop together. The
 // first one that fails names itself in the error.
 type circle struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the life that the parts share: stop ends it
 	cancel context.CancelFunc
 	parts  sync.WaitGroup
 	first  chan struct{} // closed when a part has failed

@@ -17,7 +17,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
+	"golang.org/x/net/http2/h2c" //nolint:staticcheck // a server that speaks both, as users have them
 
 	"github.com/lvx-lb/lvx/pkg/health"
 )
@@ -86,6 +86,7 @@ func TestHTTP2Only(t *testing.T) {
 	expect(t, "ALPN body", try(t, spec, secure), `https GET /text: body does not match "well$"`)
 
 	unencrypted := serve(t, loopback, func(c net.Conn) {
+		//nolint:staticcheck // on a connection that is there
 		(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: web(t)})
 	})
 	checker, err := health.New(health.Target{Spec: health.Spec{Type: health.HTTP, Path: "/asked", Match: "^GET 127.0.0.1:"}, Real: loopback, Port: unencrypted})
@@ -96,6 +97,7 @@ func TestHTTP2Only(t *testing.T) {
 		expect(t, "prior knowledge", checker.Check(t.Context()), "")
 	}
 
+	//nolint:staticcheck // see the import
 	both := httptest.NewServer(h2c.NewHandler(web(t), &http2.Server{}))
 	defer both.Close()
 	expect(t, "both", try(t, health.Spec{Type: health.HTTP, Path: "/204"}, portOf(t, both.Listener.Addr())), "")

@@ -125,8 +125,9 @@ func (e *exactReader) Read(b []byte) (int, error) {
 // askHTTP2 sends the request over a connection on which the server expects
 // HTTP/2.
 func (c *httpChecker) askHTTP2(ctx context.Context, s net.Conn) error {
+	//nolint:staticcheck // its successor in net/http dials by itself; this connection is there
 	t := &http2.Transport{AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: maxResponse}
-	client, err := t.NewClientConn(s)
+	client, err := t.NewClientConn(s) //nolint:staticcheck // see above
 	if err != nil {
 		return stageFailure(c.name, cleanServerError(err))
 	}

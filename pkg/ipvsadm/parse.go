@@ -30,7 +30,6 @@ type parser struct {
 	prefix     int        // -M of IPv6; naming an address or -6 resets it
 	is6        bool       // the family of the service so far
 	schedFlags string
-	kind       TunnelKind
 }
 
 // Parse understands a command line; program is the name that it was called

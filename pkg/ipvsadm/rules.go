@@ -32,11 +32,11 @@ func Rules(r io.Reader, yield func(args []string) bool) error {
 }
 
 // Key is the service's identity for ipvsadm.
-func (s ListedService) Key() Key {
-	if s.Mark != 0 {
-		return Key{Mark: s.Mark, IPv6: s.IPv6}
+func (l ListedService) Key() Key {
+	if l.Mark != 0 {
+		return Key{Mark: l.Mark, IPv6: l.IPv6}
 	}
-	return Key{Proto: s.Proto, Addr: s.Addr, Port: s.Port}
+	return Key{Proto: l.Proto, Addr: l.Addr, Port: l.Port}
 }
 
 // PrintRules writes what ipvsadm -S writes: a line for each service and real

@@ -38,6 +38,7 @@ var walls = map[string][]string{
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
+	"pkg/bgp":           {},
 	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
 	"pkg/director":      {"pkg/connsync", "pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
@@ -69,6 +70,7 @@ var walls = map[string][]string{
 // loads what the packet path is measured against.
 var libraries = map[string][]string{
 	"github.com/cilium/ebpf":       {"bpf", "loader", "pkg/backend/xdp", "testenv", "bench"},
+	"github.com/osrg/gobgp":        {"pkg/bgp"},
 	"github.com/prometheus":        {"pkg/admin"},
 	"github.com/spf13/cobra":       {"cmd"},
 	"gopkg.in/yaml.v3":             {"pkg/config"},

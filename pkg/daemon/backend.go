@@ -14,6 +14,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // datapath is the data path of a director.
@@ -25,7 +26,7 @@ type datapath struct {
 
 // openBackend opens the data path that the configuration asks for. With auto
 // every service gets the one that can run it.
-func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slog.Logger) (datapath, error) {
+func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warnings.Registry, log *slog.Logger) (datapath, error) {
 	openXDP := func() (*xdp.Backend, error) {
 		return xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
@@ -34,7 +35,9 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, log *slo
 	}
 	ledger := ledgerDir(cfg)
 	openIPVS := func(ctx context.Context) (lb.Backend, error) {
-		return ipvs.Open(ctx, ipvs.Options{Log: log, StateDir: ledger})
+		return ipvs.Open(ctx, ipvs.Options{
+			Log: log, StateDir: ledger, Report: reportStorage(w, filepath.Join(ledger, "ipvs.json"), "after a crash, what lvx has in kernel IPVS is not known"),
+		})
 	}
 	switch cfg.Backend {
 	case config.BackendIPVS:

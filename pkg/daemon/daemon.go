@@ -97,7 +97,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
 	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
 	d.found = findLeftovers(cfg)
-	path, err := openBackend(ctx, cfg, d.neigh, o.Log)
+	path, err := openBackend(ctx, cfg, d.neigh, d.warnings, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -135,15 +135,23 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 // openHistory opens the history of this director. A file that cannot be used
 // is a warning, as long as it cannot.
 func openHistory(stateDir string, w *warnings.Registry) *history.Log {
-	const kind = "not-stored"
 	path := filepath.Join(stateDir, "history.json")
-	return history.New(path, func(err error) {
+	return history.New(path, reportStorage(w, path, "what happens is forgotten at a restart"))
+}
+
+// reportStorage makes a warning of a file that cannot be used, as long as it
+// cannot; lost is what that means.
+func reportStorage(w *warnings.Registry, path, lost string) func(error) {
+	const kind = "not-stored"
+	return func(err error) {
 		if err == nil {
 			w.End(kind, path)
 			return
 		}
-		w.Put(warnings.Warning{Kind: kind, Subject: path, Note: true, Text: "what happened is not kept: " + err.Error(), Cure: "make " + stateDir + " writable, with room (see state_dir)"})
-	})
+		w.Put(warnings.Warning{
+			Kind: kind, Subject: path, Text: err.Error() + "; " + lost, Cure: "make " + filepath.Dir(path) + " writable, with room (see state_dir)",
+		})
+	}
 }
 
 // Files of notes, below state_dir.

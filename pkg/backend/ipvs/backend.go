@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/cloudflare/ipvs"
@@ -20,6 +19,7 @@ import (
 type Options struct {
 	Log      *slog.Logger // nil: the default logger
 	StateDir string       // where the ledger is kept; made if missing
+	Report   func(error)  // hears when the ledger cannot be used, and nil when it can be again; nil: the log does
 	Table    string       // name of the nftables table; "" is "lvx"
 }
 
@@ -27,13 +27,13 @@ type Options struct {
 // of the thread that calls it. See [lb.Backend] for what its methods promise.
 type Backend struct {
 	log      *slog.Logger
-	dir      string
 	kernel   tables
 	firewall firewall
 	knobs    knobs
 	conns    func() (io.ReadCloser, error)
 
 	ledger ledger
+	books  *bookkeeper
 	plan   plan // as applied last
 	closed bool
 }
@@ -53,29 +53,25 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	if o.StateDir == "" {
 		return nil, errors.New("IPVS backend: no state directory")
 	}
-	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("IPVS backend: state directory: %w", err)
-	}
 	client, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b, err := newBackend(o, client, newNftables(o.Table), procKnobs{}, openConnections)
-	if err != nil {
-		return nil, errors.Join(err, client.Close())
-	}
-	return b, nil
+	return newBackend(o, client, newNftables(o.Table), procKnobs{}, openConnections), nil
 }
 
-func newBackend(o Options, t tables, f firewall, k knobs, conns func() (io.ReadCloser, error)) (*Backend, error) {
-	l, err := readLedger(o.StateDir)
-	if err != nil {
-		return nil, err
+func newBackend(o Options, t tables, f firewall, k knobs, conns func() (io.ReadCloser, error)) *Backend {
+	if o.Report == nil {
+		o.Report = func(err error) {
+			if err != nil {
+				o.Log.Warn("ledger of the kernel's IPVS", "component", "ipvs", "err", err)
+			}
+		}
 	}
 	return &Backend{
-		log: o.Log.With("component", "ipvs"), dir: o.StateDir,
-		kernel: t, firewall: f, knobs: k, conns: conns, ledger: l,
-	}, nil
+		log: o.Log.With("component", "ipvs"), ledger: readLedger(o.StateDir, o.Report), books: newBookkeeper(o.StateDir, o.Report),
+		kernel: t, firewall: f, knobs: k, conns: conns,
+	}
 }
 
 // Apply makes the kernel hold s. Each service fails or succeeds by itself.
@@ -107,7 +103,7 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 	}
 	errs = append(errs, removals(), b.removeOthers(p))
 	b.plan, b.ledger.Marks = p, p.marks
-	return errors.Join(append(errs, b.ledger.write(b.dir))...)
+	return errors.Join(append(errs, b.books.put(b.ledger))...)
 }
 
 // claim makes the services of the plan ours in the ledger, and lists those
@@ -146,7 +142,7 @@ func (b *Backend) prepare(p plan) error {
 			b.ledger.Sysctls[name] = value
 		}
 	}
-	if err := b.ledger.write(b.dir); err != nil {
+	if err := b.books.put(b.ledger); err != nil {
 		return err
 	}
 	for name, value := range values {
@@ -318,6 +314,7 @@ func (b *Backend) Close(keep bool) error {
 		return nil
 	}
 	b.closed = true
+	defer b.books.close()
 	if keep {
 		return b.kernel.Close()
 	}
@@ -329,9 +326,10 @@ func (b *Backend) Close(keep bool) error {
 		errs = append(errs, b.kernel.SetConfig(*t))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return errors.Join(err, b.ledger.write(b.dir), b.kernel.Close())
+		return errors.Join(err, b.books.put(b.ledger), b.kernel.Close())
 	}
-	return errors.Join(removeLedger(b.dir), b.kernel.Close())
+	b.books.keeper.Clear()
+	return b.kernel.Close()
 }
 
 // ignoreMissing drops the error that what was to be removed is not there.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -393,14 +394,31 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-func TestBrokenLedger(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(ledgerFile(dir), []byte("{"), 0o600); err != nil {
+// Faults 2 and 27: a ledger that is broken, or a directory that cannot be
+// written, is said and stops nothing.
+func TestFault02Ledger(t *testing.T) {
+	broken := t.TempDir()
+	if err := os.WriteFile(ledgerFile(broken), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := newFakeKernel()
-	if _, err := newBackend(Options{StateDir: dir}, k, fakeFirewall{k}, fakeKnobs{k}, nil); err == nil || !strings.Contains(err.Error(), "ledger") {
-		t.Errorf("error %v", err)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{broken: "broken-", filepath.Join(file, "ipvs"): "not a directory"} {
+		k := newFakeKernel()
+		reports := make(chan error, 9)
+		b := newBackend(Options{StateDir: dir, Log: slog.New(slog.DiscardHandler), Report: func(err error) { reports <- err }}, k, fakeFirewall{k}, fakeKnobs{k}, nil)
+		apply(t, b, state(web(reals(1))))
+		if k.table() == "" {
+			t.Errorf("%s: nothing is served", want)
+		}
+		if err := <-reports; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("reported %v, want %q", err, want)
+		}
+		if err := b.Close(false); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 // fakeKernel is tables, firewall and knobs in memory, with the kernel's
 // errors and its order of reals. It keeps a journal of every change.
 type fakeKernel struct {
+	books    *bookkeeper // of the latest backend
 	config   ipvs.Config
 	services []ipvs.Service
 	reals    map[key][]ipvs.Destination // newest first
@@ -259,14 +260,16 @@ func (k *fakeKernel) changes() []string {
 }
 
 // backend opens a backend on the fake; a second one on the same directory is
-// a successor.
+// a successor, which finds what the one before has handed to the disk.
 func (k *fakeKernel) backend(t *testing.T, dir string) *Backend {
 	t.Helper()
 	conns := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(k.conns)), nil }
-	b, err := newBackend(Options{Log: slog.New(slog.DiscardHandler), StateDir: dir}, k, fakeFirewall{k}, fakeKnobs{k}, conns)
-	if err != nil {
-		t.Fatal(err)
+	if k.books != nil {
+		k.books.close()
 	}
+	b := newBackend(Options{Log: slog.New(slog.DiscardHandler), StateDir: dir}, k, fakeFirewall{k}, fakeKnobs{k}, conns)
+	k.books = b.books
+	t.Cleanup(b.books.close)
 	return b
 }
 

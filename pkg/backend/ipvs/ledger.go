@@ -1,20 +1,24 @@
 package ipvs
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cloudflare/ipvs"
+
+	"github.com/lvx-lb/lvx/internal/jsonfile"
 )
 
 // A ledger says what in the kernel is ours and what was there before, so
-// that a successor after a crash still knows. It is written before the
-// kernel is changed: it may name what does not exist, but never lacks what
-// does.
+// that a successor after a crash still knows. It is handed to the disk before
+// the kernel is changed, and nothing waits for the disk.
 type ledger struct {
 	Services []owned           `json:"services"`
 	Sysctls  map[string]string `json:"sysctls"`            // values to restore
@@ -58,42 +62,57 @@ func Leftover(dir string) bool {
 	return err == nil
 }
 
-// readLedger reads the ledger; there is none before the first Apply.
-func readLedger(dir string) (ledger, error) {
+// readLedger reads the ledger; there is none before the first Apply. One that
+// is broken is moved aside: the services of the state are taken over as they
+// are found in the kernel, others are left to whoever looks at the warning.
+func readLedger(dir string, report func(error)) ledger {
 	l := ledger{Sysctls: map[string]string{}}
-	b, err := os.ReadFile(ledgerFile(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err != nil {
-		return l, fmt.Errorf("ledger: %w", err)
-	}
-	if err := json.Unmarshal(b, &l); err != nil {
-		return l, fmt.Errorf("ledger %s: %w (remove it if nothing of lvx is in ipvsadm -L -n)", ledgerFile(dir), err)
+	if err := jsonfile.Read(ledgerFile(dir), &l); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		report(fmt.Errorf("what an earlier lvx left in the kernel's IPVS is not known: %w (see ipvsadm -L -n)", err))
+		l = ledger{}
 	}
 	if l.Sysctls == nil {
 		l.Sysctls = map[string]string{}
 	}
-	return l, nil
+	return l
 }
 
-// write replaces the ledger as a whole.
-func (l ledger) write(dir string) error {
-	b, err := json.MarshalIndent(l, "", "  ")
+// ledgerGrace is how long Close waits for the disk.
+const ledgerGrace = time.Second
+
+// bookkeeper has the ledger written whenever it has changed, by a goroutine of
+// its own: a change of the kernel does not wait for a disk.
+type bookkeeper struct {
+	keeper *jsonfile.Keeper
+	last   []byte // what was put last
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+func newBookkeeper(dir string, report func(error)) *bookkeeper {
+	ctx, stop := context.WithCancel(context.Background())
+	k := &bookkeeper{keeper: jsonfile.NewKeeper(ledgerFile(dir), 0o600, report), stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(k.done)
+		_ = k.keeper.Run(ctx, ledgerGrace) // it returns nil
+	}()
+	return k
+}
+
+func (k *bookkeeper) put(l ledger) error {
+	b, err := json.Marshal(l)
 	if err != nil {
 		return fmt.Errorf("ledger: %w", err)
 	}
-	tmp := ledgerFile(dir) + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("ledger: %w", err)
+	if bytes.Equal(b, k.last) {
+		return nil
 	}
-	return os.Rename(tmp, ledgerFile(dir))
+	k.last = b
+	return k.keeper.Put(l)
 }
 
-// removeLedger ends the ownership.
-func removeLedger(dir string) error {
-	if err := os.Remove(ledgerFile(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("ledger: %w", err)
-	}
-	return nil
+// close writes what is left, if the disk takes it.
+func (k *bookkeeper) close() {
+	k.stop()
+	<-k.done
 }

@@ -7,13 +7,18 @@ func TestLeftover(t *testing.T) {
 	if Leftover(dir) {
 		t.Error("of an empty directory")
 	}
-	if err := (ledger{}).write(dir); err != nil {
+	k := newBookkeeper(dir, func(err error) { t.Error(err) })
+	if err := k.put(ledger{}); err != nil {
 		t.Fatal(err)
 	}
+	k.close()
 	if !Leftover(dir) {
 		t.Error("not seen")
 	}
-	if err := removeLedger(dir); err != nil || Leftover(dir) {
-		t.Errorf("after its removal (%v)", err)
+	k = newBookkeeper(dir, func(err error) { t.Error(err) })
+	k.keeper.Clear()
+	k.close()
+	if Leftover(dir) {
+		t.Error("left after its removal")
 	}
 }

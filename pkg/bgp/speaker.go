@@ -1,0 +1,249 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	wire "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	"github.com/osrg/gobgp/v4/pkg/server"
+)
+
+// gracefulShutdown is the community GRACEFUL_SHUTDOWN (RFC 8326).
+const gracefulShutdown = 0xffff0000
+
+// Speaker tells routers which addresses to send here.
+type Speaker struct {
+	log    *slog.Logger
+	config Config
+
+	mu        sync.Mutex
+	server    *server.BgpServer // nil: not running
+	announced map[netip.Addr]Route
+	wanted    []Route
+	failures  map[netip.Addr]string // why a router's last session ended, or did not begin
+	cancel    context.CancelFunc    // ends the watch for failures
+}
+
+// NewSpeaker makes a speaker; nothing is opened before [Speaker.Start].
+func NewSpeaker(c Config, log *slog.Logger) *Speaker {
+	return &Speaker{log: log.With("component", "bgp"), config: c, announced: map[netip.Addr]Route{}, failures: map[netip.Addr]string{}}
+}
+
+// Start opens the sessions. Routes that were set before are announced as soon
+// as a session stands.
+func (s *Speaker) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := slog.New(refusals{Handler: s.log.Handler(), note: s.setFailure})
+	srv := server.NewBgpServer(server.LoggerOption(log, new(slog.LevelVar)))
+	go srv.Serve()
+	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
+		Asn: s.config.ASN, RouterId: s.config.RouterID.String(), ListenPort: -1,
+	}})
+	if err == nil {
+		err = rejectAll(ctx, srv)
+	}
+	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if err == nil {
+		err = srv.WatchEvent(watch, server.WatchEventMessageCallbacks{OnPeerUpdate: s.noteFailure}, server.WatchPeer())
+	}
+	for _, p := range s.config.Peers {
+		if err == nil {
+			err = srv.AddPeer(ctx, &api.AddPeerRequest{Peer: s.peer(p)})
+		}
+	}
+	if err != nil {
+		cancel()
+		srv.Stop()
+		return fmt.Errorf("bgp: %w", err)
+	}
+	s.server, s.cancel = srv, cancel
+	return s.announce()
+}
+
+// rejectAll makes the speaker learn nothing: of all routes only its own pass.
+func rejectAll(ctx context.Context, srv *server.BgpServer) error {
+	const name = "only our own"
+	if err := srv.AddPolicy(ctx, &api.AddPolicyRequest{Policy: &api.Policy{
+		Name: name,
+		Statements: []*api.Statement{{
+			Name:       name,
+			Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+		}},
+	}}); err != nil {
+		return err
+	}
+	for _, direction := range []api.PolicyDirection{api.PolicyDirection_POLICY_DIRECTION_IMPORT, api.PolicyDirection_POLICY_DIRECTION_EXPORT} {
+		if err := srv.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+			Name: "global", Direction: direction,
+			Policies:      []*api.Policy{{Name: name}},
+			DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+		}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// family is what is announced in a session: addresses of the family that the
+// session itself has, so that the next hop is our end of it. A router that
+// takes both has two sessions.
+func family(a netip.Addr) wire.Family {
+	if a.Is4() {
+		return wire.RF_IPv4_UC
+	}
+	return wire.RF_IPv6_UC
+}
+
+func (s *Speaker) peer(p Peer) *api.Peer {
+	hold := p.HoldTime
+	if hold == 0 {
+		hold = DefaultHoldTime
+	}
+	peer := &api.Peer{
+		Conf: &api.PeerConf{
+			NeighborAddress: p.Address.String(), PeerAsn: p.ASN, LocalAsn: s.config.ASN, AuthPassword: p.Password,
+		},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			HoldTime: uint64(hold / time.Second), KeepaliveInterval: uint64(hold / time.Second / 3),
+			ConnectRetry: 5, IdleHoldTimeAfterReset: 1,
+		}},
+		Transport: &api.Transport{},
+	}
+	if p.Source.IsValid() {
+		peer.Transport.LocalAddress = p.Source.String()
+	}
+	if p.Multihop > 1 {
+		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.Multihop)}
+	}
+	if p.GTSM {
+		peer.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
+	}
+	if p.BFD.Interval > 0 {
+		us := uint32(p.BFD.Interval / time.Microsecond)
+		peer.Bfd = &api.BfdPeerConfig{
+			Enabled: true, DesiredMinimumTxInterval: us, RequiredMinimumReceive: us,
+			DetectionMultiplier: uint32(p.BFD.Multiplier),
+		}
+	}
+	restarts := s.config.GracefulRestart > 0
+	if restarts {
+		peer.GracefulRestart = &api.GracefulRestart{
+			Enabled: true, RestartTime: uint32(s.config.GracefulRestart / time.Second), NotificationEnabled: true,
+		}
+	}
+	f := family(p.Address)
+	peer.AfiSafis = []*api.AfiSafi{{
+		Config: &api.AfiSafiConfig{
+			Family: &api.Family{Afi: api.Family_Afi(f.Afi()), Safi: api.Family_Safi(f.Safi())}, Enabled: true,
+		},
+		MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restarts}},
+	}}
+	return peer
+}
+
+// Set announces exactly these routes. It may be called at any time; setting
+// the same again says nothing.
+func (s *Speaker) Set(routes []Route) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wanted = slices.Clone(routes)
+	if s.server == nil {
+		return nil
+	}
+	return s.announce()
+}
+
+// announce says what is wanted and was not said, and withdraws what is not
+// wanted any more.
+func (s *Speaker) announce() error {
+	var errs []error
+	wanted := make(map[netip.Addr]bool, len(s.wanted))
+	for _, r := range s.wanted {
+		wanted[r.Addr] = true
+		if old, ok := s.announced[r.Addr]; ok && old == r {
+			continue
+		}
+		path, err := s.path(r)
+		if err == nil {
+			_, err = s.server.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{path}})
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("bgp: announce %s: %w", r.Addr, err))
+			continue
+		}
+		s.announced[r.Addr] = r
+	}
+	for addr, r := range s.announced {
+		if wanted[addr] {
+			continue
+		}
+		path, err := s.path(r)
+		if err == nil {
+			err = s.server.DeletePath(apiutil.DeletePathRequest{Paths: []*apiutil.Path{path}})
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("bgp: withdraw %s: %w", addr, err))
+			continue
+		}
+		delete(s.announced, addr)
+	}
+	return errors.Join(errs...)
+}
+
+// path is a route with its attributes. The next hop is this host.
+func (s *Speaker) path(r Route) (*apiutil.Path, error) {
+	nlri, err := wire.NewIPAddrPrefix(netip.PrefixFrom(r.Addr, r.Addr.BitLen()))
+	if err != nil {
+		return nil, err
+	}
+	attrs := []wire.PathAttributeInterface{wire.NewPathAttributeOrigin(0)} // IGP
+	communities := slices.Clone(s.config.Communities)
+	if r.IsDraining {
+		communities = append(communities, gracefulShutdown)
+		attrs = append(attrs, wire.NewPathAttributeAsPath([]wire.AsPathParamInterface{
+			wire.NewAs4PathParam(wire.BGP_ASPATH_ATTR_TYPE_SEQ, []uint32{s.config.ASN}),
+		}))
+	}
+	if len(communities) > 0 {
+		attrs = append(attrs, wire.NewPathAttributeCommunities(communities))
+	}
+	if s.config.MED != nil {
+		attrs = append(attrs, wire.NewPathAttributeMultiExitDisc(*s.config.MED))
+	}
+	if s.config.LocalPref != nil {
+		attrs = append(attrs, wire.NewPathAttributeLocalPref(*s.config.LocalPref))
+	}
+	var hop wire.PathAttributeInterface
+	if r.Addr.Is4() {
+		hop, err = wire.NewPathAttributeNextHop(netip.IPv4Unspecified())
+	} else {
+		hop, err = wire.NewPathAttributeMpReachNLRI(family(r.Addr), []wire.PathNLRI{{NLRI: nlri}}, netip.IPv6Unspecified())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &apiutil.Path{Family: family(r.Addr), Nlri: nlri, Attrs: append(attrs, hop)}, nil
+}
+
+// Stop ends the sessions with a NOTIFICATION; routers forget our routes at
+// once.
+func (s *Speaker) Stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.server != nil {
+		s.cancel()
+		s.server.Stop()
+		s.server = nil
+	}
+	clear(s.announced)
+}

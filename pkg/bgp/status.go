@@ -1,0 +1,117 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	wire "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+)
+
+// PeerStatus is what is known of a router.
+type PeerStatus struct {
+	Peer   netip.Addr
+	ASN    uint32
+	IsUp   bool
+	State  string    // of the session (RFC 4271 section 8.2.2): "established", "active" …
+	Since  time.Time // when it was established; zero if it is not
+	Reason string    // why it is not up, for people
+	BFD    string    // "up", "down", …; "" without BFD
+}
+
+// Status reports on every router, in the order of the configuration.
+func (s *Speaker) Status(ctx context.Context) ([]PeerStatus, error) {
+	s.mu.Lock()
+	srv := s.server
+	s.mu.Unlock()
+	found := map[string]*api.Peer{}
+	if srv != nil {
+		if err := srv.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
+			found[p.GetConf().GetNeighborAddress()] = p
+		}); err != nil {
+			return nil, fmt.Errorf("bgp: %w", err)
+		}
+	}
+	status := make([]PeerStatus, 0, len(s.config.Peers))
+	for _, c := range s.config.Peers {
+		st := PeerStatus{Peer: c.Address, ASN: c.ASN, State: "idle", Reason: "not started"}
+		if p := found[c.Address.String()]; p != nil {
+			describe(&st, p)
+			if st.Reason = ""; !st.IsUp {
+				st.Reason = s.failure(c.Address)
+			}
+		}
+		status = append(status, st)
+	}
+	return status, nil
+}
+
+func describe(st *PeerStatus, p *api.Peer) {
+	state := p.GetState()
+	st.State = word(state.GetSessionState().String(), "SESSION_STATE_")
+	st.IsUp = state.GetSessionState() == api.PeerState_SESSION_STATE_ESTABLISHED
+	if p.GetBfd().GetEnabled() {
+		st.BFD = word(state.GetBfdState().GetSessionState().String(), "BFD_SESSION_STATE_")
+	}
+	if up := p.GetTimers().GetState().GetUptime(); up != nil && st.IsUp {
+		st.Since = up.AsTime()
+	}
+}
+
+func word(name, prefix string) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", " ")
+}
+
+// failure is why there is no session with a router, for people.
+func (s *Speaker) failure(peer netip.Addr) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if why := s.failures[peer]; why != "" {
+		return why
+	}
+	return "no answer to our connection: unreachable, no session for us configured there, or another password"
+}
+
+// noteFailure keeps the reason of a session's end.
+func (s *Speaker) noteFailure(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
+	st := e.Peer.State
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.SessionState == wire.BGP_FSM_ESTABLISHED {
+		delete(s.failures, st.NeighborAddress)
+		return
+	}
+	if why := explain(st.DisconnectReason, st.DisconnectMessage); why != "" {
+		s.failures[st.NeighborAddress] = why
+	}
+}
+
+func (s *Speaker) setFailure(peer netip.Addr, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures[peer] = why
+}
+
+const badPeerAS = "the router has another AS number than the configuration gives it (asn of the peer)"
+
+// explain says in words why a session is down; "" where nothing has happened.
+func explain(reason api.PeerState_DisconnectReason, message string) string {
+	switch {
+	case reason == api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
+		return badPeerAS
+	case reason == api.PeerState_DISCONNECT_REASON_INVALID_MSG:
+		// GoBGP reads no NOTIFICATION before the session stands.
+		return "the router refused the session as it began: it expects another AS number of us (asn), or another capability"
+	case reason == api.PeerState_DISCONNECT_REASON_HOLD_TIMER_EXPIRED:
+		return "the router was silent for the hold time"
+	case reason == api.PeerState_DISCONNECT_REASON_NOTIFICATION_RECEIVED:
+		return "the router ended the session: " + message
+	case reason == api.PeerState_DISCONNECT_REASON_UNSPECIFIED, reason == api.PeerState_DISCONNECT_REASON_IDLE_TIMER_EXPIRED:
+		return "" // another attempt begins
+	}
+	return word(reason.String(), "DISCONNECT_REASON_") + ": " + message
+}

@@ -93,6 +93,7 @@ func printStatus(w io.Writer, st director.Status, color bool) error {
 	s.vrrp(st.VRRP)
 	s.vips(st.VIPs)
 	s.sync(st.Sync)
+	s.bgp(st.BGP)
 	for _, svc := range st.Services {
 		s.service(svc)
 	}

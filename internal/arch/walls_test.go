@@ -41,7 +41,7 @@ var walls = map[string][]string{
 	"pkg/bgp":           {},
 	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {},
-	"pkg/director":      {"pkg/connsync", "pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
+	"pkg/director":      {"pkg/bgp", "pkg/connsync", "pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
 	"pkg/daemon":        {everything},
 	"pkg/doctor":        {"pkg/config", "pkg/director", "pkg/hostinfo", "pkg/lb", "pkg/neigh", "pkg/netfilter", "pkg/warnings"},
 	"pkg/guard":         {},

@@ -5,16 +5,8 @@ import (
 	"time"
 )
 
-// Limits and defaults of a configuration.
-const (
-	DefaultDrainTime = 5 * time.Second // that routers need to take a draining path out of use
-	DefaultHoldUp    = 3 * time.Second // of health before an address is announced again
-	DefaultHoldTime  = 90 * time.Second
-	MinHoldTime      = 3 * time.Second // RFC 4271 section 4.2
-
-	DefaultBFDInterval   = 300 * time.Millisecond
-	DefaultBFDMultiplier = 3
-)
+// defaultHoldTime is that of a peer that names none (RFC 4271 section 10).
+const defaultHoldTime = 90 * time.Second
 
 // Config says who is told what.
 type Config struct {

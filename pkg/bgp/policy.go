@@ -23,11 +23,11 @@ type Input struct {
 
 // Decision is what becomes of a virtual address.
 type Decision struct {
-	Addr        netip.Addr
-	IsAnnounced bool
-	IsDraining  bool
-	Reason      string    // why it is not announced, "" if it is
-	Until       time.Time // when it will be, if nothing changes; zero: unknown
+	Addr        netip.Addr `json:"vip"`
+	IsAnnounced bool       `json:"announced"`
+	IsDraining  bool       `json:"draining,omitempty"`
+	Reason      string     `json:"reason,omitempty"` // why it is not announced, "" if it is
+	Until       time.Time  `json:"until,omitzero"`   // when it will be, if nothing changes; zero: unknown
 }
 
 // Damping of addresses that come and go.

@@ -107,7 +107,7 @@ func family(a netip.Addr) wire.Family {
 func (s *Speaker) peer(p Peer) *api.Peer {
 	hold := p.HoldTime
 	if hold == 0 {
-		hold = DefaultHoldTime
+		hold = defaultHoldTime
 	}
 	peer := &api.Peer{
 		Conf: &api.PeerConf{

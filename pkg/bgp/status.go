@@ -12,15 +12,21 @@ import (
 	wire "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
+// Status is what is announced to whom, for people and metrics.
+type Status struct {
+	Peers []PeerStatus `json:"peers"`
+	VIPs  []Decision   `json:"vips"`
+}
+
 // PeerStatus is what is known of a router.
 type PeerStatus struct {
-	Peer   netip.Addr
-	ASN    uint32
-	IsUp   bool
-	State  string    // of the session (RFC 4271 section 8.2.2): "established", "active" …
-	Since  time.Time // when it was established; zero if it is not
-	Reason string    // why it is not up, for people
-	BFD    string    // "up", "down", …; "" without BFD
+	Peer   netip.Addr `json:"peer"`
+	ASN    uint32     `json:"asn"`
+	IsUp   bool       `json:"up"`
+	State  string     `json:"state"`            // of the session (RFC 4271 section 8.2.2): "established", "active" …
+	Since  time.Time  `json:"since"`            // when it was established; zero if it is not
+	Reason string     `json:"reason,omitempty"` // why it is not up, for people
+	BFD    string     `json:"bfd,omitempty"`    // "up", "down", …; "" without BFD
 }
 
 // Status reports on every router, in the order of the configuration.

@@ -27,6 +27,7 @@ type Config struct {
 	Admin     Admin
 	Tables    Tables
 	Sync      Sync
+	BGP       BGP
 
 	Timeouts             lb.Timeouts
 	SloppyTCP            bool

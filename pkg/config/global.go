@@ -44,6 +44,7 @@ func (d *decoder) config(c *cursor) *Config {
 	}
 	cfg.Deny, cfg.Allow = clients(o)
 	cfg.Sync = get(o, "sync", Sync{}, readSync(cfg.Interfaces))
+	cfg.BGP = get(o, "bgp", BGP{}, readBGP)
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))
 	routers := get(o, "vrrp", nil, list(func(c *cursor) router { return d.router(c, cfg.Interfaces) }))
 	if !o.done() {
@@ -53,6 +54,7 @@ func (d *decoder) config(c *cursor) *Config {
 	d.marks(services)
 	d.realsThatAreVIPs(services, routers)
 	d.groups(routers, services)
+	compareBGP(o, cfg.BGP, routers, services)
 	cfg.MACs = joinMACs(services)
 	for _, s := range services {
 		cfg.Services = append(cfg.Services, s.Service)

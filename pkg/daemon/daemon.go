@@ -64,6 +64,7 @@ type Daemon struct {
 	notifier *notify.Notifier
 	router   *router
 	sync     *connSync // nil: connections are not shared
+	routes   *routes   // nil: nothing is announced by BGP
 	director *director.Director
 	admin    *admin.Server
 	ready    chan struct{} // closed by awaitVIPs
@@ -97,13 +98,8 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
 	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
 	d.found = findLeftovers(cfg)
-	path, err := openBackend(ctx, cfg, d.neigh, d.warnings, o.Log)
-	if err != nil {
+	if err := d.openDatapath(ctx, cfg); err != nil {
 		return nil, err
-	}
-	d.backend, d.canLease = path.Backend, path.canLease
-	if d.sync, err = newConnSync(cfg, path.table, d.warnings, o.Log); err != nil {
-		return nil, errors.Join(err, d.backend.Close(d.found.datapath))
 	}
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
 		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
@@ -120,7 +116,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
-		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused, Sync: d.sync.forDirector(),
+		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
@@ -130,6 +126,23 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Sync: d.sync.forAdmin(),
 	})
 	return d, nil
+}
+
+// openDatapath opens the data path, and prepares what other directors and
+// routers are told of it.
+func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
+	path, err := openBackend(ctx, cfg, d.neigh, d.warnings, d.log)
+	if err != nil {
+		return err
+	}
+	d.backend, d.canLease = path.Backend, path.canLease
+	if d.sync, err = newConnSync(cfg, path.table, d.warnings, d.log); err == nil {
+		d.routes, err = newRoutes(cfg, d.sync, d.warnings, d.log)
+	}
+	if err != nil {
+		return errors.Join(err, d.backend.Close(d.found.datapath))
+	}
+	return nil
 }
 
 // openHistory opens the history of this director. A file that cannot be used
@@ -237,6 +250,9 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer := newCircle(ctx)
 	outer.start("vrrp", d.router.Run)
 	outer.start("admin", d.admin.Run)
+	if d.routes != nil {
+		outer.start("bgp", d.routes.run)
+	}
 	if d.sync != nil {
 		inner.start("sync", d.sync.run)
 	}
@@ -244,6 +260,9 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer.start("readiness", d.sayReady)
 	outer.start("doctor", d.examine)
 	how := d.await(ctx, outer, inner)
+	if d.routes != nil && how == endStopped {
+		d.routes.drain(context.WithoutCancel(ctx))
+	}
 	if d.follower.isNone() {
 		d.log.Info("stopping")
 		d.notifySystemd(daemon.SdNotifyStopping)

@@ -57,14 +57,19 @@ func (h *heldVIPs) hold() error {
 	if err != nil {
 		return err
 	}
-	want := make([]vip.Place, len(h.wanted))
+	var want, quiet []vip.Place
 	forced := map[netip.Addr]bool{}
-	for i, v := range h.wanted {
-		want[i] = vip.Place{Interface: networks.Choose(h.interfaces, v.Addr), Address: v.Addr}
+	for _, v := range h.wanted {
+		if v.Quiet {
+			quiet = append(quiet, vip.Place{Interface: "lo", Address: v.Addr})
+			continue
+		}
+		want = append(want, vip.Place{Interface: networks.Choose(h.interfaces, v.Addr), Address: v.Addr})
 		forced[v.Addr] = v.Force
 	}
 	may := h.claims.filter(want, vip.Missing(want), func(a netip.Addr) bool { return forced[a] })
-	r, err := h.holder.Hold(may)
+	r, err := h.holder.Hold(slices.Concat(may, quiet))
+	r.Held, r.Put = without(r.Held, quiet), without(r.Put, quiet)
 	fresh := without(r.Held, h.announced)
 	if back := without(r.Put, fresh); len(back) > 0 {
 		h.log.Warn("VIP was removed by someone else, put back", "vips", back)

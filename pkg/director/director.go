@@ -40,6 +40,7 @@ type VRRP interface {
 type HeldVIP struct {
 	Addr  netip.Addr
 	Force bool // whoever has it
+	Quiet bool // on lo, and nobody is told by ARP: BGP leads packets here
 }
 
 // VIPs holds addresses that no VRRP instance names on interfaces and announces
@@ -101,7 +102,8 @@ type Options struct {
 	Boot     string // the kernel's boot_id: what is remembered of another boot is not believed
 	Log      *slog.Logger
 
-	Sync Sync // nil = connections are not shared
+	Sync   Sync   // nil = connections are not shared
+	Routes Routes // nil = nothing is announced by BGP
 
 	Warnings *warnings.Registry // nil = the director has its own
 	History  *history.Log       // nil = kept in memory only
@@ -271,9 +273,7 @@ func (d *Director) applyPlan(ctx context.Context, onApplied func(error)) error {
 	d.out = Plan(d.input(d.cfg))
 	d.leases.Store(&d.out.Memory.Leases)
 	err := d.opt.Backend.Apply(ctx, d.out.State)
-	if d.opt.Sync != nil && err == nil {
-		d.opt.Sync.Applied(d.out.State)
-	}
+	d.announceState(err)
 	onApplied(err)
 	d.notifyChanges(before, d.out)
 	d.trackServices()
@@ -339,6 +339,7 @@ func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 	d.serveSilently(false)
 	d.warnOfConfig()
 	d.recordSuccess()
+	d.announceState(nil)
 	select {
 	case d.configChanged <- struct{}{}:
 	default:

@@ -229,6 +229,7 @@ func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 		{"notify", reflect.DeepEqual(cfg.Notify, d.cfg.Notify)},
 		{"admin", reflect.DeepEqual(cfg.Admin, d.cfg.Admin)},
 		{"sync", reflect.DeepEqual(cfg.Sync, d.cfg.Sync)},
+		{"bgp", reflect.DeepEqual(cfg.BGP, d.cfg.BGP)},
 	} {
 		if !c.same {
 			keys = append(keys, c.key)

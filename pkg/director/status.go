@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/bgp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -27,6 +28,7 @@ type Status struct {
 	Warnings []warnings.Warning `json:"warnings,omitempty"`
 	VRRP     []VRRPStatus       `json:"vrrp,omitempty"`
 	Sync     *connsync.Status   `json:"sync,omitempty"`
+	BGP      *bgp.Status        `json:"bgp,omitempty"`
 	VIPs     []VIPStatus        `json:"vips"`
 	Services []ServiceStatus    `json:"services"`
 	Messages Messages           `json:"messages"`
@@ -158,6 +160,7 @@ func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 		VIPs:     d.vipStatus(),
 		Verdicts: countedVerdicts(stats.Verdicts),
 		Sync:     d.syncStatus(),
+		BGP:      d.routesStatus(),
 	}
 	if stats.Flows.Capacity > 0 { // the kernel's IPVS has no tables of a size
 		st.Tables = []TableStatus{tableStatus("flows", stats.Flows), tableStatus("templates", stats.Template)}

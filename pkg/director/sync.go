@@ -23,3 +23,17 @@ func (d *Director) syncStatus() *connsync.Status {
 	st := d.opt.Sync.Status()
 	return &st
 }
+
+// announceState tells other directors and routers what the data path holds, if
+// it holds the plan: err is the Apply's.
+func (d *Director) announceState(err error) {
+	if err != nil {
+		return
+	}
+	if d.opt.Sync != nil {
+		d.opt.Sync.Applied(d.out.State)
+	}
+	if d.opt.Routes != nil {
+		d.opt.Routes.Serving(servingVIPs(d.cfg, d.out))
+	}
+}

@@ -86,7 +86,7 @@ func heldHere(cfg *config.Config, vips []lb.VIP) []HeldVIP {
 	}
 	var held []HeldVIP
 	for _, a := range ownedHere(vips) {
-		held = append(held, HeldVIP{a, forced[a]})
+		held = append(held, HeldVIP{a, forced[a], cfg.BGP.Announces(a)})
 	}
 	return held
 }

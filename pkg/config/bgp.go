@@ -1,0 +1,191 @@
+package config
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// BGP says to which routers VIPs are announced. The zero value: to none.
+type BGP struct {
+	ASN         uint32
+	RouterID    netip.Addr // IPv4; zero: the first address of the first interface
+	Peers       []BGPPeer
+	VIPs        []netip.Addr // that are announced; nil: all that no virtual router has
+	AnnounceAll bool         // a VIP is announced while every service of it has quorum, not any
+
+	DrainTime       time.Duration // between asking routers to prefer others and withdrawing
+	HoldUp          time.Duration // of service before a VIP is announced again
+	GracefulRestart time.Duration // 0: none
+	Communities     []uint32
+	MED             *uint32
+	LocalPref       *uint32
+}
+
+// BGPPeer is a router.
+type BGPPeer struct {
+	Address      netip.Addr
+	ASN          uint32
+	PasswordFile string
+	HoldTime     time.Duration
+	Multihop     uint8
+	GTSM         bool
+	BFDInterval  time.Duration // 0: no BFD
+	BFDMissing   uint8         // packets that may be missing
+}
+
+// IsEnabled reports whether any VIP is announced by BGP.
+func (b BGP) IsEnabled() bool { return b.ASN != 0 }
+
+// Announces reports whether a VIP that no virtual router has is announced by
+// BGP: such an address is on lo, and nobody is told of it by ARP.
+func (b BGP) Announces(vip netip.Addr) bool {
+	if !b.IsEnabled() {
+		return false
+	}
+	if b.VIPs == nil {
+		return true
+	}
+	for _, a := range b.VIPs {
+		if a == vip {
+			return true
+		}
+	}
+	return false
+}
+
+// Defaults of `bgp:`.
+const (
+	defaultDrainTime  = 5 * time.Second
+	defaultHoldUp     = 3 * time.Second
+	defaultBGPHold    = 90 * time.Second
+	defaultBFD        = 300 * time.Millisecond
+	defaultBFDMissing = 3
+)
+
+// readBGP reads `bgp:`.
+func readBGP(c *cursor) BGP {
+	o := c.object()
+	asn := number[uint32](1, 1<<32-2)
+	b := BGP{
+		ASN:             need(o, "asn", "this director's AS number", asn),
+		RouterID:        get(o, "router_id", netip.Addr{}, address),
+		Peers:           need(o, "peers", "the routers, [{address: 192.0.2.254, asn: 65000}], for example", list(readBGPPeer)),
+		VIPs:            get(o, "vips", nil, readAnnounced),
+		AnnounceAll:     get(o, "announce", "any", oneOf("a rule", "any", "all")) == "all",
+		DrainTime:       get(o, "drain_time", defaultDrainTime, duration(0, time.Minute, time.Millisecond)),
+		HoldUp:          get(o, "hold_up", defaultHoldUp, duration(0, 10*time.Minute, time.Millisecond)),
+		GracefulRestart: get(o, "graceful_restart", 0, duration(0, 4095*time.Second, time.Second)),
+		Communities:     get(o, "communities", nil, list(community)),
+	}
+	optional := func(key string) *uint32 {
+		if !o.has(key) {
+			_, _ = o.ask(key)
+			return nil
+		}
+		n := get(o, key, 0, number[uint32](0, 1<<32-1))
+		return &n
+	}
+	b.MED, b.LocalPref = optional("med"), optional("local_pref")
+	if !o.done() {
+		return b
+	}
+	if len(b.Peers) == 0 {
+		o.at("peers").errorf("no router (want at least one)")
+	}
+	if b.RouterID.IsValid() && !b.RouterID.Is4() {
+		o.at("router_id").errorf("%s (want an IPv4 address, whatever is announced)", b.RouterID)
+	}
+	for _, p := range b.Peers {
+		if b.GracefulRestart > 0 && p.BFDInterval == 0 {
+			o.at("graceful_restart").errorf("without bfd for %s (want both: else its routes stay when this host is dead)", p.Address)
+		}
+	}
+	return b
+}
+
+func readBGPPeer(c *cursor) BGPPeer {
+	o := c.object()
+	p := BGPPeer{
+		Address:      need(o, "address", "the router's address", address),
+		ASN:          need(o, "asn", "the router's AS number", number[uint32](1, 1<<32-2)),
+		PasswordFile: get(o, "password_file", "", path),
+		HoldTime:     get(o, "hold_time", defaultBGPHold, duration(3*time.Second, 65535*time.Second, time.Second)),
+		Multihop:     get(o, "multihop", 1, number[uint8](1, 255)),
+		GTSM:         get(o, "gtsm", false, boolean),
+	}
+	if c, ok := o.ask("bfd"); ok {
+		bfd := c.object()
+		p.BFDInterval = get(bfd, "interval", defaultBFD, duration(50*time.Millisecond, 10*time.Second, time.Millisecond))
+		p.BFDMissing = get(bfd, "multiplier", defaultBFDMissing, number[uint8](1, 255))
+		bfd.done()
+	}
+	if !o.done() {
+		return p
+	}
+	if p.GTSM && p.Multihop > 1 {
+		o.at("gtsm").errorf("beside multihop: %d (want one of the two: RFC 5082 is for routers on the segment)", p.Multihop)
+	}
+	c.unique("peer", "bgp "+p.Address.String(), p.Address.String())
+	return p
+}
+
+// readAnnounced reads "all" or a list of addresses.
+func readAnnounced(c *cursor) []netip.Addr {
+	if c.node.Kind != yaml.ScalarNode {
+		return addresses("VIP")(c)
+	}
+	if s := filled(c, "all, or a list of addresses"); s != "" && s != "all" {
+		c.errorf("%s (want all, or a list of addresses)", quoted(s))
+	}
+	return nil
+}
+
+// community reads an RFC 1997 community, "65010:1".
+func community(c *cursor) uint32 {
+	s := filled(c, "a community such as \"65010:1\"")
+	high, low, ok := strings.Cut(s, ":")
+	h, err := strconv.ParseUint(high, 10, 16)
+	l, err2 := strconv.ParseUint(low, 10, 16)
+	if s != "" && (!ok || err != nil || err2 != nil) {
+		c.errorf("%s is not a community (want two numbers up to 65535, \"65010:1\", for example)", quoted(s))
+	}
+	return uint32(h)<<16 | uint32(l)
+}
+
+// compareBGP looks at what virtual routers and BGP say of the same address.
+func compareBGP(o *object, b BGP, routers []router, services []service) {
+	if !b.IsEnabled() {
+		return
+	}
+	virtual := map[netip.Addr]string{}
+	for _, r := range routers {
+		for _, a := range r.Addresses {
+			virtual[a.Addr()] = r.Name
+		}
+	}
+	served := map[netip.Addr]bool{}
+	for _, s := range services {
+		for _, l := range s.Listeners {
+			served[l.Addr] = true
+		}
+	}
+	for _, vip := range b.VIPs {
+		switch name, ok := virtual[vip]; {
+		case ok:
+			o.at("bgp").errorf("%s is announced here and owned by the virtual router %s (want one of the two)", vip, quoted(name))
+		case !served[vip]:
+			o.at("bgp").errorf("%s: no service listens on it (want a VIP of a service)", vip)
+		}
+	}
+	for _, s := range services {
+		switch {
+		case len(s.Listeners) == 0 || !b.Announces(s.Listeners[0].Addr) || virtual[s.Listeners[0].Addr] != "":
+		case s.Scheduler != "mh" && s.Scheduler != "sh" && s.Scheduler != "dh":
+			o.at("bgp").warnf("service %s: connections of %s go on at another director only with sync:", s.Name, s.Scheduler)
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/bgp"
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/warnings"
+)
+
+// Times of announcing.
+const (
+	routesLook   = time.Second // between looks at the sessions
+	withdrawWait = time.Second // for a withdrawal to reach everybody, before the data path ends
+)
+
+// routes announces VIPs to routers, each as long as it serves.
+type routes struct {
+	cfg      config.BGP
+	speaker  *bgp.Speaker
+	policy   bgp.Policy
+	inStep   func() bool // nil: no director is told of connections
+	started  time.Time
+	warnings *warnings.Registry
+	log      *slog.Logger
+	changed  chan struct{}
+
+	mu         sync.Mutex
+	vips       []bgp.VIP
+	isDraining bool
+	status     bgp.Status
+}
+
+// newRoutes makes what `bgp:` asks for: nil if it asks for nothing.
+func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, log *slog.Logger) (*routes, error) {
+	if !cfg.BGP.IsEnabled() {
+		return nil, nil
+	}
+	c, err := speakerConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("bgp: %w", err)
+	}
+	r := &routes{
+		cfg: cfg.BGP, speaker: bgp.NewSpeaker(c, log), policy: bgp.Policy{HoldUp: cfg.BGP.HoldUp},
+		started: time.Now(), warnings: w, log: log.With("component", "bgp"), changed: make(chan struct{}, 1),
+	}
+	if s != nil && s.mesh != nil {
+		r.inStep = s.mesh.InSync
+	}
+	return r, nil
+}
+
+func speakerConfig(cfg *config.Config) (bgp.Config, error) {
+	b := cfg.BGP
+	c := bgp.Config{
+		ASN: b.ASN, RouterID: b.RouterID, MED: b.MED, LocalPref: b.LocalPref,
+		Communities: b.Communities, GracefulRestart: b.GracefulRestart,
+	}
+	if !c.RouterID.IsValid() {
+		var err error
+		if c.RouterID, err = firstIPv4(cfg.Interfaces[0]); err != nil {
+			return c, err
+		}
+	}
+	for _, p := range b.Peers {
+		peer := bgp.Peer{
+			Address: p.Address, ASN: p.ASN, HoldTime: p.HoldTime, Multihop: p.Multihop, GTSM: p.GTSM,
+			BFD: bgp.BFD{Interval: p.BFDInterval, Multiplier: p.BFDMissing},
+		}
+		if p.PasswordFile != "" {
+			secret, err := readPassword(p.PasswordFile)
+			if err != nil {
+				return c, fmt.Errorf("peer %s: %w", p.Address, err)
+			}
+			peer.Password = secret
+		}
+		c.Peers = append(c.Peers, peer)
+	}
+	return c, nil
+}
+
+// firstIPv4 is the router identifier of a director that has not been given one.
+func firstIPv4(name string) (netip.Addr, error) {
+	addrs, err := addressesOf(name)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, a := range addrs {
+		if a.Is4() {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address for the router identifier (set router_id)", name)
+}
+
+// readPassword reads a file that holds a password and nothing else.
+func readPassword(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("password file %s has mode %04o: others can read it (chmod 600 %s)", path, info.Mode().Perm(), path)
+	}
+	const longest = 80 // TCP_MD5SIG_MAXKEYLEN
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("password file: %w", err)
+	}
+	secret := strings.TrimRight(string(b), "\r\n")
+	if secret == "" || len(secret) > longest {
+		return "", fmt.Errorf("password file %s holds %d characters (1 to %d)", path, len(secret), longest)
+	}
+	return secret, nil
+}
+
+// forDirector is r, or nil without a type.
+func (r *routes) forDirector() director.Routes {
+	if r == nil {
+		return nil
+	}
+	return r
+}
+
+// Serving implements [director.Routes].
+func (r *routes) Serving(vips []bgp.VIP) {
+	r.mu.Lock()
+	r.vips = vips
+	r.mu.Unlock()
+	r.wake()
+}
+
+// Status implements [director.Routes].
+func (r *routes) Status() bgp.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
+func (r *routes) wake() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// run announces until ctx ends.
+func (r *routes) run(ctx context.Context) error {
+	if err := r.speaker.Start(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	defer r.speaker.Stop()
+	for {
+		next := r.announce(ctx)
+		select {
+		case <-r.changed:
+		case <-time.After(next):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// announce says what has to be said by now, and returns when to look again.
+func (r *routes) announce(ctx context.Context) time.Duration {
+	now := time.Now()
+	r.mu.Lock()
+	in := bgp.Input{VIPs: r.vips, IsReady: true, IsDraining: r.isDraining}
+	r.mu.Unlock()
+	if r.inStep != nil && !r.inStep() && now.Sub(r.started) < syncLimit {
+		in.IsReady, in.NotReady = false, "connection sync is not in step yet"
+	}
+	decisions := r.policy.Decide(now, in)
+	if err := r.speaker.Set(bgp.Routes(decisions)); err != nil {
+		r.log.Warn("routes not announced as they should be", "err", err)
+	}
+	peers, err := r.speaker.Status(ctx)
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("state of the sessions not known", "err", err)
+	}
+	r.mu.Lock()
+	r.status = bgp.Status{Peers: peers, VIPs: decisions}
+	r.mu.Unlock()
+	r.warn(peers)
+	if next := bgp.Next(decisions); !next.IsZero() {
+		return max(min(next.Sub(now), routesLook), 0)
+	}
+	return routesLook
+}
+
+// warn keeps the warnings about routers.
+func (r *routes) warn(peers []bgp.PeerStatus) {
+	const kind = "bgp"
+	for _, p := range peers {
+		subject := "router " + p.Peer.String()
+		if p.IsUp {
+			r.warnings.End(kind, subject)
+			continue
+		}
+		r.warnings.Put(warnings.Warning{
+			Kind: kind, Subject: subject, Text: "no session (" + p.State + "): " + p.Reason,
+			Cure: "compare the session's configuration on both sides",
+		})
+	}
+}
+
+// drain has routers prefer other directors, waits until they do, then
+// withdraws. The data path must serve until it returns.
+func (r *routes) drain(ctx context.Context) {
+	r.mu.Lock()
+	r.isDraining = true
+	announced := len(bgp.Routes(r.status.VIPs)) > 0
+	r.mu.Unlock()
+	r.wake()
+	if !announced {
+		return
+	}
+	r.log.Info("routers are asked to prefer other directors", "drain_time", r.cfg.DrainTime)
+	sleep(ctx, r.cfg.DrainTime)
+	r.Serving(nil)
+	sleep(ctx, withdrawWait)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}

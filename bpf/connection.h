@@ -275,10 +275,10 @@ static __always_inline int balance_packet(struct run *r)
 	if (!number)
 		return PASS(VERDICT_NO_LISTENER);
 	identify_flow(r, number);
-	r->now = clock_now(r->s);
 	value = look_up_flow(r, &place);
 	if (!value && old_flow_sets)
 		value = find_left_flow(r, &place);
+	r->now = clock_now(r->s); /* behind the look: see flow_age */
 	if (!value)
 		record(STEP_NO_FLOW, 0);
 	else if (flow_is_expired(r->s, value, r->now))
@@ -321,8 +321,8 @@ static __always_inline int forward_icmp_error(struct run *r)
 	if ((r->p.protocol != IPPROTO_TCP && r->p.protocol != IPPROTO_UDP) || !number)
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	identify_flow(r, number);
-	r->now = clock_now(r->s);
 	value = look_up_flow(r, &place);
+	r->now = clock_now(r->s);
 	if (!value || flow_is_expired(r->s, value, r->now))
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	record(STEP_QUOTED, value);

@@ -51,13 +51,15 @@ static __always_inline __u64 flow_find(struct set *set, __u64 key, __be16 port, 
 /*
  * What it would cost to take a flow's place: 0 for a free or expired one, else
  * its class and its youth. Arithmetic instead of branches: eight evaluations
- * are one verifier path, and one prediction.
+ * are one verifier path, and one prediction. An age of more than half a round
+ * is that of a flow which another CPU has seen since this one looked at the
+ * clock: it is 0.
  */
 static __always_inline __u32 flow_cost(const struct settings *s, __u64 value, __u64 now)
 {
 	__u32 kind = value >> STATE_SHIFT;
 	__u32 class = CLASSES >> (kind * 4) & 15;
-	__u32 age = flow_age(value, now);
+	__u32 age = flow_age(value, now) & ((flow_age(value, now) >> 15) - 1);
 	__s32 left = (__s32)s->timeout[kind] - (__s32)age;
 	__u32 cost = class << 16 | (SEEN_MASK - age);
 
@@ -170,13 +172,13 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 	b = flow_set(second_set(in->hash, flow_sets));
 	if (!a || !b)
 		return 1;
-	now = clock_now(s);
 	lock = set_lock(in->hash);
 	if (!lock)
 		return 1;
 	value = flow_find(a, in->key, value_port(in->value), &place);
 	if (!value)
 		value = flow_find(b, in->key, value_port(in->value), &place);
+	now = clock_now(s);
 	if (value && !flow_is_expired(s, value, now)) {
 		in->value = value;
 		result = 0;
@@ -268,13 +270,13 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	b = flow_set(second_set(in->hash, flow_sets));
 	if (!a || !b)
 		return 0;
-	now = clock_now(s);
 	lock = set_lock(in->hash);
 	if (!lock)
 		return 0; /* ABSORB_BUSY, as it was */
 	value = flow_find(a, in->key, value_port(in->value), &place);
 	if (!value)
 		value = flow_find(b, in->key, value_port(in->value), &place);
+	now = clock_now(s);
 	if (value && place && !flow_is_expired(s, value, now)) {
 		in->outcome = flow_update(in, place, value, now);
 	} else {

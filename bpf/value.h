@@ -87,7 +87,11 @@ static __always_inline __u64 flow_value(__be16 port, __u32 real, __u32 generatio
 	       (__u64)(generation & 15) << GENERATION_SHIFT | (__u64)state << STATE_SHIFT;
 }
 
-/* Ticks since the flow was last seen, modulo 2^16. */
+/*
+ * Ticks since the flow was last seen, modulo 2^16. Read the clock behind the
+ * value: another CPU may have seen the flow in a tick that begins in between,
+ * and the flow would be 65,535 ticks old.
+ */
 static __always_inline __u32 flow_age(__u64 value, __u64 now)
 {
 	return (now - value) & SEEN_MASK;

@@ -140,8 +140,9 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q: unknown (text or json)", format)
 }
 
-// load reads the configuration and refuses what this host cannot run. What it
-// warns about is among the configuration's warnings.
+// load reads the configuration and refuses what this host cannot run: the error
+// then comes with the configuration. What load warns about is among the
+// configuration's warnings.
 func load(file *config.Reader, path string) (*config.Config, error) {
 	cfg, err := file.Load(path)
 	if err != nil {
@@ -149,7 +150,7 @@ func load(file *config.Reader, path string) (*config.Config, error) {
 	}
 	found := daemon.Preflight(cfg, hostinfo.Examine(daemon.Interfaces(cfg)))
 	if err := daemon.Refusal(found); err != nil {
-		return nil, err
+		return cfg, err
 	}
 	warned := *cfg // the reader keeps cfg to compare with
 	warned.Warnings = nil

@@ -76,7 +76,7 @@ type Notifier interface {
 // are required.
 type Options struct {
 	Config  *config.Config                       // to start with
-	Load    func() (*config.Config, error)       // reads the file again, for a reload
+	Load    func() (*config.Config, error)       // reads the file again, for a reload; with an error of this host's, not the file's, it gives the configuration too
 	Parse   func([]byte) (*config.Config, error) // reads another file's text, to compare with; nil = cannot
 	Text    func() []byte                        // what Load has read last; nil = cannot say
 	Backend lb.Backend                           // the director is its only user until Run returns

@@ -74,8 +74,12 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 	}
 	uid := uidOf(ctx)
 	err = d.do(ctx, func(ctx context.Context) error {
-		if err == nil {
-			err = d.refuseFixedKeys(cfg)
+		// What a reload cannot change at all comes before what this host
+		// refuses: that may follow from it.
+		if cfg != nil {
+			if fixed := d.refuseFixedKeys(cfg); fixed != nil {
+				err = fixed
+			}
 		}
 		if err == nil && len(d.renewalKeys(cfg)) > 0 {
 			r.Did, r.Renews = d.renew(cfg, uid), true

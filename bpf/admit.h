@@ -79,7 +79,7 @@ __attribute__((noinline)) int is_own_address(ip_t addr)
 	struct interface *me = bpf_map_lookup_elem(&interfaces, &slot);
 	struct vip *vip;
 
-	if (!s || !me)
+	if (!s || !me || IS_MISSING(addr))
 		return 0;
 	vip = find_vip(s, addr);
 	if (vip && !(vip->flags & VIP_STANDBY))

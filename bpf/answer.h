@@ -47,14 +47,13 @@ static __always_inline __u16 fold_sum(__u32 sum)
 #define CHUNK 64
 
 /*
- * The sum of so many bytes (at most `most`) of the frame from an offset, for a
- * checksum. In chunks through the stack: the quoted packet has any length, and
+ * The sum of so many bytes (at most `most`) of the frame from an offset, added
+ * to another, for a checksum. In chunks through the stack: the quoted packet has any length, and
  * answers are rare.
  */
-static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 at, __u32 size, __u32 most)
+static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 at, __u32 size, __u32 most,
+				       __s64 sum)
 {
-	__s64 sum = 0;
-
 	for (int i = 0; i < (most + CHUNK - 1) / CHUNK; i++) {
 		__u8 chunk[CHUNK] = {};
 		__u32 n = size < CHUNK ? size : CHUNK;

@@ -314,7 +314,7 @@ static __always_inline int forward_icmp_error(struct run *r)
 
 	if (is_own_address(r->p.source))
 		return PASS(VERDICT_MARTIAN);
-	outcome = parse_quoted(r->data, r->end, &r->p);
+	outcome = parse_quoted(r->ctx, r->data, r->end, &r->p);
 	if (outcome != CONTINUE)
 		return outcome;
 	number = number_of_vip(r);

@@ -25,6 +25,8 @@ static __always_inline __u32 filter_action(ip_t client, __u32 service)
 /* A global function: few services have lists, the others should not pay for their key. */
 __attribute__((noinline)) int is_denied(ip_t client, __u32 cookie, __u32 settings_flags)
 {
+	if (IS_MISSING(client))
+		return 0;
 	if (settings_flags & SETTING_GLOBAL_FILTER &&
 	    filter_action(client, FILTER_GLOBAL) == FILTER_DENY)
 		return 1;

@@ -20,7 +20,7 @@ static __always_inline __u64 clock_now(const struct settings *s)
 
 static __always_inline struct set *flow_set(__u32 index)
 {
-	return bpf_map_lookup_elem(&flows, &index);
+	return bpf_map_lookup_elem(&FLOWS, &index);
 }
 
 static __always_inline __u64 flow_find(struct set *set, __u64 key, __be16 port, __u64 **place)
@@ -29,6 +29,7 @@ static __always_inline __u64 flow_find(struct set *set, __u64 key, __be16 port, 
 		.mask = PORT_MASK,
 		.bits = (__u64)port << PORT_SHIFT,
 		.changeable = STATE_MASK | SEEN_MASK,
+		.owner = current_client(),
 	};
 
 	return set_find(set, key, m, place);
@@ -135,12 +136,15 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
 			c.key = place - WAYS;
 			c.value = place;
 			c.old = expired;
+			c.owner = 0; /* it is there */
 		}
 		if (!set_claim(&c)) {
 			expired = 0;
 			continue;
 		}
 		account_eviction(s, c.old, now);
+		if (c.owner)
+			set_own(&c, current_client());
 		store_64(c.key, in->key);
 		in->value |= c.nonce;
 		load_add(value_real(in->value), value_state(in->value), 1);

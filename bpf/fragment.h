@@ -14,49 +14,19 @@
 static __always_inline void note_fragment(const struct settings *s, const struct packet *p,
 					  __u32 slot, __u32 generation)
 {
-	struct fragment_key key = fragment_key_of(p);
 	struct fragment note = {
 		.real = slot,
 		.generation = generation,
 		.tick = clock_now(s),
 	};
 
-	if (STORES)
-		bpf_map_update_elem(&fragments, &key, &note, BPF_ANY);
-}
-
-/* Hand the frame to the daemon. 0 if it took it. */
-static __always_inline int hold_fragment(struct xdp_md *ctx, const struct settings *s,
-					 const struct fragment_key *key)
-{
-	__u64 size = bpf_xdp_get_buff_len(ctx);
-	struct held_frame *h;
-
-	if (bpf_jiffies64() > s->alive)
-		return 1;
-	if (size < ETHER || size > sizeof(h->frame))
-		return 1;
-	if (!STORES)
-		return 0;
-	h = bpf_ringbuf_reserve(&held, sizeof(*h), 0);
-	if (!h)
-		return 1;
-	h->key = *key;
-	h->ifindex = ctx->ingress_ifindex;
-	h->size = size;
-	if (bpf_xdp_load_bytes(ctx, 0, h->frame, size)) {
-		bpf_ringbuf_discard(h, 0);
-		return 1;
-	}
-	bpf_ringbuf_submit(h, 0);
-	return 0;
+	store_note(p, &note);
 }
 
 /* A fragment that is not the first: after its first. */
 static __always_inline int forward_fragment(struct run *r)
 {
-	struct fragment_key key = fragment_key_of(&r->p);
-	struct fragment *note = bpf_map_lookup_elem(&fragments, &key);
+	struct fragment *note = find_note(&r->p);
 	struct real *real;
 
 	/* An old note is of another datagram: identifications come round. */
@@ -69,7 +39,7 @@ static __always_inline int forward_fragment(struct run *r)
 			return send_to(r, real, note->real, VERDICT_FORWARDED);
 	}
 	record(STEP_NO_NOTE, 0);
-	if (hold_fragment(r->ctx, r->s, &key))
+	if (hold_fragment(r))
 		return DROP(VERDICT_FRAGMENT_LOST);
 	return DROP(VERDICT_FRAGMENT_HELD);
 }

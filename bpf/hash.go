@@ -14,7 +14,14 @@ func hashBits(word, n uint32) uint32 { return word * golden >> (33 - bits.Len32(
 
 // FirstVIPLine is the line of a half of the VIPs where the search for an
 // address begins (find_vip).
-func FirstVIPLine(addr netip.Addr) uint32 { return hashBits(IPv4Word(addr), VIPLines) }
+func FirstVIPLine(addr netip.Addr) uint32 {
+	if addr.Is4() {
+		return hashBits(IPv4Word(addr), VIPLines)
+	}
+	w := AddressOf(addr).Word
+	sum := w[0]*0x85ebca6b + w[1]*0xc2b2ae35 + w[2]*0x27d4eb2f + w[3]*golden
+	return sum >> (33 - bits.Len32(VIPLines))
+}
 
 // FirstPortLine is the line of a half of the ports where the search for a
 // port of a VIP begins (find_port).

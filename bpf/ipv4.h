@@ -14,9 +14,13 @@
 #define ETHERTYPE ETH_P_IP
 #define IP_HEADER 20 /* without options */
 #define ICMP_PROTOCOL IPPROTO_ICMP
+#define FLOWS flows
+#define TEMPLATES templates
 #define FRAGMENT_OFFSET 0x1fff
 #define FRAGMENT_MORE 0x2000
 #define FRAGMENT_DONT 0x4000
+
+#define IS_MISSING(addr) 0 /* any number is an address */
 
 enum icmp_number {
 	ICMP_UNREACHABLE = 3,
@@ -38,7 +42,7 @@ static __always_inline int is_martian(__be32 source)
 }
 
 /* The header at p->ip. Fills everything but the ports. */
-static __always_inline int parse_header(void *data, void *end, struct packet *p)
+static __always_inline int parse_header(struct xdp_md *ctx, void *data, void *end, struct packet *p)
 {
 	struct iphdr *ip = data + p->ip;
 	__u32 header;
@@ -118,6 +122,17 @@ static __always_inline __u64 flow_hash(const struct settings *s, __be32 client, 
 	return h ^ h >> 29;
 }
 
+/* A key of IPv4 has the whole address: no place names its owner. */
+static __always_inline const struct address *current_client(void)
+{
+	return 0;
+}
+
+static __always_inline const struct address *current_network(void)
+{
+	return 0;
+}
+
 /* Which flow the packet is of, at the VIP whose number for the protocol this is. */
 static __always_inline void identify_flow(struct run *r, __u16 vip)
 {
@@ -140,6 +155,12 @@ static __always_inline __u64 template_hash(const struct settings *s, __u64 key)
 	return h ^ h >> 29;
 }
 
+/* Neighbour discovery is IPv6's; ARP is no IPv4. */
+static __always_inline int is_solicitation(void *data, void *end)
+{
+	return 0;
+}
+
 static __always_inline int is_later_fragment(const struct packet *p)
 {
 	return p->fragment & bpf_htons(FRAGMENT_OFFSET);
@@ -157,6 +178,47 @@ static __always_inline struct fragment_key fragment_key_of(const struct packet *
 	return key;
 }
 
+static __always_inline struct fragment *find_note(const struct packet *p)
+{
+	struct fragment_key key = fragment_key_of(p);
+
+	return bpf_map_lookup_elem(&fragments, &key);
+}
+
+static __always_inline void store_note(const struct packet *p, struct fragment *note)
+{
+	struct fragment_key key = fragment_key_of(p);
+
+	if (STORES)
+		bpf_map_update_elem(&fragments, &key, note, BPF_ANY);
+}
+
+/* Hand the frame to the daemon. 0 if it took it. */
+static __always_inline int hold_fragment(struct run *r)
+{
+	__u64 size = bpf_xdp_get_buff_len(r->ctx);
+	struct held_frame *h;
+
+	if (bpf_jiffies64() > r->s->alive)
+		return 1;
+	if (size < ETHER || size > sizeof(h->frame))
+		return 1;
+	if (!STORES)
+		return 0;
+	h = bpf_ringbuf_reserve(&held, sizeof(*h), 0);
+	if (!h)
+		return 1;
+	h->key = fragment_key_of(&r->p);
+	h->ifindex = r->ctx->ingress_ifindex;
+	h->size = size;
+	if (bpf_xdp_load_bytes(r->ctx, 0, h->frame, size)) {
+		bpf_ringbuf_discard(h, 0);
+		return 1;
+	}
+	bpf_ringbuf_submit(h, 0);
+	return 0;
+}
+
 /* The errors that IPVS forwards; other types are the director's own. */
 static __always_inline int is_icmp_error(__u8 type)
 {
@@ -169,7 +231,7 @@ static __always_inline int is_icmp_error(__u8 type)
  * quoted packet went from the VIP to the client, so its tuple is the flow's
  * reversed; only eight bytes behind its IP header are sure to be there.
  */
-static __always_inline int parse_quoted(void *data, void *end, struct packet *p)
+static __always_inline int parse_quoted(struct xdp_md *ctx, void *data, void *end, struct packet *p)
 {
 	struct icmp *icmp = data + p->l4;
 	struct iphdr *ip = (void *)(icmp + 1);
@@ -269,7 +331,7 @@ __attribute__((noinline)) int answer(struct xdp_md *ctx, struct answer *a)
 	icmp->checksum = 0;
 	icmp->unused = 0;
 	/* The checksum last: its helper calls end what is known of the frame. */
-	sum = fold_sum(frame_sum(ctx, ip + sizeof(*reply), size + sizeof(*icmp), QUOTE_MOST + sizeof(*icmp)));
+	sum = fold_sum(frame_sum(ctx, ip + sizeof(*reply), size + sizeof(*icmp), QUOTE_MOST + sizeof(*icmp), 0));
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	icmp = data + ip + sizeof(*reply);

@@ -12,7 +12,9 @@
 #include "fragment.h"
 #include "record.h"
 #include "stats.h"
-#ifndef LVX_IPV6
+#ifdef LVX_IPV6
+#include "discovery.h"
+#else
 #include "arp.h"
 #endif
 
@@ -79,12 +81,12 @@ static __always_inline int decide(struct run *r)
 	r->s = bpf_map_lookup_elem(&settings, &zero);
 	if (!r->me || !r->s)
 		return PASS(VERDICT_NOT_OUR_MAC);
-	if (!is_for_us(r->data, r->me))
+	if (!is_for_us(r->data, r->me) || is_solicitation(r->data, r->end))
 		return pass_or_silence(r, VERDICT_NOT_OUR_MAC);
 	r->p.ip = parse_ethernet(r->data, r->end, bpf_htons(ETHERTYPE));
 	if (!r->p.ip)
 		return pass_or_silence(r, VERDICT_NOT_IPV4);
-	outcome = parse_header(r->data, r->end, &r->p);
+	outcome = parse_header(r->ctx, r->data, r->end, &r->p);
 	if (outcome != CONTINUE)
 		return PASS(outcome);
 	record_packet(r->data, r->end, &r->p);

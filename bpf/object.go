@@ -39,6 +39,15 @@ func LoadTraceSpec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
+// LoadSpec6 reads the compiled packet path of IPv6.
+func LoadSpec6() (*ebpf.CollectionSpec, error) {
+	spec, err := loadLb6()
+	if err != nil {
+		return nil, fmt.Errorf("packet path object of IPv6: %w", err)
+	}
+	return spec, nil
+}
+
 // String is the verdict's name in listings and metrics.
 func (v Verdict) String() string {
 	if v >= Verdicts {

@@ -24,6 +24,12 @@
 
 #define CLAIM_TRIES 8
 
+#ifdef LVX_IPV6
+#define HAS_OWNERS 1
+#else
+#define HAS_OWNERS 0
+#endif
+
 /* struct flow_set or struct template_set as words. */
 struct set {
 	__u64 key[WAYS];
@@ -82,7 +88,14 @@ struct match {
 	__u64 mask; /* bits of the value */
 	__u64 bits; /* which are these */
 	__u64 changeable; /* bits that the owner of a place may change */
+	const struct address *owner; /* IPv6: whose it is; the key only names it */
 };
+
+/* The addresses behind a set of IPv6. */
+static __always_inline struct address *owners_of(struct set *set)
+{
+	return (struct address *)(set + 1);
+}
 
 /*
  * Find a key in one set: its value, and in *place where that is; 0 if it is
@@ -100,6 +113,8 @@ static __always_inline __u64 set_find(struct set *set, __u64 key, struct match m
 		if ((value & m.mask) != m.bits)
 			continue;
 		if (!is_live(value))
+			continue;
+		if (m.owner && !is_same_address(&owners_of(set)[i], m.owner))
 			continue;
 		if (READ_ONCE_64(set->key[i]) != key)
 			continue;
@@ -190,6 +205,7 @@ struct claim {
 	__u64 *value;
 	__u64 old; /* the value that it has */
 	__u64 nonce; /* the next one, in its bits */
+	struct address *owner; /* IPv6: where the address goes, unless it is there */
 };
 
 static __always_inline struct claim claim_for(struct set *a, struct set *b, __u64 choice)
@@ -197,6 +213,8 @@ static __always_inline struct claim claim_for(struct set *a, struct set *b, __u6
 	struct set *set = choice & 4 ? b : a;
 	struct claim c = { .key = &set->key[choice & 3], .value = &set->value[choice & 3] };
 
+	if (HAS_OWNERS)
+		c.owner = &owners_of(set)[choice & 3];
 	c.old = READ_ONCE_64(*c.value);
 	return c;
 }
@@ -213,6 +231,16 @@ static __always_inline int set_claim(struct claim *c)
 		return 0;
 	c->nonce = next_nonce(c->old);
 	return swap_64(c->value, c->old, c->nonce | BUSY) == c->old;
+}
+
+/* Write whose the claimed place is. Before its key: who matches that reads it. */
+static __always_inline void set_own(struct claim *c, const struct address *owner)
+{
+	const __u64 *from = (const __u64 *)owner->word;
+	__u64 *to = (__u64 *)c->owner->word;
+
+	store_64(&to[0], from[0]);
+	store_64(&to[1], from[1]);
 }
 
 /* Free a place, unless it has changed. Reports whether it was freed. */

@@ -17,12 +17,15 @@
 
 static __always_inline struct set *template_set(__u32 index)
 {
-	return bpf_map_lookup_elem(&templates, &index);
+	return bpf_map_lookup_elem(&TEMPLATES, &index);
 }
 
 static __always_inline __u64 template_find(struct set *set, __u64 key, __u64 **place)
 {
-	struct match m = { .changeable = TEMPLATE_EXPIRES | TEMPLATE_RENEWED | TEMPLATE_RANK };
+	struct match m = {
+		.changeable = TEMPLATE_EXPIRES | TEMPLATE_RENEWED | TEMPLATE_RANK,
+		.owner = current_network(),
+	};
 
 	return set_find(set, key, m, place);
 }
@@ -99,6 +102,8 @@ static __always_inline int template_insert(struct template_request *rq, struct s
 			continue;
 		if (value_state(c.old) != STATE_EMPTY && template_left(c.old, now) >= 0)
 			count_eviction(c.old & TEMPLATE_ASSURED ? EVICTED_ASSURED : EVICTED_TEMPLATE);
+		if (c.owner)
+			set_own(&c, current_network());
 		store_64(c.key, rq->key);
 		rq->value |= TEMPLATE_LIVE | c.nonce | template_until(rq->value, rq->ticks, now);
 		store_64(c.value, rq->value);

@@ -317,6 +317,7 @@ struct settings {
 	__u32 version; /* of this layout */
 	__u64 clock; /* ticks added to the clock; only tests set it */
 	__u64 seed[3]; /* of the table hashes; random, made once */
+	__u64 name_key[5]; /* of the names of IPv6 addresses; the same */
 	__u16 timeout[STATES]; /* ticks, by enum flow_state */
 	enum setting flags;
 	__u32 answers; /* ICMP answers per second and CPU */

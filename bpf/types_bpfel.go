@@ -295,6 +295,7 @@ type Settings struct {
 	Version uint32
 	Clock   uint64
 	Seed    [3]uint64
+	NameKey [5]uint64
 	Timeout [16]uint16
 	Flags   Setting
 	Answers uint32

@@ -129,3 +129,10 @@ static __always_inline __u32 template_rank(__u64 v)
 {
 	return !!(v & TEMPLATE_ASSURED) + !!(v & PROVEN);
 }
+
+static __always_inline int is_same_address(const struct address *a, const struct address *b)
+{
+	const __u64 *x = (const __u64 *)a->word, *y = (const __u64 *)b->word;
+
+	return x[0] == y[0] && x[1] == y[1];
+}

@@ -152,12 +152,16 @@ func (d *Datapath) pinMaps(adopted map[string]*ebpf.Map) error {
 // clock.
 func (d *Datapath) prepare() error {
 	if !d.Adopted {
-		var seed [24]byte
+		var seed [64]byte
 		if _, err := rand.Read(seed[:]); err != nil {
 			return fmt.Errorf("hash seed: %w", err)
 		}
+		n := len(d.Settings.Seed)
 		for i := range d.Settings.Seed {
 			d.Settings.Seed[i] = binary.NativeEndian.Uint64(seed[8*i:])
+		}
+		for i := range d.Settings.NameKey {
+			d.Settings.NameKey[i] = binary.NativeEndian.Uint64(seed[8*(n+i):])
 		}
 	}
 	d.Settings.Version = Layout

@@ -147,6 +147,14 @@ type Real struct {
 	Awaited bool   // of those that are absent: only because it has not been checked yet, so that its connections wait and are not reset
 }
 
+// IsIPv6 reports whether a service is of IPv6: one service has one family.
+func (s *Service) IsIPv6() bool {
+	if len(s.Listeners) > 0 {
+		return s.Listeners[0].Addr.Is6()
+	}
+	return len(s.Reals) > 0 && s.Reals[0].Addr.Is6()
+}
+
 // Service is a virtual service: all its listeners are scheduled, persisted
 // and counted as one. Its identity is Name, which is unique in a [State].
 type Service struct {

@@ -41,12 +41,7 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	out := bytes.Clone(p.frame)
 	copy(out, r.mac[:])
 	copy(out[6:], r.host.Source[:])
-	ip := out[p.ip:]
-	// RFC 1624, equation 3, for the word of TTL and protocol.
-	old := binary.BigEndian.Uint16(ip[8:])
-	ip[8]--
-	sum := uint32(^binary.BigEndian.Uint16(ip[10:])) + uint32(^old) + uint32(binary.BigEndian.Uint16(ip[8:]))
-	binary.BigEndian.PutUint16(ip[10:], ^fold(sum))
+	decreaseTTL(out[p.ip:])
 	o := Outcome{Verdict: "forwarded", Action: Transmit, Frame: out}
 	if icmp {
 		o.Verdict = "icmp_forwarded"
@@ -58,6 +53,20 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 		}
 	}
 	return o
+}
+
+// decreaseTTL takes one from the TTL of an IPv4 header, or from an IPv6 header's
+// hop limit.
+func decreaseTTL(ip []byte) {
+	if ip[0]>>4 == 6 {
+		ip[7]--
+		return
+	}
+	// RFC 1624, equation 3, for the word of TTL and protocol.
+	old := binary.BigEndian.Uint16(ip[8:])
+	ip[8]--
+	sum := uint32(^binary.BigEndian.Uint16(ip[10:])) + uint32(^old) + uint32(binary.BigEndian.Uint16(ip[8:]))
+	binary.BigEndian.PutUint16(ip[10:], ^fold(sum))
 }
 
 func fold(sum uint32) uint16 {
@@ -79,6 +88,9 @@ func Checksum(b []byte) uint16 {
 // answer builds what icmp_send would send from the VIP: the packet, cut to
 // 576 bytes in all, behind an ICMP header. The identification is 0 here.
 func (d *Director) answer(p packet, typ, code byte, mtu int, verdict string) Outcome {
+	if p.src.Is6() {
+		return d.answer6(p, typ, code, mtu, verdict)
+	}
 	quoted := p.frame[p.ip : p.ip+min(p.length, 576-28)]
 	out := slices.Concat(p.frame[6:12], p.frame[0:6], p.frame[12:p.ip])
 	ip := make([]byte, 20)

@@ -38,7 +38,7 @@ type packet struct {
 	ip       int // offset of the IP header
 	header   int // its length
 	length   int // of the IP packet
-	id       uint16
+	id       uint32
 	more, df bool // flags of the fragment word
 	offset   int  // of the fragment, in bytes
 	ttl      int
@@ -51,7 +51,7 @@ func (p packet) payload() []byte { return p.frame[p.ip+p.header : p.ip+p.length]
 // datagram is what fragments have in common.
 type datagram struct {
 	src, dst netip.Addr
-	id       uint16
+	id       uint32
 	proto    byte
 }
 
@@ -146,7 +146,7 @@ func parseIPv4(frame []byte, at int) (packet, bool) {
 	fragment := binary.BigEndian.Uint16(h[6:])
 	p := packet{
 		frame: frame, ip: at, header: int(h[0]&15) * 4, length: int(binary.BigEndian.Uint16(h[2:])),
-		id: binary.BigEndian.Uint16(h[4:]), df: fragment&0x4000 != 0, more: fragment&0x2000 != 0, offset: int(fragment&0x1fff) * 8,
+		id: uint32(binary.BigEndian.Uint16(h[4:])), df: fragment&0x4000 != 0, more: fragment&0x2000 != 0, offset: int(fragment&0x1fff) * 8,
 		ttl: int(h[8]), proto: h[9], src: netip.AddrFrom4([4]byte(h[12:16])), dst: netip.AddrFrom4([4]byte(h[16:20])),
 	}
 	ok := h[0]>>4 == 4 && p.header >= 20 && p.length >= p.header && at+p.length <= len(frame)

@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -150,8 +151,16 @@ func (s *scheduler) pickWRR() *real {
 	return nil
 }
 
-// number is an address as the hashing schedulers see it.
+// number is an address as the hashing schedulers see it: of IPv6 the exclusive
+// or of its words.
 func number(a netip.Addr) uint32 {
+	if a.Is6() {
+		b, x := a.As16(), uint32(0)
+		for i := 0; i < 16; i += 4 {
+			x ^= binary.BigEndian.Uint32(b[i:])
+		}
+		return x
+	}
 	b := a.As4()
 	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }

@@ -21,7 +21,7 @@ import (
 // others are as s says; after any other error everything is as it was.
 func (b *Backend) Apply(_ context.Context, s lb.State) error {
 	for i := range s.Services {
-		if err := Supports(s.Services[i]); err != nil {
+		if err := supports(s.Services[i], b.ipv6); err != nil {
 			return err
 		}
 	}

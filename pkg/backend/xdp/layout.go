@@ -145,7 +145,7 @@ func (l *layout) addBareVIPs(s lb.State) error {
 func bareVIPs(s lb.State) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		for _, v := range s.VIPs {
-			if (v.Standby || v.Leased) && v.Addr.Is4() && !yield(v.Addr) {
+			if (v.Standby || v.Leased) && !yield(v.Addr) {
 				return
 			}
 		}

@@ -273,6 +273,12 @@ func (b *Backend) describe(s *service) {
 	set(b.filtered(&s.conf), bpf.ServiceFiltered)
 	e.PersistTicks = ticks(s.conf.Persistence.Timeout)
 	e.PersistMask = mask(s.conf.Persistence.Prefix)
+	if s.conf.IsIPv6() { // a prefix length
+		e.PersistMask = uint32(s.conf.Persistence.Prefix)
+		if e.PersistMask == 0 {
+			e.PersistMask = 128
+		}
+	}
 }
 
 // mask is a netmask in network byte order; 0 means the whole address.

@@ -81,6 +81,7 @@ type Backend struct {
 	filters      map[bpf.FilterKey]bpf.FilterAction
 	sweep        sweeper
 	news         *news          // what peers are told, nil without connection sync
+	ipv6         bool           // services of IPv6 are taken: by tests of their program, which nothing attaches yet
 	pen          pen            // entries of peers that wait for an edit
 	listeners    *listenerIndex // see index
 	frags        *holder
@@ -222,21 +223,30 @@ func (b *Backend) Held(id uint32) time.Duration {
 var ErrUnsupported = errors.New("not possible with XDP (use `backend: ipvs` or `auto`)")
 
 // Supports tells why a service cannot run here: nil if it can.
-func Supports(s lb.Service) error {
-	if why := Cannot(s); why != "" {
+func Supports(s lb.Service) error { return supports(s, false) }
+
+func supports(s lb.Service, ipv6 bool) error {
+	if why := cannot(s, ipv6); why != "" {
 		return fmt.Errorf("service %s: %s: %w", s.Name, why, ErrUnsupported)
 	}
 	return nil
 }
 
 // Cannot tells in a few words why a service cannot run here: "" if it can.
-func Cannot(s lb.Service) string {
+func Cannot(s lb.Service) string { return cannot(s, false) }
+
+// cannot is [Cannot]; with ipv6 it takes services of IPv6.
+func cannot(s lb.Service, ipv6 bool) string {
 	if s.Condition != "" {
 		return fmt.Sprintf("mark %d: %s", s.Mark, s.Condition)
 	}
+	isIPv6 := s.IsIPv6()
 	for _, l := range s.Listeners {
-		if l.Addr.Is6() {
+		switch {
+		case l.Addr.Is6() && !ipv6:
 			return "IPv6 listener " + l.String()
+		case l.Addr.Is6() != isIPv6:
+			return "listeners of both families"
 		}
 	}
 	if s.Sorry.IsValid() && s.SorryForward != lb.DR {
@@ -247,8 +257,10 @@ func Cannot(s lb.Service) string {
 			switch {
 			case r.Forward != lb.DR:
 				return "forward " + r.Forward.String()
-			case r.Addr.Is6():
+			case r.Addr.Is6() && !ipv6:
 				return "IPv6 real " + r.Addr.String()
+			case r.Addr.Is6() != isIPv6:
+				return "real " + r.Addr.String() + " of the other family"
 			case r.Upper != 0:
 				return "upper_threshold"
 			}

@@ -1,0 +1,29 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The long way for IPv6: the very same steps as lb.c's, compiled with LVX_IPV6
+ * and with what is the family's own (ipv6.h). It is to be tail-called by lb for
+ * frames of IPv6, so that IPv4 does not pay for it; nothing does so yet: tests
+ * alone run this program, and the backend refuses services of IPv6.
+ */
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+#include "maps.h"
+#include "config.h"
+#include "stats.h"
+#include "long.h"
+
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+SEC("xdp.frags")
+int lb6(struct xdp_md *ctx)
+{
+	int outcome = long_way(ctx);
+
+	count_verdict(outcome & 0xff);
+	return outcome >> 8;
+}

@@ -1,0 +1,254 @@
+package xdp
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// six is a harness whose program is IPv6's, over the same tables.
+type six struct {
+	*harness
+	prog *ebpf.Program
+	maps map[string]*ebpf.Map
+}
+
+func newSix(t *testing.T) *six {
+	t.Helper()
+	h := newStill(t, 1024, 1024)
+	h.ipv6 = true
+	spec, err := bpf.LoadSpec6()
+	must(t, err)
+	sets := uint32(1024)
+	spec.Maps["flows6"].MaxEntries, spec.Maps["templates6"].MaxEntries = sets, sets
+	must(t, spec.Variables["flow_sets"].Set(sets))
+	must(t, spec.Variables["template_sets"].Set(sets))
+	must(t, spec.Variables["tick_shift"].Set(uint32(63)))
+	m := &h.dp.Maps
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		"settings": m.Settings, "interfaces": m.Interfaces, "vips": m.Vips, "ports": m.Ports, "ranges": m.Ranges,
+		"services": m.Services, "cursors": m.Cursors, "rings": m.Rings, "reals": m.Reals, "loads": m.Loads,
+		"counters": m.Counters, "verdicts": m.Verdicts, "evictions": m.Evictions, "locks": m.Locks,
+		"filters": m.Filters, "leases": m.Leases, "answers": m.Answers,
+	}})
+	must(t, err)
+	t.Cleanup(coll.Close)
+	return &six{h, coll.Programs["lb6"], coll.Maps}
+}
+
+var (
+	vip6    = netip.MustParseAddr("2001:db8::100")
+	web6    = netip.AddrPortFrom(vip6, 80)
+	client6 = netip.MustParseAddrPort("[2001:db8:1::5]:40000")
+)
+
+func realN6(n int) netip.Addr {
+	a := netip.MustParseAddr("2001:db8::10").As16()
+	a[15] += byte(n)
+	return netip.AddrFrom16(a)
+}
+
+func webService6(reals int) lb.Service {
+	s := lb.Service{Name: "web6", Scheduler: lb.RR, Listeners: []lb.Listener{{Addr: vip6, Proto: lb.TCP, First: 80, Last: 80}, {Addr: vip6, Proto: lb.UDP, First: 80, Last: 80}}}
+	for n := range reals {
+		s.Reals = append(s.Reals, lb.Real{Addr: realN6(n + 1), Weight: 1})
+	}
+	return s
+}
+
+func (x *six) hosts(n int) {
+	x.net.hosts = map[netip.Addr]Neighbor{}
+	for i := range n {
+		a := realN6(i + 1)
+		x.net.hosts[a] = Neighbor{MAC: mac6(a), Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}
+	}
+}
+
+func mac6(a netip.Addr) [6]byte {
+	b := a.As16()
+	return [6]byte{6, 0, b[12], b[13], b[14], b[15]}
+}
+
+// frame6 builds a frame with extension headers, each as it is, behind IPv6's.
+func frame6(p lb.Packet, payload int, next byte, extensions []byte) []byte {
+	l4 := 8
+	if p.Proto == lb.TCP {
+		l4 = 20
+	}
+	if extensions == nil {
+		next = byte(p.Proto)
+	}
+	f := make([]byte, 14+40+len(extensions)+l4+payload)
+	copy(f, directorMAC[:])
+	copy(f[6:], clientMAC[:])
+	f[12], f[13] = 0x86, 0xdd
+	ip := f[14:]
+	ip[0], ip[6], ip[7] = 0x60, next, 64
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(extensions)+l4+payload))
+	src, dst := p.Src.Addr().As16(), p.Dst.Addr().As16()
+	copy(ip[8:], src[:])
+	copy(ip[24:], dst[:])
+	copy(ip[40:], extensions)
+	t := ip[40+len(extensions):]
+	binary.BigEndian.PutUint16(t, p.Src.Port())
+	binary.BigEndian.PutUint16(t[2:], p.Dst.Port())
+	if p.Proto == lb.TCP {
+		t[12], t[13] = 0x50, tcpFlags(p.Flags)
+	} else {
+		binary.BigEndian.PutUint16(t[4:], uint16(8+payload))
+	}
+	return f
+}
+
+// send runs a frame and says what was counted, what came out, and the action.
+func (x *six) send(in []byte) (verdict string, out []byte, action uint32) {
+	x.t.Helper()
+	before := x.counted()
+	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256)}
+	action, err := x.prog.Run(opts)
+	must(x.t, err)
+	for name, n := range x.counted() {
+		if n != before[name] {
+			verdict = name
+		}
+	}
+	return verdict, opts.DataOut, action
+}
+
+func (x *six) want6(in []byte, verdict string, action uint32) []byte {
+	x.t.Helper()
+	v, out, a := x.send(in)
+	if v != verdict || a != action {
+		x.t.Errorf("%s, action %d; want %s, %d\n%x", v, a, verdict, action, in)
+	}
+	return out
+}
+
+func TestIPv6IsBalanced(t *testing.T) {
+	x := newSix(t)
+	x.hosts(3)
+	x.apply(lb.State{Services: []lb.Service{webService6(3)}, ExpireNodestConn: true})
+	p := lb.Packet{Proto: lb.TCP, Src: client6, Dst: web6, Flags: "S"}
+	first := x.want6(frame6(p, 0, 0, nil), "forwarded", tx)
+	if first[21] != 63 {
+		t.Errorf("hop limit %d", first[21])
+	}
+	p.Flags = "A"
+	for range 3 {
+		if out := x.want6(frame6(p, 100, 0, nil), "forwarded", tx); [6]byte(out[:6]) != [6]byte(first[:6]) {
+			t.Errorf("to %x, then to %x", first[:6], out[:6])
+		}
+	}
+	seen := map[[6]byte]bool{}
+	for port := range uint16(3) {
+		q := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client6.Addr(), 50000+port), Dst: web6, Flags: "S"}
+		seen[[6]byte(x.want6(frame6(q, 0, 0, nil), "forwarded", tx)[:6])] = true
+	}
+	if len(seen) != 3 {
+		t.Errorf("rr reaches %d of 3 reals", len(seen))
+	}
+	hopByHop := []byte{6, 0, 1, 4, 0, 0, 0, 0}
+	x.want6(frame6(p, 10, 0, hopByHop), "forwarded", tx)
+	p.Flags = "A"
+	p.Src = netip.AddrPortFrom(client6.Addr(), 9)
+	x.want6(frame6(p, 0, 0, nil), "no_flow", pass)
+	p.Dst = netip.AddrPortFrom(vip6, 81)
+	x.want6(frame6(p, 0, 0, nil), "no_listener", pass)
+	p.Dst = netip.MustParseAddrPort("[2001:db8::101]:80")
+	x.want6(frame6(p, 0, 0, nil), "not_ours", pass)
+	p.Src, p.Dst = netip.MustParseAddrPort("[::1]:80"), web6
+	x.want6(frame6(p, 0, 0, nil), "martian", pass)
+}
+
+// Clients of one name do not meet: with a name for all, each connection keeps
+// its real.
+func TestIPv6TwinsAreKeptApart(t *testing.T) {
+	x := newSix(t)
+	x.dp.Settings.NameKey = [len(x.dp.Settings.NameKey)]uint64{}
+	x.hosts(3)
+	x.apply(lb.State{Services: []lb.Service{webService6(3)}, ExpireNodestConn: true})
+	to := map[netip.AddrPort][6]byte{}
+	packet := func(n byte, flags string) [6]byte {
+		a := client6.Addr().As16()
+		a[15] = n
+		p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(netip.AddrFrom16(a), 40000), Dst: web6, Flags: flags}
+		mac := [6]byte(x.want6(frame6(p, 0, 0, nil), "forwarded", tx)[:6])
+		if old, ok := to[p.Src]; ok && old != mac {
+			t.Errorf("%s: to %x, then to %x", p.Src, old, mac)
+		}
+		to[p.Src] = mac
+		return mac
+	}
+	for n := range byte(8) { // as many as two sets have places
+		packet(n, "S")
+	}
+	for range 3 {
+		for n := range byte(8) {
+			packet(n, "A")
+		}
+	}
+	if different := map[[6]byte]bool{}; true {
+		for _, mac := range to {
+			different[mac] = true
+		}
+		if len(different) != 3 {
+			t.Errorf("twins reach %d reals", len(different))
+		}
+	}
+}
+
+func TestIPv6Answers(t *testing.T) {
+	x := newSix(t)
+	x.hosts(1)
+	svc := webService6(1)
+	x.apply(lb.State{Services: []lb.Service{svc}})
+	p := lb.Packet{Proto: lb.TCP, Src: client6, Dst: web6, Flags: "S"}
+	in := frame6(p, 0, 0, nil)
+	in[21] = 1
+	check := func(out []byte, typ, code byte) {
+		t.Helper()
+		if out[54] != typ || out[55] != code {
+			t.Errorf("ICMPv6 %d/%d, want %d/%d", out[54], out[55], typ, code)
+		}
+		if sum := sum6(out[14:]); sum != 0xffff {
+			t.Errorf("checksum: sum %04x of %x", sum, out)
+		}
+	}
+	check(x.want6(in, "answered_ttl", tx), 3, 0)
+	x.net.hosts[realN6(1)] = Neighbor{MAC: mac6(realN6(1)), Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1280}
+	x.apply(lb.State{Services: []lb.Service{svc}})
+	x.want6(frame6(p, 0, 0, nil), "forwarded", tx)
+	p.Flags = "A"
+	out := x.want6(frame6(p, 1400, 0, nil), "answered_too_big", tx)
+	check(out, 2, 0)
+	if mtu := binary.BigEndian.Uint32(out[58:]); mtu != 1280 || len(out) != 14+1280 {
+		t.Errorf("mtu %d, frame of %d bytes", mtu, len(out))
+	}
+	svc.Reals = nil
+	x.apply(lb.State{Services: []lb.Service{svc}})
+	p.Flags, p.Src = "S", netip.AddrPortFrom(client6.Addr(), 41000)
+	check(x.want6(frame6(p, 0, 0, nil), "answered_unreachable", tx), 1, 4)
+}
+
+// sum6 is the sum over the pseudo-header and the message of an IPv6 packet.
+func sum6(ip []byte) uint16 {
+	size := int(binary.BigEndian.Uint16(ip[4:]))
+	sum := uint32(size) + uint32(ip[6])
+	b := append([]byte{}, ip[8:40]...)
+	b = append(b, ip[40:40+size]...)
+	if len(b)%2 == 1 {
+		b = append(b, 0)
+	}
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
+}

@@ -36,7 +36,7 @@
  * The lookups of an established packet, in order; each is an inlined array
  * access, and what it costs is the cache line behind it:
  *
- *   interfaces  our MAC: frames for others are not touched       (hot)
+ *   own_mac     frames for others are not touched                (hot)
  *   settings    which half is in force, timeouts, hash seeds     (hot)
  *   vips        is the address ours; its number in flow keys     (hot)
  *   flows       the flow and its real: the one line that misses  (cold: this is the price)

@@ -22,7 +22,7 @@ help: ## explain the targets (this text)
 
 .PHONY: build
 build: ## build bin/lvx; the BPF object is in the repository
-	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lvx ./cmd/lvx
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lvx ./cmd/lvx
 
 .PHONY: generate
 generate: ## compile bpf/ with the pinned clang and generate the Go side of it

@@ -23,7 +23,7 @@ func newDoctorCmd() *cobra.Command {
 		Use:   "doctor",
 		Short: "look for what is wrong around this director, each with its cure",
 		Long: `Asks the segment and the kernel, and the daemon if one runs, and prints what is
-wrong: reals that answer ARP for a VIP, VIPs that another host has, reals behind
+wrong: services and reals that are down, reals that answer ARP for a VIP, VIPs that another host has, reals behind
 a gateway, firewall rules that XDP bypasses, frames that cannot leave a veth, and
 whatever else the daemon warns of. Nothing is changed. Notes cost no traffic. The
 exit status is 1 if something is wrong.`,
@@ -31,7 +31,7 @@ exit status is 1 if something is wrong.`,
   lvx doctor --json | jq -r '.[] | select(.note | not) | .subject'`,
 		Args: cobra.NoArgs,
 	}
-	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, if no daemon runs with another one")
+	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`: what is examined")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	socket := socketFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -44,7 +44,9 @@ exit status is 1 if something is wrong.`,
 		}
 		found, c := []warnings.Warning(nil), doctor.Case{Config: cfg, Has: isOnThisHost}
 		if st, err := admin.NewClient(*socket).Status(cmd.Context()); err == nil {
-			found, c = st.Warnings, doctor.NewCase(cfg, st)
+			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st)
+		} else {
+			found = c.Abandoned(err)
 		}
 		found = mergeWarnings(found, doctor.Examine(cmd.Context(), c, new(doctor.Live)))
 		if asJSON {

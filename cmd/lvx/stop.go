@@ -114,6 +114,9 @@ what the unit's ExecStopPost is for.`,
 func purgeAll(cmd *cobra.Command, path string) error {
 	cfg, err := config.Load(path)
 	if err != nil {
+		if _, missing := os.Stat(config.DefaultPinDir); missing != nil {
+			return fmt.Errorf("%s; and nothing is in %s (name the file that lvx ran with: -c FILE)", oneLine(err.Error()), config.DefaultPinDir)
+		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "lvx: %s; looking in %s and %s\n", oneLine(err.Error()), config.DefaultPinDir, config.DefaultStateDir)
 		cfg = &config.Config{PinDir: config.DefaultPinDir, StateDir: config.DefaultStateDir}
 	}

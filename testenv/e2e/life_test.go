@@ -176,6 +176,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"active"`, "cursors": `"picks"`, "ranges": `"first"`,
 		"rings": `"slot"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
 		"leases": `"value"`, "locks": `"value"`,
+		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`,
 	}
 	seen := 0
 	for _, p := range pins {

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -126,15 +127,19 @@ func (m *mixed) keepalivedIsBetter() {
 // header to the last byte. An empty wire demands only that there is one.
 func (m *mixed) checkWire(priority byte, wire string, unicast bool) {
 	m.t.Helper()
-	frames, err := m.sent.Select(func(f testenv.Frame) bool {
+	isAdvert := func(f testenv.Frame) bool {
 		b := f.Data
 		return len(b) > 37 && b[12] == 8 && b[13] == 0 && b[23] == vrrpProtocol && b[36] == priority &&
 			netip.AddrFrom4([4]byte(b[26:30])) == Addr("a")
-	})
-	must(m.t, err)
-	if len(frames) == 0 {
-		m.t.Fatalf("a has sent no advert of priority %d", priority)
 	}
+	// The others may have heard it before the capture was read.
+	ctx, cancel := context.WithTimeout(m.t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := m.sent.Wait(ctx, isAdvert); err != nil {
+		m.t.Fatalf("a has sent no advert of priority %d: %v", priority, err)
+	}
+	frames, err := m.sent.Select(isAdvert)
+	must(m.t, err)
 	b := frames[len(frames)-1].Data
 	ip := b[14:]
 	mac, dst := m.Host("b").MAC("eth0"), Addr("b")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -177,8 +178,10 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 	}
 	p.stop(p.a)
 	p.await("b is master alone", func() error { return p.Alone("b", "a", VIP) })
+	p.purge("a")
 	p.restored("a")
 	p.stop(p.b)
+	p.purge("b")
 	p.restored("b")
 	if seen, more := loops(t, captures); more != 0 || seen < 100 {
 		t.Errorf("%d of %d frames for the VIP were balanced twice", more, seen)
@@ -198,6 +201,15 @@ func (p *pair) deafen(on bool) {
 		_, err := p.Host(name).Run(p.t.Context(), "iptables", "-w", do, "INPUT", "-p", "112", "-j", "DROP")
 		must(p.t, err)
 	}
+}
+
+// purge takes off what a stopped daemon has left for a successor, as the unit
+// does when systemd stops it.
+func (p *pair) purge(host string) {
+	p.t.Helper()
+	h := p.Host(host)
+	_, err := h.Run(p.t.Context(), self, "purge", "-c", filepath.Join(h.Dir(), "lvx.yaml"))
+	must(p.t, err)
 }
 
 // restored expects that nothing is left of a silent real server.

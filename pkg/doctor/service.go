@@ -1,0 +1,74 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/warnings"
+)
+
+// Kinds of findings about what is served. The daemon needs no warnings of these:
+// its status has them, and its notices told of them.
+const (
+	ServiceDown = "service-down" // nobody, or the sorry server, answers for a service
+	RealDown    = "real-down"    // a real fails its checks, or cannot be reached
+	NoDaemon    = "no-daemon"    // VIPs of a daemon that has ended are still on this host
+)
+
+// Services lists what the daemon itself says is down.
+func Services(st director.Status) []warnings.Warning {
+	var found []warnings.Warning
+	for _, svc := range st.Services {
+		switch svc.State {
+		case "down":
+			found = append(found, warnings.Warning{
+				Kind: ServiceDown, Subject: "service " + svc.Name, Text: "no real takes connections" + because(svc.Reason),
+				Cure: "see lvx status; sorry_server: answers clients meanwhile",
+			})
+		case "sorry":
+			found = append(found, warnings.Warning{
+				Kind: ServiceDown, Subject: "service " + svc.Name, Text: "its sorry server answers" + because(svc.Reason), Cure: "see lvx status",
+			})
+		}
+		for _, r := range svc.Reals {
+			if r.State != "down" && r.State != "unresolved" {
+				continue
+			}
+			found = append(found, warnings.Warning{
+				Kind: RealDown, Subject: "real " + r.Addr.String(), Text: "down in " + svc.Name + because(r.Reason),
+				Cure: "see lvx history --subject " + svc.Name,
+			})
+		}
+	}
+	return found
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
+// Abandoned is what is wrong if no daemon answers although VIPs of the
+// configuration are on this host: clients come, and nobody is told of anything.
+func (c Case) Abandoned(why error) []warnings.Warning {
+	var vips []string
+	seen := map[string]bool{}
+	for i := range c.Config.Services {
+		for _, l := range c.Config.Services[i].Listeners {
+			if name := l.Addr.String(); !seen[name] && c.Has(l.Addr) {
+				seen[name] = true
+				vips = append(vips, name)
+			}
+		}
+	}
+	if len(vips) == 0 {
+		return nil
+	}
+	return []warnings.Warning{{
+		Kind: NoDaemon, Subject: "VIP " + strings.Join(vips, ", "), Text: fmt.Sprintf("on this host, but %v", why),
+		Cure: "start lvx; or lvx purge, which takes off what a daemon has left",
+	}}
+}

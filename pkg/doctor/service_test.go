@@ -1,0 +1,48 @@
+package doctor
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+func TestServicesThatAreDownAreFound(t *testing.T) {
+	st := director.Status{Services: []director.ServiceStatus{
+		{Name: "fine", State: "up", Reals: []director.RealStatus{{Addr: netip.MustParseAddr("10.0.0.11"), State: "up"}}},
+		{Name: "web", State: "down", Reason: "no quorum", Reals: []director.RealStatus{
+			{Addr: netip.MustParseAddr("10.0.0.12"), State: "down", Reason: "connection refused"},
+		}},
+		{Name: "dns", State: "sorry"},
+	}}
+	var got []string
+	for _, w := range Services(st) {
+		got = append(got, w.Kind+" "+w.Subject+": "+w.Text)
+	}
+	want := []string{
+		"service-down service web: no real takes connections: no quorum",
+		"real-down real 10.0.0.12: down in web: connection refused",
+		"service-down service dns: its sorry server answers",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("found\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestVIPsOfADeadDaemonAreFound(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.100")
+	svc := config.Service{Service: lb.Service{Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 80, Last: 80}, {Addr: vip, Proto: lb.TCP, First: 81, Last: 81}}}}
+	c := Case{Config: &config.Config{Services: []config.Service{svc}}, Has: func(a netip.Addr) bool { return a == vip }}
+	found := c.Abandoned(errors.New("no lvx runs here"))
+	if len(found) != 1 || found[0].Subject != "VIP 10.0.0.100" || found[0].Text != "on this host, but no lvx runs here" {
+		t.Errorf("found %+v", found)
+	}
+	c.Has = func(netip.Addr) bool { return false }
+	if found := c.Abandoned(errors.New("no lvx runs here")); len(found) != 0 {
+		t.Errorf("without a VIP: %+v", found)
+	}
+}

@@ -42,7 +42,8 @@ exit status is 1 if something is wrong.`,
 		if err != nil {
 			return err
 		}
-		found, c := []warnings.Warning(nil), doctor.Case{Config: cfg, Has: isOnThisHost}
+		var found []warnings.Warning
+		c := doctor.Case{Config: cfg, Has: isOnThisHost}
 		if st, err := admin.NewClient(*socket).Status(cmd.Context()); err == nil {
 			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st)
 		} else {

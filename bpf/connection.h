@@ -171,9 +171,9 @@ static __always_inline int is_new_conn_expected(struct run *r, struct real *real
 }
 
 /* The flow's real is out only until it has been checked. */
-static __always_inline int is_awaited(const struct real *real, __u64 value)
+static __always_inline int is_unchecked(const struct real *real, __u64 value)
 {
-	return !(real->flags & REAL_THERE) && real->flags & REAL_SILENT &&
+	return !(real->flags & REAL_THERE) && real->flags & REAL_UNCHECKED &&
 	       real_generation(real) == value_generation(value);
 }
 
@@ -188,7 +188,7 @@ static __always_inline int end_without_real(struct run *r, struct real *real, __
 	if (r->p.protocol == IPPROTO_TCP && !(r->s->flags & SETTING_EXPIRE_NODEST) &&
 	    !is_new_conn_expected(r, real, value))
 		return DROP(VERDICT_REAL_AWAY);
-	if (r->p.protocol == IPPROTO_TCP && !(r->p.tcp_flags & TCP_SYN) && is_awaited(real, value))
+	if (r->p.protocol == IPPROTO_TCP && !(r->p.tcp_flags & TCP_SYN) && is_unchecked(real, value))
 		return DROP(VERDICT_REAL_AWAY);
 	flow_end(place, value);
 	if (r->p.protocol != IPPROTO_TCP || r->p.tcp_flags & TCP_SYN ||
@@ -264,7 +264,7 @@ static __always_inline __u16 number_of_vip(const struct run *r)
 static __always_inline int balance_packet(struct run *r)
 {
 	__u16 number = number_of_vip(r);
-	__u32 ended = NO_REAL;
+	__u32 ended = NO_SLOT;
 	__u64 *place = 0;
 	__u64 value;
 	int outcome;
@@ -297,7 +297,7 @@ static __always_inline int balance_packet(struct run *r)
 	if (!value && flows_are_unread && may_be_left(&r->p))
 		return DROP(VERDICT_MOVED);
 	outcome = open_connection(r);
-	if (ended != NO_REAL)
+	if (ended != NO_SLOT)
 		load_add(ended, STATE_CLOSE, -1);
 	return outcome;
 }

@@ -10,7 +10,7 @@
 #include "family.h"
 #include "record.h"
 
-/* The first fragment went to slot, or (NO_REAL) to the kernel. */
+/* The first fragment went to slot, or (NO_SLOT) to the kernel. */
 static __always_inline void note_fragment(const struct settings *s, const struct packet *p,
 					  __u32 slot, __u32 generation)
 {
@@ -32,7 +32,7 @@ static __always_inline int forward_fragment(struct run *r)
 	/* An old note is of another datagram: identifications come round. */
 	if (note && (__u16)((__u16)clock_now(r->s) - note->tick) <= fragment_ticks) {
 		record(STEP_NOTE, note->real);
-		if (note->real == NO_REAL)
+		if (note->real == NO_SLOT)
 			return PASS(VERDICT_NO_LISTENER);
 		real = bpf_map_lookup_elem(&reals, &note->real);
 		if (real && real->flags & REAL_THERE && real_generation(real) == note->generation)

@@ -123,7 +123,7 @@ __attribute__((noinline)) int long_way(struct xdp_md *ctx)
 		.ctx = ctx,
 		.data = (void *)(long)ctx->data,
 		.end = (void *)(long)ctx->data_end,
-		.slot = NO_REAL,
+		.slot = NO_SLOT,
 	};
 	struct run *run = &r;
 	int outcome;

@@ -28,7 +28,7 @@ struct run {
 	__u64 hash; /* of the flow */
 	__u64 now;
 	struct real *real; /* with SEND: where to, */
-	__u32 slot; /* its number (NO_REAL: nowhere yet) */
+	__u32 slot; /* its number (NO_SLOT: nowhere yet) */
 	__u16 verdict; /* and what it is called; with ANSWER too */
 	__u16 connections; /* 1 if the packet opens one */
 };

@@ -72,7 +72,7 @@ static __always_inline __u32 ring_slot(const struct service *svc, __u32 index)
 	__u32 at = svc->ring + index / RING_LINE_SLOTS;
 	struct ring_line *line = bpf_map_lookup_elem(&rings, &at);
 
-	return line ? line->slot[index % RING_LINE_SLOTS] : NO_REAL;
+	return line ? line->real[index % RING_LINE_SLOTS] : NO_SLOT;
 }
 
 static __always_inline int is_usable(__u32 slot)
@@ -103,7 +103,7 @@ static long walk_fallback(__u32 i, struct walk *w)
 	else
 		index = (w->hash + (w->hash + i) % HASH_BUCKETS) & (HASH_BUCKETS - 1);
 	slot = ring_slot(w->svc, index);
-	if (slot == NO_REAL)
+	if (slot == NO_SLOT)
 		return 1;
 	if (!is_usable(slot))
 		return 0;
@@ -113,7 +113,7 @@ static long walk_fallback(__u32 i, struct walk *w)
 
 static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 {
-	struct walk w = { .svc = svc, .chosen = NO_REAL, .kind = svc->scheduler };
+	struct walk w = { .svc = svc, .chosen = NO_SLOT, .kind = svc->scheduler };
 	__u32 slot;
 
 	if (svc->scheduler == SCHED_MH) {
@@ -124,11 +124,11 @@ static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 		w.hash = hash_bucket(value);
 		slot = ring_slot(svc, w.hash);
 	}
-	if (slot == NO_REAL || is_usable(slot))
+	if (slot == NO_SLOT || is_usable(slot))
 		return slot;
 	record(STEP_FALLBACK, slot);
 	if (!(svc->flags & SERVICE_FALLBACK))
-		return NO_REAL;
+		return NO_SLOT;
 	bpf_loop(svc->ring_size, walk_fallback, &w, 0);
 	return w.chosen;
 }
@@ -156,9 +156,9 @@ static long walk_load(__u32 i, struct walk *w)
 	}
 	cost = w->kind >= SCHED_SED ? active + 1 : active * 256 + inactive;
 	if (w->kind == SCHED_LC) {
-		if (w->chosen != NO_REAL && cost >= w->cost)
+		if (w->chosen != NO_SLOT && cost >= w->cost)
 			return 0;
-	} else if (w->chosen != NO_REAL && w->cost * real->weight <= cost * w->weight) {
+	} else if (w->chosen != NO_SLOT && w->cost * real->weight <= cost * w->weight) {
 		return 0;
 	}
 	w->chosen = slot;
@@ -169,7 +169,7 @@ static long walk_load(__u32 i, struct walk *w)
 
 static __always_inline __u32 pick_by_load(struct service *svc)
 {
-	struct walk w = { .svc = svc, .chosen = NO_REAL, .kind = svc->scheduler };
+	struct walk w = { .svc = svc, .chosen = NO_SLOT, .kind = svc->scheduler };
 
 	bpf_loop(svc->ring_size, walk_load, &w, 0);
 	return w.chosen;
@@ -181,7 +181,7 @@ static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 	__u64 pick;
 
 	if (!cursor)
-		return NO_REAL;
+		return NO_SLOT;
 	pick = fetch_add_64(&cursor->picks, 1);
 	record(STEP_IN_TURN, pick);
 	return ring_slot(svc, (pick + svc->start) % svc->ring_size);
@@ -199,7 +199,7 @@ static __always_inline __u32 hash_input(const struct service *svc, const struct 
 __attribute__((noinline)) __u32 pick_by_hash_or_load(struct service *svc, __u32 value)
 {
 	if (!svc)
-		return NO_REAL;
+		return NO_SLOT;
 	if (svc->scheduler >= SCHED_LC) {
 		record(STEP_LEAST, 0);
 		return pick_by_load(svc);
@@ -208,7 +208,7 @@ __attribute__((noinline)) __u32 pick_by_hash_or_load(struct service *svc, __u32 
 	return pick_hashed(svc, value);
 }
 
-/* The real for a new connection, or NO_REAL. index is svc's own. */
+/* The real for a new connection, or NO_SLOT. index is svc's own. */
 static __always_inline __u32 pick_real(struct service *svc, __u32 index, const struct packet *p)
 {
 	if (!svc->ring_size) {

@@ -221,12 +221,12 @@ enum service_flag {
 
 /* An index into reals that means none. */
 enum real_index {
-	NO_REAL = 0xffffffffu
+	NO_SLOT = 0xffffffffu
 };
 
-/* Sixteen slots of rings: an array of single words would cost eight bytes each. */
+/* Sixteen places of rings: an array of single words would cost eight bytes each. */
 struct ring_line {
-	__u32 slot[RING_LINE_SLOTS];
+	__u32 real[RING_LINE_SLOTS];
 };
 
 /* A virtual service: everything a new connection needs, in one line. */
@@ -236,7 +236,7 @@ struct service {
 	__u32 start; /* added to the counter of rr and wrr */
 	enum scheduler scheduler;
 	enum service_flag flags;
-	__u32 sorry; /* real to use while ring_size is 0, or NO_REAL */
+	__u32 sorry; /* real to use while ring_size is 0, or NO_SLOT */
 	__u32 persist_ticks; /* lifetime of a template */
 	__be32 persist_mask;
 	__u32 cookie; /* changes when the index changes hands: keys templates */
@@ -258,7 +258,8 @@ enum real_flag {
 	REAL_FILTERED = 8, /* its service has deny or allow lists */
 	REAL_OVERLOADED = 16, /* above its upper threshold; nothing sets it yet, thresholds will */
 	REAL_RESERVED = 32, /* removed, kept for its flows */
-	REAL_SILENT = 64, /* does not answer ARP: UDP is scheduled anew, TCP is still sent there; of a removed one: it has not been checked yet */
+	REAL_SILENT = 64, /* there, and does not answer ARP: UDP is scheduled anew, TCP is still sent there */
+	REAL_UNCHECKED = 64, /* not there, only because it has not been checked yet: its connections wait */
 	REAL_SORRY = 128, /* the sorry server, and none of the reals: clients do not stay with it */
 };
 

@@ -190,10 +190,10 @@ const (
 	NoSlot = 4294967295
 )
 
-// Sixteen slots of rings: an array of single words would cost eight bytes each.
+// Sixteen places of rings: an array of single words would cost eight bytes each.
 type RingLine struct {
 	_    structs.HostLayout
-	Slot [16]uint32
+	Real [16]uint32
 }
 
 // A virtual service: everything a new connection needs, in one line.
@@ -229,7 +229,8 @@ const (
 	RealFiltered   = 8   // its service has deny or allow lists
 	RealOverloaded = 16  // above its upper threshold; nothing sets it yet, thresholds will
 	RealReserved   = 32  // removed, kept for its flows
-	RealSilent     = 64  // does not answer ARP: UDP is scheduled anew, TCP is still sent there; of a removed one: it has not been checked yet
+	RealSilent     = 64  // there, and does not answer ARP: UDP is scheduled anew, TCP is still sent there
+	RealUnchecked  = 64  // not there, only because it has not been checked yet: its connections wait
 	RealSorry      = 128 // the sorry server, and none of the reals: clients do not stay with it
 )
 

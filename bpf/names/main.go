@@ -211,11 +211,8 @@ var initialisms = map[string]string{
 }
 
 // constantName is the Go name of a constant of C. Verdicts go without their
-// prefix, so that the number of no real has to have another name.
+// prefix.
 func constantName(c string) string {
-	if c == "NO_REAL" {
-		return "NoSlot"
-	}
 	return goName(strings.ToLower(strings.TrimPrefix(c, "VERDICT_")))
 }
 

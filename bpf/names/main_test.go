@@ -37,7 +37,7 @@ enum verdict {
 
 func TestNames(t *testing.T) {
 	for c, want := range map[string]string{
-		"VERDICT_NOT_IPV4": "NotIPv4", "VERDICT_NO_REAL": "NoReal", "NO_REAL": "NoSlot",
+		"VERDICT_NOT_IPV4": "NotIPv4", "VERDICT_NO_REAL": "NoReal", "NO_SLOT": "NoSlot",
 		"STATE_SYN_RECV": "StateSynRecv", "VIP_LINES": "VIPLines", "SCHED_RR": "SchedRR",
 	} {
 		if got := constantName(c); got != want {

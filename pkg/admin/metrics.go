@@ -142,7 +142,7 @@ func (m scrape) sync(st *connsync.Status) {
 func (s *Server) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
-		collector{s.opt.Director, !s.opt.NoRealMetrics},
+		collector{s.opt.Director, !s.opt.OmitRealMetrics},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

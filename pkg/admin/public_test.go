@@ -112,7 +112,7 @@ func TestMetricsOfADirectorThatIsStopping(t *testing.T) {
 // Fault 25: series for each real can be switched off.
 func TestFault25NoRealMetrics(t *testing.T) {
 	addr := freeAddr(t)
-	socket := start(t, Options{Director: newStub(), Listen: addr, NoRealMetrics: true})
+	socket := start(t, Options{Director: newStub(), Listen: addr, OmitRealMetrics: true})
 	var b strings.Builder
 	if err := NewClient(socket).Metrics(t.Context(), &b); err != nil {
 		t.Fatal(err)

@@ -31,7 +31,7 @@ type Options struct {
 	Log      *slog.Logger
 	Warnings *warnings.Registry // nil = the log alone hears of what is wrong
 
-	NoRealMetrics bool // no series for each real: there may be too many
+	OmitRealMetrics bool // no series for each real: there may be too many
 }
 
 // Server answers on the socket and on the TCP listener.

@@ -92,7 +92,7 @@ type Service struct {
 	lb.Service                 // Reals hold the configured weights; Mark is filled for every service that needs one
 	Checks     [][]health.Spec // for every entry of Reals its checks; all must pass; empty = up once its MAC is known
 	OnDown     OnDown
-	Own        []Own // for every entry of Reals what it has instead of the service's; nil = nothing
+	Own        []RealOverrides // for every entry of Reals what it has instead of the service's; nil = nothing
 	Hooks      Hooks
 	Quorum     int  // weight of reals that must be up, below it the sorry server answers; default 1
 	Hysteresis int  // quorum is regained at Quorum + Hysteresis, lost at Quorum - Hysteresis (keepalived)
@@ -100,8 +100,8 @@ type Service struct {
 	Line       int  // in the file, for messages
 }
 
-// Own is what a real has instead of its service's.
-type Own struct {
+// RealOverrides is what a real has instead of its service's.
+type RealOverrides struct {
 	OnDown OnDown // "" = the service's
 	Hooks  RealHooks
 }
@@ -141,7 +141,7 @@ func (s Service) WithReals(reals []lb.Real, from []int) Service {
 		}
 	}
 	if s.Own != nil {
-		own := make([]Own, len(reals))
+		own := make([]RealOverrides, len(reals))
 		for i, f := range from {
 			if f >= 0 && f < len(s.Own) {
 				own[i] = s.Own[f]
@@ -169,10 +169,10 @@ type SMTP struct {
 
 // Admin says where the daemon can be asked.
 type Admin struct {
-	Socket string   // default /run/lvx/lvx.sock
-	Listen string   // address for /metrics and the status page; "" = none
-	Hosts  []string // names that the status page may be asked by, besides addresses, localhost and the host's own
-	NoReal bool     // real_metrics: false: no series for each real
+	Socket          string   // default /run/lvx/lvx.sock
+	Listen          string   // address for /metrics and the status page; "" = none
+	Hosts           []string // names that the status page may be asked by, besides addresses, localhost and the host's own
+	OmitRealMetrics bool     // real_metrics: false: no series for each real
 }
 
 // Tables are the sizes of the packet path's tables.

@@ -164,10 +164,10 @@ func tables(c *cursor) Tables {
 func admin(c *cursor) Admin {
 	o := c.object()
 	a := Admin{
-		Socket: get(o, "socket", DefaultSocket, path),
-		Listen: get(o, "listen", "", bindAddress),
-		Hosts:  get(o, "hosts", nil, list(name)),
-		NoReal: !get(o, "real_metrics", true, boolean),
+		Socket:          get(o, "socket", DefaultSocket, path),
+		Listen:          get(o, "listen", "", bindAddress),
+		Hosts:           get(o, "hosts", nil, list(name)),
+		OmitRealMetrics: !get(o, "real_metrics", true, boolean),
 	}
 	if len(a.Socket) > maxSocket {
 		o.at("socket").errorf("%d characters (want at most %d, the kernel's limit for the path of a socket)", len(a.Socket), maxSocket)

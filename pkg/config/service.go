@@ -186,7 +186,7 @@ func (s *service) compare() {
 type real struct {
 	lb.Real
 	checks   []health.Spec
-	own      Own
+	own      RealOverrides
 	object   *object
 	checked  *cursor // where the checks are
 	forwards *cursor // where forward is
@@ -223,7 +223,7 @@ func readReal(c *cursor, r real) real {
 func (s *service) reals(rs []real, backend Backend) {
 	seen := map[netip.AddrPort]int{}
 	weight := 0
-	var own []Own
+	var own []RealOverrides
 	hasOwn := false
 	for _, r := range rs {
 		s.fit(&r)

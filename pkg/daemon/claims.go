@@ -25,13 +25,13 @@ type claims struct {
 	log       *slog.Logger
 	changed   func() // a VIP may be taken now
 
-	mu      sync.Mutex
-	wanted  map[vip.Place]bool
-	free    map[vip.Place]bool // asked about, and no stranger has it
-	asking  map[vip.Place]bool
-	first   map[vip.Place]bool // asked about for the first time, no answer yet
-	slots   chan struct{}      // one for each question at a time
-	settled chan struct{}      // closed once every VIP that was wanted at first has been asked about
+	mu       sync.Mutex
+	wanted   map[vip.Place]bool
+	free     map[vip.Place]bool // asked about, and no stranger has it
+	asking   map[vip.Place]bool
+	first    map[vip.Place]bool // asked about for the first time, no answer yet
+	slots    chan struct{}      // one for each question at a time
+	allAsked chan struct{}      // closed once every VIP that was wanted at first has been asked about
 }
 
 // Limits and kinds of claims.
@@ -48,7 +48,7 @@ func newClaims(addrsOf func(neigh.MAC) []netip.Addr, w *warnings.Registry, log *
 	return &claims{
 		findOwner: neigh.FindOwner, addrsOf: addrsOf, warnings: w, log: log,
 		wanted: map[vip.Place]bool{}, free: map[vip.Place]bool{}, asking: map[vip.Place]bool{}, first: map[vip.Place]bool{},
-		slots: make(chan struct{}, maxClaims), settled: make(chan struct{}),
+		slots: make(chan struct{}, maxClaims), allAsked: make(chan struct{}),
 	}
 }
 
@@ -104,9 +104,9 @@ func (c *claims) settleIfDone() {
 		return
 	}
 	select {
-	case <-c.settled:
+	case <-c.allAsked:
 	default:
-		close(c.settled)
+		close(c.allAsked)
 	}
 }
 

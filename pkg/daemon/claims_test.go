@@ -91,7 +91,7 @@ func TestClaimOfATakenVIP(t *testing.T) {
 			t.Errorf("taken without a question: %v", may)
 		}
 		begin := time.Now()
-		<-c.settled
+		<-c.allAsked
 		if took := time.Since(begin); took != 300*time.Millisecond {
 			t.Errorf("known after %v", took)
 		}
@@ -124,7 +124,7 @@ func TestClaimsThatAreNotAsked(t *testing.T) {
 		if !slices.Equal(may, want) || s.questions() != 0 || len(w.List()) != 0 {
 			t.Errorf("may take %v, asked %d times, warnings %v", may, s.questions(), kinds(w))
 		}
-		<-c.settled
+		<-c.allAsked
 		if may := c.filter(want, want, unforced); !slices.Equal(may, want) {
 			t.Errorf("removed by somebody: may take %v", may)
 		}
@@ -140,7 +140,7 @@ func TestClaimOfAVIPThatARealAnswersFor(t *testing.T) {
 		c, w, _ := newTestClaims(s)
 		want := []vip.Place{at(100)}
 		c.filter(want, want, unforced)
-		<-c.settled
+		<-c.allAsked
 		synctest.Wait()
 		if may := c.filter(want, want, unforced); !slices.Equal(may, want) {
 			t.Errorf("may take %v", may)
@@ -165,7 +165,7 @@ func TestClaimsWithoutAnswer(t *testing.T) {
 		c, w, _ := newTestClaims(s)
 		want := []vip.Place{at(100)}
 		c.filter(want, want, unforced)
-		<-c.settled
+		<-c.allAsked
 		synctest.Wait()
 		if may := c.filter(want, want, unforced); !slices.Equal(may, want) {
 			t.Errorf("may take %v", may)

@@ -116,13 +116,13 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
-		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.renew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),
+		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.startAnew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
-		NoRealMetrics: cfg.Admin.NoReal, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
+		OmitRealMetrics: cfg.Admin.OmitRealMetrics, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
 		Sync: d.sync.forAdmin(),
 	})
 	return d, nil
@@ -224,7 +224,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 // awaitVIPs closes ready when the director is, and it is known of every VIP
 // whether another host has it: then those that can be served are there.
 func (d *Daemon) awaitVIPs(ctx context.Context) error {
-	for _, c := range []<-chan struct{}{d.director.Ready(), d.vips.claims.settled} {
+	for _, c := range []<-chan struct{}{d.director.Ready(), d.vips.claims.allAsked} {
 		select {
 		case <-c:
 		case <-ctx.Done():
@@ -297,7 +297,7 @@ func (d *Daemon) await(ctx context.Context, outer, inner *circle) ending {
 	if failed {
 		return endRestarted
 	}
-	return d.wayOut(ctx)
+	return d.chooseEnding(ctx)
 }
 
 func (d *Daemon) reloadWhenAsked(ctx context.Context) error {

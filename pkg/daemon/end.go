@@ -42,8 +42,8 @@ func findLeftovers(cfg *config.Config) found {
 	return found{datapath: err == nil && len(pins) > 0 || ipvs.Leftover(ledgerDir(cfg))}
 }
 
-// wayOut decides how a daemon ends that was asked to.
-func (d *Daemon) wayOut(ctx context.Context) ending {
+// chooseEnding decides how a daemon ends that was asked to.
+func (d *Daemon) chooseEnding(ctx context.Context) ending {
 	job, err := SystemdJob(context.WithoutCancel(ctx), os.Getpid())
 	if err != nil {
 		d.log.Warn("taken for a stop without a successor", "err", err)

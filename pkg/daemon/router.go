@@ -46,7 +46,7 @@ func newRouter(a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Lo
 		o.Lease = r.lease
 		o.Held = func(instance string) time.Duration {
 			if id, ok := r.director.Lease(instance); ok {
-				return leaser.Held(id)
+				return leaser.LeaseLeft(id)
 			}
 			return 0
 		}

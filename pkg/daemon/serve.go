@@ -54,8 +54,8 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 	}
 }
 
-// renew makes another configuration follow this daemon.
-func (d *Daemon) renew(cfg *config.Config) {
+// startAnew makes another configuration follow this daemon.
+func (d *Daemon) startAnew(cfg *config.Config) {
 	select {
 	case d.next <- Next{Config: cfg}:
 	default: // something follows already

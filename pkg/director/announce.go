@@ -20,7 +20,7 @@ type Routes interface {
 // servingVIPs says of every VIP that BGP announces whether enough of its
 // services take connections. A sorry server counts: clients are better served
 // by it than by nobody.
-func servingVIPs(cfg *config.Config, out Outcome) []bgp.VIP {
+func servingVIPs(cfg *config.Config, out Planned) []bgp.VIP {
 	owned := map[netip.Addr]bool{} // by virtual routers
 	for _, v := range out.State.VIPs {
 		owned[v.Addr] = v.Owner != ""

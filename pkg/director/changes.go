@@ -16,7 +16,7 @@ import (
 
 // listChanges compares two plans. What was not in the plan before is no news,
 // and neither is what is gone.
-func listChanges(before, after Outcome, at time.Time) []notify.Event {
+func listChanges(before, after Planned, at time.Time) []notify.Event {
 	var es []notify.Event
 	quorum := before.quorums()
 	for n := range after.Services { // by reference: there may be ten thousand
@@ -45,7 +45,7 @@ func listChanges(before, after Outcome, at time.Time) []notify.Event {
 }
 
 // configured is the n-th service as the plan's configuration has it.
-func (o *Outcome) configured(n int) *config.Service {
+func (o *Planned) configured(n int) *config.Service {
 	if c := o.Memory.config; c != nil && n < len(c.Services) && c.Services[n].Name == o.Services[n].Name {
 		return &c.Services[n]
 	}
@@ -54,7 +54,7 @@ func (o *Outcome) configured(n int) *config.Service {
 
 // listStops are the events of services whose hooks are to be run when the
 // director stops: what was up counts as down.
-func listStops(out Outcome, at time.Time) []notify.Event {
+func listStops(out Planned, at time.Time) []notify.Event {
 	var es []notify.Event
 	for n := range out.Services {
 		s, svc := &out.Services[n], out.configured(n)
@@ -81,7 +81,7 @@ func listStops(out Outcome, at time.Time) []notify.Event {
 const textStops = "the director stops"
 
 // quorums reports whether a service, which most likely is the i-th, had quorum.
-func (o *Outcome) quorums() func(i int, service string) (had, known bool) {
+func (o *Planned) quorums() func(i int, service string) (had, known bool) {
 	all := sync.OnceValue(func() map[string]bool {
 		m := make(map[string]bool, len(o.Services))
 		for i := range o.Services {
@@ -109,7 +109,7 @@ func endpoint(s lb.State, service string, real netip.AddrPort) string {
 }
 
 // notifyChanges logs and notifies what changed between two plans.
-func (d *Director) notifyChanges(before, after Outcome) {
+func (d *Director) notifyChanges(before, after Planned) {
 	for _, e := range listChanges(before, after, time.Now()) {
 		level := slog.LevelInfo
 		if e.New == "down" {

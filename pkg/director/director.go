@@ -23,7 +23,7 @@ import (
 // Health asks real servers; [health.Monitor] is one.
 type Health interface {
 	Set(targets []health.Target)
-	Preset(known map[health.Target]health.Status)
+	Restore(known map[health.Target]health.Status)
 	Snapshot() map[health.Target]health.Status
 	Events() <-chan health.Event
 }
@@ -115,7 +115,7 @@ type Director struct {
 	opt           Options
 	log           *slog.Logger
 	calls         chan func(context.Context)
-	roles         chan role
+	roles         chan roleChange
 	applied       chan struct{}                 // closed after the first Apply
 	ready         chan struct{}                 // closed when the VIPs are there
 	done          chan struct{}                 // closed when Run returns
@@ -138,7 +138,7 @@ type Director struct {
 	runtime       Runtime           // the layer
 	marks         marks
 	overrides     Overrides
-	out           Outcome
+	out           Planned
 	canHoldVIPs   bool              // the servers are found, or had their time: VIPs may attract traffic
 	active        map[string]bool   // VRRP instances that this host forwards for
 	roleChanges   map[string]uint64 // by VRRP instance
@@ -180,7 +180,7 @@ func New(opt Options) *Director {
 		opt:           opt,
 		log:           opt.Log.With("component", "director"),
 		calls:         make(chan func(context.Context)),
-		roles:         make(chan role),
+		roles:         make(chan roleChange),
 		applied:       make(chan struct{}),
 		ready:         make(chan struct{}),
 		done:          make(chan struct{}),
@@ -258,7 +258,7 @@ func (d *Director) start(ctx context.Context) error {
 	for _, instance := range d.out.Memory.Active {
 		d.active[instance] = true
 	}
-	d.opt.Health.Preset(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
+	d.opt.Health.Restore(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
 	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
 	if err := d.adoptConfig(ctx, d.cfg); err != nil {
 		return err

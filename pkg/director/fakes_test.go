@@ -39,7 +39,7 @@ func (f *fakeHealth) Set(ts []health.Target) {
 	}
 }
 
-func (f *fakeHealth) Preset(known map[health.Target]health.Status) {
+func (f *fakeHealth) Restore(known map[health.Target]health.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for t, s := range known {

@@ -24,7 +24,7 @@ services:
 `
 
 // planned makes a plan in which the reals named are up.
-func planned(t *testing.T, cfg *config.Config, before Outcome, up ...string) Outcome {
+func planned(t *testing.T, cfg *config.Config, before Planned, up ...string) Planned {
 	t.Helper()
 	status := map[health.Target]health.Status{}
 	for _, target := range Targets(cfg, false) {
@@ -45,14 +45,14 @@ func TestEventsCarryTheirHooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commands := func(before, after Outcome) map[string][][]string {
+	commands := func(before, after Planned) map[string][][]string {
 		all := map[string][][]string{}
 		for _, e := range listChanges(before, after, time.Now()) {
 			all[e.Name+" "+e.New] = e.Commands
 		}
 		return all
 	}
-	none := planned(t, cfg, Outcome{})
+	none := planned(t, cfg, Planned{})
 	both := planned(t, cfg, none, "192.0.2.11", "192.0.2.12")
 	if diff := cmp.Diff(map[string][][]string{
 		"192.0.2.11:80 up": {{"/real", "up"}}, "192.0.2.12:80 up": {{"/real", "up"}}, "web up": {{"/up"}},
@@ -83,7 +83,7 @@ func TestOnDownOfOneReal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc := planned(t, cfg, Outcome{}).State.Services[0]
+	svc := planned(t, cfg, Planned{}).State.Services[0]
 	if len(svc.Reals) != 1 || svc.Reals[0].Addr != netip.MustParseAddr("192.0.2.11") || svc.Reals[0].Weight != 0 || len(svc.Absent) != 1 {
 		t.Errorf("reals %v, absent %v (want 192.0.2.11 with weight 0, the other one absent)", svc.Reals, svc.Absent)
 	}

@@ -6,8 +6,8 @@ import (
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
-// role asks the loop to forward for a VRRP instance, or not to any more.
-type role struct {
+// roleChange asks the loop to forward for a VRRP instance, or not to any more.
+type roleChange struct {
 	instance string
 	active   bool
 	done     chan error // gets the result of the sync that follows; capacity 1
@@ -18,15 +18,15 @@ type role struct {
 // that they attract no traffic before their state is there. On error the
 // backend does not forward for the instance.
 func (d *Director) Activate(instance string) error {
-	return d.setRole(role{instance, true, make(chan error, 1)})
+	return d.setRole(roleChange{instance, true, make(chan error, 1)})
 }
 
 // Deactivate makes the backend inert for a VRRP instance.
 func (d *Director) Deactivate(instance string) error {
-	return d.setRole(role{instance, false, make(chan error, 1)})
+	return d.setRole(roleChange{instance, false, make(chan error, 1)})
 }
 
-func (d *Director) setRole(r role) error {
+func (d *Director) setRole(r roleChange) error {
 	select {
 	case d.roles <- r:
 		return <-r.done
@@ -41,7 +41,7 @@ type inbox struct {
 	health <-chan health.Event
 	vrrp   <-chan vrrp.Event
 	neigh  <-chan struct{}
-	roles  []role // taken, not answered yet
+	roles  []roleChange // taken, not answered yet
 }
 
 func (d *Director) inbox() *inbox {
@@ -93,7 +93,7 @@ func (in *inbox) reportRole(d *Director, e vrrp.Event, ok bool) {
 	d.notifyRole(e)
 }
 
-func (in *inbox) takeRole(d *Director, r role) {
+func (in *inbox) takeRole(d *Director, r roleChange) {
 	in.roles = append(in.roles, r)
 	d.active[r.instance] = r.active
 }

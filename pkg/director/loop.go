@@ -62,7 +62,7 @@ func (d *Director) loop(ctx context.Context) error {
 				full = true
 			}
 		}
-		if err := d.turn(ctx, in, full); err != nil {
+		if err := d.replan(ctx, in, full); err != nil {
 			return err
 		}
 	}
@@ -97,9 +97,9 @@ func (d *Director) isThrottled() bool {
 	return wait > 0
 }
 
-// turn answers everything that is waiting with one plan. It fails only if
+// replan answers everything that is waiting with one plan. It fails only if
 // the VIPs cannot be put on the interface for the first time.
-func (d *Director) turn(ctx context.Context, in *inbox, full bool) error {
+func (d *Director) replan(ctx context.Context, in *inbox, full bool) error {
 	began := time.Now()
 	defer func() { d.lastTurn, d.lastTurnTook = time.Now(), time.Since(began) }()
 	d.throttleTimer.Stop()

@@ -97,7 +97,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 		d.reload.Error, d.text = "", text
 		d.warnings.End("reload-refused", "configuration")
 		// A real that serves goes by its check's fall, also if the check is new.
-		d.opt.Health.Preset(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, time.Now()))
+		d.opt.Health.Restore(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, time.Now()))
 		d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
 		d.log.Info("configuration reloaded", "services", len(d.cfg.Services), "changes", len(r.Did))
 		d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(r.Did), UID: uid})

@@ -74,8 +74,8 @@ func (vs Verdicts) update(reals []RealPlan) Verdicts {
 	return now
 }
 
-// Outcome is a plan with its reasons.
-type Outcome struct {
+// Planned is a plan with its reasons.
+type Planned struct {
 	State    lb.State
 	Services []ServicePlan // in the order of the configuration
 	Stale    []Override    // overrides whose service or real does not exist
@@ -115,9 +115,9 @@ func (rp RealPlan) Key() netip.AddrPort { return netip.AddrPortFrom(rp.Addr, rp.
 // Plan compiles the state that the kernel should hold. It does no I/O and
 // keeps nothing; equal inputs give equal outcomes. The outcome shares what did
 // not change with the input: neither is to be written to.
-func Plan(in Input) Outcome {
+func Plan(in Input) Planned {
 	cfg := in.Config
-	out := Outcome{
+	out := Planned{
 		Services: make([]ServicePlan, 0, len(cfg.Services)),
 		Memory: Memory{ // as large as the last one: a plan is made for every event
 			Up:     make(map[string]Verdicts, len(in.Memory.Up)),
@@ -277,7 +277,7 @@ func compileService(svc *config.Service, plan ServicePlan) lb.Service {
 		r.Weight = rp.Weight
 		if !rp.Up || plan.Sorry && rp.Weight > 0 {
 			if svc.RealOnDown(i) != config.Quiesce {
-				r.Awaited = rp.Unchecked
+				r.Unchecked = rp.Unchecked
 				s.Absent = append(s.Absent, r)
 				continue
 			}

@@ -213,7 +213,7 @@ func TestPlanOverrides(t *testing.T) {
 	o = o.edit("web", key(2), func(v *Override) { v.Drain = true })
 	o = o.edit("web", key(9), func(v *Override) { v.Drain = true })
 	o = o.edit("mail", key(1), func(v *Override) { v.Drain = true })
-	plan := func(marks string, o Overrides) Outcome {
+	plan := func(marks string, o Overrides) Planned {
 		return Plan(Input{Config: configOf(svc), Health: results(svc, marks), Overrides: o})
 	}
 	out := plan("+++", o)

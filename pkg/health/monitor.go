@@ -18,9 +18,9 @@ const (
 	DefaultExecConcurrency = 16
 )
 
-// tick is the grid on which probes start. It saves waking up for each of
+// probeGrid is the grid on which probes start. It saves waking up for each of
 // thousands of probes; an interval is never shorter than several ticks.
-const tick = 5 * time.Millisecond
+const probeGrid = 5 * time.Millisecond
 
 // Options are what a [Monitor] works with. The zero value is usable.
 type Options struct {
@@ -167,7 +167,7 @@ func (m *Monitor) Snapshot() map[Target]Status {
 
 // Run asks until ctx ends, then waits for the probes on their way. It must
 // be called once; it returns nil. What was found out can still be read
-// afterwards, to be remembered for [Monitor.Preset].
+// afterwards, to be remembered for [Monitor.Restore].
 func (m *Monitor) Run(ctx context.Context) error {
 	var workers, mailman sync.WaitGroup
 	mailman.Go(func() { m.pendingEvents.deliver(ctx, m.events) })

@@ -456,7 +456,7 @@ func TestPreset(t *testing.T) {
 			m.set(addr(i+1), hang)
 		}
 		m.Set([]health.Target{early, unknown})
-		m.Preset(map[health.Target]health.Status{
+		m.Restore(map[health.Target]health.Status{
 			early:   {Known: true, Up: true},
 			late:    {Known: true, Up: true},
 			unknown: {},

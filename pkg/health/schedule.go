@@ -43,15 +43,15 @@ func (m *Monitor) runProbe(ctx context.Context, p *probe) {
 		m.mu.Unlock()
 		err := p.checker.Check(asking)
 		if asking.Err() == nil {
-			err = m.judge(p, err)
+			err = m.excuseOwnFailure(p, err)
 		}
 		stop()
 		p = m.finishProbe(ctx, p, began, err)
 	}
 }
 
-// judge takes a failure back that is this host's own.
-func (m *Monitor) judge(p *probe, err error) error {
+// excuseOwnFailure takes a failure back that is this host's own.
+func (m *Monitor) excuseOwnFailure(p *probe, err error) error {
 	if err == nil || errors.Is(err, ErrNotAsked) {
 		return err
 	}
@@ -196,7 +196,7 @@ func (p *probe) nextStart(began time.Duration, err error, random float64) time.D
 // past.
 func (m *Monitor) schedule(p *probe, due time.Duration) {
 	now := time.Since(m.start)
-	p.due = max(due.Truncate(tick), (now + tick).Truncate(tick))
+	p.due = max(due.Truncate(probeGrid), (now + probeGrid).Truncate(probeGrid))
 	m.addToAgenda(p)
 }
 

@@ -54,10 +54,10 @@ func (m *Monitor) Set(targets []Target) {
 	}
 }
 
-// Preset gives what was known of targets before a restart, so that not
+// Restore gives what was known of targets before a restart, so that not
 // everything starts down. It counts for targets that have no result yet and
 // for those that are set later; each is used once.
-func (m *Monitor) Preset(known map[Target]Status) {
+func (m *Monitor) Restore(known map[Target]Status) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	maps.DeleteFunc(m.presets, func(Target, Status) bool { return true })

@@ -41,9 +41,9 @@ type Leaser interface {
 	// Renew lets lease id live for d from now; d <= 0 ends it at once.
 	Renew(id uint32, d time.Duration) error
 
-	// Held is what is left of lease id, also of one that an earlier daemon
+	// LeaseLeft is what is left of lease id, also of one that an earlier daemon
 	// renewed; 0 if the lease is over.
-	Held(id uint32) time.Duration
+	LeaseLeft(id uint32) time.Duration
 }
 
 // Switcher is implemented by backends that need no Apply to change what is

@@ -138,13 +138,13 @@ func (p Persistence) Enabled() bool { return p.Timeout > 0 }
 // Real is a real server of one service. Its identity within a service is
 // Addr and Port.
 type Real struct {
-	Addr    netip.Addr
-	Port    uint16 // 0 = the listener's port; direct routing cannot translate ports
-	Weight  uint16 // 0 = quiesced: keeps its connections, gets no new ones
-	Forward Forward
-	Upper   uint32 // upper connection threshold, 0 = none (ipvsadm -x)
-	Lower   uint32 // lower connection threshold, 0 = none (ipvsadm -y)
-	Awaited bool   // of those that are absent: only because it has not been checked yet, so that its connections wait and are not reset
+	Addr      netip.Addr
+	Port      uint16 // 0 = the listener's port; direct routing cannot translate ports
+	Weight    uint16 // 0 = quiesced: keeps its connections, gets no new ones
+	Forward   Forward
+	Upper     uint32 // upper connection threshold, 0 = none (ipvsadm -x)
+	Lower     uint32 // lower connection threshold, 0 = none (ipvsadm -y)
+	Unchecked bool   // of those that are absent: only because it has not been checked yet, so that its connections wait and are not reset
 }
 
 // IsIPv6 reports whether a service is of IPv6: one service has one family.

@@ -69,7 +69,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 	switch {
 	case !r.reachable() && k.proto == lb.TCP && !d.state.ExpireNodestConn && !another:
 		return dropped("real_away"), true
-	case !r.reachable() && r.awaited && k.proto == lb.TCP && !syn:
+	case !r.reachable() && r.unchecked && k.proto == lb.TCP && !syn:
 		return dropped("real_away"), true
 	case !r.reachable():
 		delete(d.flows, k)

@@ -62,15 +62,15 @@ type service struct {
 // real is a real server of a service: one in force, or one that was removed
 // and is remembered for its connections. When it returns it is the same one.
 type real struct {
-	conf     lb.Real
-	service  *service
-	there    bool
-	awaited  bool // out only until it has been checked
-	host     Host
-	mac      [6]byte // the last that was known
-	counters lb.Counters
-	live     bool // connections or templates referred to it at this sweep
-	idle     int  // sweeps since it was removed in which none did
+	conf      lb.Real
+	service   *service
+	there     bool
+	unchecked bool // out only until it has been checked
+	host      Host
+	mac       [6]byte // the last that was known
+	counters  lb.Counters
+	live      bool // connections or templates referred to it at this sweep
+	idle      int  // sweeps since it was removed in which none did
 }
 
 // reachable reports whether packets can be sent to r at all.
@@ -98,7 +98,7 @@ func (d *Director) Apply(s lb.State) {
 		if _, ok := d.state.Service(name); !ok {
 			v.there = false
 			for _, r := range v.reals {
-				r.there, r.awaited = false, false
+				r.there, r.unchecked = false, false
 			}
 		}
 	}
@@ -108,7 +108,7 @@ func (d *Director) Apply(s lb.State) {
 func (d *Director) settle(v *service) {
 	for _, r := range v.reals {
 		r.there = false
-		r.awaited = slices.ContainsFunc(v.conf.Absent, func(c lb.Real) bool { return c.Awaited && c.Key() == r.conf.Key() })
+		r.unchecked = slices.ContainsFunc(v.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Key() == r.conf.Key() })
 	}
 	conf := slices.Clone(v.conf.Reals)
 	sorry := lb.Real{Addr: v.conf.Sorry, Weight: 1}

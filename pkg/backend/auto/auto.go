@@ -241,10 +241,10 @@ func (b *Backend) Trace(f lb.TraceFilter, keep int) (lb.Trace, error) {
 	return nil, errors.New("trace: XDP does not run here (tcpdump sees what the kernel's IPVS does)")
 }
 
-// Held implements [lb.Leaser]: what XDP knows to be left of a lease.
-func (b *Backend) Held(id uint32) time.Duration {
+// LeaseLeft implements [lb.Leaser]: what XDP knows to be left of a lease.
+func (b *Backend) LeaseLeft(id uint32) time.Duration {
 	if l, ok := b.xdp.(lb.Leaser); ok {
-		return l.Held(id)
+		return l.LeaseLeft(id)
 	}
 	return 0
 }

@@ -44,7 +44,7 @@ func TestRefused(t *testing.T) {
 	if err := h.Renew(0, time.Second); err != nil {
 		t.Error(err)
 	}
-	if h.Held(0) != 0 {
+	if h.LeaseLeft(0) != 0 {
 		t.Error("a lease without XDP")
 	}
 	e, err := h.Explain(lb.Packet{Proto: lb.TCP, Src: h.src(1), Dst: h.dst(80)})

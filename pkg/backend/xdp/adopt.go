@@ -57,9 +57,9 @@ func (b *Backend) adoptReals() {
 			continue
 		}
 		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&bpf.RealReserved == 0}
-		r.waits = !r.there && raw.Flags&bpf.RealSilent != 0
+		r.isUnchecked = !r.there && raw.Flags&bpf.RealUnchecked != 0
 		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: bpf.PortWord(raw.Port), Weight: raw.Weight}
-		r.near, r.left = b.whereLeft(raw)
+		r.near, r.isInherited = b.whereLeft(raw)
 		s.reals[r.conf.Key()] = r
 	}
 }

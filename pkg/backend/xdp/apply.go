@@ -60,11 +60,11 @@ func joinRefusals(refused []error) error {
 // was in force.
 func (b *Backend) applyOnce(s lb.State) (refused []error, late, err error) {
 	unplugged := b.dp.Refresh() // reported at the end: the other interfaces are served
-	b.settling.Wait()           // the half that is not in force, and retired rings, are free from here on
-	for _, r := range b.retired {
+	b.graceRunning.Wait()       // the half that is not in force, and retired rings, are free from here on
+	for _, r := range b.ringsInGrace {
 		b.rings.give(r)
 	}
-	b.retired = b.retired[:0]
+	b.ringsInGrace = b.ringsInGrace[:0]
 	before, order := b.state, b.order
 	b.state = s
 	b.state.Services = slices.Clone(s.Services)
@@ -99,11 +99,11 @@ func (b *Backend) publish(half uint32, todo work) {
 		}
 	}
 	atomic.StoreUint32(&b.dp.Settings.Half, half)
-	b.settling.Go(b.grace) // nobody waits for it now: a takeover would
-	b.retired, b.retiring = append(b.retired, b.retiring...), b.retiring[:0]
+	b.graceRunning.Go(b.grace) // nobody waits for it now: a takeover would
+	b.ringsInGrace, b.ringsToRetire = append(b.ringsInGrace, b.ringsToRetire...), b.ringsToRetire[:0]
 	b.removeGone(todo.services)
 	for _, s := range todo.services { // not before: what a failed Apply prepared was written nowhere
-		s.settled = true
+		s.isWritten = true
 	}
 	b.neighVersion = todo.neighVersion
 }
@@ -112,7 +112,7 @@ func (b *Backend) publish(half uint32, todo work) {
 // reserved while flows live: a real that returns regains them.
 func (b *Backend) removeGone(changed []*service) {
 	for _, s := range b.byIndex {
-		if s != nil && s.pass != b.passes {
+		if s != nil && s.inApply != b.applies {
 			b.retireRing(s)
 			s.there = false
 			b.removeReals(s)
@@ -126,7 +126,7 @@ func (b *Backend) removeGone(changed []*service) {
 // retireRing gives the ring of a removed service up: no listener leads to it
 // any more, and a service that returns gets a new one.
 func (b *Backend) retireRing(s *service) {
-	b.retired = append(b.retired, s.span)
+	b.ringsInGrace = append(b.ringsInGrace, s.span)
 	s.span, s.ring, s.inRing = span{}, nil, nil
 	s.entry.Ring, s.entry.RingSize = 0, 0
 }
@@ -140,9 +140,9 @@ func (b *Backend) removeReals(s *service) {
 		if s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same)) {
 			continue
 		}
-		waits := s.there && slices.ContainsFunc(s.conf.Absent, func(c lb.Real) bool { return c.Awaited && c.Key() == k })
-		if r.there || r.waits != waits {
-			r.there, r.waits = false, waits
+		isUnchecked := s.there && slices.ContainsFunc(s.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Key() == k })
+		if r.there || r.isUnchecked != isUnchecked {
+			r.there, r.isUnchecked = false, isUnchecked
 			b.write(s, r)
 		}
 	}

@@ -27,7 +27,7 @@ func (h *harness) checkBooks(t testing.TB) {
 		}
 		owner[slot] = "free"
 	}
-	spans := slices.Concat(h.rings.free, h.retired, h.retiring)
+	spans := slices.Concat(h.rings.free, h.ringsInGrace, h.ringsToRetire)
 	for name, s := range h.services {
 		if h.byIndex[s.index] != s {
 			t.Fatalf("service %s does not have its index %d", name, s.index)

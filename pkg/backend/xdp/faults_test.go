@@ -81,14 +81,14 @@ func TestUncheckedRealsConnectionsWait(t *testing.T) {
 	p.Flags = "A"
 	data := frame(p)
 	h.want(data, "forwarded", tx)
-	out := func(awaited bool) {
+	out := func(unchecked bool) {
 		t.Helper()
 		s = s.Clone()
 		svc := &s.Services[0]
 		svc.Reals, svc.Absent = nil, nil
 		for _, r := range webService(2).Reals {
 			if r.Addr == first {
-				r.Awaited = awaited
+				r.Unchecked = unchecked
 				svc.Absent = append(svc.Absent, r)
 			} else {
 				svc.Reals = append(svc.Reals, r)
@@ -118,14 +118,14 @@ func TestUncheckedRealOfAPredecessor(t *testing.T) {
 	p := syn(lb.TCP)
 	first := h.Send(p).Real
 	p.Flags = "A"
-	out := func(awaited bool) {
+	out := func(unchecked bool) {
 		t.Helper()
 		s = s.Clone()
 		svc := &s.Services[0]
 		svc.Reals, svc.Absent = nil, nil
 		for _, r := range webService(2).Reals {
 			if r.Addr == first {
-				r.Awaited = awaited
+				r.Unchecked = unchecked
 				svc.Absent = append(svc.Absent, r)
 			} else {
 				svc.Reals = append(svc.Reals, r)

@@ -281,7 +281,7 @@ func (d *duel) drawEdit() {
 			at := rapid.IntRange(0, n-1).Draw(d.rt, "real")
 			s.Absent = nil
 			if r := s.Reals[at]; chance(d.rt, 2, "not checked yet") {
-				r.Awaited = true
+				r.Unchecked = true
 				s.Absent = []lb.Real{r}
 			}
 			s.Reals = slices.Delete(s.Reals, at, at+1)

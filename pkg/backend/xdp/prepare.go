@@ -22,19 +22,19 @@ type work struct {
 func (b *Backend) prepareServices(before *lb.State) work {
 	// Asked first: what changes meanwhile changes it.
 	todo := work{neighVersion: b.neigh.Version()}
-	b.passes++
-	relaid := !equalExceptServices(before, &b.state) || len(before.Services) != len(b.state.Services)
+	b.applies++
+	relaid := !equalVIPsAndPeers(before, &b.state) || len(before.Services) != len(b.state.Services)
 	services := make([]*service, 0, len(b.state.Services))
 	refused := map[string]bool{}
 	for i := range b.state.Services {
 		conf := &b.state.Services[i]
-		s, err := b.claim(i, conf, &todo.undo)
+		s, err := b.findOrAddService(i, conf, &todo.undo)
 		if err != nil {
 			todo.refused = append(todo.refused, err)
 			refused[conf.Name] = true
 			continue
 		}
-		s.pass = b.passes
+		s.inApply = b.applies
 		services = append(services, s)
 		relaid = relaid || before.Services[i].Name != conf.Name
 		if b.isUnchanged(s, conf, todo.neighVersion) {
@@ -69,7 +69,7 @@ func (b *Backend) prepareAll(todo *work, refused map[string]bool) (relaid bool) 
 		restore := b.remember(s)
 		if err := b.prepare(s); err != nil {
 			restore()
-			s.settled = false
+			s.isWritten = false
 			todo.refused = append(todo.refused, err)
 			refused[name] = true
 			continue
@@ -109,7 +109,7 @@ func (b *Backend) prepare(s *service) error {
 	if !s.there { // a service that returns has its flows, but starts anew
 		s.ring, s.inRing = nil, nil
 	}
-	s.there, s.settled, s.isNew = true, false, false
+	s.there, s.isWritten, s.isNew = true, false, false
 	if err := b.placeReals(s); err != nil {
 		return err
 	}
@@ -121,9 +121,9 @@ func (b *Backend) prepare(s *service) error {
 	return nil
 }
 
-// equalExceptServices reports whether all is the same that VIPs are laid out by, besides
+// equalVIPsAndPeers reports whether all is the same that VIPs are laid out by, besides
 // the services.
-func equalExceptServices(a, b *lb.State) bool {
+func equalVIPsAndPeers(a, b *lb.State) bool {
 	return slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Peers, b.Peers)
 }
 
@@ -131,7 +131,7 @@ func equalExceptServices(a, b *lb.State) bool {
 // ten thousand services, few do. It looks up its reals' MACs if some real's
 // may have changed.
 func (b *Backend) isUnchanged(s *service, conf *lb.Service, neighVersion uint64) bool {
-	if !s.settled || !s.there || s.filtered != b.filtered(conf) || !equalServices(&s.conf, conf) {
+	if !s.isWritten || !s.there || s.filtered != b.filtered(conf) || !equalServices(&s.conf, conf) {
 		return false
 	}
 	if neighVersion == b.neighVersion {

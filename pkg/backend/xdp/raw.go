@@ -17,14 +17,14 @@ func compareAndSwap64(p *uint64, old, new uint64) bool {
 	return atomic.CompareAndSwapUint64(p, old, new)
 }
 
-// wayWord is the first word of a real: its MAC, generation and flags.
-func wayWord(mac [6]byte, generation, flags uint8) uint64 {
+// nextHopWord is the first word of a real: its MAC, generation and flags.
+func nextHopWord(mac [6]byte, generation, flags uint8) uint64 {
 	b := [8]byte{mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], generation, flags}
 	return binary.NativeEndian.Uint64(b[:])
 }
 
-// publishWay stores MAC, generation and flags of a real at once.
-func publishWay(r *bpf.Real, w uint64) {
+// publishNextHop stores MAC, generation and flags of a real at once.
+func publishNextHop(r *bpf.Real, w uint64) {
 	p := (*uint64)(unsafe.Pointer(&r.MAC))
 	if load64(p) != w {
 		store64(p, w)

@@ -69,9 +69,9 @@ func (b *Backend) writeRing(s *service, ring *sched.Ring) error {
 		return fmt.Errorf("service %s: %w", s.conf.Name, err)
 	}
 	for i, slot := range ring.Slots {
-		b.dp.Rings[at.at+uint32(i/bpf.RingLineSlots)].Slot[i%bpf.RingLineSlots] = slot
+		b.dp.Rings[at.at+uint32(i/bpf.RingLineSlots)].Real[i%bpf.RingLineSlots] = slot
 	}
-	b.retiring = append(b.retiring, s.span)
+	b.ringsToRetire = append(b.ringsToRetire, s.span)
 	s.span = at
 	s.entry.Ring = at.at
 	s.since = load64(&b.dp.Cursors[s.index].Picks)

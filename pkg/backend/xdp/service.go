@@ -14,17 +14,17 @@ import (
 
 // service is what the backend remembers of one service between two states.
 type service struct {
-	index  uint32 // into services, cursors, labels
-	cookie uint32 // who holds the index; keys templates and filters
-	conf   lb.Service
-	wanted lb.Service // what it becomes in the Apply that is under way
-	there  bool       // part of the state in force; if not, kept for its flows
-	isNew  bool       // claimed, and never prepared with success
-	pass   uint64     // the last Apply that had it
+	index   uint32 // into services, cursors, labels
+	cookie  uint32 // who holds the index; keys templates and filters
+	conf    lb.Service
+	wanted  lb.Service // what it becomes in the Apply that is under way
+	there   bool       // part of the state in force; if not, kept for its flows
+	isNew   bool       // claimed, and never prepared with success
+	inApply uint64     // the last Apply that had it
 
-	settled  bool // reals, ring and entry are those of conf,
-	filtered bool // which was, or was not, under deny or allow lists,
-	local    bool // and has this host among its reals
+	isWritten bool // reals, ring and entry are those of conf,
+	filtered  bool // which was, or was not, under deny or allow lists,
+	local     bool // and has this host among its reals
 
 	listened []endpoint // where it listens, or did when it had listeners
 
@@ -40,14 +40,14 @@ type service struct {
 
 // real is one real server of a service, or its sorry server.
 type real struct {
-	conf  lb.Real
-	slot  uint32
-	gen   uint8
-	there bool
-	near  Neighbor
-	idle  int  // passes of the sweeper without a flow since it was taken out
-	waits bool // not there only until it has been checked
-	left  bool // near is what a predecessor left, nobody has been asked yet
+	conf        lb.Real
+	slot        uint32
+	gen         uint8
+	there       bool
+	near        Neighbor
+	idle        int  // passes of the sweeper without a flow since it was taken out
+	isUnchecked bool // not there only until it has been checked
+	isInherited bool // near is what a predecessor left, nobody has been asked yet
 
 	// The link of this host to r, and to every other real of the service, is
 	// dead. Then r stays as it was: to say "refused" to the clients that come
@@ -83,8 +83,8 @@ var kind = map[lb.Scheduler]bpf.Scheduler{
 	lb.NQ: bpf.SchedNQ,
 }
 
-// claim finds or makes the index of a service, the at-th one.
-func (b *Backend) claim(at int, conf *lb.Service, u *undo) (*service, error) {
+// findOrAddService finds or makes the index of a service, the at-th one.
+func (b *Backend) findOrAddService(at int, conf *lb.Service, u *undo) (*service, error) {
 	if at < len(b.order) && b.order[at].conf.Name == conf.Name && b.order[at].there {
 		return b.order[at], nil
 	}
@@ -176,14 +176,14 @@ func (b *Backend) takeSlot() (uint32, error) {
 func (b *Backend) lookUp(r *real) {
 	near := b.neigh.Lookup(r.conf.Addr)
 	moved := near.IfIndex != 0 && near.IfIndex != r.near.IfIndex
-	if r.left && near.Pending && !moved {
+	if r.isInherited && near.Pending && !moved {
 		return
 	}
 	if near.OwnLink && near.MAC == ([6]byte{}) {
 		// Where it was, as long as it cannot be asked.
 		near.MAC, near.Source, near.IfIndex, near.MTU, near.Device = r.near.MAC, r.near.Source, r.near.IfIndex, r.near.MTU, r.near.Device
 	}
-	r.near, r.left = near, false
+	r.near, r.isInherited = near, false
 }
 
 // write puts a real into the table: everything else first, the first word
@@ -200,7 +200,7 @@ func (b *Backend) write(s *service, r *real) {
 	if mac == ([6]byte{}) {
 		mac = raw.MAC // silent: its old flows are still sent there
 	}
-	publishWay(raw, wayWord(mac, r.gen, b.flags(s, r, mac)))
+	publishNextHop(raw, nextHopWord(mac, r.gen, b.flags(s, r, mac)))
 }
 
 // mtu is the longest packet that may be sent to r.
@@ -216,8 +216,8 @@ func (b *Backend) addressOf(slot uint32) netip.Addr { return b.dp.Addresses[slot
 
 func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	switch {
-	case !r.there && r.waits:
-		return bpf.RealReserved | bpf.RealSilent
+	case !r.there && r.isUnchecked:
+		return bpf.RealReserved | bpf.RealUnchecked
 	case !r.there:
 		return bpf.RealReserved
 	}

@@ -101,17 +101,17 @@ func (b *Backend) sweepSet(at int, now uint64) {
 		k := bpf.FlowKey(load64(&b.dp.Flows[at+w]))
 		b.sweep.perReal[v.Real()] = struct{}{}
 		b.sweep.perVIP[k.VIP()] = struct{}{}
-		b.renew(k, v, now)
+		b.restampFlow(k, v, now)
 	}
 	if b.news != nil {
 		b.news.pending = b.flowNews(b.news.pending, at/8, now, true)
 	}
 }
 
-// renew keeps the template of a live connection alive: the kernel re-arms a
+// restampFlow keeps the template of a live connection alive: the kernel re-arms a
 // controlling entry by 60 s while one of its connections lives
 // (ip_vs_conn_expire).
-func (b *Backend) renew(k bpf.FlowKey, v bpf.FlowValue, now uint64) {
+func (b *Backend) restampFlow(k bpf.FlowKey, v bpf.FlowValue, now uint64) {
 	if !b.current(v) {
 		return
 	}
@@ -192,7 +192,7 @@ func (b *Backend) finishPass() {
 
 func (b *Backend) forget(name string, s *service) {
 	b.dp.Labels[s.index].Name = [56]int8{}
-	b.retiring = append(b.retiring, s.span)
+	b.ringsToRetire = append(b.ringsToRetire, s.span)
 	b.byIndex[s.index] = nil
 	b.freeIndex = min(b.freeIndex, int(s.index))
 	delete(b.services, name)

@@ -25,8 +25,8 @@ type waiting struct {
 // pen holds entries that wait. They are tried again once a state was applied
 // after they came.
 type pen struct {
-	entries []waiting
-	pass    uint64 // the Apply after which they were tried last
+	entries    []waiting
+	afterApply uint64 // the Apply after which they were tried last
 }
 
 // Absorb implements [connsync.Table].
@@ -66,11 +66,11 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 // releasePen adds entries that wait, if an edit may have brought what they wait
 // for, and drops those that have waited too long.
 func (b *Backend) releasePen(entries []connsync.Entry) []connsync.Entry {
-	if len(b.pen.entries) == 0 || b.pen.pass == b.passes {
+	if len(b.pen.entries) == 0 || b.pen.afterApply == b.applies {
 		return entries
 	}
 	waited := b.pen.entries
-	b.pen = pen{pass: b.passes}
+	b.pen = pen{afterApply: b.applies}
 	now := time.Now()
 	for _, w := range waited {
 		if now.After(w.until) {

@@ -9,11 +9,11 @@ import (
 // listenerIndex finds services by where they listen, for connection sync:
 // millions of records ask for the same few thousand listeners.
 type listenerIndex struct {
-	pass   uint64 // the Apply whose services it has
-	ports  map[port]*service
-	ranges map[endpoint][]lb.Listener
-	ofName map[lb.Listener]*service
-	byMark map[uint32]*service
+	ofApply uint64 // the Apply whose services it has
+	ports   map[port]*service
+	ranges  map[endpoint][]lb.Listener
+	ofName  map[lb.Listener]*service
+	byMark  map[uint32]*service
 }
 
 type port struct {
@@ -23,11 +23,11 @@ type port struct {
 
 // index is the index of the services in force.
 func (b *Backend) index() *listenerIndex {
-	if b.listeners != nil && b.listeners.pass == b.passes {
+	if b.listeners != nil && b.listeners.ofApply == b.applies {
 		return b.listeners
 	}
 	x := &listenerIndex{
-		pass: b.passes, ports: map[port]*service{}, ranges: map[endpoint][]lb.Listener{},
+		ofApply: b.applies, ports: map[port]*service{}, ranges: map[endpoint][]lb.Listener{},
 		ofName: map[lb.Listener]*service{}, byMark: map[uint32]*service{},
 	}
 	for _, s := range b.order {

@@ -26,12 +26,12 @@ func (b *Backend) remember(s *service) (restore func()) {
 	for k, r := range s.reals {
 		reals[k] = *r
 	}
-	retiring := len(b.retiring)
+	retiring := len(b.ringsToRetire)
 	return func() {
 		if s.span != before.span {
 			b.rings.give(s.span)
-			i := retiring + slices.Index(b.retiring[retiring:], before.span)
-			b.retiring = slices.Delete(b.retiring, i, i+1)
+			i := retiring + slices.Index(b.ringsToRetire[retiring:], before.span)
+			b.ringsToRetire = slices.Delete(b.ringsToRetire, i, i+1)
 		}
 		for k, r := range s.reals {
 			if was, ok := reals[k]; ok {

@@ -54,37 +54,37 @@ type Options struct {
 // Backend is the XDP data path. Its methods may be called from any
 // goroutine.
 type Backend struct {
-	log      *slog.Logger
-	dp       *loader.Datapath
-	neigh    Neighbors
-	fail     func(step string) error
-	grace    func()         // waits until no packet uses what it read before
-	settling sync.WaitGroup // the grace of what was published last
+	log          *slog.Logger
+	dp           *loader.Datapath
+	neigh        Neighbors
+	fail         func(step string) error
+	grace        func()         // waits until no packet uses what it read before
+	graceRunning sync.WaitGroup // the grace of what was published last
 
-	mu           sync.Mutex
-	state        lb.State
-	applied      bool
-	passes       uint64    // applies so far, with those that failed
-	layout       uint64    // of VIPs and ports: another number, others
-	laid         [2]uint64 // the layout that each half has; 0: none that is known
-	neighVersion uint64    // the neighbours' version that the services are settled by
-	services     map[string]*service
-	order        []*service // of the state applied last
-	byIndex      [bpf.Services]*service
-	freeIndex    int // no index below is free
-	numbers      numbers
-	rings        arena
-	slots        slots
-	persistent   bool   // some service is or was: there may be templates
-	retiring     []span // ring lines that the half in force still names
-	retired      []span // ring lines that packets may still be reading
-	filters      map[bpf.FilterKey]bpf.FilterAction
-	sweep        sweeper
-	news         *news          // what peers are told, nil without connection sync
-	ipv6         bool           // services of IPv6 are taken: by tests of their program, which nothing attaches yet
-	pen          pen            // entries of peers that wait for an edit
-	listeners    *listenerIndex // see index
-	frags        *holder
+	mu            sync.Mutex
+	state         lb.State
+	applied       bool
+	applies       uint64    // applies so far, with those that failed
+	layout        uint64    // of VIPs and ports: another number, others
+	laid          [2]uint64 // the layout that each half has; 0: none that is known
+	neighVersion  uint64    // the neighbours' version that the services are settled by
+	services      map[string]*service
+	order         []*service // of the state applied last
+	byIndex       [bpf.Services]*service
+	freeIndex     int // no index below is free
+	numbers       numbers
+	rings         arena
+	slots         slots
+	persistent    bool   // some service is or was: there may be templates
+	ringsToRetire []span // ring lines that the half in force still names
+	ringsInGrace  []span // ring lines that packets may still be reading
+	filters       map[bpf.FilterKey]bpf.FilterAction
+	sweep         sweeper
+	news          *news          // what peers are told, nil without connection sync
+	ipv6          bool           // services of IPv6 are taken: by tests of their program, which nothing attaches yet
+	pen           pen            // entries of peers that wait for an edit
+	listeners     *listenerIndex // see index
+	frags         *holder
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -135,7 +135,7 @@ func newBackend(dp *loader.Datapath, o Options) *Backend {
 		dp.Settings.Answers = answersPerSecond
 	}
 	b.adopt()
-	b.settling.Go(b.grace) // a predecessor may have published a moment ago
+	b.graceRunning.Go(b.grace) // a predecessor may have published a moment ago
 	return b
 }
 
@@ -147,7 +147,7 @@ const answersPerSecond = 1000
 func (b *Backend) Close(keep bool) error {
 	b.stop()
 	b.done.Wait()
-	b.settling.Wait()
+	b.graceRunning.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.frags != nil {

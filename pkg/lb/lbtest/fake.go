@@ -128,8 +128,8 @@ func (f *Fake) Renew(id uint32, d time.Duration) error {
 	return nil
 }
 
-// Held implements [lb.Leaser].
-func (f *Fake) Held(id uint32) time.Duration {
+// LeaseLeft implements [lb.Leaser].
+func (f *Fake) LeaseLeft(id uint32) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return max(0, time.Until(f.leases[id]))

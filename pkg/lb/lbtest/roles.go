@@ -144,7 +144,7 @@ func lease(b *bench) {
 	b.apply(s)
 	b.want("before the first renewal", b.conns(1, web), "-")
 	renew(time.Hour)
-	if left := leaser.Held(3); left <= 59*time.Minute || left > time.Hour+time.Minute {
+	if left := leaser.LeaseLeft(3); left <= 59*time.Minute || left > time.Hour+time.Minute {
 		b.Errorf("%v left of a lease of an hour", left)
 	}
 	b.want("while it lasts", b.conns(2, web), "2 1")
@@ -152,7 +152,7 @@ func lease(b *bench) {
 	b.want("after the same state again", b.conns(1, web), "2")
 	renew(-1)
 	b.want("after its end", b.conns(1, web), "-")
-	if left := leaser.Held(3); left != 0 {
+	if left := leaser.LeaseLeft(3); left != 0 {
 		b.Errorf("%v left of a lease that is over", left)
 	}
 	renew(time.Hour)

@@ -188,7 +188,7 @@ func (d *daemon) half() (uint32, error) {
 	return s.Half & 1, nil
 }
 
-// until changes something, and tells after how many milliseconds packets
+// until changes something, and returns after how many milliseconds packets
 // found the service with a ring of that length, and after how many the change
 // was reported to be done.
 func (d *daemon) until(ctx context.Context, service string, length uint32, change func(context.Context) error) (seen, done float64, err error) {

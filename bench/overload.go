@@ -146,7 +146,7 @@ func (r *rig) losses(ctx context.Context, j *job, before evictions, n int) (l lo
 }
 
 // alive sends a packet of data of each of n flows, again if that run was
-// interrupted, and tells how many of them there are.
+// interrupted, and returns how many of them there are.
 func (r *rig) alive(from, n int) (uint64, error) {
 	for {
 		runs := r.repeated

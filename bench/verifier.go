@@ -22,7 +22,7 @@ const (
 	mostLoading      = 500 // ms
 )
 
-// verifier tells what the packet path costs to load, here and on an older
+// verifier returns what the packet path costs to load, here and on an older
 // kernel, which runs in a virtual machine.
 func verifier(ctx context.Context, j *job) error {
 	fmt.Fprint(j.notes, "verifier, this kernel ")

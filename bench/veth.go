@@ -294,7 +294,7 @@ func softirqd(cpu int) string {
 	return ""
 }
 
-// settled waits until nothing comes any more and tells how much has.
+// settled waits until nothing comes any more and returns how much has.
 func (f *far) settled(before uint64) (uint64, error) {
 	for last := before; ; {
 		time.Sleep(5 * time.Millisecond)

@@ -8,10 +8,12 @@
  *   maps.h        every map and why it is of its kind
  *   config.h      what is fixed at load time
  *   store.h       every store to a map
- *   record.h      how a packet is decided, for explain, trace and capture
+ *   record.h      how a packet is decided, for explain, trace and capture (recording.h)
  *   value.h       the bits of flows and templates
  *   packet.h      frame -> struct packet: Ethernet, TCP, UDP
- *   ipv4.h        what is IPv4's own: header, keys, quoted packets, answers
+ *   family.h      the family that the program is compiled for:
+ *     ipv4.h        what is IPv4's own: header, keys, quoted packets, answers
+ *     ipv6.h        what is IPv6's own (lb6.c), with discovery.h and maps6.h
  *   run.h         what the long way carries from step to step
  *   long.h        the long way, step by step
  *   admit.h       VIP, standby, peers, lease

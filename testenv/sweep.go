@@ -47,7 +47,7 @@ func startTime(pid int) string {
 	return strconv.FormatUint(ticks, 36)
 }
 
-// orphan tells the cluster that a name belongs to ("lvxt-PID-START-N"), if
+// orphan returns the cluster that a name belongs to ("lvxt-PID-START-N"), if
 // that cluster's owner is dead.
 func orphan(name string) (cluster string, ok bool) {
 	rest, ok := strings.CutPrefix(name, prefix)

@@ -56,7 +56,7 @@ const (
 	streamLimit = 3000 // requests, at most
 )
 
-// lost streams requests while something happens and tells how many failed.
+// lost streams requests while something happens and returns how many failed.
 func (s *stage) lost(f func() error) (string, int, error) {
 	stream := s.Stream("http://"+vip, streamEvery, 5*time.Second, streamLimit)
 	time.Sleep(10 * streamEvery)

@@ -114,7 +114,7 @@ type Loss struct {
 // late is how long an answer may take.
 const late = 200 * time.Millisecond
 
-// Since tells what happened since a moment. It waits for the last answers.
+// Since returns what happened since a moment. It waits for the last answers.
 func (e *Echo) Since(begin time.Time) Loss {
 	end := time.Now()
 	time.Sleep(late)

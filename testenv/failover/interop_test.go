@@ -84,7 +84,7 @@ func (m *mixed) lvxIsBetter(wire string, unicast bool) {
 	m.stop(m.a)
 	m.serves("b", "a")
 	// A hard stop costs keepalived's skew. How soon its announcement follows
-	// its advert is its own business; a tenth of a second tells nothing.
+	// its advert is its own business; a tenth of a second shows nothing.
 	loss, skew := m.echo.Since(begin), m.dead()-3*m.worse.AdvertInterval
 	if m.worse.AdvertInterval >= time.Second && loss.Lost > int(skew/EchoEvery)/2 {
 		m.t.Errorf("a clean stop beside keepalived: %d probes lost, %s, where a hard one costs %s", loss.Lost, loss.Outage, skew)

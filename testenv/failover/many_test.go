@@ -63,7 +63,7 @@ func (p *pair) everything(c crowd, host string) {
 }
 
 // announced waits until a router has announced every VIP of a crowd since a
-// moment, and tells how long the last one took.
+// moment, and returns how long the last one took.
 func (p *pair) announced(c crowd, host string, begin time.Time) (last time.Duration) {
 	p.t.Helper()
 	mac := p.Host(host).MAC("eth0")

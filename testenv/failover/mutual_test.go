@@ -69,7 +69,7 @@ func (p *pair) alternates(what string) {
 	}
 }
 
-// silentAbout tells, as an error, what a router lacks to be a real server of
+// silentAbout returns, as an error, what a router lacks to be a real server of
 // the VIP that says nothing of it.
 func (p *pair) silentAbout(host string) error {
 	h := p.Host(host)

@@ -202,7 +202,7 @@ func (r result) String() string {
 		r.Lost, r.Probes, r.Outage.Round(ms), r.takeover.Round(ms), r.both, r.changes)
 }
 
-// measure waits until so long after the event, and tells what happened since.
+// measure waits until so long after the event, and returns what happened since.
 func (p *pair) measure(event time.Time, wait time.Duration) (r result) {
 	time.Sleep(time.Until(event.Add(wait)))
 	r.Loss = p.echo.Since(event)

@@ -30,7 +30,7 @@ func hook(t *testing.T) (program, diary string) {
 	return program, diary
 }
 
-// observed is what a director tells in each of its ways.
+// observed is what a director says in each way that it has to say it.
 type observed struct {
 	director.VRRPStatus
 	text    string // lvx status
@@ -79,8 +79,8 @@ func scrape(ctx context.Context, h *testenv.Host) (string, error) {
 	return string(b), err
 }
 
-// tells waits until a director tells of itself what check wants to hear.
-func (p *pair) tells(host, what string, check func(o observed) bool) observed {
+// awaitSaid waits until a director says of itself what check accepts.
+func (p *pair) awaitSaid(host, what string, check func(o observed) bool) observed {
 	p.t.Helper()
 	var last observed
 	p.await(host+" tells that "+what, func() (err error) {
@@ -112,16 +112,16 @@ func TestStatusOfDirectors(t *testing.T) {
 	t.Parallel()
 	program, diary := hook(t)
 	p := newPair(t, LVX{Self: self, Body: "services: []\nnotify: {exec: [" + program + "]}\n"}, v3tenth)
-	p.tells("a", "it is master", func(o observed) bool { return o.is("MASTER", "master is down") && o.Priority == 150 })
-	p.tells("b", "it is backup and hears a", func(o observed) bool { return o.is("BACKUP", "") && o.hears(Addr("a"), 150) })
+	p.awaitSaid("a", "it is master", func(o observed) bool { return o.is("MASTER", "master is down") && o.Priority == 150 })
+	p.awaitSaid("b", "it is backup and hears a", func(o observed) bool { return o.is("BACKUP", "") && o.hears(Addr("a"), 150) })
 
 	p.a.Kill()
-	p.tells("b", "it has taken over", func(o observed) bool { return o.is("MASTER", "master is down") })
+	p.awaitSaid("b", "it has taken over", func(o observed) bool { return o.is("MASTER", "master is down") })
 	p.a = p.start("a", p.better)
-	p.tells("a", "it has preempted b", func(o observed) bool {
+	p.awaitSaid("a", "it has preempted b", func(o observed) bool {
 		return o.is("MASTER", "preempts "+Addr("b").String()) && o.hears(Addr("b"), 100)
 	})
-	p.tells("b", "it gave way", func(o observed) bool { return o.is("BACKUP", Addr("a").String()+" has priority 150") })
+	p.awaitSaid("b", "it gave way", func(o observed) bool { return o.is("BACKUP", Addr("a").String()+" has priority 150") })
 	want := []string{"vrrp VI_1 BACKUP MASTER master is down", "vrrp VI_1 MASTER BACKUP " + Addr("a").String() + " has priority 150"}
 	p.await("the hook has run for each transition", func() error {
 		b, err := os.ReadFile(diary)
@@ -135,7 +135,7 @@ func TestStatusOfDirectors(t *testing.T) {
 
 	must(t, sendJunk(p.Host("d"), foreign(v2second), 500*ms, 200*ms)) // version 2, where version 3 is spoken
 	for _, host := range []string{"a", "b"} {
-		p.tells(host, "somebody else uses its identifier", func(o observed) bool {
+		p.awaitSaid(host, "somebody else uses its identifier", func(o observed) bool {
 			return strings.Contains(o.Warning, Addr("d").String()) && strings.Contains(o.Warning, "claims virtual router 51 with another VRRP version") &&
 				o.Dropped["version"] >= 2 && strings.Contains(o.text, o.Warning) &&
 				strings.Contains(o.metrics, `lvx_vrrp_adverts_rejected_total{reason="version",vrrp="VI_1"}`)
@@ -149,7 +149,7 @@ func TestStatusOfDirectors(t *testing.T) {
 func (p *pair) claim() {
 	p.t.Helper()
 	// While roles change hands, a claim is taken for the peer's.
-	p.tells("a", "it has been master for longer than roles take to change", func(o observed) bool { return o.now.Sub(o.Since) > 1500*ms })
+	p.awaitSaid("a", "it has been master for longer than roles take to change", func(o observed) bool { return o.now.Sub(o.Since) > 1500*ms })
 	d := p.Host("d")
 	mac := d.MAC("eth0")
 	frame := append(slices.Repeat([]byte{0xff}, 6), mac...)
@@ -158,7 +158,7 @@ func (p *pair) claim() {
 	frame = append(append(frame, slices.Repeat([]byte{0xff}, 6)...), VIP.AsSlice()...)
 	begin := time.Now()
 	must(p.t, d.Send("eth0", frame))
-	p.tells("a", "somebody else uses the VIP", func(o observed) bool {
+	p.awaitSaid("a", "somebody else uses the VIP", func(o observed) bool {
 		return strings.Contains(o.Warning, "another host ("+mac.String()+") uses our address "+VIP.String()) && strings.Contains(o.text, o.Warning)
 	})
 	time.Sleep(500 * ms)

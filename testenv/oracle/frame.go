@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// send counts a packet and sends it to a real. opens tells that it opened a
+// send counts a packet and sends it to a real. opens says that it opened a
 // connection, icmp that it is an ICMP error.
 func (d *Director) send(p packet, r *real, opens, icmp bool) Outcome {
 	r.counters.InPkts++

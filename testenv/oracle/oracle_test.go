@@ -38,7 +38,7 @@ func director(s lb.Service, weights ...uint16) *Director {
 	return d
 }
 
-// tcp sends a TCP packet of 172.16.0.c and tells the number of its real, "-"
+// tcp sends a TCP packet of 172.16.0.c and returns the number of its real, "-"
 // without one.
 func (d *Director) tcp(c byte, port uint16, flags byte) string {
 	f := make([]byte, 60)

@@ -296,7 +296,7 @@ func (s *Stream) count() int {
 	return s.total
 }
 
-// Stop ends the stream and tells how many requests there were, and how those
+// Stop ends the stream and returns how many requests there were, and how those
 // that were lost failed.
 func (s *Stream) Stop() (total int, failed []string) {
 	close(s.stop)

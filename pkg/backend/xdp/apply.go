@@ -77,7 +77,7 @@ func (b *Backend) applyOnce(s lb.State) (refused []error, late, err error) {
 	if err != nil {
 		todo.undo.run()
 		b.state, b.order = before, order
-		b.layout++
+		b.revision++
 		_ = b.addFilters() // b.filters is what the trie holds: the next Apply tries again
 		_ = b.removeFilters()
 		return nil, nil, err

@@ -59,7 +59,7 @@ func (b *Backend) layOut(half uint32, all bool) error {
 			b.dp.Services[half*bpf.Services+s.index] = s.entry
 		}
 	}
-	if b.laid[half] == b.layout && !all {
+	if b.laid[half] == b.revision && !all {
 		return nil
 	}
 	b.laid[half] = 0
@@ -88,7 +88,7 @@ func (b *Backend) layOut(half uint32, all bool) error {
 	if err := l.finish(); err != nil {
 		return err
 	}
-	b.laid[half] = b.layout
+	b.laid[half] = b.revision
 	return nil
 }
 

@@ -55,7 +55,7 @@ func (b *Backend) prepareServices(before *lb.State) work {
 	b.keepRefused(refused)
 	b.order = slices.DeleteFunc(services, func(s *service) bool { return b.byIndex[s.index] != s })
 	if relaid || len(refused) > 0 {
-		b.layout++
+		b.revision++
 	}
 	return todo
 }

@@ -65,8 +65,8 @@ type Backend struct {
 	state         lb.State
 	applied       bool
 	applies       uint64    // applies so far, with those that failed
-	layout        uint64    // of VIPs and ports: another number, others
-	laid          [2]uint64 // the layout that each half has; 0: none that is known
+	revision      uint64    // of VIPs and ports: another number, others
+	laid          [2]uint64 // the revision that each half has; 0: none that is known
 	neighVersion  uint64    // the neighbours' version that the services are settled by
 	services      map[string]*service
 	order         []*service // of the state applied last
@@ -122,7 +122,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 func newBackend(dp *loader.Datapath, o Options) *Backend {
 	b := &Backend{
 		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
-		services: map[string]*service{}, layout: 1, fail: o.fail,
+		services: map[string]*service{}, revision: 1, fail: o.fail,
 		filters: map[bpf.FilterKey]bpf.FilterAction{},
 	}
 	if b.fail == nil {

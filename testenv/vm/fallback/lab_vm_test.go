@@ -170,7 +170,7 @@ func (l *lab) contains(text string, lines ...string) {
 	}
 }
 
-// places tells for each service where it runs and why: "web: ipvs, forward nat".
+// places says for each service where it runs and why: "web: ipvs, forward nat".
 func (l *lab) places() map[string]string {
 	l.Helper()
 	var st struct {

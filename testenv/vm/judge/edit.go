@@ -245,7 +245,7 @@ func divisor(a, b int) int {
 	return a
 }
 
-// probe opens connections from clients of their own and tells who got them.
+// probe opens connections from clients of their own and returns who got them.
 func (t *trial) probe(s *side, svc lb.Service, n int) ([]int, error) {
 	l := svc.Listeners[0]
 	to := portOf(l)

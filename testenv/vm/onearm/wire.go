@@ -39,7 +39,7 @@ func (n *Net) Send(p Packet) ([]Seen, error) {
 	return n.SendFrame(frame)
 }
 
-// Choose sends a packet and tells which real server got it, 0 if none. More
+// Choose sends a packet and returns which real server got it, 0 if none. More
 // than one is an error.
 func (n *Net) Choose(p Packet) (int, error) {
 	seen, err := n.Send(p)
@@ -98,7 +98,7 @@ func (n *Net) collect(patience time.Duration) ([]Seen, error) {
 	}
 }
 
-// identify tells by MAC where a frame goes.
+// identify says by MAC where a frame goes.
 func identify(frame gopacket.Packet) Seen {
 	s := Seen{Frame: frame}
 	eth, ok := frame.Layer(layers.LayerTypeEthernet).(*layers.Ethernet)

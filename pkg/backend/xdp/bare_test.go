@@ -75,20 +75,20 @@ func TestVIPKeepsNumberWithoutService(t *testing.T) {
 }
 
 // What is left of a lease survives the daemon.
-func TestHeld(t *testing.T) {
+func TestLeaseLeft(t *testing.T) {
 	h := serving(t, lb.State{ExpireNodestConn: true, VIPs: leased(5, vip)})
-	if got := h.Held(5); got != 0 {
+	if got := h.LeaseLeft(5); got != 0 {
 		t.Errorf("never renewed: %s", got)
 	}
 	must(t, h.Renew(5, time.Minute))
-	if got := h.Held(5); got <= time.Second || got > time.Minute+time.Second {
+	if got := h.LeaseLeft(5); got <= time.Second || got > time.Minute+time.Second {
 		t.Errorf("renewed for a minute: %s", got)
 	}
 	must(t, h.Renew(5, 0))
-	if got := h.Held(5); got != 0 {
+	if got := h.LeaseLeft(5); got != 0 {
 		t.Errorf("ended: %s", got)
 	}
-	if got := h.Held(1 << 20); got != 0 {
+	if got := h.LeaseLeft(1 << 20); got != 0 {
 		t.Errorf("no such lease: %s", got)
 	}
 	if err := h.Renew(1<<20, time.Second); err == nil {

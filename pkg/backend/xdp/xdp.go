@@ -90,6 +90,14 @@ type Backend struct {
 	done sync.WaitGroup
 }
 
+// Callers ask for these by type assertion, which fails silently.
+var (
+	_ lb.Backend  = (*Backend)(nil)
+	_ lb.Leaser   = (*Backend)(nil)
+	_ lb.Switcher = (*Backend)(nil)
+	_ lb.Tracer   = (*Backend)(nil)
+)
+
 // Open loads or adopts the packet path. A predecessor's connections live on.
 func Open(_ context.Context, o Options) (*Backend, error) {
 	if o.Log == nil {
@@ -206,8 +214,8 @@ func (b *Backend) Switch(vips []lb.VIP) error {
 	return nil
 }
 
-// Held implements [lb.Leaser].
-func (b *Backend) Held(id uint32) time.Duration {
+// LeaseLeft implements [lb.Leaser].
+func (b *Backend) LeaseLeft(id uint32) time.Duration {
 	now, err := b.dp.Jiffies()
 	if err != nil || id >= uint32(len(b.dp.Leases)) {
 		return 0

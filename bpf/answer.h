@@ -46,31 +46,45 @@ static __always_inline __u16 fold_sum(__u32 sum)
 
 #define CHUNK 64
 
+/* A checksum in the making: of so many bytes of the frame from an offset. */
+struct summing {
+	struct xdp_md *ctx;
+	__s64 sum;
+	__u32 at;
+	__u32 size;
+};
+
+static long sum_chunk(__u32 i, struct summing *s)
+{
+	__u8 chunk[CHUNK] = {};
+	__u32 n = s->size < CHUNK ? s->size : CHUNK;
+
+	if (n == 0)
+		return 1;
+	/* Linux 6.1 loses sight of n being 1 to 64 without this. */
+	asm volatile(""
+		     : "+r"(n));
+	n = ((n - 1) & (CHUNK - 1)) + 1;
+	if (bpf_xdp_load_bytes(s->ctx, s->at, chunk, n))
+		return 1;
+	s->sum = bpf_csum_diff(0, 0, (__be32 *)chunk, CHUNK, s->sum);
+	s->at += n;
+	s->size -= n;
+	return 0;
+}
+
 /*
  * The sum of so many bytes (at most `most`) of the frame from an offset, added
- * to another, for a checksum. In chunks through the stack: the quoted packet has any length, and
- * answers are rare.
+ * to another, for a checksum. In chunks through the stack: the quoted packet
+ * has any length, and answers are rare.
  */
 static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 at, __u32 size, __u32 most,
 				       __s64 sum)
 {
-	for (int i = 0; i < (most + CHUNK - 1) / CHUNK; i++) {
-		__u8 chunk[CHUNK] = {};
-		__u32 n = size < CHUNK ? size : CHUNK;
+	struct summing s = { .ctx = ctx, .sum = sum, .at = at, .size = size };
 
-		if (n == 0)
-			break;
-		/* Linux 6.1 loses sight of n being 1 to 64 without this. */
-		asm volatile(""
-			     : "+r"(n));
-		n = ((n - 1) & (CHUNK - 1)) + 1;
-		if (bpf_xdp_load_bytes(ctx, at, chunk, n))
-			break;
-		sum = bpf_csum_diff(0, 0, (__be32 *)chunk, CHUNK, sum);
-		at += n;
-		size -= n;
-	}
-	return sum;
+	bpf_loop((most + CHUNK - 1) / CHUNK, sum_chunk, &s, 0);
+	return s.sum;
 }
 
 /* The Ethernet header and its tags, swapped, in front of the new packet, which is longer by grown. */

@@ -16,6 +16,8 @@
 #define ICMP_PROTOCOL IPPROTO_ICMP
 #define FLOWS flows
 #define TEMPLATES templates
+#define OLD_FLOWS old_flows
+#define OLD_TEMPLATES old_templates
 #define FRAGMENT_OFFSET 0x1fff
 #define FRAGMENT_MORE 0x2000
 #define FRAGMENT_DONT 0x4000

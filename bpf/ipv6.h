@@ -25,6 +25,8 @@
 #define ICMP_PROTOCOL IPPROTO_ICMPV6
 #define FLOWS flows6
 #define TEMPLATES templates6
+#define OLD_FLOWS old_flows6
+#define OLD_TEMPLATES old_templates6
 #define FRAGMENT_OFFSET 0xfff8
 #define FRAGMENT_MORE 1
 #define EXTENSIONS 8 /* headers between IPv6's own and TCP's, at most */

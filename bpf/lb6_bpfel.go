@@ -36,7 +36,9 @@ const (
 	lb6MapLoads                 = "loads"
 	lb6MapLocks                 = "locks"
 	lb6MapOldFlows              = "old_flows"
+	lb6MapOldFlows6             = "old_flows6"
 	lb6MapOldTemplates          = "old_templates"
+	lb6MapOldTemplates6         = "old_templates6"
 	lb6MapPorts                 = "ports"
 	lb6MapRanges                = "ranges"
 	lb6MapReals                 = "reals"
@@ -121,38 +123,40 @@ type lb6ProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lb6MapSpecs struct {
-	Absorptions  *ebpf.MapSpec `ebpf:"absorptions"`
-	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
-	Addresses6   *ebpf.MapSpec `ebpf:"addresses6"`
-	Answers      *ebpf.MapSpec `ebpf:"answers"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Cursors      *ebpf.MapSpec `ebpf:"cursors"`
-	Evictions    *ebpf.MapSpec `ebpf:"evictions"`
-	Filters      *ebpf.MapSpec `ebpf:"filters"`
-	FlowNews     *ebpf.MapSpec `ebpf:"flow_news"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
-	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
-	Fragments6   *ebpf.MapSpec `ebpf:"fragments6"`
-	Held         *ebpf.MapSpec `ebpf:"held"`
-	Interfaces   *ebpf.MapSpec `ebpf:"interfaces"`
-	Labels       *ebpf.MapSpec `ebpf:"labels"`
-	Leases       *ebpf.MapSpec `ebpf:"leases"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Locks        *ebpf.MapSpec `ebpf:"locks"`
-	OldFlows     *ebpf.MapSpec `ebpf:"old_flows"`
-	OldTemplates *ebpf.MapSpec `ebpf:"old_templates"`
-	Ports        *ebpf.MapSpec `ebpf:"ports"`
-	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
-	Reals        *ebpf.MapSpec `ebpf:"reals"`
-	Rings        *ebpf.MapSpec `ebpf:"rings"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Settings     *ebpf.MapSpec `ebpf:"settings"`
-	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
-	Templates    *ebpf.MapSpec `ebpf:"templates"`
-	Templates6   *ebpf.MapSpec `ebpf:"templates6"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
+	Absorptions   *ebpf.MapSpec `ebpf:"absorptions"`
+	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
+	Addresses6    *ebpf.MapSpec `ebpf:"addresses6"`
+	Answers       *ebpf.MapSpec `ebpf:"answers"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
+	Evictions     *ebpf.MapSpec `ebpf:"evictions"`
+	Filters       *ebpf.MapSpec `ebpf:"filters"`
+	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Fragments6    *ebpf.MapSpec `ebpf:"fragments6"`
+	Held          *ebpf.MapSpec `ebpf:"held"`
+	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
+	Labels        *ebpf.MapSpec `ebpf:"labels"`
+	Leases        *ebpf.MapSpec `ebpf:"leases"`
+	Loads         *ebpf.MapSpec `ebpf:"loads"`
+	Locks         *ebpf.MapSpec `ebpf:"locks"`
+	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
+	OldFlows6     *ebpf.MapSpec `ebpf:"old_flows6"`
+	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
+	OldTemplates6 *ebpf.MapSpec `ebpf:"old_templates6"`
+	Ports         *ebpf.MapSpec `ebpf:"ports"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	Reals         *ebpf.MapSpec `ebpf:"reals"`
+	Rings         *ebpf.MapSpec `ebpf:"rings"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
+	Templates     *ebpf.MapSpec `ebpf:"templates"`
+	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
+	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips          *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // lb6VariableSpecs contains global variables before they are loaded into the kernel.
@@ -202,38 +206,40 @@ func (o *lb6Objects) Close() error {
 //
 // It can be passed to loadLb6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type lb6Maps struct {
-	Absorptions  *ebpf.Map `ebpf:"absorptions"`
-	Addresses    *ebpf.Map `ebpf:"addresses"`
-	Addresses6   *ebpf.Map `ebpf:"addresses6"`
-	Answers      *ebpf.Map `ebpf:"answers"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Cursors      *ebpf.Map `ebpf:"cursors"`
-	Evictions    *ebpf.Map `ebpf:"evictions"`
-	Filters      *ebpf.Map `ebpf:"filters"`
-	FlowNews     *ebpf.Map `ebpf:"flow_news"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Flows6       *ebpf.Map `ebpf:"flows6"`
-	Fragments    *ebpf.Map `ebpf:"fragments"`
-	Fragments6   *ebpf.Map `ebpf:"fragments6"`
-	Held         *ebpf.Map `ebpf:"held"`
-	Interfaces   *ebpf.Map `ebpf:"interfaces"`
-	Labels       *ebpf.Map `ebpf:"labels"`
-	Leases       *ebpf.Map `ebpf:"leases"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Locks        *ebpf.Map `ebpf:"locks"`
-	OldFlows     *ebpf.Map `ebpf:"old_flows"`
-	OldTemplates *ebpf.Map `ebpf:"old_templates"`
-	Ports        *ebpf.Map `ebpf:"ports"`
-	Ranges       *ebpf.Map `ebpf:"ranges"`
-	Reals        *ebpf.Map `ebpf:"reals"`
-	Rings        *ebpf.Map `ebpf:"rings"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Settings     *ebpf.Map `ebpf:"settings"`
-	TemplateNews *ebpf.Map `ebpf:"template_news"`
-	Templates    *ebpf.Map `ebpf:"templates"`
-	Templates6   *ebpf.Map `ebpf:"templates6"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	Vips         *ebpf.Map `ebpf:"vips"`
+	Absorptions   *ebpf.Map `ebpf:"absorptions"`
+	Addresses     *ebpf.Map `ebpf:"addresses"`
+	Addresses6    *ebpf.Map `ebpf:"addresses6"`
+	Answers       *ebpf.Map `ebpf:"answers"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Cursors       *ebpf.Map `ebpf:"cursors"`
+	Evictions     *ebpf.Map `ebpf:"evictions"`
+	Filters       *ebpf.Map `ebpf:"filters"`
+	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Flows6        *ebpf.Map `ebpf:"flows6"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Fragments6    *ebpf.Map `ebpf:"fragments6"`
+	Held          *ebpf.Map `ebpf:"held"`
+	Interfaces    *ebpf.Map `ebpf:"interfaces"`
+	Labels        *ebpf.Map `ebpf:"labels"`
+	Leases        *ebpf.Map `ebpf:"leases"`
+	Loads         *ebpf.Map `ebpf:"loads"`
+	Locks         *ebpf.Map `ebpf:"locks"`
+	OldFlows      *ebpf.Map `ebpf:"old_flows"`
+	OldFlows6     *ebpf.Map `ebpf:"old_flows6"`
+	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
+	OldTemplates6 *ebpf.Map `ebpf:"old_templates6"`
+	Ports         *ebpf.Map `ebpf:"ports"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	Reals         *ebpf.Map `ebpf:"reals"`
+	Rings         *ebpf.Map `ebpf:"rings"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Settings      *ebpf.Map `ebpf:"settings"`
+	TemplateNews  *ebpf.Map `ebpf:"template_news"`
+	Templates     *ebpf.Map `ebpf:"templates"`
+	Templates6    *ebpf.Map `ebpf:"templates6"`
+	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	Vips          *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *lb6Maps) Close() error {
@@ -258,7 +264,9 @@ func (m *lb6Maps) Close() error {
 		m.Loads,
 		m.Locks,
 		m.OldFlows,
+		m.OldFlows6,
 		m.OldTemplates,
+		m.OldTemplates6,
 		m.Ports,
 		m.Ranges,
 		m.Reals,

@@ -15,7 +15,7 @@
 
 static __always_inline __u64 find_left_flow_in(const struct run *r, __u32 index, __u64 **place)
 {
-	struct set *set = bpf_map_lookup_elem(&old_flows, &index);
+	struct set *set = bpf_map_lookup_elem(&OLD_FLOWS, &index);
 
 	return set ? flow_find(set, r->key, r->p.destination_port, place) : 0;
 }
@@ -32,7 +32,7 @@ static __always_inline __u64 find_left_flow(const struct run *r, __u64 **place)
 
 static __always_inline __u64 find_left_template(__u64 key, __u32 index)
 {
-	struct set *set = bpf_map_lookup_elem(&old_templates, &index);
+	struct set *set = bpf_map_lookup_elem(&OLD_TEMPLATES, &index);
 	__u64 *place = 0;
 
 	return set ? template_find(set, key, &place) : 0;

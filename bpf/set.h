@@ -236,9 +236,11 @@ static __always_inline int set_claim(struct claim *c)
 /* Write whose the claimed place is. Before its key: who matches that reads it. */
 static __always_inline void set_own(struct claim *c, const struct address *owner)
 {
-	const __u64 *from = (const __u64 *)owner->word;
+	const __u64 *from = (const __u64 *)owner;
 	__u64 *to = (__u64 *)c->owner->word;
 
+	if (!from)
+		return; /* the verifier asks */
 	store_64(&to[0], from[0]);
 	store_64(&to[1], from[1]);
 }

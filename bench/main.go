@@ -51,13 +51,14 @@ func main() {
 }
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, "usage: bench [--quick] [--only PART] [--json FILE] COMMAND...\n\n")
+	fmt.Fprint(w, "usage: bench [--quick] [--only PART] [--json FILE] COMMAND...\n       bench --against REVISION [--only PART]\n\n")
 	for _, c := range commands {
 		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.what)
 	}
 	fmt.Fprintf(w, "  %-10s %s\n", "all", "all of these")
 	fmt.Fprintf(w, "  %-10s %s\n", "chart FILE", "what --json wrote, as an SVG drawing")
 	fmt.Fprintf(w, "  %-10s %s\n", "table FILE", "its targets, as a table in Markdown")
+	fmt.Fprintf(w, "  %-10s %s\n", "compare OLD NEW", "two such files, case by case")
 	fmt.Fprint(w, "\nNeeds root. Exit status 1 if a target is missed.\n")
 }
 
@@ -69,19 +70,22 @@ func run(ctx context.Context, args []string, out, notes io.Writer) int {
 	f.BoolVar(&j.quick, "quick", false, "less than a minute, less certain")
 	f.StringVar(&j.only, "only", "", "only groups whose name contains this")
 	f.StringVar(&j.json, "json", "", "write the figures to a file")
+	revision := f.String("against", "", "let the packet path of another revision and this one's take turns")
 	if f.Parse(args) != nil {
 		return 2
 	}
 	names := f.Args()
+	if *revision != "" {
+		return j.exit("--against "+*revision, j.against(ctx, *revision))
+	}
 	if len(names) == 0 {
 		names = []string{"packets"}
 	}
+	if names[0] == "compare" {
+		return j.exit("compare", compare(names[1:], out))
+	}
 	if as, ok := writers[names[0]]; ok {
-		if err := rewrite(as, names[1:], out); err != nil {
-			fmt.Fprintf(notes, "bench %s: %v\n", names[0], err)
-			return 1
-		}
-		return 0
+		return j.exit(names[0], rewrite(as, names[1:], out))
 	}
 	for _, name := range expand(names) {
 		if err := j.do(ctx, name); err != nil {
@@ -90,6 +94,15 @@ func run(ctx context.Context, args []string, out, notes io.Writer) int {
 		}
 	}
 	return j.finish()
+}
+
+// exit is the exit status of a command, whose failure it says.
+func (j *job) exit(name string, err error) int {
+	if err != nil {
+		fmt.Fprintf(j.notes, "bench %s: %v\n", name, err)
+		return 1
+	}
+	return 0
 }
 
 // expand writes "all" out.

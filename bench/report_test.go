@@ -155,3 +155,36 @@ func TestNumber(t *testing.T) {
 		t.Error("a number out of nothing")
 	}
 }
+
+func TestCompareReports(t *testing.T) {
+	report := func(floor, established float64) *Report {
+		return &Report{Results: results("floor_b/1", floor, "established/1", established, "lookup", floor)}
+	}
+	var out bytes.Buffer
+	must(t, printTrios(&out, "HEAD~1", []trio{
+		{report(100, 50), report(100, 40), report(200, 100)},
+		{report(100, 50), report(50, 25), report(100, 50)},
+		{report(100, 60), report(100, 40), report(100, 60)},
+	}))
+	want := `case           x HEAD~1  quartiles    x an identical copy  quartiles
+floor_b/1      1.000     1.000-1.000  1.000                1.000-1.000
+established/1  1.250     1.250-1.500  1.000                1.000-1.000
+lookup         1.000     1.000-2.000  1.000                1.000-1.000
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+
+	dir := t.TempDir()
+	before, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")
+	must(t, report(100, 50).save(before))
+	must(t, report(200, 50).save(after))
+	out.Reset()
+	must(t, compare([]string{before, after}, &out))
+	if want := "established/1  0.50    0.25    0.500\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("%s lacks %q", &out, want)
+	}
+	if err := compare([]string{before}, &out); err == nil {
+		t.Error("one file was compared with nothing")
+	}
+}

@@ -18,35 +18,41 @@ import (
 func newDrainCmd() *cobra.Command {
 	var o director.DrainOptions
 	var wait time.Duration
+	var isDirector bool
 	cmd := &cobra.Command{
-		Use:   "drain SERVICE REAL",
-		Short: "take a real server out gently, until it is undone",
+		Use:   "drain {SERVICE REAL | --director}",
+		Short: "take a real server, or this director, out gently, until it is undone",
 		Long: `Gives a real server no new connections; those that it has stay. This wins over
 weight and configuration, across reloads and restarts, until it is undone. It
 prints how many connections are left. Clients that persistence binds to the real
 come back to it until their templates expire; expire_quiescent_template: true
 makes them go elsewhere at once.
 
-The last real that takes connections is drained with --force only.`,
+The last real that takes connections is drained with --force only.
+
+With --director this host is taken out: by BGP routers are asked to prefer other
+directors, and after drain_time its VIPs are withdrawn; virtual routers go to any
+other router that preempts. It goes on forwarding what still arrives. This lasts
+across restarts, too.`,
 		Example: `  lvx drain web 172.25.0.12
   lvx drain web 172.25.0.12 --wait=10m && ssh 172.25.0.12 reboot
-  lvx drain web 172.25.0.12 --undo`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 2 {
-				return fmt.Errorf("%d arguments (expected SERVICE REAL)", len(args))
-			}
-			if o.Undo && cmd.Flags().Changed("wait") {
-				return errors.New("--undo and --wait do not go together")
-			}
-			return nil
-		},
+  lvx drain web 172.25.0.12 --undo
+  lvx drain --director --wait && systemctl stop lvx
+  lvx drain --director --undo`,
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		return checkDrainArgs(cmd, args, isDirector, o)
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Undo, "undo", false, "give it its weight back")
+	f.BoolVar(&isDirector, "director", false, "this director, not a real server")
 	f.BoolVar(&o.Force, "force", false, "also if no other real takes connections")
-	f.DurationVar(&wait, "wait", 0, "wait until no connection is left, at most this `long` (alone: as long as it takes)")
+	f.DurationVar(&wait, "wait", 0, "wait until no connection (with --director: no VIP) is left, at most this `long` (alone: as long as it takes)")
 	f.Lookup("wait").NoOptDefVal = "0s"
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, args []string) error {
+		if isDirector {
+			return drainDirector(cmd, c, o.Undo, wait)
+		}
 		r, err := c.Drain(cmd.Context(), args[0], args[1], o)
 		if err != nil {
 			return err
@@ -54,7 +60,8 @@ The last real that takes connections is drained with --force only.`,
 		if err := printResult(cmd.OutOrStdout(), cmd.ErrOrStderr(), r); err != nil || !cmd.Flags().Changed("wait") {
 			return err
 		}
-		return waitDrained(cmd.Context(), cmd.OutOrStdout(), wait, func(ctx context.Context) (uint64, error) {
+		rest := leftover{"connections", "the real stays drained (--undo gives it its weight back)"}
+		return waitDrained(cmd.Context(), cmd.OutOrStdout(), wait, rest, func(ctx context.Context) (uint64, error) {
 			l, err := c.List(ctx, director.Want{})
 			return connectionsOf(l.Stats, args[0], args[1]), err
 		})
@@ -62,12 +69,65 @@ The last real that takes connections is drained with --force only.`,
 	return cmd
 }
 
+// checkDrainArgs refuses what does not go together.
+func checkDrainArgs(cmd *cobra.Command, args []string, isDirector bool, o director.DrainOptions) error {
+	switch {
+	case isDirector && (len(args) != 0 || o.Force):
+		return errors.New("--director goes with --undo and --wait alone")
+	case !isDirector && len(args) != 2:
+		return fmt.Errorf("%d arguments (expected SERVICE REAL, or --director)", len(args))
+	case o.Undo && cmd.Flags().Changed("wait"):
+		return errors.New("--undo and --wait do not go together")
+	}
+	return nil
+}
+
+// drainDirector takes this director out, or back.
+func drainDirector(cmd *cobra.Command, c *admin.Client, undo bool, wait time.Duration) error {
+	r, err := c.DrainDirector(cmd.Context(), undo)
+	if err != nil {
+		return err
+	}
+	if err := printResult(cmd.OutOrStdout(), cmd.ErrOrStderr(), r); err != nil || !cmd.Flags().Changed("wait") {
+		return err
+	}
+	rest := leftover{"VIPs", "the director stays drained (--undo takes it back)"}
+	return waitDrained(cmd.Context(), cmd.OutOrStdout(), wait, rest, func(ctx context.Context) (uint64, error) {
+		st, err := c.Status(ctx)
+		return attractingVIPs(st), err
+	})
+}
+
+// attractingVIPs counts the VIPs by which traffic is led here: announced ones
+// and those of virtual routers.
+func attractingVIPs(st director.Status) (n uint64) {
+	for _, v := range st.VIPs {
+		if v.Held && v.Instance != "" {
+			n++
+		}
+	}
+	if st.BGP != nil {
+		for _, v := range st.BGP.VIPs {
+			if v.IsAnnounced {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// leftover is what a drain waits for.
+type leftover struct {
+	what  string // that is left: "connections"
+	after string // what holds when waiting has ended without success
+}
+
 // drainPoll is how often a drain looks at what is left.
 const drainPoll = time.Second
 
 // waitDrained waits until left says 0, for as long as limit says; 0 is for
 // ever. It prints what is left whenever that has changed.
-func waitDrained(ctx context.Context, w io.Writer, limit time.Duration, left func(context.Context) (uint64, error)) error {
+func waitDrained(ctx context.Context, w io.Writer, limit time.Duration, rest leftover, left func(context.Context) (uint64, error)) error {
 	began, last := time.Now(), ^uint64(0)
 	for {
 		n, err := left(ctx)
@@ -75,14 +135,14 @@ func waitDrained(ctx context.Context, w io.Writer, limit time.Duration, left fun
 			return err
 		}
 		if n != last {
-			fmt.Fprintf(w, "%d connections left after %s\n", n, time.Since(began).Truncate(time.Second))
+			fmt.Fprintf(w, "%d %s left after %s\n", n, rest.what, time.Since(began).Truncate(time.Second))
 			last = n
 		}
 		if n == 0 {
 			return nil
 		}
 		if limit > 0 && time.Since(began) >= limit {
-			return fmt.Errorf("%d connections are left after %s; the real stays drained (--undo gives it its weight back)", n, limit)
+			return fmt.Errorf("%d %s are left after %s; %s", n, rest.what, limit, rest.after)
 		}
 		select {
 		case <-time.After(drainPoll):

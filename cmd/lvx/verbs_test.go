@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/bgp"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
@@ -112,6 +113,14 @@ func (d *recorder) SetWeight(_ context.Context, service, real string, w *uint16)
 	return director.Result{Did: []string{"web 10.0.0.11: weight 5 (configured 3)"}}, d.note(call + " " + service + " " + real)
 }
 
+func (d *recorder) DrainDirector(_ context.Context, undo bool) (director.Result, error) {
+	call := "drain director"
+	if undo {
+		call = "undo director"
+	}
+	return director.Result{Did: []string{"director: drained"}}, d.note(call)
+}
+
 func (d *recorder) Drain(_ context.Context, service, real string, o director.DrainOptions) (director.Result, error) {
 	r := director.Result{Did: []string{"web 10.0.0.11: drained"}}
 	if o.Undo {
@@ -171,6 +180,8 @@ func TestVerbs(t *testing.T) {
 		{"drain web 10.0.0.11 --wait=5s", "drain web 10.0.0.11", "web 10.0.0.11: drained\n0 connections left after 0s\n"},
 		{"drain web 10.0.0.11 --wait", "drain web 10.0.0.11", "web 10.0.0.11: drained\n0 connections left after 0s\n"},
 		{"drain web 10.0.0.11 --undo", "undo web 10.0.0.11", "web 10.0.0.11: drained\n"},
+		{"drain --director", "drain director", "director: drained\n"},
+		{"drain --director --undo", "undo director", "director: drained\n"},
 		{"history --kind health --subject web --since 1h", "history health web true",
 			"2030-01-02 03:04:05 health   10.0.0.11 of web: down: refused?[31m\n2030-01-02 03:04:06 operator 10.0.0.11 of web: drained (uid 0)\n"},
 		{"explain tcp 1.2.3.4:5 10.0.0.100:80", "", "first\nflags \nverdict: forwarded, service web, real 10.0.0.11\n"},
@@ -249,14 +260,26 @@ func TestWaitDrained(t *testing.T) {
 			return n, nil
 		}
 		var out bytes.Buffer
-		if err := waitDrained(t.Context(), &out, 0, left); err != nil || out.String() != "5 connections left after 0s\n2 connections left after 2s\n0 connections left after 3s\n" {
+		if err := waitDrained(t.Context(), &out, 0, leftover{what: "connections"}, left); err != nil || out.String() != "5 connections left after 0s\n2 connections left after 2s\n0 connections left after 3s\n" {
 			t.Errorf("%q, %v", out.String(), err)
 		}
-		err := waitDrained(t.Context(), io.Discard, 10*time.Second, func(context.Context) (uint64, error) { return 7, nil })
+		err := waitDrained(t.Context(), io.Discard, 10*time.Second, leftover{what: "connections"}, func(context.Context) (uint64, error) { return 7, nil })
 		if err == nil || !strings.HasPrefix(err.Error(), "7 connections are left after 10s") {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// What a drained director still leads here: VIPs of virtual routers, and those
+// that are announced.
+func TestAttractingVIPs(t *testing.T) {
+	st := director.Status{
+		VIPs: []director.VIPStatus{{Held: true, Instance: "VI_1"}, {Instance: "VI_2"}, {Held: true}},
+		BGP:  &bgp.Status{VIPs: []bgp.Decision{{IsAnnounced: true, IsDraining: true}, {Reason: "drained"}}},
+	}
+	if n := attractingVIPs(st); n != 2 {
+		t.Errorf("%d VIPs", n)
+	}
 }
 
 func TestParseSince(t *testing.T) {

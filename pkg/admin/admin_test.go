@@ -78,12 +78,14 @@ func TestRoundTrip(t *testing.T) {
 			_, err := c.Drain(ctx, "web", "10.0.0.12", director.DrainOptions{Undo: true})
 			return err
 		},
+		func() error { _, err := c.DrainDirector(ctx, false); return err },
+		func() error { _, err := c.DrainDirector(ctx, true); return err },
 	} {
 		if err := f(); err != nil {
 			t.Error(err)
 		}
 	}
-	want := []string{"status", "list", "list", "explain", "weight web 10.0.0.11", "weight web 10.0.0.11", "reload", "drain web 10.0.0.12", "undo web 10.0.0.12"}
+	want := []string{"status", "list", "list", "explain", "weight web 10.0.0.11", "weight web 10.0.0.11", "reload", "drain web 10.0.0.12", "undo web 10.0.0.12", "drain director", "undo director"}
 	if !slices.Equal(st.calls, want) {
 		t.Errorf("calls %q", st.calls)
 	}

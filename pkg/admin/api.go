@@ -26,6 +26,7 @@ type Director interface {
 	Reload(ctx context.Context) (director.Result, error)
 	SetWeight(ctx context.Context, service, real string, weight *uint16) (director.Result, error)
 	Drain(ctx context.Context, service, real string, o director.DrainOptions) (director.Result, error)
+	DrainDirector(ctx context.Context, undo bool) (director.Result, error)
 }
 
 // The paths of the API. What changes something is POST, as is diff, whose body
@@ -45,6 +46,8 @@ const (
 	pathEdit    = "/v1/edit"
 	pathClear   = "/v1/runtime/clear"
 	pathExport  = "/v1/export"
+
+	pathDrainDirector = "/v1/drain/director"
 
 	pathSyncImport = "/v1/sync/import"
 	pathSyncPush   = "/v1/sync/push"
@@ -67,6 +70,11 @@ type drainRequest struct {
 	Service string `json:"service"`
 	Real    string `json:"real"`
 	director.DrainOptions
+}
+
+// drainDirectorRequest is the body of a POST to /v1/drain/director.
+type drainDirectorRequest struct {
+	Undo bool `json:"undo"`
 }
 
 // diffRequest is the body of a POST to /v1/diff.

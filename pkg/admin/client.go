@@ -124,6 +124,11 @@ func (c *Client) Drain(ctx context.Context, service, real string, o director.Dra
 	return r, c.do(ctx, http.MethodPost, pathDrain, drainRequest{service, real, o}, &r)
 }
 
+// DrainDirector asks for [director.Director.DrainDirector].
+func (c *Client) DrainDirector(ctx context.Context, undo bool) (r director.Result, err error) {
+	return r, c.do(ctx, http.MethodPost, pathDrainDirector, drainDirectorRequest{undo}, &r)
+}
+
 // Edit asks for [director.Director.Edit].
 func (c *Client) Edit(ctx context.Context, commands []ipvsadm.Command) (r ipvsadm.Result, err error) {
 	return r, c.do(ctx, http.MethodPost, pathEdit, commands, &r)

@@ -166,6 +166,9 @@ func (s *Server) api() http.Handler {
 	mux.Handle("POST "+pathDrain, change(s, maxBody, func(ctx context.Context, q drainRequest) (director.Result, error) {
 		return s.opt.Director.Drain(ctx, q.Service, q.Real, q.DrainOptions)
 	}))
+	mux.Handle("POST "+pathDrainDirector, change(s, maxBody, func(ctx context.Context, q drainDirectorRequest) (director.Result, error) {
+		return s.opt.Director.DrainDirector(ctx, q.Undo)
+	}))
 	if s.opt.Upgrade != nil {
 		mux.Handle("POST "+pathUpgrade, change(s, maxBody, func(ctx context.Context, q upgradeRequest) (director.Result, error) {
 			return s.opt.Upgrade(ctx, q.Binary)

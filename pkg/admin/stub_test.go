@@ -100,6 +100,14 @@ func (s *stub) SetWeight(_ context.Context, service, real string, w *uint16) (di
 	return director.Result{Did: []string{"web 10.0.0.11: weight 5 (configured 1)"}, Warning: "not stored"}, err
 }
 
+func (s *stub) DrainDirector(_ context.Context, undo bool) (director.Result, error) {
+	call := "drain director"
+	if undo {
+		call = "undo director"
+	}
+	return director.Result{Did: []string{"director: drained"}}, s.note(call)
+}
+
 func (s *stub) Drain(_ context.Context, service, real string, o director.DrainOptions) (director.Result, error) {
 	call := "drain "
 	if o.Undo {

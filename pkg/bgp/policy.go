@@ -19,6 +19,7 @@ type Input struct {
 	IsReady    bool   // the data path holds its state, and connection sync is in step or has been waited for
 	NotReady   string // what is waited for, for people
 	IsDraining bool   // this director is being taken out of service
+	Withdrawn  string // why nothing is announced whatever serves, for people; "": it is
 }
 
 // Decision is what becomes of a virtual address.
@@ -94,6 +95,9 @@ func (p *Policy) decide(now time.Time, in Input, v VIP, m *memory) Decision {
 		m.serving = now
 	}
 	switch until := m.serving.Add(p.hold(m)); {
+	case in.Withdrawn != "":
+		m.wasAnnounced = false
+		d.Reason = in.Withdrawn
 	case !in.IsReady:
 		m.wasAnnounced = false
 		d.Reason = in.NotReady

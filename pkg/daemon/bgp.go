@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/bgp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
@@ -31,16 +32,17 @@ type routes struct {
 	started  time.Time
 	warnings *warnings.Registry
 	log      *slog.Logger
+	history  *history.Log
 	changed  chan struct{}
 
-	mu         sync.Mutex
-	vips       []bgp.VIP
-	isDraining bool
-	status     bgp.Status
+	mu     sync.Mutex
+	vips   []bgp.VIP
+	drain  drain
+	status bgp.Status
 }
 
 // newRoutes makes what `bgp:` asks for: nil if it asks for nothing.
-func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, log *slog.Logger) (*routes, error) {
+func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, h *history.Log, log *slog.Logger) (*routes, error) {
 	if !cfg.BGP.IsEnabled() {
 		return nil, nil
 	}
@@ -50,7 +52,7 @@ func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, log *slog.
 	}
 	r := &routes{
 		cfg: cfg.BGP, speaker: bgp.NewSpeaker(c, log), policy: bgp.Policy{HoldUp: cfg.BGP.HoldUp},
-		started: time.Now(), warnings: w, log: log.With("component", "bgp"), changed: make(chan struct{}, 1),
+		started: time.Now(), warnings: w, history: h, log: log.With("component", "bgp"), changed: make(chan struct{}, 1),
 	}
 	if s != nil && s.mesh != nil {
 		r.inStep = s.mesh.InSync
@@ -173,7 +175,8 @@ func (r *routes) run(ctx context.Context) error {
 func (r *routes) announce(ctx context.Context) time.Duration {
 	now := time.Now()
 	r.mu.Lock()
-	in := bgp.Input{VIPs: r.vips, IsReady: true, IsDraining: r.isDraining}
+	in := bgp.Input{VIPs: r.vips, IsReady: true, IsDraining: r.drain.isUnderWay(now), Withdrawn: r.drain.reason(now)}
+	look := r.drain.next(now)
 	r.mu.Unlock()
 	if r.inStep != nil && !r.inStep() && now.Sub(r.started) < syncLimit {
 		in.IsReady, in.NotReady = false, "connection sync is not in step yet"
@@ -187,13 +190,18 @@ func (r *routes) announce(ctx context.Context) time.Duration {
 		r.log.Warn("state of the sessions not known", "err", err)
 	}
 	r.mu.Lock()
+	before := r.status
 	r.status = bgp.Status{Peers: peers, VIPs: decisions}
 	r.mu.Unlock()
+	for _, c := range bgp.Changes(before, r.status) {
+		r.log.Info(c.Text, "subject", c.Subject)
+		r.history.Add(history.Event{Kind: history.Route, Subject: c.Subject, Text: c.Text})
+	}
 	r.warn(peers)
 	if next := bgp.Next(decisions); !next.IsZero() {
-		return max(min(next.Sub(now), routesLook), 0)
+		look = min(look, next.Sub(now))
 	}
-	return routesLook
+	return max(look, 0)
 }
 
 // warn keeps the warnings about routers.
@@ -209,29 +217,5 @@ func (r *routes) warn(peers []bgp.PeerStatus) {
 			Kind: kind, Subject: subject, Text: "no session (" + p.State + "): " + p.Reason,
 			Cure: "compare the session's configuration on both sides",
 		})
-	}
-}
-
-// drain has routers prefer other directors, waits until they do, then
-// withdraws. The data path must serve until it returns.
-func (r *routes) drain(ctx context.Context) {
-	r.mu.Lock()
-	r.isDraining = true
-	announced := len(bgp.Routes(r.status.VIPs)) > 0
-	r.mu.Unlock()
-	r.wake()
-	if !announced {
-		return
-	}
-	r.log.Info("routers are asked to prefer other directors", "drain_time", r.cfg.DrainTime)
-	sleep(ctx, r.cfg.DrainTime)
-	r.Serving(nil)
-	sleep(ctx, withdrawWait)
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
 	}
 }

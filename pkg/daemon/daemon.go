@@ -137,7 +137,7 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 	}
 	d.backend, d.canLease = path.Backend, path.canLease
 	if d.sync, err = newConnSync(cfg, path.table, d.warnings, d.log); err == nil {
-		d.routes, err = newRoutes(cfg, d.sync, d.warnings, d.log)
+		d.routes, err = newRoutes(cfg, d.sync, d.warnings, d.history, d.log)
 	}
 	if err != nil {
 		return errors.Join(err, d.backend.Close(d.found.datapath))
@@ -261,7 +261,7 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer.start("doctor", d.examine)
 	how := d.await(ctx, outer, inner)
 	if d.routes != nil && how == endStopped {
-		d.routes.drain(context.WithoutCancel(ctx))
+		d.routes.leave(context.WithoutCancel(ctx))
 	}
 	if d.follower.isNone() {
 		d.log.Info("stopping")

@@ -13,6 +13,10 @@ type Routes interface {
 	// serve, and why not.
 	Serving(vips []bgp.VIP)
 
+	// Drain has routers prefer other directors and then withdraws every VIP,
+	// or announces them again.
+	Drain(isDrained bool)
+
 	// Status reports on routers and VIPs.
 	Status() bgp.Status
 }

@@ -138,6 +138,7 @@ type Director struct {
 	runtime       Runtime           // the layer
 	marks         marks
 	overrides     Overrides
+	maintenance   maintenance
 	out           Planned
 	canHoldVIPs   bool              // the servers are found, or had their time: VIPs may attract traffic
 	active        map[string]bool   // VRRP instances that this host forwards for
@@ -253,6 +254,7 @@ func (d *Director) Run(ctx context.Context) error {
 
 func (d *Director) start(ctx context.Context) error {
 	d.loadOverrides()
+	d.loadMaintenance()
 	d.loadRuntime()
 	d.out.Memory = d.loadMemory()
 	for _, instance := range d.out.Memory.Active {
@@ -375,7 +377,7 @@ func (d *Director) setVRRP(cfg *config.Config) error {
 		}
 		return nil
 	}
-	if err := d.opt.VRRP.Set(cfg.VRRP); err != nil {
+	if err := d.opt.VRRP.Set(d.virtualRouters(cfg)); err != nil {
 		return fmt.Errorf("vrrp: %w", err)
 	}
 	return nil

@@ -261,6 +261,7 @@ type rig struct {
 	notify  *fakeNotify
 	neigh   *fakeNeigh
 	silence *fakeSilent
+	routes  *fakeRoutes    // used with bgp:
 	next    *config.Config // what a reload reads
 	loadErr error
 }
@@ -288,13 +289,17 @@ func newRig(t *testing.T, cfg *config.Config) *rig {
 	r := &rig{
 		T: t, backend: lbtest.NewFake(), health: newFakeHealth(), vrrp: newFakeVRRP(),
 		vips: &fakeVIPs{}, notify: &fakeNotify{}, neigh: &fakeNeigh{changed: make(chan struct{}, 1)}, next: cfg,
-		silence: &fakeSilent{},
+		silence: &fakeSilent{}, routes: &fakeRoutes{},
 	}
-	r.Director = New(Options{
+	o := Options{
 		Config: cfg, Load: func() (*config.Config, error) { return r.next, r.loadErr },
 		Backend: r.backend, Health: r.health, VRRP: r.vrrp, VIPs: r.vips,
 		Notify: r.notify, Neigh: r.neigh, Silent: r.silence, Version: "test",
-	})
+	}
+	if cfg.BGP.IsEnabled() {
+		o.Routes = r.routes
+	}
+	r.Director = New(o)
 	return r
 }
 

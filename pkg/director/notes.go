@@ -22,6 +22,8 @@ const (
 	runtimeFile   = "runtime.json"
 	memoryFile    = "memory.json"
 
+	maintenanceFile = "maintenance.json"
+
 	noteReadTime  = time.Second // that a start waits for a note
 	noteWriteTime = time.Second // that an operator waits to hear whether an override is stored, and an end for the last write
 )
@@ -35,7 +37,7 @@ const (
 
 // notes are the files of one director; all are nil without a state_dir.
 type notes struct {
-	overrides, runtime, memory *jsonfile.Keeper
+	overrides, runtime, memory, maintenance *jsonfile.Keeper
 }
 
 func (d *Director) openNotes() {
@@ -49,6 +51,7 @@ func (d *Director) openNotes() {
 	}
 	d.notes.overrides = keeper(overridesFile, "operators' overrides do not survive a restart")
 	d.notes.runtime = keeper(runtimeFile, "edits by ipvsadm do not survive a restart")
+	d.notes.maintenance = keeper(maintenanceFile, "a drain of the director does not survive a restart")
 	d.notes.memory = keeper(memoryFile, "after a crash, checks begin anew")
 }
 
@@ -65,7 +68,7 @@ func (d *Director) warnNotStored(path, lost string, err error) {
 
 // keepNotes writes notes until ctx ends.
 func (d *Director) keepNotes(ctx context.Context, start func(func())) {
-	for _, k := range []*jsonfile.Keeper{d.notes.overrides, d.notes.runtime, d.notes.memory} {
+	for _, k := range []*jsonfile.Keeper{d.notes.overrides, d.notes.runtime, d.notes.memory, d.notes.maintenance} {
 		if k != nil {
 			start(func() { _ = k.Run(ctx, noteWriteTime) }) // it returns nil
 		}

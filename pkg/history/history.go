@@ -30,6 +30,7 @@ const (
 	Health   Kind = "health"   // a real or a service went up or down
 	Role     Kind = "role"     // a VRRP instance changed its role
 	Reload   Kind = "reload"   // the configuration was read again, or refused
+	Route    Kind = "route"    // a BGP session, or a VIP that is announced by it
 	Operator Kind = "operator" // somebody gave a command
 	Daemon   Kind = "daemon"   // start, adoption, stop
 	Warning  Kind = "warning"  // a warning began or ended
@@ -37,7 +38,7 @@ const (
 )
 
 // Kinds lists every [Kind].
-func Kinds() []Kind { return []Kind{Health, Role, Reload, Operator, Daemon, Warning, Notify} }
+func Kinds() []Kind { return []Kind{Health, Role, Route, Reload, Operator, Daemon, Warning, Notify} }
 
 // Event is one thing that happened.
 type Event struct {

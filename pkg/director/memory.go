@@ -22,11 +22,11 @@ const maxLease = 1023 // more instances than any configuration has
 
 // storedMemory is a [Memory] as JSON.
 type storedMemory struct {
-	Boot   string            `json:"boot"` // the kernel's boot_id: the data path ends with its kernel
-	Up     []storedReal      `json:"up"`   // reals that were up; all others were down
-	Quorum map[string]bool   `json:"quorum"`
-	Leases map[string]uint32 `json:"leases"`
-	Active []string          `json:"active,omitempty"`
+	Boot     string            `json:"boot"` // the kernel's boot_id: the data path ends with its kernel
+	Up       []storedReal      `json:"up"`   // reals that were up; all others were down
+	Quorum   map[string]bool   `json:"quorum"`
+	LeaseIDs map[string]uint32 `json:"leases"`
+	Active   []string          `json:"active,omitempty"`
 }
 
 type storedReal struct {
@@ -35,7 +35,7 @@ type storedReal struct {
 }
 
 func storeMemory(m Memory, boot string) storedMemory {
-	s := storedMemory{Boot: boot, Up: []storedReal{}, Quorum: m.Quorum, Leases: m.Leases, Active: m.Active}
+	s := storedMemory{Boot: boot, Up: []storedReal{}, Quorum: m.Quorum, LeaseIDs: m.Leases, Active: m.Active}
 	for service, verdicts := range m.Up {
 		for _, v := range verdicts {
 			if v.Up {
@@ -55,7 +55,7 @@ func storeMemory(m Memory, boot string) storedMemory {
 // restoreMemory is the memory that was stored. A lease that two instances
 // share, or a number that cannot have been given, is left out.
 func restoreMemory(s storedMemory) Memory {
-	m := Memory{Up: map[string]Verdicts{}, Quorum: s.Quorum, Leases: s.Leases, Active: s.Active}
+	m := Memory{Up: map[string]Verdicts{}, Quorum: s.Quorum, Leases: s.LeaseIDs, Active: s.Active}
 	for _, r := range s.Up {
 		m.Up[r.Service] = append(m.Up[r.Service], Verdict{r.Real, true})
 	}

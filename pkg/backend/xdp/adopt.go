@@ -26,7 +26,7 @@ func (b *Backend) adopt() {
 		s.span = span{s.entry.Ring, (s.entry.RingSize + bpf.RingLineSlots - 1) / bpf.RingLineSlots}
 		if s.entry.Cookie == s.cookie && s.span.n > 0 {
 			b.rings.reserve(s.span)
-			s.there = true
+			s.isThere = true
 		} else {
 			s.span = span{}
 		}
@@ -56,8 +56,8 @@ func (b *Backend) adoptReals() {
 			b.slots.give(uint32(i))
 			continue
 		}
-		r := &real{slot: uint32(i), gen: raw.Generation, there: raw.Flags&bpf.RealReserved == 0}
-		r.isUnchecked = !r.there && raw.Flags&bpf.RealUnchecked != 0
+		r := &real{slot: uint32(i), gen: raw.Generation, isThere: raw.Flags&bpf.RealReserved == 0}
+		r.isUnchecked = !r.isThere && raw.Flags&bpf.RealUnchecked != 0
 		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: bpf.PortWord(raw.Port), Weight: raw.Weight}
 		r.near, r.isInherited = b.whereLeft(raw)
 		s.reals[r.conf.Key()] = r

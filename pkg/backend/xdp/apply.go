@@ -93,7 +93,7 @@ func (b *Backend) publish(half uint32, todo work) {
 	b.applyInterfaces(todo.all || !b.applied)
 	for _, s := range todo.services {
 		for _, r := range s.reals {
-			if r.there {
+			if r.isThere {
 				b.write(s, r)
 			}
 		}
@@ -114,7 +114,7 @@ func (b *Backend) removeGone(changed []*service) {
 	for _, s := range b.byIndex {
 		if s != nil && s.inApply != b.applies {
 			b.retireRing(s)
-			s.there = false
+			s.isThere = false
 			b.removeReals(s)
 		}
 	}
@@ -132,17 +132,17 @@ func (b *Backend) retireRing(s *service) {
 }
 
 func (b *Backend) removeReals(s *service) {
-	if s.there && !s.conf.Sorry.IsValid() && len(s.reals) == len(s.conf.Reals) {
+	if s.isThere && !s.conf.Sorry.IsValid() && len(s.reals) == len(s.conf.Reals) {
 		return // they are the same: each of the configuration is there
 	}
 	for k, r := range s.reals {
 		sorry := s.conf.Sorry.IsValid() && k == netip.AddrPortFrom(s.conf.Sorry, 0)
-		if s.there && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same)) {
+		if s.isThere && (sorry || slices.ContainsFunc(s.conf.Reals, r.conf.Same)) {
 			continue
 		}
-		isUnchecked := s.there && slices.ContainsFunc(s.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Key() == k })
-		if r.there || r.isUnchecked != isUnchecked {
-			r.there, r.isUnchecked = false, isUnchecked
+		isUnchecked := s.isThere && slices.ContainsFunc(s.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Key() == k })
+		if r.isThere || r.isUnchecked != isUnchecked {
+			r.isThere, r.isUnchecked = false, isUnchecked
 			b.write(s, r)
 		}
 	}

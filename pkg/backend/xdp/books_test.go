@@ -57,11 +57,11 @@ func (h *harness) checkBooks(t testing.TB) {
 	}
 	for _, conf := range h.state.Services {
 		s := h.services[conf.Name]
-		if s == nil || !s.there {
+		if s == nil || !s.isThere {
 			t.Fatalf("service %s is in force and has no record", conf.Name)
 		}
 		for _, r := range conf.Reals {
-			if s.reals[r.Key()] == nil || !s.reals[r.Key()].there {
+			if s.reals[r.Key()] == nil || !s.reals[r.Key()].isThere {
 				t.Fatalf("service %s: real %s has no record", conf.Name, r.Addr)
 			}
 		}

@@ -88,7 +88,7 @@ func (b *Backend) templateConnection(k bpf.TemplateKey, t bpf.TemplateValue, now
 // markOf is the number under which a service is listed, if it is listed under
 // one. Of a service that a predecessor removed only the mark is known.
 func markOf(s *service) (uint32, bool) {
-	return s.conf.Mark, s.conf.ByMark() && (s.conf.Mark != 0 || s.there || len(s.conf.Listeners) > 0)
+	return s.conf.Mark, s.conf.ByMark() && (s.conf.Mark != 0 || s.isThere || len(s.conf.Listeners) > 0)
 }
 
 // shown is what a listing gives for so many ticks: one less than has begun,

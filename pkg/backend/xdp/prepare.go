@@ -94,7 +94,7 @@ func (b *Backend) keepRefused(refused map[string]bool) {
 			kept = append(kept, conf)
 			continue
 		}
-		if s := b.services[conf.Name]; s != nil && s.there {
+		if s := b.services[conf.Name]; s != nil && s.isThere {
 			kept = append(kept, s.conf)
 		} else if s != nil && s.isNew {
 			b.forget(conf.Name, s)
@@ -106,10 +106,10 @@ func (b *Backend) keepRefused(refused map[string]bool) {
 // prepare brings the record of a service in line with s.wanted.
 func (b *Backend) prepare(s *service) error {
 	s.conf = s.wanted
-	if !s.there { // a service that returns has its flows, but starts anew
+	if !s.isThere { // a service that returns has its flows, but starts anew
 		s.ring, s.inRing = nil, nil
 	}
-	s.there, s.isWritten, s.isNew = true, false, false
+	s.isThere, s.isWritten, s.isNew = true, false, false
 	if err := b.placeReals(s); err != nil {
 		return err
 	}
@@ -131,14 +131,14 @@ func equalVIPsAndPeers(a, b *lb.State) bool {
 // ten thousand services, few do. It looks up its reals' MACs if some real's
 // may have changed.
 func (b *Backend) isUnchanged(s *service, conf *lb.Service, neighVersion uint64) bool {
-	if !s.isWritten || !s.there || s.filtered != b.filtered(conf) || !equalServices(&s.conf, conf) {
+	if !s.isWritten || !s.isThere || s.filtered != b.filtered(conf) || !equalServices(&s.conf, conf) {
 		return false
 	}
 	if neighVersion == b.neighVersion {
 		return true
 	}
 	for _, r := range s.reals {
-		if r.there && r.near != b.neigh.Lookup(r.conf.Addr) {
+		if r.isThere && r.near != b.neigh.Lookup(r.conf.Addr) {
 			return false
 		}
 	}

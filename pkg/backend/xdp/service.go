@@ -18,7 +18,7 @@ type service struct {
 	cookie  uint32 // who holds the index; keys templates and filters
 	conf    lb.Service
 	wanted  lb.Service // what it becomes in the Apply that is under way
-	there   bool       // part of the state in force; if not, kept for its flows
+	isThere bool       // part of the state in force; if not, kept for its flows
 	isNew   bool       // claimed, and never prepared with success
 	inApply uint64     // the last Apply that had it
 
@@ -43,7 +43,7 @@ type real struct {
 	conf        lb.Real
 	slot        uint32
 	gen         uint8
-	there       bool
+	isThere     bool
 	near        Neighbor
 	idle        int  // passes of the sweeper without a flow since it was taken out
 	isUnchecked bool // not there only until it has been checked
@@ -59,7 +59,7 @@ type real struct {
 func (r *real) isReachable() bool { return r.near.Err == "" || r.stranded }
 
 // usable reports whether r may get new connections.
-func (r *real) usable() bool { return r.there && r.conf.Weight > 0 && r.isReachable() }
+func (r *real) usable() bool { return r.isThere && r.conf.Weight > 0 && r.isReachable() }
 
 // strand finds out whether all reals of a service are behind dead links of
 // this host. Where other reals are within reach, they get the connections.
@@ -85,7 +85,7 @@ var kind = map[lb.Scheduler]bpf.Scheduler{
 
 // findOrAddService finds or makes the index of a service, the at-th one.
 func (b *Backend) findOrAddService(at int, conf *lb.Service, u *undo) (*service, error) {
-	if at < len(b.order) && b.order[at].conf.Name == conf.Name && b.order[at].there {
+	if at < len(b.order) && b.order[at].conf.Name == conf.Name && b.order[at].isThere {
 		return b.order[at], nil
 	}
 	if s, ok := b.services[conf.Name]; ok {
@@ -146,7 +146,7 @@ func (b *Backend) placeReal(s *service, conf lb.Real) error {
 		s.reals[conf.Key()] = r
 	}
 	r.conf = conf
-	r.there, r.idle = true, 0
+	r.isThere, r.idle = true, 0
 	b.lookUp(r)
 	return nil
 }
@@ -216,9 +216,9 @@ func (b *Backend) addressOf(slot uint32) netip.Addr { return b.dp.Addresses[slot
 
 func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	switch {
-	case !r.there && r.isUnchecked:
+	case !r.isThere && r.isUnchecked:
 		return bpf.RealReserved | bpf.RealUnchecked
-	case !r.there:
+	case !r.isThere:
 		return bpf.RealReserved
 	}
 	var f uint8

@@ -29,7 +29,7 @@ func TestStrand(t *testing.T) {
 			for i, n := range c.near {
 				conf := lb.Real{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Weight: 1}
 				s.conf.Reals = append(s.conf.Reals, conf)
-				s.reals[conf.Key()] = &real{conf: conf, there: true, near: n}
+				s.reals[conf.Key()] = &real{conf: conf, isThere: true, near: n}
 			}
 			s.strand()
 			for i, conf := range s.conf.Reals {

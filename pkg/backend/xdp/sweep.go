@@ -169,7 +169,7 @@ func (b *Backend) finishPass() {
 	sw := &b.sweep
 	for name, s := range b.services {
 		for k, r := range s.reals {
-			if _, live := sw.perReal[r.slot]; r.there || live {
+			if _, live := sw.perReal[r.slot]; r.isThere || live {
 				r.idle = 0
 				continue
 			}
@@ -181,7 +181,7 @@ func (b *Backend) finishPass() {
 			b.slots.give(r.slot)
 			delete(s.reals, k)
 		}
-		if !s.there && len(s.reals) == 0 {
+		if !s.isThere && len(s.reals) == 0 {
 			b.forget(name, s)
 		}
 	}

@@ -1,0 +1,114 @@
+package connsync
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net"
+	"testing"
+	"time"
+)
+
+// fedConn is a connection whose other end has sent bytes and then closed it.
+type fedConn struct {
+	net.Conn
+	*bytes.Reader
+}
+
+func (c fedConn) Read(b []byte) (int, error)    { return c.Reader.Read(b) }
+func (fedConn) SetReadDeadline(time.Time) error { return nil }
+
+// countTable takes entries and keeps none.
+type countTable struct {
+	Table
+	taken int
+}
+
+func (t *countTable) Absorb(entries []Entry) (int, error) {
+	t.taken += len(entries)
+	return 0, nil
+}
+
+func frameOf(kind uint8, body ...byte) []byte {
+	var b bytes.Buffer
+	if err := writeFrame(&b, kind, body); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+// Whatever a peer says that holds a key, a session reads it within its bounds:
+// it ends with an error or with the connection, and nothing that it keeps is
+// larger than what was said.
+func FuzzSession(f *testing.F) {
+	entries, err := appendEntry(nil, entryOf("172.16.0.1:1"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	ack := binary.BigEndian.AppendUint64(nil, 2)
+	f.Add(frameOf(frameEntries, entries...))
+	f.Add(append(frameOf(frameSnapshot, 0), frameOf(frameSnapshot, 1)...))
+	f.Add(append(frameOf(frameAck, ack...), frameOf(frameAlive)...))
+	f.Add(frameOf(frameDigest, appendDigests(nil, []Digest{{"web", 1}, {"", 2}})...))
+	f.Add(frameOf(99, 1, 2, 3)) // of a later release
+	f.Add([]byte{frameEntries, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		table := &countTable{}
+		digests := 0
+		s := newSession(fedConn{Reader: bytes.NewReader(b)}, table, func(d []Digest) { digests = len(d) }, func() {})
+		s.unacked = []time.Time{time.Now(), time.Now()}
+		if err := s.read(); err == nil {
+			t.Fatal("a session went on behind its end")
+		}
+		if 36*table.taken > len(b) || 9*digests > len(b) || len(s.lags) > 2 {
+			t.Fatalf("%d entries, %d digests, %d acknowledgements of %d bytes", table.taken, digests, len(s.lags), len(b))
+		}
+	})
+}
+
+// A frame of a type that a later release has is passed over, and so is what
+// follows the known part of a hello and of an entry: two releases share
+// connections.
+func TestLaterReleaseIsUnderstood(t *testing.T) {
+	entry, err := appendEntry(nil, entryOf("172.16.0.1:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	longer := append(bytes.Clone(entry), 1, 2, 3, 4) // with more behind it
+	binary.BigEndian.PutUint16(longer, uint16(len(longer)-2))
+	said := bytes.Join([][]byte{
+		frameOf(200, 9, 9, 9), frameOf(frameEntries, longer...), frameOf(frameSnapshot, 1, 7), frameOf(frameEntries, entry...),
+	}, nil)
+	table := newMemory()
+	s := newSession(fedConn{Reader: bytes.NewReader(said)}, table, nil, func() {})
+	if err := s.read(); err == nil || s.received.Load() != 2 || !s.complete.Load() || !table.has("172.16.0.1:1") {
+		t.Errorf("%v: %d entries, whole %t, %v", err, s.received.Load(), s.complete.Load(), table.entries)
+	}
+}
+
+// Two releases agree on a session if the later one still understands the
+// earlier: a later one may have a longer hello and a higher version.
+func TestVersionsOfTwoReleases(t *testing.T) {
+	for name, test := range map[string]struct {
+		hello []byte
+		ok    bool
+	}{
+		"this release":                      {[]byte{0, protocolNow, 0, protocolOldest}, true},
+		"the next, which understands this":  {[]byte{0, protocolNow + 1, 0, protocolNow, 1, 2}, true},
+		"one that has left this one behind": {[]byte{0, protocolNow + 2, 0, protocolNow + 1}, false},
+		"too short to say":                  {[]byte{0, 1}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			defer theirs.Close()
+			go func() {
+				_, _, _, _ = readFrame(theirs, nil)
+				_ = writeFrame(theirs, frameHello, test.hello)
+			}()
+			if err := greet(ours); (err == nil) != test.ok || errors.Is(err, net.ErrClosed) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}

@@ -163,7 +163,9 @@ func (c ipvsadmClient) List(v ipvsadm.View) (ipvsadm.Listing, error) {
 		return ipvsadm.Listing{}, err
 	}
 	state := lb.State{Services: l.Services, Timeouts: l.Timeouts}
-	return ipvsadm.NewListing(state, l.Observed, l.Stats, l.Rates, l.Connections), nil
+	listing := ipvsadm.NewListing(state, l.Observed, l.Stats, l.Rates, l.Connections)
+	listing.Daemons = l.Daemons
+	return listing, nil
 }
 
 // systemHost knows what this host knows.

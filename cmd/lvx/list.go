@@ -12,13 +12,14 @@ import (
 )
 
 func newListCmd() *cobra.Command {
-	var o ipvsadm.View
+	o := ipvsadm.View{MarkSynced: true}
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list services and reals as ipvsadm -L does",
 		Long: `Lists what the data path holds, in the columns of ipvsadm -L. Reals that health
-checks took out are not there: see lvx status.`,
+checks took out are not there: see lvx status. Connections that another director
+has told of (sync: in the configuration) end in "sync", until lvx is restarted.`,
 		Example: `  lvx list -n
   lvx list -n --stats
   lvx list -nc

@@ -60,7 +60,7 @@ func newSyncStatusCmd() *cobra.Command {
 
 // sync shows the other directors.
 func (s *screen) sync(st *connsync.Status) {
-	if st == nil || len(st.Peers) == 0 && st.Wire == nil {
+	if st == nil || len(st.Peers) == 0 && len(st.Wires()) == 0 {
 		return
 	}
 	s.b.WriteByte('\n')
@@ -79,8 +79,8 @@ func (s *screen) sync(st *connsync.Status) {
 			}
 			row(class, "sync "+p.Peer.String(), state, s.ago(p.Since), detail)
 		}
-		if w := st.Wire; w != nil {
-			row("", fmt.Sprintf("sync with kernel IPVS, syncid %d", w.SyncID), wireRole(w), "",
+		for _, w := range st.Wires() {
+			row("", fmt.Sprintf("sync with kernel IPVS, syncid %d", w.SyncID), wireRole(&w), "",
 				fmt.Sprintf("%d sent, %d received, %d rejected %s", w.Sent, w.Received, w.Rejected, guard.Text(w.Fault)))
 		}
 	})

@@ -131,10 +131,15 @@ func (m scrape) sync(st *connsync.Status) {
 		m.set(syncReceived, float64(p.Received), peer)
 		m.set(syncRejected, float64(p.Rejected), peer)
 	}
-	if w := st.Wire; w != nil {
-		m.set(syncSent, float64(w.Sent), "kernel")
-		m.set(syncReceived, float64(w.Received), "kernel")
-		m.set(syncRejected, float64(w.Rejected+w.Dropped), "kernel")
+	var sent, received, rejected uint64
+	wires := st.Wires()
+	for _, w := range wires {
+		sent, received, rejected = sent+w.Sent, received+w.Received, rejected+w.Rejected+w.Dropped
+	}
+	if len(wires) > 0 {
+		m.set(syncSent, float64(sent), "kernel")
+		m.set(syncReceived, float64(received), "kernel")
+		m.set(syncRejected, float64(rejected), "kernel")
 	}
 }
 

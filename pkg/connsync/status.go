@@ -4,6 +4,17 @@ package connsync
 type Status struct {
 	Peers []PeerStatus `json:"peers,omitempty"` // directors that run lvx
 	Wire  *WireStatus  `json:"wire,omitempty"`  // directors that run kernel IPVS, nil: there are none
+
+	// Daemons are what ipvsadm --start-daemon runs.
+	Daemons []WireStatus `json:"daemons,omitempty"`
+}
+
+// Wires are all wires that kernel IPVS speaks on.
+func (s *Status) Wires() []WireStatus {
+	if s.Wire == nil {
+		return s.Daemons
+	}
+	return append([]WireStatus{*s.Wire}, s.Daemons...)
 }
 
 // WireStatus is what is known of the wire that kernel IPVS speaks on. Nobody

@@ -63,13 +63,15 @@ type Daemon struct {
 	monitor  *health.Monitor
 	notifier *notify.Notifier
 	router   *router
-	sync     *connSync // nil: connections are not shared
-	routes   *routes   // nil: nothing is announced by BGP
-	director *director.Director
-	admin    *admin.Server
-	ready    chan struct{} // closed by awaitVIPs
-	next     chan Next     // what follows this daemon, in the same process; capacity 1
-	follower Next          // taken from next by await
+	sync     *connSync // nil: connections are not shared by the file
+	// syncDaemons are nil where no table can be shared.
+	syncDaemons *syncDaemons
+	routes      *routes // nil: nothing is announced by BGP
+	director    *director.Director
+	admin       *admin.Server
+	ready       chan struct{} // closed by awaitVIPs
+	next        chan Next     // what follows this daemon, in the same process; capacity 1
+	follower    Next          // taken from next by await
 }
 
 // New opens what has to be closed again, and connects the parts. Nothing is
@@ -117,6 +119,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
 		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.startAnew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),
+		SyncDaemons: d.syncDaemons.forDirector(),
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
@@ -136,7 +139,14 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	d.backend, d.canLease = path.Backend, path.canLease
-	if d.sync, err = newConnSync(cfg, path.table, d.warnings, d.log); err == nil {
+	var feed *newsFeed
+	if path.table != nil {
+		feed = &newsFeed{table: path.table}
+	}
+	if d.sync, err = newConnSync(cfg, feed, d.warnings, d.log); err == nil {
+		if feed != nil {
+			d.syncDaemons = newSyncDaemons(feed, d.sync, d.log)
+		}
 		d.routes, err = newRoutes(cfg, d.sync, d.warnings, d.history, d.log)
 	}
 	if err != nil {
@@ -255,6 +265,9 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	}
 	if d.sync != nil {
 		inner.start("sync", d.sync.run)
+	}
+	if d.syncDaemons != nil {
+		inner.start("sync daemons", d.syncDaemons.run)
 	}
 	outer.start("reload", d.reloadWhenAsked)
 	outer.start("readiness", d.sayReady)

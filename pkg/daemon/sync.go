@@ -33,6 +33,7 @@ type connSync struct {
 	cfg      config.Sync
 	hasVRRP  bool
 	table    connsync.Backend
+	feed     *newsFeed
 	mesh     *connsync.Mesh // nil: no director that runs lvx
 	wire     *connsync.Wire // nil: no director that runs kernel IPVS
 	warnings *warnings.Registry
@@ -45,15 +46,16 @@ type connSync struct {
 }
 
 // newConnSync makes what `sync:` asks for: nil if it asks for nothing.
-func newConnSync(cfg *config.Config, table connsync.Backend, w *warnings.Registry, log *slog.Logger) (*connSync, error) {
+func newConnSync(cfg *config.Config, feed *newsFeed, w *warnings.Registry, log *slog.Logger) (*connSync, error) {
 	if !cfg.Sync.IsEnabled() {
 		return nil, nil
 	}
-	if table == nil {
+	if feed == nil {
 		return nil, errors.New("sync: shares connections that XDP forwards, and XDP does not run here (see lvx check)")
 	}
+	table := feed.table
 	s := &connSync{
-		cfg: cfg.Sync, hasVRRP: len(cfg.VRRP) > 0, table: table, warnings: w, log: log,
+		cfg: cfg.Sync, hasVRRP: len(cfg.VRRP) > 0, table: table, feed: feed, warnings: w, log: log,
 		changed: make(chan struct{}, 1), masters: map[string]bool{},
 	}
 	if len(cfg.Sync.Peers) > 0 {
@@ -151,7 +153,7 @@ func (s *connSync) isMaster() bool {
 
 // run shares connections until ctx ends.
 func (s *connSync) run(ctx context.Context) error {
-	stop := s.table.TellNews(s.notifyPeers)
+	stop := s.feed.join(s.notifyPeers)
 	defer stop()
 	parts := newCircle(ctx)
 	if s.mesh != nil {

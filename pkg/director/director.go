@@ -102,8 +102,10 @@ type Options struct {
 	Boot     string // the kernel's boot_id: what is remembered of another boot is not believed
 	Log      *slog.Logger
 
-	Sync   Sync   // nil = connections are not shared
-	Routes Routes // nil = nothing is announced by BGP
+	Sync Sync // nil = connections are not shared
+	// SyncDaemons run what ipvsadm starts; nil = nothing can share connections.
+	SyncDaemons SyncDaemons
+	Routes      Routes // nil = nothing is announced by BGP
 
 	Warnings *warnings.Registry // nil = the director has its own
 	History  *history.Log       // nil = kept in memory only

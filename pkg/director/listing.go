@@ -3,6 +3,7 @@ package director
 import (
 	"context"
 
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -22,6 +23,7 @@ type Listing struct {
 	Rates       []lb.ServiceRates `json:"rates"`
 	Timeouts    lb.Timeouts       `json:"timeouts"` // defaults filled in
 	Connections []lb.Connection   `json:"connections,omitempty"`
+	Daemons     []ipvsadm.Daemon  `json:"daemons,omitempty"` // of connection sync
 }
 
 // List asks the backend what it holds.
@@ -29,7 +31,7 @@ func (d *Director) List(ctx context.Context, want Want) (l Listing, err error) {
 	err = d.do(ctx, func(context.Context) error {
 		s := d.out.State.Clone()
 		l.Services, l.Timeouts = s.Services, s.Timeouts.WithDefaults()
-		l.Rates = d.meter.Rates()
+		l.Rates, l.Daemons = d.meter.Rates(), d.listDaemons()
 		var err error
 		if l.Observed, err = d.opt.Backend.Observed(); err != nil {
 			return err

@@ -20,6 +20,7 @@ type Runtime struct {
 	Patches  []Patch          `json:"patches,omitempty"`  // on services of the file, in its order
 	Timeouts [3]int           `json:"timeouts,omitzero"`  // tcp, tcp_fin, udp in seconds; 0 = the file's
 	Zeroed   []ZeroedService  `json:"zeroed,omitempty"`   // counters that ipvsadm -Z has hidden
+	Daemons  []ipvsadm.Daemon `json:"daemons,omitempty"`  // of connection sync
 }
 
 // RuntimeService is a service that the file does not have.
@@ -40,7 +41,7 @@ type Patch struct {
 
 // IsEmpty reports whether the layer leaves the file as it is.
 func (rt *Runtime) IsEmpty() bool {
-	return len(rt.Services) == 0 && len(rt.Patches) == 0 && rt.Timeouts == [3]int{} && len(rt.Zeroed) == 0
+	return len(rt.Services) == 0 && len(rt.Patches) == 0 && rt.Timeouts == [3]int{} && len(rt.Zeroed) == 0 && len(rt.Daemons) == 0
 }
 
 // Changes is how many services the layer adds, changes and removes.
@@ -66,6 +67,9 @@ func (rt *Runtime) describeAll(dropped []string) (lines []string) {
 	}
 	for _, p := range rt.Patches {
 		lines = append(lines, "runtime layer, kept: service "+p.Service+": "+p.String())
+	}
+	for _, d := range rt.daemonTexts() {
+		lines = append(lines, "runtime layer, kept: "+d.service+": "+d.text)
 	}
 	for _, name := range dropped {
 		lines = append(lines, "runtime layer, dropped: service "+name)
@@ -104,6 +108,18 @@ func (rt *Runtime) sortedTexts() (all []layerChange) {
 	}
 	for _, p := range rt.Patches {
 		all = append(all, layerChange{p.Service, "ipvsadm: " + p.String()})
+	}
+	return append(all, rt.daemonTexts()...)
+}
+
+// daemonTexts are the daemons of connection sync, in words.
+func (rt *Runtime) daemonTexts() (all []layerChange) {
+	for _, d := range rt.Daemons {
+		role := "backup"
+		if d.Master {
+			role = "master"
+		}
+		all = append(all, layerChange{"sync daemon " + role, fmt.Sprintf("ipvsadm: on %s, syncid %d", d.Interface, d.ID)})
 	}
 	return all
 }

@@ -97,6 +97,7 @@ func (d *Director) storeRuntime(ctx context.Context) (notes []string) {
 
 func (d *Director) edit(ctx context.Context, commands []ipvsadm.Command, uid *uint32) (r ipvsadm.Result, err error) {
 	t := newRuntimeTable(d.file, &d.runtime)
+	t.daemonsOfFile, t.noDaemons = d.daemonsOfFile()
 	overrides := d.overrides
 	var zeroed []string
 	for _, c := range commands {
@@ -138,6 +139,7 @@ func (d *Director) adoptRuntime(ctx context.Context, next Runtime, overrides Ove
 	}
 	changes := next.changesSince(&d.runtime)
 	d.runtime = next
+	d.runDaemons()
 	d.log.Info("runtime layer changed", "services", len(next.Services), "patches", len(next.Patches))
 	for _, c := range changes {
 		d.history.Add(history.Event{Kind: history.Operator, Subject: c.service, Text: c.text, UID: uid})
@@ -213,6 +215,7 @@ func (d *Director) loadRuntime() {
 		d.marks = d.readMarks()
 	}
 	d.cfg = next.merge(d.file, d.marks)
+	d.runDaemons()
 }
 
 // noteDropped says which edits a file has made needless.
@@ -240,6 +243,7 @@ func (d *Director) adoptFile(ctx context.Context, file *config.Config) (did []st
 		d.runtime = next
 		d.keepRuntime()
 	}
+	d.runDaemons()
 	return did, nil
 }
 

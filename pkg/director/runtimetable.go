@@ -24,6 +24,9 @@ type runtimeTable struct {
 	taken    map[string]bool
 
 	fileNames map[ipvsadm.Key]string // of every service of the file, also those that were removed
+
+	daemonsOfFile []ipvsadm.Daemon // of connection sync, that the file runs
+	noDaemons     string           // why no others can be run, "" if they can
 }
 
 func newRuntimeTable(file *config.Config, rt *Runtime) *runtimeTable {
@@ -31,7 +34,7 @@ func newRuntimeTable(file *config.Config, rt *Runtime) *runtimeTable {
 		file: file, listens: map[lb.Listener]bool{}, names: map[*ipvsadm.Entry]string{},
 		fromFile: map[*ipvsadm.Entry]bool{}, taken: map[string]bool{}, fileNames: map[ipvsadm.Key]string{},
 	}
-	t.Timeouts = rt.Timeouts
+	t.Timeouts, t.Daemons, t.MTU = rt.Timeouts, rt.Daemons, interfaceMTU
 	patches := make(map[string]*Patch, len(rt.Patches))
 	for i := range rt.Patches {
 		patches[rt.Patches[i].Service] = &rt.Patches[i]
@@ -101,6 +104,8 @@ func (t *runtimeTable) do(c ipvsadm.Command) *ipvsadm.Failure {
 		return fail
 	case ipvsadm.Flush:
 		return t.flush(c.Force)
+	case ipvsadm.StartDaemon, ipvsadm.StopDaemon:
+		return t.doDaemon(c)
 	}
 	return t.Do(c)
 }
@@ -162,7 +167,7 @@ func (t *runtimeTable) flush(force bool) *ipvsadm.Failure {
 
 // layer is what differs from the file.
 func (t *runtimeTable) layer() Runtime {
-	rt := Runtime{Timeouts: t.Timeouts}
+	rt := Runtime{Timeouts: t.Timeouts, Daemons: t.Daemons}
 	there := make(map[string]*ipvsadm.Entry, len(t.Services))
 	for _, e := range t.Services {
 		if t.fromFile[e] {

@@ -17,10 +17,18 @@ type Sync interface {
 
 // syncStatus is nil without connection sync.
 func (d *Director) syncStatus() *connsync.Status {
-	if d.opt.Sync == nil {
-		return nil
+	var st connsync.Status
+	if d.opt.SyncDaemons != nil {
+		st.Daemons = d.opt.SyncDaemons.Status()
 	}
-	st := d.opt.Sync.Status()
+	if d.opt.Sync == nil {
+		if len(st.Daemons) == 0 {
+			return nil
+		}
+		return &st
+	}
+	of := d.opt.Sync.Status()
+	st.Peers, st.Wire = of.Peers, of.Wire
 	return &st
 }
 

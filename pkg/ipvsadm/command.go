@@ -35,11 +35,11 @@ func (o Op) String() string {
 	}[o]
 }
 
-// Edits reports whether the command changes the table, its timeouts or its
-// counters.
+// Edits reports whether the command changes the table, its timeouts, its
+// counters or its daemons.
 func (o Op) Edits() bool {
 	switch o {
-	case List, Restore, Save, StartDaemon, StopDaemon:
+	case List, Restore, Save:
 		return false
 	}
 	return true
@@ -57,7 +57,7 @@ type Command struct {
 	Server   Server  `json:"server,omitzero"`   // of [AddServer], [EditServer] and [DeleteServer]
 	Timeouts [3]int  `json:"timeouts,omitzero"` // of [SetTimeouts]: tcp, tcpfin, udp in seconds, 0 = as it is
 	View     View    `json:"-"`                 // of [List] and [Save]
-	Sync     Sync    `json:"-"`                 // of [StartDaemon] and [StopDaemon]
+	Daemon   Daemon  `json:"daemon,omitzero"`   // of [StartDaemon] and [StopDaemon]
 }
 
 // Key is the identity of a virtual service: a mark and a family, or protocol,
@@ -123,17 +123,6 @@ type Tunnel struct {
 	Kind     TunnelKind `json:"kind,omitempty"`
 	Port     uint16     `json:"port,omitempty"` // of GUE
 	Checksum Checksum   `json:"checksum,omitempty"`
-}
-
-// Sync are the options of --start-daemon and --stop-daemon.
-type Sync struct {
-	Master    bool
-	Interface string
-	ID        int
-	MaxLen    int
-	Group     netip.Addr
-	Port      int
-	TTL       int
 }
 
 // Failure is why a command line was not carried out, in ipvsadm's words.

@@ -18,6 +18,7 @@ type Listing struct {
 	Services    []ListedService    `json:"services"`              // printed in the order of ipvsadm -L
 	Connections []ListedConnection `json:"connections,omitempty"` // in the order of the backend
 	Timeouts    ListedTimeouts     `json:"timeouts"`
+	Daemons     []Daemon           `json:"daemons,omitempty"` // of connection sync
 }
 
 // ListedService is a virtual service as ipvsadm knows them: one address and
@@ -87,6 +88,7 @@ type ListedConnection struct {
 	Virtual  netip.AddrPort `json:"virtual"`
 	Real     netip.AddrPort `json:"real"`
 	Template bool           `json:"template,omitempty"`
+	Synced   bool           `json:"synced,omitempty"` // another director told of it
 }
 
 // ListedTimeouts are the timeouts of connections in seconds.
@@ -113,7 +115,7 @@ func NewListing(s lb.State, o lb.Observed, st lb.Stats, rates []lb.ServiceRates,
 	for _, c := range conns {
 		l.Connections = append(l.Connections, ListedConnection{
 			Service: c.Service, Proto: c.Proto, Expires: int(c.Expires / time.Second), State: c.State,
-			Client: c.Client, Virtual: c.Virtual, Real: c.Real, Template: c.Template,
+			Client: c.Client, Virtual: c.Virtual, Real: c.Real, Template: c.Template, Synced: c.Synced,
 		})
 	}
 	return l

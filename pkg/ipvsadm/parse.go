@@ -71,7 +71,7 @@ func (p *parser) first(program string, s *scanner) *Failure {
 		return &Failure{Text: versionLine, Ends: true}
 	}
 	p.Op = f.command
-	p.Sync.Master = f.value == "master"
+	p.Daemon.Master = f.value == "master"
 	if f.value != "master" && f.value != "backup" {
 		switch p.Op {
 		case StartDaemon:

@@ -22,10 +22,11 @@ type View struct {
 	PersistentConn bool // --persistent-conn: templates per real
 	Thresholds     bool // --thresholds
 	TunInfo        bool // --tun-info: how tunnels are made
-	Daemon         bool // --daemon: the sync daemons, of which there are none
+	Daemon         bool // --daemon: the daemons of connection sync
 	NoSort         bool // --nosort: services and reals in the order of the data path
 	Exact          bool // --exact: large numbers in full
 	Numeric        bool // -n: neither hosts nor services by name
+	MarkSynced     bool // mark connections that another director told of; ipvsadm does not
 	JSON           bool // --json: everything, whatever else is asked for
 	Only           *Key // this service alone, without the first line
 	Names          Names
@@ -68,6 +69,7 @@ func Print(w io.Writer, l Listing, o View) error {
 	case o.Connections:
 		p.connections(l.Connections)
 	case o.Daemon:
+		p.daemons(l.Daemons)
 	case o.Timeout:
 		fmt.Fprintf(b, "Timeout (tcp tcpfin udp): %d %d %d\n", l.Timeouts.TCP, l.Timeouts.TCPFin, l.Timeouts.UDP)
 	default:
@@ -234,7 +236,11 @@ func (p listPrinter) connections(conns []ListedConnection) {
 		}
 		expires := fmt.Sprintf("%02d:%02d", c.Expires/60, c.Expires%60)
 		name := func(a netip.AddrPort) string { return p.name(a.Addr(), a.Port(), c.Proto) }
-		fmt.Fprintf(p, "%-3s %-6s %-11s %-18s %-18s %s\n", proto, expires, c.State, name(c.Client), name(c.Virtual), name(c.Real))
+		mark := ""
+		if p.MarkSynced && c.Synced {
+			mark = " sync"
+		}
+		fmt.Fprintf(p, "%-3s %-6s %-11s %-18s %-18s %s%s\n", proto, expires, c.State, name(c.Client), name(c.Virtual), name(c.Real), mark)
 	}
 }
 

@@ -75,10 +75,6 @@ func (c Call) run(command Command, restoring bool) (status int, ends bool) {
 	switch {
 	case command.Op.Edits():
 		return c.edit([]Command{command})
-	case command.Op == StopDaemon:
-		return c.failed(ErrNoDaemon)
-	case command.Op == StartDaemon:
-		return c.failed(Refuse("connections are not synchronized by ipvsadm's daemons (no --start-daemon)"))
 	case command.Op == Restore && restoring:
 		return c.failed(tryHelp(c.Program))
 	case command.Op == Restore:

@@ -209,12 +209,12 @@ func setExact(p *parser, _ string, _ bool) *Failure   { return p.view(optExact, 
 // The sync daemons.
 
 func setMcastInterface(p *parser, v string, _ bool) *Failure {
-	p.Sync.Interface = cut(v, nameLen)
+	p.Daemon.Interface = cut(v, nameLen)
 	return p.see(optMcast)
 }
 
 func setSyncID(p *parser, v string, _ bool) *Failure {
-	return p.number(optSyncID, v, 0, 255, "illegal syncid specified", func(n int) { p.Sync.ID = n })
+	return p.number(optSyncID, v, 0, 255, "illegal syncid specified", func(n int) { p.Daemon.ID = n })
 }
 
 func setMcastGroup(p *parser, v string, _ bool) *Failure {
@@ -231,20 +231,20 @@ func setMcastGroup(p *parser, v string, _ bool) *Failure {
 	if err != nil || !a.IsMulticast() || a.Zone() != "" {
 		return fatal(fmt.Sprintf("invalid %s mcast-group `%s'", family, v))
 	}
-	p.Sync.Group = a
+	p.Daemon.Group = a
 	return nil
 }
 
 func setMcastPort(p *parser, v string, _ bool) *Failure {
-	return p.number(optMcastPort, v, 1, 65535, "illegal mcast-port specified", func(n int) { p.Sync.Port = n })
+	return p.number(optMcastPort, v, 1, 65535, "illegal mcast-port specified", func(n int) { p.Daemon.Port = n })
 }
 
 func setMcastTTL(p *parser, v string, _ bool) *Failure {
-	return p.number(optMcastTTL, v, 1, 255, "illegal mcast-ttl specified", func(n int) { p.Sync.TTL = n })
+	return p.number(optMcastTTL, v, 1, 255, "illegal mcast-ttl specified", func(n int) { p.Daemon.TTL = n })
 }
 
 func setSyncMaxLen(p *parser, v string, _ bool) *Failure {
-	return p.number(optSyncMaxLen, v, 1, 65535-20-8, "illegal sync-maxlen specified", func(n int) { p.Sync.MaxLen = n })
+	return p.number(optSyncMaxLen, v, 1, 65535-20-8, "illegal sync-maxlen specified", func(n int) { p.Daemon.MaxLen = n })
 }
 
 // Tunnels.

@@ -10,6 +10,10 @@ import (
 type Table struct {
 	Services []*Entry // in the order in which they were added
 	Timeouts [3]int   // tcp, tcpfin, udp in seconds; 0 = the kernel's default
+	Daemons  []Daemon // that run; replaced as a whole
+
+	// MTU is an interface's, false if there is no such one; nil: there are none.
+	MTU func(device string) (mtu int, ok bool)
 
 	index map[Key]*Entry
 }
@@ -35,6 +39,8 @@ var (
 	ErrInvalid       = kernelFailure("Invalid operation.  Possibly wrong module version, address not unicast, ...")
 	ErrRange         = kernelFailure("Numerical result out of range")
 	ErrNoDaemon      = kernelFailure("No daemon is running")
+	ErrDaemonRuns    = kernelFailure("Daemon has already run")
+	ErrNoDevice      = kernelFailure("No such device")
 )
 
 // schedulers are those of Linux 6.1.
@@ -86,6 +92,10 @@ func (t *Table) Do(c Command) *Failure {
 				t.Timeouts[i] = n
 			}
 		}
+	case StartDaemon:
+		return t.startDaemon(c.Daemon)
+	case StopDaemon:
+		return t.stopDaemon(c.Daemon.Master)
 	case Zero:
 		if c.Key != (Key{}) && t.Find(c.Key) == nil {
 			return ErrNoService

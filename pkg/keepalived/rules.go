@@ -55,8 +55,11 @@ func (m *mapper) readRule(t *ipvsadm.Table, s *Statement, args []string, h ipvsa
 	case fail != nil:
 		s.mark(Harmless, "ipvsadm refuses it too: %s", printable(strings.Join(strings.Fields(fail.Text), " ")))
 		return nil
-	case c.Op == ipvsadm.StartDaemon || c.Op == ipvsadm.StopDaemon:
-		s.mark(Lost, "connection sync is set up by `sync:`, not by a rule")
+	case c.Op == ipvsadm.StartDaemon:
+		m.readStartedDaemon(s, c.Daemon)
+		return nil
+	case c.Op == ipvsadm.StopDaemon:
+		s.mark(Harmless, "rules start from nothing: none runs")
 		return nil
 	case !c.Op.Edits():
 		s.mark(Harmless, "changes nothing")

@@ -65,7 +65,7 @@ ipvsadm -A -u 192.0.2.100:53 -s sh -o -b sh-fallback,sh-port
 -D -t 192.0.2.100:82
 -A -t 192.0.2.100:80
 --set 7200 0 60
---start-daemon master
+--start-daemon master --mcast-interface eth0 --syncid 5
 -L -n
 -A -t nowhere
 `

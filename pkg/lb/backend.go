@@ -143,6 +143,7 @@ type Connection struct {
 	Virtual  netip.AddrPort // for the template of a mark service: address 0.0.0.MARK, port 0
 	Real     netip.AddrPort
 	Template bool
+	Synced   bool // another director told of it
 }
 
 // Packet is a packet that [Backend.Explain] is asked about.

@@ -24,11 +24,15 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 			if !v.IsLive() || b.expired(v, now) || full() {
 				continue
 			}
-			out = append(out, b.connection(bpf.FlowKey(load64(&b.dp.Flows[set+w])), v, now))
+			k := bpf.FlowKey(load64(&b.dp.Flows[set+w]))
+			c := b.connection(k, v, now)
+			c.Synced = b.isSynced(false, set/2+w, uint64(k), uint64(v))
+			out = append(out, c)
 		}
 	}
-	b.eachTemplate(func(k bpf.TemplateKey, t bpf.TemplateValue) bool {
+	b.eachTemplate(func(place int, k bpf.TemplateKey, t bpf.TemplateValue) bool {
 		if c, ok := b.templateConnection(k, t, now); ok && !full() {
+			c.Synced = b.isSynced(true, place, uint64(k), uint64(t))
 			out = append(out, c)
 		}
 		return !full()
@@ -99,11 +103,11 @@ func shown(left int64) time.Duration {
 
 // eachTemplate visits the live templates until visit returns false. A template
 // of another generation than its slot is of a real that has gone.
-func (b *Backend) eachTemplate(visit func(k bpf.TemplateKey, t bpf.TemplateValue) bool) {
+func (b *Backend) eachTemplate(visit func(place int, k bpf.TemplateKey, t bpf.TemplateValue) bool) {
 	for set := 0; set < len(b.dp.Templates); set += 8 {
 		for w := range 4 {
 			t := bpf.TemplateValue(load64(&b.dp.Templates[set+4+w]))
-			if t.IsLive() && b.isOfSlot(t) && !visit(bpf.TemplateKey(load64(&b.dp.Templates[set+w])), t) {
+			if t.IsLive() && b.isOfSlot(t) && !visit(set/2+w, bpf.TemplateKey(load64(&b.dp.Templates[set+w])), t) {
 				return
 			}
 		}

@@ -165,7 +165,7 @@ func (b *Backend) countTemplates() (bySlot map[uint32]uint32, all uint64) {
 		return bySlot, 0
 	}
 	now := b.now()
-	b.eachTemplate(func(_ bpf.TemplateKey, t bpf.TemplateValue) bool {
+	b.eachTemplate(func(_ int, _ bpf.TemplateKey, t bpf.TemplateValue) bool {
 		if t.Left(now) >= 0 {
 			bySlot[t.Real()]++
 			all++

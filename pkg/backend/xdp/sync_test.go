@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -322,6 +324,44 @@ func TestSyncedServicesOfEveryKind(t *testing.T) {
 		}
 		if got := p.b.Send(lb.Packet{Proto: lb.UDP, Src: at(i), Dst: netip.AddrPortFrom(vip, 53)}).Real; got != want[fmt.Sprint(i, "udp")] {
 			t.Errorf("UDP of client %d reached %s (%s)", i, got, want[fmt.Sprint(i, "udp")])
+		}
+	}
+}
+
+// The list of connections marks what a peer told of, and nothing else: not what
+// was opened here, nor what has the place after it.
+func TestListMarksWhatPeersToldOf(t *testing.T) {
+	s := webService(2)
+	s.Persistence.Timeout = time.Minute
+	p := newPair(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+	p.a.open(at(1), web)
+	p.sync(t)
+	p.b.open(at(2), web)
+	marked := func() map[string]bool {
+		t.Helper()
+		conns, err := p.b.Connections(0)
+		must(t, err)
+		of := map[string]bool{}
+		for _, c := range conns {
+			of[fmt.Sprint(c.Client.Addr(), c.Template)] = c.Synced
+		}
+		return of
+	}
+	want := map[string]bool{
+		fmt.Sprint(at(1).Addr(), false): true, fmt.Sprint(at(1).Addr(), true): true,
+		fmt.Sprint(at(2).Addr(), false): false, fmt.Sprint(at(2).Addr(), true): false,
+	}
+	if diff := cmp.Diff(want, marked()); diff != "" {
+		t.Errorf("marks (-want +got):\n%s", diff)
+	}
+	p.b.data(at(1), web)
+	if !marked()[fmt.Sprint(at(1).Addr(), false)] {
+		t.Error("the mark is lost with the first packet")
+	}
+	for i, k := 0, uint64(bpf.FlowKeyOf(at(1).Addr(), at(1).Port(), 1)); i < 1<<4; i++ {
+		v := uint64(i) << 56
+		if originOf(k, v) == 0 {
+			t.Errorf("nonce %d: no mark", i)
 		}
 	}
 }

@@ -174,14 +174,13 @@ func (s *service) realAt(at netip.AddrPort) *real {
 	return s.reals[at]
 }
 
-// noteAbsorbed keeps what came from a peer from being told to peers as news.
+// noteAbsorbed keeps what came from a peer from being told to peers as news, and
+// marks it in the list of connections if it was not there before.
 func (b *Backend) noteAbsorbed(a *bpf.Absorption) {
-	if b.news == nil {
-		return
-	}
-	table, known := b.dp.Flows, &b.news.flows
-	if a.Kind == bpf.AbsorbTemplate {
-		table, known = b.dp.Templates, &b.news.templates
+	isTemplate := a.Kind == bpf.AbsorbTemplate
+	table := b.dp.Flows
+	if isTemplate {
+		table = b.dp.Templates
 	}
 	for _, set := range bpf.TwoSets(a.Hash, uint32(len(table)/8)) {
 		for w := range uint32(bpf.Ways) {
@@ -189,10 +188,20 @@ func (b *Backend) noteAbsorbed(a *bpf.Absorption) {
 				continue
 			}
 			v := load64(&table[set*8+4+w])
-			if a.Kind == bpf.AbsorbFlow && bpf.FlowValue(v).Port() != bpf.FlowValue(a.Value).Port() {
+			if !isTemplate && bpf.FlowValue(v).Port() != bpf.FlowValue(a.Value).Port() {
 				continue
 			}
-			known.note(int(set*4+w), v, uint16(v))
+			place := int(set*4 + w)
+			if a.Outcome == bpf.AbsorbStored {
+				b.markOrigin(a, place, v)
+			}
+			switch {
+			case b.news == nil:
+			case isTemplate:
+				b.news.templates.note(place, v, uint16(v))
+			default:
+				b.news.flows.note(place, v, uint16(v))
+			}
 		}
 	}
 }

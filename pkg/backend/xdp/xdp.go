@@ -81,6 +81,7 @@ type Backend struct {
 	filters       map[bpf.FilterKey]bpf.FilterAction
 	sweep         sweeper
 	news          *news          // what peers are told, nil without connection sync
+	origins       *origins       // which entries peers told of, nil before the first
 	ipv6          bool           // services of IPv6 are taken: by tests of their program, which nothing attaches yet
 	pen           pen            // entries of peers that wait for an edit
 	listeners     *listenerIndex // see index

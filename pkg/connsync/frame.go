@@ -30,6 +30,8 @@ const (
 	frameAck      = 4 // u64: frames of entries absorbed since the session began
 	frameAlive    = 5 // nothing new
 	frameDigest   = 6 // services: name and digest of each, see [Digest]
+	frameAsk      = 7 // u64: to be answered behind everything that is queued
+	frameAnswer   = 8 // u64: of the ask
 )
 
 // Entry is a record with what only lvx directors tell each other.

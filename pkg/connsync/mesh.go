@@ -104,11 +104,23 @@ func (m *Mesh) SetDigests(digests []Digest) {
 // how long to wait for a peer that may be gone is the caller's decision.
 func (m *Mesh) InSync() bool {
 	for _, p := range m.peers {
-		if s := p.current(); s == nil || !s.complete.Load() {
+		if s := p.current(); s == nil || !s.isInSync() {
 			return false
 		}
 	}
 	return true
+}
+
+// Doubt makes [Mesh.InSync] false until every peer has answered behind what it
+// had to say: after an outage, what a session has not yet delivered is not known
+// here.
+func (m *Mesh) Doubt() {
+	for _, p := range m.peers {
+		if s := p.current(); s != nil {
+			s.doubt()
+		}
+	}
+	m.o.Changed()
 }
 
 // Status reports on every peer, in the order of the configuration.

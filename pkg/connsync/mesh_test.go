@@ -59,8 +59,11 @@ func (m *memory) Walk(ctx context.Context, yield func([]Entry) error) error {
 }
 
 func (m *memory) Absorb(entries []Entry) (int, error) {
-	if m.block != nil {
-		<-m.block
+	m.mu.Lock()
+	block := m.block
+	m.mu.Unlock()
+	if block != nil {
+		<-block
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -198,6 +201,32 @@ func TestForeignKeyIsRefusedOnBothSides(t *testing.T) {
 	})
 	if a.has("172.16.0.2:2") || b.has("172.16.0.1:1") || ma.InSync() || mb.InSync() {
 		t.Error("entries of a director with another key were taken")
+	}
+}
+
+// A session that is in doubt is in step again once the peer has answered behind
+// everything that it had to say.
+func TestDoubtEndsBehindWhatThePeerHadToSay(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory(), newMemory()
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	mb := start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "both are in sync", func() bool { return ma.InSync() && mb.InSync() })
+	a.mu.Lock()
+	a.block = make(chan struct{}) // what b says stays on its way
+	a.mu.Unlock()
+	mb.Publish([]Entry{entryOf("172.16.0.8:8")})
+	ma.Doubt()
+	if ma.InSync() || ma.Status()[0].IsInSync {
+		t.Error("in sync while in doubt")
+	}
+	if a.has("172.16.0.8:8") {
+		t.Fatal("the entry was not on its way")
+	}
+	close(a.block)
+	eventually(t, "the doubt has ended", ma.InSync)
+	if !a.has("172.16.0.8:8") {
+		t.Error("in sync before what the peer had to say was absorbed")
 	}
 }
 

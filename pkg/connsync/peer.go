@@ -42,7 +42,7 @@ func (p *peer) status(ours []Digest) PeerStatus {
 	total := p.old
 	st := PeerStatus{Peer: p.addr, Since: p.since}
 	if s := p.session; s != nil {
-		st.IsUp, st.IsInSync, st.Lag = true, s.complete.Load(), s.lag()
+		st.IsUp, st.IsInSync, st.Lag = true, s.isInSync(), s.lag()
 		total = total.plus(s)
 		if p.theirs != nil {
 			st.Differs = compareDigests(ours, p.theirs)

@@ -54,6 +54,11 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 			return entries, errors.New("short acknowledgement")
 		}
 		return entries, s.acknowledged(binary.BigEndian.Uint64(body))
+	case frameAsk, frameAnswer:
+		if len(body) < 8 {
+			return entries, errors.New("short ask or answer")
+		}
+		s.takeAsk(kind, binary.BigEndian.Uint64(body))
 	case frameDigest:
 		digests, err := parseDigests(body)
 		if err != nil {
@@ -62,6 +67,17 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 		s.onDigests(digests)
 	}
 	return entries, nil
+}
+
+// takeAsk takes the peer's ask, or its answer to one.
+func (s *session) takeAsk(kind uint8, n uint64) {
+	if kind == frameAsk {
+		s.answers.Store(n)
+		s.wakeWriter()
+		return
+	}
+	s.answered.Store(n)
+	s.onState()
 }
 
 // acknowledged notes that the peer has absorbed n frames of entries since the

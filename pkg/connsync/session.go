@@ -58,15 +58,20 @@ type session struct {
 	unacked    []time.Time // when each frame behind them was sent
 	lags       []time.Duration
 
-	absorbed  atomic.Uint64 // frames of entries taken from the peer
-	ackSent   uint64        // by the writer alone
-	sent      atomic.Uint64
-	received  atomic.Uint64
-	rejected  atomic.Uint64
-	complete  atomic.Bool // the peer's walk has been absorbed whole
-	walked    atomic.Bool // our walk has been sent whole
-	onDigests func([]Digest)
-	onState   func()
+	absorbed   atomic.Uint64 // frames of entries taken from the peer
+	ackSent    uint64        // by the writer alone
+	sent       atomic.Uint64
+	received   atomic.Uint64
+	rejected   atomic.Uint64
+	complete   atomic.Bool   // the peer's walk has been absorbed whole
+	asks       atomic.Uint64 // times that what the peer has said was doubted to be all
+	askSent    uint64        // by the writer alone
+	answered   atomic.Uint64 // the latest ask that the peer has answered
+	answers    atomic.Uint64 // the peer's latest ask
+	answerSent uint64        // by the writer alone
+	walked     atomic.Bool   // our walk has been sent whole
+	onDigests  func([]Digest)
+	onState    func()
 }
 
 func newSession(conn net.Conn, table Table, onDigests func([]Digest), onState func()) *session {
@@ -108,6 +113,17 @@ func (s *session) run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// isInSync reports whether everything that the peer had to say has been
+// absorbed.
+func (s *session) isInSync() bool { return s.complete.Load() && s.answered.Load() == s.asks.Load() }
+
+// doubt takes the session for out of step until the peer has answered: what it
+// said meanwhile may still be on its way.
+func (s *session) doubt() {
+	s.asks.Add(1)
+	s.wakeWriter()
 }
 
 // publish queues entries for the peer.
@@ -218,7 +234,28 @@ func (s *session) sendNews() error {
 			return err
 		}
 	}
-	return s.sendEntries(entries)
+	if err := s.sendEntries(entries); err != nil {
+		return err
+	}
+	return s.sendAsks()
+}
+
+// sendAsks sends the doubts that are new, and answers the peer's. Entries that
+// were queued go before an answer.
+func (s *session) sendAsks() error {
+	if n := s.asks.Load(); n != s.askSent {
+		if err := s.frame(frameAsk, binary.BigEndian.AppendUint64(nil, n)); err != nil {
+			return err
+		}
+		s.askSent = n
+	}
+	if n := s.answers.Load(); n != s.answerSent {
+		if err := s.frame(frameAnswer, binary.BigEndian.AppendUint64(nil, n)); err != nil {
+			return err
+		}
+		s.answerSent = n
+	}
+	return nil
 }
 
 func (s *session) sendEntries(entries []Entry) error {

@@ -100,6 +100,9 @@ func (r *router) deactivate(instance string) {
 // since the fault that is now over.
 func (r *router) recovered(_ string, ready func()) {
 	since := time.Now()
+	if r.sync != nil {
+		r.sync.doubt()
+	}
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), verdictLimit)
 		defer cancel()

@@ -40,6 +40,7 @@ type connSync struct {
 	hold     preemptionHold // nil: there is no VRRP
 	log      *slog.Logger
 	changed  chan struct{} // a session has changed, or a role
+	watch    wireWatch
 
 	mu      sync.Mutex
 	masters map[string]bool // VRRP instances that this host is master of
@@ -137,6 +138,21 @@ func (s *connSync) setRole(instance string, isMaster bool) {
 	s.masters[instance] = isMaster
 	s.mu.Unlock()
 	s.wake()
+}
+
+// doubtTime bridges the time until [connSync.follow] has seen that sessions are
+// in doubt.
+const doubtTime = time.Second
+
+// doubt keeps this host from taking over from a master that lives until every
+// peer has answered: an interface was down, and what peers said meanwhile is
+// still on its way.
+func (s *connSync) doubt() {
+	if s.mesh == nil || s.hold == nil {
+		return
+	}
+	s.hold("connection sync is not in step yet", doubtTime)
+	s.mesh.Doubt()
 }
 
 // isMaster reports whether this host is master of some virtual router.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/warnings"
@@ -27,6 +28,43 @@ func (s *connSync) warn() {
 			s.warnings.End(kind, subject)
 		}
 	}
+	if s.wire != nil {
+		s.watch.look(s.wire.Status(), time.Now(), s.warnings.Put, s.warnings.End)
+	}
+}
+
+// badTime is how long a warning of bad datagrams stays behind the last of them.
+const badTime = time.Minute
+
+// wireWatch warns of a wire that does not work, and of what comes on it that is
+// none of kernel IPVS's: once, not with each datagram.
+type wireWatch struct {
+	bad, foreign   uint64
+	badAt, otherAt time.Time
+}
+
+// look compares the counters of a wire with those of the last look.
+func (w *wireWatch) look(st *connsync.WireStatus, now time.Time, put func(warnings.Warning), end func(kind, subject string)) {
+	const kind = "sync"
+	wire := fmt.Sprintf("syncid %d", st.SyncID)
+	set := func(isBad bool, subject, text, cure string) {
+		if !isBad {
+			end(kind, subject)
+			return
+		}
+		put(warnings.Warning{Kind: kind, Subject: subject, Text: text, Cure: cure})
+	}
+	if bad := st.Malformed + st.Dropped; bad != w.bad {
+		w.bad, w.badAt = bad, now
+	}
+	if st.Foreign != w.foreign {
+		w.foreign, w.otherAt = st.Foreign, now
+	}
+	set(st.Fault != "", wire, "connections are not shared: "+st.Fault, "see sync: in the configuration, and that the interface is up")
+	set(!w.badAt.IsZero() && now.Sub(w.badAt) < badTime, wire+" datagrams", "datagrams come that kernel IPVS does not send, or too many: they are counted and dropped",
+		"lvx sync status has the counters; let the other director alone send to the group")
+	set(!w.otherAt.IsZero() && now.Sub(w.otherAt) < badTime, wire+" others", "datagrams of another syncid come: they are counted and dropped",
+		"give both directors the same syncid, or the other pair another group")
 }
 
 // first names at most n of names.

@@ -48,6 +48,20 @@ func shapeOf(spec *btf.Spec, name string) (btf.Type, error) {
 	return nil, fmt.Errorf("BTF: %s is neither a struct nor an enum", name)
 }
 
+// renamed are fields of structs that earlier versions called otherwise: what they
+// hold means the same.
+var renamed = map[string]string{
+	"ring_line.slot": "real",
+}
+
+// nameToday is the name that a field of an earlier version's struct has today.
+func nameToday(s *btf.Struct, m btf.Member) string {
+	if name, ok := renamed[s.Name+"."+m.Name]; ok {
+		return name
+	}
+	return m.Name
+}
+
 // isSameLayout reports whether values of two types have the same fields at
 // the same places.
 func isSameLayout(a, b btf.Type) bool { return equalTypes(a, b, 0) }
@@ -64,7 +78,7 @@ func equalTypes(a, b btf.Type, depth int) bool {
 		}
 		for i, m := range a.Members {
 			n := b.Members[i]
-			if m.Name != n.Name || m.Offset != n.Offset || m.BitfieldSize != n.BitfieldSize || !equalTypes(m.Type, n.Type, depth+1) {
+			if m.Name != nameToday(b, n) || m.Offset != n.Offset || m.BitfieldSize != n.BitfieldSize || !equalTypes(m.Type, n.Type, depth+1) {
 				return false
 			}
 		}
@@ -135,7 +149,7 @@ func appendCopies(plan []bitCopy, to, from btf.Type, toAt, fromAt uint32, depth 
 
 func memberOf(s *btf.Struct, name string) (btf.Member, bool) {
 	for _, m := range s.Members {
-		if m.Name == name && name != "" && name != "spare" {
+		if nameToday(s, m) == name && name != "" && name != "spare" {
 			return m, true
 		}
 	}

@@ -92,7 +92,22 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 		return false, l.Close()
 	}
 	d.links[a.Name] = l
+	a.Why = d.whyStillGeneric(a)
 	return true, nil
+}
+
+// whyStillGeneric is why an interface that was attached to before is served
+// in generic mode, although native is tried first.
+func (d *Datapath) whyStillGeneric(a *Attachment) string {
+	if a.Mode != Generic || d.opts.Mode == Generic {
+		return ""
+	}
+	if d.opts.CannotSend != nil {
+		if err := d.opts.CannotSend(a.Name); err != nil {
+			return err.Error()
+		}
+	}
+	return "when lvx attached to it first; a fresh start tries again: lvx stop --purge"
 }
 
 func (d *Datapath) stillGood(l link.Link, a *Attachment) bool {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/bpf"
 )
@@ -32,6 +33,11 @@ type Options struct {
 	CannotSend func(iface string) error // with Mode Auto, why frames would be lost in native mode; nil = nobody knows
 	Flows      int                      // connections that are guaranteed a place
 	Templates  int                      // persistence templates that are guaranteed a place
+
+	// Detached loads a packet path that no packet meets: it is attached to
+	// nothing and pins nothing, and PinDir means nothing. It is for asking
+	// [Datapath.Explain].
+	Detached bool
 
 	// StillClock is for tests: time stands still unless they change
 	// Settings.Clock.
@@ -115,13 +121,15 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 			d.undo()
 		}
 	}()
-	if d.pins, d.lock, err = openPinDir(o.PinDir); err != nil {
-		return nil, err
+	if !o.Detached {
+		if d.pins, d.lock, err = openPinDir(o.PinDir); err != nil {
+			return nil, err
+		}
 	}
 	if err := d.openMaps(); err != nil {
 		return nil, err
 	}
-	if err := d.mapAll(); err != nil {
+	if err := d.mapAll(unix.PROT_READ | unix.PROT_WRITE); err != nil {
 		return nil, err
 	}
 	if err := d.prepare(); err != nil {
@@ -129,6 +137,9 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	}
 	if err := d.attachAll(); err != nil {
 		return nil, err
+	}
+	if o.Detached {
+		return d, nil
 	}
 	return d, d.dropStrayLinks()
 }
@@ -143,6 +154,9 @@ func (d *Datapath) attachAll() error {
 		}
 		d.Attachments = append(d.Attachments, a)
 	}
+	if d.opts.Detached {
+		return nil
+	}
 	if len(d.left) > 0 {
 		return d.attachMoving()
 	}
@@ -154,10 +168,10 @@ func (d *Datapath) attachAll() error {
 	return nil
 }
 
-// mapAll makes the slices.
-func (d *Datapath) mapAll() error {
+// mapAll makes the slices, for what protection allows (PROT_READ ...).
+func (d *Datapath) mapAll(protection int) error {
 	get := func(m *ebpf.Map) (mapped, error) {
-		mem, err := mapMemory(m)
+		mem, err := mapMemoryFor(m, protection)
 		if err == nil {
 			d.memory = append(d.memory, mem)
 		}
@@ -227,7 +241,7 @@ func (d *Datapath) Close(keep bool) error {
 	dir, lock := d.pins, d.lock
 	d.lock = nil
 	d.release()
-	if !keep {
+	if !keep && dir != "" {
 		if e := dir.remove(); e != nil && err == nil {
 			err = e
 		}

@@ -13,10 +13,15 @@ type mapped struct{ bytes []byte }
 
 // mapMemory maps an array that was made with BPF_F_MMAPABLE.
 func mapMemory(m *ebpf.Map) (mapped, error) {
+	return mapMemoryFor(m, unix.PROT_READ|unix.PROT_WRITE)
+}
+
+// mapMemoryFor is [mapMemory] for what protection allows (PROT_READ ...).
+func mapMemoryFor(m *ebpf.Map, protection int) (mapped, error) {
 	size := stride(m) * int(m.MaxEntries())
 	page := unix.Getpagesize()
 	size = (size + page - 1) / page * page
-	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(m.FD(), 0, size, protection, unix.MAP_SHARED)
 	if err != nil {
 		return mapped{}, fmt.Errorf("map %s into memory: %w", m, err)
 	}

@@ -29,6 +29,9 @@ func (d *Datapath) openMaps() error {
 		return err
 	}
 	d.spec = spec
+	if d.opts.Detached {
+		return d.makeMaps(nil)
+	}
 	if err := d.recoverPins(); err != nil {
 		return err
 	}
@@ -45,20 +48,25 @@ func (d *Datapath) openMaps() error {
 		}
 	}
 	d.reportLeft()
-	// Only the maps: programs are loaded once per interface.
-	coll, err := ebpf.NewCollectionWithOptions(mapsOnly(spec), ebpf.CollectionOptions{MapReplacements: adopted})
-	closeMaps(adopted) // the collection holds clones
-	if err != nil {
-		return fmt.Errorf("maps: %w", err)
-	}
-	defer coll.Close()
-	if err := d.takeMaps(coll); err != nil {
+	if err := d.makeMaps(adopted); err != nil {
 		return err
 	}
 	if err := d.pinMaps(adopted); err != nil {
 		return err
 	}
 	return d.copyLeft()
+}
+
+// makeMaps makes the maps that are not among the adopted ones, and closes
+// these. Programs are loaded once per interface, later.
+func (d *Datapath) makeMaps(adopted map[string]*ebpf.Map) error {
+	coll, err := ebpf.NewCollectionWithOptions(mapsOnly(d.spec), ebpf.CollectionOptions{MapReplacements: adopted})
+	closeMaps(adopted) // the collection holds clones
+	if err != nil {
+		return fmt.Errorf("maps: %w", err)
+	}
+	defer coll.Close()
+	return d.takeMaps(coll)
 }
 
 // mapsOnly is spec without programs and without what only programs use.
@@ -170,8 +178,11 @@ func (d *Datapath) prepare() error {
 			d.Settings.Timeout[proven] = d.Settings.Timeout[state]
 		}
 	}
-	spec := d.spec.Copy()
-	p, err := ebpf.NewProgram(spec.Programs["clock"])
+	return d.loadClock()
+}
+
+func (d *Datapath) loadClock() error {
+	p, err := ebpf.NewProgram(d.spec.Copy().Programs["clock"])
 	if err != nil {
 		return fmt.Errorf("load clock program: %w", err)
 	}

@@ -16,6 +16,9 @@ import (
 // somebody removed are put back: without them the packet path would end with
 // this process, and a successor would start with empty tables.
 func (d *Datapath) Refresh() error {
+	if d.opts.Detached {
+		return nil
+	}
 	var failed []error
 	if err := d.repin(); err != nil {
 		failed = append(failed, err)

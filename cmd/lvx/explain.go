@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/daemon"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -18,6 +20,7 @@ func newExplainCmd() *cobra.Command {
 	var p lb.Packet
 	var q question
 	var asJSON bool
+	var path string
 	cmd := &cobra.Command{
 		Use:   "explain PROTO SRC:PORT DST:PORT",
 		Short: "tell what would happen to a packet, and why",
@@ -27,12 +30,16 @@ sent and nothing changes, not even the turn of round robin.
 
 Of a known connection it also says why its real was chosen, as far as that can
 be known afterwards. For icmp, SRC and DST are addresses; an error names the
-connection that it is about with --quotes, as its client sends it.`,
+connection that it is about with --quotes, as its client sends it.
+
+With -c a file is asked that is not in force: as if every real server were up, this
+host were master, and no connection known. No daemon is needed for that.`,
 		Example: `  lvx explain tcp 198.51.100.7:40000 172.25.0.100:80
   lvx explain tcp 198.51.100.7:40000 172.25.0.100:80 --flags A --size 1500
   lvx explain udp 198.51.100.7:5353 172.25.0.100:53
   lvx explain icmp 192.0.2.1 172.25.0.100 --type 3 --code 4 \
-      --quotes "tcp 198.51.100.7:40000 172.25.0.100:80"`,
+      --quotes "tcp 198.51.100.7:40000 172.25.0.100:80"
+  lvx explain -c new.yaml tcp 198.51.100.7:40000 172.25.0.100:80`,
 		Args: func(_ *cobra.Command, args []string) (err error) {
 			p, err = parsePacket(args, q)
 			return err
@@ -45,8 +52,14 @@ connection that it is about with --quotes, as its client sends it.`,
 	flags.Uint8Var(&q.icmpCode, "code", 0, "`code` of an ICMP message")
 	flags.StringVar(&q.quotes, "quotes", "", "the `connection` that an ICMP error is about: PROTO SRC:PORT DST:PORT")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
-		e, err := c.Explain(cmd.Context(), p)
+	flags.StringVarP(&path, "config", "c", "", "ask this configuration `file`, which is not in force, lvx.yaml or keepalived.conf")
+	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) (err error) {
+		var e lb.Explanation
+		if path != "" {
+			e, err = explainFile(cmd, path, p)
+		} else {
+			e, err = c.Explain(cmd.Context(), p)
+		}
 		if err != nil {
 			return err
 		}
@@ -56,6 +69,18 @@ connection that it is about with --quotes, as its client sends it.`,
 		return printExplanation(cmd.OutOrStdout(), e)
 	})
 	return cmd
+}
+
+// explainFile asks a file that is not in force.
+func explainFile(cmd *cobra.Command, path string, p lb.Packet) (lb.Explanation, error) {
+	if err := mustBeRoot("explain -c", os.Geteuid()); err != nil {
+		return lb.Explanation{}, err
+	}
+	cfg, err := newReader().Load(path)
+	if err != nil {
+		return lb.Explanation{}, err
+	}
+	return daemon.ExplainConfig(cmd.Context(), cfg, p)
 }
 
 // question is what flags say of a packet.

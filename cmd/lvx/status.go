@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -31,7 +32,10 @@ reason, warnings with cures, how full the tables are, and what became of packets
 
 With --check the exit status is 1 if something is down: a service (also one on
 its sorry server), a real, a virtual router in FAULT, or a state that the kernel
-does not hold. It is 0 otherwise, and 2 if the daemon does not answer.`,
+does not hold. It is 0 otherwise, and 2 if the daemon does not answer.
+
+Without a daemon it says whether the packet path still serves, and for how long, lists
+what the pinned maps hold, and ends with 1.`,
 		Example: `  lvx status
   lvx status --check > /dev/null || echo "look at lvx status"
   lvx status --json | jq '.services[] | select(.state != "up")'`,
@@ -39,13 +43,20 @@ does not hold. It is 0 otherwise, and 2 if the daemon does not answer.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&check, "check", false, "exit with 1 if something is down")
+	path := configFlag(cmd)
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		st, err := c.Status(cmd.Context())
 		switch {
 		case err != nil && check:
 			return statusError{exitUsage, err}
-		case err != nil:
+		case err != nil && asJSON:
 			return err
+		case err != nil:
+			h, err := lookWithoutDaemon(err, *path, false, 0)
+			if err != nil {
+				return err
+			}
+			return errors.Join(printOrphan(cmd, h), statusError{exitFailed, nil})
 		case asJSON:
 			err = writeJSON(cmd.OutOrStdout(), st)
 		default:

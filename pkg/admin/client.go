@@ -33,6 +33,9 @@ type Client struct {
 // reload of ten thousand services takes.
 const patience = 30 * time.Second
 
+// ErrNoDaemon says that nobody answers on the socket.
+var ErrNoDaemon = errors.New("no lvx runs here")
+
 // errSilent ends a request that has waited too long.
 var errSilent = errors.New("no answer")
 
@@ -200,9 +203,9 @@ func (c *Client) explain(err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("no lvx runs here: no socket %s (start lvx run, or name its socket with --socket)", c.socket)
+		return fmt.Errorf("%w: no socket %s (start lvx run, or name its socket with --socket)", ErrNoDaemon, c.socket)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no lvx runs here: nobody answers on %s (start lvx run)", c.socket)
+		return fmt.Errorf("%w: nobody answers on %s (start lvx run)", ErrNoDaemon, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("socket %s: permission denied (run it as root)", c.socket)
 	}

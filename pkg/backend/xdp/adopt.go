@@ -14,6 +14,14 @@ func (b *Backend) adopt() {
 	if !b.dp.Adopted {
 		return
 	}
+	b.adoptTables()
+	b.adoptFilters()
+	b.recount()
+}
+
+// adoptTables notes the services, the reals and the numbers of the VIPs that the
+// tables name.
+func (b *Backend) adoptTables() {
 	for i := range b.dp.Labels {
 		l := &b.dp.Labels[i]
 		name := cString(l.Name[:])
@@ -36,8 +44,6 @@ func (b *Backend) adopt() {
 	b.persistent = true // who knows
 	b.adoptReals()
 	b.adoptVIPs()
-	b.adoptFilters()
-	b.recount()
 }
 
 func (b *Backend) adoptReals() {

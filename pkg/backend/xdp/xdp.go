@@ -44,6 +44,7 @@ type Options struct {
 	Flows      int // connections that are guaranteed a place
 	Templates  int
 	Neighbors  Neighbors
+	Detached   bool // see [loader.Options]; nothing is swept then
 	NoSweeper  bool // tests sweep by hand
 	StillClock bool // tests move the clock by hand
 
@@ -106,7 +107,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 	}
 	dp, err := loader.Open(context.Background(), loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend,
-		Flows: o.Flows, Templates: o.Templates, StillClock: o.StillClock,
+		Flows: o.Flows, Templates: o.Templates, StillClock: o.StillClock, Detached: o.Detached,
 	})
 	if err != nil {
 		return nil, err
@@ -114,7 +115,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 	b := newBackend(dp, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	b.stop = cancel
-	if o.NoSweeper {
+	if o.NoSweeper || o.Detached {
 		return b, nil
 	}
 	if b.frags, err = newHolder(b); err != nil {

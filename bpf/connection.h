@@ -302,6 +302,34 @@ static __always_inline int balance_packet(struct run *r)
 	return outcome;
 }
 
+/*
+ * The real of a flow that is not here: of another director's, which reckons the
+ * ring as this one does. No flow is made. 0 where only the flow knows.
+ */
+static __always_inline struct real *find_hashed_real(struct run *r, __u32 *slot)
+{
+	struct service *svc;
+	struct real *real;
+	__u32 index;
+
+	if (r->p.protocol == IPPROTO_TCP && !(r->s->flags & SETTING_SLOPPY_TCP))
+		return 0;
+	index = find_listener(r);
+	if (index == NO_SERVICE)
+		return 0;
+	svc = get_service(r->s, index);
+	if (!svc || !svc->ring_size || svc->flags & SERVICE_PERSISTENT)
+		return 0;
+	if (svc->scheduler == SCHED_RR || svc->scheduler >= SCHED_LC)
+		return 0;
+	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
+		return 0;
+	record(STEP_SERVICE, index & (SERVICES - 1));
+	*slot = pick_by_hash_or_load(svc, hash_input(svc, &r->p));
+	real = bpf_map_lookup_elem(&reals, slot);
+	return real && real->flags & REAL_THERE ? real : 0;
+}
+
 /* An ICMP error: to the real of the flow that it quotes, or its path-MTU discovery goes blind. */
 static __always_inline int forward_icmp_error(struct run *r)
 {
@@ -323,8 +351,12 @@ static __always_inline int forward_icmp_error(struct run *r)
 	identify_flow(r, number);
 	value = look_up_flow(r, &place);
 	r->now = clock_now(r->s);
-	if (!value || flow_is_expired(r->s, value, r->now))
-		return PASS(VERDICT_ICMP_NO_FLOW);
+	if (!value || flow_is_expired(r->s, value, r->now)) {
+		real = find_hashed_real(r, &slot);
+		if (!real)
+			return PASS(VERDICT_ICMP_NO_FLOW);
+		return send_to(r, real, slot, VERDICT_ICMP_FORWARDED);
+	}
 	record(STEP_QUOTED, value);
 	slot = value_real(value);
 	real = bpf_map_lookup_elem(&reals, &slot);

@@ -185,7 +185,7 @@ func compareBGP(o *object, b BGP, routers []router, services []service) {
 		switch {
 		case len(s.Listeners) == 0 || !b.Announces(s.Listeners[0].Addr) || virtual[s.Listeners[0].Addr] != "":
 		case s.Scheduler != "mh" && s.Scheduler != "sh" && s.Scheduler != "dh":
-			o.at("bgp").warnf("service %s: connections of %s go on at another director only with sync:", s.Name, s.Scheduler)
+			o.at("bgp").warnf("service %s: connections of %s go on at another director, and ICMP errors that reach another one find their real, only with sync:", s.Name, s.Scheduler)
 		}
 	}
 }

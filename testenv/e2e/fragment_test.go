@@ -19,7 +19,13 @@ import (
 // map: that works without a daemon, too.
 func counted(t *testing.T, r *rig.Rig, verdict bpf.Verdict) (n uint64) {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(r.Cluster.Host("d1").PinDir(), "verdicts"), nil)
+	return countedAt(t, r, "d1", verdict)
+}
+
+// countedAt is how many packets a director has decided alike.
+func countedAt(t *testing.T, r *rig.Rig, director string, verdict bpf.Verdict) (n uint64) {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(r.Cluster.Host(director).PinDir(), "verdicts"), nil)
 	must(t, err)
 	defer m.Close()
 	var per []bpf.Tally

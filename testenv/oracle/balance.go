@@ -203,9 +203,40 @@ func (d *Director) icmpError(p packet) Outcome {
 		client: netip.AddrPortFrom(netip.AddrFrom4([4]byte(q[16:20])), binary.BigEndian.Uint16(q[header+2:])),
 		vip:    netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(q[header:])),
 	}
-	f := d.flows[k]
-	if f == nil || !d.speaks(p.dst, k.proto) || d.expired(f) || !f.real.reachable() {
+	return d.quoted(p, k)
+}
+
+// quoted sends an ICMP error to the real of the flow that it quotes. One that
+// is not known here may be another director's, which hashes as this one does.
+func (d *Director) quoted(p packet, k tuple) Outcome {
+	if !d.speaks(p.dst, k.proto) {
 		return passed("icmp_no_flow")
 	}
-	return d.send(p, f.real, false, true)
+	var r *real
+	if f := d.flows[k]; f == nil || d.expired(f) {
+		r = d.hashed(k)
+	} else {
+		r = f.real
+	}
+	if r == nil || !r.reachable() {
+		return passed("icmp_no_flow")
+	}
+	return d.send(p, r, false, true)
+}
+
+// hashed is the real that every director gives a client, nil where only the
+// flow knows.
+func (d *Director) hashed(k tuple) *real {
+	if k.proto == lb.TCP && !d.state.SloppyTCP {
+		return nil
+	}
+	v := d.listener(k)
+	if v == nil || v.conf.Persistence.Enabled() || v.sched.idle() || d.denied(v, k.client.Addr()) {
+		return nil
+	}
+	switch v.sched.name {
+	case lb.SH, lb.DH, lb.MH:
+		return d.pick(v, k)
+	}
+	return nil
 }

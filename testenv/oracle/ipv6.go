@@ -174,11 +174,7 @@ func (d *Director) icmpError6(p packet) Outcome {
 		client: netip.AddrPortFrom(netip.AddrFrom16([16]byte(q[24:40])), binary.BigEndian.Uint16(q[c.at+2:])),
 		vip:    netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(q[c.at:])),
 	}
-	f := d.flows[k]
-	if f == nil || !d.speaks(p.dst, k.proto) || d.expired(f) || !f.real.reachable() {
-		return passed("icmp_no_flow")
-	}
-	return d.send(p, f.real, false, true)
+	return d.quoted(p, k)
 }
 
 // answer6 builds what icmpv6_send would send from the VIP: the packet, cut to

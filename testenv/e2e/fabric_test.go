@@ -1,0 +1,257 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/rig"
+)
+
+// fabric is three directors behind a router that runs BIRD and spreads flows
+// by ports over all that announce the VIP; the client is behind the router.
+type fabric struct {
+	*rig.Rig
+	t      *testing.T
+	router *testenv.Host
+}
+
+var fabricDirectors = []string{"d1", "d2", "d3"}
+
+const fabricBird = `
+router id 172.25.0.1;
+protocol device {}
+protocol kernel { merge paths on; ipv4 { export where source = RTS_BGP; }; }
+protocol bfd { interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
+template bgp director {
+  local 172.25.0.1 as 65000;
+  hold time 9;
+  direct;
+  bfd on;
+  connect delay time 1;
+  error wait time 1, 2;
+  ipv4 { import filter { if (65535,0) ~ bgp_community then bgp_local_pref = 0; accept; }; export none; };
+}
+`
+
+// newFabric starts the router; body is what its directors have beside `bgp:`.
+func newFabric(t *testing.T) *fabric {
+	t.Helper()
+	r := newRig(t, testenv.Shape{Directors: 3, Routed: true})
+	f := &fabric{Rig: r, t: t, router: r.Cluster.Host("router")}
+	for key, value := range map[string]string{
+		"net.ipv4.fib_multipath_hash_policy": "1", "net.ipv4.conf.all.rp_filter": "0",
+		"net.ipv4.conf.eth0.rp_filter": "0", "net.ipv4.conf.eth1.rp_filter": "0",
+	} {
+		must(t, f.router.Sysctl(key, value))
+	}
+	conf := fabricBird
+	for _, d := range fabricDirectors {
+		conf += fmt.Sprintf("protocol bgp %s from director { neighbor %s as 65010; }\n", d, f.address(d))
+	}
+	dir := f.router.Dir()
+	must(t, os.WriteFile(filepath.Join(dir, "bird.conf"), []byte(conf), 0o600))
+	_, err := f.router.Start("bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "bird.ctl"), "-P", filepath.Join(dir, "bird.pid"))
+	must(t, err)
+	return f
+}
+
+func (f *fabric) address(director string) string {
+	return f.Cluster.Host(director).Addr("eth0").String()
+}
+
+// fabricBody is the configuration of every director.
+func fabricBody(scheduler, extra string) string {
+	return extra + `stop_grace: 0s
+bgp:
+  asn: 65010
+  drain_time: 1s
+  hold_up: 200ms
+  peers: [{address: 172.25.0.1, asn: 65000, hold_time: 9s, bfd: {interval: 100ms, multiplier: 3}}]
+services:
+  - name: web
+    listen: ["172.25.0.100:80/tcp"]
+` + scheduler + `    check: {type: tcp, via: real, interval: 100ms, timeout: 500ms, fall: 1, rise: 1}
+    reals: [{address: 172.25.0.12}, {address: 172.25.0.13}]
+`
+}
+
+const hashed = "    scheduler: mh\n    flags: [mh-port]\n"
+
+// direct starts a director and waits until the router knows it.
+func (f *fabric) direct(names []string, body string) {
+	f.t.Helper()
+	for _, name := range names {
+		_, err := f.Config(name, body)
+		must(f.t, err)
+		must(f.t, f.Start(f.t.Context(), name))
+	}
+	for _, name := range names {
+		f.awaitPath(name, true)
+	}
+}
+
+// routes is the router's route to the VIP.
+func (f *fabric) routes() string {
+	f.t.Helper()
+	return run(f.t, f.router, "ip", "route", "show", rig.VIP)
+}
+
+// isPath reports whether the router sends to a director.
+func (f *fabric) isPath(name string) bool {
+	return slices.Contains(strings.Fields(f.routes()), f.address(name))
+}
+
+// awaitPath waits until the router sends to a director, or does not.
+func (f *fabric) awaitPath(name string, want bool) {
+	f.t.Helper()
+	eventually(f.t, func() error {
+		if f.isPath(name) != want {
+			return fmt.Errorf("sends to %s: %t, want %t: %s", name, !want, want, f.routes())
+		}
+		return nil
+	})
+}
+
+// measurePath waits until the router no longer sends to a director, and
+// returns how long that took.
+func (f *fabric) measurePath(name string) time.Duration {
+	f.t.Helper()
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(f.t.Context(), rig.Patience)
+	defer cancel()
+	for f.isPath(name) {
+		if ctx.Err() != nil {
+			f.t.Fatalf("still sends to %s: %s", name, f.routes())
+		}
+	}
+	return time.Since(begin)
+}
+
+// only has the router send everything to one director.
+func (f *fabric) only(name string) {
+	f.t.Helper()
+	run(f.t, f.router, "ip", "route", "replace", rig.VIP+"/32", "via", f.address(name), "metric", "1")
+}
+
+// spread undoes only.
+func (f *fabric) spread() {
+	f.t.Helper()
+	run(f.t, f.router, "ip", "route", "del", rig.VIP+"/32", "metric", "1")
+}
+
+// A director is drained, comes back, is drained across a restart, stops: under
+// new connections and with idle ones nothing fails. Killed, it costs at most
+// what was in flight; hung, BFD finds it within a second.
+func TestDirectorsLeaveUnderLoad(t *testing.T) {
+	f := newFabric(t)
+	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
+	load, err := f.Load(share(2000), share(5000), 400_000)
+	must(t, err)
+	must(t, load.Await(t.Context(), 20))
+
+	out, err := f.LVX(t.Context(), "d1", "drain", "--director", "--wait=20s")
+	must(t, err)
+	t.Logf("drained: %s", out)
+	f.awaitPath("d1", false)
+	must(t, load.Await(t.Context(), 20))
+	must(t, f.Leave("d1"))
+	must(t, f.Start(t.Context(), "d1"))
+	must(t, load.Await(t.Context(), 20))
+	if out, err := f.LVX(t.Context(), "d1", "status"); err != nil || f.isPath("d1") || !strings.Contains(out, "drained by an operator") {
+		t.Errorf("drained and started anew: %v, %s\n%s", err, f.routes(), out)
+	}
+	_, err = f.LVX(t.Context(), "d1", "drain", "--director", "--undo")
+	must(t, err)
+	f.awaitPath("d1", true)
+	must(t, load.Await(t.Context(), 20))
+	must(t, f.Leave("d2"))
+	f.awaitPath("d2", false)
+	must(t, load.Await(t.Context(), 20))
+	summary, err := load.Stop()
+	t.Log(summary)
+	must(t, err)
+
+	out, err = f.LVX(t.Context(), "d1", "history", "--kind", "route")
+	must(t, err)
+	for _, want := range []string{"session up", "announced as a path to avoid", "withdrawn: drained by an operator"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("history without %q:\n%s", want, out)
+		}
+	}
+}
+
+// A killed director costs at most what was in flight, a hung one is left
+// within a second.
+func TestKilledAndHungDirectors(t *testing.T) {
+	f := newFabric(t)
+	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
+	load, err := f.Load(share(500), share(1000), 200_000)
+	must(t, err)
+	must(t, load.Await(t.Context(), 20))
+
+	f.Daemons["d1"].Kill()
+	t.Logf("kill -9: the router has left it after %s", f.measurePath("d1"))
+	must(t, load.Await(t.Context(), 20))
+	must(t, f.Daemons["d2"].Signal(syscall.SIGSTOP))
+	took := f.measurePath("d2")
+	must(t, f.Daemons["d2"].Signal(syscall.SIGCONT))
+	t.Logf("a hung daemon: the router has left it after %s", took)
+	if took > time.Second {
+		t.Errorf("a hung daemon was left after %s, want a second at most", took)
+	}
+	must(t, load.Await(t.Context(), 20))
+	summary, err := load.Stop()
+	t.Log(summary)
+	must(t, err) // the packet path of both goes on forwarding what still arrives
+}
+
+// Path-MTU discovery works whichever director the router's error reaches, also
+// one that does not know the flow.
+func TestPathMTUByAnyDirector(t *testing.T) {
+	f := newFabric(t)
+	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
+	must(t, f.Cluster.SetHopMTU(1280))
+	for _, name := range fabricDirectors {
+		for _, real := range []string{"r1", "r2"} { // it has to learn the path's MTU again
+			run(t, f.Cluster.Host(real), "ip", "route", "flush", "cache")
+		}
+		conn, err := f.Hold("r1")
+		must(t, err)
+		other, err := f.Hold("r2")
+		must(t, err)
+		before := countedAt(t, f.Rig, name, bpf.ICMPForwarded)
+		f.only(name)
+		for real, c := range map[string]net.Conn{"r1": conn, "r2": other} {
+			if n, err := readLong(c); err != nil || n < 300000 {
+				t.Errorf("%s, errors by %s: %d bytes, %v", real, name, n, err)
+			}
+			c.Close()
+		}
+		f.spread()
+		if n := countedAt(t, f.Rig, name, bpf.ICMPForwarded) - before; n < 2 {
+			t.Errorf("%s forwarded %d ICMP errors, want one to each real at least", name, n)
+		}
+	}
+}
+
+// readLong reads a long answer on an open connection.
+func readLong(conn net.Conn) (int64, error) {
+	if err := conn.SetDeadline(time.Now().Add(rig.Patience)); err != nil {
+		return 0, err
+	}
+	if _, err := io.WriteString(conn, "GET /bytes/300000 HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n"); err != nil {
+		return 0, err
+	}
+	return io.Copy(io.Discard, conn)
+}

@@ -9,11 +9,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 var recordShortWay = flag.Bool("record-short-way", false, "write testdata/shortway.txt anew instead of comparing with it")
@@ -54,6 +57,33 @@ func TestShortWayInstructions(t *testing.T) {
 		} else if kinds != want {
 			t.Errorf("%s: the short way is\n%swant\n%s", name, kinds, want)
 		}
+	}
+}
+
+// Sync adds nothing to the short way: with it and without it the interface has
+// one program, of the same translated instructions.
+func TestShortWayIsTheSameWithSync(t *testing.T) {
+	h := newStill(t, 1024, 1024)
+	h.apply(lb.State{Services: []lb.Service{webService(2)}})
+	read := func() (id ebpf.ProgramID, short string) {
+		t.Helper()
+		info, err := h.dp.Program("lvx0").Info()
+		must(t, err)
+		all, err := info.Instructions()
+		must(t, err)
+		id, _ = info.ID()
+		return id, fmt.Sprint(firstFunction(all))
+	}
+	id, without := read()
+	stop := h.TellNews(func([]connsync.Entry) {})
+	defer stop()
+	h.open(at(1), web)
+	h.mu.Lock()
+	isOn := h.dp.Settings.Flags&bpf.SettingNews != 0
+	h.mu.Unlock()
+	again, with := read()
+	if !isOn || id != again || without != with || without == "" {
+		t.Errorf("sync is on: %t; program %d, then %d; same instructions: %t", isOn, id, again, without == with)
 	}
 }
 

@@ -278,9 +278,11 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	}
 	if d.follower.isNone() {
 		d.log.Info("stopping")
+		d.note("stops")
 		d.notifySystemd(daemon.SdNotifyStopping)
 	} else {
 		d.log.Info("starting anew in place")
+		d.note("starts anew in place")
 		d.notifySystemd(daemon.SdNotifyReloading)
 	}
 	if how == endRestarted || how == endUndone && d.found.datapath {
@@ -326,12 +328,27 @@ func (d *Daemon) reloadWhenAsked(ctx context.Context) error {
 	}
 }
 
+// note adds to the history what becomes of the daemon itself.
+func (d *Daemon) note(text string) {
+	d.history.Add(history.Event{Kind: history.Daemon, Subject: "lvx", Text: text})
+}
+
+// noteStart says in the history whether the start was a fresh one.
+func (d *Daemon) noteStart() {
+	text := d.opt.Version + " serves"
+	if d.found.datapath {
+		text += ", and goes on with what an earlier daemon left"
+	}
+	d.note(text)
+}
+
 func (d *Daemon) sayReady(ctx context.Context) error {
 	select {
 	case <-d.Serving():
 		if d.opt.Served != nil {
 			d.opt.Served()
 		}
+		d.noteStart()
 		d.log.Info("serving", "services", len(d.opt.Config.Services), "socket", d.opt.Config.Admin.Socket)
 		d.notifySystemd(daemon.SdNotifyReady)
 	case <-ctx.Done():

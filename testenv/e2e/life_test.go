@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -192,5 +193,31 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 	}
 	if seen != len(fields) {
 		t.Errorf("%d maps are pinned, want %d", seen, len(fields))
+	}
+}
+
+// The history says when daemons began and ended, and whether one went on with
+// what another had left.
+func TestHistoryOfDaemons(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	must(t, r.Direct(t.Context(), "d1", service("")))
+	must(t, r.Leave("d1"))
+	must(t, r.Start(t.Context(), "d1"))
+	r.Kill("d1")
+	must(t, r.Start(t.Context(), "d1"))
+	out, err := r.LVX(t.Context(), "d1", "history", "--kind", "daemon")
+	must(t, err)
+	var got []string
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		for _, word := range []string{"goes on with what an earlier daemon left", "serves", "stops"} {
+			if strings.Contains(line, word) {
+				got = append(got, word)
+				break
+			}
+		}
+	}
+	adopted := "goes on with what an earlier daemon left"
+	if want := []string{"serves", "stops", adopted, adopted}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q:\n%s", got, want, out)
 	}
 }

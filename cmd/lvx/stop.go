@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,14 +34,19 @@ of lvx is taken off this host at once.`,
 	}
 	socket := socketFlag(cmd)
 	cmd.Flags().BoolVar(&purge, "purge", false, "take everything of lvx off this host")
-	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, for --purge")
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration `file`, for --purge (default: what the daemon runs with)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := mustBeRoot("stop", os.Geteuid()); err != nil {
 			return err
 		}
-		pid, err := admin.NewClient(*socket).PID(cmd.Context())
+		client := admin.NewClient(*socket)
+		pid, err := client.PID(cmd.Context())
 		if err != nil {
 			return err
+		}
+		load := func() (*config.Config, error) { return config.Load(cmp.Or(path, defaultConfig)) }
+		if purge && path == "" {
+			load = runningConfig(cmd.Context(), client, load)
 		}
 		if err := endProcess(pid, stopTimeout); err != nil {
 			return err
@@ -48,9 +55,19 @@ of lvx is taken off this host at once.`,
 		if !purge {
 			return nil
 		}
-		return purgeAll(cmd, path)
+		return purgeAll(cmd, load)
 	}
 	return cmd
+}
+
+// runningConfig asks the daemon, while it runs, what it runs with: that says where
+// it keeps its things. What it cannot say, load does.
+func runningConfig(ctx context.Context, client *admin.Client, load func() (*config.Config, error)) func() (*config.Config, error) {
+	text, err := client.Export(ctx, false)
+	if err != nil {
+		return load
+	}
+	return func() (*config.Config, error) { return config.Parse("what the daemon ran with", []byte(text)) }
 }
 
 // endProcess sends SIGTERM and waits for the end.
@@ -104,15 +121,15 @@ what the unit's ExecStopPost is for.`,
 				return err
 			}
 		}
-		return purgeAll(cmd, path)
+		return purgeAll(cmd, func() (*config.Config, error) { return config.Load(path) })
 	}
 	return cmd
 }
 
 // purgeAll removes everything that the configuration leads to. A file that is
 // broken leads to the places that lvx has without one.
-func purgeAll(cmd *cobra.Command, path string) error {
-	cfg, err := config.Load(path)
+func purgeAll(cmd *cobra.Command, load func() (*config.Config, error)) error {
+	cfg, err := load()
 	if err != nil {
 		if _, missing := os.Stat(config.DefaultPinDir); missing != nil {
 			return fmt.Errorf("%s; and nothing is in %s (name the file that lvx ran with: -c FILE)", oneLine(err.Error()), config.DefaultPinDir)

@@ -221,3 +221,15 @@ func TestHistoryOfDaemons(t *testing.T) {
 		t.Errorf("%q, want %q:\n%s", got, want, out)
 	}
 }
+
+// A purge takes what the daemon ran with, wherever its file is.
+func TestStopAndPurgeWithoutFile(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	must(t, r.Direct(t.Context(), "d1", service("")))
+	out, err := r.LVX(t.Context(), "d1", "stop", "--purge")
+	if err != nil || !strings.Contains(out, "nothing of lvx is left") {
+		t.Errorf("stop --purge: %v\n%s", err, out)
+	}
+	delete(r.Daemons, "d1")
+	nothingLeft(t, r, "d1")
+}

@@ -26,7 +26,8 @@ type leftMap struct {
 const newPrefix = "new_"
 
 // pinnedMaps opens a predecessor's maps, each by itself: what can be adopted
-// is, what cannot is left behind and copied. Without its settings, which hold
+// is, what cannot is left behind and copied. A map whose pin is gone is taken
+// from the program in force, if there is one. Without the settings, which hold
 // the seeds of the tables' hashes, nothing can be understood.
 func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
 	adopted = map[string]*ebpf.Map{}
@@ -41,9 +42,11 @@ func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
 		}
 		m, err := ebpf.LoadPinnedMap(d.pins.file(name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+			if m = d.mapInForce(name); m == nil {
+				continue
+			}
+			d.unpinned[name] = true
+		} else if err != nil {
 			return adopted, fmt.Errorf("pinned map %s: %w", name, err)
 		}
 		l := d.compareLayout(name, m)

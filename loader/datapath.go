@@ -100,6 +100,9 @@ type Datapath struct {
 
 	left     map[string]*leftMap      // while Open moves what they hold
 	previous map[string]*ebpf.Program // by interface, while there is something left
+
+	inForce  map[ebpf.MapID]bool // the maps of the programs that Open finds, once asked
+	unpinned map[string]bool     // maps that Open finds in force, without a pin
 }
 
 // Layout is the version of the maps' layout, for people who look at the maps:
@@ -115,7 +118,7 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	if o.fail == nil {
 		o.fail = func(string) error { return nil }
 	}
-	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, left: map[string]*leftMap{}}
+	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, left: map[string]*leftMap{}, unpinned: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			d.undo()

@@ -246,6 +246,46 @@ func TestTablesOfAnotherSize(t *testing.T) {
 	}
 }
 
+// A pin directory of which a part was deleted costs nothing while packets
+// still use the maps: with today's layout, and with an older one.
+func TestHalfDeletedPinDirectory(t *testing.T) {
+	const connections = 50
+	for name, isGone := range map[string]func(pin string) bool{
+		"settings":       func(pin string) bool { return pin == "settings" },
+		"flows":          func(pin string) bool { return pin == "flows" },
+		"every other":    func(pin string) bool { return len(pin)%2 == 0 },
+		"all but a link": func(string) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t)
+			p := openPredecessor(t, o, "testdata/layout2.o")
+			p.serve()
+			p.connect(connections)
+			for range 2 { // the first time of an older layout
+				for _, e := range must1(os.ReadDir(o.PinDir)) {
+					if !strings.HasPrefix(e.Name(), linkPrefix) && isGone(e.Name()) {
+						must(t, os.Remove(pinDir(o.PinDir).file(e.Name())))
+					}
+				}
+				d := open(t, o)
+				for i := range connections {
+					if err := isForwarded(d.Program("lvx0"), tcpFrame(i, flagACK)); err != nil {
+						t.Fatalf("connection %d: %v", i, err)
+					}
+				}
+				if n := live(d.Templates); n != connections {
+					t.Errorf("%d templates, want %d", n, connections)
+				}
+				must(t, d.eachMap(func(name string, _ **ebpf.Map) error {
+					_, err := os.Stat(d.pins.file(name))
+					return err
+				}))
+				must(t, d.Close(true))
+			}
+		})
+	}
+}
+
 // A move that fails leaves the predecessor serving, with its maps.
 func TestMoveThatFailsIsTakenBack(t *testing.T) {
 	for _, step := range []string{"pin", "copy", "update"} {

@@ -131,11 +131,11 @@ func (d *Datapath) clearStale() error {
 	})
 }
 
-// pinMaps pins the maps that were not adopted: those that take the place of
+// pinMaps pins the maps that were not adopted, or had lost their pins: those that take the place of
 // others under a name of their own, until packets use them.
 func (d *Datapath) pinMaps(adopted map[string]*ebpf.Map) error {
 	err := d.eachMap(func(name string, m **ebpf.Map) error {
-		if adopted[name] != nil {
+		if adopted[name] != nil && !d.unpinned[name] {
 			return nil
 		}
 		path := d.pins.file(name)

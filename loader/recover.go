@@ -85,6 +85,25 @@ func (d *Datapath) mapsInForce() map[ebpf.MapID]bool {
 	return used
 }
 
+// mapInForce is the map of a name that packets use, nil if there is none: the
+// programs in the pinned links hold it, also without a pin of its own.
+func (d *Datapath) mapInForce(name string) *ebpf.Map {
+	if d.inForce == nil {
+		d.inForce = d.mapsInForce()
+	}
+	for id := range d.inForce {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue
+		}
+		if info, err := m.Info(); err == nil && info.Name == name {
+			return m
+		}
+		_ = m.Close()
+	}
+	return nil
+}
+
 // programOf is the program in a link; nil if that cannot be known.
 func programOf(l link.Link) *ebpf.Program {
 	info, err := l.Info()

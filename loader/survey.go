@@ -23,7 +23,7 @@ type Survey struct {
 // SurveyPins looks at the pins of a directory and changes nothing. Of a
 // directory without pins nothing is adopted and nothing is lost.
 func SurveyPins(o Options) (s Survey, err error) {
-	d := &Datapath{opts: o, pins: pinDir(o.PinDir), left: map[string]*leftMap{}}
+	d := &Datapath{opts: o, pins: pinDir(o.PinDir), left: map[string]*leftMap{}, unpinned: map[string]bool{}}
 	if _, err := os.Stat(o.PinDir); errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}

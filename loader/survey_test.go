@@ -27,6 +27,10 @@ func TestSurveyPins(t *testing.T) {
 		t.Errorf("with another size of flows: %+v, %v", s, err)
 	}
 	must(t, os.Remove(pinDir(o.PinDir).file("settings")))
+	if s, err = SurveyPins(o); err != nil || len(s.Lost) > 0 {
+		t.Errorf("without the pin of settings that are in force: %+v, %v", s, err)
+	}
+	must(t, os.Remove(pinDir(o.PinDir).link("lvx0")))
 	if s, err = SurveyPins(o); err != nil || len(s.Lost) != 1 {
 		t.Errorf("without settings: %+v, %v", s, err)
 	}

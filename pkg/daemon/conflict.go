@@ -77,12 +77,32 @@ func passingTrouble(cfg *config.Config) (all []string) {
 			all = append(all, fmt.Sprintf("notes cannot be read, a start moves them aside: %v", err))
 		}
 	}
+	all = append(all, lostPins(cfg)...)
 	if cfg.Admin.Listen != "" && !answers(cfg.Admin.Socket) {
 		l, err := net.Listen("tcp", cfg.Admin.Listen)
 		if err != nil {
 			return append(all, fmt.Sprintf("admin.listen: no metrics and no status page: %v (set another address, or stop who has it)", err))
 		}
 		_ = l.Close() // nobody connected
+	}
+	return all
+}
+
+// lostPins is what this binary could not take over of the maps that another
+// one, running or not, has pinned.
+func lostPins(cfg *config.Config) (all []string) {
+	if cfg.Backend == config.BackendIPVS {
+		return nil
+	}
+	s, err := loader.SurveyPins(loader.Options{PinDir: cfg.PinDir, Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates})
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // not root: a start is not either
+	}
+	if err != nil {
+		return []string{fmt.Sprintf("maps pinned in %s cannot be taken over: %v", cfg.PinDir, err)}
+	}
+	for _, lost := range s.Lost {
+		all = append(all, fmt.Sprintf("map pinned in %s: a start of this binary loses what is in %s", cfg.PinDir, lost))
 	}
 	return all
 }

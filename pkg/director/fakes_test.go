@@ -270,19 +270,25 @@ type rig struct {
 func inBubble(t *testing.T, cfg *config.Config, f func(*testing.T, *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, cfg)
-		ctx, cancel := context.WithCancel(t.Context())
-		res := make(chan error, 1)
-		go func() { res <- r.Director.Run(ctx) }()
-		<-r.Ready()
-		f(t, r)
-		cancel()
-		if err := <-res; err != nil {
-			t.Errorf("run: %v", err)
-		}
+		r.runDuring(t, func() { f(t, r) })
 		if _, err := r.Reload(t.Context()); !errors.Is(err, ErrStopped) {
 			t.Errorf("reload after the end: %v", err)
 		}
 	})
+}
+
+// runDuring runs the director while f does.
+func (r *rig) runDuring(t *testing.T, f func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	res := make(chan error, 1)
+	go func() { res <- r.Director.Run(ctx) }()
+	<-r.Ready()
+	f()
+	cancel()
+	if err := <-res; err != nil {
+		t.Errorf("run: %v", err)
+	}
 }
 
 func newRig(t *testing.T, cfg *config.Config) *rig {

@@ -10,12 +10,14 @@ import (
 	"github.com/lvx-lb/lvx/internal/jsonfile"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // A daemon that was killed is back within a second or an hour, while the data
 // path goes on without it. If it then took every real for down until its
 // first pass, the restart would be an outage that the crash was not. So the
-// memory of the last plan is kept on disk, and believed as long as the kernel
+// memory of the last plan is kept on disk, besides what the data path itself
+// still holds, and believed as long as the kernel
 // that held the data path runs: time does not make it worse, as reals are
 // asked at once and each answer counts.
 const maxLease = 1023 // more instances than any configuration has
@@ -67,17 +69,34 @@ func restoreMemory(s storedMemory) Memory {
 	return m
 }
 
-// loadMemory reads the memory of an earlier daemon. None is normal, a broken
-// one no reason not to start.
+// loadMemory reads the memory of an earlier daemon. Where the file says
+// nothing, what that daemon left in force does: a real that new connections
+// went to was up.
 func (d *Director) loadMemory() Memory {
 	s := readNote(d, memoryFile, func(path string) (s storedMemory, err error) {
 		err = jsonfile.Read(path, &s)
 		return s, err
 	})
-	if s.Boot != d.opt.Boot {
-		return Memory{}
+	if s.Boot != d.opt.Boot || s.Up == nil {
+		return inheritMemory(d.opt.Backend)
 	}
 	return restoreMemory(s)
+}
+
+// inheritMemory is what a data path that has outlived its daemon says about
+// reals.
+func inheritMemory(b lb.Backend) Memory {
+	i, ok := b.(lb.Inheritor)
+	if !ok {
+		return Memory{}
+	}
+	m := Memory{Up: map[string]Verdicts{}}
+	for _, s := range i.Inherited() {
+		for _, r := range s.Reals {
+			m.Up[s.Name] = append(m.Up[s.Name], Verdict{netip.AddrPortFrom(r.Addr, r.Port), true})
+		}
+	}
+	return m
 }
 
 // saveMemory has the memory written if it has changed.

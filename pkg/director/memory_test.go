@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -47,6 +49,45 @@ func TestMemorySurvivesKill(t *testing.T) {
 			t.Errorf("believed after a reboot: %+v", m)
 		}
 	})
+}
+
+// heir is a backend that was left reals in force.
+type heir struct {
+	*lbtest.Fake
+	left []lb.ObservedService
+}
+
+func (h heir) Inherited() []lb.ObservedService { return h.left }
+
+// Fault 21: without notes, or with broken ones, what the data path was left
+// says which reals were up.
+func TestMemoryIsInherited(t *testing.T) {
+	for name, text := range map[string]string{"no file": "", "zeros": "\x00\x00\x00", "another boot": `{"boot":"another","up":[]}`} {
+		t.Run(name, func(t *testing.T) {
+			cfg := configOf(service("web", 1, 1, 1))
+			cfg.StateDir = t.TempDir()
+			if text != "" {
+				if err := os.WriteFile(filepath.Join(cfg.StateDir, memoryFile), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, cfg)
+				var left lb.ObservedService
+				left.Name = "web"
+				for _, i := range []int{0, 2} {
+					real := cfg.Services[0].Reals[i]
+					left.Reals = append(left.Reals, lb.ObservedReal{Addr: real.Addr, Port: real.Port, Weight: 1})
+				}
+				r.opt.Backend = heir{r.backend, []lb.ObservedService{left}}
+				r.runDuring(t, func() {
+					r.want("as they were left", "1*1 3*1")
+					r.health.result(1, false, "refused")
+					r.want("and checks decide", "3*1")
+				})
+			})
+		})
+	}
 }
 
 // A master that was killed forwards again from the first plan on, until its

@@ -56,6 +56,14 @@ type Switcher interface {
 	Switch(vips []VIP) error
 }
 
+// Inheritor is implemented by backends whose data path outlives its daemon.
+type Inheritor interface {
+	// Inherited reports the services that a predecessor left in force, each
+	// with those of its reals that took new connections or would have with a
+	// weight above 0. It is asked before the first Apply.
+	Inherited() []ObservedService
+}
+
 // Observed is what a backend found in the kernel.
 type Observed struct {
 	Backend  string            // "xdp" or "ipvs"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,13 +19,23 @@ type Load struct {
 	mu     sync.Mutex
 	asked  int
 	broken []string
+	cuts   []span // when nobody could be reached
+
+	patience time.Duration
 }
 
-// Load puts perSecond short connections a second and long ones on the VIP,
-// until it is stopped or most short ones were opened.
-func (r *Rig) Load(perSecond, long, most int) (*Load, error) {
-	l := &Load{stop: make(chan struct{})}
-	for range long {
+// Demand is how much load is asked for.
+type Demand struct {
+	PerSecond int           // short connections
+	Long      int           // long ones, all the time
+	Most      int           // short ones in all
+	Patience  time.Duration // with a question on a long one; 0 is [Patience]
+}
+
+// Load puts connections on the VIP until it is stopped.
+func (r *Rig) Load(d Demand) (*Load, error) {
+	l := &Load{stop: make(chan struct{}), patience: max(d.Patience, Patience)}
+	for range d.Long {
 		conn, err := r.Client.Dial(context.Background(), "tcp", VIP+":80")
 		if err != nil {
 			close(l.stop)
@@ -34,7 +45,7 @@ func (r *Rig) Load(perSecond, long, most int) (*Load, error) {
 		l.done.Go(func() { l.use(conn) })
 	}
 	l.began = time.Now()
-	l.stream = r.Stream("http://"+VIP, time.Second/time.Duration(perSecond), Patience, most)
+	l.stream = r.Stream("http://"+VIP, time.Second/time.Duration(d.PerSecond), Patience, d.Most)
 	return l, nil
 }
 
@@ -46,7 +57,7 @@ func (l *Load) use(conn net.Conn) {
 	defer tick.Stop()
 	first := ""
 	for {
-		name, err := Ask(conn)
+		name, err := askWithin(conn, l.patience)
 		if first == "" {
 			first = name
 		}
@@ -77,14 +88,28 @@ func (l *Load) Await(ctx context.Context, n int) error {
 	})
 }
 
+// Cut does something that keeps the client from everybody for a time, from
+// when it is called until what it calls has returned. Short connections that
+// were under way in that time may fail, long ones may not.
+func (l *Load) Cut(cut func() error) error {
+	begin := time.Now()
+	err := cut()
+	l.cuts = append(l.cuts, span{begin, time.Now()})
+	return err
+}
+
 // Stop ends the load and says how much there was. It returns an error that
 // counts what was lost, and one if there was next to no load.
 func (l *Load) Stop() (summary string, err error) {
-	total, failed := l.stream.Stop()
+	took := time.Since(l.began)
+	total, all := l.stream.stopAll()
 	close(l.stop)
 	l.done.Wait()
-	took := time.Since(l.began)
+	failed, excused := l.excuse(all)
 	summary = fmt.Sprintf("%d short connections in %v, %.0f a second; %d questions on long ones", total, took.Round(time.Second), float64(total)/took.Seconds(), l.asked)
+	if len(l.cuts) > 0 {
+		summary += fmt.Sprintf("; %d failed while nobody could be reached", excused)
+	}
 	if len(failed)+len(l.broken) > 0 {
 		return summary, fmt.Errorf("%d of %d short connections failed: %v; %d long ones broke: %v", len(failed), total, few(failed), len(l.broken), few(l.broken))
 	}
@@ -92,6 +117,18 @@ func (l *Load) Stop() (summary string, err error) {
 		return summary, fmt.Errorf("no load: %d short connections, %d questions on long ones", total, l.asked)
 	}
 	return summary, nil
+}
+
+// excuse leaves out what failed because nobody could be reached.
+func (l *Load) excuse(all []loss) (failed []string, excused int) {
+	for _, f := range all {
+		if slices.ContainsFunc(l.cuts, f.when.overlaps) {
+			excused++
+			continue
+		}
+		failed = append(failed, f.why)
+	}
+	return failed, excused
 }
 
 func few(list []string) []string { return list[:min(len(list), 5)] }

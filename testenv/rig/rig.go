@@ -226,8 +226,10 @@ func (r *Rig) Hold(real string) (net.Conn, error) {
 }
 
 // Ask sends one request on an open connection and reads who answers.
-func Ask(conn net.Conn) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+func Ask(conn net.Conn) (string, error) { return askWithin(conn, Patience) }
+
+func askWithin(conn net.Conn, patience time.Duration) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: rig\r\n\r\n"); err != nil {
@@ -259,7 +261,18 @@ type Stream struct {
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	total  int
-	failed []string
+	failed []loss
+}
+
+// span is a time from one moment to another.
+type span struct{ from, to time.Time }
+
+func (s span) overlaps(o span) bool { return s.from.Before(o.to) && o.from.Before(s.to) }
+
+// loss is a request that failed.
+type loss struct {
+	when span
+	why  string
 }
 
 // Stream asks for a URL every interval until it is stopped, at most limit
@@ -270,7 +283,11 @@ func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *St
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for range limit {
-			s.done.Go(func() { s.note(r.Get(url, timeout)) })
+			s.done.Go(func() {
+				begin := time.Now()
+				_, err := r.Get(url, timeout)
+				s.note(begin, err)
+			})
 			select {
 			case <-s.stop:
 				return
@@ -281,12 +298,12 @@ func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *St
 	return s
 }
 
-func (s *Stream) note(_ string, err error) {
+func (s *Stream) note(begin time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.total++
 	if err != nil {
-		s.failed = append(s.failed, Brief(err))
+		s.failed = append(s.failed, loss{span{begin, time.Now()}, Brief(err)})
 	}
 }
 
@@ -299,6 +316,14 @@ func (s *Stream) count() int {
 // Stop ends the stream and returns how many requests there were, and how those
 // that were lost failed.
 func (s *Stream) Stop() (total int, failed []string) {
+	total, losses := s.stopAll()
+	for _, f := range losses {
+		failed = append(failed, f.why)
+	}
+	return total, failed
+}
+
+func (s *Stream) stopAll() (total int, failed []loss) {
 	close(s.stop)
 	s.done.Wait()
 	return s.total, s.failed

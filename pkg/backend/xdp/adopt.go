@@ -46,6 +46,23 @@ func (b *Backend) adoptTables() {
 	b.adoptVIPs()
 }
 
+// Inherited implements [lb.Inheritor].
+func (b *Backend) Inherited() []lb.ObservedService {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []lb.ObservedService
+	for name, s := range b.services {
+		left := lb.ObservedService{Name: name, Mark: s.conf.Mark, Backend: "xdp"}
+		for _, r := range s.reals {
+			if r.there {
+				left.Reals = append(left.Reals, lb.ObservedReal{Addr: r.conf.Addr, Port: r.conf.Port, Weight: r.conf.Weight})
+			}
+		}
+		all = append(all, left)
+	}
+	return all
+}
+
 func (b *Backend) adoptReals() {
 	last := -1
 	for i := range b.dp.Reals {

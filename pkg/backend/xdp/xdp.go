@@ -97,6 +97,8 @@ var (
 	_ lb.Backend  = (*Backend)(nil)
 	_ lb.Leaser   = (*Backend)(nil)
 	_ lb.Switcher = (*Backend)(nil)
+
+	_ lb.Inheritor = (*Backend)(nil)
 	_ lb.Tracer   = (*Backend)(nil)
 )
 

@@ -54,7 +54,7 @@ func (b *Backend) Inherited() []lb.ObservedService {
 	for name, s := range b.services {
 		left := lb.ObservedService{Name: name, Mark: s.conf.Mark, Backend: "xdp"}
 		for _, r := range s.reals {
-			if r.there {
+			if r.isThere {
 				left.Reals = append(left.Reals, lb.ObservedReal{Addr: r.conf.Addr, Port: r.conf.Port, Weight: r.conf.Weight})
 			}
 		}

@@ -65,7 +65,7 @@ func TestFault22UpgradesOverChangedMaps(t *testing.T) {
 	must(t, r.Direct(t.Context(), "d1", "tables: {flows: 40000}\n"+service("persistence: {timeout: 300s}")))
 	file := filepath.Join(r.Cluster.Host("d1").Dir(), "lvx.yaml")
 	sizes := []string{"flows: 40000", "flows: 60000"}
-	beside(t, r, faultLoad(), share(10)+1, func(i int, _ *rig.Load) {
+	repeatBesideLoad(t, r, faultLoad(), share(10)+1, func(i int, _ *rig.Load) {
 		must(t, replaceIn(file, sizes[i%2], sizes[(i+1)%2]))
 		out, err := r.LVX(t.Context(), "d1", "upgrade", binaries[i%2])
 		must(t, err)
@@ -89,7 +89,7 @@ func TestFault21StartAfterAMinute(t *testing.T) {
 	slow := "check: {type: exec, argv: [/bin/sleep, \"0.5\"], interval: 2s, timeout: 1500ms, fall: 2, rise: 2}"
 	must(t, r.Direct(t.Context(), "d1", service(slow)))
 	realsUp(t, r, "r1", "r2")
-	beside(t, r, faultLoad(), 1, func(int, *rig.Load) {
+	repeatBesideLoad(t, r, faultLoad(), 1, func(int, *rig.Load) {
 		r.Kill("d1")
 		time.Sleep(shareOf(70 * time.Second))
 		must(t, r.Start(t.Context(), "d1"))
@@ -106,7 +106,7 @@ func TestFault20PortDown(t *testing.T) {
 	dead := max(shareOf(30*time.Second), 2*(checkFall*checkEvery+checkTimeout))
 	demand := faultLoad()
 	demand.Patience = 3 * dead // a question's next repetition by TCP comes that late
-	beside(t, r, demand, 1, func(_ int, load *rig.Load) {
+	repeatBesideLoad(t, r, demand, 1, func(_ int, load *rig.Load) {
 		must(t, load.Cut(func() error {
 			must(t, r.Cluster.Switch().SetLink("d1", false))
 			time.Sleep(dead)
@@ -148,7 +148,7 @@ func TestFault02FullDiskAtTheFirstStart(t *testing.T) {
 	must(t, replaceIn(file, "state_dir: "+d1.Dir(), "state_dir: "+dir))
 	must(t, r.Start(t.Context(), "d1"))
 	realsUp(t, r, "r1", "r2")
-	beside(t, r, faultLoad(), share(10)+1, func(i int, _ *rig.Load) {
+	repeatBesideLoad(t, r, faultLoad(), share(10)+1, func(i int, _ *rig.Load) {
 		weight := []string{lvx, "weight", "web", "172.25.0.12", []string{"2", "3"}[i%2], "--socket", r.Socket("d1")}
 		out := run(t, d1, "sh", "-c", strings.Join(weight, " ")+" 2>&1")
 		if !strings.Contains(out, "it will not survive a restart") {
@@ -176,7 +176,7 @@ func TestFault02BrokenNotes(t *testing.T) {
 	realsUp(t, r, "r1", "r2")
 	dir := r.Cluster.Host("d1").Dir()
 	garbage := [][]byte{nil, make([]byte, 512), []byte("\x00\xffnonsense"), []byte("{"), []byte("[]"), nil}
-	beside(t, r, faultLoad(), share(10)+2, func(i int, _ *rig.Load) {
+	repeatBesideLoad(t, r, faultLoad(), share(10)+2, func(i int, _ *rig.Load) {
 		r.Kill("d1")
 		notes, err := filepath.Glob(filepath.Join(dir, "*.json"))
 		must(t, err)
@@ -208,7 +208,7 @@ func TestFault02StateDirLost(t *testing.T) {
 	must(t, replaceIn(filepath.Join(d1.Dir(), "lvx.yaml"), "state_dir: "+d1.Dir(), "state_dir: "+notes))
 	must(t, r.Start(t.Context(), "d1"))
 	realsUp(t, r, "r1", "r2")
-	beside(t, r, faultLoad(), 2, func(int, *rig.Load) {
+	repeatBesideLoad(t, r, faultLoad(), 2, func(int, *rig.Load) {
 		r.Kill("d1")
 		must(t, os.RemoveAll(notes))
 		must(t, r.Start(t.Context(), "d1"))

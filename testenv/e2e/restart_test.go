@@ -27,12 +27,12 @@ func share(full int) int {
 // underLoad does something again and again beside a load that must not notice.
 func underLoad(t *testing.T, r *rig.Rig, times int, do func(i int)) {
 	t.Helper()
-	beside(t, r, rig.Demand{PerSecond: share(500), Long: share(300)}, times, func(i int, _ *rig.Load) { do(i) })
+	repeatBesideLoad(t, r, rig.Demand{PerSecond: share(500), Long: share(300)}, times, func(i int, _ *rig.Load) { do(i) })
 }
 
-// beside does something again and again beside a load, of which nothing may
+// repeatBesideLoad does something again and again beside a load, of which nothing may
 // be lost.
-func beside(t *testing.T, r *rig.Rig, d rig.Demand, times int, do func(i int, load *rig.Load)) {
+func repeatBesideLoad(t *testing.T, r *rig.Rig, d rig.Demand, times int, do func(i int, load *rig.Load)) {
 	t.Helper()
 	d.Most = 200_000
 	load, err := r.Load(d)

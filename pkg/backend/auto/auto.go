@@ -62,8 +62,6 @@ var (
 	_ lb.Backend  = (*Backend)(nil)
 	_ lb.Leaser   = (*Backend)(nil)
 	_ lb.Switcher = (*Backend)(nil)
-
-	_ lb.Inheritor = (*Backend)(nil)
 )
 
 // New makes the backend of the parts in o. It owns them: Close closes them.
@@ -249,15 +247,6 @@ func (b *Backend) LeaseLeft(id uint32) time.Duration {
 		return l.LeaseLeft(id)
 	}
 	return 0
-}
-
-// Inherited implements [lb.Inheritor]: what XDP was left. What the kernel's
-// IPVS holds is known by notes alone.
-func (b *Backend) Inherited() []lb.ObservedService {
-	if i, ok := b.xdp.(lb.Inheritor); ok {
-		return i.Inherited()
-	}
-	return nil
 }
 
 // RetireIPVS takes out of the kernel what runs on IPVS: for an end that XDP

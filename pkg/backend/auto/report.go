@@ -9,6 +9,17 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
+var _ lb.Inheritor = (*Backend)(nil)
+
+// Inherited implements [lb.Inheritor]: what XDP was left. What the kernel's
+// IPVS holds is known by notes alone.
+func (b *Backend) Inherited() []lb.ObservedService {
+	if i, ok := b.xdp.(lb.Inheritor); ok {
+		return i.Inherited()
+	}
+	return nil
+}
+
 // Observed puts together what both hold, each service from its place.
 func (b *Backend) Observed() (lb.Observed, error) {
 	x, i, err := b.observe()

@@ -46,6 +46,8 @@ func (b *Backend) adoptTables() {
 	b.adoptVIPs()
 }
 
+var _ lb.Inheritor = (*Backend)(nil)
+
 // Inherited implements [lb.Inheritor].
 func (b *Backend) Inherited() []lb.ObservedService {
 	b.mu.Lock()

@@ -97,9 +97,7 @@ var (
 	_ lb.Backend  = (*Backend)(nil)
 	_ lb.Leaser   = (*Backend)(nil)
 	_ lb.Switcher = (*Backend)(nil)
-
-	_ lb.Inheritor = (*Backend)(nil)
-	_ lb.Tracer    = (*Backend)(nil)
+	_ lb.Tracer   = (*Backend)(nil)
 )
 
 // Open loads or adopts the packet path. A predecessor's connections live on.

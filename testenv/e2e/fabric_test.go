@@ -156,7 +156,7 @@ func (f *fabric) spread() {
 func TestDirectorsLeaveUnderLoad(t *testing.T) {
 	f := newFabric(t)
 	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
-	load, err := f.Load(share(2000), share(5000), 400_000)
+	load, err := f.Load(rig.Demand{PerSecond: share(2000), Long: share(5000), Most: 400_000})
 	must(t, err)
 	must(t, load.Await(t.Context(), 20))
 
@@ -196,7 +196,7 @@ func TestDirectorsLeaveUnderLoad(t *testing.T) {
 func TestKilledAndHungDirectors(t *testing.T) {
 	f := newFabric(t)
 	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
-	load, err := f.Load(share(500), share(1000), 200_000)
+	load, err := f.Load(rig.Demand{PerSecond: share(500), Long: share(1000), Most: 200_000})
 	must(t, err)
 	must(t, load.Await(t.Context(), 20))
 

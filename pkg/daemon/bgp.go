@@ -194,7 +194,7 @@ func (r *routes) announce(ctx context.Context) time.Duration {
 	r.status = bgp.Status{Peers: peers, VIPs: decisions}
 	r.mu.Unlock()
 	for _, c := range bgp.Changes(before, r.status) {
-		r.log.Info(c.Text, "subject", c.Subject)
+		r.log.Info("session or announcement has changed", "subject", c.Subject, "now", c.Text)
 		r.history.Add(history.Event{Kind: history.Route, Subject: c.Subject, Text: c.Text})
 	}
 	r.warn(peers)

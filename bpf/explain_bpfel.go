@@ -44,6 +44,7 @@ const (
 	explainMapSettings              = "settings"
 	explainMapTemplateNews          = "template_news"
 	explainMapTemplates             = "templates"
+	explainMapTunnels               = "tunnels"
 	explainMapVerdicts              = "verdicts"
 	explainMapVips                  = "vips"
 	explainProgAbsorb               = "absorb"
@@ -156,6 +157,7 @@ type explainMapSpecs struct {
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
 	Templates    *ebpf.MapSpec `ebpf:"templates"`
+	Tunnels      *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -240,6 +242,7 @@ type explainMaps struct {
 	Settings     *ebpf.Map `ebpf:"settings"`
 	TemplateNews *ebpf.Map `ebpf:"template_news"`
 	Templates    *ebpf.Map `ebpf:"templates"`
+	Tunnels      *ebpf.Map `ebpf:"tunnels"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	Vips         *ebpf.Map `ebpf:"vips"`
 }
@@ -274,6 +277,7 @@ func (m *explainMaps) Close() error {
 		m.Settings,
 		m.TemplateNews,
 		m.Templates,
+		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
 	)

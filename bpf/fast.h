@@ -19,6 +19,7 @@
 #include "forward_dr.h"
 #include "ipv4.h"
 #include "listen.h"
+#include "tunnel.h"
 
 /*
  * What a proven flow's value has besides real, generation and nonce: PROVEN,
@@ -49,14 +50,37 @@ static __always_inline int is_complete(const struct glance *g, __u32 least)
 	return length >= least && length <= (__u32)(g->ctx->data_end - g->ctx->data) - ETHER;
 }
 
-/* A real that may get this packet of a live flow, with nothing else to mind. */
-static __always_inline int is_sendable(__u64 way, __u64 value)
+/* A real that may get this packet of a live flow by this method, with nothing else to mind. */
+static __always_inline int is_sendable(__u64 way, __u64 value, enum forward_method method)
 {
-	__u64 mind = (REAL_THERE | REAL_LOCAL | REAL_FILTERED) << 8 | 255; /* FORWARD_DR is 0 */
+	__u64 mind = (REAL_THERE | REAL_LOCAL | REAL_FILTERED) << 8 | 255;
 
 	/* UDP is scheduled anew at a silent real: bit 62 of the value is UDP's, REAL_SILENT bit 14 of the way's end. */
 	mind |= value >> 48 & REAL_SILENT << 8;
-	return (way >> 48 & mind) == (REAL_THERE << 8 | value_generation(value));
+	return (way >> 48 & mind) == (REAL_THERE << 8 | method << 4 | value_generation(value));
+}
+
+/* A packet of the proven flow goes through the tunnel to its real: as send_on, behind its first question. */
+static __always_inline int send_on_through(const struct glance *g, __u64 *place, __u64 value,
+					   struct real *real, __u32 at)
+{
+	__u32 length = bpf_ntohs(g->ip->tot_len);
+	struct tunnel *t = bpf_map_lookup_elem(&tunnels, &at);
+	__u64 now;
+
+	if (!t || length > real->mtu || g->ip->ttl <= 1 || !is_complete(g, 40))
+		return CONTINUE;
+	now = clock_now(g->s);
+	if (flow_age(value, now)) {
+		if (flow_is_expired(g->s, value, now))
+			return CONTINUE;
+		store_16(&place[WAYS], now);
+	}
+	count_packet(at, length, 0);
+	decrease_ttl(g->ip);
+	if (encapsulate(g->ctx, real, t, ETHER))
+		return DROP(VERDICT_NO_HEADROOM);
+	return transmit(g->ctx, real, VERDICT_FORWARDED);
 }
 
 /* Send a packet of the proven flow at this place. */
@@ -72,7 +96,11 @@ static __always_inline int send_on(const struct glance *g, __u64 *place, __u64 v
 		return CONTINUE;
 	way = *(__u64 *)real->mac; /* with generation and flags */
 	length = bpf_ntohs(g->ip->tot_len);
-	if (!is_sendable(way, value) || length > real->mtu || g->ip->ttl <= 1)
+	if (!is_sendable(way, value, FORWARD_DR))
+		return is_sendable(way, value, FORWARD_IPIP) ?
+			       send_on_through(g, place, value, real, at) :
+			       CONTINUE;
+	if (length > real->mtu || g->ip->ttl <= 1)
 		return CONTINUE;
 	if (!is_complete(g, 40))
 		return CONTINUE; /* cut short, or in several buffers */

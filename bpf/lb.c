@@ -29,6 +29,7 @@
  *   filter.h      deny and allow lists
  *   fragment.h    fragments
  *   forward_dr.h  the frame's way out
+ *   tunnel.h      the outer header of what does not go by direct routing
  *   answer.h      ICMP that we send ourselves
  *   news.h        which sets have changed, for connection sync
  *   absorb.h      a program of its own: what peer directors tell goes into the tables

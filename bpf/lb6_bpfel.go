@@ -48,6 +48,7 @@ const (
 	lb6MapTemplateNews          = "template_news"
 	lb6MapTemplates             = "templates"
 	lb6MapTemplates6            = "templates6"
+	lb6MapTunnels               = "tunnels"
 	lb6MapVerdicts              = "verdicts"
 	lb6MapVips                  = "vips"
 	lb6ProgLb6                  = "lb6"
@@ -155,6 +156,7 @@ type lb6MapSpecs struct {
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
+	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -238,6 +240,7 @@ type lb6Maps struct {
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
+	Tunnels       *ebpf.Map `ebpf:"tunnels"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
 }
@@ -276,6 +279,7 @@ func (m *lb6Maps) Close() error {
 		m.TemplateNews,
 		m.Templates,
 		m.Templates6,
+		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
 	)

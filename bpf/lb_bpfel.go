@@ -42,6 +42,7 @@ const (
 	lbMapSettings              = "settings"
 	lbMapTemplateNews          = "template_news"
 	lbMapTemplates             = "templates"
+	lbMapTunnels               = "tunnels"
 	lbMapVerdicts              = "verdicts"
 	lbMapVips                  = "vips"
 	lbProgAbsorb               = "absorb"
@@ -147,6 +148,7 @@ type lbMapSpecs struct {
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
 	Templates    *ebpf.MapSpec `ebpf:"templates"`
+	Tunnels      *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -224,6 +226,7 @@ type lbMaps struct {
 	Settings     *ebpf.Map `ebpf:"settings"`
 	TemplateNews *ebpf.Map `ebpf:"template_news"`
 	Templates    *ebpf.Map `ebpf:"templates"`
+	Tunnels      *ebpf.Map `ebpf:"tunnels"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	Vips         *ebpf.Map `ebpf:"vips"`
 }
@@ -256,6 +259,7 @@ func (m *lbMaps) Close() error {
 		m.Settings,
 		m.TemplateNews,
 		m.Templates,
+		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
 	)

@@ -16,6 +16,7 @@
 #include "discovery.h"
 #else
 #include "arp.h"
+#include "tunnel.h"
 #endif
 
 /*
@@ -27,6 +28,25 @@ static __always_inline int is_merged(const struct run *r)
 {
 	return r->me->mode == MODE_GENERIC && r->p.length > r->me->mtu;
 }
+
+/* Whether the packet, which is longer than the way takes, may be sent all the same. */
+static __always_inline int is_cut_up_later(const struct run *r)
+{
+	return real_method(r->real) == FORWARD_DR && is_merged(r);
+}
+
+#ifndef LVX_IPV6
+/* The packet, whose TTL is already one less, goes to the real in another one. */
+static __always_inline int send_through_tunnel(struct run *r)
+{
+	__u32 slot = r->slot;
+	struct tunnel *t = bpf_map_lookup_elem(&tunnels, &slot);
+
+	if (!t || encapsulate(r->ctx, r->real, t, r->p.ip))
+		return DROP(VERDICT_NO_HEADROOM);
+	return transmit(r->ctx, r->real, r->verdict);
+}
+#endif
 
 /* Count the packet and send it to the real, which is there. */
 static __always_inline int send_to_real(struct run *r)
@@ -43,7 +63,7 @@ static __always_inline int send_to_real(struct run *r)
 			return DROP(VERDICT_TTL_SILENT);
 		return answer_with(r, VERDICT_ANSWERED_TTL);
 	}
-	if (r->p.length > real->mtu && !is_merged(r)) {
+	if (r->p.length > real->mtu && !is_cut_up_later(r)) {
 		record(STEP_MTU, real->mtu);
 		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
@@ -51,8 +71,12 @@ static __always_inline int send_to_real(struct run *r)
 	}
 	if (ip + IP_HEADER > r->end)
 		return PASS(VERDICT_MALFORMED);
-	rewrite_macs(r->data, real);
 	decrease_ttl(ip);
+#ifndef LVX_IPV6
+	if (real_method(real) != FORWARD_DR)
+		return send_through_tunnel(r);
+#endif
+	rewrite_macs(r->data, real);
 	return transmit(r->ctx, real, r->verdict);
 }
 

@@ -100,6 +100,15 @@ struct {
 	__type(value, struct address);
 } addresses SEC(".maps");
 
+/* Of the reals that are behind a tunnel: direct routing does not look. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, REALS);
+	__type(key, __u32);
+	__type(value, struct tunnel);
+} tunnels SEC(".maps");
+
 /* Apart from reals: these lines are written, those only read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -44,6 +44,7 @@ const (
 	traceMapSettings              = "settings"
 	traceMapTemplateNews          = "template_news"
 	traceMapTemplates             = "templates"
+	traceMapTunnels               = "tunnels"
 	traceMapVerdicts              = "verdicts"
 	traceMapVips                  = "vips"
 	traceProgAbsorb               = "absorb"
@@ -156,6 +157,7 @@ type traceMapSpecs struct {
 	Settings     *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
 	Templates    *ebpf.MapSpec `ebpf:"templates"`
+	Tunnels      *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -240,6 +242,7 @@ type traceMaps struct {
 	Settings     *ebpf.Map `ebpf:"settings"`
 	TemplateNews *ebpf.Map `ebpf:"template_news"`
 	Templates    *ebpf.Map `ebpf:"templates"`
+	Tunnels      *ebpf.Map `ebpf:"tunnels"`
 	Verdicts     *ebpf.Map `ebpf:"verdicts"`
 	Vips         *ebpf.Map `ebpf:"vips"`
 }
@@ -274,6 +277,7 @@ func (m *traceMaps) Close() error {
 		m.Settings,
 		m.TemplateNews,
 		m.Templates,
+		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
 	)

@@ -71,6 +71,7 @@ enum verdict {
 	VERDICT_TOO_BIG, /* dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot */
 	VERDICT_MARTIAN, /* passed: the source is an address of this host or of no host; the kernel drops it */
 	VERDICT_MOVED, /* dropped: the connection is on its way to a new table, where its next packet finds it */
+	VERDICT_NO_HEADROOM, /* dropped: the interface has left no room in front of the frame for the header of a tunnel */
 	VERDICTS
 };
 
@@ -272,12 +273,23 @@ struct real {
 	__u8 generation; /* 0-15; above it, from bit 4, enum forward_method */
 	__u8 flags; /* enum real_flag */
 	__u8 source[6]; /* MAC of the interface it is reached by */
-	__u16 mtu; /* of that interface */
+	__u16 mtu; /* of the way there, less what a tunnel adds */
 	__u32 ifindex;
 	__u32 service;
 	__u32 cookie; /* of the service */
 	__be16 port;
 	__u16 weight;
+};
+
+/*
+ * What the outer header of a tunnel to a real has that does not change from
+ * packet to packet; for reals that are not reached by direct routing alone.
+ */
+struct tunnel {
+	struct address source;
+	struct address destination;
+	__u32 sum; /* of these words of an IPv4 header, for its checksum */
+	__u32 spare[3];
 };
 
 /* Live connections of a real, as ipvsadm counts them. */

@@ -70,7 +70,8 @@ const (
 	TooBig              Verdict = 28 // dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot
 	Martian             Verdict = 29 // passed: the source is an address of this host or of no host; the kernel drops it
 	Moved               Verdict = 30 // dropped: the connection is on its way to a new table, where its next packet finds it
-	Verdicts            Verdict = 31
+	NoHeadroom          Verdict = 31 // dropped: the interface has left no room in front of the frame for the header of a tunnel
+	Verdicts            Verdict = 32
 )
 
 // What a flow's nibble says, and what its timeout is found by: the kernel's
@@ -248,6 +249,16 @@ type Real struct {
 	Cookie     uint32
 	Port       uint16
 	Weight     uint16
+}
+
+// What the outer header of a tunnel to a real has that does not change from
+// packet to packet; for reals that are not reached by direct routing alone.
+type Tunnel struct {
+	_           structs.HostLayout
+	Source      Address
+	Destination Address
+	Sum         uint32
+	Spare       [3]uint32
 }
 
 // Live connections of a real, as ipvsadm counts them.
@@ -470,6 +481,7 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	TooBig:              {"too_big", "dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot"},
 	Martian:             {"martian", "passed: the source is an address of this host or of no host; the kernel drops it"},
 	Moved:               {"moved", "dropped: the connection is on its way to a new table, where its next packet finds it"},
+	NoHeadroom:          {"no_headroom", "dropped: the interface has left no room in front of the frame for the header of a tunnel"},
 }
 
 const (

@@ -66,6 +66,12 @@ static __always_inline __u32 real_generation(const struct real *real)
 	return real->generation & 15;
 }
 
+/* enum forward_method */
+static __always_inline __u32 real_method(const struct real *real)
+{
+	return real->generation >> 4;
+}
+
 static __always_inline __u32 value_real(__u64 v)
 {
 	return v >> REAL_SHIFT & REAL_BITS;

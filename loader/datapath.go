@@ -73,6 +73,7 @@ type Datapath struct {
 	Rings      []bpf.RingLine
 	Reals      []bpf.Real
 	Addresses  []bpf.Address // of Reals
+	Tunnels    []bpf.Tunnel  // of Reals
 	Loads      []bpf.Load
 	Labels     []bpf.Label
 	Leases     []uint64
@@ -195,6 +196,7 @@ func (d *Datapath) mapAll(protection int) error {
 		{m.Rings, func(b mapped, n uint32) { d.Rings = view[bpf.RingLine](b, n) }},
 		{m.Reals, func(b mapped, n uint32) { d.Reals = view[bpf.Real](b, n) }},
 		{m.Addresses, func(b mapped, n uint32) { d.Addresses = view[bpf.Address](b, n) }},
+		{m.Tunnels, func(b mapped, n uint32) { d.Tunnels = view[bpf.Tunnel](b, n) }},
 		{m.Loads, func(b mapped, n uint32) { d.Loads = view[bpf.Load](b, n) }},
 		{m.Labels, func(b mapped, n uint32) { d.Labels = view[bpf.Label](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},

@@ -134,8 +134,8 @@ func flags(o *object, s lb.Scheduler) lb.SchedFlags {
 
 // forwarding reads how packets get to the reals.
 func forwarding(c *cursor) lb.Forward {
-	words := map[string]lb.Forward{"dr": lb.DR, "nat": lb.NAT, "tunnel": lb.Tunnel}
-	return words[oneOf("a way of forwarding", "dr", "nat", "tunnel")(c)]
+	words := map[string]lb.Forward{"dr": lb.DR, "nat": lb.NAT, "ipip": lb.Tunnel, "tunnel": lb.Tunnel}
+	return words[oneOf("a way of forwarding", "dr", "nat", "ipip", "tunnel")(c)]
 }
 
 // persistence reads true, false or a map. Bits is the length of the addresses
@@ -231,8 +231,8 @@ func (s *service) reals(rs []real, backend Backend) {
 		if line, ok := seen[r.Key()]; ok {
 			at.errorf("%s is there already, on line %d (want every real server of a service once)", r.Addr, line)
 		}
-		if backend == BackendXDP && r.Forward != lb.DR {
-			r.forwards.errorf("%s with backend: xdp (want dr, or backend: auto or ipvs)", r.Forward)
+		if backend == BackendXDP && (r.Forward == lb.NAT || r.Forward == lb.Tunnel && r.Addr.Is6()) {
+			r.forwards.errorf("%s with backend: xdp (want dr, with IPv4 also ipip, or backend: auto or ipvs)", r.Forward)
 		}
 		seen[r.Key()] = at.line
 		s.realsAt = append(s.realsAt, realAt{r.Addr, at})
@@ -278,7 +278,7 @@ func (s *service) fitCheck(r *real, spec health.Spec) {
 		at.errorf("no port in the %s check of a service that listens on every port (want port)", spec.Type)
 	}
 	if spec.Via == health.ViaVIP && r.Forward != lb.DR {
-		at.errorf("via: vip with forward: %s (want via: real: such a real server does not hold the VIP)", r.Forward)
+		at.errorf("via: vip with forward: %s (want via: real: only with dr does a check get to the VIP of a real server)", r.Forward)
 	}
 	asked := r.Addr
 	if spec.Address.IsValid() {

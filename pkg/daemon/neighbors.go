@@ -15,7 +15,7 @@ type neighbors struct{ *neigh.Resolver }
 func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 	e := n.Resolver.Lookup(a)
 	return xdp.Neighbor{
-		MAC: e.MAC, Source: e.SrcMAC, IfIndex: e.IfIndex, Device: e.Device, MTU: e.MTU, Local: e.Local, Err: e.Err,
+		MAC: e.MAC, Source: e.SrcMAC, IfIndex: e.IfIndex, Device: e.Device, MTU: e.MTU, From: e.SrcAddr, Gateway: e.Gateway, Local: e.Local, Err: e.Err,
 		Pending: e.Pending, OwnLink: e.OwnLink,
 	}
 }

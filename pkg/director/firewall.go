@@ -52,12 +52,12 @@ func (d *Director) watchFirewall(ctx context.Context) {
 	}
 }
 
-// directListeners lists the listeners whose packets are forwarded by direct routing;
-// the others are the kernel's, behind its firewall.
+// directListeners lists the listeners whose packets XDP forwards; the others are
+// the kernel's, behind its firewall.
 func directListeners(cfg *config.Config) []lb.Listener {
 	var all []lb.Listener
 	for _, svc := range cfg.Services {
-		if !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward != lb.DR }) {
+		if !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.NAT }) {
 			all = append(all, svc.Listeners...)
 		}
 	}

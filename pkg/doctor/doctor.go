@@ -219,7 +219,7 @@ func (e *exam) judgeRoute(addr netip.Addr, r Route, width int) bool {
 		return false
 	case r.IsGateway:
 		e.add(OffSegment, subject, "a gateway is between it and "+r.Device+": direct routing cannot reach it",
-			"put it on a segment of this host, or use another `forward:`")
+			"put it on a segment of this host, or use `forward: ipip`")
 		return false
 	case r.MTU < width:
 		e.add(SmallMTU, subject, fmt.Sprintf("the way to it takes %d bytes, the VIP's segment %d: longer packets are refused with ICMP", r.MTU, width),
@@ -318,7 +318,7 @@ func (e *exam) isServer() bool {
 func (e *exam) examineMarks() {
 	var served []lb.Listener
 	for _, svc := range e.Config.Services {
-		if svc.Mark == 0 && !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward != lb.DR }) {
+		if svc.Mark == 0 && !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.NAT }) {
 			served = append(served, svc.Listeners...)
 		}
 	}

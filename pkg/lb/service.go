@@ -115,11 +115,11 @@ const (
 // Forward is how a packet gets to the real server.
 type Forward uint8
 
-// Forwarding methods. XDP does [DR]; [NAT] and [Tunnel] run on kernel IPVS.
+// Forwarding methods. XDP does [DR], and [Tunnel] for IPv4; the rest runs on kernel IPVS.
 const (
 	DR     Forward = iota // direct routing: the frame's MAC is rewritten
 	NAT                   // masquerading
-	Tunnel                // IP-in-IP
+	Tunnel                // the packet goes inside another one: IPIP
 )
 
 // String gives the configuration file's word: "dr", "nat", "tunnel".

@@ -28,12 +28,17 @@ func macFrom(b []byte) (m MAC, ok bool) {
 
 // Entry says how frames reach one real server.
 type Entry struct {
-	MAC     MAC    // the real's; zero while it is not resolved or Local
+	MAC     MAC    // the real's, or that of its Gateway; zero while it is not resolved or Local
 	IfIndex int    // the interface they leave by; 0 if there is none
 	Device  string // its name
 	SrcMAC  MAC    // its own MAC
 	MTU     int    // of the way: the route's, if it has one, else the interface's; in bytes of IP
 	Local   bool   // the real is this host
+
+	// Gateway is the router that the real is behind, and whose MAC is given:
+	// only packets to the real's own address get there. It is the zero Addr if
+	// the real is on the segment.
+	Gateway netip.Addr
 
 	// SrcAddr is the address that this host should speak from to the real:
 	// one of the interface that is no VIP, zero if there is none. (A real that
@@ -62,9 +67,12 @@ type path struct {
 	err     string     // why the real cannot be reached this way
 	isLink  bool       // with err: because of an interface of this host
 	fixed   MAC        // the real's, by the user's word: it is never asked for
+	gateway netip.Addr // the router that it is behind, which is asked instead of it
+
+	routeSrc netip.Addr // with gateway: what the host would speak from
 }
 
 // sameWay reports whether a MAC that was learned on p is still good on q.
 func (p path) sameWay(q path) bool {
-	return p.ifindex == q.ifindex && p.local == q.local && p.fixed == q.fixed && (p.err == "") == (q.err == "")
+	return p.ifindex == q.ifindex && p.local == q.local && p.fixed == q.fixed && p.gateway == q.gateway && (p.err == "") == (q.err == "")
 }

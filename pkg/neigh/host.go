@@ -167,40 +167,22 @@ func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, boun
 		if p.err == "" && !p.local {
 			p.src = chooseSource(a, p.ifindex, own, avoid)
 			p.srcIP = chooseConnectSource(a, p, own, avoid)
+			if p.routeSrc.IsValid() && !avoid[p.routeSrc] {
+				p.srcIP = p.routeSrc
+			}
 			if p.fixed = bound[a]; p.fixed == (MAC{}) {
 				p.fixed = permanent[neighbour{p.ifindex, a}]
 			}
-			p.err = p.missingMAC()
+			if p.gateway.IsValid() && p.fixed != (MAC{}) {
+				p.gateway = netip.Addr{} // the user's word: it is on the segment
+			}
+			if !p.gateway.IsValid() {
+				p.err = p.missingMAC()
+			}
 		}
 		paths[i] = p
 	}
 	return paths, nil
-}
-
-// neighbour is an address on an interface.
-type neighbour struct {
-	ifindex int
-	addr    netip.Addr
-}
-
-// permanentEntries are the MACs that somebody has put into the kernel's
-// neighbour table by hand.
-func (h *liveNetwork) permanentEntries() (map[neighbour]MAC, error) {
-	found := map[neighbour]MAC{}
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := h.handle.NeighList(0, family)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("neighbours: %w", err)
-		}
-		for _, n := range list {
-			addr, ok := netip.AddrFromSlice(n.IP)
-			mac, valid := macFrom(n.HardwareAddr)
-			if ok && valid && n.State&unix.NUD_PERMANENT != 0 {
-				found[neighbour{n.LinkIndex, addr.Unmap()}] = mac
-			}
-		}
-	}
-	return found, nil
 }
 
 // routeTo asks the kernel for the way to one real.
@@ -224,26 +206,20 @@ func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) pa
 		p.local = true
 	case r.Type != unix.RTN_UNICAST:
 		p.err = fmt.Sprintf("%s is not the address of one host", a)
-	case r.Gw != nil || r.Via != nil:
-		p.err = fmt.Sprintf("%s is behind a gateway, not on the segment of %s (direct routing cannot reach it)", a, l.Name)
+	case r.Via != nil || r.Gw != nil && a.Is6():
+		p.err = fmt.Sprintf("%s is behind a gateway, not on the segment of %s (lvx cannot reach it there)", a, l.Name)
 	case l.RawFlags&unix.IFF_UP == 0:
 		p.err, p.isLink = l.Name+" is down", true
 	case l.RawFlags&unix.IFF_RUNNING == 0:
 		p.err, p.isLink = l.Name+" has no carrier", true
 	}
+	if gateway, ok := netip.AddrFromSlice(r.Gw); ok && p.err == "" && !p.local {
+		p.gateway = gateway.Unmap()
+		p.routeSrc, _ = netip.AddrFromSlice(r.Src)
+		p.routeSrc = p.routeSrc.Unmap()
+	}
 	p.noARP = l.RawFlags&unix.IFF_NOARP != 0
 	return p
-}
-
-// missingMAC says why no MAC can be found on the way, "" if one can.
-func (p path) missingMAC() string {
-	switch {
-	case p.mac == MAC{}:
-		return p.device + " is not an Ethernet interface (no ARP on it)"
-	case p.noARP && p.fixed == MAC{}:
-		return p.device + " does no ARP (give the real server's MAC: mac:, or ip neigh add … nud permanent)"
-	}
-	return ""
 }
 
 // chooseSource chooses the sender of the questions for a: an address of the

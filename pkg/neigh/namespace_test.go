@@ -108,11 +108,30 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// ipvs-facts/05 section 9: a real beyond a router, or beyond none.
-func TestGatewayIsNoWay(t *testing.T) {
-	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1, Routed: true})
-	r := resolver(t, c, netip.MustParseAddr("10.25.0.50"))
-	waitErr(t, r, netip.MustParseAddr("10.25.0.50"), "is behind a gateway")
+// A real beyond a router has the router's MAC, and follows it: when the router
+// gets another one, when the route changes to another router, and when there is
+// none that answers (ipvs-facts/05 section 9 has a real that no route leads to).
+func TestRealBehindRouter(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 2, Routed: true})
+	far := netip.MustParseAddr("10.25.0.50")
+	r := resolver(t, c, far)
+	router, d1 := c.Host("router"), c.Host("d1")
+	e := waitMAC(t, r, far, router.MAC("eth0").String())
+	if want := router.Addr("eth0"); e.Gateway != want || e.SrcAddr != d1.Addr("eth0") {
+		t.Errorf("the real is behind %s and is spoken to from %s, want %s and %s", e.Gateway, e.SrcAddr, want, d1.Addr("eth0"))
+	}
+	r2 := c.Host("r2")
+	tb.Run(t, d1, "ip", "route", "replace", "10.25.0.50/32", "via", r2.Addr("eth0").String())
+	waitMAC(t, r, far, r2.MAC("eth0").String())
+	setMAC(t, r2, "02:00:00:00:77:02", true)
+	waitMAC(t, r, far, "02:00:00:00:77:02")
+	tb.Run(t, d1, "ip", "route", "replace", "10.25.0.50/32", "via", "172.25.0.77")
+	waitErr(t, r, far, "the router of 10.25.0.50: 172.25.0.77 does not answer ARP")
+	if err := r.CannotAsk(far); err == nil {
+		t.Error("the real is blamed for its router")
+	}
+	tb.Run(t, d1, "ip", "route", "replace", "10.25.0.50/32", "dev", "eth0")
+	waitErr(t, r, far, "10.25.0.50 does not answer ARP on eth0")
 }
 
 // setMAC changes the MAC of a real as a replacement of its machine does. The

@@ -33,7 +33,7 @@ func (r *Resolver) AddrsOf(mac MAC) []netip.Addr {
 	defer r.mu.RUnlock()
 	var addrs []netip.Addr
 	for a, e := range r.entries {
-		if e.MAC == mac && mac != (MAC{}) {
+		if e.MAC == mac && mac != (MAC{}) && !e.Gateway.IsValid() {
 			addrs = append(addrs, a)
 		}
 	}
@@ -103,7 +103,7 @@ func (l *loop) silentInterfaces() map[int]bool {
 	type count struct{ all, missed int }
 	counts := map[int]count{}
 	for _, t := range l.targets {
-		if t.path.err != "" || t.path.local || t.path.fixed != (MAC{}) {
+		if t.path.err != "" || t.path.local || t.path.fixed != (MAC{}) || t.path.gateway.IsValid() {
 			continue
 		}
 		c := counts[t.path.ifindex]

@@ -174,7 +174,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 			due = at
 		case real := <-r.rechecks:
-			t := l.targets[real]
+			t := l.askedFor(real)
 			if t == nil {
 				continue
 			}
@@ -201,10 +201,11 @@ func (r *Resolver) Run(ctx context.Context) error {
 type loop struct {
 	*Resolver
 	targets         map[netip.Addr]*target
-	routesDue       time.Time // when to ask for the routes again; zero = not needed
-	routesNotBefore time.Time // events have it asked no sooner
-	silenceStale    bool      // a target has begun to miss questions, or has ended to
-	wokenAt         time.Time // when a frame last woke a silent interface
+	routers         map[netip.Addr]bool // that targets are behind
+	routesDue       time.Time           // when to ask for the routes again; zero = not needed
+	routesNotBefore time.Time           // events have it asked no sooner
+	silenceStale    bool                // a target has begun to miss questions, or has ended to
+	wokenAt         time.Time           // when a frame last woke a silent interface
 }
 
 // syncTargets takes over what [Resolver.Watch] was told.
@@ -220,7 +221,9 @@ func (l *loop) syncTargets() {
 		} else {
 			l.targets[a] = &target{addr: a}
 		}
+		l.targets[a].isRouter = false
 	}
+	l.keepRouters(old)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.entries, func(a netip.Addr, _ Entry) bool { return l.targets[a] == nil })
@@ -270,7 +273,7 @@ func (l *loop) hear(t *target, mac MAC, now time.Time) time.Time {
 	l.silenceStale = l.silenceStale || t.isMissed()
 	switch t.heard(mac, now) {
 	case resolved:
-		l.log.Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", mac, "before", before)
+		l.log.Info(t.kind()+" resolved", "real", t.addr, "device", t.path.device, "mac", mac, "before", before)
 	case moved:
 		l.logMove(t, before)
 	case rejected:
@@ -288,7 +291,7 @@ func (l *loop) hear(t *target, mac MAC, now time.Time) time.Time {
 }
 
 func (l *loop) logMove(t *target, before MAC) {
-	l.log.Warn("real server has moved", "real", t.addr, "device", t.path.device, "mac", t.mac, "before", before)
+	l.log.Warn(t.kind()+" has moved", "real", t.addr, "device", t.path.device, "mac", t.mac, "before", before)
 }
 
 // runDue does what is due and returns when there is more.
@@ -350,6 +353,11 @@ func (l *loop) readRoutes(now time.Time) {
 	addrs := slices.Collect(maps.Keys(l.targets))
 	began := time.Now()
 	paths, err := l.net.routes(addrs, avoid, bound)
+	if routers := l.addRouters(paths); err == nil && len(routers) > 0 {
+		var more []path
+		more, err = l.net.routes(routers, avoid, bound)
+		addrs, paths = append(addrs, routers...), append(paths, more...)
+	}
 	l.routesNotBefore = now.Add(5 * time.Since(began)) // thousands of addresses come one by one, each with an event
 	if err != nil {
 		l.log.Error("routes of the real servers", "error", err)
@@ -362,6 +370,9 @@ func (l *loop) readRoutes(now time.Time) {
 		t := l.targets[a]
 		t.setPath(paths[i], now)
 		used[segmentKey{t.path.ifindex, a.Is6()}] = true
+	}
+	l.dropRouters()
+	for _, t := range l.targets {
 		l.publishEntry(t)
 	}
 	l.net.keep(used)
@@ -369,7 +380,7 @@ func (l *loop) readRoutes(now time.Time) {
 
 // publishEntry makes a target's state known if it has changed.
 func (l *loop) publishEntry(t *target) {
-	e := t.entry()
+	e := l.entryOf(t)
 	l.mu.Lock()
 	old, ok := l.entries[t.addr]
 	l.entries[t.addr] = e
@@ -379,14 +390,15 @@ func (l *loop) publishEntry(t *target) {
 	}
 	l.version.Add(1)
 	wakeUp(l.changed)
-	if e.Usable() && !old.Usable() {
+	l.publishBehind(t)
+	if e.Usable() && !old.Usable() && !t.isRouter {
 		l.onUsable(t.addr)
 	}
 	switch {
 	case !t.isUnreachable() || e.Err == old.Err:
 	case old.MAC != (MAC{}):
-		l.log.Warn("real server lost", "real", t.addr, "mac", old.MAC, "reason", e.Err)
+		l.log.Warn(t.kind()+" lost", "real", t.addr, "mac", old.MAC, "reason", e.Err)
 	default:
-		l.log.Warn("real server not found", "real", t.addr, "reason", e.Err)
+		l.log.Warn(t.kind()+" not found", "real", t.addr, "reason", e.Err)
 	}
 }

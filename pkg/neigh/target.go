@@ -29,6 +29,7 @@ const (
 // target is what is known of one real: a state machine without I/O.
 type target struct {
 	addr       netip.Addr
+	isRouter   bool // nobody watches it, but reals are behind it
 	path       path
 	mac        MAC
 	unanswered int       // questions since the last answer
@@ -54,7 +55,7 @@ func (t *target) setPath(p path, now time.Time) {
 		t.mac, t.unanswered, t.sendErr, t.rival, t.urgent = MAC{}, 0, "", MAC{}, false
 		t.due, t.allSilent = time.Time{}, false
 		switch {
-		case p.err != "" || p.local:
+		case p.err != "" || p.local || p.gateway.IsValid():
 		case p.fixed != MAC{}:
 			t.mac = p.fixed
 		default:

@@ -14,8 +14,10 @@ type Host struct {
 	Source  [6]byte // of the director's interface that they leave by
 	IfIndex int
 	MTU     int
-	Local   bool // the address is the director's
-	Silent  bool // it does not answer ARP
+	From    netip.Addr // the director's address that an outer header has as source
+	Far     bool       // a router is between: MAC is the router's
+	Local   bool       // the address is the director's
+	Silent  bool       // it does not answer ARP
 }
 
 // World is what surrounds the director.
@@ -122,6 +124,7 @@ func (d *Director) settle(v *service) {
 			v.reals[c.Key()] = r
 		}
 		r.conf, r.there, r.host, r.idle = c, true, d.world.Host(c.Addr), 0
+		r.host.Silent = r.host.Silent || r.host.Far && c.Forward == lb.DR
 		if r.host.MAC != ([6]byte{}) {
 			r.mac = r.host.MAC
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // send counts a packet and sends it to a real. opens says that it opened a
@@ -24,8 +26,12 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	if mtu == 0 {
 		mtu = 0xffff
 	}
-	// Generic XDP sees several packets as one, which is cut up again.
-	merged := d.world.Generic && p.length > d.world.MTU
+	isTunnel := r.conf.Forward == lb.Tunnel
+	if isTunnel {
+		mtu -= outerLen
+	}
+	// Generic XDP sees several packets as one, which is cut up again, but for tunnels.
+	merged := d.world.Generic && p.length > d.world.MTU && !isTunnel
 	switch {
 	case r.host.Local:
 		return passed("local")
@@ -43,6 +49,12 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	copy(out[6:], r.host.Source[:])
 	decreaseTTL(out[p.ip:])
 	o := Outcome{Verdict: "forwarded", Action: Transmit, Frame: out}
+	if isTunnel {
+		o.Frame = encapsulate(p, out, r)
+		if !p.df {
+			o.AnyID = p.ip
+		}
+	}
 	if icmp {
 		o.Verdict = "icmp_forwarded"
 	}
@@ -53,6 +65,21 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 		}
 	}
 	return o
+}
+
+// outerLen is the length of the header that a tunnel adds.
+const outerLen = 20
+
+// encapsulate puts an outer header in front of a packet whose TTL is one less
+// already (ip_vs_tunnel_xmit). Without DF its identification is 0 here.
+func encapsulate(p packet, frame []byte, r *real) []byte {
+	inner := frame[p.ip:]
+	outer := []byte{0x45, inner[1], 0, 0, 0, 0, inner[6] & 0x40, 0, inner[8], 4, 0, 0}
+	from, to := r.host.From.As4(), r.conf.Addr.As4()
+	outer = slices.Concat(outer, from[:], to[:])
+	binary.BigEndian.PutUint16(outer[2:], uint16(outerLen+p.length))
+	binary.BigEndian.PutUint16(outer[10:], Checksum(outer))
+	return slices.Concat(frame[:p.ip], outer, inner)
 }
 
 // decreaseTTL takes one from the TTL of an IPv4 header, or from an IPv6 header's
@@ -101,5 +128,5 @@ func (d *Director) answer(p packet, typ, code byte, mtu int, verdict string) Out
 	binary.BigEndian.PutUint16(ip[10:], Checksum(ip))
 	icmp := slices.Concat([]byte{typ, code, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, quoted)
 	binary.BigEndian.PutUint16(icmp[2:], Checksum(icmp))
-	return Outcome{Verdict: verdict, Action: Transmit, Frame: slices.Concat(out, ip, icmp), Answer: p.ip}
+	return Outcome{Verdict: verdict, Action: Transmit, Frame: slices.Concat(out, ip, icmp), AnyID: p.ip}
 }

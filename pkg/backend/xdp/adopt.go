@@ -81,23 +81,30 @@ func (b *Backend) adoptReals() {
 			b.slots.give(uint32(i))
 			continue
 		}
-		r := &real{slot: uint32(i), gen: raw.Generation, isThere: raw.Flags&bpf.RealReserved == 0}
+		r := &real{slot: uint32(i), gen: raw.TenantGeneration(), isThere: raw.Flags&bpf.RealReserved == 0}
 		r.isUnchecked = !r.isThere && raw.Flags&bpf.RealUnchecked != 0
 		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: bpf.PortWord(raw.Port), Weight: raw.Weight}
-		r.near, r.isInherited = b.whereLeft(raw)
+		r.conf.Forward = forwardOf[raw.Method()]
+		r.near, r.isInherited = b.whereLeft(uint32(i))
 		s.reals[r.conf.Key()] = r
 	}
 }
 
-// whereLeft is how a predecessor reached a real, if it did.
-func (b *Backend) whereLeft(raw *bpf.Real) (near Neighbor, ok bool) {
+// whereLeft is how a predecessor reached the real in a slot, if it did.
+func (b *Backend) whereLeft(slot uint32) (near Neighbor, ok bool) {
+	raw := &b.dp.Reals[slot]
 	if raw.Flags&(bpf.RealReserved|bpf.RealSilent) != 0 || raw.Flags&bpf.RealThere == 0 {
 		return Neighbor{Err: "not looked up yet"}, false
 	}
-	return Neighbor{
+	near = Neighbor{
 		MAC: raw.MAC, Source: raw.Source, IfIndex: int(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
 		MTU: int(raw.MTU), Local: raw.Flags&bpf.RealLocal != 0,
-	}, true
+	}
+	if raw.Method() != bpf.ForwardDr {
+		near.From = b.dp.Tunnels[slot].Source.Addr()
+		near.MTU += tunnelOverhead
+	}
+	return near, true
 }
 
 func (b *Backend) deviceName(index uint32) string {
@@ -150,7 +157,7 @@ func (b *Backend) recount() {
 // current reports whether the slot still belongs to the real that v was given.
 func (b *Backend) current(v bpf.FlowValue) bool {
 	return v.Real() < uint32(len(b.dp.Reals)) && b.dp.Reals[v.Real()].Flags != 0 &&
-		b.dp.Reals[v.Real()].Generation == v.Generation()
+		b.dp.Reals[v.Real()].TenantGeneration() == v.Generation()
 }
 
 func cString(c []int8) string {

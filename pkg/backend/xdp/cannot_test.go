@@ -16,8 +16,7 @@ func TestCannot(t *testing.T) {
 		"":                                   func(*lb.Service) {},
 		"IPv6 listener [2001:db8::1]:80/tcp": func(s *lb.Service) { s.Listeners[1].Addr, s.Listeners[1].Proto = six, lb.TCP },
 		"IPv6 real 2001:db8::1":              func(s *lb.Service) { s.Reals[1].Addr = six },
-		"forward nat":                        func(s *lb.Service) { s.Reals[0].Forward = lb.NAT },
-		"forward tunnel":                     func(s *lb.Service) { s.Absent = []lb.Real{{Addr: realN(9), Forward: lb.Tunnel}} },
+		"forward nat":                        func(s *lb.Service) { s.Absent = []lb.Real{{Addr: realN(9), Forward: lb.NAT}} },
 		"sorry_server by nat":                func(s *lb.Service) { s.Sorry, s.SorryForward = realN(9), lb.NAT },
 		"upper_threshold":                    func(s *lb.Service) { s.Reals[1].Upper = 10 },
 	} {

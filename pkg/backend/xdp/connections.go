@@ -116,5 +116,5 @@ func (b *Backend) eachTemplate(visit func(place int, k bpf.TemplateKey, t bpf.Te
 
 // isOfSlot reports whether the slot still belongs to the real that t was given.
 func (b *Backend) isOfSlot(t bpf.TemplateValue) bool {
-	return t.Real() < uint32(len(b.dp.Reals)) && b.dp.Reals[t.Real()].Generation == t.Generation()
+	return t.Real() < uint32(len(b.dp.Reals)) && b.dp.Reals[t.Real()].TenantGeneration() == t.Generation()
 }

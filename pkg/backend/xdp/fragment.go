@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"time"
 
@@ -152,29 +153,45 @@ func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
 		return // the first went to the kernel, which cannot use the rest alone
 	}
 	real := &h.b.dp.Reals[note.Real]
-	if real.Flags&(bpf.RealThere|bpf.RealLocal) != bpf.RealThere || real.Generation != uint8(note.Generation) {
+	if real.Flags&(bpf.RealThere|bpf.RealLocal) != bpf.RealThere || real.TenantGeneration() != uint8(note.Generation) {
 		return // gone; or it is this host, whose stack cannot be sent a frame
 	}
 	for _, f := range frames {
-		if !readdress(f.frame, real) {
+		frame := h.addressed(f.frame, note.Real)
+		if frame == nil {
 			continue
 		}
 		to := &unix.SockaddrLinklayer{Ifindex: int(real.Ifindex), Halen: 6}
 		copy(to.Addr[:], real.MAC[:])
-		if err := unix.Sendto(h.socket, f.frame, 0, to); err != nil {
+		if err := unix.Sendto(h.socket, frame, 0, to); err != nil {
 			h.b.log.Warn("send held fragment", "err", err)
 		}
 	}
 }
 
-// readdress does to a frame what forward.h does.
-func readdress(frame []byte, real *bpf.Real) bool {
-	at := 14
+// addressed is a frame as the packet path would send it to the real in a slot;
+// nil if it must not be sent.
+func (h *holder) addressed(frame []byte, slot uint32) []byte {
+	real := &h.b.dp.Reals[slot]
+	at, ok := readdress(frame, real)
+	if !ok {
+		return nil
+	}
+	if real.Method() == bpf.ForwardDr {
+		return frame
+	}
+	return encapsulate(frame, at, &h.b.dp.Tunnels[slot], uint16(rand.Uint32()))
+}
+
+// readdress does to a frame what forward_dr.h does, and gives the offset of its
+// IPv4 header.
+func readdress(frame []byte, real *bpf.Real) (at int, ok bool) {
+	at = 14
 	for at+20 <= len(frame) && at <= 18 && (frame[at-2] == 0x81 && frame[at-1] == 0 || frame[at-2] == 0x88 && frame[at-1] == 0xa8) {
 		at += 4
 	}
 	if at+20 > len(frame) || frame[at+8] <= 1 {
-		return false
+		return 0, false
 	}
 	copy(frame, real.MAC[:])
 	copy(frame[6:], real.Source[:])
@@ -184,5 +201,5 @@ func readdress(frame []byte, real *bpf.Real) bool {
 		sum++
 	}
 	binary.BigEndian.PutUint16(frame[at+10:], uint16(sum))
-	return true
+	return at, true
 }

@@ -222,6 +222,10 @@ func (t *narrator) addReal(slot uint32) {
 		return
 	}
 	t.note("to real %s, MAC %s, ifindex %d", t.real, macString(raw.MAC), raw.Ifindex)
+	if raw.Method() != bpf.ForwardDr {
+		way := &t.b.dp.Tunnels[slot]
+		t.note("inside an IP packet from %s to %s", way.Source.Addr(), way.Destination.Addr())
+	}
 }
 
 // flagLetters are TCP flags as letters.

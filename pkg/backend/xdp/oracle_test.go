@@ -131,7 +131,10 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 // setHost makes both sides see the same host.
 func (d *duel) setHost(a netip.Addr, o oracle.Host) {
 	d.hosts[a] = o
-	n := Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", Local: o.Local}
+	n := Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", From: o.From, Local: o.Local}
+	if o.Far {
+		n.Gateway = farGateway
+	}
 	if o.Silent {
 		n.Err = "silent"
 	}
@@ -224,7 +227,7 @@ func (d *duel) frame(what string, in []byte) {
 		return
 	}
 	got := opts.DataOut
-	if at := want.Answer; at > 0 && len(got) >= at+20 {
+	if at := want.AnyID; at > 0 && len(got) >= at+20 {
 		if oracle.Checksum(got[at:at+20]) != 0 {
 			d.rt.Fatalf("%s: checksum of the answer %x", what, got)
 		}

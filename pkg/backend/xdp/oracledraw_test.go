@@ -17,12 +17,13 @@ import (
 const ingress = 1
 
 var (
-	vips     = []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
-	ownAddr  = netip.MustParseAddr("10.0.0.1")
-	peerAddr = netip.MustParseAddr("10.0.0.2")
-	sorryOne = netip.MustParseAddr("10.0.0.21")
-	thisHost = netip.MustParseAddr("127.0.0.1")
-	allHosts = append([]netip.Addr{peerAddr, sorryOne, thisHost}, realAddrs...)
+	vips       = []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
+	ownAddr    = netip.MustParseAddr("10.0.0.1")
+	peerAddr   = netip.MustParseAddr("10.0.0.2")
+	sorryOne   = netip.MustParseAddr("10.0.0.21")
+	farGateway = netip.MustParseAddr("10.0.0.254")
+	thisHost   = netip.MustParseAddr("127.0.0.1")
+	allHosts   = append([]netip.Addr{peerAddr, sorryOne, thisHost}, realAddrs...)
 
 	realAddrs = func() (as []netip.Addr) {
 		for n := range 7 {
@@ -71,6 +72,7 @@ func (d *duel) drawHost(a netip.Addr) {
 		if chance(d.rt, 8, "silent") {
 			h.Silent, h.MAC = true, [6]byte{}
 		}
+		h.From, h.Far = ownAddr, chance(d.rt, 16, "behind a router")
 	}
 	d.setHost(a, h)
 }
@@ -162,8 +164,9 @@ var weights = []uint16{0, 1, 1, 1, 2, 3, 5, 100, 300}
 // addReal puts a real into the list, at the end or elsewhere.
 func (d *duel) addReal(s *lb.Service) {
 	r := lb.Real{
-		Addr:   rapid.SampledFrom(realAddrs).Draw(d.rt, "real"),
-		Weight: rapid.SampledFrom(weights).Draw(d.rt, "weight"),
+		Addr:    rapid.SampledFrom(realAddrs).Draw(d.rt, "real"),
+		Weight:  rapid.SampledFrom(weights).Draw(d.rt, "weight"),
+		Forward: draw(d.rt, "forward", lb.DR, lb.DR, lb.DR, lb.Tunnel),
 	}
 	if chance(d.rt, 10, "own port") {
 		r.Port = 8080

@@ -138,7 +138,7 @@ func (b *Backend) isUnchanged(s *service, conf *lb.Service, neighVersion uint64)
 		return true
 	}
 	for _, r := range s.reals {
-		if r.isThere && r.near != b.neigh.Lookup(r.conf.Addr) {
+		if r.isThere && r.near != b.findWay(r.conf) {
 			return false
 		}
 	}

@@ -17,9 +17,9 @@ func compareAndSwap64(p *uint64, old, new uint64) bool {
 	return atomic.CompareAndSwapUint64(p, old, new)
 }
 
-// nextHopWord is the first word of a real: its MAC, generation and flags.
-func nextHopWord(mac [6]byte, generation, flags uint8) uint64 {
-	b := [8]byte{mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], generation, flags}
+// nextHopWord is the first word of a real: its MAC, generation, method and flags.
+func nextHopWord(mac [6]byte, generation uint8, method bpf.ForwardMethod, flags uint8) uint64 {
+	b := [8]byte{mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], generation | uint8(method)<<4, flags}
 	return binary.NativeEndian.Uint64(b[:])
 }
 

@@ -128,7 +128,7 @@ func (b *Backend) placeReals(s *service) error {
 			return err
 		}
 	}
-	sorry := lb.Real{Addr: s.conf.Sorry, Weight: 1}
+	sorry := lb.Real{Addr: s.conf.Sorry, Weight: 1, Forward: s.conf.SorryForward}
 	if s.conf.Sorry.IsValid() && !slices.ContainsFunc(s.conf.Reals, sorry.Same) {
 		return b.placeReal(s, sorry)
 	}
@@ -142,7 +142,7 @@ func (b *Backend) placeReal(s *service, conf lb.Real) error {
 		if err != nil {
 			return fmt.Errorf("service %s: real %s: %w", s.conf.Name, conf.Addr, err)
 		}
-		r = &real{slot: slot, gen: b.dp.Reals[slot].Generation}
+		r = &real{slot: slot, gen: b.dp.Reals[slot].TenantGeneration()}
 		s.reals[conf.Key()] = r
 	}
 	r.conf = conf
@@ -166,7 +166,7 @@ func (b *Backend) takeSlot() (uint32, error) {
 		return 0, err
 	}
 	raw := &b.dp.Reals[slot]
-	*raw = bpf.Real{Generation: (raw.Generation + 1) & 15}
+	*raw = bpf.Real{Generation: (raw.TenantGeneration() + 1) & 15}
 	b.dp.Loads[slot] = bpf.Load{}
 	return slot, nil
 }
@@ -174,7 +174,7 @@ func (b *Backend) takeSlot() (uint32, error) {
 // lookUp asks where a real is. One that a predecessor had found stays where it was
 // as long as it is only being asked: to its clients nothing has happened.
 func (b *Backend) lookUp(r *real) {
-	near := b.neigh.Lookup(r.conf.Addr)
+	near := b.findWay(r.conf)
 	moved := near.IfIndex != 0 && near.IfIndex != r.near.IfIndex
 	if r.isInherited && near.Pending && !moved {
 		return
@@ -182,6 +182,7 @@ func (b *Backend) lookUp(r *real) {
 	if near.OwnLink && near.MAC == ([6]byte{}) {
 		// Where it was, as long as it cannot be asked.
 		near.MAC, near.Source, near.IfIndex, near.MTU, near.Device = r.near.MAC, r.near.Source, r.near.IfIndex, r.near.MTU, r.near.Device
+		near.From, near.Gateway = r.near.From, r.near.Gateway
 	}
 	r.near, r.isInherited = near, false
 }
@@ -200,15 +201,11 @@ func (b *Backend) write(s *service, r *real) {
 	if mac == ([6]byte{}) {
 		mac = raw.MAC // silent: its old flows are still sent there
 	}
-	publishNextHop(raw, nextHopWord(mac, r.gen, b.flags(s, r, mac)))
-}
-
-// mtu is the longest packet that may be sent to r.
-func (r *real) mtu() uint16 {
-	if r.near.MTU <= 0 || r.near.MTU > 0xffff {
-		return 0xffff
+	method := methods[r.conf.Forward]
+	if method != bpf.ForwardDr {
+		b.dp.Tunnels[r.slot] = tunnelTo(r)
 	}
-	return uint16(r.near.MTU)
+	publishNextHop(raw, nextHopWord(mac, r.gen, method, b.flags(s, r, mac)))
 }
 
 // addressOf is the address of the real in a slot.

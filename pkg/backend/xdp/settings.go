@@ -112,5 +112,5 @@ func (b *Backend) peer(p netip.Addr, index int, known []bpf.Peer) (raw bpf.Peer,
 	}
 	raw.Addr = bpf.IPv4Word(p)
 	copy(raw.MAC[:], near.MAC[:])
-	return raw, near.MAC != ([6]byte{}) && near.IfIndex == index
+	return raw, near.MAC != ([6]byte{}) && !near.Gateway.IsValid() && near.IfIndex == index
 }

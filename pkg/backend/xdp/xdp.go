@@ -21,10 +21,12 @@ type Neighbor struct {
 	IfIndex int
 	Device  string
 	MTU     int
-	Local   bool   // the address is this host's
-	Err     string // why it cannot be reached, "" if it can
-	Pending bool   // with Err: only because it is still being asked
-	OwnLink bool   // with Err: through no fault of the address, but because of this host's link
+	From    netip.Addr // of this host: what an outer header to the address has as source
+	Gateway netip.Addr // the router that the address is behind, whose MAC it is; zero if it is on the segment
+	Local   bool       // the address is this host's
+	Err     string     // why it cannot be reached, "" if it can
+	Pending bool       // with Err: only because it is still being asked
+	OwnLink bool       // with Err: through no fault of the address, but because of this host's link
 }
 
 // Neighbors answers from what is known now; it never waits.
@@ -227,54 +229,4 @@ func (b *Backend) LeaseLeft(id uint32) time.Duration {
 		return 0
 	}
 	return time.Duration((until - now) * uint64(time.Second) / loader.HZ())
-}
-
-// ErrUnsupported marks what direct routing in XDP does not do.
-var ErrUnsupported = errors.New("not possible with XDP (use `backend: ipvs` or `auto`)")
-
-// Supports tells why a service cannot run here: nil if it can.
-func Supports(s lb.Service) error { return supports(s, false) }
-
-func supports(s lb.Service, ipv6 bool) error {
-	if why := cannot(s, ipv6); why != "" {
-		return fmt.Errorf("service %s: %s: %w", s.Name, why, ErrUnsupported)
-	}
-	return nil
-}
-
-// Cannot tells in a few words why a service cannot run here: "" if it can.
-func Cannot(s lb.Service) string { return cannot(s, false) }
-
-// cannot is [Cannot]; with ipv6 it takes services of IPv6.
-func cannot(s lb.Service, ipv6 bool) string {
-	if s.Condition != "" {
-		return fmt.Sprintf("mark %d: %s", s.Mark, s.Condition)
-	}
-	isIPv6 := s.IsIPv6()
-	for _, l := range s.Listeners {
-		switch {
-		case l.Addr.Is6() && !ipv6:
-			return "IPv6 listener " + l.String()
-		case l.Addr.Is6() != isIPv6:
-			return "listeners of both families"
-		}
-	}
-	if s.Sorry.IsValid() && s.SorryForward != lb.DR {
-		return "sorry_server by " + s.SorryForward.String()
-	}
-	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
-		for _, r := range rs {
-			switch {
-			case r.Forward != lb.DR:
-				return "forward " + r.Forward.String()
-			case r.Addr.Is6() && !ipv6:
-				return "IPv6 real " + r.Addr.String()
-			case r.Addr.Is6() != isIPv6:
-				return "real " + r.Addr.String() + " of the other family"
-			case r.Upper != 0:
-				return "upper_threshold"
-			}
-		}
-	}
-	return ""
 }

@@ -1,0 +1,170 @@
+package xdp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// outerSource is what the director's outer headers come from.
+var outerSource = netip.MustParseAddr("10.0.0.1")
+
+// tunnelService is web with a real behind a router, by tunnel, and one by direct routing.
+func tunnelService() lb.Service {
+	s := webService(2)
+	s.Scheduler = lb.RR
+	s.Reals[0].Forward = lb.Tunnel
+	return s
+}
+
+// newTunnel serves tunnelService, whose first real is behind a router.
+func newTunnel(t *testing.T, s lb.Service) *harness {
+	t.Helper()
+	h := newStill(t, 4096, 1024)
+	h.serveTunnels(s)
+	return h
+}
+
+func (h *harness) serveTunnels(s lb.Service) {
+	h.t.Helper()
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): {
+		MAC: [6]byte{2, 0, 0, 0, 0, 0x77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500,
+		From: outerSource, Gateway: netip.MustParseAddr("10.0.0.254"),
+	}}
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+}
+
+// wantOuter checks the outer header of a frame that carries what in was, and
+// returns what it carries.
+func wantOuter(t *testing.T, in, out []byte, at int) []byte {
+	t.Helper()
+	if len(out) != len(in)+ipv4Len {
+		t.Fatalf("%d bytes became %d, want %d more", len(in), len(out), ipv4Len)
+	}
+	outer, inner := out[at:at+ipv4Len], out[at+ipv4Len:]
+	want := outerHeader(outerSource, realN(1))
+	want[1], want[8] = in[at+1], in[at+8]-1
+	binary.BigEndian.PutUint16(want[2:], binary.BigEndian.Uint16(in[at+2:])+ipv4Len)
+	if want[6] = in[at+6] & 0x40; want[6] == 0 {
+		copy(want[4:6], outer[4:6]) // any identification
+	}
+	binary.BigEndian.PutUint16(want[10:], checksum(want))
+	if !bytes.Equal(outer, want) {
+		t.Errorf("outer header\n%x, want\n%x", outer, want)
+	}
+	if carried := bytes.Clone(in[at:]); true {
+		carried[8]--
+		binary.BigEndian.PutUint16(carried[10:], 0)
+		binary.BigEndian.PutUint16(carried[10:], checksum(carried[:int(carried[0]&15)*4]))
+		if !bytes.Equal(inner, carried) {
+			t.Errorf("carried\n%x, want\n%x", inner, carried)
+		}
+	}
+	return inner
+}
+
+// Every kind of packet of a connection goes through the tunnel, by the short
+// way and the long way alike, with what the kernel takes from the inner header.
+func TestTunnelHeader(t *testing.T) {
+	s := tunnelService()
+	s.Reals = s.Reals[:1]
+	h := newTunnel(t, s)
+	frame := func(flags string, size int, change func(ip []byte), tags ...uint16) ([]byte, int) {
+		p := lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: flags, Size: size}
+		f, err := buildFrame(p, h.dp.Interfaces[0].MAC)
+		must(t, err)
+		if change != nil {
+			change(f[ethernetLen:])
+			binary.BigEndian.PutUint16(f[ethernetLen+10:], 0)
+			binary.BigEndian.PutUint16(f[ethernetLen+10:], checksum(f[ethernetLen:ethernetLen+int(f[ethernetLen]&15)*4]))
+		}
+		return tagged(f, tags...), ethernetLen + 4*len(tags)
+	}
+	for _, x := range []struct {
+		flags  string
+		size   int
+		change func(ip []byte)
+		tags   []uint16
+	}{
+		{flags: "S"}, {flags: "A"}, {flags: "A"}, {flags: "A", size: 1480},
+		{flags: "A", change: func(ip []byte) { ip[1] = 0xb9 }}, // the long way: the short one wants no TOS
+		{flags: "A", change: func(ip []byte) { ip[6] = 0 }},
+		{flags: "A", change: func(ip []byte) { ip[8] = 2 }},
+		{flags: "A", change: func(ip []byte) { ip[8], ip[1] = 255, 0xff }},
+		{flags: "A", tags: []uint16{0x8100}}, {flags: "A", tags: []uint16{0x88a8, 0x8100}}, {flags: "FA"},
+	} {
+		in, at := frame(x.flags, x.size, x.change, x.tags...)
+		out := h.want(in, "forwarded", tx)
+		wantOuter(t, in, out, at)
+		if mac := [6]byte{2, 0, 0, 0, 0, 0x77}; !bytes.Equal(out[:6], mac[:]) || !bytes.Equal(out[6:12], directorMAC[:]) {
+			t.Errorf("from %x to %x, want the router's MAC, and the interface's", out[6:12], out[:6])
+		}
+		if !bytes.Equal(out[12:at], in[12:at]) {
+			t.Errorf("tags %x, want %x", out[12:at], in[12:at])
+		}
+	}
+}
+
+// What does not fit with the outer header is answered with the size that does,
+// or dropped where XDP would have to fragment.
+func TestTunnelMTU(t *testing.T) {
+	h := newTunnel(t, tunnelService())
+	r := h.services["web"].reals[lb.Real{Addr: realN(1)}.Key()]
+	if got := h.dp.Reals[r.slot].MTU; got != 1480 {
+		t.Fatalf("the way takes %d bytes, want 1480", got)
+	}
+	if near, ok := h.whereLeft(r.slot); !ok || near.MTU != 1500 || near.From != outerSource {
+		t.Errorf("a successor would find %+v", near)
+	}
+	s := tunnelService()
+	s.Reals = s.Reals[:1]
+	h.serveTunnels(s)
+	long := lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "S", Size: 1481}
+	f, err := buildFrame(long, h.dp.Interfaces[0].MAC)
+	must(t, err)
+	out := h.want(f, "answered_too_big", tx)
+	if mtu := binary.BigEndian.Uint16(out[ethernetLen+ipv4Len+6:]); mtu != 1480 {
+		t.Errorf("the answer says %d bytes, want 1480", mtu)
+	}
+	f[ethernetLen+6] = 0
+	h.want(f, "too_big", drop)
+}
+
+// Reals by direct routing and by tunnel side by side; a change of method takes
+// the connections along.
+func TestTunnelBesideDirectRouting(t *testing.T) {
+	s := tunnelService()
+	h := newTunnel(t, s)
+	lengths := map[int]int{}
+	for port := range uint16(4) {
+		f, err := buildFrame(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), 2000+port), Dst: web, Flags: "S", Size: 60}, h.dp.Interfaces[0].MAC)
+		must(t, err)
+		lengths[len(h.want(f, "forwarded", tx))-len(f)]++
+	}
+	if lengths[0] != 2 || lengths[ipv4Len] != 2 {
+		t.Errorf("four connections became longer by %v, want two of them by %d", lengths, ipv4Len)
+	}
+	s = s.Clone()
+	s.Reals[0].Forward, s.Reals[1].Forward = lb.DR, lb.DR
+	near := h.net.hosts[realN(1)]
+	h.serveTunnels(s)
+	if r := h.services["web"].reals[s.Reals[0].Key()]; r.near.Err == "" || h.dp.Reals[r.slot].Method() != bpf.ForwardDr {
+		t.Errorf("a real behind %s counts as reachable by direct routing", near.Gateway)
+	}
+}
+
+// A tunnel to a host that this host cannot speak from is an error with a cure.
+func TestTunnelWithoutSource(t *testing.T) {
+	h := newStill(t, 1024, 1024)
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): {MAC: [6]byte{2, 0, 0, 0, 0, 0x77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}}
+	s := tunnelService()
+	s.Reals = s.Reals[:1]
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+	if r := h.services["web"].reals[s.Reals[0].Key()]; r.near.Err == "" {
+		t.Error("a tunnel without a source address counts as reachable")
+	}
+}

@@ -8,14 +8,6 @@ import (
 // Routers: a real that is not on the segment has the MAC of the router that it
 // is behind, which is a target of its own and is asked like a real.
 
-// kind is what a target is called.
-func (t *target) kind() string {
-	if t.isRouter {
-		return "router of real servers"
-	}
-	return "real server"
-}
-
 // askedFor is the target that is asked for the MAC of a real; nil if none is.
 func (l *loop) askedFor(real netip.Addr) *target {
 	t := l.targets[real]

@@ -325,7 +325,7 @@ static __always_inline struct real *find_hashed_real(struct run *r, __u32 *slot)
 	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
 		return 0;
 	record(STEP_SERVICE, index & (SERVICES - 1));
-	*slot = pick_by_hash_or_load(svc, hash_input(svc, &r->p));
+	*slot = pick_by_walk(svc, hash_input(svc, &r->p));
 	real = bpf_map_lookup_elem(&reals, slot);
 	return real && real->flags & REAL_THERE ? real : 0;
 }

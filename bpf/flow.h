@@ -147,7 +147,7 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
 			set_own(&c, current_client());
 		store_64(c.key, in->key);
 		in->value |= c.nonce;
-		load_add(value_real(in->value), value_state(in->value), 1);
+		load_open(value_real(in->value), value_state(in->value));
 		store_64(c.value, in->value);
 		return 0;
 	}
@@ -254,7 +254,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 		return ABSORB_BUSY;
 	if (real && real_generation(real) == value_generation(value))
 		load_add(slot, value_state(value), -1);
-	load_add(value_real(wanted), value_state(wanted), 1);
+	load_open(value_real(wanted), value_state(wanted));
 	return ABSORB_CHANGED;
 }
 

@@ -78,8 +78,14 @@ static __always_inline __u32 ring_slot(const struct service *svc, __u32 index)
 static __always_inline int is_usable(__u32 slot)
 {
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+	struct load *load;
 
-	return real && (real->flags & (REAL_USABLE | REAL_OVERLOADED)) == REAL_USABLE;
+	if (!real || !(real->flags & REAL_USABLE))
+		return 0;
+	if (!(real->flags & REAL_LIMITED))
+		return 1;
+	load = bpf_map_lookup_elem(&loads, &slot);
+	return load && !is_overloaded(load);
 }
 
 struct walk {
@@ -89,6 +95,7 @@ struct walk {
 	__u64 cost; /* lc family: of the best one so far */
 	__u64 weight;
 	__u32 kind;
+	struct cursor *cursor; /* rr */
 };
 
 /* ip_vs_sh_get_fallback, ip_vs_mh_get_fallback: go round until one is usable. */
@@ -135,8 +142,9 @@ static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 
 /*
  * lc: active * 256 + inactive; wlc: the same by weight; sed: (active + 1) by
- * weight; nq: an idle one first, else sed. The first of equals wins
- * (ip_vs_lc.c, ip_vs_wlc.c, ip_vs_sed.c, ip_vs_nq.c).
+ * weight; nq: an idle one first, else sed; fo: the heaviest; ovf: the heaviest
+ * that has no more active ones than weight. The first of equals wins (ip_vs_lc.c,
+ * ip_vs_wlc.c, ip_vs_sed.c, ip_vs_nq.c, ip_vs_fo.c, ip_vs_ovf.c).
  */
 static long walk_load(__u32 i, struct walk *w)
 {
@@ -146,7 +154,7 @@ static long walk_load(__u32 i, struct walk *w)
 	__s64 active, inactive;
 	__u64 cost;
 
-	if (!real || !load || (real->flags & (REAL_USABLE | REAL_OVERLOADED)) != REAL_USABLE)
+	if (!real || !load || !(real->flags & REAL_USABLE) || is_overloaded(load))
 		return 0;
 	active = load->active > 0 ? load->active : 0;
 	inactive = load->inactive > 0 ? load->inactive : 0;
@@ -155,7 +163,10 @@ static long walk_load(__u32 i, struct walk *w)
 		return 1;
 	}
 	cost = w->kind >= SCHED_SED ? active + 1 : active * 256 + inactive;
-	if (w->kind == SCHED_LC) {
+	if (w->kind >= SCHED_FO) {
+		if (real->weight <= w->weight || (w->kind == SCHED_OVF && active > real->weight))
+			return 0;
+	} else if (w->kind == SCHED_LC) {
 		if (w->chosen != NO_SLOT && cost >= w->cost)
 			return 0;
 	} else if (w->chosen != NO_SLOT && w->cost * real->weight <= cost * w->weight) {
@@ -172,6 +183,45 @@ static __always_inline __u32 pick_by_load(struct service *svc)
 	struct walk w = { .svc = svc, .chosen = NO_SLOT, .kind = svc->scheduler };
 
 	bpf_loop(svc->ring_size, walk_load, &w, 0);
+	return w.chosen;
+}
+
+/*
+ * rr, wrr: steps over reals that are above their threshold. Behind so many
+ * steps it looks at the end of the ring, the last pass of wrr, which has every
+ * real once: a real of weight 60,000 must not make a packet walk as far.
+ */
+#define STEPS_IN_TURN 256
+
+static long walk_turn(__u32 i, struct walk *w)
+{
+	__u32 size = w->svc->ring_size, slot;
+
+	if (!size)
+		return 1;
+	if (i < STEPS_IN_TURN) {
+		__u64 pick = fetch_add_64(&w->cursor->picks, 1) + (STORES ? 0 : i);
+
+		slot = ring_slot(w->svc, (pick + w->svc->start) % size);
+	} else {
+		slot = ring_slot(w->svc, (size - 1 - (i - STEPS_IN_TURN)) % size);
+	}
+	if (!is_usable(slot))
+		return 0;
+	w->chosen = slot;
+	return 1;
+}
+
+static __always_inline __u32 pick_in_turn_within_limits(struct service *svc, __u32 index)
+{
+	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &index);
+	struct walk w = { .svc = svc, .chosen = NO_SLOT, .cursor = cursor };
+	__u32 size = svc->ring_size;
+
+	if (!cursor)
+		return NO_SLOT;
+	record(STEP_IN_TURN, cursor->picks);
+	bpf_loop(size > STEPS_IN_TURN ? STEPS_IN_TURN + svc->ring_reals : size, walk_turn, &w, 0);
 	return w.chosen;
 }
 
@@ -195,11 +245,16 @@ static __always_inline __u32 hash_input(const struct service *svc, const struct 
 	return svc->flags & SERVICE_PORT ? value + bpf_ntohs(p->source_port) : value;
 }
 
-/* All but rr and wrr; a global function, so that it is verified once. */
-__attribute__((noinline)) __u32 pick_by_hash_or_load(struct service *svc, __u32 value)
+/*
+ * All but rr and wrr without thresholds; a global function, so that it is
+ * verified once. value is what is hashed, or the index of svc.
+ */
+__attribute__((noinline)) __u32 pick_by_walk(struct service *svc, __u32 value)
 {
 	if (!svc)
 		return NO_SLOT;
+	if (svc->scheduler == SCHED_RR)
+		return pick_in_turn_within_limits(svc, value);
 	if (svc->scheduler >= SCHED_LC) {
 		record(STEP_LEAST, 0);
 		return pick_by_load(svc);
@@ -215,7 +270,9 @@ static __always_inline __u32 pick_real(struct service *svc, __u32 index, const s
 		record(STEP_SORRY, svc->sorry);
 		return svc->sorry;
 	}
-	if (svc->scheduler == SCHED_RR)
-		return pick_in_turn(svc, index);
-	return pick_by_hash_or_load(svc, hash_input(svc, p));
+	if (svc->scheduler != SCHED_RR)
+		return pick_by_walk(svc, hash_input(svc, p));
+	if (svc->flags & SERVICE_LIMITED)
+		return pick_by_walk(svc, index);
+	return pick_in_turn(svc, index);
 }

@@ -40,6 +40,22 @@ static __always_inline int is_active(__u32 state)
 	return state == STATE_SYN_RECV || state == STATE_ESTABLISHED;
 }
 
+/*
+ * Whether a real gets no new connections because of those it has
+ * (IP_VS_DEST_F_OVERLOAD). The kernel takes the mark away at an unbind. Only a
+ * new connection raises the number again: to look before one is chosen and
+ * before one is added comes to the same.
+ */
+static __always_inline int is_overloaded(struct load *l)
+{
+	if (!l->upper || !l->is_overloaded)
+		return 0;
+	if ((__s64)l->active + l->inactive >= l->lower)
+		return 1;
+	store_32(&l->is_overloaded, 0);
+	return 0;
+}
+
 static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &real);
@@ -50,6 +66,19 @@ static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
 		add_32(&l->active, by);
 	else
 		add_32(&l->inactive, by);
+}
+
+/* One more connection of a real (ip_vs_bind_dest). */
+static __always_inline void load_open(__u32 real, __u32 state)
+{
+	struct load *l = bpf_map_lookup_elem(&loads, &real);
+
+	if (!l)
+		return;
+	is_overloaded(l);
+	add_32(is_active(state) ? &l->active : &l->inactive, 1);
+	if (l->upper && (__s64)l->active + l->inactive >= l->upper)
+		store_32(&l->is_overloaded, 1);
 }
 
 static __always_inline void load_move(__u32 real, __u32 from, __u32 to)

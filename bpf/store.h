@@ -26,6 +26,12 @@ static __always_inline void store_64(__u64 *place, __u64 value)
 		*(volatile __u64 *)place = value;
 }
 
+static __always_inline void store_32(void *place, __u32 value)
+{
+	if (STORES)
+		*(volatile __u32 *)place = value;
+}
+
 static __always_inline void store_16(void *place, __u16 value)
 {
 	if (STORES)

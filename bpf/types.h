@@ -210,6 +210,8 @@ enum scheduler {
 	SCHED_WLC,
 	SCHED_SED,
 	SCHED_NQ,
+	SCHED_FO, /* the heaviest that may take one */
+	SCHED_OVF, /* the same, while it has no more active connections than weight */
 };
 
 enum service_flag {
@@ -218,6 +220,7 @@ enum service_flag {
 	SERVICE_PERSISTENT = 4,
 	SERVICE_ONE_PACKET = 8,
 	SERVICE_FILTERED = 16, /* has, or is under, deny or allow lists */
+	SERVICE_LIMITED = 32, /* a real of it has an upper threshold */
 };
 
 /* An index into reals that means none. */
@@ -241,7 +244,8 @@ struct service {
 	__u32 persist_ticks; /* lifetime of a template */
 	__be32 persist_mask;
 	__u32 cookie; /* changes when the index changes hands: keys templates */
-	__u32 spare[7];
+	__u32 ring_reals; /* different reals of the ring */
+	__u32 spare[6];
 };
 
 /* How packets get to a real. The short way takes direct routing only. */
@@ -257,7 +261,7 @@ enum real_flag {
 	REAL_USABLE = 2, /* may get new connections (weight > 0) */
 	REAL_LOCAL = 4, /* this host */
 	REAL_FILTERED = 8, /* its service has deny or allow lists */
-	REAL_OVERLOADED = 16, /* above its upper threshold; nothing sets it yet, thresholds will */
+	REAL_LIMITED = 16, /* has an upper threshold: its load says whether it is above */
 	REAL_RESERVED = 32, /* removed, kept for its flows */
 	REAL_SILENT = 64, /* there, and does not answer ARP: UDP is scheduled anew, TCP is still sent there */
 	REAL_UNCHECKED = 64, /* not there, only because it has not been checked yet: its connections wait */
@@ -292,10 +296,17 @@ struct tunnel {
 	__u32 spare[3];
 };
 
-/* Live connections of a real, as ipvsadm counts them. */
+/*
+ * Live connections of a real, as ipvsadm counts them, and its thresholds. The
+ * packet path alone writes is_overloaded: a hysteresis that a lag would break.
+ */
 struct load {
 	__s32 active; /* SYN_RECV, ESTABLISHED */
 	__s32 inactive; /* everything else */
+	__u32 upper; /* with so many it is overloaded; 0 = never */
+	__u32 lower; /* with fewer it is not any more */
+	__u32 is_overloaded; /* gets no new connections */
+	__u32 spare[3];
 };
 
 /* Counters of a real, one per CPU. Bytes are IP lengths. */

@@ -173,6 +173,8 @@ const (
 	SchedWLC Scheduler = 5
 	SchedSED Scheduler = 6
 	SchedNQ  Scheduler = 7
+	SchedFO  Scheduler = 8 // the heaviest that may take one
+	SchedOVF Scheduler = 9 // the same, while it has no more active connections than weight
 )
 
 type ServiceFlag uint32
@@ -184,6 +186,7 @@ const (
 	ServicePersistent ServiceFlag = 4
 	ServiceOnePacket  ServiceFlag = 8
 	ServiceFiltered   ServiceFlag = 16 // has, or is under, deny or allow lists
+	ServiceLimited    ServiceFlag = 32 // a real of it has an upper threshold
 )
 
 // An index into reals that means none.
@@ -209,7 +212,8 @@ type Service struct {
 	PersistTicks uint32
 	PersistMask  uint32
 	Cookie       uint32
-	Spare        [7]uint32
+	RingReals    uint32
+	Spare        [6]uint32
 }
 
 // How packets get to a real. The short way takes direct routing only.
@@ -224,15 +228,15 @@ const (
 )
 
 const (
-	RealThere      = 1   // holds a real: flows may use it
-	RealUsable     = 2   // may get new connections (weight > 0)
-	RealLocal      = 4   // this host
-	RealFiltered   = 8   // its service has deny or allow lists
-	RealOverloaded = 16  // above its upper threshold; nothing sets it yet, thresholds will
-	RealReserved   = 32  // removed, kept for its flows
-	RealSilent     = 64  // there, and does not answer ARP: UDP is scheduled anew, TCP is still sent there
-	RealUnchecked  = 64  // not there, only because it has not been checked yet: its connections wait
-	RealSorry      = 128 // the sorry server, and none of the reals: clients do not stay with it
+	RealThere     = 1   // holds a real: flows may use it
+	RealUsable    = 2   // may get new connections (weight > 0)
+	RealLocal     = 4   // this host
+	RealFiltered  = 8   // its service has deny or allow lists
+	RealLimited   = 16  // has an upper threshold: its load says whether it is above
+	RealReserved  = 32  // removed, kept for its flows
+	RealSilent    = 64  // there, and does not answer ARP: UDP is scheduled anew, TCP is still sent there
+	RealUnchecked = 64  // not there, only because it has not been checked yet: its connections wait
+	RealSorry     = 128 // the sorry server, and none of the reals: clients do not stay with it
 )
 
 // A real server of one service; the first word says where to. Two in a line,
@@ -261,11 +265,16 @@ type Tunnel struct {
 	Spare       [3]uint32
 }
 
-// Live connections of a real, as ipvsadm counts them.
+// Live connections of a real, as ipvsadm counts them, and its thresholds. The
+// packet path alone writes is_overloaded: a hysteresis that a lag would break.
 type Load struct {
-	_        structs.HostLayout
-	Active   int32
-	Inactive int32
+	_            structs.HostLayout
+	Active       int32
+	Inactive     int32
+	Upper        uint32
+	Lower        uint32
+	IsOverloaded uint32
+	Spare        [3]uint32
 }
 
 // Counters of a real, one per CPU. Bytes are IP lengths.

@@ -206,7 +206,7 @@ func commentAbove(lines []string) []string {
 // initialisms are words that Go writes in one case, and one that it does not.
 var initialisms = map[string]string{
 	"arp": "ARP", "icmp": "ICMP", "id": "ID", "ipv4": "IPv4", "mac": "MAC", "mtu": "MTU",
-	"rr": "RR", "sh": "SH", "dh": "DH", "mh": "MH", "lc": "LC", "wlc": "WLC", "sed": "SED", "nq": "NQ",
+	"rr": "RR", "sh": "SH", "dh": "DH", "mh": "MH", "lc": "LC", "wlc": "WLC", "sed": "SED", "nq": "NQ", "fo": "FO", "ovf": "OVF",
 	"tcp": "TCP", "ttl": "TTL", "udp": "UDP", "vip": "VIP", "vips": "VIPs",
 }
 

@@ -80,9 +80,7 @@ func asIpvsadm(t *testing.T, names testNames, command, stdin string) transcript.
 // differences are the command lines that lvx answers otherwise than ipvsadm,
 // all of them behind "Where lvx differs" in the transcript.
 var differences = map[string]string{
-	"ipvsadm -Ln -f 12 -6":                                                                     "a mark says nothing of its family before it has a real or a listener",
-	"ipvsadm -A --sctp-service 10.0.0.100:5060 -s rr":                                          "services are of TCP and UDP",
-	"ipvsadm -A -t 10.0.0.100:80 -s lblc":                                                      "no such scheduler",
+	"ipvsadm -Ln -f 12 -6": "a mark says nothing of its family before it has a real or a listener",
 	"ipvsadm -A -t 10.0.0.100:81 -s wrr -b flag-1,flag-2,flag-3":                               "flags that mean nothing are not kept",
 	"ipvsadm -A -t 10.0.0.100:82 -s rr -p --pe sip":                                            "no persistence engines",
 	"ipvsadm -A -t 10.0.0.100:83 -s rr -p -M 255.0.255.0":                                      "masks are those of networks",

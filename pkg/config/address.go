@@ -110,15 +110,11 @@ func parseListen(s string) ([]lb.Listener, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s has no protocol (want ADDR:PORT/tcp or ADDR:PORT/udp; ADDR alone is every port of both)", quoted(s))
 	}
-	l := lb.Listener{}
-	switch protocol {
-	case "tcp":
-		l.Proto = lb.TCP
-	case "udp":
-		l.Proto = lb.UDP
-	default:
-		return nil, fmt.Errorf("%s is not a protocol (want tcp or udp)", quoted(protocol))
+	proto, isKnown := map[string]lb.Protocol{"tcp": lb.TCP, "udp": lb.UDP, "sctp": lb.SCTP}[protocol]
+	if !isKnown {
+		return nil, fmt.Errorf("%s is not a protocol (want tcp, udp or sctp)", quoted(protocol))
 	}
+	l := lb.Listener{Proto: proto}
 	host, ports, err := splitPort(where)
 	if err != nil {
 		return nil, err

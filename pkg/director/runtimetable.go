@@ -224,15 +224,11 @@ func refuse(c ipvsadm.Command) *ipvsadm.Failure {
 func refuseService(k ipvsadm.Key, s ipvsadm.Service) *ipvsadm.Failure {
 	scheduler := lb.Scheduler(s.Scheduler)
 	switch {
-	case k.Mark == 0 && k.Proto != lb.TCP && k.Proto != lb.UDP:
-		return ipvsadm.Refuse("no SCTP services (TCP and UDP)")
 	case s.Engine != "":
 		if s.Engine != "sip" {
 			return ipvsadm.ErrNoScheduler
 		}
 		return ipvsadm.Refuse("no persistence engine sip")
-	case slices.Contains([]string{"lblc", "lblcr", "fo", "ovf", "twos"}, s.Scheduler) && !slices.Contains(lb.Schedulers(), scheduler):
-		return ipvsadm.Refuse(fmt.Sprintf("no scheduler %s (there are %v)", s.Scheduler, lb.Schedulers()))
 	case s.Flags != 0 && flagBits[scheduler] == [2]lb.SchedFlags{}: // of sh and mh the third means nothing
 		return ipvsadm.Refuse(fmt.Sprintf("scheduler %s has no such flag", s.Scheduler))
 	}

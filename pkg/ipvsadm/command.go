@@ -45,9 +45,6 @@ func (o Op) Edits() bool {
 	return true
 }
 
-// SCTP is the protocol of --sctp-service.
-const SCTP lb.Protocol = 132
-
 // Command is one command line of ipvsadm, understood.
 type Command struct {
 	Op       Op      `json:"op"`

@@ -30,7 +30,7 @@ func (p ServicePorts) Name(port uint16, proto lb.Protocol) string {
 // Port is the port of a name or an alias.
 func (p ServicePorts) Port(name string, proto lb.Protocol) (uint16, bool) {
 	word := proto.String()
-	if proto == SCTP {
+	if proto == lb.SCTP {
 		word = "sctp"
 	}
 	port, ok := p.ports[portName{name, word}]

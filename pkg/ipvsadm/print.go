@@ -250,7 +250,7 @@ func protoName(p lb.Protocol) string {
 		return "TCP"
 	case lb.UDP:
 		return "UDP"
-	case SCTP:
+	case lb.SCTP:
 		return "SCTP"
 	}
 	return "?"

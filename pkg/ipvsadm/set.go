@@ -51,7 +51,7 @@ func (p *parser) address(proto lb.Protocol, text string) *Failure {
 
 func setTCP(p *parser, v string, _ bool) *Failure  { return p.address(lb.TCP, v) }
 func setUDP(p *parser, v string, _ bool) *Failure  { return p.address(lb.UDP, v) }
-func setSCTP(p *parser, v string, _ bool) *Failure { return p.address(SCTP, v) }
+func setSCTP(p *parser, v string, _ bool) *Failure { return p.address(lb.SCTP, v) }
 
 func setMark(p *parser, v string, _ bool) *Failure {
 	if fail := p.see(optService); fail != nil {

@@ -1,7 +1,6 @@
 package keepalived
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
@@ -108,17 +107,9 @@ func setTimeouts(seconds [3]int) []pair {
 // serveEntry makes a service of an entry of the table.
 func (m *mapper) serveEntry(e *ipvsadm.Entry, s *Statement) {
 	protocol := e.Proto.String()
-	if e.Proto == ipvsadm.SCTP {
-		s.overrule(Lost, "lvx serves TCP and UDP")
-		return
-	}
 	v := &virtual{from: s, protocol: protocol, scheduler: e.Scheduler, onePacket: e.OnePacket, persistence: uint64(e.Persistent), forward: ptr("dr")}
 	if len(e.Servers) > 0 {
 		v.forward = ptr(e.Servers[0].Forward.String())
-	}
-	if !slices.Contains(lb.Schedulers(), lb.Scheduler(v.scheduler)) {
-		s.overrule(Lost, "lvx has no scheduler %s: wlc", v.scheduler)
-		v.scheduler = string(lb.WLC)
 	}
 	for bit, name := range []string{"-fallback", "-port"} {
 		if e.Flags&(1<<bit) != 0 && (v.scheduler == "sh" || v.scheduler == "mh") {

@@ -160,9 +160,6 @@ func (v *virtual) setScheduler(c *Statement) {
 	switch {
 	case !slices.Contains(keepalivedSchedulers, name):
 		c.mark(Harmless, "keepalived does not know the scheduler %s and ignores it", quote(name))
-	case !slices.Contains(lb.Schedulers(), lb.Scheduler(name)):
-		c.mark(Lost, "lvx has no scheduler %s: wlc", name)
-		v.scheduler = string(lb.WLC)
 	default:
 		c.mark(Mapped, "")
 		v.scheduler = name

@@ -8,26 +8,28 @@ import (
 	"time"
 )
 
-// Protocol is an IP protocol number. TCP and UDP are the ones that services
-// listen on.
+// Protocol is an IP protocol number.
 type Protocol uint8
 
-// The protocols that a listener can name.
+// The protocols that a listener can name. SCTP runs on kernel IPVS.
 const (
-	TCP Protocol = 6
-	UDP Protocol = 17
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
 )
 
 // ICMP is a protocol that no service listens on, but [Packet] may have.
 const ICMP Protocol = 1
 
-// String gives the name that the configuration file uses: "tcp", "udp".
+// String gives the name that the configuration file uses: "tcp", "udp", "sctp".
 func (p Protocol) String() string {
 	switch p {
 	case TCP:
 		return "tcp"
 	case UDP:
 		return "udp"
+	case SCTP:
+		return "sctp"
 	case ICMP:
 		return "icmp"
 	}
@@ -94,10 +96,18 @@ const (
 	WLC Scheduler = "wlc" // weighted least connection, the kernel's default
 	SED Scheduler = "sed" // shortest expected delay
 	NQ  Scheduler = "nq"  // never queue
+	FO  Scheduler = "fo"  // weighted failover: the heaviest
+	OVF Scheduler = "ovf" // weighted overflow: the heaviest until it is full
+
+	TWOS  Scheduler = "twos"  // the less loaded of two that are drawn
+	LBLC  Scheduler = "lblc"  // locality-based least connection
+	LBLCR Scheduler = "lblcr" // the same, with a set of reals for each destination
 )
 
 // Schedulers lists every [Scheduler] in the order documentation shows them.
-func Schedulers() []Scheduler { return []Scheduler{RR, WRR, SH, DH, MH, LC, WLC, SED, NQ} }
+func Schedulers() []Scheduler {
+	return []Scheduler{RR, WRR, SH, DH, MH, LC, WLC, SED, NQ, FO, OVF, TWOS, LBLC, LBLCR}
+}
 
 // SchedFlags are IP_VS_SVC_F_SCHED1..3 under the names that ipvsadm -b takes.
 type SchedFlags uint8

@@ -38,11 +38,11 @@ func buildLeast(r, _ *Ring, _ uint64) error {
 	return nil
 }
 
-// PickLeast is the pick of a ring of lc, wlc, sed or nq, by the same steps as
+// PickLeast is the pick of a ring of lc, wlc, sed, nq, fo or ovf, by the same steps as
 // the packet path; load gives the counters of a real now, and the ring adds
 // its weight. It returns None if no real is usable.
 func (r *Ring) PickLeast(load func(id uint32) Load) uint32 {
-	choose, ok := map[string]func([]Load) int{"lc": LC, "wlc": WLC, "sed": SED, "nq": NQ}[r.Scheduler]
+	choose, ok := map[string]func([]Load) int{"lc": LC, "wlc": WLC, "sed": SED, "nq": NQ, "fo": FO, "ovf": OVF}[r.Scheduler]
 	if !ok {
 		return None
 	}

@@ -56,7 +56,7 @@ type Ring struct {
 
 	// Slots holds IDs of reals. rr and wrr: one whole cycle, picked in turn;
 	// empty if no real has a weight. sh, dh and mh: one slot per hash bucket;
-	// None in all of them if there is no real. lc, wlc, sed and nq: the reals
+	// None in all of them if there is no real. lc, wlc, sed, nq, fo and ovf: the reals
 	// with a weight, in the order in which the kernel compares them.
 	Slots []uint32
 
@@ -84,6 +84,7 @@ var builders = map[string]func(r, prev *Ring, picks uint64) error{
 	"rr": buildRR, "wrr": buildWRR,
 	"sh": buildSH, "dh": buildDH, "mh": buildMH,
 	"lc": buildLeast, "wlc": buildLeast, "sed": buildLeast, "nq": buildLeast,
+	"fo": buildLeast, "ovf": buildLeast,
 }
 
 // Build lays reals out for a scheduler. The reals come in the order of the
@@ -102,7 +103,7 @@ var builders = map[string]func(r, prev *Ring, picks uint64) error{
 func Build(scheduler string, flags Flags, reals []Real, prev *Ring, picks uint64) (*Ring, error) {
 	build, ok := builders[scheduler]
 	if !ok {
-		return nil, fmt.Errorf("scheduler %q: not known (try rr, wrr, sh, dh, mh, lc, wlc, sed or nq)", scheduler)
+		return nil, fmt.Errorf("scheduler %q: not known (try rr, wrr, sh, dh, mh, lc, wlc, sed, nq, fo or ovf)", scheduler)
 	}
 	if len(reals) > MaxSlots {
 		return nil, fmt.Errorf("scheduler %s: %d reals (at most %d fit)", scheduler, len(reals), MaxSlots)

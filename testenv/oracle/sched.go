@@ -288,7 +288,7 @@ func (s *scheduler) pickMH(src netip.AddrPort) *real {
 }
 
 // pickLeast: the first of the cheapest (ip_vs_lc.c, ip_vs_wlc.c, ip_vs_sed.c,
-// ip_vs_nq.c).
+// ip_vs_nq.c), or the heaviest (ip_vs_fo.c, ip_vs_ovf.c).
 func (s *scheduler) pickLeast(load func(*real) (act, inact uint64)) *real {
 	var best *real
 	var bestCost, bestWeight uint64
@@ -306,6 +306,12 @@ func (s *scheduler) pickLeast(load func(*real) (act, inact uint64)) *real {
 		}
 		if s.name == lb.NQ && act == 0 {
 			return e.real
+		}
+		if s.name == lb.FO || s.name == lb.OVF {
+			if isFull := s.name == lb.OVF && act > weight; !isFull && weight > bestWeight {
+				best, bestWeight = e.real, weight
+			}
+			continue
 		}
 		if best == nil || bestCost*weight > cost*bestWeight {
 			best, bestCost, bestWeight = e.real, cost, weight

@@ -81,6 +81,10 @@ func TestVirtuals(t *testing.T) {
 			basic, d(func(d *ipvs.Destination) { d.FwdMethod, d.UpperThreshold, d.LowerThreshold = ipvs.Tunnel, 10, 5 }),
 		},
 		{
+			"SCTP, a scheduler of the kernel's alone", func(s *lb.Service) { s.Listeners[0].Proto, s.Scheduler = lb.SCTP, lb.LBLCR },
+			with(func(s *ipvs.Service) { s.Protocol, s.Scheduler = ipvs.SCTP, "lblcr" }), d(func(*ipvs.Destination) {}),
+		},
+		{
 			"mark", func(s *lb.Service) { s.Mark = 3 },
 			ipvs.Service{FWMark: 3, Family: ipvs.INET, Scheduler: "rr", Netmask: whole4}, d(func(d *ipvs.Destination) { d.Port = 0 }),
 		},

@@ -126,7 +126,7 @@ func (f *facts) service(c ipvsadm.Command) lb.Service {
 // real adds, edits or deletes a real. One that is added again is the last.
 func (f *facts) real(s *lb.Service, c ipvsadm.Command) {
 	f.t.Helper()
-	r := lb.Real{Addr: c.Server.Addr, Weight: uint16(c.Server.Weight)}
+	r := lb.Real{Addr: c.Server.Addr, Weight: uint16(c.Server.Weight), Upper: c.Server.Upper, Lower: c.Server.Lower}
 	i := slices.IndexFunc(s.Reals, r.Same)
 	switch {
 	case c.Op == ipvsadm.AddServer && i < 0:

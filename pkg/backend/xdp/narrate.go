@@ -143,8 +143,22 @@ func (t *narrator) addChoice(step bpf.Step, value uint64) {
 	case bpf.StepFallback:
 		t.note("the real that the hash names, %s, is not usable", t.realAt(uint32(value)))
 	case bpf.StepLeast:
-		t.note("the least loaded now (changes with every connection)")
+		t.note("%s", t.whyLeast())
 	}
+}
+
+func (t *narrator) whyLeast() string {
+	var scheduler lb.Scheduler
+	if s := t.b.services[t.service]; s != nil {
+		scheduler = s.conf.Scheduler
+	}
+	switch scheduler {
+	case lb.FO:
+		return "the heaviest that is not overloaded"
+	case lb.OVF:
+		return "the heaviest that has no more active connections than weight (changes with every connection)"
+	}
+	return "the least loaded now (changes with every connection)"
 }
 
 func (t *narrator) realAt(slot uint32) string {
@@ -195,6 +209,8 @@ func (t *narrator) whyChosen(s *service, v bpf.FlowValue) string {
 		today = s.ring.PickHash(t.destination().Addr(), 0, usable)
 	case lb.RR, lb.WRR:
 		return "its real had its turn when the connection was opened"
+	case lb.FO, lb.OVF:
+		return "its real was the heaviest that could take the connection when it was opened"
 	default:
 		return "its real had the least connections when the connection was opened"
 	}

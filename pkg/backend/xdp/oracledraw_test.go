@@ -143,7 +143,7 @@ func (d *duel) addService() {
 }
 
 func (d *duel) drawScheduler(s *lb.Service) {
-	s.Scheduler = rapid.SampledFrom(lb.Schedulers()).Draw(d.rt, "scheduler")
+	s.Scheduler = rapid.SampledFrom(xdpSchedulers()).Draw(d.rt, "scheduler")
 	s.Flags = map[lb.Scheduler][]lb.SchedFlags{
 		lb.SH: {0, lb.SHPort, lb.SHFallback, lb.SHPort | lb.SHFallback},
 		lb.MH: {0, lb.MHPort, lb.MHFallback, lb.MHPort | lb.MHFallback},

@@ -9,6 +9,16 @@ import (
 	"github.com/lvx-lb/lvx/pkg/sched"
 )
 
+// needsKernel says of schedulers why they run on kernel IPVS. lblc and lblcr are
+// for caches behind a transparent proxy: they remember a real, or a set of
+// reals, for each of very many destination addresses. A service of XDP listens
+// on VIPs, which are few. What twos draws nobody can explain afterwards.
+var needsKernel = map[lb.Scheduler]string{
+	lb.LBLC:  "scheduler lblc remembers destinations",
+	lb.LBLCR: "scheduler lblcr remembers destinations",
+	lb.TWOS:  "scheduler twos draws reals at random",
+}
+
 // layRing builds the ring of a service if its reals or scheduler changed.
 // Reals that cannot be reached are not in it; quiesced ones are where the
 // kernel's tables have them.
@@ -42,6 +52,7 @@ func (b *Backend) layRing(s *service) error {
 	}
 	if some {
 		s.entry.RingSize = uint32(len(s.ring.Slots))
+		s.entry.RingReals = uint32(len(in))
 	}
 	return nil
 }

@@ -80,7 +80,8 @@ var kind = map[lb.Scheduler]bpf.Scheduler{
 	lb.SH: bpf.SchedSH, lb.DH: bpf.SchedDH,
 	lb.MH: bpf.SchedMH, lb.LC: bpf.SchedLC,
 	lb.WLC: bpf.SchedWLC, lb.SED: bpf.SchedSED,
-	lb.NQ: bpf.SchedNQ,
+	lb.NQ: bpf.SchedNQ, lb.FO: bpf.SchedFO,
+	lb.OVF: bpf.SchedOVF,
 }
 
 // findOrAddService finds or makes the index of a service, the at-th one.
@@ -197,6 +198,7 @@ func (b *Backend) write(s *service, r *real) {
 	raw.Service, raw.Cookie = s.index, s.cookie
 	b.dp.Addresses[r.slot] = bpf.AddressOf(r.conf.Addr)
 	raw.Port, raw.Weight = bpf.PortWord(r.conf.Port), r.conf.Weight
+	b.limit(r)
 	mac := r.near.MAC
 	if mac == ([6]byte{}) {
 		mac = raw.MAC // silent: its old flows are still sent there
@@ -234,6 +236,9 @@ func (b *Backend) flags(s *service, r *real, mac [6]byte) uint8 {
 	if b.filtered(&s.conf) {
 		f |= bpf.RealFiltered
 	}
+	if r.conf.Upper != 0 {
+		f |= bpf.RealLimited
+	}
 	if !slices.ContainsFunc(s.conf.Reals, r.conf.Same) {
 		f |= bpf.RealSorry
 	}
@@ -268,6 +273,7 @@ func (b *Backend) describe(s *service) {
 	set(s.conf.Persistence.Enabled(), bpf.ServicePersistent)
 	set(s.conf.OnePacket, bpf.ServiceOnePacket)
 	set(b.filtered(&s.conf), bpf.ServiceFiltered)
+	set(slices.ContainsFunc(s.conf.Reals, func(r lb.Real) bool { return r.Upper != 0 }), bpf.ServiceLimited)
 	e.PersistTicks = ticks(s.conf.Persistence.Timeout)
 	e.PersistMask = mask(s.conf.Persistence.Prefix)
 	if s.conf.IsIPv6() { // a prefix length

@@ -50,6 +50,8 @@ func (b *Backend) Observed() (lb.Observed, error) {
 				or.Reason = r.near.Err
 			case r.conf.Weight == 0:
 				or.Reason = "weight 0: keeps its connections, gets no new ones"
+			case b.isOverloaded(r):
+				or.Usable, or.Reason = false, fmt.Sprintf("overloaded: upper_threshold %d", r.conf.Upper)
 			}
 			os.Reals = append(os.Reals, or)
 		}

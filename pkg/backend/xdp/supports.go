@@ -28,9 +28,14 @@ func cannot(s lb.Service, ipv6 bool) string {
 	if s.Condition != "" {
 		return fmt.Sprintf("mark %d: %s", s.Mark, s.Condition)
 	}
+	if why := needsKernel[s.Scheduler]; why != "" {
+		return why
+	}
 	isIPv6 := s.IsIPv6()
 	for _, l := range s.Listeners {
 		switch {
+		case l.Proto == lb.SCTP:
+			return "SCTP listener " + l.String()
 		case l.Addr.Is6() && !ipv6:
 			return "IPv6 listener " + l.String()
 		case l.Addr.Is6() != isIPv6:
@@ -51,8 +56,6 @@ func cannot(s lb.Service, ipv6 bool) string {
 				return "IPv6 real " + r.Addr.String()
 			case r.Addr.Is6() != isIPv6:
 				return "real " + r.Addr.String() + " of the other family"
-			case r.Upper != 0:
-				return "upper_threshold"
 			}
 		}
 	}

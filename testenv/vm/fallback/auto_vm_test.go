@@ -51,6 +51,10 @@ services:
     listen: ["192.168.79.99:443/tcp"]
     scheduler: wlc
     reals: [{address: 192.168.79.27, upper_threshold: 100, lower_threshold: 50}]
+  - name: signalling
+    listen: ["192.168.79.99:5060/sctp"]
+    scheduler: lblcr
+    reals: [{address: 192.168.79.27}]
   - name: six
     listen: ["[2001:db8::99]:80/tcp"]
     reals: [{address: "2001:db8::27"}]
@@ -60,8 +64,9 @@ services:
 func everywhere(l *lab) {
 	l.run(everything)
 	want := map[string]string{
-		"plain": "xdp", "nat": "ipvs: forward nat", "tunnel": "ipvs: forward tunnel", "thresholds": "ipvs: upper_threshold",
-		"six": "ipvs: IPv6 listener [2001:db8::99]:80/tcp",
+		"plain": "xdp", "nat": "ipvs: forward nat", "tunnel": "ipvs: forward tunnel", "thresholds": "xdp",
+		"signalling": "ipvs: scheduler lblcr remembers destinations",
+		"six":        "ipvs: IPv6 listener [2001:db8::99]:80/tcp",
 	}
 	if diff := cmp.Diff(want, l.places()); diff != "" {
 		l.Errorf("where the services run (-want +got):\n%s", diff)
@@ -74,7 +79,7 @@ func everywhere(l *lab) {
 			l.Errorf("status does not say %s of %s:\n%s", place, name, status)
 		}
 	}
-	l.contains(l.lvx("list", "-n"), "-> 192.168.79.27:80 Masq 1", "-> 192.168.79.27:81 Tunnel 1", "TCP [2001:db8::99]:80")
+	l.contains(l.lvx("list", "-n"), "-> 192.168.79.27:80 Masq 1", "-> 192.168.79.27:81 Tunnel 1", "TCP [2001:db8::99]:80", "SCTP 192.168.79.99:5060 lblcr")
 	l.contains(l.lvx("list", "-n", "--thresholds"), "-> 192.168.79.27:443 100 50")
 	got := strings.Fields(l.curl(4, url))
 	slices.Sort(got)
@@ -88,8 +93,8 @@ func moving(l *lab) {
 	open := l.hold()
 	name := open.ask()
 	for _, to := range []struct{ old, new, place string }{
-		{"27, weight: 1", "27, weight: 1, upper_threshold: 1000", "ipvs: upper_threshold"},
-		{"27, weight: 1, upper_threshold: 1000", "27, weight: 1", "xdp"},
+		{`:80/tcp"]`, `:80/tcp", "192.168.79.99:5060/sctp"]`, "ipvs: SCTP listener 192.168.79.99:5060/sctp"},
+		{`:80/tcp", "192.168.79.99:5060/sctp"]`, `:80/tcp"]`, "xdp"},
 	} {
 		l.edit(to.old, to.new)
 		l.want("where it runs", l.places()["web"], to.place)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/testenv/vm/onearm"
 )
@@ -112,12 +113,17 @@ func (t *trial) drawService(i int) {
 	t.files = append(t.files, f)
 }
 
+// schedulers are those that run in XDP.
+var schedulers = slices.DeleteFunc(lb.Schedulers(), func(s lb.Scheduler) bool {
+	return xdp.Cannot(lb.Service{Scheduler: s}) != ""
+})
+
 func (t *trial) drawScheduler(s *lb.Service) {
-	s.Scheduler = pick(t.rnd, lb.Schedulers()...)
+	s.Scheduler = pick(t.rnd, schedulers...)
 	for s.Scheduler == lb.DH && s.Sorry.IsValid() {
 		// The kernel's dh gives quiesced reals their share, also while a
 		// sorry server stands in.
-		s.Scheduler = pick(t.rnd, lb.Schedulers()...)
+		s.Scheduler = pick(t.rnd, schedulers...)
 	}
 	s.Flags = 0
 	switch s.Scheduler {

@@ -64,7 +64,7 @@ services:
 func everywhere(l *lab) {
 	l.run(everything)
 	want := map[string]string{
-		"plain": "xdp", "nat": "ipvs: forward nat", "tunnel": "ipvs: forward tunnel", "thresholds": "xdp",
+		"plain": "xdp", "nat": "ipvs: forward nat", "tunnel": "xdp", "thresholds": "xdp",
 		"signalling": "ipvs: scheduler lblcr remembers destinations",
 		"six":        "ipvs: IPv6 listener [2001:db8::99]:80/tcp",
 	}

@@ -330,10 +330,23 @@ static __always_inline struct real *find_hashed_real(struct run *r, __u32 *slot)
 	return real && real->flags & REAL_THERE ? real : 0;
 }
 
+/* The value of a flow, live or not, 0 if there is none. A global function: it is verified once. */
+__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port)
+{
+	struct set *set = flow_set(first_set(hash, flow_sets));
+	__u64 value = 0, *place;
+
+	if (set)
+		value = flow_find(set, key, port, &place);
+	if (value)
+		return value;
+	set = flow_set(second_set(hash, flow_sets));
+	return set ? flow_find(set, key, port, &place) : 0;
+}
+
 /* An ICMP error: to the real of the flow that it quotes, or its path-MTU discovery goes blind. */
 static __always_inline int forward_icmp_error(struct run *r)
 {
-	__u64 *place = 0;
 	__u64 value;
 	struct real *real;
 	__u16 number;
@@ -349,7 +362,7 @@ static __always_inline int forward_icmp_error(struct run *r)
 	if ((r->p.protocol != IPPROTO_TCP && r->p.protocol != IPPROTO_UDP) || !number)
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	identify_flow(r, number);
-	value = look_up_flow(r, &place);
+	value = peek_flow(r->key, r->hash, r->p.destination_port);
 	r->now = clock_now(r->s);
 	if (!value || flow_is_expired(r->s, value, r->now)) {
 		real = find_hashed_real(r, &slot);

@@ -273,7 +273,7 @@ func (l *loop) hear(t *target, mac MAC, now time.Time) time.Time {
 	l.silenceStale = l.silenceStale || t.isMissed()
 	switch t.heard(mac, now) {
 	case resolved:
-		l.log.Info("real server resolved", "real", t.addr, "router", t.isRouter, "device", t.path.device, "mac", mac, "before", before)
+		l.logOf(t).Info("real server resolved", "real", t.addr, "device", t.path.device, "mac", mac, "before", before)
 	case moved:
 		l.logMove(t, before)
 	case rejected:
@@ -291,7 +291,7 @@ func (l *loop) hear(t *target, mac MAC, now time.Time) time.Time {
 }
 
 func (l *loop) logMove(t *target, before MAC) {
-	l.log.Warn("real server has moved", "real", t.addr, "router", t.isRouter, "device", t.path.device, "mac", t.mac, "before", before)
+	l.logOf(t).Warn("real server has moved", "real", t.addr, "device", t.path.device, "mac", t.mac, "before", before)
 }
 
 // runDue does what is due and returns when there is more.
@@ -397,8 +397,8 @@ func (l *loop) publishEntry(t *target) {
 	switch {
 	case !t.isUnreachable() || e.Err == old.Err:
 	case old.MAC != (MAC{}):
-		l.log.Warn("real server lost", "real", t.addr, "router", t.isRouter, "mac", old.MAC, "reason", e.Err)
+		l.logOf(t).Warn("real server lost", "real", t.addr, "mac", old.MAC, "reason", e.Err)
 	default:
-		l.log.Warn("real server not found", "real", t.addr, "router", t.isRouter, "reason", e.Err)
+		l.logOf(t).Warn("real server not found", "real", t.addr, "reason", e.Err)
 	}
 }

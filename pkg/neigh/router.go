@@ -2,11 +2,20 @@ package neigh
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 )
 
 // Routers: a real that is not on the segment has the MAC of the router that it
 // is behind, which is a target of its own and is asked like a real.
+
+// logOf is the log of a target: it says which of them are routers.
+func (l *loop) logOf(t *target) *slog.Logger {
+	if t.isRouter {
+		return l.log.With("router", true)
+	}
+	return l.log
+}
 
 // askedFor is the target that is asked for the MAC of a real; nil if none is.
 func (l *loop) askedFor(real netip.Addr) *target {

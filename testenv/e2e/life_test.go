@@ -175,7 +175,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 		"flows": `"client"`, "templates": `"client"`, "vips": `"addr"`, "ports": `"service"`, "services": `"ring"`,
 		"reals": `"mac"`, "addresses": `"word"`, "counters": `"packets"`, "settings": `"half"`, "verdicts": `"count"`, "filters": `"prefix"`,
 		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"active"`, "cursors": `"picks"`, "ranges": `"first"`,
-		"rings": `"slot"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
+		"rings": `"real"`, "tunnels": `"destination"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
 		"leases": `"value"`, "locks": `"value"`,
 		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`,
 	}

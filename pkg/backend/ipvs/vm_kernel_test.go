@@ -90,6 +90,9 @@ func service(name string, rs []lb.Real, on ...lb.Listener) lb.Service {
 func everything() []lb.Service {
 	var all []lb.Service
 	for i, s := range lb.Schedulers() {
+		if s == lb.TWOS {
+			continue // Debian's cloud kernel is built without ip_vs_twos
+		}
 		svc := service("sched-"+string(s), reals(1, 2, 0), tcp(vip, uint16(1000+i), uint16(1000+i)))
 		svc.Scheduler = s
 		svc.Flags = lb.SHFallback | lb.SHPort | lb.MHFallback | lb.MHPort
@@ -122,7 +125,7 @@ func TestKernelEveryKind(t *testing.T) {
 	d.apply(everything()...)
 	var got []string
 	for line := range strings.Lines(output(t, "ipvsadm -S -n")) {
-		if strings.Contains(line, "-A ") || !strings.Contains(line, " 10.0.0.100:100") {
+		if strings.Contains(line, "-A ") || !strings.Contains(line, " 10.0.0.100:10") {
 			got = append(got, strings.TrimSpace(line))
 		}
 	}
@@ -145,6 +148,10 @@ func TestKernelEveryKind(t *testing.T) {
 -A -t 10.0.0.100:1006 -s wlc
 -A -t 10.0.0.100:1007 -s sed
 -A -t 10.0.0.100:1008 -s nq
+-A -t 10.0.0.100:1009 -s fo
+-A -t 10.0.0.100:1010 -s ovf
+-A -t 10.0.0.100:1012 -s lblc
+-A -t 10.0.0.100:1013 -s lblcr
 -A -u 10.0.0.100:53 -s rr -o
 -a -u 10.0.0.100:53 -r 10.0.0.11:53 -g -w 1
 -a -u 10.0.0.100:53 -r 10.0.0.12:53 -g -w 1

@@ -9,8 +9,8 @@
 // It models nothing: what is right is what the kernel does. The differences
 // that docs/semantics.md lists are kept out of its way or looked at by rules
 // of their own, each named where it is applied: a rotation of rr and wrr after
-// an edit, and connections of a removed real, which the kernel throws away at
-// once and lvx when their next packet comes.
+// an edit, connections of a removed real, which the kernel throws away at once
+// and lvx when their next packet comes, and ICMP errors that go by the ring.
 // The probes that tell a rotation are more on lvx's side: they have to end
 // before a scheduler that counts connections takes over.
 //

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -31,12 +32,24 @@ func (t *trial) packet() error {
 		Flags: pick(t.rnd, "S", "S", "S", "A", "A", "A", "A", "PA", "FA", "F", "R", "RA", "SA", "SF", ""),
 		TTL:   pick[uint8](t.rnd, 64, 64, 64, 64, 64, 64, 2, 255, 1),
 	}
-	if chance(t.rnd, 15) && !t.away[e] {
+	if chance(t.rnd, 15) && !t.away[e] && !t.goesByRing(e) {
 		kind, code := pick(t.rnd, [2]byte{3, 1}, [2]byte{3, 3}, [2]byte{3, 4}, [2]byte{11, 0}, [2]byte{5, 1}, [2]byte{4, 0}, [2]byte{8, 0}), byte(0)
 		kind[1], code = kind[1]+code, kind[1]
 		return t.both(fmt.Sprintf("ICMP %d/%d about %s, TTL %d", kind[0], code, e, p.TTL), icmpAbout(e, kind[0], code, p.TTL))
 	}
 	return t.send(e, p)
+}
+
+// goesByRing reports whether lvx brings an ICMP error about a connection that
+// it does not have to the real that the ring names, as another director may
+// have the connection. The kernel keeps such an error for itself.
+func (t *trial) goesByRing(e endpoints) bool {
+	return slices.ContainsFunc(t.state.Services, func(s lb.Service) bool {
+		hashes := slices.Contains([]lb.Scheduler{lb.SH, lb.DH, lb.MH}, s.Scheduler) && !s.Persistence.Enabled()
+		return hashes && (e.proto == lb.UDP || t.state.SloppyTCP) && slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool {
+			return l.Proto == e.proto && l.Addr == e.dst.Addr() && l.Contains(e.dst.Port())
+		})
+	})
 }
 
 // send sends a packet to both sides.

@@ -22,6 +22,7 @@ const (
 	explainMapCounters              = "counters"
 	explainMapCursors               = "cursors"
 	explainMapEvictions             = "evictions"
+	explainMapFamilies              = "families"
 	explainMapFilters               = "filters"
 	explainMapFlowNews              = "flow_news"
 	explainMapFlows                 = "flows"
@@ -135,6 +136,7 @@ type explainMapSpecs struct {
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Cursors      *ebpf.MapSpec `ebpf:"cursors"`
 	Evictions    *ebpf.MapSpec `ebpf:"evictions"`
+	Families     *ebpf.MapSpec `ebpf:"families"`
 	Filters      *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews     *ebpf.MapSpec `ebpf:"flow_news"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
@@ -220,6 +222,7 @@ type explainMaps struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Cursors      *ebpf.Map `ebpf:"cursors"`
 	Evictions    *ebpf.Map `ebpf:"evictions"`
+	Families     *ebpf.Map `ebpf:"families"`
 	Filters      *ebpf.Map `ebpf:"filters"`
 	FlowNews     *ebpf.Map `ebpf:"flow_news"`
 	Flows        *ebpf.Map `ebpf:"flows"`
@@ -255,6 +258,7 @@ func (m *explainMaps) Close() error {
 		m.Counters,
 		m.Cursors,
 		m.Evictions,
+		m.Families,
 		m.Filters,
 		m.FlowNews,
 		m.Flows,

@@ -46,6 +46,16 @@ func (s *Settings) TemplateHash(k TemplateKey) uint64 {
 	return h ^ h>>29
 }
 
+// NameOf is the word by which flow and template keys name an IPv6 client
+// (name_of of ipv6.h).
+func (s *Settings) NameOf(a netip.Addr) uint32 {
+	sum := s.NameKey[0]
+	for i, w := range AddressOf(a).Word {
+		sum += s.NameKey[i+1] * uint64(w)
+	}
+	return uint32(sum >> 32)
+}
+
 // TwoSets are the sets that a hash names, among n: first_set and second_set
 // of set.h, never the same one twice.
 func TwoSets(hash uint64, n uint32) [2]uint32 {

@@ -64,12 +64,23 @@
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
+/* Asked when the short way did not take the packet: IPv4's own packets do not pay for it. */
+static __always_inline int is_ipv6(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	return data + ETHER + 20 <= end && parse_ethernet(data, end, bpf_htons(ETH_P_IPV6));
+}
+
 SEC("xdp.frags")
 int lb(struct xdp_md *ctx)
 {
 	/* What is recorded goes the long way, each step of which says so. */
 	int outcome = RECORDS ? CONTINUE : short_way(ctx);
 
+	/* Where IPv6 is not served no program is there, and the packet goes on here. */
+	if (STORES && outcome == CONTINUE && is_ipv6(ctx))
+		bpf_tail_call(ctx, &families, interface_slot);
 	record_start(ctx);
 	if (outcome == CONTINUE)
 		outcome = long_way(ctx);

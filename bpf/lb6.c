@@ -3,9 +3,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The long way for IPv6: the very same steps as lb.c's, compiled with LVX_IPV6
- * and with what is the family's own (ipv6.h). It is to be tail-called by lb for
- * frames of IPv6, so that IPv4 does not pay for it; nothing does so yet: tests
- * alone run this program, and the backend refuses services of IPv6.
+ * and with what is the family's own (ipv6.h). lb calls it for frames of IPv6 by
+ * the map families, so that IPv4 does not pay for it.
  */
 #include <linux/bpf.h>
 

@@ -23,6 +23,7 @@ const (
 	lb6MapCounters              = "counters"
 	lb6MapCursors               = "cursors"
 	lb6MapEvictions             = "evictions"
+	lb6MapFamilies              = "families"
 	lb6MapFilters               = "filters"
 	lb6MapFlowNews              = "flow_news"
 	lb6MapFlows                 = "flows"
@@ -131,6 +132,7 @@ type lb6MapSpecs struct {
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
 	Evictions     *ebpf.MapSpec `ebpf:"evictions"`
+	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
@@ -215,6 +217,7 @@ type lb6Maps struct {
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Cursors       *ebpf.Map `ebpf:"cursors"`
 	Evictions     *ebpf.Map `ebpf:"evictions"`
+	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
 	Flows         *ebpf.Map `ebpf:"flows"`
@@ -254,6 +257,7 @@ func (m *lb6Maps) Close() error {
 		m.Counters,
 		m.Cursors,
 		m.Evictions,
+		m.Families,
 		m.Filters,
 		m.FlowNews,
 		m.Flows,

@@ -22,6 +22,7 @@ const (
 	lbMapCounters              = "counters"
 	lbMapCursors               = "cursors"
 	lbMapEvictions             = "evictions"
+	lbMapFamilies              = "families"
 	lbMapFilters               = "filters"
 	lbMapFlowNews              = "flow_news"
 	lbMapFlows                 = "flows"
@@ -128,6 +129,7 @@ type lbMapSpecs struct {
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Cursors      *ebpf.MapSpec `ebpf:"cursors"`
 	Evictions    *ebpf.MapSpec `ebpf:"evictions"`
+	Families     *ebpf.MapSpec `ebpf:"families"`
 	Filters      *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews     *ebpf.MapSpec `ebpf:"flow_news"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
@@ -206,6 +208,7 @@ type lbMaps struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Cursors      *ebpf.Map `ebpf:"cursors"`
 	Evictions    *ebpf.Map `ebpf:"evictions"`
+	Families     *ebpf.Map `ebpf:"families"`
 	Filters      *ebpf.Map `ebpf:"filters"`
 	FlowNews     *ebpf.Map `ebpf:"flow_news"`
 	Flows        *ebpf.Map `ebpf:"flows"`
@@ -239,6 +242,7 @@ func (m *lbMaps) Close() error {
 		m.Counters,
 		m.Cursors,
 		m.Evictions,
+		m.Families,
 		m.Filters,
 		m.FlowNews,
 		m.Flows,

@@ -227,6 +227,17 @@ struct {
 	__type(value, struct label);
 } labels SEC(".maps");
 
+/*
+ * Programs of other families than IPv4, by the number of their interface. It
+ * is pinned: the kernel empties it when user space holds it no more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, INTERFACES);
+	__type(key, __u32);
+	__type(value, __u32);
+} families SEC(".maps");
+
 /* Apart from the tables: written by few packets, read ten times a second. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -10,6 +10,21 @@ import (
 // name that the map has in C, and below the pin directory.
 type Maps = lbMaps
 
+// SetWords6 is the number of words of a set of IPv6: keys, values, and for each
+// an address.
+const SetWords6 = 4 * Ways
+
+// Maps6 are the maps that only IPv6 has and that outlive its program, with tags
+// as [Maps] has them.
+type Maps6 struct {
+	Flows6     *ebpf.Map `ebpf:"flows6"`
+	Templates6 *ebpf.Map `ebpf:"templates6"`
+	Fragments6 *ebpf.Map `ebpf:"fragments6"`
+}
+
+// Close lets go of the maps.
+func (m *Maps6) Close() error { return _LbClose(m.Flows6, m.Templates6, m.Fragments6) }
+
 // LoadSpec reads the compiled packet path.
 func LoadSpec() (*ebpf.CollectionSpec, error) {
 	spec, err := loadLb()

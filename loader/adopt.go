@@ -49,6 +49,7 @@ func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
 		} else if err != nil {
 			return adopted, fmt.Errorf("pinned map %s: %w", name, err)
 		}
+		d.keepSize6(name, m)
 		l := d.compareLayout(name, m)
 		if l.why == "" {
 			adopted[name] = m
@@ -113,6 +114,8 @@ func (d *Datapath) copyLeft() error {
 		switch name {
 		case "flows", "templates":
 			return nil // by moveTables
+		case "flows6", "templates6", "fragments6", "families":
+			return nil // empty, or of another layout: see whyLost
 		case "locks", "fragments", "held", "answers", "flow_news", "template_news", "absorptions":
 			return nil // nothing that lasts
 		case "vips", "ports", "ranges", "services":

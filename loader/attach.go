@@ -31,6 +31,9 @@ func (d *Datapath) loadFor(name string, slot uint32) (Attachment, error) {
 		return a, err
 	}
 	d.program[name], d.ownMAC[name] = prog, ownMAC
+	if err := d.load6(slot); err != nil {
+		return a, err
+	}
 	return a, d.setMAC(&a, iface.HardwareAddr)
 }
 

@@ -33,6 +33,7 @@ type Options struct {
 	CannotSend func(iface string) error // with Mode Auto, why frames would be lost in native mode; nil = nobody knows
 	Flows      int                      // connections that are guaranteed a place
 	Templates  int                      // persistence templates that are guaranteed a place
+	IPv6       bool                     // serve IPv6 too: Flows and Templates of it are guaranteed a place as well
 
 	// Detached loads a packet path that no packet meets: it is attached to
 	// nothing and pins nothing, and PinDir means nothing. It is for asking
@@ -60,6 +61,7 @@ type Attachment struct {
 // slices over kernel memory: whoever writes them is seen by the next packet.
 type Datapath struct {
 	Maps        bpf.Maps
+	Maps6       bpf.Maps6
 	Attachments []Attachment
 	Adopted     bool // the maps were there: flows of a predecessor live on
 
@@ -79,6 +81,8 @@ type Datapath struct {
 	Leases     []uint64
 	Flows      []uint64 // eight words a set: four keys, four values
 	Templates  []uint64 // the same
+	Flows6     []uint64 // sixteen words a set: four keys, four values, four addresses
+	Templates6 []uint64 // the same
 
 	FlowNews     []uint64 // a byte for each set of flows: 1 if it has changed (with bpf.SettingNews)
 	TemplateNews []uint64 // the same, of templates
@@ -104,6 +108,9 @@ type Datapath struct {
 
 	inForce  map[ebpf.MapID]bool // the maps of the programs that Open finds, once asked
 	unpinned map[string]bool     // maps that Open finds in force, without a pin
+
+	program6  map[uint32]*ebpf.Program // of IPv6, by slot of the interface
+	previous6 map[uint32]*ebpf.Program // a predecessor's
 }
 
 // Layout is the version of the maps' layout, for people who look at the maps:
@@ -164,6 +171,9 @@ func (d *Datapath) attachAll() error {
 	if len(d.left) > 0 {
 		return d.attachMoving()
 	}
+	if err := d.putFamilies(); err != nil {
+		return err
+	}
 	for i := range d.Attachments {
 		if err := d.attach(&d.Attachments[i], d.program[d.Attachments[i].Name]); err != nil {
 			return err
@@ -202,6 +212,8 @@ func (d *Datapath) mapAll(protection int) error {
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
 		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
 		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},
+		{d.Maps6.Flows6, func(b mapped, n uint32) { d.Flows6 = view[uint64](b, bpf.SetWords6*n) }},
+		{d.Maps6.Templates6, func(b mapped, n uint32) { d.Templates6 = view[uint64](b, bpf.SetWords6*n) }},
 		{m.FlowNews, func(b mapped, n uint32) { d.FlowNews = view[uint64](b, bpf.NewsLineSets/8*n) }},
 		{m.TemplateNews, func(b mapped, n uint32) { d.TemplateNews = view[uint64](b, bpf.NewsLineSets/8*n) }},
 		{m.Absorptions, func(b mapped, n uint32) { d.absorptions = &view[bpf.AbsorbBatch](b, n)[0] }},
@@ -266,6 +278,7 @@ func (d *Datapath) undo() {
 		}
 	}
 	d.takeBack()
+	d.takeBackFamilies()
 	d.release()
 }
 
@@ -289,7 +302,13 @@ func (d *Datapath) release() {
 			_ = p.Close()
 		}
 	}
+	for _, programs := range []map[uint32]*ebpf.Program{d.program6, d.previous6} {
+		for _, p := range programs {
+			_ = p.Close()
+		}
+	}
 	_ = d.Maps.Close()
+	_ = d.Maps6.Close()
 	if d.lock != nil {
 		_ = d.lock.Close()
 	}

@@ -74,7 +74,7 @@ func pinnedSpec(pins pinDir) (*ebpf.CollectionSpec, error) {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 		_ = m.Close()
 	}
-	return spec, nil
+	return spec, addMaps6(spec, Options{}) // pinnedMaps gives them their sizes
 }
 
 // missing is why what is pinned cannot be read as it is: "" if it can.

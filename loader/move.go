@@ -34,6 +34,9 @@ func (d *Datapath) attachMoving() error {
 	if err := d.moveTables(); err != nil {
 		return err
 	}
+	if err := d.putFamilies(); err != nil {
+		return err
+	}
 	for i := range d.Attachments {
 		if err := d.attach(&d.Attachments[i], moving[d.Attachments[i].Name]); err != nil {
 			return err

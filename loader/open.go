@@ -93,17 +93,18 @@ func pinned(name string) bool {
 	return name != "" && name[0] != '.' && !strings.HasPrefix(name, oldPrefix)
 }
 
-// eachMap visits the fields of bpf.Maps with the names that the object gives
+// eachMap visits the fields of bpf.Maps and bpf.Maps6 with the names that the object gives
 // them.
 func (d *Datapath) eachMap(visit func(name string, m **ebpf.Map) error) error {
-	v := reflect.ValueOf(&d.Maps).Elem()
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("ebpf")
-		if !pinned(name) {
-			continue
-		}
-		if err := visit(name, v.Field(i).Addr().Interface().(**ebpf.Map)); err != nil {
-			return err
+	for _, v := range []reflect.Value{reflect.ValueOf(&d.Maps).Elem(), reflect.ValueOf(&d.Maps6).Elem()} {
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Tag.Get("ebpf")
+			if !pinned(name) {
+				continue
+			}
+			if err := visit(name, v.Field(i).Addr().Interface().(**ebpf.Map)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -160,17 +161,16 @@ func (d *Datapath) pinMaps(adopted map[string]*ebpf.Map) error {
 // clock.
 func (d *Datapath) prepare() error {
 	if !d.Adopted {
-		var seed [64]byte
+		var seed [8 * len(d.Settings.Seed)]byte
 		if _, err := rand.Read(seed[:]); err != nil {
 			return fmt.Errorf("hash seed: %w", err)
 		}
-		n := len(d.Settings.Seed)
 		for i := range d.Settings.Seed {
 			d.Settings.Seed[i] = binary.NativeEndian.Uint64(seed[8*i:])
 		}
-		for i := range d.Settings.NameKey {
-			d.Settings.NameKey[i] = binary.NativeEndian.Uint64(seed[8*(n+i):])
-		}
+	}
+	if err := d.prepareNames(); err != nil {
+		return err
 	}
 	d.Settings.Version = Layout
 	for state, proven := 1, 9; proven < len(d.Settings.Timeout); state, proven = state+1, proven+1 {

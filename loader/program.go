@@ -31,6 +31,33 @@ func (d *Datapath) constants(slot uint32) map[string]uint32 {
 	}
 }
 
+// sharedMaps are the maps of an object that its programs share with others,
+// and more; spec gets their sizes.
+func (d *Datapath) sharedMaps(spec *ebpf.CollectionSpec, more map[string]*ebpf.Map) map[string]*ebpf.Map {
+	shared := maps.Clone(more)
+	if shared == nil {
+		shared = map[string]*ebpf.Map{}
+	}
+	_ = d.eachMap(func(name string, m **ebpf.Map) error {
+		if spec.Maps[name] != nil && !isUnshared6(spec, name) {
+			shared[name] = *m
+			spec.Maps[name].MaxEntries = (*m).MaxEntries()
+		}
+		return nil
+	})
+	for _, table := range []string{"flows", "templates", "flows6", "templates6"} {
+		old := oldPrefix + table
+		if spec.Maps[old] == nil {
+			continue
+		}
+		if shared[old] == nil { // nothing is left behind
+			shared[old] = shared[table]
+		}
+		spec.Maps[old].MaxEntries = shared[old].MaxEntries()
+	}
+	return shared
+}
+
 // load makes the program of one interface over the shared maps.
 func (d *Datapath) load(spec *ebpf.CollectionSpec, slot uint32, more map[string]*ebpf.Map) (prog *ebpf.Program, ownMAC *ebpf.Variable, err error) {
 	coll, err := d.loadCollection(spec, "lb", slot, more)
@@ -45,26 +72,16 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec, slot uint32, more map[string]
 // over more of its own.
 func (d *Datapath) loadCollection(spec *ebpf.CollectionSpec, program string, slot uint32, more map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec = spec.Copy()
-	for name, value := range d.constants(slot) {
+	constants := d.constants(slot)
+	if program == program6 {
+		constants["flow_sets"], constants["template_sets"] = d.Maps6.Flows6.MaxEntries(), d.Maps6.Templates6.MaxEntries()
+	}
+	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("constant %s: %w", name, err)
 		}
 	}
-	replace := maps.Clone(more)
-	if replace == nil {
-		replace = map[string]*ebpf.Map{}
-	}
-	_ = d.eachMap(func(name string, m **ebpf.Map) error {
-		replace[name] = *m
-		spec.Maps[name].MaxEntries = (*m).MaxEntries()
-		return nil
-	})
-	for _, table := range []string{"flows", "templates"} {
-		if replace[oldPrefix+table] == nil { // nothing is left behind
-			replace[oldPrefix+table] = replace[table]
-		}
-		spec.Maps[oldPrefix+table].MaxEntries = replace[oldPrefix+table].MaxEntries()
-	}
+	replace := d.sharedMaps(spec, more)
 	for name := range spec.Programs {
 		if name != program {
 			delete(spec.Programs, name)

@@ -60,6 +60,8 @@ func (l *leftMap) whyLost(name string) string {
 	switch {
 	case l.from == nil && l.to != nil && l.to.TypeName() != "" && l.old.Type() != ebpf.RingBuf:
 		return "it has no BTF that says what is in it"
+	case isTable6(name) && l.old.MaxEntries() > 1:
+		return "tables of IPv6 of another layout are not copied"
 	case name == "flows" || name == "templates":
 		if _, from := tableTypes(l); from == nil {
 			return "it is no table of sets of four"
@@ -80,5 +82,5 @@ func sizedSpec(o Options) (*ebpf.CollectionSpec, error) {
 		n := spec.Maps[table+"s"].MaxEntries
 		spec.Maps[table+"_news"].MaxEntries = (n + bpf.NewsLineSets - 1) / bpf.NewsLineSets
 	}
-	return spec, nil
+	return spec, addMaps6(spec, o)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/backend/auto"
@@ -31,6 +32,7 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warni
 		return xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
+			IPv6: servesIPv6(cfg),
 		})
 	}
 	ledger := ledgerDir(cfg)
@@ -56,7 +58,7 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warni
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()
 	if err == nil {
-		o.XDP = b
+		o.XDP, o.Cannot = b, b.Cannot
 		return datapath{Backend: auto.New(o), canLease: true, table: b}, nil
 	}
 	if other := ipvs.Available(); other != nil {
@@ -65,6 +67,14 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warni
 	log.Warn("XDP cannot run here, the kernel's IPVS serves", "err", err)
 	o.Refused = err
 	return datapath{Backend: auto.New(o)}, nil
+}
+
+// servesIPv6 reports whether XDP is to run a service of IPv6: where it is not,
+// IPv6 costs no memory.
+func servesIPv6(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Services, func(s config.Service) bool {
+		return s.IsIPv6() && xdp.Cannot(s.Service) == ""
+	})
 }
 
 // ledgerDir is where the kernel's IPVS is remembered.

@@ -139,19 +139,25 @@ func (b *Backend) recount() {
 		b.dp.Loads[i].Active, b.dp.Loads[i].Inactive = 0, 0
 	}
 	now := b.now()
-	for set := 0; set < len(b.dp.Flows); set += 8 {
-		for w := range 4 {
-			k, v := bpf.FlowKey(load64(&b.dp.Flows[set+w])), bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
-			if !v.IsLive() {
-				continue
+	for _, t := range b.flowTables() {
+		for set := range t.sets() {
+			for w := range bpf.Ways {
+				b.recountFlow(t.at(set, w), now)
 			}
-			if _, ok := b.numbers.who[k.VIP()]; !ok || b.expired(v, now) || !b.current(v) {
-				compareAndSwap64(&b.dp.Flows[set+4+w], uint64(v), uint64(v.Ended()))
-				continue
-			}
-			b.load(v.Real(), v.State(), 1)
 		}
 	}
+}
+
+func (b *Backend) recountFlow(e entry, now uint64) {
+	k, v := bpf.FlowKey(e.key), bpf.FlowValue(load64(e.value))
+	if !v.IsLive() {
+		return
+	}
+	if _, ok := b.numbers.who[k.VIP()]; !ok || b.expired(v, now) || !b.current(v) {
+		compareAndSwap64(e.value, uint64(v), uint64(v.Ended()))
+		return
+	}
+	b.load(v.Real(), v.State(), 1)
 }
 
 // current reports whether the slot still belongs to the real that v was given.

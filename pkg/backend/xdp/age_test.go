@@ -44,8 +44,8 @@ func TestSweepOfAFlowSeenLater(t *testing.T) {
 	if to := h.tcp("A"); to != realN(1) {
 		t.Fatalf("the connection goes on to %s", to)
 	}
-	for set := 0; set < len(h.dp.Flows); set += 8 {
-		h.sweepSet(set, before)
+	for set := range h.flowTables()[0].sets() {
+		h.sweepSet(h.flowTables()[0], set, before)
 	}
 	if to := h.tcp("A"); to != realN(1) {
 		t.Errorf("after the pass the connection goes to %s", to)

@@ -8,15 +8,16 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// What is kernel IPVS's: SCTP, three schedulers, other ways of forwarding and IPv6 (ipvs-facts/09 section 6).
+// What is kernel IPVS's: SCTP, three schedulers and other ways of forwarding
+// (ipvs-facts/09 section 6). One service has one family.
 func TestCannot(t *testing.T) {
 	six := netip.MustParseAddr("2001:db8::1")
 	for want, change := range map[string]func(*lb.Service){
-		"":                                   func(*lb.Service) {},
-		"IPv6 listener [2001:db8::1]:80/tcp": func(s *lb.Service) { s.Listeners[1].Addr, s.Listeners[1].Proto = six, lb.TCP },
-		"IPv6 real 2001:db8::1":              func(s *lb.Service) { s.Reals[1].Addr = six },
-		"forward nat":                        func(s *lb.Service) { s.Absent = []lb.Real{{Addr: realN(9), Forward: lb.NAT}} },
-		"sorry_server by nat":                func(s *lb.Service) { s.Sorry, s.SorryForward = realN(9), lb.NAT },
+		"":                                     func(*lb.Service) {},
+		"listeners of both families":           func(s *lb.Service) { s.Listeners[1].Addr, s.Listeners[1].Proto = six, lb.TCP },
+		"real 2001:db8::1 of the other family": func(s *lb.Service) { s.Reals[1].Addr = six },
+		"forward nat":                          func(s *lb.Service) { s.Absent = []lb.Real{{Addr: realN(9), Forward: lb.NAT}} },
+		"sorry_server by nat":                  func(s *lb.Service) { s.Sorry, s.SorryForward = realN(9), lb.NAT },
 		"SCTP listener 10.0.0.100:5060/sctp": func(s *lb.Service) {
 			s.Listeners[0] = lb.Listener{Addr: vip, Proto: lb.SCTP, First: 5060, Last: 5060}
 		},
@@ -33,5 +34,21 @@ func TestCannot(t *testing.T) {
 		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrUnsupported) || err.Error() != "service web: "+want+": "+ErrUnsupported.Error()) {
 			t.Errorf("%s: error %v", want, err)
 		}
+	}
+}
+
+// A packet path that was opened without IPv6 says so of a service of IPv6.
+func TestCannotIPv6(t *testing.T) {
+	s := webService6(2)
+	if why := Cannot(s); why != "" {
+		t.Errorf("XDP cannot run a service of IPv6: %s", why)
+	}
+	b := &Backend{}
+	if why, want := b.Cannot(s), "IPv6 listener [2001:db8::100]:80/tcp"+withoutIPv6; why != want {
+		t.Errorf("without IPv6: %q, want %q", why, want)
+	}
+	b.ipv6 = true
+	if why := b.Cannot(s); why != "" {
+		t.Errorf("with IPv6: %q", why)
 	}
 }

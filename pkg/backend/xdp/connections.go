@@ -18,21 +18,17 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 	var out []lb.Connection
 	now := b.now()
 	full := func() bool { return limit > 0 && len(out) >= limit }
-	for set := 0; set < len(b.dp.Flows) && !full(); set += 8 {
-		for w := range 4 {
-			v := bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
-			if !v.IsLive() || b.expired(v, now) || full() {
-				continue
-			}
-			k := bpf.FlowKey(load64(&b.dp.Flows[set+w]))
-			c := b.connection(k, v, now)
-			c.Synced = b.isSynced(false, set/2+w, uint64(k), uint64(v))
+	b.eachFlow(func(e entry, v bpf.FlowValue) bool {
+		if !b.expired(v, now) && !full() {
+			c := b.connection(e, v, now)
+			c.Synced = !e.table.isIPv6() && b.isSynced(false, e.place(), e.key, uint64(v))
 			out = append(out, c)
 		}
-	}
-	b.eachTemplate(func(place int, k bpf.TemplateKey, t bpf.TemplateValue) bool {
-		if c, ok := b.templateConnection(k, t, now); ok && !full() {
-			c.Synced = b.isSynced(true, place, uint64(k), uint64(t))
+		return !full()
+	})
+	b.eachTemplate(func(e entry, t bpf.TemplateValue) bool {
+		if c, ok := b.templateConnection(e, t, now); ok && !full() {
+			c.Synced = !e.table.isIPv6() && b.isSynced(true, e.place(), e.key, uint64(t))
 			out = append(out, c)
 		}
 		return !full()
@@ -40,12 +36,27 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 	return out, nil
 }
 
-func (b *Backend) connection(k bpf.FlowKey, v bpf.FlowValue, now uint64) lb.Connection {
+// eachFlow visits the live flows until visit returns false.
+func (b *Backend) eachFlow(visit func(entry, bpf.FlowValue) bool) {
+	for _, t := range b.flowTables() {
+		for set := range t.sets() {
+			for w := range bpf.Ways {
+				e := t.at(set, w)
+				if v := bpf.FlowValue(load64(e.value)); v.IsLive() && !visit(e, v) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (b *Backend) connection(at entry, v bpf.FlowValue, now uint64) lb.Connection {
+	k := bpf.FlowKey(at.key)
 	e := b.numbers.who[k.VIP()]
 	left := int64(b.dp.Settings.Timeout[v.Code()]) - int64(age(v, now))
 	c := lb.Connection{
 		Proto: e.proto, Expires: shown(left), State: stateNames[v.State()],
-		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),
+		Client:  netip.AddrPortFrom(at.client(), k.ClientPort()),
 		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
 	}
 	raw := &b.dp.Reals[v.Real()]
@@ -56,15 +67,15 @@ func (b *Backend) connection(k bpf.FlowKey, v bpf.FlowValue, now uint64) lb.Conn
 	return c
 }
 
-func (b *Backend) templateConnection(k bpf.TemplateKey, t bpf.TemplateValue, now uint64) (lb.Connection, bool) {
+func (b *Backend) templateConnection(e entry, t bpf.TemplateValue, now uint64) (lb.Connection, bool) {
 	raw := &b.dp.Reals[t.Real()]
 	s := b.byIndex[raw.Service%bpf.Services]
-	if s == nil || s.cookie != k.Service() || t.Left(now) < 0 {
+	if s == nil || s.cookie != bpf.TemplateKey(e.key).Service() || t.Left(now) < 0 {
 		return lb.Connection{}, false
 	}
 	c := lb.Connection{
 		Service: s.conf.Name, Template: true, State: "NONE", Expires: shown(int64(t.Left(now))),
-		Client: netip.AddrPortFrom(k.Client(), 0),
+		Client: netip.AddrPortFrom(e.client(), 0),
 		Real:   netip.AddrPortFrom(b.addressOf(t.Real()), 0),
 	}
 	if t.IsAssured() {
@@ -103,12 +114,14 @@ func shown(left int64) time.Duration {
 
 // eachTemplate visits the live templates until visit returns false. A template
 // of another generation than its slot is of a real that has gone.
-func (b *Backend) eachTemplate(visit func(place int, k bpf.TemplateKey, t bpf.TemplateValue) bool) {
-	for set := 0; set < len(b.dp.Templates); set += 8 {
-		for w := range 4 {
-			t := bpf.TemplateValue(load64(&b.dp.Templates[set+4+w]))
-			if t.IsLive() && b.isOfSlot(t) && !visit(set/2+w, bpf.TemplateKey(load64(&b.dp.Templates[set+w])), t) {
-				return
+func (b *Backend) eachTemplate(visit func(entry, bpf.TemplateValue) bool) {
+	for _, table := range b.templateTables() {
+		for set := range table.sets() {
+			for w := range bpf.Ways {
+				e := table.at(set, w)
+				if t := bpf.TemplateValue(load64(e.value)); t.IsLive() && b.isOfSlot(t) && !visit(e, t) {
+					return
+				}
 			}
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // stores nothing, and tells what it decided and why.
 func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 	if !p.Src.Addr().Is4() || !p.Dst.Addr().Is4() {
-		return lb.Explanation{}, fmt.Errorf("explain %s > %s: XDP balances IPv4 only", p.Src, p.Dst)
+		return lb.Explanation{}, fmt.Errorf("explain %s > %s: IPv6 is not explained in XDP yet (see `lvx list -c` and `lvx stats`)", p.Src, p.Dst)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -38,6 +38,7 @@ func Look(pinDir string, configured lb.State, connections bool, limit int) (Held
 	dp.Reals, dp.Loads = slices.Clone(dp.Reals), make([]bpf.Load, len(dp.Loads))
 	b := &Backend{
 		log: slog.New(slog.DiscardHandler), dp: dp, services: map[string]*service{}, filters: map[bpf.FilterKey]bpf.FilterAction{},
+		ipv6: len(dp.Flows6) > bpf.SetWords6,
 	}
 	b.rings.init(len(dp.Rings))
 	b.slots.init(len(dp.Reals))
@@ -84,14 +85,12 @@ func (b *Backend) held(configured lb.State, connections bool, limit int) (h Held
 // countFlows counts the connections that live now.
 func (b *Backend) countFlows() {
 	now := b.now()
-	for set := 0; set < len(b.dp.Flows); set += 8 {
-		for w := range 4 {
-			v := bpf.FlowValue(load64(&b.dp.Flows[set+4+w]))
-			if v.IsLive() && !b.expired(v, now) && b.current(v) {
-				b.load(v.Real(), v.State(), 1)
-			}
+	b.eachFlow(func(_ entry, v bpf.FlowValue) bool {
+		if !b.expired(v, now) && b.current(v) {
+			b.load(v.Real(), v.State(), 1)
 		}
-	}
+		return true
+	})
 }
 
 // eachVIP visits the VIPs of the half in force.

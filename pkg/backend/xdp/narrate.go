@@ -190,8 +190,7 @@ func (t *narrator) addFlow(v bpf.FlowValue) {
 // can be known now.
 func (t *narrator) whyChosen(s *service, v bpf.FlowValue) string {
 	raw := &t.b.dp.Reals[v.Real()]
-	k := bpf.FlowKeyOf(t.client().Addr(), t.client().Port(), 0)
-	if p, tv := t.b.findTemplate(s, k); s.conf.Persistence.Enabled() && p != nil && tv.Real() == v.Real() {
+	if p, tv := t.b.findTemplate(s, t.client().Addr()); s.conf.Persistence.Enabled() && p != nil && tv.Real() == v.Real() {
 		return "its real is the one of the client's persistence template"
 	}
 	if raw.Flags&bpf.RealSorry != 0 {

@@ -167,7 +167,7 @@ func (b *Backend) countTemplates() (bySlot map[uint32]uint32, all uint64) {
 		return bySlot, 0
 	}
 	now := b.now()
-	b.eachTemplate(func(_ int, _ bpf.TemplateKey, t bpf.TemplateValue) bool {
+	b.eachTemplate(func(_ entry, t bpf.TemplateValue) bool {
 		if t.Left(now) >= 0 {
 			bySlot[t.Real()]++
 			all++
@@ -214,8 +214,12 @@ func (b *Backend) tables(st *lb.Stats) error {
 		}
 		return out, nil
 	}
-	st.Flows.Capacity = uint64(len(b.dp.Flows) / 8)
-	st.Template.Capacity = uint64(len(b.dp.Templates) / 8)
+	flows, templates := b.flowTables(), b.templateTables()
+	st.Flows.Capacity, st.Template.Capacity = uint64(flows[0].sets()), uint64(templates[0].sets())
+	if b.ipv6 {
+		st.Flows.Capacity += uint64(flows[1].sets())
+		st.Template.Capacity += uint64(templates[1].sets())
+	}
 	_, st.Template.Used = b.countTemplates()
 	for i := range b.slots.next {
 		l := &b.dp.Loads[i]

@@ -10,8 +10,8 @@ import (
 // ErrUnsupported marks what XDP does not do.
 var ErrUnsupported = errors.New("not possible with XDP (use `backend: ipvs` or `auto`)")
 
-// Supports tells why a service cannot run here: nil if it can.
-func Supports(s lb.Service) error { return supports(s, false) }
+// Supports says why a service cannot run in XDP: nil if it can.
+func Supports(s lb.Service) error { return supports(s, true) }
 
 func supports(s lb.Service, ipv6 bool) error {
 	if why := cannot(s, ipv6); why != "" {
@@ -20,10 +20,17 @@ func supports(s lb.Service, ipv6 bool) error {
 	return nil
 }
 
-// Cannot tells in a few words why a service cannot run here: "" if it can.
-func Cannot(s lb.Service) string { return cannot(s, false) }
+// Cannot says in a few words why a service cannot run in XDP: "" if it can.
+func Cannot(s lb.Service) string { return cannot(s, true) }
 
-// cannot is [Cannot]; with ipv6 it takes services of IPv6.
+// Cannot is [Cannot] for this packet path, which may be without IPv6.
+func (b *Backend) Cannot(s lb.Service) string { return cannot(s, b.ipv6) }
+
+// withoutIPv6 is why a service of IPv6 cannot run in a packet path that was
+// opened when there was none.
+const withoutIPv6 = ": the packet path was started without IPv6 services (restart lvx: connections live on)"
+
+// cannot is [Cannot]; without ipv6 it refuses services of IPv6.
 func cannot(s lb.Service, ipv6 bool) string {
 	if s.Condition != "" {
 		return fmt.Sprintf("mark %d: %s", s.Mark, s.Condition)
@@ -37,7 +44,7 @@ func cannot(s lb.Service, ipv6 bool) string {
 		case l.Proto == lb.SCTP:
 			return "SCTP listener " + l.String()
 		case l.Addr.Is6() && !ipv6:
-			return "IPv6 listener " + l.String()
+			return "IPv6 listener " + l.String() + withoutIPv6
 		case l.Addr.Is6() != isIPv6:
 			return "listeners of both families"
 		}
@@ -53,7 +60,7 @@ func cannot(s lb.Service, ipv6 bool) string {
 			case r.Forward == lb.Tunnel && isIPv6:
 				return "forward " + r.Forward.String() + " with IPv6"
 			case r.Addr.Is6() && !ipv6:
-				return "IPv6 real " + r.Addr.String()
+				return "IPv6 real " + r.Addr.String() + withoutIPv6
 			case r.Addr.Is6() != isIPv6:
 				return "real " + r.Addr.String() + " of the other family"
 			}

@@ -3,6 +3,7 @@ package xdp
 import (
 	"context"
 	"math"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -50,13 +51,13 @@ func (b *Backend) runSweeper(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			b.sweepPart(len(b.dp.Flows)/8/sweepSteps + 1)
+			b.sweepPart(b.flowSets()/sweepSteps + 1)
 		}
 	}
 }
 
 // Sweep walks the whole table once.
-func (b *Backend) Sweep() { b.sweepPart(len(b.dp.Flows) / 8) }
+func (b *Backend) Sweep() { b.sweepPart(b.flowSets()) }
 
 func (b *Backend) sweepPart(sets int) {
 	b.mu.Lock()
@@ -65,14 +66,17 @@ func (b *Backend) sweepPart(sets int) {
 		b.sweep.perReal, b.sweep.perVIP = map[uint32]struct{}{}, map[uint16]struct{}{}
 	}
 	now := b.now()
-	end := min(b.sweep.next+sets, len(b.dp.Flows)/8)
-	for set := b.sweep.next; set < end; set++ {
-		if !emptySet(b.dp.Flows[set*8 : set*8+8]) {
-			b.sweepSet(set*8, now)
+	end, first := min(b.sweep.next+sets, b.flowSets()), 0
+	for _, t := range b.flowTables() { // one behind the other
+		for set := max(b.sweep.next-first, 0); set < min(end-first, t.sets()); set++ {
+			if !t.isEmpty(set) {
+				b.sweepSet(t, set, now)
+			}
 		}
+		first += t.sets()
 	}
 	b.sweep.next = end
-	if end == len(b.dp.Flows)/8 {
+	if end == first {
 		if b.persistent {
 			b.sweepTemplates(now)
 		}
@@ -82,36 +86,38 @@ func (b *Backend) sweepPart(sets int) {
 
 // emptySet reports whether no place of a set has a flow: of an idle director's,
 // a million in five seconds.
-func emptySet(set []uint64) bool {
-	return bpf.FlowValue(load64(&set[4])|load64(&set[5])|load64(&set[6])|load64(&set[7])).State() == bpf.StateEmpty
+func emptySet(set []uint64) bool { return emptyValues(set[bpf.Ways : 2*bpf.Ways]) }
+
+func emptyValues(v []uint64) bool {
+	return bpf.FlowValue(load64(&v[0])|load64(&v[1])|load64(&v[2])|load64(&v[3])).State() == bpf.StateEmpty
 }
 
-func (b *Backend) sweepSet(at int, now uint64) {
-	for w := range 4 {
-		v := bpf.FlowValue(load64(&b.dp.Flows[at+4+w]))
+func (b *Backend) sweepSet(t table, set int, now uint64) {
+	for w := range bpf.Ways {
+		e := t.at(set, w)
+		v := bpf.FlowValue(load64(e.value))
 		if !v.IsLive() {
 			continue
 		}
 		if b.expired(v, now) {
-			if compareAndSwap64(&b.dp.Flows[at+4+w], uint64(v), uint64(v.Ended())) && b.current(v) {
+			if compareAndSwap64(e.value, uint64(v), uint64(v.Ended())) && b.current(v) {
 				b.load(v.Real(), v.State(), -1)
 			}
 			continue
 		}
-		k := bpf.FlowKey(load64(&b.dp.Flows[at+w]))
 		b.sweep.perReal[v.Real()] = struct{}{}
-		b.sweep.perVIP[k.VIP()] = struct{}{}
-		b.restampFlow(k, v, now)
+		b.sweep.perVIP[bpf.FlowKey(e.key).VIP()] = struct{}{}
+		b.restampFlow(e.client(), v, now)
 	}
-	if b.news != nil {
-		b.news.pending = b.flowNews(b.news.pending, at/8, now, true)
+	if b.news != nil && !t.isIPv6() {
+		b.news.pending = b.flowNews(b.news.pending, set, now, true)
 	}
 }
 
 // restampFlow keeps the template of a live connection alive: the kernel re-arms a
 // controlling entry by 60 s while one of its connections lives
 // (ip_vs_conn_expire).
-func (b *Backend) restampFlow(k bpf.FlowKey, v bpf.FlowValue, now uint64) {
+func (b *Backend) restampFlow(client netip.Addr, v bpf.FlowValue, now uint64) {
 	if !b.current(v) {
 		return
 	}
@@ -119,7 +125,7 @@ func (b *Backend) restampFlow(k bpf.FlowKey, v bpf.FlowValue, now uint64) {
 	if s == nil || !s.conf.Persistence.Enabled() {
 		return
 	}
-	p, t := b.findTemplate(s, k)
+	p, t := b.findTemplate(s, client)
 	if p == nil || t.Left(now) < 0 || t.Left(now) > renewMargin || t.Real() != v.Real() {
 		return
 	}
@@ -128,16 +134,23 @@ func (b *Backend) restampFlow(k bpf.FlowKey, v bpf.FlowValue, now uint64) {
 }
 
 // findTemplate finds the client's live template of a service.
-func (b *Backend) findTemplate(s *service, k bpf.FlowKey) (*uint64, bpf.TemplateValue) {
-	want := bpf.TemplateKeyOf(uint32(k)&s.entry.PersistMask, s.cookie)
-	for _, set := range bpf.TwoSets(b.dp.Settings.TemplateHash(want), uint32(len(b.dp.Templates)/8)) {
-		for w := range uint32(4) {
-			if bpf.TemplateKey(load64(&b.dp.Templates[set*8+w])) != want {
+func (b *Backend) findTemplate(s *service, client netip.Addr) (*uint64, bpf.TemplateValue) {
+	table := b.templateTables()[0]
+	if client.Is6() {
+		table = b.templateTables()[1]
+	}
+	if table.sets() < 2 {
+		return nil, 0 // IPv6 is not served
+	}
+	network, want := b.templateOf(s, client)
+	for _, set := range bpf.TwoSets(b.dp.Settings.TemplateHash(want), uint32(table.sets())) {
+		for w := range bpf.Ways {
+			e := table.at(int(set), w)
+			if bpf.TemplateKey(e.key) != want || e.client() != network {
 				continue
 			}
-			p := &b.dp.Templates[set*8+4+w]
-			if t := bpf.TemplateValue(load64(p)); t.IsLive() {
-				return p, t
+			if t := bpf.TemplateValue(load64(e.value)); t.IsLive() {
+				return e.value, t
 			}
 		}
 	}
@@ -145,22 +158,26 @@ func (b *Backend) findTemplate(s *service, k bpf.FlowKey) (*uint64, bpf.Template
 }
 
 func (b *Backend) sweepTemplates(now uint64) {
-	for set := 0; set < len(b.dp.Templates); set += 8 {
-		for w := range 4 {
-			p := &b.dp.Templates[set+4+w]
-			t := bpf.TemplateValue(load64(p))
-			if !t.IsLive() {
-				continue
+	for _, table := range b.templateTables() {
+		for set := range table.sets() {
+			for w := range bpf.Ways {
+				b.sweepTemplate(table.at(set, w).value, now)
 			}
-			if t.Left(now) < 0 {
-				compareAndSwap64(p, uint64(t), uint64(t.Ended()))
-				continue
+			if b.news != nil && !table.isIPv6() {
+				b.news.pending = b.templateNews(b.news.pending, set, now)
 			}
-			b.sweep.perReal[t.Real()] = struct{}{}
 		}
-		if b.news != nil {
-			b.news.pending = b.templateNews(b.news.pending, set/8, now)
-		}
+	}
+}
+
+func (b *Backend) sweepTemplate(p *uint64, now uint64) {
+	t := bpf.TemplateValue(load64(p))
+	switch {
+	case !t.IsLive():
+	case t.Left(now) < 0:
+		compareAndSwap64(p, uint64(t), uint64(t.Ended()))
+	default:
+		b.sweep.perReal[t.Real()] = struct{}{}
 	}
 }
 

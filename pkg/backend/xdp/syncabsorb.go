@@ -90,7 +90,7 @@ func (b *Backend) releasePen(entries []connsync.Entry) []connsync.Entry {
 // a service or real that this director does not have; its Value is 0 if there
 // is nothing to store.
 func (b *Backend) absorption(e connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
-	if !e.Client.Addr().Is4() {
+	if !e.Client.Addr().Is4() || !e.Virtual.Addr().Is4() { // IPv6 is not synced
 		return a, true
 	}
 	if e.IsTemplate() {

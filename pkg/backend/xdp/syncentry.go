@@ -84,7 +84,7 @@ func (b *Backend) flowEntry(k bpf.FlowKey, v bpf.FlowValue, now uint64) (connsyn
 
 // templateEntry is a live template as peers are told of it.
 func (b *Backend) templateEntry(k bpf.TemplateKey, t bpf.TemplateValue, now uint64) (connsync.Entry, bool) {
-	c, ok := b.templateConnection(k, t, now)
+	c, ok := b.templateConnection(entry{key: uint64(k), table: b.templateTables()[0]}, t, now)
 	if !ok || !b.isOfSlot(t) {
 		return connsync.Entry{}, false
 	}

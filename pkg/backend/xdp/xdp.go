@@ -45,6 +45,7 @@ type Options struct {
 	PinDir     string
 	Flows      int // connections that are guaranteed a place
 	Templates  int
+	IPv6       bool // serve IPv6 too, in tables as large again
 	Neighbors  Neighbors
 	Detached   bool // see [loader.Options]; nothing is swept then
 	NoSweeper  bool // tests sweep by hand
@@ -85,7 +86,7 @@ type Backend struct {
 	sweep         sweeper
 	news          *news          // what peers are told, nil without connection sync
 	origins       *origins       // which entries peers told of, nil before the first
-	ipv6          bool           // services of IPv6 are taken: by tests of their program, which nothing attaches yet
+	ipv6          bool           // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen            // entries of peers that wait for an edit
 	listeners     *listenerIndex // see index
 	frags         *holder
@@ -109,7 +110,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 	}
 	dp, err := loader.Open(context.Background(), loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend,
-		Flows: o.Flows, Templates: o.Templates, StillClock: o.StillClock, Detached: o.Detached,
+		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, StillClock: o.StillClock, Detached: o.Detached,
 	})
 	if err != nil {
 		return nil, err
@@ -133,7 +134,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 // newBackend reads what a predecessor left in the tables.
 func newBackend(dp *loader.Datapath, o Options) *Backend {
 	b := &Backend{
-		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace,
+		log: o.Log.With("component", "xdp"), dp: dp, neigh: o.Neighbors, grace: loader.Grace, ipv6: o.IPv6,
 		services: map[string]*service{}, revision: 1, fail: o.fail,
 		filters: map[bpf.FilterKey]bpf.FilterAction{},
 	}

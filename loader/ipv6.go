@@ -1,0 +1,157 @@
+package loader
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// program6 is the packet path of IPv6, which that of IPv4 calls by the map
+// families.
+const program6 = "lb6"
+
+// isTable6 reports whether a map is one of IPv6's tables.
+func isTable6(name string) bool { return name == "flows6" || name == "templates6" }
+
+// isUnshared6 reports whether IPv6's program has a map of its own instead of
+// the shared one: it tells connection sync nothing, whose news are of IPv4's
+// tables.
+func isUnshared6(spec *ebpf.CollectionSpec, name string) bool {
+	return spec.Programs[program6] != nil && (name == "flow_news" || name == "template_news")
+}
+
+// loadSpec6 reads the object of IPv6.
+func loadSpec6() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadSpec6()
+	if err != nil {
+		return nil, err
+	}
+	for name := range spec.Maps {
+		if isUnshared6(spec, name) {
+			spec.Maps[name].MaxEntries = 1
+		}
+	}
+	return spec, nil
+}
+
+// addMaps6 adds the maps of IPv6 to the object of IPv4, as large as they are
+// needed: where IPv6 is not served, of one entry.
+func addMaps6(spec *ebpf.CollectionSpec, o Options) error {
+	spec6, err := bpf.LoadSpec6()
+	if err != nil {
+		return err
+	}
+	for name, entries := range map[string]uint32{"flows6": sets(o.Flows), "templates6": sets(o.Templates), "fragments6": spec6.Maps["fragments6"].MaxEntries} {
+		m := spec6.Maps[name]
+		if m.MaxEntries = entries; !o.IPv6 {
+			m.MaxEntries = 1
+		}
+		spec.Maps[name] = m
+	}
+	return nil
+}
+
+// keepSize6 lets a pinned map of IPv6 have the size that it has: what is in
+// it cannot be copied. One of a single entry holds nothing.
+func (d *Datapath) keepSize6(name string, m *ebpf.Map) {
+	spec, n := d.spec.Maps[name], m.MaxEntries()
+	if n <= 1 || n == spec.MaxEntries || !isTable6(name) && name != "fragments6" {
+		return
+	}
+	if isTable6(name) && spec.MaxEntries > 1 && d.opts.Log != nil {
+		d.opts.Log.Warn("a table of IPv6 keeps its size until lvx is stopped", "table", name, "sets", n, "wanted", spec.MaxEntries)
+	}
+	spec.MaxEntries = n
+}
+
+// prepareNames draws the secret words by which IPv6 clients are named, if none
+// are drawn yet.
+func (d *Datapath) prepareNames() error {
+	keys := &d.Settings.NameKey
+	if *keys != [len(keys)]uint64{} {
+		return nil
+	}
+	var secret [8 * len(keys)]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return fmt.Errorf("secret of IPv6 names: %w", err)
+	}
+	for i := range keys {
+		keys[i] = binary.NativeEndian.Uint64(secret[8*i:])
+	}
+	return nil
+}
+
+// load6 makes the program of IPv6 of an interface, where IPv6 is served.
+func (d *Datapath) load6(slot uint32) error {
+	if !d.opts.IPv6 {
+		return nil
+	}
+	spec, err := loadSpec6()
+	if err != nil {
+		return err
+	}
+	coll, err := d.loadCollection(spec, program6, slot, nil)
+	if err != nil {
+		return fmt.Errorf("IPv6: %w", err)
+	}
+	defer coll.Close()
+	if d.program6 == nil {
+		d.program6 = map[uint32]*ebpf.Program{}
+	}
+	d.program6[slot] = coll.DetachProgram(program6)
+	return nil
+}
+
+// putFamilies puts the programs of IPv6 in force, or takes a predecessor's
+// away. It comes before the programs that call them are exchanged.
+func (d *Datapath) putFamilies() error {
+	d.previous6 = map[uint32]*ebpf.Program{}
+	for slot := range d.Maps.Families.MaxEntries() {
+		var was *ebpf.Program
+		err := d.Maps.Families.Lookup(slot, &was)
+		if err == nil {
+			d.previous6[slot] = was
+		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("programs of IPv6: %w", err)
+		}
+		if err := d.opts.fail("families"); err != nil {
+			return err
+		}
+		if err := d.putFamily(slot, d.program6[slot]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) putFamily(slot uint32, prog *ebpf.Program) error {
+	var err error
+	if prog != nil {
+		err = d.Maps.Families.Put(slot, prog)
+	} else if err = d.Maps.Families.Delete(slot); errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("program of IPv6: %w", err)
+	}
+	return nil
+}
+
+// takeBackFamilies undoes putFamilies: what a predecessor left serves on.
+func (d *Datapath) takeBackFamilies() {
+	if d.previous6 == nil || d.Maps.Families == nil {
+		return
+	}
+	for slot := range d.Maps.Families.MaxEntries() {
+		_ = d.putFamily(slot, d.previous6[slot])
+	}
+}
+
+// Program6 is the program of IPv6 of one of the interfaces, nil if it serves
+// IPv4 alone; for tests.
+func (d *Datapath) Program6(slot uint32) *ebpf.Program { return d.program6[slot] }

@@ -1,0 +1,85 @@
+package xdp
+
+import (
+	"net/netip"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// table is a table of one family as it lies in memory: sets of keys, then as
+// many values, then, of IPv6, the addresses that the keys name.
+type table struct {
+	words  []uint64
+	stride int // words of a set
+}
+
+func (b *Backend) flowTables() [2]table {
+	return [2]table{{b.dp.Flows, 2 * bpf.Ways}, {b.dp.Flows6, bpf.SetWords6}}
+}
+
+func (b *Backend) templateTables() [2]table {
+	return [2]table{{b.dp.Templates, 2 * bpf.Ways}, {b.dp.Templates6, bpf.SetWords6}}
+}
+
+// sets is how many sets t has.
+func (t table) sets() int { return len(t.words) / t.stride }
+
+func (t table) isIPv6() bool { return t.stride == bpf.SetWords6 }
+
+// entry is a place of a table.
+type entry struct {
+	key   uint64
+	value *uint64
+	table table
+	at    int // of the key
+}
+
+// at is the place of a way in a set.
+func (t table) at(set, way int) entry {
+	at := set*t.stride + way
+	return entry{load64(&t.words[at]), &t.words[at+bpf.Ways], t, at}
+}
+
+// isEmpty reports whether no place of a set has an entry: of an idle
+// director's, a million in five seconds.
+func (t table) isEmpty(set int) bool {
+	at := set*t.stride + bpf.Ways
+	return emptyValues(t.words[at : at+bpf.Ways])
+}
+
+// place is the number of the place among all of its table.
+func (e entry) place() int { return e.at/e.table.stride*bpf.Ways + e.at%e.table.stride }
+
+// client is the client's address; of a template masked.
+func (e entry) client() netip.Addr {
+	if !e.table.isIPv6() {
+		return bpf.FlowKey(e.key).Client() // a template's key begins alike
+	}
+	way := e.at % e.table.stride
+	at := e.at - way + 2*bpf.Ways + 2*way
+	low, high := load64(&e.table.words[at]), load64(&e.table.words[at+1])
+	return bpf.Address{Word: [4]uint32{uint32(low), uint32(low >> 32), uint32(high), uint32(high >> 32)}}.Addr()
+}
+
+// templateOf is the network that the template of a client of s is of, and the
+// template's key.
+func (b *Backend) templateOf(s *service, client netip.Addr) (netip.Addr, bpf.TemplateKey) {
+	if client.Is4() {
+		network := bpf.AddrOfWord(bpf.IPv4Word(client) & s.entry.PersistMask)
+		return network, bpf.TemplateKeyOf(bpf.IPv4Word(network), s.cookie)
+	}
+	network, err := client.Prefix(int(min(s.entry.PersistMask, 128)))
+	if err != nil {
+		return client, 0
+	}
+	return network.Addr(), bpf.TemplateKeyOf(b.dp.Settings.NameOf(network.Addr()), s.cookie)
+}
+
+// flowSets is how many sets a pass goes through.
+func (b *Backend) flowSets() int {
+	n := 0
+	for _, t := range b.flowTables() {
+		n += t.sets()
+	}
+	return n
+}

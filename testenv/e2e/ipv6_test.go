@@ -1,0 +1,201 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/rig"
+)
+
+const (
+	vip6 = "fd25::100"
+	web6 = "http://[" + vip6 + "]"
+)
+
+// service6 is the body of a configuration with one IPv6 service on port 80.
+func service6(extra string, reals ...string) string {
+	b := "services:\n  - name: web6\n    listen: [\"[" + vip6 + "]:80/tcp\"]\n    scheduler: rr\n" + extra + "    reals:\n"
+	for _, r := range reals {
+		b += "      - {address: \"" + r + "\"}\n"
+	}
+	return b
+}
+
+// newRig6 gives every host of the standard network an IPv6 address, its last
+// byte that of IPv4 in decimal, and the reals the VIP on lo.
+func newRig6(t *testing.T) *rig.Rig {
+	t.Helper()
+	r := newRig(t, testenv.Shape{Directors: 1})
+	for _, h := range r.Cluster.Hosts() {
+		if !h.Addr("eth0").IsValid() { // the switch
+			continue
+		}
+		v4 := h.Addr("eth0").As4()
+		must(t, h.Sysctl("net.ipv6.conf.eth0.disable_ipv6", "0"))
+		must(t, h.AddAddr("eth0", netip.MustParsePrefix(fmt.Sprintf("fd25::%d/64", v4[3]))))
+		if strings.HasPrefix(h.Name, "r") {
+			run(t, h, lvx, "real", "up", "--vip", vip6, "--state", filepath.Join(h.Dir(), "real6.json"))
+		}
+	}
+	return r
+}
+
+// IPv6 in XDP as users meet it: requests in turn, a connection that outlives
+// kill -9 of the daemon, draining, a real that fails, listings.
+func TestIPv6InXDP(t *testing.T) {
+	for _, mode := range []string{"native", "generic"} {
+		t.Run(mode, func(t *testing.T) {
+			r := newRig6(t)
+			head := "backend: xdp\nxdp_mode: " + mode + "\n"
+			must(t, r.Direct(t.Context(), "d1", head+service6("", "fd25::12", "fd25::13")))
+			if got := r.Curl(4, web6); strings.Count(got, "r1") != 2 || strings.Count(got, "r2") != 2 {
+				t.Fatalf("requests: %s", got)
+			}
+			conn := hold6(t, r)
+			still := func(when string) {
+				t.Helper()
+				if name, err := rig.Ask(conn); name != "r1" || err != nil {
+					t.Fatalf("%s the connection is answered by %q, %v", when, name, err)
+				}
+			}
+			still("at first")
+			r.Kill("d1")
+			still("with the daemon dead")
+			if got := r.Curl(4, web6); strings.Count(got, "r1") != 2 || strings.Count(got, "r2") != 2 {
+				t.Errorf("new connections with the daemon dead: %s", got)
+			}
+			must(t, r.Start(t.Context(), "d1"))
+			still("after the restart")
+			wantListed(t, r, []string{"list", "-n", "-c"}, "ESTABLISHED", "["+vip6+"]:80")
+			wantListed(t, r, []string{"list", "-n"}, "["+vip6+"]:80", "[fd25::12]:80")
+			wantListed(t, r, []string{"status"}, "web6")
+
+			run6(t, r, "drain", "web6", "fd25::12")
+			eventually(t, func() error {
+				if got := r.Curl(4, web6); got != "r2 r2 r2 r2" {
+					return fmt.Errorf("with r1 drained: %s", got)
+				}
+				return nil
+			})
+			still("while it is drained")
+			must(t, conn.Close())
+			must(t, r.Stop("d1"))
+			nothingLeft(t, r, "d1")
+		})
+	}
+}
+
+// hold6 keeps a connection that reaches r1.
+func hold6(t *testing.T, r *rig.Rig) net.Conn {
+	t.Helper()
+	for range 4 {
+		ctx, cancel := context.WithTimeout(t.Context(), rig.Patience)
+		conn, err := r.Client.Dial(ctx, "tcp", "["+vip6+"]:80")
+		cancel()
+		must(t, err)
+		if name, err := rig.Ask(conn); err == nil && name == "r1" {
+			t.Cleanup(func() { _ = conn.Close() })
+			return conn
+		}
+		_ = conn.Close()
+	}
+	t.Fatal("no connection reached r1")
+	return nil
+}
+
+func run6(t *testing.T, r *rig.Rig, args ...string) string {
+	t.Helper()
+	out, err := r.LVX(t.Context(), "d1", args...)
+	if err != nil {
+		t.Fatalf("lvx %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func wantListed(t *testing.T, r *rig.Rig, args []string, want ...string) {
+	t.Helper()
+	out := run6(t, r, args...)
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("lvx %s does not show %q:\n%s", strings.Join(args, " "), w, out)
+		}
+	}
+}
+
+// A check takes a dead IPv6 real out, and a reload that brings the first IPv6
+// service to a daemon without is refused with what to do.
+func TestIPv6Checks(t *testing.T) {
+	r := newRig6(t)
+	check := "    check: {type: tcp, interval: 200ms, timeout: 1s}\n"
+	must(t, r.Direct(t.Context(), "d1", "backend: xdp\n"+service("")))
+	if _, err := r.Config("d1", "backend: xdp\n"+service6(check, "fd25::12", "fd25::13")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.LVX(t.Context(), "d1", "reload")
+	if text := fmt.Sprint(out, err); err == nil || !strings.Contains(text, "started without IPv6") {
+		t.Errorf("the reload says: %s", text)
+	}
+	if got := r.Curl(2, "http://"+rig.VIP); got != "r1 r2" && got != "r2 r1" {
+		t.Errorf("after the refused reload: %s", got)
+	}
+	must(t, r.Stop("d1"))
+	must(t, r.Start(t.Context(), "d1"))
+	both := func() error {
+		if got := r.Curl(4, web6); strings.Count(got, "r1") != 2 || strings.Count(got, "r2") != 2 {
+			return fmt.Errorf("requests: %s", got)
+		}
+		return nil
+	}
+	eventually(t, both)
+	must(t, r.Cluster.Host("r1").SetLink("eth0", false))
+	eventually(t, func() error {
+		if got := r.Curl(4, web6); got != "r2 r2 r2 r2" {
+			return fmt.Errorf("with r1 dead: %s", got)
+		}
+		return nil
+	})
+}
+
+// A download through an IPv6 VIP from nginx by curl: 20 MB, or LVX_LOAD=1 for 200.
+func TestIPv6Download(t *testing.T) {
+	r := newRig6(t)
+	size := int64(20 << 20)
+	if os.Getenv("LVX_LOAD") != "" {
+		size *= 10
+	}
+	must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n  - name: files\n    listen: [\"["+vip6+"]:8080/tcp\"]\n    reals: [{address: \"fd25::12\"}]\n"))
+	serveNginx6(t, r.Cluster.Host("r1"), size)
+	eventually(t, func() error {
+		out, err := r.Client.Run(t.Context(), "curl", "-sS", "-g", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", "-m", "50", "http://["+vip6+"]:8080/file")
+		if want := fmt.Sprintf("200 %d", size); err != nil || out != want {
+			return fmt.Errorf("curl: %q, %v; want %q", out, err, want)
+		}
+		return nil
+	})
+}
+
+// serveNginx6 runs an nginx with one file of zeros.
+func serveNginx6(t *testing.T, h *testenv.Host, size int64) {
+	t.Helper()
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "file"))
+	must(t, err)
+	_, err = io.Copy(f, zeros(size))
+	must(t, err)
+	must(t, f.Close())
+	conf := "daemon off; master_process off; pid " + dir + "/pid; error_log stderr; events {}\n" +
+		"http { access_log off; client_body_temp_path " + dir + "/a; proxy_temp_path " + dir + "/b; fastcgi_temp_path " + dir + "/c;" +
+		" uwsgi_temp_path " + dir + "/d; scgi_temp_path " + dir + "/e; server { listen [::]:8080; root " + dir + "; } }\n"
+	file := filepath.Join(dir, "nginx.conf")
+	must(t, os.WriteFile(file, []byte(conf), 0o600))
+	_, err = h.Start("nginx", "-c", file, "-e", "stderr")
+	must(t, err)
+}

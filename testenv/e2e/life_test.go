@@ -176,6 +176,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 		"reals": `"mac"`, "addresses": `"word"`, "counters": `"packets"`, "settings": `"half"`, "verdicts": `"count"`, "filters": `"prefix"`,
 		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"active"`, "cursors": `"picks"`, "ranges": `"first"`,
 		"rings": `"real"`, "tunnels": `"destination"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
+		"flows6": `"client"`, "templates6": `"client"`, "fragments6": "[]", "families": "[]",
 		"leases": `"value"`, "locks": `"value"`,
 		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`,
 	}

@@ -30,7 +30,7 @@ func address(c *cursor) netip.Addr {
 	return a
 }
 
-// unfit tells why no host can have the address a, or "".
+// unfit returns why no host can have the address a, or "".
 func unfit(a netip.Addr) string {
 	switch {
 	case a.Zone() != "":
@@ -47,7 +47,7 @@ func unfit(a netip.Addr) string {
 	return ""
 }
 
-// virtual tells why a cannot be a VIP, or "".
+// virtual returns why a cannot be a VIP, or "".
 func virtual(a netip.Addr) string {
 	if what := unfit(a); what != "" {
 		return what

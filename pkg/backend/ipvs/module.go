@@ -19,7 +19,7 @@ import (
 // there (ip_vs_ctl.c: ESRCH).
 var errNoService = syscall.ESRCH
 
-// Available tells why kernel IPVS cannot be used here, nil if it can. It
+// Available returns why kernel IPVS cannot be used here, nil if it can. It
 // loads nothing.
 func Available() error {
 	if _, err := os.Stat("/proc/net/ip_vs"); err == nil {

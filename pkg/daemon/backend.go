@@ -29,6 +29,9 @@ type datapath struct {
 // every service gets the one that can run it.
 func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warnings.Registry, log *slog.Logger) (datapath, error) {
 	openXDP := func() (*xdp.Backend, error) {
+		if err := hostinfo.WeakOrder(); err != nil {
+			return nil, err
+		}
 		return xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,

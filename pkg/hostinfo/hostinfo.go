@@ -86,6 +86,9 @@ func bpffs(path string) string {
 
 // XDP returns why XDP cannot run on this host at all.
 func (h Host) XDP() error {
+	if err := WeakOrder(); err != nil {
+		return err
+	}
 	if !h.Recent {
 		return fmt.Errorf("kernel %s is older than %s", h.Kernel, OldestKernel)
 	}

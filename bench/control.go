@@ -30,14 +30,14 @@ type scale struct{ services, starts, reloads int }
 // control runs the daemon itself, in a namespace, with reals that answer ARP
 // and checks.
 func control(ctx context.Context, j *job) error {
-	scales, idle := []scale{{10, 5, 9}, {1000, 5, 9}, {10_000, 3, 9}}, 30*time.Second
+	scales, restored, idle := []scale{{10, 5, 9}, {1000, 5, 9}, {10_000, 3, 9}}, restoredServices, 30*time.Second
 	if j.quick {
-		scales, idle = []scale{{1000, 1, 3}}, time.Second
+		scales, restored, idle = []scale{{1000, 1, 3}}, restoredServices/10, time.Second
 	}
-	return controlOf(ctx, j, scales, idle)
+	return controlOf(ctx, j, scales, restored, idle)
 }
 
-func controlOf(ctx context.Context, j *job, scales []scale, idle time.Duration) (err error) {
+func controlOf(ctx context.Context, j *job, scales []scale, restored int, idle time.Duration) (err error) {
 	p, err := newPlant(ctx)
 	if err != nil {
 		return err
@@ -50,6 +50,11 @@ func controlOf(ctx context.Context, j *job, scales []scale, idle time.Duration) 
 		}
 		fmt.Fprintln(j.notes)
 	}
+	fmt.Fprintf(j.notes, "control plane, %d rules of ipvsadm ", (1+restoredReals)*restored)
+	if err := p.restore(ctx, j, restored); err != nil {
+		return err
+	}
+	fmt.Fprintln(j.notes)
 	fmt.Fprintf(j.notes, "control plane, idle for twice %s ", idle)
 	busy, memory, err := p.idle(ctx, idle, false)
 	if err != nil {

@@ -143,13 +143,13 @@ func TestVerifier(t *testing.T) {
 
 func TestControl(t *testing.T) {
 	r := tiny(t, func(ctx context.Context, j *job) error {
-		return controlOf(ctx, j, []scale{{20, 1, 1}}, time.Second)
+		return controlOf(ctx, j, []scale{{20, 1, 1}}, 5, time.Second)
 	})
 	names := map[string]float64{}
 	for _, f := range r.Figures {
 		names[f.Name] = f.Value
 	}
-	for _, name := range []string{"applied/20", "serving/20", "reload/20", "answered/20", "override/20", "memory/20", "idle/memory"} {
+	for _, name := range []string{"applied/20", "serving/20", "reload/20", "answered/20", "override/20", "memory/20", "restore/50", "restore-writes/50", "edits/50", "idle/memory"} {
 		if names[name] <= 0 {
 			t.Errorf("no figure %s in %v", name, names)
 		}

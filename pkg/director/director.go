@@ -142,6 +142,7 @@ type Director struct {
 	overrides     Overrides
 	maintenance   maintenance
 	out           Planned
+	held          *lb.State         // what the backend has taken wholly; nil = not known
 	canHoldVIPs   bool              // the servers are found, or had their time: VIPs may attract traffic
 	active        map[string]bool   // VRRP instances that this host forwards for
 	roleChanges   map[string]uint64 // by VRRP instance
@@ -276,7 +277,7 @@ func (d *Director) applyPlan(ctx context.Context, onApplied func(error)) error {
 	before := d.out
 	d.out = Plan(d.input(d.cfg))
 	d.leases.Store(&d.out.Memory.Leases)
-	err := d.opt.Backend.Apply(ctx, d.out.State)
+	err := d.applyState(ctx, d.out.State)
 	d.announceState(err)
 	onApplied(err)
 	d.notifyChanges(before, d.out)
@@ -357,8 +358,10 @@ func (d *Director) enforceState(ctx context.Context, cfg *config.Config, s lb.St
 		d.placedConfig = nil
 		d.watchServers(cfg, s.VIPs)
 	}
-	if err := d.opt.Backend.Apply(ctx, s); err != nil {
-		return err
+	if d.held == nil || !d.held.Equal(&s) { // a reload that changes nothing writes nothing; the drift pass repairs
+		if err := d.applyState(ctx, s); err != nil {
+			return err
+		}
 	}
 	if err := d.setVRRP(cfg); err != nil || known {
 		return err
@@ -369,6 +372,16 @@ func (d *Director) enforceState(ctx context.Context, cfg *config.Config, s lb.St
 	if d.canHoldVIPs {
 		d.placedConfig = cfg
 	}
+	return nil
+}
+
+// applyState has the backend hold a state.
+func (d *Director) applyState(ctx context.Context, s lb.State) error {
+	d.held = nil
+	if err := d.opt.Backend.Apply(ctx, s); err != nil {
+		return err
+	}
+	d.held = &s
 	return nil
 }
 

@@ -66,8 +66,12 @@ func TestExport(t *testing.T) {
 		}
 		text = out
 		r.next = load()
+		applied := len(r.backend.Applied())
 		if _, err := r.Reload(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if n := len(r.backend.Applied()) - applied; n != 0 {
+			t.Errorf("the exported file wrote to the backend %d times (want none)", n)
 		}
 		if diff := cmp.Diff(before, r.state(), compareAddrs); diff != "" {
 			t.Errorf("-before +after:\n%s", diff)

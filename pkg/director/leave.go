@@ -30,7 +30,7 @@ func (d *Director) Leave(ctx context.Context, grace time.Duration) error {
 	}
 	state := d.out.State
 	state.VIPs = leaseVIPs(state, id)
-	if err := d.opt.Backend.Apply(ctx, state); err != nil {
+	if err := d.applyState(ctx, state); err != nil {
 		return fmt.Errorf("lease for a successor: %w", err)
 	}
 	return nil

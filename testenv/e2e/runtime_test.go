@@ -8,34 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
-
-// newTyped is a director whose file has no services and whose ipvsadm is lvx.
-func newTyped(t *testing.T) typed {
-	t.Helper()
-	r := newRig(t, testenv.Shape{Directors: 1})
-	must(t, r.Direct(t.Context(), "d1", "services: []\n"))
-	dir := t.TempDir()
-	for _, name := range []string{"ipvsadm", "ipvsadm-save", "ipvsadm-restore"} {
-		must(t, os.Symlink(lvx, filepath.Join(dir, name)))
-	}
-	return typed{&seed{T: t, Rig: r}, dir}
-}
-
-func (s typed) mustShell(line string) string {
-	s.Helper()
-	out, err := s.shell(line)
-	must(s.T, err)
-	return out
-}
 
 // A daemon that is killed the moment a command has been answered has lost
 // neither that command nor the one before; connections go on.
 func TestRuntimeSurvivesKill(t *testing.T) {
 	s := newTyped(t)
-	s.mustShell("ipvsadm -A -t " + rig.VIP + ":80 -s rr && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.12")
+	s.mustType("ipvsadm -A -t " + rig.VIP + ":80 -s rr && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.12")
 	conn, err := s.Hold("r1")
 	must(t, err)
 	defer conn.Close()
@@ -45,10 +25,10 @@ func TestRuntimeSurvivesKill(t *testing.T) {
 		"ipvsadm -A -t " + rig.VIP + ":81 -s wlc -p 60",
 		"ipvsadm -d -t " + rig.VIP + ":80 -r 172.25.0.13",
 	} {
-		s.mustShell(command)
+		s.mustType(command)
 		s.Kill("d1")
 		must(t, s.Start(t.Context(), "d1"))
-		rules := s.mustShell("ipvsadm -S -n")
+		rules := s.mustType("ipvsadm -S -n")
 		if lines := strings.Count(rules, "\n"); lines != []int{3, 3, 4, 3}[n] {
 			t.Errorf("after %s and kill -9:\n%s", command, rules)
 		}
@@ -62,11 +42,11 @@ func TestRuntimeSurvivesKill(t *testing.T) {
 // connection notices; a table of 12,700 rules comes into force at once.
 func TestRuntimeRestore(t *testing.T) {
 	s := newTyped(t)
-	s.mustShell("ipvsadm -A -t " + rig.VIP + ":80 -s rr && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.12 && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.13")
+	s.mustType("ipvsadm -A -t " + rig.VIP + ":80 -s rr && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.12 && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.13")
 	conn, err := s.Hold("r1")
 	must(t, err)
 	defer conn.Close()
-	s.mustShell("ipvsadm-save -n > rules && ipvsadm-restore < rules && ipvsadm -Sn | cmp - rules")
+	s.mustType("ipvsadm-save -n > rules && ipvsadm-restore < rules && ipvsadm -Sn | cmp - rules")
 	var rules strings.Builder
 	for n := range 4234 {
 		at := fmt.Sprintf("-t %s:%d", rig.VIP, 10000+n)
@@ -74,9 +54,9 @@ func TestRuntimeRestore(t *testing.T) {
 	}
 	must(t, os.WriteFile(filepath.Join(s.dir, "many"), []byte(rules.String()), 0o600))
 	began := time.Now()
-	s.mustShell("ipvsadm -R < many")
+	s.mustType("ipvsadm -R < many")
 	t.Logf("%d rules in %v", strings.Count(rules.String(), "\n"), time.Since(began))
-	if n := strings.Count(s.mustShell("ipvsadm -S -n"), "\n"); n != 3+strings.Count(rules.String(), "\n") {
+	if n := strings.Count(s.mustType("ipvsadm -S -n"), "\n"); n != 3+strings.Count(rules.String(), "\n") {
 		t.Errorf("%d rules are saved", n)
 	}
 	name, err := rig.Ask(conn)

@@ -131,7 +131,7 @@ func equalVIPsAndPeers(a, b *lb.State) bool {
 // ten thousand services, few do. It looks up its reals' MACs if some real's
 // may have changed.
 func (b *Backend) isUnchanged(s *service, conf *lb.Service, neighVersion uint64) bool {
-	if !s.isWritten || !s.isThere || s.filtered != b.filtered(conf) || !equalServices(&s.conf, conf) {
+	if !s.isWritten || !s.isThere || s.filtered != b.filtered(conf) || !s.conf.Equal(conf) {
 		return false
 	}
 	if neighVersion == b.neighVersion {
@@ -152,18 +152,4 @@ func (b *Backend) hasLocal(s *service) bool {
 	configured := func(c lb.Real) bool { return s.reals[c.Key()].near.Local }
 	absent := func(c lb.Real) bool { return b.neigh.Lookup(c.Addr).Local }
 	return slices.ContainsFunc(s.conf.Reals, configured) || slices.ContainsFunc(s.conf.Absent, absent)
-}
-
-// equalServices compares what the packet path is told of a service.
-func equalServices(a, b *lb.Service) bool {
-	return a.Name == b.Name && a.Mark == b.Mark && a.Scheduler == b.Scheduler && a.Flags == b.Flags &&
-		a.OnePacket == b.OnePacket && a.Persistence == b.Persistence && a.Sorry == b.Sorry && a.SorryForward == b.SorryForward &&
-		a.SorryPort == b.SorryPort && a.Condition == b.Condition &&
-		equalLists(a.Listeners, b.Listeners) && equalLists(a.Reals, b.Reals) && equalLists(a.Absent, b.Absent) &&
-		equalLists(a.Deny, b.Deny) && equalLists(a.Allow, b.Allow)
-}
-
-// equalLists compares lists that are often one and the same.
-func equalLists[T comparable](a, b []T) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }

@@ -2,40 +2,12 @@ package xdp
 
 import (
 	"net/netip"
-	"reflect"
 	"testing"
-	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 )
-
-// A field that equalServices forgot would be a change that never comes into
-// force.
-func TestSameServiceSeesEveryField(t *testing.T) {
-	addr := netip.MustParseAddr("192.0.2.1")
-	full := lb.Service{
-		Name: "a", Mark: 1, Scheduler: lb.RR, Flags: 1, OnePacket: true, Persistence: lb.Persistence{Timeout: time.Second},
-		Listeners: []lb.Listener{{Addr: addr}}, Reals: []lb.Real{{Addr: addr}}, Absent: []lb.Real{{Addr: addr}}, Sorry: addr, SorryPort: 1, SorryForward: lb.NAT,
-		Deny: []netip.Prefix{netip.PrefixFrom(addr, 32)}, Allow: []netip.Prefix{netip.PrefixFrom(addr, 31)}, Condition: "from a network",
-	}
-	if !equalServices(&full, &full) {
-		t.Error("a service is not the same as itself")
-	}
-	of := reflect.TypeOf(full)
-	for i := range of.NumField() {
-		other := full
-		v := reflect.ValueOf(&other).Elem().Field(i)
-		if v.IsZero() {
-			t.Errorf("the test does not set %s", of.Field(i).Name)
-		}
-		v.SetZero()
-		if equalServices(&full, &other) {
-			t.Errorf("%s does not count", of.Field(i).Name)
-		}
-	}
-}
 
 // A service that did not change is prepared again when a real's MAC does, or
 // when lists for all services come or go.

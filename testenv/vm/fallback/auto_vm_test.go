@@ -25,6 +25,14 @@ func noZeros(text string) error {
 	return fmt.Errorf("no replies are counted:\n%s", text)
 }
 
+// has wants a text in another one.
+func has(text, part string) error {
+	if !strings.Contains(text, part) {
+		return fmt.Errorf("no %q in:\n%s", part, text)
+	}
+	return nil
+}
+
 func one(got, want string) error {
 	if got != want {
 		return fmt.Errorf("got %s, want %s", got, want)

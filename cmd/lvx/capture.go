@@ -6,10 +6,12 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/pcapng"
 )
@@ -25,7 +27,8 @@ func newCaptureCmd() *cobra.Command {
 		Short: "frames as they came and as they were sent, for tcpdump and Wireshark",
 		Long: `Writes each frame that the packet path sees, as it came and, if it was sent, as
 it was handed to the driver, with the verdict as comment. What XDP sends
-tcpdump does not see; this file has it.
+tcpdump does not see; this file has it. Frames that the driver then lost are
+counted in the statistics of their interface, at the end.
 
 ` + filterHelp,
 		Example: `  lvx capture -w /tmp/web.pcapng host 198.51.100.7 --count 100
@@ -54,7 +57,12 @@ tcpdump does not see; this file has it.
 		if err != nil {
 			return err
 		}
-		return watch(cmd, c, args, snap, count, func(p lb.TracedPacket) error { return writeTraced(w, p) })
+		dropped := map[string]uint64{}
+		lost := func(l director.Loss) error {
+			dropped[l.Interface] += l.Frames
+			return w.WriteDropped(time.Now(), l.Interface, dropped[l.Interface])
+		}
+		return watch(cmd, c, args, snap, count, func(p lb.TracedPacket) error { return writeTraced(w, p) }, lost)
 	})
 	return cmd
 }

@@ -25,8 +25,9 @@ func newDrainCmd() *cobra.Command {
 		Long: `Gives a real server no new connections; those that it has stay. This wins over
 weight and configuration, across reloads and restarts, until it is undone. It
 prints how many connections are left. Clients that persistence binds to the real
-come back to it until their templates expire; expire_quiescent_template: true
-makes them go elsewhere at once.
+come back to it until their templates expire, and are named; with --now-persistent
+their templates end now, so that the next connection of each goes elsewhere. With
+expire_quiescent_template: true this is always so.
 
 The last real that takes connections is drained with --force only.
 
@@ -36,6 +37,7 @@ other router that preempts. It goes on forwarding what still arrives. This lasts
 across restarts, too.`,
 		Example: `  lvx drain web 172.25.0.12
   lvx drain web 172.25.0.12 --wait=10m && ssh 172.25.0.12 reboot
+  lvx drain web 172.25.0.12 --now-persistent
   lvx drain web 172.25.0.12 --undo
   lvx drain --director --wait && systemctl stop lvx
   lvx drain --director --undo`,
@@ -47,6 +49,7 @@ across restarts, too.`,
 	f.BoolVar(&o.Undo, "undo", false, "give it its weight back")
 	f.BoolVar(&isDirector, "director", false, "this director, not a real server")
 	f.BoolVar(&o.Force, "force", false, "also if no other real takes connections")
+	f.BoolVar(&o.NowPersistent, "now-persistent", false, "let clients go that persistence binds to the real")
 	f.DurationVar(&wait, "wait", 0, "wait until no connection (with --director: no VIP) is left, at most this `long` (alone: as long as it takes)")
 	f.Lookup("wait").NoOptDefVal = "0s"
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, args []string) error {
@@ -60,24 +63,38 @@ across restarts, too.`,
 		if err := printResult(cmd.OutOrStdout(), cmd.ErrOrStderr(), r); err != nil || !cmd.Flags().Changed("wait") {
 			return err
 		}
-		rest := leftover{"connections", "the real stays drained (--undo gives it its weight back)"}
-		return waitDrained(cmd.Context(), cmd.OutOrStdout(), wait, rest, func(ctx context.Context) (uint64, error) {
-			l, err := c.List(ctx, director.Want{})
-			return connectionsOf(l.Stats, args[0], args[1]), err
-		})
+		return waitForReal(cmd, c, wait, args[0], args[1])
 	})
 	return cmd
+}
+
+// waitForReal waits until a drained real has no connection left, and warns if
+// clients will come back to it.
+func waitForReal(cmd *cobra.Command, c *admin.Client, wait time.Duration, service, real string) error {
+	bound := uint64(0)
+	rest := leftover{"connections", "the real stays drained (--undo gives it its weight back)"}
+	err := waitDrained(cmd.Context(), cmd.OutOrStdout(), wait, rest, func(ctx context.Context) (n uint64, err error) {
+		l, err := c.List(ctx, director.Want{})
+		n, bound = connectionsOf(l.Stats, service, real)
+		return n, err
+	})
+	if err != nil || bound == 0 {
+		return err
+	}
+	return printResult(cmd.OutOrStdout(), cmd.ErrOrStderr(), director.Result{
+		Warning: fmt.Sprintf("persistence leads %d clients back to it, until their templates expire (--now-persistent lets them go)", bound),
+	})
 }
 
 // checkDrainArgs refuses what does not go together.
 func checkDrainArgs(cmd *cobra.Command, args []string, isDirector bool, o director.DrainOptions) error {
 	switch {
-	case isDirector && (len(args) != 0 || o.Force):
+	case isDirector && (len(args) != 0 || o.Force || o.NowPersistent):
 		return errors.New("--director goes with --undo and --wait alone")
 	case !isDirector && len(args) != 2:
 		return fmt.Errorf("%d arguments (expected SERVICE REAL, or --director)", len(args))
-	case o.Undo && cmd.Flags().Changed("wait"):
-		return errors.New("--undo and --wait do not go together")
+	case o.Undo && (cmd.Flags().Changed("wait") || o.NowPersistent):
+		return errors.New("--undo goes with neither --wait nor --now-persistent")
 	}
 	return nil
 }
@@ -152,15 +169,17 @@ func waitDrained(ctx context.Context, w io.Writer, limit time.Duration, rest lef
 	}
 }
 
-// connectionsOf counts the connections of a real of a service.
-func connectionsOf(st lb.Stats, service, real string) (n uint64) {
+// connectionsOf counts the connections of a real of a service, and the clients
+// that persistence binds to it.
+func connectionsOf(st lb.Stats, service, real string) (n, bound uint64) {
 	for _, s := range st.Services {
 		for _, r := range s.Reals {
 			name := director.RealName(netip.AddrPortFrom(r.Addr, r.Port))
 			if s.Name == service && (name == real || r.Addr.String() == real) {
 				n += uint64(r.Active) + uint64(r.Inactive)
+				bound += uint64(r.Persist)
 			}
 		}
 	}
-	return n
+	return n, bound
 }

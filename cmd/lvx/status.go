@@ -231,6 +231,7 @@ func (s *screen) path(st director.Status) {
 			}
 		})
 	}
+	s.losses(st.Losses)
 	if len(st.Verdicts) > 0 {
 		s.b.WriteByte('\n')
 		s.table(func(row func(class string, cells ...string)) {
@@ -239,6 +240,33 @@ func (s *screen) path(st director.Status) {
 			}
 		})
 	}
+}
+
+// losses prints what drivers have lost, as far as they have.
+func (s *screen) losses(all []director.Loss) {
+	all = slices.DeleteFunc(slices.Clone(all), func(l director.Loss) bool { return l.Frames == 0 })
+	if len(all) == 0 {
+		return
+	}
+	s.b.WriteByte('\n')
+	s.table(func(row func(class string, cells ...string)) {
+		for _, l := range all {
+			row("", "lost "+l.Interface, guard.Text(l.Counter), strconv.FormatUint(l.Frames, 10), lossWords(l))
+		}
+	})
+}
+
+// lossWords says what a count of losses counts.
+func lossWords(l director.Loss) string {
+	switch {
+	case l.IsDrivers:
+		return "counted by its driver (ethtool -S)"
+	case l.Counter == "xdp_tx":
+		return "frames that the driver did not send back by this interface"
+	case l.Counter == "xdp_redirect":
+		return "frames from here that did not leave by another interface"
+	}
+	return "frames that the driver did not know what to do with"
 }
 
 func weightWords(r director.RealStatus) string {

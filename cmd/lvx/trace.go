@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -28,7 +31,7 @@ func newTraceCmd() *cobra.Command {
 		Use:   "trace [FILTER]",
 		Short: "packets as the packet path decides them",
 		Long: `Prints a line for each packet: time, interface, client, destination, verdict,
-real. While it runs the packet path is one that records what it decides; it
+real; and a line for what the driver has lost of what was sent. While it runs the packet path is one that records what it decides; it
 serves as ever, and becomes the usual one again when the trace ends.
 
 ` + filterHelp,
@@ -51,19 +54,38 @@ serves as ever, and becomes the usual one again when the trace ends.
 			}
 			return printTraced(out, p, verbose)
 		}
-		return watch(cmd, c, args, traceHeader, count, print)
+		lost := func(l director.Loss) error {
+			if asJSON {
+				return writeJSONLine(out, l)
+			}
+			_, err := fmt.Fprintf(out, "%s %s - lost %s %d\n", time.Now().Format("15:04:05.000000"), l.Interface, l.Counter, l.Frames)
+			return err
+		}
+		return watch(cmd, c, args, traceHeader, count, print, lost)
 	})
 	return cmd
 }
 
 // watch shows the packets of a filter to see, at most count of them unless
-// that is 0, and says on stderr how many could not be shown.
-func watch(cmd *cobra.Command, c *admin.Client, words []string, keep, count int, see func(lb.TracedPacket) error) error {
-	seen := 0
+// that is 0, and what drivers have lost meanwhile to lost. It says on stderr how
+// many packets could not be shown.
+func watch(cmd *cobra.Command, c *admin.Client, words []string, keep, count int, see func(lb.TracedPacket) error, lost func(director.Loss) error) error {
+	seen, meter := 0, newLossMeter(cmd.Context(), c)
+	showLosses := func(ctx context.Context) (err error) {
+		for _, l := range meter.grown(ctx) {
+			err = errors.Join(err, lost(l))
+		}
+		return err
+	}
 	started := func() { fmt.Fprintln(cmd.ErrOrStderr(), "watching; Ctrl-C ends it") }
-	lost, err := c.Trace(cmd.Context(), words, keep, started, func(p lb.TracedPacket) error {
+	missed, err := c.Trace(cmd.Context(), words, keep, started, func(p lb.TracedPacket) error {
 		if err := see(p); err != nil {
 			return err
+		}
+		if meter.isDue() {
+			if err := showLosses(cmd.Context()); err != nil {
+				return err
+			}
 		}
 		if seen++; seen == count {
 			return errEnough
@@ -73,8 +95,9 @@ func watch(cmd *cobra.Command, c *admin.Client, words []string, keep, count int,
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
+	err = errors.Join(err, showLosses(context.WithoutCancel(cmd.Context())))
 	if err == nil || seen > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%d packets, %d more not shown because they came too fast\n", seen, lost)
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d packets, %d more not shown because they came too fast\n", seen, missed)
 	}
 	return err
 }

@@ -96,6 +96,8 @@ var (
 	tableCapacity = gauge("table_capacity", "Entries that are guaranteed a place.", "table")
 	tableEntries  = gauge("table_entries", "Entries in use.", "table")
 	tableEvicted  = counter("table_evicted_total", "Entries given up for new ones, by what they were.", "table", "kind")
+	framesLost    = counter("frames_lost_total", "Frames that XDP sent and that the kernel says were lost, by the interface they came in by.", "interface", "why")
+	driverErrors  = counter("driver_errors_total", "What an interface's driver counts of XDP's frames that it did not send (ethtool -S).", "interface", "counter")
 )
 
 // The metrics of VIPs and virtual routers.
@@ -172,6 +174,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range st.Services {
 		m.service(s)
 	}
+	m.losses(st.Losses)
 	m.vrrp(st)
 	l, err := c.director.List(ctx, director.Want{})
 	if err != nil {
@@ -240,6 +243,16 @@ func (m scrape) service(s director.ServiceStatus) {
 		m.set(realWeight, float64(r.Weight), s.Name, name)
 		if r.Checks > 0 {
 			m.set(realCheckTook, r.CheckTook, s.Name, name)
+		}
+	}
+}
+
+func (m scrape) losses(all []director.Loss) {
+	for _, l := range all {
+		if l.IsDrivers {
+			m.set(driverErrors, float64(l.Frames), l.Interface, l.Counter)
+		} else {
+			m.set(framesLost, float64(l.Frames), l.Interface, l.Counter)
 		}
 	}
 }

@@ -55,6 +55,7 @@ type Daemon struct {
 	found    found
 	backend  lb.Backend
 	canLease bool        // the backend can fall silent by itself
+	losses   *lossWatch  // nil: XDP does not run
 	path     *probe.Path // nil: probes cannot go through the VIP
 	neigh    *neighbors
 	announce *neigh.Announcer
@@ -119,7 +120,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
 		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.startAnew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),
-		SyncDaemons: d.syncDaemons.forDirector(),
+		SyncDaemons: d.syncDaemons.forDirector(), Losses: d.losses.forDirector(),
 	})
 	d.router.director = d.director
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
@@ -142,6 +143,7 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 	var feed *newsFeed
 	if path.table != nil {
 		feed = &newsFeed{table: path.table}
+		d.losses = watchLosses(cfg, d.warnings, d.log)
 	}
 	if d.sync, err = newConnSync(cfg, feed, d.warnings, d.log); err == nil {
 		if feed != nil {
@@ -226,6 +228,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("checks", d.monitor.Run)
 	inner.start("history", d.history.Run)
 	inner.start("director", d.director.Run)
+	if d.losses != nil {
+		inner.start("losses", d.losses.run)
+	}
 	inner.start("first VIPs", d.awaitVIPs)
 	how, err := d.face(ctx, inner)
 	return errors.Join(err, inner.stop(), d.finish(how), notes.stop())

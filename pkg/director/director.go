@@ -106,6 +106,8 @@ type Options struct {
 	// SyncDaemons run what ipvsadm starts; nil = nothing can share connections.
 	SyncDaemons SyncDaemons
 	Routes      Routes // nil = nothing is announced by BGP
+	// Losses says what was lost behind the packet path; nil = nobody knows.
+	Losses func() []Loss
 
 	Warnings *warnings.Registry // nil = the director has its own
 	History  *history.Log       // nil = kept in memory only

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -24,12 +26,16 @@ func (d *Director) SetWeight(ctx context.Context, service, real string, weight *
 type DrainOptions struct {
 	Undo  bool `json:"undo,omitempty"`  // give the real its weight back
 	Force bool `json:"force,omitempty"` // also if no other real takes connections
+
+	// Clients that persistence binds to the real go elsewhere with their next
+	// connection, not when their templates expire.
+	NowPersistent bool `json:"now_persistent,omitempty"`
 }
 
 // Drain gives a real weight 0: its connections stay, it gets no new ones.
 func (d *Director) Drain(ctx context.Context, service, real string, o DrainOptions) (Result, error) {
 	return d.changeOverride(ctx, change{
-		service: service, real: real, clears: o.Undo, mayEmpty: o.Undo || o.Force,
+		service: service, real: real, clears: o.Undo, mayEmpty: o.Undo || o.Force, unbinds: o.NowPersistent && !o.Undo,
 		edit: func(v *Override) { v.Drain = !o.Undo },
 	})
 }
@@ -39,6 +45,7 @@ type change struct {
 	service, real string
 	clears        bool // the override, so that it may be a stale one
 	mayEmpty      bool // the service may be left without a real that takes connections
+	unbinds       bool // the real's persistent clients are let go
 	edit          func(*Override)
 }
 
@@ -61,14 +68,18 @@ func (d *Director) changeOverride(ctx context.Context, c change) (r Result, err 
 		}
 		err = d.applyPlan(ctx, ignoreResult)
 		d.recordResult(ctx, err)
-		did := d.describeReal(c.service, key)
+		if err != nil {
+			err = fmt.Errorf("in force, but not applied yet: %w", err)
+		}
+		unbound := ""
+		if c.unbinds && err == nil { // else clients would only be bound to it again
+			unbound, err = d.unbind(c.service, key)
+		}
+		did := d.describeReal(c.service, key) + unbound
 		r.Did = []string{did}
 		d.log.Info("operator override", "service", c.service, "real", RealName(key), "now", did)
 		d.history.Add(history.Event{Kind: history.Operator, Subject: RealName(key) + " of " + c.service, Text: did, UID: uid})
-		if err != nil {
-			return fmt.Errorf("in force, but not applied yet: %w", err)
-		}
-		return nil
+		return err
 	})
 	if r.Did != nil && d.notes.overrides != nil {
 		wait, cancel := context.WithTimeout(ctx, noteWriteTime)
@@ -141,10 +152,48 @@ func (d *Director) remaining(service string, r RealPlan) string {
 	}
 	left := statsOf(st, service, r.Key())
 	text := fmt.Sprintf("; %d active and %d inactive connections are left", left.Active, left.Inactive)
-	if left.Persist > 0 {
-		text += fmt.Sprintf(", and %d clients are bound to it by persistence: they come back until their templates expire", left.Persist)
+	return text + d.describeBound(service, r.Key())
+}
+
+// namedClients is how many clients a drain names.
+const namedClients = 8
+
+// describeBound names the clients that persistence leads to a drained real.
+func (d *Director) describeBound(service string, real netip.AddrPort) string {
+	binder, ok := d.opt.Backend.(lb.Binder)
+	if !ok {
+		return ""
 	}
-	return text
+	clients, n, err := binder.Bound(service, real, namedClients)
+	if err != nil || n == 0 {
+		return ""
+	}
+	names := make([]string, 0, len(clients)+1)
+	for _, c := range clients {
+		if c.IsSingleIP() {
+			names = append(names, c.Addr().String())
+		} else {
+			names = append(names, c.String())
+		}
+	}
+	slices.Sort(names)
+	if n > len(clients) {
+		names = append(names, fmt.Sprintf("%d more", n-len(clients)))
+	}
+	return fmt.Sprintf("; persistence leads %s back to it until their templates expire (lvx drain --now-persistent lets them go)", strings.Join(names, ", "))
+}
+
+// unbind lets the persistent clients of a drained real go, and says so.
+func (d *Director) unbind(service string, real netip.AddrPort) (string, error) {
+	binder, ok := d.opt.Backend.(lb.Binder)
+	if !ok {
+		return "", fmt.Errorf("persistent clients stay: %w", errors.ErrUnsupported)
+	}
+	n, err := binder.Unbind(service, real)
+	if err != nil {
+		return "", fmt.Errorf("%s takes no new clients, but those that persistence binds to it stay: %w", RealName(real), err)
+	}
+	return fmt.Sprintf("; %d persistent clients go elsewhere with their next connection", n), nil
 }
 
 // statsOf finds the counters of a real.

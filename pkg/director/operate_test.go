@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -266,6 +267,39 @@ func TestDrainLastReal(t *testing.T) {
 		}
 		if len(logged) != 3 || !strings.HasPrefix(logged[1], "10.0.0.11 of web: web 10.0.0.11: drained;") {
 			t.Errorf("history %q", logged)
+		}
+	})
+}
+
+// Clients that persistence binds to a drained real are named, and let go if that
+// is asked for.
+func TestDrainOfPersistentClients(t *testing.T) {
+	web := service("web", 1, 1)
+	web.Persistence = lb.Persistence{Timeout: time.Hour}
+	inBubble(t, configOf(web), func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.want("before", "1*1 2*1")
+		visit := func(client byte, port uint16) netip.Addr {
+			src := netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16, 0, client}), port)
+			return r.backend.Send(lb.Packet{Proto: lb.TCP, Src: src, Dst: netip.AddrPortFrom(vip, 80), Flags: "S"}).Real
+		}
+		for client := range byte(20) {
+			visit(client, 40000)
+		}
+		home := visit(0, 40000)
+		got, err := r.Drain(t.Context(), "web", home.String(), DrainOptions{})
+		if err != nil || !strings.Contains(got.Did[0], "persistence leads 172.16.0.") || !strings.Contains(got.Did[0], "2 more back to it") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		got, err = r.Drain(t.Context(), "web", home.String(), DrainOptions{NowPersistent: true})
+		if err != nil || !strings.HasSuffix(got.Did[0], "; 10 persistent clients go elsewhere with their next connection") || strings.Contains(got.Did[0], "leads") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		for client := range byte(20) {
+			if visit(client, 40001) == home {
+				t.Errorf("client %d is led to the drained real", client)
+			}
 		}
 	})
 }

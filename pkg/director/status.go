@@ -35,6 +35,7 @@ type Status struct {
 	Edits    int                `json:"runtime_changes,omitempty"` // services that ipvsadm added, changed or removed
 	Verdicts []VerdictCount     `json:"verdicts,omitempty"`        // those that are not zero
 	Tables   []TableStatus      `json:"tables,omitempty"`
+	Losses   []Loss             `json:"losses,omitempty"`          // those that are zero, too
 	Stale    []Override         `json:"stale_overrides,omitempty"` // overrides that hit nothing
 }
 
@@ -43,6 +44,15 @@ type VerdictCount struct {
 	Name    string `json:"name"`
 	Meaning string `json:"meaning"`
 	Count   uint64 `json:"count"`
+}
+
+// Loss counts frames that XDP gave to the driver of an interface, and that were not
+// sent.
+type Loss struct {
+	Interface string `json:"interface"` // that they came in by
+	Counter   string `json:"counter"`   // "xdp_tx", "xdp_redirect", "xdp_aborted", or the driver's name
+	IsDrivers bool   `json:"driver"`    // the driver itself counts them (ethtool -S): perhaps once more
+	Frames    uint64 `json:"frames"`
 }
 
 // TableStatus is how full a table of the packet path is.
@@ -164,6 +174,9 @@ func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 	}
 	if stats.Flows.Capacity > 0 { // the kernel's IPVS has no tables of a size
 		st.Tables = []TableStatus{tableStatus("flows", stats.Flows), tableStatus("templates", stats.Template)}
+	}
+	if d.opt.Losses != nil {
+		st.Losses = d.opt.Losses()
 	}
 	if d.opt.Notify != nil {
 		st.Messages = Messages(d.opt.Notify.Counters())

@@ -3,7 +3,6 @@ package hostinfo
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
@@ -95,17 +94,8 @@ func offloadFlags(name string) uint32 {
 		return 0
 	}
 	defer unix.Close(fd)
-	// struct ethtool_value and struct ifreq.
-	value := &struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_GFLAGS}
-	req := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}{data: unsafe.Pointer(value)}
-	copy(req.name[:unix.IFNAMSIZ-1], name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
-	runtime.KeepAlive(value)
-	if errno != 0 {
+	value := &struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_GFLAGS} // struct ethtool_value
+	if ethtool(fd, name, unsafe.Pointer(value)) != nil {
 		return 0
 	}
 	return value.data

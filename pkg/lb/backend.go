@@ -64,6 +64,18 @@ type Inheritor interface {
 	Inherited() []ObservedService
 }
 
+// Binder is implemented by backends that say which clients persistence binds
+// to a real, and that may let them go.
+type Binder interface {
+	// Bound lists the clients that templates bind to a real of a service, or
+	// the networks that they are of, at most limit of them; n counts all.
+	Bound(service string, real netip.AddrPort, limit int) (clients []netip.Prefix, n int, err error)
+
+	// Unbind ends these templates and counts them. Connections stay. The error
+	// is [errors.ErrUnsupported] where templates end by themselves alone.
+	Unbind(service string, real netip.AddrPort) (ended int, err error)
+}
+
 // Observed is what a backend found in the kernel.
 type Observed struct {
 	Backend  string            // "xdp" or "ipvs"
@@ -152,6 +164,23 @@ type Connection struct {
 	Real     netip.AddrPort
 	Template bool
 	Synced   bool // another director told of it
+}
+
+// Bound counts those of the templates that bind clients of a service to a real,
+// and lists limit of their clients: what [Binder.Bound] is for a backend that has
+// its entries as a list alone.
+func Bound(entries []Connection, service string, real netip.AddrPort, limit int) (clients []netip.Prefix, n int) {
+	for _, c := range entries {
+		isOfReal := c.Real.Addr() == real.Addr() && (real.Port() == 0 || c.Real.Port() == real.Port())
+		if !c.Template || c.Service != service || !isOfReal {
+			continue
+		}
+		if n++; n <= limit {
+			client := c.Client.Addr()
+			clients = append(clients, netip.PrefixFrom(client, client.BitLen()))
+		}
+	}
+	return clients, n
 }
 
 // Packet is a packet that [Backend.Explain] is asked about.

@@ -2,7 +2,7 @@
 // (draft-ietf-opsawg-pcapng).
 //
 // It writes Ethernet frames with their interface, direction, time and a
-// comment, and nothing else of the format. It reads no captures and opens no
+// comment, and how many an interface has dropped: nothing else of the format. It reads no captures and opens no
 // files.
 package pcapng
 
@@ -15,9 +15,10 @@ import (
 
 // Types of blocks, and options of them.
 const (
-	blockSection   = 0x0a0d0d0a
-	blockInterface = 1
-	blockPacket    = 6
+	blockSection    = 0x0a0d0d0a
+	blockInterface  = 1
+	blockStatistics = 5
+	blockPacket     = 6
 
 	byteOrder    = 0x1a2b3c4d
 	linkEthernet = 1
@@ -28,6 +29,7 @@ const (
 	optionResolution = 9 // of an interface's times
 	optionFlags      = 2 // of a packet
 	optionProgram    = 4 // of a section
+	optionDropped    = 5 // of an interface's statistics
 
 	nanoseconds = 9 // as 10^-9
 )
@@ -72,13 +74,9 @@ func NewWriter(w io.Writer, program string, snap int) (*Writer, error) {
 // Write adds a packet. An interface is described when a packet names it
 // first.
 func (p *Writer) Write(packet Packet) error {
-	id, ok := p.interfaces[packet.Interface]
-	if !ok {
-		id = uint32(len(p.interfaces))
-		if err := p.describe(packet.Interface); err != nil {
-			return err
-		}
-		p.interfaces[packet.Interface] = id
+	id, err := p.interfaceID(packet.Interface)
+	if err != nil {
+		return err
 	}
 	stamp := uint64(packet.Time.UnixNano())
 	body := binary.LittleEndian.AppendUint32(nil, id)
@@ -92,6 +90,36 @@ func (p *Writer) Write(packet Packet) error {
 		body = appendOption(body, optionComment, []byte(packet.Comment))
 	}
 	return p.block(blockPacket, endOptions(body))
+}
+
+// WriteDropped says how many frames the driver of an interface had dropped by a
+// time, since the capture began.
+func (p *Writer) WriteDropped(at time.Time, name string, frames uint64) error {
+	id, err := p.interfaceID(name)
+	if err != nil {
+		return err
+	}
+	stamp := uint64(at.UnixNano())
+	body := binary.LittleEndian.AppendUint32(nil, id)
+	body = binary.LittleEndian.AppendUint32(body, uint32(stamp>>32))
+	body = binary.LittleEndian.AppendUint32(body, uint32(stamp))
+	body = appendOption(body, optionDropped, binary.LittleEndian.AppendUint64(nil, frames))
+	return p.block(blockStatistics, endOptions(body))
+}
+
+// interfaceID is the number of an interface, which is described first if need
+// be.
+func (p *Writer) interfaceID(name string) (uint32, error) {
+	id, ok := p.interfaces[name]
+	if ok {
+		return id, nil
+	}
+	id = uint32(len(p.interfaces))
+	if err := p.describe(name); err != nil {
+		return 0, err
+	}
+	p.interfaces[name] = id
+	return id, nil
 }
 
 func (p *Writer) describe(name string) error {

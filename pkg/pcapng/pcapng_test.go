@@ -3,6 +3,7 @@ package pcapng
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,11 @@ func written(t *testing.T) []byte {
 			t.Fatal(err)
 		}
 	}
+	for _, frames := range []uint64{3, 12} { // the later one holds
+		if err := w.WriteDropped(at.Add(2*time.Second), "eth1", frames); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return b.Bytes()
 }
 
@@ -62,6 +68,15 @@ func TestReadBack(t *testing.T) {
 		}
 		if !bytes.Equal(data, want.Data) || info.Length != want.Length || !info.Timestamp.Equal(want.Time) || iface.Name != want.Interface {
 			t.Errorf("packet %d: %d of %d bytes at %s by %s", i, len(data), info.Length, info.Timestamp, iface.Name)
+		}
+	}
+	if _, _, err := r.ReadPacketData(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last packet: %v", err)
+	}
+	for i, want := range []uint64{0, 12} {
+		iface, err := r.Interface(i)
+		if err != nil || iface.Statistics.PacketsDropped != want {
+			t.Errorf("interface %d has dropped %d (%d), %v", i, iface.Statistics.PacketsDropped, want, err)
 		}
 	}
 }

@@ -62,6 +62,7 @@ var (
 	_ lb.Backend  = (*Backend)(nil)
 	_ lb.Leaser   = (*Backend)(nil)
 	_ lb.Switcher = (*Backend)(nil)
+	_ lb.Binder   = (*Backend)(nil)
 )
 
 // New makes the backend of the parts in o. It owns them: Close closes them.

@@ -183,6 +183,19 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 	return all, err
 }
 
+// Bound implements [lb.Binder].
+func (b *Backend) Bound(service string, real netip.AddrPort, limit int) (clients []netip.Prefix, n int, err error) {
+	entries, err := b.Connections(0)
+	clients, n = lb.Bound(entries, service, real, limit)
+	return clients, n, err
+}
+
+// Unbind implements [lb.Binder]: the kernel ends templates by their timeout, or
+// all of those that lead to a real of weight 0 (net.ipv4.vs.expire_quiescent_template).
+func (b *Backend) Unbind(string, netip.AddrPort) (ended int, err error) {
+	return 0, fmt.Errorf("the kernel's IPVS cannot end single templates (expire_quiescent_template: true ends those of drained reals): %w", errors.ErrUnsupported)
+}
+
 // serviceOf finds the service that a connection belongs to: the template of a
 // mark by the mark, all else by the narrowest listener.
 func (b *Backend) serviceOf(c lb.Connection) string {

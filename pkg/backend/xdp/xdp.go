@@ -101,6 +101,7 @@ var (
 	_ lb.Leaser   = (*Backend)(nil)
 	_ lb.Switcher = (*Backend)(nil)
 	_ lb.Tracer   = (*Backend)(nil)
+	_ lb.Binder   = (*Backend)(nil)
 )
 
 // Open loads or adopts the packet path. A predecessor's connections live on.

@@ -81,6 +81,7 @@ var suite = []struct {
 	{"persistence/netmask", persistMask},
 	{"persistence/quiesced real", persistQuiesced},
 	{"persistence/group", persistGroup},
+	{"persistence/let go", unbound},
 
 	{"none/no usable real", noReal},
 	{"none/sorry server", sorry},

@@ -242,6 +242,26 @@ func (f *Fake) Connections(limit int) ([]lb.Connection, error) {
 	return all, nil
 }
 
+// Bound implements [lb.Binder].
+func (f *Fake) Bound(service string, real netip.AddrPort, limit int) (clients []netip.Prefix, n int, err error) {
+	entries, err := f.Connections(0)
+	clients, n = lb.Bound(entries, service, real, limit)
+	return clients, n, err
+}
+
+// Unbind implements [lb.Binder].
+func (f *Fake) Unbind(service string, real netip.AddrPort) (ended int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, fl := range f.flows {
+		if fl.template && k.service == service && fl.real == real {
+			delete(f.flows, k)
+			ended++
+		}
+	}
+	return ended, nil
+}
+
 // Close implements [lb.Backend].
 func (f *Fake) Close(keep bool) error {
 	f.mu.Lock()

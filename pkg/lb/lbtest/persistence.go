@@ -1,7 +1,10 @@
 package lbtest
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -61,4 +64,45 @@ func persistGroup(b *bench) {
 	tls := netip.AddrPortFrom(vip, 443)
 	b.want("one client, both ports", b.visit("172.16.0.5", web)+b.visit("172.16.0.5", tls), "33")
 	b.want("another", b.visit("172.16.0.6", tls)+b.visit("172.16.0.6", web), "22")
+}
+
+// unbound is only for backends that say whom persistence binds: a client that is
+// let go gets another real with its next connection, the others keep theirs.
+func unbound(b *bench) {
+	binder, ok := b.h.(lb.Binder)
+	if !ok {
+		b.Log("not a Binder: nothing to test")
+		return
+	}
+	svc := persistent(0)
+	b.apply(state(svc))
+	b.want("first visits", b.visit("172.16.0.5", web)+b.visit("172.16.0.6", web)+b.visit("172.16.0.7", web)+b.visit("172.16.0.8", web), "3213")
+	svc.Reals = reals(1, 1, 0)
+	b.apply(state(svc))
+	bound := func(want string) {
+		b.Helper()
+		clients, n, err := binder.Bound("web", server(3, 1).Key(), 8)
+		slices.SortFunc(clients, netip.Prefix.Compare)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.want("bound to the third", fmt.Sprint(clients, n), want)
+	}
+	bound("[172.16.0.5/32 172.16.0.8/32] 2")
+	if clients, n, err := binder.Bound("web", server(3, 1).Key(), 1); len(clients) != 1 || n != 2 || err != nil {
+		b.Errorf("at most one of two: %v, %d, %v", clients, n, err)
+	}
+	ended, err := binder.Unbind("web", server(3, 1).Key())
+	if errors.Is(err, errors.ErrUnsupported) {
+		b.want("they come back", b.visit("172.16.0.5", web), "3")
+		return
+	}
+	if err != nil || ended != 2 {
+		b.Errorf("%d clients let go, %v; want 2", ended, err)
+	}
+	bound("[] 0")
+	if got := b.visit("172.16.0.5", web); got != "1" && got != "2" {
+		b.Errorf("a client that was let go is led to %s", got)
+	}
+	b.want("the others", b.visit("172.16.0.6", web)+b.visit("172.16.0.7", web), "21")
 }

@@ -1,0 +1,83 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/rig"
+)
+
+// Frames that the driver loses behind XDP are counted, warned of and shown, and
+// counted on after kill -9.
+func TestFramesThatTheDriverLosesAreCounted(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	d1 := r.Cluster.Host("d1")
+	must(t, r.Direct(t.Context(), "d1", "xdp_mode: native\n"+service("")))
+	realsUp(t, r, "r1", "r2")
+	if n := framesLost(t, r); n != 0 {
+		t.Errorf("%d frames are lost while all is well", n)
+	}
+	trace, err := d1.Start(r.Self, "trace", "verdict", "forwarded", "--socket", r.Socket("d1"))
+	must(t, err)
+	must(t, trace.WaitOutput(t.Context(), "watching"))
+
+	run(t, r.Cluster.Switch(), "ip", "link", "set", "dev", "d1", "xdp", "off") // what veth sends is lost now
+	eventually(t, func() error {
+		if _, err := r.Get("http://"+rig.VIP, time.Second); err == nil {
+			return errors.New("a request was answered")
+		}
+		out, err := r.LVX(t.Context(), "d1", "status")
+		if err == nil && !regexp.MustCompile(`(?m)^lost eth0 +xdp_tx +[1-9]`).MatchString(out) {
+			err = fmt.Errorf("lvx status does not say that frames are lost:\n%s", out)
+		}
+		return err
+	})
+	must(t, trace.WaitOutput(t.Context(), " eth0 - lost xdp_tx "))
+	trace.Kill()
+	for _, metric := range []string{`lvx_frames_lost_total\{interface="eth0",why="xdp_tx"\}`, `lvx_driver_errors_total\{counter="rx_xdp_tx_errors",interface="eth0"\}`} {
+		eventually(t, func() error {
+			if metricOf(t, r, metric) == 0 {
+				return fmt.Errorf("%s is 0", metric)
+			}
+			return nil
+		})
+	}
+	eventually(t, func() error {
+		if found := examine(t, r); !slices.Contains(found, "frames-lost interface eth0") {
+			return fmt.Errorf("lvx doctor finds %q", found)
+		}
+		return nil
+	})
+
+	before := framesLost(t, r)
+	r.Kill("d1")
+	must(t, r.Start(t.Context(), "d1"))
+	if after := framesLost(t, r); after < before {
+		t.Errorf("%d frames were lost before the restart, %d are after it", before, after)
+	}
+}
+
+func framesLost(t *testing.T, r *rig.Rig) int {
+	t.Helper()
+	return metricOf(t, r, `lvx_frames_lost_total\{interface="eth0",why="xdp_tx"\}`)
+}
+
+// metricOf is the value of a series of d1, given as a regular expression.
+func metricOf(t *testing.T, r *rig.Rig, series string) int {
+	t.Helper()
+	out, err := r.LVX(t.Context(), "d1", "metrics")
+	must(t, err)
+	found := regexp.MustCompile(`(?m)^` + series + ` ([0-9.e+]+)$`).FindStringSubmatch(out)
+	if found == nil {
+		t.Fatalf("lvx metrics has no %s", series)
+	}
+	n, err := strconv.ParseFloat(found[1], 64)
+	must(t, err)
+	return int(n)
+}

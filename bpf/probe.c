@@ -7,7 +7,8 @@
  * destination becomes the VIP, so that the frame still goes to this real's
  * MAC; on the way in (probe_in) the VIP becomes the real's address again,
  * before the stack sees the packet: with the VIP on this host it would be a
- * martian. The real answers only if it has the VIP.
+ * martian. The real answers only if it has the VIP. To a real behind a tunnel
+ * the probe goes inside another packet, as the clients' packets do (tunnel.h).
  *
  * IPv4 only. Probes are never fragmented; fragments of a reply after the
  * first are not recognized.
@@ -25,6 +26,7 @@
 #define PROBES 65536
 #define REPLIES 65536
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
+#define DONT_FRAGMENT 0x4000
 
 /* Checksum offsets and the ICMP types that matter. */
 #define TCP_CHECK 16
@@ -39,6 +41,7 @@
 struct probe {
 	__be32 real;
 	__be32 vip;
+	__u32 tunnel; /* protocol of the outer header's contents; 0 = no outer header */
 };
 
 /* What identifies a reply: the probe's packet, seen from the real. */
@@ -133,6 +136,30 @@ static __always_inline int replace_in_l4_checksum(struct __sk_buff *skb, __u8 pr
 	return 0;
 }
 
+/* Puts the packet, whose header is inner, into one for the real. */
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct iphdr *inner, __be32 real)
+{
+	struct iphdr outer = {
+		.version = 4,
+		.ihl = 5,
+		.tos = inner->tos,
+		.tot_len = bpf_htons(bpf_ntohs(inner->tot_len) + sizeof(outer)),
+		.frag_off = inner->frag_off & bpf_htons(DONT_FRAGMENT),
+		.ttl = inner->ttl,
+		.protocol = IPPROTO_IPIP,
+		.saddr = inner->saddr,
+		.daddr = real,
+	};
+	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)&outer, sizeof(outer), 0);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	outer.check = ~((sum & 0xffff) + (sum >> 16));
+	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) < 0)
+		return -1;
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+}
+
 SEC("tc")
 int probe_out(struct __sk_buff *skb)
 {
@@ -143,7 +170,7 @@ int probe_out(struct __sk_buff *skb)
 	struct icmp icmp;
 	struct iphdr ip;
 	__be32 real, vip;
-	__u32 l4;
+	__u32 l4, tunnel;
 
 	if (!mark || skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
@@ -152,6 +179,7 @@ int probe_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	real = probe->real;
 	vip = probe->vip;
+	tunnel = probe->tunnel;
 	l4 = load_ipv4(skb, ETH_HLEN, &ip);
 	if (!l4 || ip.daddr != real)
 		return TC_ACT_UNSPEC;
@@ -173,6 +201,8 @@ int probe_out(struct __sk_buff *skb)
 	if (bpf_map_update_elem(&replies, &key, &real, BPF_ANY) < 0 ||
 	    replace_in_l4_checksum(skb, ip.protocol, l4, real, vip) < 0 ||
 	    replace_address(skb, ETH_HLEN, offsetof(struct iphdr, daddr), real, vip) < 0)
+		return TC_ACT_SHOT;
+	if (tunnel && encapsulate(skb, &ip, real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }

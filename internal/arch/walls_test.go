@@ -34,6 +34,7 @@ var walls = map[string][]string{
 	"packaging":         {},
 	"internal/jsonfile": {},
 	"loader":            {"bpf"},
+	"loader/probe":      {"pkg/lb"}, // how a probe is forwarded
 	"pkg/admin":         {"pkg/connsync", "pkg/director", "pkg/ipvsadm", "pkg/lb", "pkg/guard", "pkg/warnings", "pkg/history"},
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},

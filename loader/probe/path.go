@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Marks: "l" in the highest byte, then a number that differs between
@@ -92,11 +94,12 @@ func (p *Path) attach(iface *net.Interface) error {
 	return nil
 }
 
-// Open makes a path to real by way of vip, both IPv4. Sockets that are
+// Open makes a path to real by way of vip, both IPv4, by direct routing or in a
+// tunnel. Sockets that are
 // connected to real, carry the mark and have a local port of their own use
 // it. Mark 0 means that real is this host itself, and that there is nothing
 // to rewrite. Release ends the path; calling it again does nothing.
-func (p *Path) Open(real, vip netip.Addr) (mark uint32, release func(), err error) {
+func (p *Path) Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, release func(), err error) {
 	if !real.Is4() || !vip.Is4() {
 		return 0, nil, fmt.Errorf("real %s, VIP %s: probes through a VIP are IPv4 only (set via: real)", real, vip)
 	}
@@ -105,7 +108,7 @@ func (p *Path) Open(real, vip netip.Addr) (mark uint32, release func(), err erro
 	if p.closed {
 		return 0, nil, errors.New("probe programs are detached")
 	}
-	local, err := p.reach(real)
+	local, err := p.reach(real, forward)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -117,20 +120,24 @@ func (p *Path) Open(real, vip netip.Addr) (mark uint32, release func(), err erro
 		return 0, nil, err
 	}
 	mark = p.base | number
-	if err := p.objects.Probes.Put(mark, rawProbe{Real: wire(real), Vip: wire(vip)}); err != nil {
+	if err := p.objects.Probes.Put(mark, rawProbe{Real: wire(real), Vip: wire(vip), Tunnel: outerProtocol[forward]}); err != nil {
 		return 0, nil, fmt.Errorf("path to %s through %s: %w", real, vip, err)
 	}
 	p.used[number] = true
 	return mark, sync.OnceFunc(func() { p.release(number) }), nil
 }
 
+// outerProtocol is what an outer header says of its contents, by the way of
+// forwarding.
+var outerProtocol = map[lb.Forward]uint32{lb.Tunnel: unix.IPPROTO_IPIP}
+
 // wire makes an address a number whose bytes in memory are the packet's.
 func wire(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
 
 // reach makes sure that packets to real leave by an interface with our
-// programs, straight to the real: anything else would ask the real itself
-// and take its answer for the VIP's.
-func (p *Path) reach(real netip.Addr) (local bool, err error) {
+// programs, straight to the real if nothing carries the VIP past routers:
+// anything else would ask the real itself and take its answer for the VIP's.
+func (p *Path) reach(real netip.Addr, forward lb.Forward) (local bool, err error) {
 	routes, err := netlink.RouteGet(real.AsSlice())
 	if err != nil || len(routes) == 0 {
 		return false, fmt.Errorf("route to %s: %w", real, err)
@@ -139,7 +146,7 @@ func (p *Path) reach(real netip.Addr) (local bool, err error) {
 	if r.Type == unix.RTN_LOCAL {
 		return true, nil
 	}
-	if r.Gw != nil {
+	if r.Gw != nil && forward == lb.DR {
 		return false, fmt.Errorf("real %s is behind router %s (direct routing needs it on the segment)", real, r.Gw)
 	}
 	if p.attached[r.LinkIndex] != nil {

@@ -14,9 +14,10 @@ import (
 )
 
 type rawProbe struct {
-	_    structs.HostLayout
-	Real uint32
-	Vip  uint32
+	_      structs.HostLayout
+	Real   uint32
+	Vip    uint32
+	Tunnel uint32
 }
 
 type rawReply struct {

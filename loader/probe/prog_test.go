@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // skb is the beginning of struct __sk_buff (linux/bpf.h), as far as the
@@ -201,7 +203,7 @@ func TestLeaveAlone(t *testing.T) {
 func TestMarks(t *testing.T) {
 	p := loaded(t)
 	loopback := netip.MustParseAddr("127.0.0.1")
-	m, release, err := p.Open(loopback, vip)
+	m, release, err := p.Open(loopback, vip, lb.DR)
 	if err != nil || m != 0 {
 		t.Errorf("this host: mark %#x, %v; want 0", m, err)
 	}
@@ -224,7 +226,7 @@ func TestMarks(t *testing.T) {
 	check(t, p.Close())
 	check(t, p.Close())
 	p.release(1)
-	if _, _, err := p.Open(real, vip); err == nil {
+	if _, _, err := p.Open(real, vip, lb.DR); err == nil {
 		t.Error("a path opened after Close")
 	}
 }

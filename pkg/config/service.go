@@ -277,8 +277,8 @@ func (s *service) fitCheck(r *real, spec health.Spec) {
 	if asksPort(spec.Type) && spec.Port == 0 && r.Port == 0 && s.portless {
 		at.errorf("no port in the %s check of a service that listens on every port (want port)", spec.Type)
 	}
-	if spec.Via == health.ViaVIP && r.Forward != lb.DR {
-		at.errorf("via: vip with forward: %s (want via: real: only with dr does a check get to the VIP of a real server)", r.Forward)
+	if spec.Via == health.ViaVIP && r.Forward == lb.NAT {
+		at.errorf("via: vip with forward: %s (want via: real: with nat no real server has the VIP)", r.Forward)
 	}
 	asked := r.Addr
 	if spec.Address.IsValid() {

@@ -56,6 +56,9 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 	if (spec.Via == health.ViaVIP || spec.Type == health.Exec) && len(svc.Listeners) > 0 {
 		t.VIP = svc.Listeners[0].Addr // an exec check learns it
 	}
+	if spec.Via == health.ViaVIP {
+		t.Forward = r.Forward
+	}
 	if spec.Type != health.ICMP && spec.Type != health.File {
 		t.Port = checkPort(svc, r, spec)
 	}
@@ -63,9 +66,9 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 }
 
 // canPassVIP reports whether a check can prove that the real serves the VIP:
-// for direct routing, and with IPv4 addresses.
+// for direct routing and tunnels, and with IPv4 addresses.
 func canPassVIP(svc *config.Service, r lb.Real, spec health.Spec) bool {
-	return health.ThroughVIP(spec) && r.Forward == lb.DR && !r.Addr.IsLoopback() &&
+	return health.ThroughVIP(spec) && r.Forward != lb.NAT && !r.Addr.IsLoopback() &&
 		r.Addr.Is4() && len(svc.Listeners) > 0 && svc.Listeners[0].Addr.Is4()
 }
 

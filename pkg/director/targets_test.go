@@ -41,6 +41,8 @@ func TestTarget(t *testing.T) {
 		{"asked for the real", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP, Via: health.ViaReal}, true, ask{health.ViaReal, false, 80}},
 		{"asked for the VIP", []lb.Listener{listen(80, 80)}, lb.Real{}, health.Spec{Type: health.TCP, Via: health.ViaVIP}, false, ask{health.ViaVIP, true, 80}},
 		{"NAT: the real has no VIP", []lb.Listener{listen(80, 80)}, lb.Real{Forward: lb.NAT}, health.Spec{Type: health.TCP}, true, ask{health.ViaReal, false, 80}},
+		{"a tunnel carries the VIP", []lb.Listener{listen(80, 80)}, lb.Real{Forward: lb.Tunnel}, health.Spec{Type: health.TCP}, true, ask{health.ViaVIP, true, 80}},
+		{"a tunnel, asked for the real", []lb.Listener{listen(80, 80)}, lb.Real{Forward: lb.Tunnel}, health.Spec{Type: health.TCP, Via: health.ViaReal}, true, ask{health.ViaReal, false, 80}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := service("web", 1)
@@ -51,6 +53,9 @@ func TestTarget(t *testing.T) {
 			got := targets(&svc, 0, c.probeVIP)[0]
 			if d := cmp.Diff(c.want, ask{got.Spec.Via, got.VIP == vip, got.Port}); d != "" {
 				t.Error(d)
+			}
+			if (got.Forward == lb.Tunnel) != (c.real.Forward == lb.Tunnel && got.Spec.Via == health.ViaVIP) {
+				t.Errorf("forward: %s", got.Forward)
 			}
 			if got.Real != server(1) || got.Spec.Interval != health.DefaultInterval {
 				t.Errorf("real or defaults: %+v", got)

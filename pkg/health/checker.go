@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Checker asks one question. Check returns nil if the real can serve, and
@@ -34,10 +36,11 @@ type Path interface {
 	// Open makes packets of sockets that are connected to real and carry
 	// the mark arrive there with vip as their destination, and the replies
 	// come back as if from real. Such sockets must not share their local
-	// port with others. Mark 0 means that real is this host itself: there
+	// port with others. The packets go as clients' packets get to the real
+	// by this way of forwarding. Mark 0 means that real is this host itself: there
 	// is nothing to rewrite. Release ends it; it is never nil without an
 	// error.
-	Open(real, vip netip.Addr) (mark uint32, release func(), err error)
+	Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, release func(), err error)
 }
 
 // Option changes how [New] builds a checker.

@@ -18,6 +18,9 @@ type dialer struct {
 	source netip.Addr                       // zero = choose's choice
 	choose func(real netip.Addr) netip.Addr // nil = the kernel's choice
 	mark   uint32                           // leads through a [Path]; 0 = none
+
+	// segment is the longest TCP segment; 0 = what the interface takes.
+	segment int
 }
 
 // conn is a connected socket under the runtime's poller. It closes with a
@@ -76,6 +79,11 @@ func (d dialer) openSocket(typ, proto int, six bool) (int, error) {
 func (d dialer) setOptions(fd, typ int, six bool) error {
 	if typ == unix.SOCK_STREAM {
 		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+			return err
+		}
+	}
+	if d.segment != 0 && typ == unix.SOCK_STREAM {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, d.segment); err != nil {
 			return err
 		}
 	}

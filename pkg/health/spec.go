@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Type is the kind of a check.
@@ -153,6 +155,9 @@ type Target struct {
 	Real netip.Addr
 	Port uint16     // the port to ask, already resolved; 0 for icmp and file
 	VIP  netip.Addr // the VIP that a [ViaVIP] probe is addressed to, and that an exec check learns of
+
+	// Forward is how a [ViaVIP] probe gets to the real.
+	Forward lb.Forward
 }
 
 // Status is what the monitor knows of one target.

@@ -8,7 +8,13 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
+
+// tunnelSegment is what a TCP segment of a probe in a tunnel holds at most, either
+// way: it fits any way that IPv6 could take, whatever a tunnel adds.
+const tunnelSegment = 1180
 
 // vipChecker asks a real by way of a VIP. When that fails it asks the real's
 // own address as well, only to distinguish the reasons: the answer is the
@@ -61,11 +67,15 @@ func (c *vipChecker) openPath() (Checker, error) {
 	if c.through != nil {
 		return c.through, nil
 	}
-	mark, release, err := c.opts.path.Open(c.target.Real, c.target.VIP)
+	mark, release, err := c.opts.path.Open(c.target.Real, c.target.VIP, c.target.Forward)
 	if err != nil {
 		return nil, fmt.Errorf("path to VIP %s: %w: %w", c.target.VIP, ErrNotAsked, err)
 	}
-	through, err := buildPlain(c.target, dialer{source: c.target.Spec.Source, choose: c.opts.source, mark: mark}, c.opts)
+	d := dialer{source: c.target.Spec.Source, choose: c.opts.source, mark: mark}
+	if c.target.Forward != lb.DR {
+		d.segment = tunnelSegment
+	}
+	through, err := buildPlain(c.target, d, c.opts)
 	if err != nil {
 		release()
 		return nil, err
@@ -97,6 +107,9 @@ func (c *vipChecker) explainFailure(viaVIP, direct error) error {
 	case direct != nil:
 		return viaVIP
 	case errors.Is(viaVIP, os.ErrDeadlineExceeded), errors.Is(viaVIP, syscall.EHOSTUNREACH):
+		if c.target.Forward != lb.DR {
+			return fmt.Errorf("%s on %s but not through VIP %s in a tunnel: does the real decapsulate (lvx real status)?", c.passVerb(), real, vip)
+		}
 		return fmt.Errorf("%s on %s but not through VIP %s: is the VIP on lo?", c.passVerb(), real, vip)
 	case errors.Is(viaVIP, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s on %s but refuses VIP %s: is the service bound to its own address only?", c.passVerb(), real, vip)

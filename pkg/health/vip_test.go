@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 func TestReasonsOfTheVIP(t *testing.T) {
@@ -67,7 +69,7 @@ type paths struct {
 	err          error
 }
 
-func (p *paths) Open(netip.Addr, netip.Addr) (uint32, func(), error) {
+func (p *paths) Open(netip.Addr, netip.Addr, lb.Forward) (uint32, func(), error) {
 	if p.err != nil {
 		return 0, nil, p.err
 	}

@@ -176,7 +176,7 @@ func (m *mapper) finish(c *check, a asked, to target, retry uint64, retryDelay t
 		if to.port != 0 {
 			c.put("port", "%d", to.port)
 		}
-		if a.forward != "dr" || !m.o.ViaVIP || to.addr.IsValid() {
+		if a.forward == "nat" || !m.o.ViaVIP || to.addr.IsValid() {
 			c.put("via", "real")
 		}
 		if to.addr.IsValid() {

@@ -12,7 +12,7 @@ import (
 
 // Options say what a file does not.
 type Options struct {
-	ViaVIP      bool                // checks of direct routing ask through the VIP
+	ViaVIP      bool                // checks of direct routing and of tunnels ask through the VIP
 	Backend     string              // of the output; "" leaves lvx's default
 	Interface   string              // where the file names none; "" is keepalived's default, eth0
 	ID          string              // of the lines that begin with @ID

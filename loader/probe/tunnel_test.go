@@ -1,0 +1,114 @@
+package probe
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/tb"
+)
+
+// A probe to a real behind a tunnel is the frame with the VIP, inside a packet
+// for the real that has its TOS, TTL and DF.
+func TestEncapsulate(t *testing.T) {
+	for name, change := range map[string]func(*layers.IPv4){
+		"plain":          nil,
+		"DF":             func(ip *layers.IPv4) { ip.Flags = layers.IPv4DontFragment },
+		"TOS and TTL":    func(ip *layers.IPv4) { ip.TOS, ip.TTL = 0xb9, 7 },
+		"options inside": options,
+	} {
+		p := loaded(t)
+		check(t, p.objects.Probes.Put(uint32(mark), rawProbe{Real: wire(real), Vip: wire(vip), Tunnel: outerProtocol[lb.Tunnel]}))
+		payload := gopacket.Payload("odd size")[:7]
+		got := run(t, p.objects.ProbeOut, mark, frame(t, local, real, change, tcp(40000, 80), payload))
+		inner := frame(t, local, vip, change, tcp(40000, 80), payload)
+		read := gopacket.NewPacket(inner, layers.LayerTypeEthernet, gopacket.Default).Layer(layers.LayerTypeIPv4).(*layers.IPv4)
+		outer := &layers.IPv4{
+			Version: 4, TOS: read.TOS, TTL: read.TTL, Flags: read.Flags, Protocol: layers.IPProtocolIPv4,
+			SrcIP: local.AsSlice(), DstIP: real.AsSlice(),
+		}
+		buf := gopacket.NewSerializeBuffer()
+		check(t, gopacket.SerializeLayers(buf, gopacket.SerializeOptions{ComputeChecksums: true, FixLengths: true},
+			outer, gopacket.Payload(inner[14:])))
+		if diff := cmp.Diff(append(bytes.Clone(inner[:14]), buf.Bytes()...), got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// tunnelled is [through] by a tunnel.
+func tunnelled(real *testenv.Host, s health.Spec, port uint16) health.Target {
+	tgt := through(real, s, port)
+	tgt.Forward = lb.Tunnel
+	return tgt
+}
+
+// behindRouter has r2 behind r1, which knows no way to the VIP: only what is
+// encapsulated gets to r2.
+func behindRouter(t *testing.T, full bool) (d1, r2 *testenv.Host) {
+	t.Helper()
+	c := network(t, full)
+	d1, r2 = c.Host("d1"), c.Host("r2")
+	check(t, c.Host("r1").Sysctl("net.ipv4.ip_forward", "1"))
+	tb.Run(t, d1, "ip", "route", "replace", "172.25.0.13/32", "via", "172.25.0.12")
+	carry(t, r2)
+	web(t, r2, ":80", ":443")
+	serveUDP(t, r2, testenv.VIP)
+	return d1, r2
+}
+
+// Every kind of check goes through the tunnel; what does not decapsulate is down,
+// and the reason names the tunnel.
+func TestThroughTunnel(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		d1, r2 := behindRouter(t, full)
+		got := one(t, d1, tunnelled(r2, health.Spec{Type: health.HTTP, Timeout: short}, 80))
+		if want := "connects on 172.25.0.13 but not through VIP 172.25.0.100 in a tunnel: does the real decapsulate (lvx real status)?"; got != want {
+			t.Errorf("without decapsulation: %q, want %q", got, want)
+		}
+		check(t, r2.Decapsulate("eth0"))
+		const times = 20
+		want := map[string]int{"pass": times}
+		j := job{XDP: full, Times: times, Targets: []health.Target{
+			tunnelled(r2, health.Spec{Type: health.TCP}, 80),
+			tunnelled(r2, health.Spec{Type: health.HTTP}, 80),
+			tunnelled(r2, health.Spec{Type: health.HTTPS, SkipVerify: true}, 443),
+			tunnelled(r2, health.Spec{Type: health.UDP, Send: "ping", Expect: "ping"}, 53),
+			tunnelled(r2, health.Spec{Type: health.ICMP}, 0),
+			straight(r2, health.Spec{Type: health.HTTP}, 80),
+		}}
+		if diff := cmp.Diff([]map[string]int{want, want, want, want, want, want}, probe(t, d1, j)); diff != "" {
+			t.Errorf("full checksums %v: answers (-want +got):\n%s", full, diff)
+		}
+		// Direct routing does not get past the router.
+		const refusal = "path to VIP 172.25.0.100: not asked: real 172.25.0.13 is behind router 172.25.0.12 (direct routing needs it on the segment)"
+		if got := one(t, d1, through(r2, health.Spec{Type: health.TCP, Timeout: time.Second}, 80)); got != refusal {
+			t.Errorf("direct routing: %q", got)
+		}
+	}
+}
+
+// A segment as long as the interface takes would not fit into the tunnel. Which
+// path makes a request that long depends on its header: some twenty bytes of
+// length are in question.
+func TestTunnelSegments(t *testing.T) {
+	d1, r2 := behindRouter(t, false)
+	check(t, r2.Decapsulate("eth0"))
+	var j job
+	var want []map[string]int
+	for n := 1300; n < 1450; n += 15 {
+		j.Targets = append(j.Targets, tunnelled(r2, health.Spec{Type: health.HTTP, Path: "/?" + strings.Repeat("x", n), Timeout: short}, 80))
+		want = append(want, map[string]int{"pass": 1})
+	}
+	if diff := cmp.Diff(want, probe(t, d1, j)); diff != "" {
+		t.Errorf("answers (-want +got):\n%s", diff)
+	}
+}

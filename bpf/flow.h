@@ -109,6 +109,16 @@ static __always_inline void account_eviction(const struct settings *s, __u64 val
 	count_eviction(kind);
 }
 
+/*
+ * Whether peers are told of flows in a state. A half-open connection may be
+ * made up, and so may a single datagram: UDP's second one is noted with its
+ * proof.
+ */
+static __always_inline int is_shared(__u32 state)
+{
+	return state != STATE_SYN_RECV && state != STATE_UDP;
+}
+
 /* What flow_insert is asked for, and what it answers. */
 struct insertion {
 	__u64 key;
@@ -192,6 +202,8 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 	result = flow_store(s, a, b, in, place, value, now, CLASS_BUSY);
 out:
 	set_unlock(lock);
+	if (!result && is_shared(value_state(in->value)))
+		note_news(s, &flow_news, in->hash, flow_sets);
 	return result;
 }
 
@@ -220,7 +232,7 @@ static __always_inline void flow_touch(const struct settings *s, __u64 hash, __u
 		found = swap_64(place, value, wanted);
 		if (found == value) {
 			load_move(value_real(value), value_state(value), state);
-			if (wanted & PROVEN)
+			if (wanted & PROVEN || is_shared(state))
 				note_news(s, &flow_news, hash, flow_sets);
 			return;
 		}

@@ -1,25 +1,26 @@
 package e2e
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-
+	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
 
-// manyFlows are connections of clients that are frames and nothing else: sent
-// to the router, seen at the reals, never answered.
+// manyFlows are connections of clients behind the router.
 type manyFlows struct {
-	f    *fabric
-	home []string // the real of each flow
+	*testenv.Crowd
+	f     *fabric
+	flows []testenv.CrowdFlow
+	home  []string // the real of each flow
 }
 
 // Each flow has an address and a port of its own.
@@ -29,11 +30,20 @@ var clientNetwork = netip.MustParsePrefix("198.18.0.0/15")
 // them: they are established.
 func (f *fabric) openFlows(count int) *manyFlows {
 	f.t.Helper()
-	for _, real := range []string{"r1", "r2"} {
-		run(f.t, f.Cluster.Host(real), "ip", "route", "add", "blackhole", clientNetwork.String())
+	m := &manyFlows{f: f, Crowd: &testenv.Crowd{
+		From: f.Client, NIC: "eth0", To: f.router.MAC("eth1"),
+		Reals: []*testenv.Host{f.Cluster.Host("r1"), f.Cluster.Host("r2")},
+	}}
+	must(f.t, m.Silence(f.t.Context(), clientNetwork))
+	base := clientNetwork.Addr().As4()
+	first := binary.BigEndian.Uint32(base[:]) + 1
+	for i := range count {
+		addr := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, first+uint32(i))))
+		m.flows = append(m.flows, testenv.CrowdFlow{
+			Client: netip.AddrPortFrom(addr, uint16(1024+i%60000)), Virtual: netip.MustParseAddrPort(rig.VIP + ":80"),
+		})
 	}
-	m := &manyFlows{f: f, home: make([]string, count)}
-	m.home = m.send(layers.TCP{SYN: true})
+	m.home = m.send("S")
 	if n := m.changed(); n != 0 {
 		f.t.Fatalf("%d of %d flows change their real while nothing happens", n, count)
 	}
@@ -43,7 +53,7 @@ func (f *fabric) openFlows(count int) *manyFlows {
 // changed sends on every flow and returns how many reach another real now.
 func (m *manyFlows) changed() (n int) {
 	m.f.t.Helper()
-	for i, real := range m.send(layers.TCP{ACK: true, PSH: true}) {
+	for i, real := range m.send("PA") {
 		if real != m.home[i] {
 			n++
 		}
@@ -51,130 +61,67 @@ func (m *manyFlows) changed() (n int) {
 	return n
 }
 
-// send sends a segment of every flow until it has been seen at a real, again
-// where a queue was full, and returns at which. A flow that reaches none ends
-// the test.
-func (m *manyFlows) send(segment layers.TCP) []string {
+// send sends a segment of every flow and returns which real has seen it. A flow
+// that reaches none ends the test.
+func (m *manyFlows) send(flags string) []string {
 	m.f.t.Helper()
-	seen := make([]string, len(m.home))
-	eventually(m.f.t, func() error {
-		var frames [][]byte
-		for i, real := range seen {
-			if real == "" {
-				frames = append(frames, m.frame(i, segment))
-			}
-		}
-		at := m.capture(frames)
-		missing := 0
-		for i := range seen {
-			if seen[i] == "" {
-				seen[i] = at[i]
-			}
-			if seen[i] == "" {
-				missing++
-			}
-		}
-		if missing > 0 {
-			return fmt.Errorf("%d of %d flows reach no real", missing, len(seen))
-		}
-		return nil
-	})
-	return seen
-}
-
-// capture sends frames and returns which flows the reals saw.
-func (m *manyFlows) capture(frames [][]byte) map[int]string {
-	m.f.t.Helper()
-	at := map[int]string{}
-	const burst = 500 // what a queue holds
-	for len(frames) > 0 {
-		n := min(burst, len(frames))
-		reals := map[string]func() map[int]bool{}
-		for _, real := range []string{"r1", "r2"} {
-			c, err := m.f.Cluster.Host(real).Capture("eth0")
-			must(m.f.t, err)
-			reals[real] = func() map[int]bool {
-				got, err := c.Frames()
-				must(m.f.t, err)
-				flows := map[int]bool{}
-				for _, frame := range got {
-					if i, ok := flowOf(frame.Data); ok && !frame.Out {
-						flows[i] = true
-					}
-				}
-				return flows
-			}
-			defer c.Close()
-		}
-		must(m.f.t, m.f.Client.Send("eth0", frames[:n]...))
-		for deadline := time.Now().Add(200 * time.Millisecond); time.Now().Before(deadline); {
-			total := 0
-			for _, flows := range reals {
-				total += len(flows())
-			}
-			if total >= n {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		for real, flows := range reals {
-			for i := range flows() {
-				at[i] = real
-			}
-		}
-		frames = frames[n:]
-	}
-	return at
-}
-
-// frame is a segment of the i-th flow, from the client's side of the router.
-func (m *manyFlows) frame(i int, segment layers.TCP) []byte {
-	base := clientNetwork.Addr().As4()
-	src := binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(base[:])+uint32(i)+1)
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: src, DstIP: net.ParseIP(rig.VIP).To4()}
-	segment.SrcPort, segment.DstPort, segment.Window = layers.TCPPort(1024+i%60000), 80, 1024
-	must(m.f.t, segment.SetNetworkLayerForChecksum(ip))
-	buf := gopacket.NewSerializeBuffer()
-	must(m.f.t, gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
-		&layers.Ethernet{SrcMAC: m.f.Client.MAC("eth0"), DstMAC: m.f.router.MAC("eth1"), EthernetType: layers.EthernetTypeIPv4}, ip, &segment))
-	return buf.Bytes()
-}
-
-// flowOf is the number of the flow that a frame belongs to.
-func flowOf(frame []byte) (int, bool) {
-	const source, end = 14 + 12, 14 + 20
-	if len(frame) < end || frame[12] != 8 || frame[13] != 0 {
-		return 0, false
-	}
-	src, _ := netip.AddrFromSlice(frame[source : source+4])
-	base := clientNetwork.Addr().As4()
-	i := int(binary.BigEndian.Uint32(frame[source:])) - int(binary.BigEndian.Uint32(base[:])) - 1
-	return i, clientNetwork.Contains(src)
+	ctx, cancel := context.WithTimeout(m.f.t.Context(), rig.Patience)
+	defer cancel()
+	reals, err := m.Send(ctx, m.flows, flags)
+	must(m.f.t, err)
+	return reals
 }
 
 // Hash-threshold ECMP moves a quarter to a half of all flows to another
-// director when one leaves or joins: with mh none changes its real, by the ring
-// alone.
+// director when one leaves or joins: none changes its real, by the ring alone
+// with mh, by connection sync with rr.
 func TestFlowsKeepTheirRealAcrossDirectors(t *testing.T) {
-	f := newFabric(t)
-	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
-	flows := f.openFlows(share(50_000))
-	for _, step := range []struct {
-		what string
-		do   func()
-	}{
-		{"d1 leaves", func() { must(t, f.Leave("d1")); f.awaitPath("d1", false) }},
-		{"d1 joins", func() { must(t, f.Start(t.Context(), "d1")); f.awaitPath("d1", true) }},
-		{"d2 is killed", func() { f.Daemons["d2"].Kill(); f.awaitPath("d2", false) }},
-		{"d2 joins", func() { must(t, f.Start(t.Context(), "d2")); f.awaitPath("d2", true) }},
+	for name, body := range map[string]func(f *fabric) string{
+		"mh without sync": func(*fabric) string { return fabricBody(hashed, "sloppy_tcp: true\n") },
+		"rr with sync":    func(f *fabric) string { return fabricBody("    scheduler: rr\n", f.syncBody()) },
 	} {
-		before := f.forwarded()
-		step.do()
-		if n := flows.changed(); n != 0 {
-			t.Errorf("%s: %d of %d flows have changed their real", step.what, n, len(flows.home))
-		}
-		t.Logf("%s: packets by director %v before, %v after", step.what, before, f.forwarded())
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFabric(t)
+			f.direct(fabricDirectors, body(f))
+			flows := f.openFlows(share(50_000))
+			time.Sleep(time.Second) // as old as a connection has to be, on a busy machine
+			for _, step := range []struct {
+				what string
+				do   func()
+			}{
+				{"d1 leaves", func() { must(t, f.Leave("d1")); f.awaitPath("d1", false) }},
+				{"d1 joins", func() { must(t, f.Start(t.Context(), "d1")); f.awaitPath("d1", true) }},
+				{"d2 is killed", func() { f.Daemons["d2"].Kill(); f.awaitPath("d2", false) }},
+				{"d2 joins", func() { must(t, f.Start(t.Context(), "d2")); f.awaitPath("d2", true) }},
+			} {
+				before := f.forwarded()
+				step.do()
+				if n := flows.changed(); n != 0 {
+					t.Errorf("%s: %d of %d flows have changed their real", step.what, n, len(flows.home))
+				}
+				t.Logf("%s: packets by director %v before, %v after", step.what, before, f.forwarded())
+			}
+			// d1 had just joined when it lost d2 as a peer.
+			out, err := f.LVX(t.Context(), "d1", "history", "--kind", "route")
+			must(t, err)
+			if strings.Contains(out, "withdrawn: connection sync") {
+				t.Errorf("d1 withdrew the VIP when another director went away:\n%s", out)
+			}
+		})
 	}
+}
+
+// syncBody is `sync:` between all directors.
+func (f *fabric) syncBody() string {
+	f.t.Helper()
+	key := filepath.Join(f.t.TempDir(), "sync.key")
+	must(f.t, os.WriteFile(key, []byte(strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600))
+	var peers []string
+	for _, d := range fabricDirectors {
+		peers = append(peers, f.address(d))
+	}
+	return fmt.Sprintf("sync: {peers: [%s], key_file: %s}\n", strings.Join(peers, ", "), key)
 }
 
 // forwarded is how many packets each director has forwarded.

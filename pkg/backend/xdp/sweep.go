@@ -110,7 +110,7 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 		b.restampFlow(e.client(), v, now)
 	}
 	if b.news != nil && !t.isIPv6() {
-		b.news.pending = b.flowNews(b.news.pending, set, now, true)
+		b.news.pending = b.flowNews(b.news.pending, set, now)
 	}
 }
 

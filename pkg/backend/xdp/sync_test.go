@@ -33,7 +33,7 @@ func newPair(t *testing.T, s lb.State) *pair {
 	// The test asks for news itself: nothing may depend on the time.
 	p.stop()
 	p.a.mu.Lock()
-	p.a.news = &news{flows: newPeerView(len(p.a.dp.Flows) / 2), templates: newPeerView(len(p.a.dp.Templates) / 2)}
+	p.a.news = newNews(len(p.a.dp.Flows)/2, len(p.a.dp.Templates)/2)
 	p.a.applySettings()
 	p.a.mu.Unlock()
 	return p
@@ -100,10 +100,16 @@ func TestSyncedConnectionsGoOnElsewhere(t *testing.T) {
 	}
 }
 
-// A half-open connection is not told of: its client may be made up.
+// A half-open connection is not told of: its client may be made up, as may be
+// that of a single datagram. What the client has answered is told of at once.
 func TestHalfOpenConnectionsAreNotTold(t *testing.T) {
-	p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+	dns := netip.AddrPortFrom(web.Addr(), 53)
+	udp := lb.Service{Name: "udp", Scheduler: lb.RR, Reals: webService(2).Reals,
+		Listeners: []lb.Listener{{Addr: dns.Addr(), Proto: lb.UDP, First: 53, Last: 53}}}
+	p := newPair(t, lb.State{Services: []lb.Service{webService(2), udp}})
+	datagram := lb.Packet{Proto: lb.UDP, Src: at(2), Dst: dns}
 	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "S"})
+	p.a.Send(datagram)
 	if entries := p.sync(t); len(entries) != 0 {
 		t.Errorf("told of %+v", entries)
 	}
@@ -112,12 +118,79 @@ func TestHalfOpenConnectionsAreNotTold(t *testing.T) {
 		t.Errorf("told of %+v after a sweep", entries)
 	}
 	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "A"})
-	if entries := p.sync(t); len(entries) != 0 {
-		t.Errorf("told at once of a connection that was never seen at work: %+v", entries)
+	p.a.Send(datagram)
+	entries := p.sync(t)
+	if len(entries) != 2 || entries[0].IsProven == entries[1].IsProven {
+		t.Errorf("told of %+v (a connection, not proven, and a flow of two datagrams)", entries)
 	}
 	p.a.Sweep()
-	if entries := p.sync(t); len(entries) != 1 || entries[0].IsProven {
-		t.Errorf("a silent established connection: told of %+v (once, not proven)", entries)
+	if entries := p.sync(t); len(entries) != 0 {
+		t.Errorf("told again of %+v", entries)
+	}
+}
+
+// The end of a connection is news whatever was known of it: peers would keep it
+// for as long as an established one lives.
+func TestEndsAreTold(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		sent []string // behind SYN and ACK
+		want connsync.State
+	}{
+		{"FIN of a silent one", []string{"FA"}, connsync.StateFinWait},
+		{"FIN", []string{"PA", "FA"}, connsync.StateFinWait},
+		{"RST of a silent one", []string{"R"}, connsync.StateClose},
+		{"RST", []string{"PA", "R"}, connsync.StateClose},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+			send := func(flags string) { p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: flags}) }
+			send("S")
+			send("A")
+			p.sync(t)
+			p.a.news.unprovenLeft = 0 // whatever a flood has taken
+			for _, flags := range test.sent {
+				send(flags)
+			}
+			p.a.Sweep()
+			if e := p.sync(t); len(e) != 1 || e[0].State != test.want {
+				t.Errorf("told of %+v (state %d)", e, test.want)
+			}
+		})
+	}
+}
+
+// A packet in the middle of a connection that opens one is told of.
+func TestSloppyConnectionsAreTold(t *testing.T) {
+	p := newPair(t, lb.State{SloppyTCP: true, Services: []lb.Service{webService(2)}})
+	p.a.data(at(1), web)
+	if e := p.sync(t); len(e) != 1 || e[0].State != connsync.StateEstablished {
+		t.Errorf("told of %+v", e)
+	}
+}
+
+// A flood of SYNs with their ACKs keeps nothing back that was seen at work, and
+// is told of in parts.
+func TestFloodIsToldOfInParts(t *testing.T) {
+	p := newPair(t, lb.State{Services: []lb.Service{webService(2)}})
+	open := func(n int, flags ...string) {
+		for _, f := range flags {
+			p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(n), Dst: web, Flags: f})
+		}
+	}
+	for i := range 20 {
+		open(i, "S", "A")
+	}
+	open(100, "S", "A", "PA")
+	p.a.mu.Lock()
+	p.a.news.unprovenLeft = 5
+	p.a.mu.Unlock()
+	p.a.Sweep()
+	if n := len(p.a.news.pending); n != 6 {
+		t.Errorf("told of %d entries (5 of the flood, and one that was seen at work)", n)
+	}
+	if e := p.sync(t); len(e) != 21 {
+		t.Errorf("in the next interval told of %d entries in all (21)", len(e))
 	}
 }
 

@@ -16,6 +16,11 @@ const (
 	newsInterval = 100 * time.Millisecond
 	walkSets     = 1 << 13 // of a table that are read at a time
 	refreshShare = 3       // an entry is told of again after this share of its life: peers' copies must not end
+
+	// unprovenNews is how many connections that may be made up are told of in a
+	// newsInterval: of a flood's the others wait for the sweeper's next pass,
+	// and peers still hear of the proven ones at once.
+	unprovenNews = 10_000
 )
 
 // news remembers what peers were told of each place of the tables, so that they
@@ -24,6 +29,11 @@ const (
 type news struct {
 	flows, templates peerView
 	pending          []connsync.Entry // found by the sweeper
+	unprovenLeft     int              // that may be told of in this newsInterval
+}
+
+func newNews(flowPlaces, templatePlaces int) *news {
+	return &news{flows: newPeerView(flowPlaces), templates: newPeerView(templatePlaces), unprovenLeft: unprovenNews}
 }
 
 // peerView is what peers know of each place of a table.
@@ -44,6 +54,12 @@ func (t *peerView) isNews(place int, v uint64, tick uint16, life uint32) bool {
 	return t.word[place] != wordOf(v) || uint32(tick-t.tick[place]) >= max(life/refreshShare, 1)
 }
 
+// isKnown reports whether peers know the entry that has a place, however it has
+// changed since.
+func (t *peerView) isKnown(place int, v uint64) bool {
+	return t.word[place] != 0 && (t.word[place]^wordOf(v))&0xf == 0 // the nonce
+}
+
 func (t *peerView) note(place int, v uint64, tick uint16) {
 	t.word[place], t.tick[place] = wordOf(v), tick
 }
@@ -51,7 +67,7 @@ func (t *peerView) note(place int, v uint64, tick uint16) {
 // TellNews implements [connsync.Backend].
 func (b *Backend) TellNews(send func([]connsync.Entry)) (stop func()) {
 	b.mu.Lock()
-	b.news = &news{flows: newPeerView(len(b.dp.Flows) / 2), templates: newPeerView(len(b.dp.Templates) / 2)}
+	b.news = newNews(len(b.dp.Flows)/2, len(b.dp.Templates)/2)
 	b.applySettings()
 	b.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -90,9 +106,9 @@ func (b *Backend) takeNews() []connsync.Entry {
 	}
 	now := b.now()
 	entries := b.news.pending
-	b.news.pending = nil
+	b.news.pending, b.news.unprovenLeft = nil, unprovenNews
 	eachNoted(b.dp.FlowNews, len(b.dp.Flows)/8, func(set int) {
-		entries = b.flowNews(entries, set, now, false)
+		entries = b.flowNews(entries, set, now)
 	})
 	if b.persistent {
 		eachNoted(b.dp.TemplateNews, len(b.dp.Templates)/8, func(set int) {
@@ -119,27 +135,36 @@ func eachNoted(notes []uint64, sets int, visit func(set int)) {
 	}
 }
 
-// flowNews appends what peers do not know yet of a set of flows. At once they
-// are told of what is proven; the whole pass of the sweeper adds connections
-// that were established and have been silent since.
-func (b *Backend) flowNews(entries []connsync.Entry, set int, now uint64, isPass bool) []connsync.Entry {
+// flowNews appends what peers do not know yet of a set of flows. Of those that
+// were never seen at work no more are told of than a flood of made-up ones may
+// take, unless peers know them already.
+func (b *Backend) flowNews(entries []connsync.Entry, set int, now uint64) []connsync.Entry {
 	for w := range bpf.Ways {
 		at := set*8 + w
 		v := bpf.FlowValue(load64(&b.dp.Flows[at+4]))
-		if !v.IsLive() || !v.IsProven() && !(isPass && v.State() == bpf.StateEstablished) {
+		if !v.IsLive() || v.State() == bpf.StateUDP && !v.IsProven() {
 			continue
 		}
 		place := set*4 + w
 		if !b.news.flows.isNews(place, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
 			continue
 		}
+		isFree := v.IsProven() || b.news.flows.isKnown(place, uint64(v))
+		if !isFree && b.news.unprovenLeft == 0 {
+			continue
+		}
 		k := bpf.FlowKey(load64(&b.dp.Flows[at]))
 		if bpf.FlowValue(load64(&b.dp.Flows[at+4])).Nonce() != v.Nonce() {
 			continue // the place has changed hands, and is noted
 		}
-		if e, ok := b.flowEntry(k, v, now); ok {
-			entries = append(entries, e)
-			b.news.flows.note(place, uint64(v), v.Seen())
+		e, ok := b.flowEntry(k, v, now)
+		if !ok {
+			continue
+		}
+		entries = append(entries, e)
+		b.news.flows.note(place, uint64(v), v.Seen())
+		if !isFree {
+			b.news.unprovenLeft--
 		}
 	}
 	return entries

@@ -29,7 +29,7 @@ type routes struct {
 	speaker  *bgp.Speaker
 	policy   bgp.Policy
 	inStep   func() bool // nil: no director is told of connections
-	started  time.Time
+	joining  joining
 	warnings *warnings.Registry
 	log      *slog.Logger
 	history  *history.Log
@@ -52,12 +52,26 @@ func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, h *history
 	}
 	r := &routes{
 		cfg: cfg.BGP, speaker: bgp.NewSpeaker(c, log), policy: bgp.Policy{HoldUp: cfg.BGP.HoldUp},
-		started: time.Now(), warnings: w, history: h, log: log.With("component", "bgp"), changed: make(chan struct{}, 1),
+		joining: joining{began: time.Now()}, warnings: w, history: h, log: log.With("component", "bgp"), changed: make(chan struct{}, 1),
 	}
 	if s != nil && s.mesh != nil {
 		r.inStep = s.mesh.InSync
 	}
 	return r, nil
+}
+
+// joining is the time in which a director that starts takes over the others'
+// connections. It ends once: what a director that serves loses of its peers
+// later is no reason to serve nobody.
+type joining struct {
+	began  time.Time
+	isOver bool
+}
+
+// isUnderWay reports whether it still lasts, given that sync is in step or not.
+func (j *joining) isUnderWay(now time.Time, isInStep bool) bool {
+	j.isOver = j.isOver || isInStep || now.Sub(j.began) >= syncLimit
+	return !j.isOver
 }
 
 func speakerConfig(cfg *config.Config) (bgp.Config, error) {
@@ -178,7 +192,7 @@ func (r *routes) announce(ctx context.Context) time.Duration {
 	in := bgp.Input{VIPs: r.vips, IsReady: true, IsDraining: r.drain.isUnderWay(now), Withdrawn: r.drain.reason(now)}
 	look := r.drain.next(now)
 	r.mu.Unlock()
-	if r.inStep != nil && !r.inStep() && now.Sub(r.started) < syncLimit {
+	if r.inStep != nil && r.joining.isUnderWay(now, r.inStep()) {
 		in.IsReady, in.NotReady = false, "connection sync is not in step yet"
 	}
 	decisions := r.policy.Decide(now, in)

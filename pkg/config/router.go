@@ -55,6 +55,8 @@ func (d *decoder) router(c *cursor, interfaces []string) router {
 	r.TrackFiles = get(o, "track_file", nil, list(trackFile))
 	r.TrackProcesses = get(o, "track_process", nil, list(trackProcess))
 	r.SyncGroup = get(o, "sync_group", "", name)
+	r.Routing.Routes = get(o, "routes", nil, list(route))
+	r.Routing.Rules = get(o, "rules", nil, list(rule))
 	r.vips(need(o, "addresses", "the VIPs, [192.0.2.1/24], for example", list(routerVIP)))
 	if o.done() {
 		r.compare()

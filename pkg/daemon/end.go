@@ -142,11 +142,12 @@ func purgeAddresses(ctx context.Context, cfg *config.Config) error {
 	return errors.Join(append(errs, silent.release(), purgeRouters(cfg))...)
 }
 
-// purgeRouters takes off the VIPs of virtual routers. An address owner has its
+// purgeRouters takes off the VIPs of virtual routers, with their routes. An address owner has its
 // VIPs without lvx.
 func purgeRouters(cfg *config.Config) error {
 	var errs []error
 	for _, inst := range cfg.VRRP {
+		errs = append(errs, inst.Routing.Remove())
 		for _, place := range inst.Places() {
 			link, err := net.InterfaceByName(place.Interface)
 			if err != nil || inst.Priority == 255 {

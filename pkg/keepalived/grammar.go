@@ -19,7 +19,6 @@ const (
 	textLog     = "about keepalived's log"
 	textMail    = "about mail that lvx does not send"
 	textReload  = "about keepalived's reload; lvx reloads as a whole or not at all"
-	textRoute   = "lvx moves no routes and no rules with a VIP: let a hook of the VRRP instance do it"
 )
 
 // same makes keywords of one kind.
@@ -140,8 +139,8 @@ var vrrpInstance = blocks(merge(notifyWords, trackWords, vrrpTuning,
 		"unicast_peer":               values(Mapped, ""),
 		"virtual_ipaddress":          values(Mapped, ""),
 		"virtual_ipaddress_excluded": values(Mapped, ""),
-		"virtual_routes":             values(Lost, textRoute),
-		"virtual_rules":              values(Lost, textRoute),
+		"virtual_routes":             values(Mapped, ""),
+		"virtual_rules":              values(Mapped, ""),
 		"authentication":             authentication,
 		"auth_hmac":                  blocks(same(Lost, "", "key", "active_key", "time_window", "anti_replay", "mode")),
 	}))

@@ -213,6 +213,9 @@ func (v *virtual) rules(c *Statement) bool {
 		c.mark(Mapped, "")
 		v.inhibit = true
 	case "virtualhost":
+		if !asksWeb(v.from) {
+			c.mark(Harmless, "no check of this service asks by name")
+		}
 		v.host = hostName(c)
 	case "ip_family":
 		c.mark(Harmless, "the addresses say it")

@@ -4,6 +4,7 @@ import (
 	"crypto/md5" //nolint:gosec // the digest of genhash
 	"encoding/hex"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -99,6 +100,14 @@ func readURL(c *check, url *Statement) (host string) {
 		c.put("status", "%s", scalar(strings.Join(codes, ",")))
 	}
 	return host
+}
+
+// asksWeb reports whether a statement has a check in its block that names a web
+// server.
+func asksWeb(s *Statement) bool {
+	return slices.ContainsFunc(s.Block, func(c *Statement) bool {
+		return c.keyword != nil && (c.Word == "HTTP_GET" || c.Word == "SSL_GET" || asksWeb(c))
+	})
 }
 
 // hostName reads the name of a web server.

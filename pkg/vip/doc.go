@@ -1,5 +1,6 @@
 // Package vip puts virtual addresses on interfaces, takes them off again, and
-// remembers what was there before: what was, stays.
+// remembers what was there before: what was, stays. Routes and rules that belong
+// to VIPs go with them.
 //
 // It changes many addresses in one message, notices when somebody else
 // changes them, and knows which interface an address belongs to. It decides

@@ -9,6 +9,14 @@ package vrrp
 import (
 	"net/netip"
 	"time"
+
+	vips "github.com/lvx-lb/lvx/pkg/vip"
+)
+
+// Route and Rule are what moves with the VIPs.
+type (
+	Route = vips.Route
+	Rule  = vips.Rule
 )
 
 // Instance is the configuration of one virtual router.
@@ -36,6 +44,8 @@ type Instance struct {
 
 	Unadvertised []netip.Addr          // of the VIPs those that no advert names (keepalived's virtual_ipaddress_excluded)
 	Devices      map[netip.Addr]string // the interface of VIPs that go on another one than Interface
+
+	Routing vips.Routing // routes and rules that are there while this host has the VIPs
 }
 
 // TrackExec is a program that says whether this host is fit: exit status 0. It

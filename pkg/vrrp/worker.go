@@ -42,6 +42,7 @@ type worker struct {
 	// Owned by run.
 	serving     bool
 	owned       []place
+	routing     vips.Routing
 	native      map[string][]netip.Prefix // an address owner's by interface, there before us: never removed
 	nativeKnown bool
 }
@@ -161,7 +162,36 @@ func (w *worker) takeVIPs(j job) (added int, err error) {
 		errs = append(errs, err)
 	}
 	w.serving, w.owned = true, j.places
-	return added, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return added, err
+	}
+	w.moveRouting(j.cfg)
+	return added, nil
+}
+
+// moveRouting makes routes and rules those of the configuration. One that the
+// kernel does not take is no reason not to serve.
+func (w *worker) moveRouting(cfg Instance) {
+	err := w.routing.Without(cfg.Routing).Remove()
+	w.routing = cfg.Routing
+	if err = errors.Join(err, cfg.Routing.Add()); err != nil {
+		w.warn("routes or rules of the VIPs are not as wanted", cfg.Name, err)
+	}
+}
+
+// dropRouting takes routes and rules away, those of a former run as well.
+func (w *worker) dropRouting(cfg Instance) {
+	err := errors.Join(w.routing.Without(cfg.Routing).Remove(), cfg.Routing.Remove())
+	w.routing = vips.Routing{}
+	if err != nil {
+		w.warn("routes or rules of the VIPs are still there", cfg.Name, err)
+	}
+}
+
+func (w *worker) warn(text, instance string, err error) {
+	if w.opts.Log != nil {
+		w.opts.Log.Warn(text, "component", "vrrp", "instance", instance, "err", err)
+	}
 }
 
 // without is what is in a and not at the same place in b.
@@ -192,6 +222,7 @@ func (w *worker) withdrawVIPs(places []place) {
 // dropVIPs removes the VIPs, of a former run as well, and then silences the
 // data path: the other way round the kernel would answer for it.
 func (w *worker) dropVIPs(j job) error {
+	w.dropRouting(j.cfg)
 	err := w.removeVIPs(slices.Concat(j.places, without(w.owned, j.places)), j.keep)
 	w.serving, w.owned = false, nil
 	if w.opts.Deactivate != nil {

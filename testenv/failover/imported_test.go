@@ -81,6 +81,62 @@ func TestPairsFromOneFile(t *testing.T) {
 	}
 }
 
+// routed has a route and a rule that move with the VIP.
+const routed = `vrrp_instance VI {
+ interface eth0
+ virtual_router_id 97
+ priority PRIORITY
+ version 3
+ advert_int 0.2
+ virtual_ipaddress { 10.99.0.100/16 }
+ virtual_routes {
+  198.51.100.0/24 via 10.99.0.66 dev eth0
+  default via 10.99.0.66 dev eth0 table 100
+ }
+ virtual_rules { from 10.99.0.100 table 100 priority 1000 }
+}
+`
+
+// Routes and rules are where the VIP is, with lvx as with keepalived, and
+// nowhere else; lvx takes off at its start what a killed one left.
+func TestRoutesMoveWithTheVIP(t *testing.T) {
+	t.Parallel()
+	s := newSegment(t)
+	conf := func(host string, priority string) string {
+		path := filepath.Join(s.Host(host).Dir(), "keepalived.conf")
+		must(t, os.WriteFile(path, []byte(strings.ReplaceAll(routed, "PRIORITY", priority)), 0o600))
+		return path
+	}
+	has := func(host string) (all []bool) {
+		for _, ask := range [][2]string{{"ip route", "198.51.100.0/24 via 10.99.0.66"}, {"ip route show table 100", "default via 10.99.0.66"}, {"ip rule", "from 10.99.0.100 lookup 100"}} {
+			out, _ := s.Host(host).Run(t.Context(), strings.Fields(ask[0])...) // a table that is empty is an error
+			all = append(all, strings.Contains(out, ask[1]))
+		}
+		return all
+	}
+	at := func(with, without string, daemons ...*Daemon) {
+		t.Helper()
+		must(t, Await(t.Context(), "VIP, routes and rule are on "+with, func() error {
+			if a, b := fmt.Sprint(has(with)), fmt.Sprint(has(without)); a != "[true true true]" || b != "[false false false]" {
+				return fmt.Errorf("%s has %s, %s has %s", with, a, without, b)
+			}
+			return s.Alone(with, without, VIP)
+		}, daemons...))
+	}
+	k, l := startKeepalivedFrom(t, s, "a", conf("a", "100")), startImported(t, s, "b", conf("b", "150"))
+	at("b", "a", k, l)
+	must(t, l.Stop())
+	at("a", "b", k)
+	l = startImported(t, s, "b", conf("b", "150"))
+	at("b", "a", k, l)
+	l.Kill()
+	l = startImported(t, s, "b", conf("b", "50"))
+	at("a", "b", k, l)
+	must(t, k.Stop())
+	at("b", "a", l)
+	must(t, l.Stop())
+}
+
 func startKeepalivedFrom(t *testing.T, s *Segment, host, conf string) *Daemon {
 	t.Helper()
 	h := s.Host(host)

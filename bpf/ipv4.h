@@ -12,6 +12,7 @@
 #include "value.h"
 
 #define ETHERTYPE ETH_P_IP
+#define IP_VERSION 4
 #define IP_HEADER 20 /* without options */
 #define ICMP_PROTOCOL IPPROTO_ICMP
 #define FLOWS flows

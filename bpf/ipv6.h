@@ -21,6 +21,7 @@
 #include "value.h"
 
 #define ETHERTYPE ETH_P_IPV6
+#define IP_VERSION 6
 #define IP_HEADER 40 /* without extensions */
 #define ICMP_PROTOCOL IPPROTO_ICMPV6
 #define FLOWS flows6

@@ -79,7 +79,7 @@ int lb(struct xdp_md *ctx)
 	int outcome = RECORDS ? CONTINUE : short_way(ctx);
 
 	/* Where IPv6 is not served no program is there, and the packet goes on here. */
-	if (STORES && outcome == CONTINUE && is_ipv6(ctx))
+	if (outcome == CONTINUE && is_ipv6(ctx))
 		bpf_tail_call(ctx, &families, interface_slot);
 	record_start(ctx);
 	if (outcome == CONTINUE)

@@ -21,8 +21,11 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 SEC("xdp.frags")
 int lb6(struct xdp_md *ctx)
 {
-	int outcome = long_way(ctx);
+	int outcome;
 
+	record_start(ctx);
+	outcome = long_way(ctx);
+	record_end(ctx, outcome);
 	count_verdict(outcome & 0xff);
 	return outcome >> 8;
 }

@@ -63,6 +63,24 @@ func LoadSpec6() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
+// LoadExplainSpec6 reads what [LoadExplainSpec] reads, of IPv6.
+func LoadExplainSpec6() (*ebpf.CollectionSpec, error) {
+	spec, err := loadExplain6()
+	if err != nil {
+		return nil, fmt.Errorf("explaining object of IPv6: %w", err)
+	}
+	return spec, nil
+}
+
+// LoadTraceSpec6 reads what [LoadTraceSpec] reads, of IPv6.
+func LoadTraceSpec6() (*ebpf.CollectionSpec, error) {
+	spec, err := loadTrace6()
+	if err != nil {
+		return nil, fmt.Errorf("tracing object of IPv6: %w", err)
+	}
+	return spec, nil
+}
+
 // String is the verdict's name in listings and metrics.
 func (v Verdict) String() string {
 	if v >= Verdicts {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 // generated is the object that a directive of gen.go makes, without the flags
@@ -48,18 +50,24 @@ func generated(t *testing.T, stem string, without ...string) []byte {
 // What explains and what traces is compiled in by an option alone: without
 // it each of them is the object that serves, byte for byte.
 func TestRecordingIsAnOption(t *testing.T) {
-	for stem, option := range map[string]string{"explain": "-D LVX_EXPLAIN", "trace": "-D LVX_TRACE"} {
-		if !bytes.Equal(generated(t, stem, option), _LbBytes) {
-			t.Errorf("%s without %s is not the object that serves", stem, option)
+	for _, serving := range []struct {
+		family string
+		object []byte
+		load   func() (*ebpf.CollectionSpec, error)
+	}{{"", _LbBytes, LoadSpec}, {"6", _Lb6Bytes, LoadSpec6}} {
+		for stem, option := range map[string]string{"explain": "-D LVX_EXPLAIN", "trace": "-D LVX_TRACE"} {
+			if stem += serving.family; !bytes.Equal(generated(t, stem, option), serving.object) {
+				t.Errorf("%s without %s is not the object that serves", stem, option)
+			}
 		}
-	}
-	spec, err := LoadSpec()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"recording", "recordings"} {
-		if spec.Maps[name] != nil {
-			t.Errorf("the object that serves has the map %s", name)
+		spec, err := serving.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"recording", "recordings"} {
+			if spec.Maps[name] != nil {
+				t.Errorf("the object that serves has the map %s", name)
+			}
 		}
 	}
 }

@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
+#include "family.h"
 #include "packet.h"
 
 #if defined(LVX_EXPLAIN) || defined(LVX_TRACE)
@@ -71,9 +72,10 @@ __attribute__((noinline)) int record_start(struct xdp_md *ctx)
 	if (!r)
 		return 0;
 	r->nanoseconds = bpf_ktime_get_ns();
-	r->source = r->destination = 0;
+	__builtin_memset(&r->source, 0, sizeof(r->source));
+	__builtin_memset(&r->destination, 0, sizeof(r->destination));
 	r->source_port = r->destination_port = 0;
-	r->protocol = 0;
+	r->version = r->protocol = 0;
 	r->ifindex = ctx->ingress_ifindex;
 	r->steps = 0;
 	r->length_in = bpf_xdp_get_buff_len(ctx);
@@ -114,11 +116,23 @@ static __always_inline void record_packet(void *data, void *end, const struct pa
 	if ((p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) &&
 	    !(p->fragment & bpf_htons(0x1fff))) /* the first, or whole */
 		parse_ports(data, end, &copy);
-	r->source = p->source;
-	r->destination = p->destination;
+	r->source = full_address(p->source);
+	r->destination = full_address(p->destination);
+	r->version = IP_VERSION;
 	r->source_port = copy.source_port;
 	r->destination_port = copy.destination_port;
 	r->protocol = p->protocol;
+}
+
+static __always_inline int is_in(const volatile struct address *net, const volatile struct address *mask,
+				 const struct address *addr)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		if ((addr->word[i] & mask->word[i]) != net->word[i])
+			return 0;
+	}
+	return 1;
 }
 
 static __always_inline int is_wanted(const struct recording *r)
@@ -129,11 +143,12 @@ static __always_inline int is_wanted(const struct recording *r)
 		return 0;
 	if (f->protocol && f->protocol != r->protocol)
 		return 0;
+	if (f->version && f->version != r->version)
+		return 0;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
-		__be32 mask = f->mask[i];
-
-		if ((r->source & mask) != f->net[i] && (r->destination & mask) != f->net[i])
+		if (!is_in(&f->net[i], &f->mask[i], &r->source) &&
+		    !is_in(&f->net[i], &f->mask[i], &r->destination))
 			return 0;
 		if (f->port[i] && f->port[i] != r->source_port && f->port[i] != r->destination_port)
 			return 0;

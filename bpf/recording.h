@@ -47,11 +47,12 @@ struct step_taken {
 /* A packet's way. What follows is as long as it says; a reader gets no more. */
 struct recording {
 	__u64 nanoseconds; /* CLOCK_MONOTONIC, when the packet came */
-	__be32 source;
-	__be32 destination;
+	struct address source;
+	struct address destination;
 	__be16 source_port;
 	__be16 destination_port;
-	__u32 protocol;
+	__u16 version; /* of IP; 0: no packet that was understood */
+	__u16 protocol;
 	__u32 ifindex;
 	__u32 verdict; /* enum verdict */
 	__u32 action; /* enum xdp_action */
@@ -67,8 +68,9 @@ struct recording {
 /* Which packets are recorded: those of which everything is so. 0 is "any". */
 struct recording_filter {
 	__u64 verdicts; /* a bit each */
-	__be32 net[2]; /* the source or the destination is in each */
-	__be32 mask[2];
+	struct address net[2]; /* the source or the destination is in each */
+	struct address mask[2];
 	__be16 port[2]; /* the source's or the destination's is each */
-	__u32 protocol;
+	__u16 version; /* of IP */
+	__u16 protocol;
 };

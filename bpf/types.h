@@ -41,7 +41,7 @@ struct address {
  */
 enum verdict {
 	VERDICT_NOT_OUR_MAC, /* passed: the frame is for another host */
-	VERDICT_NOT_IPV4, /* passed: ARP, IPv6 or anything else that is not IPv4 */
+	VERDICT_NOT_IPV4, /* passed: neither IPv4 nor, where it is served, IPv6 */
 	VERDICT_NOT_OURS, /* passed: the destination is no VIP of a service */
 	VERDICT_MALFORMED, /* passed: headers are cut short or contradict each other */
 	VERDICT_STANDBY, /* passed: another director owns the VIP now */

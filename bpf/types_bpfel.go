@@ -40,7 +40,7 @@ type Verdict uint32
 // Values of Verdict.
 const (
 	NotOurMAC           Verdict = 0  // passed: the frame is for another host
-	NotIPv4             Verdict = 1  // passed: ARP, IPv6 or anything else that is not IPv4
+	NotIPv4             Verdict = 1  // passed: neither IPv4 nor, where it is served, IPv6
 	NotOurs             Verdict = 2  // passed: the destination is no VIP of a service
 	Malformed           Verdict = 3  // passed: headers are cut short or contradict each other
 	Standby             Verdict = 4  // passed: another director owns the VIP now
@@ -460,7 +460,7 @@ type Label struct {
 
 var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	NotOurMAC:           {"not_our_mac", "passed: the frame is for another host"},
-	NotIPv4:             {"not_ipv4", "passed: ARP, IPv6 or anything else that is not IPv4"},
+	NotIPv4:             {"not_ipv4", "passed: neither IPv4 nor, where it is served, IPv6"},
 	NotOurs:             {"not_ours", "passed: the destination is no VIP of a service"},
 	Malformed:           {"malformed", "passed: headers are cut short or contradict each other"},
 	Standby:             {"standby", "passed: another director owns the VIP now"},
@@ -538,11 +538,12 @@ type StepTaken struct {
 type Recording struct {
 	_               structs.HostLayout
 	Nanoseconds     uint64
-	Source          uint32
-	Destination     uint32
+	Source          Address
+	Destination     Address
 	SourcePort      uint16
 	DestinationPort uint16
-	Protocol        uint32
+	Version         uint16
+	Protocol        uint16
 	Ifindex         uint32
 	Verdict         uint32
 	Action          uint32
@@ -559,8 +560,9 @@ type Recording struct {
 type RecordingFilter struct {
 	_        structs.HostLayout
 	Verdicts uint64
-	Net      [2]uint32
-	Mask     [2]uint32
+	Net      [2]Address
+	Mask     [2]Address
 	Port     [2]uint16
-	Protocol uint32
+	Version  uint16
+	Protocol uint16
 }

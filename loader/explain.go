@@ -14,14 +14,16 @@ import (
 
 // explainer runs the explaining program of one interface.
 type explainer struct {
-	prog   *ebpf.Program
-	ownMAC *ebpf.Variable
-	reader *ringbuf.Reader
+	prog     *ebpf.Program
+	ownMAC   *ebpf.Variable
+	reader   *ringbuf.Reader
+	families *ebpf.Map // of explaining programs; the kernel empties it once nobody holds it
 }
 
 func (e *explainer) close() {
 	_ = e.prog.Close()
 	_ = e.reader.Close()
+	_ = e.families.Close()
 }
 
 // Explanation is what the packet path would do with a frame.
@@ -76,21 +78,58 @@ func (d *Datapath) explainerOf(a Attachment) (*explainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	coll, err := d.loadCollection(spec, "lb", a.Slot, nil)
+	families, err := ebpf.NewMap(spec.Maps["families"])
 	if err != nil {
+		return nil, fmt.Errorf("explaining programs of IPv6: %w", err)
+	}
+	e := &explainer{families: families}
+	coll, err := d.loadCollection(spec, "lb", a.Slot, map[string]*ebpf.Map{"families": families})
+	if err != nil {
+		_ = families.Close()
 		return nil, err
 	}
 	defer coll.Close()
-	e := &explainer{prog: coll.DetachProgram("lb"), ownMAC: coll.Variables["own_mac"]}
+	e.prog, e.ownMAC = coll.DetachProgram("lb"), coll.Variables["own_mac"]
 	if e.reader, err = ringbuf.NewReader(coll.Maps["recordings"]); err != nil {
 		_ = e.prog.Close()
+		_ = families.Close()
 		return nil, fmt.Errorf("ring of recordings: %w", err)
+	}
+	if err := d.explain6(e, a.Slot, coll.Maps); err != nil {
+		e.close()
+		return nil, err
 	}
 	if d.explainers == nil {
 		d.explainers = map[uint32]*explainer{}
 	}
 	d.explainers[a.Slot] = e
 	return e, nil
+}
+
+// explain6 adds the explaining program of IPv6, where IPv6 is served.
+func (d *Datapath) explain6(e *explainer, slot uint32, maps map[string]*ebpf.Map) error {
+	if d.program6[slot] == nil {
+		return nil
+	}
+	spec, err := loadSpec6(bpf.LoadExplainSpec6)
+	if err != nil {
+		return err
+	}
+	coll, err := d.loadCollection(spec, program6, slot, recordingMaps(maps))
+	if err != nil {
+		return fmt.Errorf("IPv6: %w", err)
+	}
+	defer coll.Close()
+	if err := e.families.Put(slot, coll.Programs[program6]); err != nil {
+		return fmt.Errorf("explaining program of IPv6: %w", err)
+	}
+	return nil
+}
+
+// recordingMaps are the maps of a recording program that it shares with the
+// other family's.
+func recordingMaps(maps map[string]*ebpf.Map) map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{"recording": maps["recording"], "recordings": maps["recordings"]}
 }
 
 // decodeRecording reads what a recording program has put into its ring.

@@ -25,9 +25,9 @@ func isUnshared6(spec *ebpf.CollectionSpec, name string) bool {
 	return spec.Programs[program6] != nil && (name == "flow_news" || name == "template_news")
 }
 
-// loadSpec6 reads the object of IPv6.
-func loadSpec6() (*ebpf.CollectionSpec, error) {
-	spec, err := bpf.LoadSpec6()
+// loadSpec6 reads one of the objects of IPv6.
+func loadSpec6(load func() (*ebpf.CollectionSpec, error)) (*ebpf.CollectionSpec, error) {
+	spec, err := load()
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (d *Datapath) load6(slot uint32) error {
 	if !d.opts.IPv6 {
 		return nil
 	}
-	spec, err := loadSpec6()
+	spec, err := loadSpec6(bpf.LoadSpec6)
 	if err != nil {
 		return err
 	}

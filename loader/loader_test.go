@@ -401,7 +401,9 @@ func TestJiffiesAdvance(t *testing.T) {
 // The verifier's work must stay bounded: kernels differ, and a program near
 // the limit on one is over it on the next.
 func TestVerifierEffort(t *testing.T) {
-	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"lb": bpf.LoadSpec, "lb6": bpf.LoadSpec6} {
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){
+		"lb": bpf.LoadSpec, "lb6": bpf.LoadSpec6, "explaining lb6": bpf.LoadExplainSpec6, "recording lb6": bpf.LoadTraceSpec6,
+	} {
 		t.Run(name, func(t *testing.T) {
 			spec, err := load()
 			must(t, err)
@@ -413,7 +415,7 @@ func TestVerifierEffort(t *testing.T) {
 			})
 			must(t, err)
 			defer coll.Close()
-			log := coll.Programs[name].VerifierLog
+			log := coll.Programs[name[strings.LastIndex(name, " ")+1:]].VerifierLog
 			i := strings.Index(log, "processed ")
 			if i < 0 {
 				t.Fatalf("no figure in %q", log)

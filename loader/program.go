@@ -39,7 +39,7 @@ func (d *Datapath) sharedMaps(spec *ebpf.CollectionSpec, more map[string]*ebpf.M
 		shared = map[string]*ebpf.Map{}
 	}
 	_ = d.eachMap(func(name string, m **ebpf.Map) error {
-		if spec.Maps[name] != nil && !isUnshared6(spec, name) {
+		if spec.Maps[name] != nil && more[name] == nil && !isUnshared6(spec, name) {
 			shared[name] = *m
 			spec.Maps[name].MaxEntries = (*m).MaxEntries()
 		}

@@ -21,6 +21,7 @@ var ErrTraced = errors.New("another trace or capture is running")
 type Tracer struct {
 	d        *Datapath
 	programs map[string]*ebpf.Program
+	of6      map[uint32]*ebpf.Program // of IPv6, by slot of the interface
 	reader   *ringbuf.Reader
 	lost     []*ebpf.Variable
 }
@@ -31,7 +32,7 @@ func (d *Datapath) StartTrace(filter bpf.RecordingFilter, keep uint32) (_ *Trace
 	if d.tracer != nil {
 		return nil, ErrTraced
 	}
-	t := &Tracer{d: d, programs: map[string]*ebpf.Program{}}
+	t := &Tracer{d: d, programs: map[string]*ebpf.Program{}, of6: map[uint32]*ebpf.Program{}}
 	defer func() {
 		if err != nil {
 			_ = t.Stop()
@@ -45,6 +46,14 @@ func (d *Datapath) StartTrace(filter bpf.RecordingFilter, keep uint32) (_ *Trace
 	defer closeMaps(shared)
 	for _, a := range d.Attachments {
 		if err := t.load(a, shared, filter, keep); err != nil {
+			return nil, err
+		}
+		if err := t.load6(a, shared, filter, keep); err != nil {
+			return nil, err
+		}
+	}
+	for slot, prog := range t.of6 {
+		if err := d.putFamily(slot, prog); err != nil {
 			return nil, err
 		}
 	}
@@ -90,23 +99,51 @@ func (t *Tracer) load(a Attachment, shared map[string]*ebpf.Map, filter bpf.Reco
 	if err != nil {
 		return err
 	}
-	if err := spec.Variables["keep_most"].Set(min(keep, bpf.FrameMost)); err != nil {
-		return fmt.Errorf("length of recorded frames: %w", err)
-	}
-	coll, err := t.d.loadCollection(spec, "lb", a.Slot, shared)
+	coll, err := t.loadRecording(spec, "lb", a.Slot, shared, filter, keep)
 	if err != nil {
 		return err
 	}
 	defer coll.Close()
-	if err := setVariable(coll.Variables["recording_filter"], filter); err != nil {
-		return fmt.Errorf("filter of the recording program: %w", err)
-	}
 	if err := coll.Variables["own_mac"].Set(t.d.Interfaces[a.Slot].MAC); err != nil {
 		return fmt.Errorf("MAC of the recording program: %w", err)
 	}
-	t.lost = append(t.lost, coll.Variables["recordings_lost"])
 	t.programs[a.Name] = coll.DetachProgram("lb")
 	return nil
+}
+
+// load6 makes the recording program of IPv6 of an interface, where IPv6 is served.
+func (t *Tracer) load6(a Attachment, shared map[string]*ebpf.Map, filter bpf.RecordingFilter, keep uint32) error {
+	if t.d.program6[a.Slot] == nil {
+		return nil
+	}
+	spec, err := loadSpec6(bpf.LoadTraceSpec6)
+	if err != nil {
+		return err
+	}
+	coll, err := t.loadRecording(spec, program6, a.Slot, shared, filter, keep)
+	if err != nil {
+		return fmt.Errorf("IPv6: %w", err)
+	}
+	defer coll.Close()
+	t.of6[a.Slot] = coll.DetachProgram(program6)
+	return nil
+}
+
+// loadRecording loads a recording program with what is to be recorded.
+func (t *Tracer) loadRecording(spec *ebpf.CollectionSpec, program string, slot uint32, shared map[string]*ebpf.Map, filter bpf.RecordingFilter, keep uint32) (*ebpf.Collection, error) {
+	if err := spec.Variables["keep_most"].Set(min(keep, bpf.FrameMost)); err != nil {
+		return nil, fmt.Errorf("length of recorded frames: %w", err)
+	}
+	coll, err := t.d.loadCollection(spec, program, slot, shared)
+	if err != nil {
+		return nil, err
+	}
+	if err := setVariable(coll.Variables["recording_filter"], filter); err != nil {
+		coll.Close()
+		return nil, fmt.Errorf("filter of the recording program: %w", err)
+	}
+	t.lost = append(t.lost, coll.Variables["recordings_lost"])
+	return coll, nil
 }
 
 // setVariable writes a struct into a variable as it lies in memory.
@@ -171,6 +208,9 @@ func (t *Tracer) Stop() error {
 	var errs []error
 	for name, prog := range t.programs {
 		errs = append(errs, t.d.exchange(name, t.d.program[name]), prog.Close())
+	}
+	for slot, prog := range t.of6 {
+		errs = append(errs, t.d.putFamily(slot, t.d.program6[slot]), prog.Close())
 	}
 	if t.reader != nil {
 		errs = append(errs, t.reader.Close())

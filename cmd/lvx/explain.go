@@ -29,7 +29,7 @@ through the packet path itself, built so that it stores nothing. No packet is
 sent and nothing changes, not even the turn of round robin.
 
 Of a known connection it also says why its real was chosen, as far as that can
-be known afterwards. For icmp, SRC and DST are addresses; an error names the
+be known afterwards. For icmp and icmp6, SRC and DST are addresses; an error names the
 connection that it is about with --quotes, as its client sends it.
 
 With -c a file is asked that is not in force: as if every real server were up, this
@@ -37,6 +37,7 @@ host were master, and no connection known. No daemon is needed for that.`,
 		Example: `  lvx explain tcp 198.51.100.7:40000 172.25.0.100:80
   lvx explain tcp 198.51.100.7:40000 172.25.0.100:80 --flags A --size 1500
   lvx explain udp 198.51.100.7:5353 172.25.0.100:53
+  lvx explain tcp '[2001:db8:1::7]:40000' '[2001:db8::100]:80'
   lvx explain icmp 192.0.2.1 172.25.0.100 --type 3 --code 4 \
       --quotes "tcp 198.51.100.7:40000 172.25.0.100:80"
   lvx explain -c new.yaml tcp 198.51.100.7:40000 172.25.0.100:80`,
@@ -48,7 +49,7 @@ host were master, and no connection known. No daemon is needed for that.`,
 	flags := cmd.Flags()
 	flags.StringVar(&q.flags, "flags", "", "TCP `flags` as letters of SAFRPU (default S)")
 	flags.IntVar(&q.size, "size", 0, "`bytes` of the packet from its IP header on (default: as few as it needs)")
-	flags.Uint8Var(&q.icmpType, "type", 8, "`type` of an ICMP message (default: echo request)")
+	flags.IntVar(&q.icmpType, "type", -1, "`type` of an ICMP message (-1: echo request)")
 	flags.Uint8Var(&q.icmpCode, "code", 0, "`code` of an ICMP message")
 	flags.StringVar(&q.quotes, "quotes", "", "the `connection` that an ICMP error is about: PROTO SRC:PORT DST:PORT")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
@@ -83,12 +84,19 @@ func explainFile(cmd *cobra.Command, path string, p lb.Packet) (lb.Explanation, 
 	return daemon.ExplainConfig(cmd.Context(), cfg, p)
 }
 
+// Types of ICMP and ICMPv6 messages.
+const (
+	echoRequest  = 8
+	echoRequest6 = 128
+)
+
 // question is what flags say of a packet.
 type question struct {
-	flags              string
-	size               int
-	icmpType, icmpCode uint8
-	quotes             string
+	flags    string
+	size     int
+	icmpType int // -1: an echo request's
+	icmpCode uint8
+	quotes   string
 }
 
 func parsePacket(args []string, q question) (p lb.Packet, err error) {
@@ -100,16 +108,19 @@ func parsePacket(args []string, q question) (p lb.Packet, err error) {
 		p.Proto = lb.TCP
 	case "udp":
 		p.Proto = lb.UDP
-	case "icmp":
+	case "icmp", "icmp6":
 		return parseICMP(args, q)
 	default:
-		return p, fmt.Errorf("protocol %q: unknown (tcp, udp or icmp)", args[0])
+		return p, fmt.Errorf("protocol %q: unknown (tcp, udp, icmp or icmp6)", args[0])
 	}
 	if p.Src, err = netip.ParseAddrPort(args[1]); err != nil {
 		return p, fmt.Errorf("source %q: not ADDR:PORT", args[1])
 	}
 	if p.Dst, err = netip.ParseAddrPort(args[2]); err != nil {
 		return p, fmt.Errorf("destination %q: not ADDR:PORT", args[2])
+	}
+	if p.Src.Addr().Is4() != p.Dst.Addr().Is4() {
+		return p, fmt.Errorf("source %s, destination %s: not of one family (expected both IPv4 or both IPv6)", p.Src, p.Dst)
 	}
 	p.Flags = strings.ToUpper(q.flags)
 	if p.Proto == lb.UDP && q.flags != "" || strings.Trim(p.Flags, "SAFRPU") != "" {
@@ -131,7 +142,13 @@ func checkSize(size int) error {
 
 // parseICMP reads a message between two addresses.
 func parseICMP(args []string, q question) (lb.Packet, error) {
-	p := lb.Packet{Proto: lb.ICMP, Size: q.size, ICMPType: q.icmpType, ICMPCode: q.icmpCode}
+	p := lb.Packet{Proto: lb.ICMP, Size: q.size, ICMPType: echoRequest, ICMPCode: q.icmpCode}
+	if strings.EqualFold(args[0], "icmp6") {
+		p.Proto, p.ICMPType = lb.ICMPv6, echoRequest6
+	}
+	if q.icmpType >= 0 {
+		p.ICMPType = uint8(q.icmpType)
+	}
 	src, err := netip.ParseAddr(args[1])
 	if err != nil {
 		return p, fmt.Errorf("source %q: not an address", args[1])
@@ -140,6 +157,9 @@ func parseICMP(args []string, q question) (lb.Packet, error) {
 	if err != nil {
 		return p, fmt.Errorf("destination %q: not an address", args[2])
 	}
+	if src.Is6() != (p.Proto == lb.ICMPv6) || dst.Is6() != src.Is6() {
+		return p, fmt.Errorf("%s from %s to %s: another family (icmp is IPv4's, icmp6 is IPv6's)", p.Proto, src, dst)
+	}
 	p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
 	if q.quotes != "" {
 		quoted, err := parsePacket(strings.Fields(q.quotes), question{})
@@ -147,6 +167,9 @@ func parseICMP(args []string, q question) (lb.Packet, error) {
 			return p, fmt.Errorf("quotes: %w", err)
 		}
 		p.Quotes = &quoted
+	}
+	if q.icmpType > 255 {
+		return p, fmt.Errorf("type %d: not 0 to 255", q.icmpType)
 	}
 	return p, checkSize(q.size)
 }

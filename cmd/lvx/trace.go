@@ -15,8 +15,8 @@ import (
 )
 
 const filterHelp = `FILTER is words of tcpdump, all of which must hold: host ADDR, net PREFIX, port N
-(each twice at most, for both ends), tcp, udp, icmp, proto N; and verdict
-NAME[,NAME], as counted in lvx metrics.`
+(each twice at most, for both ends), tcp, udp, icmp, icmp6, proto N, ip, ip6; and
+verdict NAME[,NAME], as counted in lvx metrics.`
 
 // traceHeader is what a line of a trace needs of a frame: nothing.
 const traceHeader = 0
@@ -37,7 +37,7 @@ serves as ever, and becomes the usual one again when the trace ends.
 ` + filterHelp,
 		Example: `  lvx trace
   lvx trace host 198.51.100.7 and port 443 --count 20
-  lvx trace verdict no_flow,denied -v`,
+  lvx trace ip6 verdict no_flow,denied -v`,
 		Args: func(_ *cobra.Command, args []string) error {
 			_, err := lb.ParseTraceFilter(args)
 			return err

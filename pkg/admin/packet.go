@@ -33,8 +33,10 @@ func parsePacket(q url.Values) (p lb.Packet, err error) {
 		p.Proto = lb.UDP
 	case "icmp":
 		p.Proto = lb.ICMP
+	case "icmp6":
+		p.Proto = lb.ICMPv6
 	default:
-		return p, fmt.Errorf("protocol %q: unknown (tcp, udp or icmp)", proto)
+		return p, fmt.Errorf("protocol %q: unknown (tcp, udp, icmp or icmp6)", proto)
 	}
 	if p.Src, err = netip.ParseAddrPort(q.Get("src")); err != nil {
 		return p, fmt.Errorf("source %q: not ADDR:PORT", q.Get("src"))

@@ -18,8 +18,11 @@ const (
 	SCTP Protocol = 132
 )
 
-// ICMP is a protocol that no service listens on, but [Packet] may have.
-const ICMP Protocol = 1
+// Protocols that no service listens on, but [Packet] may have.
+const (
+	ICMP   Protocol = 1
+	ICMPv6 Protocol = 58
+)
 
 // String gives the name that the configuration file uses: "tcp", "udp", "sctp".
 func (p Protocol) String() string {
@@ -32,6 +35,8 @@ func (p Protocol) String() string {
 		return "sctp"
 	case ICMP:
 		return "icmp"
+	case ICMPv6:
+		return "icmp6"
 	}
 	return strconv.Itoa(int(p))
 }

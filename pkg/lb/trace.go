@@ -2,6 +2,7 @@ package lb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -47,7 +48,8 @@ type TracedPacket struct {
 
 // TraceFilter says which packets are wanted: those of which everything holds.
 type TraceFilter struct {
-	Nets     []netip.Prefix // the source or the destination is in each; at most two
+	Version  int            // of IP: 4 or 6, 0 = any
+	Nets     []netip.Prefix // the source or the destination is in each; at most two, of the family of Version
 	Ports    []uint16       // the source's or the destination's is each; at most two
 	Protocol Protocol       // 0 = any
 	Verdicts []string       // one of them; none = any
@@ -57,8 +59,8 @@ type TraceFilter struct {
 const traceTerms = 2
 
 // ParseTraceFilter reads the words of a filter: host ADDR, net PREFIX, port N,
-// tcp, udp, icmp, proto N, verdict NAME[,NAME]; "and" between them changes
-// nothing.
+// tcp, udp, icmp, icmp6, proto N, ip, ip6, verdict NAME[,NAME]; "and" between them
+// changes nothing.
 func ParseTraceFilter(words []string) (f TraceFilter, err error) {
 	for len(words) > 0 {
 		word := words[0]
@@ -75,9 +77,21 @@ func ParseTraceFilter(words []string) (f TraceFilter, err error) {
 		case "icmp":
 			f.Protocol = ICMP
 			continue
+		case "icmp6":
+			f.Protocol = ICMPv6
+			continue
+		case "ip", "ip6":
+			version := 4
+			if word == "ip6" {
+				version = 6
+			}
+			if err := f.want(version); err != nil {
+				return f, err
+			}
+			continue
 		case "host", "net", "port", "proto", "verdict":
 		default:
-			return f, fmt.Errorf("filter: %q is not known (host, net, port, tcp, udp, icmp, proto, verdict)", word)
+			return f, fmt.Errorf("filter: %q is not known (host, net, port, tcp, udp, icmp, icmp6, proto, ip, ip6, verdict)", word)
 		}
 		if len(words) == 0 {
 			return f, fmt.Errorf("filter: nothing follows %q", word)
@@ -90,13 +104,29 @@ func ParseTraceFilter(words []string) (f TraceFilter, err error) {
 	return f, nil
 }
 
+// want asks for a version of IP.
+func (f *TraceFilter) want(version int) error {
+	if f.Version != 0 && f.Version != version {
+		return errors.New("filter: no packet is of both IPv4 and IPv6 (name one of them)")
+	}
+	f.Version = version
+	return nil
+}
+
 // add reads a word that has a value.
 func (f *TraceFilter) add(word, value string) error {
 	switch word {
 	case "host", "net":
 		p, err := parsePrefix(value)
-		if err != nil || !p.Addr().Is4() {
-			return fmt.Errorf("filter: %s %q: not an IPv4 address or prefix", word, value)
+		if err != nil {
+			return fmt.Errorf("filter: %s %q: not an address or prefix", word, value)
+		}
+		version := 6
+		if p.Addr().Is4() {
+			version = 4
+		}
+		if err := f.want(version); err != nil {
+			return err
 		}
 		f.Nets = append(f.Nets, p.Masked())
 	case "port":
@@ -121,7 +151,7 @@ func (f *TraceFilter) add(word, value string) error {
 }
 
 func parsePrefix(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		return netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	return netip.ParsePrefix(s)

@@ -163,7 +163,7 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 	var e lb.Explanation
 	svc := b.listener(p.Dst, p.Proto)
 	why, ipvs := b.why[svc]
-	if b.xdp != nil && (p.Dst.Addr().Is4() || b.ipvs == nil) {
+	if b.xdp != nil {
 		var err error
 		if e, err = b.xdp.Explain(p); err != nil {
 			return e, err

@@ -10,9 +10,6 @@ import (
 // Explain runs a packet through the packet path itself, built so that it
 // stores nothing, and tells what it decided and why.
 func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
-	if !p.Src.Addr().Is4() || !p.Dst.Addr().Is4() {
-		return lb.Explanation{}, fmt.Errorf("explain %s > %s: IPv6 is not explained in XDP yet (see `lvx list -c` and `lvx stats`)", p.Src, p.Dst)
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.dp.Attachments) == 0 {

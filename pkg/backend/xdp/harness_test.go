@@ -55,9 +55,9 @@ func (s *segment) Lookup(a netip.Addr) Neighbor {
 	if s.local[a] || a.IsLoopback() {
 		return Neighbor{Local: true}
 	}
-	b := a.As4()
+	b := a.As16()
 	return Neighbor{
-		MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500,
+		MAC: [6]byte{2, 0, b[12], b[13], b[14], b[15]}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500,
 	}
 }
 
@@ -134,6 +134,8 @@ func (h *harness) reset(t testing.TB) {
 	clear(d.Ports)
 	clear(d.Flows)
 	clear(d.Templates)
+	clear(d.Flows6)
+	clear(d.Templates6)
 	clear(d.Leases)
 	clear(d.Reals[:h.slots.next])
 	clear(d.Loads[:h.slots.next])

@@ -123,7 +123,7 @@ func (b *Backend) readServices() {
 			}
 			raw := &b.dp.Reals[r.slot]
 			if raw.Flags&bpf.RealSilent != 0 {
-				r.near.Err = "it does not answer ARP"
+				r.near.Err = "it does not answer " + resolutionOf(r.conf.Addr)
 			}
 			if raw.Flags&bpf.RealSorry != 0 {
 				s.conf.Sorry = r.conf.Addr

@@ -33,11 +33,11 @@ func (t *narrator) note(format string, args ...any) {
 }
 
 func (t *narrator) client() netip.AddrPort {
-	return netip.AddrPortFrom(bpf.AddrOfWord(t.rec.Source), bpf.PortWord(t.rec.SourcePort))
+	return netip.AddrPortFrom(t.rec.Source.Addr(), bpf.PortWord(t.rec.SourcePort))
 }
 
 func (t *narrator) destination() netip.AddrPort {
-	return netip.AddrPortFrom(bpf.AddrOfWord(t.rec.Destination), bpf.PortWord(t.rec.DestinationPort))
+	return netip.AddrPortFrom(t.rec.Destination.Addr(), bpf.PortWord(t.rec.DestinationPort))
 }
 
 func (t *narrator) explanation() lb.Explanation {
@@ -72,7 +72,7 @@ func (t *narrator) addEnd(v bpf.Verdict) {
 
 // denier is whose lists deny the client: the longest prefix decides.
 func (t *narrator) denier() string {
-	k := filterKey(bpf.FilterGlobal, netip.PrefixFrom(t.client().Addr(), 32))
+	k := filterKey(bpf.FilterGlobal, netip.PrefixFrom(t.client().Addr(), t.client().Addr().BitLen()))
 	var action bpf.FilterAction
 	if t.b.dp.Maps.Filters.Lookup(k, &action) == nil && action == bpf.FilterDeny {
 		return "all services"
@@ -222,11 +222,19 @@ func (t *narrator) whyChosen(s *service, v bpf.FlowValue) string {
 func (t *narrator) whyRescheduled(v bpf.FlowValue) string {
 	switch state := v.State(); {
 	case lb.Protocol(t.rec.Protocol) != lb.TCP:
-		return "its real does not answer ARP"
+		return "its real does not answer " + resolutionOf(t.client().Addr())
 	case state == bpf.StateTimeWait || state == bpf.StateClose:
 		return "a SYN on a closed connection"
 	}
 	return "a SYN to a real that gets no new connections"
+}
+
+// resolutionOf is the protocol by which the family of an address finds MACs.
+func resolutionOf(a netip.Addr) string {
+	if a.Is4() {
+		return "ARP"
+	}
+	return "neighbour discovery"
 }
 
 func (t *narrator) addReal(slot uint32) {

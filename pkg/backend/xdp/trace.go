@@ -51,12 +51,12 @@ func recordingFilter(f lb.TraceFilter) (r bpf.RecordingFilter, err error) {
 		return r, fmt.Errorf("filter: %d addresses and %d ports (at most %d and %d)", len(f.Nets), len(f.Ports), len(r.Net), len(r.Port))
 	}
 	for i, p := range f.Nets {
-		r.Net[i], r.Mask[i] = bpf.IPv4Word(p.Masked().Addr()), netMask(p.Bits())
+		r.Net[i], r.Mask[i] = bpf.AddressOf(p.Masked().Addr()), maskOf(p)
 	}
 	for i, p := range f.Ports {
 		r.Port[i] = bpf.PortWord(p)
 	}
-	r.Protocol = uint32(f.Protocol)
+	r.Protocol, r.Version = uint16(f.Protocol), uint16(f.Version)
 	for _, name := range f.Verdicts {
 		v, ok := verdictOf(name)
 		if !ok {
@@ -84,12 +84,13 @@ func verdictNames() string {
 	return strings.Join(names, ", ")
 }
 
-// netMask is a netmask of so many bits in network byte order.
-func netMask(bits int) uint32 {
-	if bits == 0 {
-		return 0
+// maskOf is the netmask of a prefix; of IPv4 it covers ::ffff:0:0/96.
+func maskOf(p netip.Prefix) bpf.Address {
+	var b [16]byte
+	for i := range p.Bits() + 128 - p.Addr().BitLen() {
+		b[i/8] |= 0x80 >> (i % 8)
 	}
-	return mask(bits)
+	return bpf.AddressOf(netip.AddrFrom16(b))
 }
 
 // Next implements [lb.Trace].
@@ -123,7 +124,7 @@ func (t *trace) packet(rec *bpf.Recording) lb.TracedPacket {
 		FrameIn:     rec.Frames[:rec.KeptIn],
 		FrameOut:    rec.Frames[rec.KeptIn : rec.KeptIn+rec.KeptOut],
 	}
-	if rec.Protocol == 0 { // no IP packet that was understood
+	if rec.Version == 0 { // no IP packet that was understood
 		p.Source, p.Destination = netip.AddrPort{}, netip.AddrPort{}
 	} else {
 		p.Protocol = lb.Protocol(rec.Protocol).String()

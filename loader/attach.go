@@ -64,6 +64,7 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 	path := d.pins.link(a.Name)
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
+		a.isFirst = true
 		return false, nil
 	}
 	if err != nil {
@@ -141,12 +142,9 @@ func (d *Datapath) attachNew(a *Attachment, prog *ebpf.Program) error {
 }
 
 func (d *Datapath) tryModes(a *Attachment, prog *ebpf.Program) (link.Link, error) {
-	try := func(m Mode, flags link.XDPAttachFlags) (link.Link, error) {
-		a.Mode = m
-		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: a.Index, Flags: flags})
-	}
 	if d.mayBeNative(a) {
-		l, err := try(Native, link.XDPDriverMode)
+		a.Mode = Native
+		l, err := d.attachNative(a, prog)
 		if err == nil {
 			return l, nil
 		}
@@ -154,9 +152,10 @@ func (d *Datapath) tryModes(a *Attachment, prog *ebpf.Program) (link.Link, error
 			return nil, d.refused(a, err)
 		}
 		a.Why = err.Error()
-		d.opts.Log.Warn("native XDP refused; falling back to generic, which is slower", "interface", a.Name, "why", err)
+		d.opts.Log.Warn("native XDP cannot be used; falling back to generic, which is slower", "interface", a.Name, "why", err)
 	}
-	l, err := try(Generic, link.XDPGenericMode)
+	a.Mode = Generic
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: a.Index, Flags: link.XDPGenericMode})
 	if err != nil {
 		return nil, d.refused(a, err)
 	}

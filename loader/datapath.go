@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -31,9 +32,12 @@ type Options struct {
 	Interfaces []string // at least one
 	Mode       Mode
 	CannotSend func(iface string) error // with Mode Auto, why frames would be lost in native mode; nil = nobody knows
-	Flows      int                      // connections that are guaranteed a place
-	Templates  int                      // persistence templates that are guaranteed a place
-	IPv6       bool                     // serve IPv6 too: Flows and Templates of it are guaranteed a place as well
+	// Neighbors are asked, before native mode is used first on an interface, for a
+	// proof that frames leave it; none = it is not asked for.
+	Neighbors []netip.Addr
+	Flows     int  // connections that are guaranteed a place
+	Templates int  // persistence templates that are guaranteed a place
+	IPv6      bool // serve IPv6 too: Flows and Templates of it are guaranteed a place as well
 
 	// Detached loads a packet path that no packet meets: it is attached to
 	// nothing and pins nothing, and PinDir means nothing. It is for asking
@@ -48,6 +52,17 @@ type Options struct {
 	fail func(step string) error
 }
 
+// Proof is what is known about frames that an interface in native mode sends.
+type Proof int
+
+// The proofs.
+const (
+	NotAsked  Proof = iota // a predecessor's link, generic mode, or nobody to ask
+	Proven                 // a frame that XDP sent was answered
+	NotProven              // no neighbour answers echoes
+	Disproven              // answers were sent back by XDP, and none was answered
+)
+
 // Attachment is one interface that the program serves.
 type Attachment struct {
 	Name  string
@@ -55,6 +70,9 @@ type Attachment struct {
 	Slot  uint32 // index into Interfaces
 	Mode  Mode   // Native or Generic
 	Why   string // why it is not native, if native was tried
+	Proof Proof  // of native mode
+
+	isFirst bool // nothing of lvx was attached there
 }
 
 // Datapath is a loaded and attached packet path. Its maps are exported as

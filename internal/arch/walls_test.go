@@ -33,7 +33,8 @@ var walls = map[string][]string{
 	"internal/arch":     {},
 	"packaging":         {},
 	"internal/jsonfile": {},
-	"loader":            {"bpf"},
+	"loader":            {"bpf", "loader/echo"},
+	"loader/echo":       {},
 	"loader/probe":      {"pkg/lb"}, // how a probe is forwarded
 	"pkg/admin":         {"pkg/connsync", "pkg/director", "pkg/ipvsadm", "pkg/lb", "pkg/guard", "pkg/warnings", "pkg/history"},
 	"pkg/backend/auto":  {"pkg/lb"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -32,11 +33,15 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warni
 		if err := hostinfo.WeakOrder(); err != nil {
 			return nil, err
 		}
-		return xdp.Open(ctx, xdp.Options{
+		b, err := xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
-			IPv6: servesIPv6(cfg),
+			IPv6: servesIPv6(cfg), Echoes: echoTargets(cfg),
 		})
+		if err == nil {
+			noteProofs(b.Datapath().Attachments, w)
+		}
+		return b, err
 	}
 	ledger := ledgerDir(cfg)
 	openIPVS := func(ctx context.Context) (lb.Backend, error) {
@@ -70,6 +75,47 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warni
 	log.Warn("XDP cannot run here, the kernel's IPVS serves", "err", err)
 	o.Refused = err
 	return datapath{Backend: auto.New(o)}, nil
+}
+
+// notProven is the kind of a note that nobody has answered for native mode.
+const notProven = "not-proven"
+
+// noteProofs says of which interfaces it is not known whether frames leave them.
+func noteProofs(all []loader.Attachment, w *warnings.Registry) {
+	for _, a := range all {
+		note := warnings.Warning{Kind: notProven, Subject: "interface " + a.Name, Cure: "xdp_mode: generic, if frames are lost (lost in lvx status)"}
+		switch a.Proof {
+		case loader.NotProven:
+			note.Text, note.Note = "that frames leave in native mode is not proven: neither a real nor the gateway has answered an echo", true
+		case loader.Disproven: // `xdp_mode: native` asks for it all the same
+			note.Text = "frames that XDP sends are lost: neighbours answer echoes of this host, but none that XDP sent"
+			note.Cure = "xdp_mode: auto or generic"
+		default:
+			continue
+		}
+		w.Put(note)
+	}
+}
+
+// echoTargetsMost is how many hosts are asked for a proof of native mode.
+const echoTargetsMost = 8
+
+// echoTargets are the hosts that are asked: reals, and the gateway.
+func echoTargets(cfg *config.Config) (targets []netip.Addr) {
+	add := func(a netip.Addr) {
+		if a.Is4() && len(targets) < echoTargetsMost && !slices.Contains(targets, a) {
+			targets = append(targets, a)
+		}
+	}
+	if gateway, ok := hostinfo.Gateway(); ok {
+		add(gateway)
+	}
+	for _, svc := range cfg.Services {
+		for _, r := range svc.Reals {
+			add(r.Addr)
+		}
+	}
+	return targets
 }
 
 // servesIPv6 reports whether XDP is to run a service of IPv6: where it is not,

@@ -123,6 +123,9 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		SyncDaemons: d.syncDaemons.forDirector(), Losses: d.losses.forDirector(),
 	})
 	d.router.director = d.director
+	if d.losses != nil && cfg.XDPMode == config.XDPAuto {
+		d.losses.forwarded, d.losses.giveUp = d.forwardedFrames, d.giveUpNative
+	}
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,

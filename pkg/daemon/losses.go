@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/lvx-lb/lvx/loader/losses"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
@@ -39,10 +41,16 @@ type lossWatch struct {
 	warnings   *warnings.Registry
 	log        *slog.Logger
 
-	mu      sync.Mutex
-	said    map[string]map[string]uint64 // by the driver, when it was asked last
-	total   map[string]uint64            // by interface, at the last look
-	lastOne map[string]time.Time         // when that had grown
+	// forwarded counts the frames that XDP has sent back by the interface that they
+	// came in by. giveUp is called where nearly all of them are lost.
+	forwarded func(context.Context) uint64
+	giveUp    func(lost, sent uint64)
+
+	lostBefore, sentBefore uint64 // at the last look
+	mu                     sync.Mutex
+	said                   map[string]map[string]uint64 // by the driver, when it was asked last
+	total                  map[string]uint64            // by interface, at the last look
+	lastOne                map[string]time.Time         // when that had grown
 }
 
 // watchLosses begins to count. Nothing of it is needed to serve.
@@ -99,12 +107,72 @@ func (l *lossWatch) run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		l.look(time.Now())
+		if l.giveUp != nil {
+			l.judge(l.forwarded(ctx))
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return l.end()
 		}
 	}
+}
+
+// Where so many frames were lost in a period, and so many percent of those sent,
+// native mode does not work.
+const (
+	hopelessFrames  = 20
+	hopelessPercent = 90
+)
+
+// judge looks whether what was sent since the last look was lost.
+func (l *lossWatch) judge(sent uint64) {
+	lost := uint64(0)
+	for _, c := range l.list() {
+		if c.Counter == string(losses.TX) && !c.IsDrivers {
+			lost += c.Frames
+		}
+	}
+	newlyLost, newlySent := lost-l.lostBefore, sent-l.sentBefore
+	isFirst := l.sentBefore == 0
+	l.lostBefore, l.sentBefore = lost, sent
+	if !isFirst && newlyLost >= hopelessFrames && newlyLost*100 >= newlySent*hopelessPercent {
+		l.giveUp(newlyLost, newlySent)
+	}
+}
+
+// fellBack is the kind of a note that native mode was given up.
+const fellBack = "fell-back"
+
+// giveUpNative has the daemon start anew in generic mode.
+func (d *Daemon) giveUpNative(lost, sent uint64) {
+	cfg := *d.director.Config()
+	cfg.XDPMode = config.XDPGeneric
+	note := warnings.Warning{
+		Kind: fellBack, Subject: "packet path", Note: true,
+		Text: fmt.Sprintf("native XDP lost %d of %d frames: generic mode serves, which is slower", lost, sent),
+		Cure: "mend the driver, or the other end of a veth; then lvx stop --purge and a fresh start",
+	}
+	d.log.Warn("native XDP loses what it sends: falling back to generic", "lost", lost, "sent", sent)
+	d.history.Add(history.Event{Kind: history.Daemon, Subject: "lvx", Text: note.Text})
+	select {
+	case d.next <- Next{Config: &cfg, warning: &note}:
+	default: // something follows already
+	}
+}
+
+// forwardedFrames counts what XDP has sent back.
+func (d *Daemon) forwardedFrames(ctx context.Context) uint64 {
+	st, err := d.director.Status(ctx)
+	if err != nil {
+		return 0
+	}
+	for _, v := range st.Verdicts {
+		if v.Name == "forwarded" {
+			return v.Count
+		}
+	}
+	return 0
 }
 
 // end ends the counting.

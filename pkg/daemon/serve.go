@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Next is what follows a daemon in the same process: another configuration, or
@@ -20,6 +22,8 @@ import (
 type Next struct {
 	Config *config.Config
 	Binary string
+
+	warning *warnings.Warning // why it follows, if that is worth one
 }
 
 func (n Next) isNone() bool { return n.Config == nil && n.Binary == "" }
@@ -44,6 +48,9 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 		case err == nil && d.follower.Config != nil:
 			before = o.Config
 			o.Config, o.refused = d.follower.Config, nil
+			if d.follower.warning != nil {
+				o.Warnings = append(slices.Clone(o.Warnings), *d.follower.warning)
+			}
 		case before != nil && ctx.Err() == nil:
 			o.Log.Error("the new configuration does not start, the old one goes on", "err", err)
 			o.refused = fmt.Errorf("the daemon did not start with it: %w", err)

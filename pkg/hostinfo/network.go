@@ -46,6 +46,22 @@ func MainInterface() (string, error) {
 	return name, nil
 }
 
+// Gateway is the router of the default route; ok is false without one.
+func Gateway() (gateway netip.Addr, ok bool) {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+			if gateway, ok = netip.AddrFromSlice(r.Gw.To4()); ok {
+				return gateway, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // Network is the first IPv4 network of an interface.
 func Network(name string) (netip.Prefix, bool) {
 	link, err := netlink.LinkByName(name)

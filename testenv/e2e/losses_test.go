@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,6 +61,52 @@ func TestFramesThatTheDriverLosesAreCounted(t *testing.T) {
 	must(t, r.Start(t.Context(), "d1"))
 	if after := framesLost(t, r); after < before {
 		t.Errorf("%d frames were lost before the restart, %d are after it", before, after)
+	}
+}
+
+// Where native mode comes to lose what it sends, generic mode takes over by itself,
+// and that is said.
+func TestGenericModeTakesOver(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	must(t, r.Direct(t.Context(), "d1", service("")))
+	realsUp(t, r, "r1", "r2")
+	out, err := r.LVX(t.Context(), "d1", "status")
+	must(t, err)
+	if !strings.Contains(out, "eth0: native\n") {
+		t.Errorf("native mode is not in force, or not proven:\n%s", out)
+	}
+	run(t, r.Cluster.Switch(), "ip", "link", "set", "dev", "d1", "xdp", "off")
+	eventually(t, func() error {
+		_, err := r.Get("http://"+rig.VIP, 200*time.Millisecond)
+		return err
+	})
+	for _, said := range [][]string{{"xdp generic", "status"}, {"note: packet path: native XDP lost ", "status"}, {"native XDP lost ", "history", "--kind", "daemon"}} {
+		eventually(t, func() error { // the daemon has started anew
+			out, err := r.LVX(t.Context(), "d1", said[1:]...)
+			if err == nil && !strings.Contains(out, said[0]) {
+				err = fmt.Errorf("lvx %s does not say %q:\n%s", said[1], said[0], out)
+			}
+			return err
+		})
+	}
+}
+
+// Where no neighbour answers echoes, that native mode works is not proven, and
+// that is said.
+func TestNativeModeThatIsNotProven(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	for _, h := range r.Cluster.Hosts() {
+		must(t, h.Sysctl("net.ipv4.icmp_echo_ignore_all", "1"))
+	}
+	must(t, r.Direct(t.Context(), "d1", service("")))
+	realsUp(t, r, "r1", "r2")
+	out, err := r.LVX(t.Context(), "d1", "status")
+	must(t, err)
+	if !strings.Contains(out, "eth0: native (not proven: no neighbour answers echoes)") || !strings.Contains(out, "note: interface eth0: that frames leave in native mode is not proven") {
+		t.Errorf("lvx status does not say that nothing is proven:\n%s", out)
+	}
+	if found := examine(t, r); len(found) > 0 {
+		t.Errorf("it is a note, yet lvx doctor finds %q", found)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -24,6 +25,12 @@ func (b *Backend) Observed() (lb.Observed, error) {
 		d := fmt.Sprintf("%s: %s", a.Name, a.Mode)
 		if a.Why != "" {
 			d += " (native refused: " + a.Why + ")"
+		}
+		switch a.Proof {
+		case loader.NotProven:
+			d += " (not proven: no neighbour answers echoes)"
+		case loader.Disproven:
+			d += " (loses frames: no echo that it sent was answered)"
 		}
 		detail = append(detail, d)
 	}

@@ -42,6 +42,7 @@ type Options struct {
 	Interfaces []string
 	Mode       loader.Mode
 	CannotSend func(iface string) error // see [loader.Options]
+	Echoes     []netip.Addr             // who is asked for a proof of native mode: Neighbors of [loader.Options]
 	PinDir     string
 	Flows      int // connections that are guaranteed a place
 	Templates  int
@@ -110,7 +111,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 		o.Log = slog.Default()
 	}
 	dp, err := loader.Open(context.Background(), loader.Options{
-		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend,
+		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend, Neighbors: o.Echoes,
 		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, StillClock: o.StillClock, Detached: o.Detached,
 	})
 	if err != nil {

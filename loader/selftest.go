@@ -1,0 +1,59 @@
+package loader
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/lvx-lb/lvx/loader/echo"
+)
+
+// errLost says that native mode was tried out.
+var errLost = errors.New("frames that XDP sends are lost: neighbours answer echoes of this host, but none that XDP sent")
+
+// attachNative attaches a program in native mode. At the first time, where there
+// are neighbours to ask, the link holds the program of the test first: to take a program off makes
+// some drivers drop their link, to exchange it does not.
+func (d *Datapath) attachNative(a *Attachment, prog *ebpf.Program) (link.Link, error) {
+	native := link.XDPOptions{Program: prog, Interface: a.Index, Flags: link.XDPDriverMode}
+	if len(d.opts.Neighbors) == 0 || !a.isFirst {
+		return link.AttachXDP(native)
+	}
+	test, err := echo.New()
+	if err != nil {
+		d.opts.Log.Warn("whether frames leave in native mode cannot be tried out", "interface", a.Name, "err", err)
+		return link.AttachXDP(native)
+	}
+	defer test.Close()
+	native.Program = test.Program()
+	l, err := link.AttachXDP(native)
+	if err != nil {
+		return nil, err
+	}
+	a.Proof = d.prove(a, test)
+	if a.Proof == Disproven && d.opts.Mode != Native {
+		return nil, errors.Join(errLost, l.Close())
+	}
+	if err := l.Update(prog); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// prove asks the neighbours.
+func (d *Datapath) prove(a *Attachment, test *echo.Test) Proof {
+	result, err := test.Run(context.Background(), a.Name, d.opts.Neighbors)
+	switch {
+	case err != nil:
+		d.opts.Log.Warn("whether frames leave in native mode cannot be tried out", "interface", a.Name, "err", err)
+	case result == echo.Sent:
+		d.opts.Log.Info("native XDP is proven: an echo that it sent was answered", "interface", a.Name)
+		return Proven
+	case result == echo.Lost:
+		d.opts.Log.Warn("native XDP loses frames: neighbours answer echoes of this host, but none that XDP sent", "interface", a.Name)
+		return Disproven
+	}
+	return NotProven
+}

@@ -100,6 +100,12 @@ static __always_inline int answer_unreachable(struct run *r)
 	return answer_with(r, VERDICT_ANSWERED_UNREACHABLE);
 }
 
+/* No real can be used: a client of a service that will have one is to ask again. */
+static __always_inline int end_without_choice(struct run *r, const struct service *svc)
+{
+	return svc->flags & SERVICE_AWAITED ? DROP(VERDICT_NO_REAL) : answer_unreachable(r);
+}
+
 /* The number of the service that listens on the packet's port. */
 static __always_inline __u32 find_listener(const struct run *r)
 {
@@ -144,7 +150,7 @@ static __always_inline int open_connection(struct run *r)
 	slot = choose_real(r, svc, index & (SERVICES - 1));
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !(real->flags & REAL_THERE))
-		return answer_unreachable(r);
+		return end_without_choice(r, svc);
 	r->connections = 1;
 	if (svc->flags & SERVICE_ONE_PACKET && r->p.protocol == IPPROTO_UDP)
 		return send_to(r, real, slot, VERDICT_FORWARDED);

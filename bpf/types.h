@@ -55,7 +55,7 @@ enum verdict {
 	VERDICT_REAL_GONE, /* passed: the connection's real server was removed; the kernel answers with a reset */
 	VERDICT_REAL_AWAY, /* dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet */
 	VERDICT_DENIED, /* dropped: a deny or allow list */
-	VERDICT_NO_REAL, /* dropped: no usable real server, and no answer could be built */
+	VERDICT_NO_REAL, /* dropped: no usable real server, and no answer is due yet, or could be built */
 	VERDICT_LEASE_OVER, /* dropped: the daemon that owns the VIP has stopped renewing its lease */
 	VERDICT_TABLE_BUSY, /* dropped: no place in the flow table could be claimed */
 	VERDICT_ICMP_FORWARDED, /* an ICMP error sent to the real server of the connection it quotes */
@@ -221,6 +221,7 @@ enum service_flag {
 	SERVICE_ONE_PACKET = 8,
 	SERVICE_FILTERED = 16, /* has, or is under, deny or allow lists */
 	SERVICE_LIMITED = 32, /* a real of it has an upper threshold */
+	SERVICE_AWAITED = 64, /* no real of it can be used, only because one is not known yet */
 };
 
 /* An index into reals that means none. */

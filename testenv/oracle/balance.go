@@ -141,6 +141,9 @@ func (d *Director) open(p packet, k tuple, flags byte) Outcome {
 		return passed("martian")
 	}
 	r := d.choose(v, k)
+	if r == nil && v.isAwaited() {
+		return dropped("no_real")
+	}
 	if r == nil || !r.reachable() {
 		return d.answer(p, 3, 3, 0, "answered_unreachable")
 	}

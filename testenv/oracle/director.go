@@ -81,6 +81,11 @@ func (r *real) reachable() bool { return r.there && (r.host.Local || r.mac != [6
 // usable reports whether r may get new connections.
 func (r *real) usable() bool { return r.there && !r.host.Silent && r.conf.Weight > 0 }
 
+// isAwaited reports whether a real of v may yet turn out to be usable.
+func (v *service) isAwaited() bool {
+	return slices.ContainsFunc(v.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Weight > 0 })
+}
+
 // Apply puts a state in force.
 func (d *Director) Apply(s lb.State) {
 	d.state = s.Clone()

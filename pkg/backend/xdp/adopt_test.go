@@ -82,7 +82,7 @@ func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
 	}
 	h.net.asking = true // the interface was down, they are asked once more
 	h.apply(s)
-	h.want(fresh(200), "answered_unreachable", tx)
+	h.want(fresh(200), "no_real", drop) // it is being looked for
 }
 
 // A service that was drained when its daemon died, and is gone from the

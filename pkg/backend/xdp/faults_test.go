@@ -142,3 +142,49 @@ func TestUncheckedRealOfAPredecessor(t *testing.T) {
 	out(false)
 	h.want(frame(p), "real_gone", pass)
 }
+
+// A service none of whose reals can be used yet, because they are being looked
+// for or have not been checked, answers nobody: clients ask again. Once it is
+// known that none can be used they are told so.
+func TestFault29NobodyIsToldTooEarly(t *testing.T) {
+	h := newHarness(t, 1024, 1024)
+	state := func(edit func(svc *lb.Service)) lb.State {
+		svc := webService(2)
+		edit(&svc)
+		return lb.State{Services: []lb.Service{svc}}
+	}
+	port := uint16(40000)
+	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
+		first := syn(proto)
+		for name, c := range map[string]struct {
+			hosts string // "known", "looked for", "silent"
+			edit  func(svc *lb.Service)
+			want  string
+		}{
+			"looked for": {"looked for", func(*lb.Service) {}, "no_real"},
+			"silent":     {"silent", func(*lb.Service) {}, "answered_unreachable"},
+			"one unchecked, one down": {"known", func(svc *lb.Service) {
+				svc.Absent, svc.Reals = svc.Reals, nil
+				svc.Absent[0].Unchecked = true
+			}, "no_real"},
+			"both down":            {"known", func(svc *lb.Service) { svc.Absent, svc.Reals = svc.Reals, nil }, "answered_unreachable"},
+			"looked for, weight 0": {"looked for", func(svc *lb.Service) { svc.Reals[0].Weight, svc.Reals[1].Weight = 0, 0 }, "answered_unreachable"},
+			"unchecked, beside one": {"known", func(svc *lb.Service) {
+				svc.Absent, svc.Reals = []lb.Real{svc.Reals[0]}, svc.Reals[1:]
+				svc.Absent[0].Unchecked = true
+			}, "forwarded"},
+		} {
+			h.net.asking, h.net.silent = c.hosts == "looked for", map[netip.Addr]string{}
+			if c.hosts == "silent" {
+				h.net.silent = map[netip.Addr]string{realN(1): "no answer", realN(2): "no answer"}
+			}
+			t.Log(proto, name)
+			h.apply(lb.State{})
+			h.apply(state(c.edit))
+			port++
+			first.Src = netip.AddrPortFrom(first.Src.Addr(), port)
+			action := map[string]uint32{"no_real": drop, "answered_unreachable": tx, "forwarded": tx}[c.want]
+			h.want(frame(first), c.want, action)
+		}
+	}
+}

@@ -249,6 +249,14 @@ func (b *Backend) filtered(s *lb.Service) bool {
 	return len(s.Deny)+len(s.Allow)+len(b.state.Deny)+len(b.state.Allow) > 0
 }
 
+// isAwaited reports whether a real of a service may turn out to be usable: it
+// is being looked for, or has not been checked yet.
+func (s *service) isAwaited() bool {
+	isLookedFor := func(c lb.Real) bool { return c.Weight > 0 && s.reals[c.Key()].near.Pending }
+	isUnchecked := func(c lb.Real) bool { return c.Weight > 0 && c.Unchecked }
+	return slices.ContainsFunc(s.conf.Reals, isLookedFor) || slices.ContainsFunc(s.conf.Absent, isUnchecked)
+}
+
 // describe fills the rest of the service's entry.
 func (b *Backend) describe(s *service) {
 	e := &s.entry
@@ -274,6 +282,7 @@ func (b *Backend) describe(s *service) {
 	set(s.conf.OnePacket, bpf.ServiceOnePacket)
 	set(b.filtered(&s.conf), bpf.ServiceFiltered)
 	set(slices.ContainsFunc(s.conf.Reals, func(r lb.Real) bool { return r.Upper != 0 }), bpf.ServiceLimited)
+	set(e.RingSize == 0 && e.Sorry == bpf.NoSlot && s.isAwaited(), bpf.ServiceAwaited)
 	e.PersistTicks = ticks(s.conf.Persistence.Timeout)
 	e.PersistMask = mask(s.conf.Persistence.Prefix)
 	if s.conf.IsIPv6() { // a prefix length

@@ -201,17 +201,26 @@ type visitor struct {
 	wg    sync.WaitGroup
 	total int
 	mu    sync.Mutex
-	lost  []string
+	lost  []visit
 }
 
-const visitEvery = 20 * ms
+// visit is a connection that was lost.
+type visit struct {
+	began, ended time.Time
+	why          string
+}
+
+// String implements [fmt.Stringer].
+func (v visit) String() string { return v.why }
 
 // visit begins to open connections; one that is reset, or not answered within
 // seconds, is lost.
-func (p *pair) visit(port int) *visitor {
+func (p *pair) visit(port int) *visitor { return p.visitEvery(port, 20*ms) }
+
+func (p *pair) visitEvery(port int, interval time.Duration) *visitor {
 	v := &visitor{end: make(chan struct{})}
 	v.wg.Go(func() {
-		tick := time.NewTicker(visitEvery)
+		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
 			select {
@@ -221,6 +230,7 @@ func (p *pair) visit(port int) *visitor {
 			}
 			v.total++
 			v.wg.Go(func() {
+				began := time.Now()
 				conn, _, err := p.connect(port)
 				if conn != nil {
 					_ = conn.Close()
@@ -228,7 +238,7 @@ func (p *pair) visit(port int) *visitor {
 				if err != nil {
 					v.mu.Lock()
 					defer v.mu.Unlock()
-					v.lost = append(v.lost, rig.Brief(err))
+					v.lost = append(v.lost, visit{began, time.Now(), rig.Brief(err)})
 				}
 			})
 		}
@@ -236,7 +246,7 @@ func (p *pair) visit(port int) *visitor {
 	return v
 }
 
-func (v *visitor) stop() (total int, lost []string) {
+func (v *visitor) stop() (total int, lost []visit) {
 	close(v.end)
 	v.wg.Wait()
 	return v.total, v.lost

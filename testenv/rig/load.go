@@ -119,10 +119,11 @@ func (l *Load) Stop() (summary string, err error) {
 	return summary, nil
 }
 
-// excuse leaves out what failed because nobody could be reached.
+// excuse leaves out what failed because nobody could be reached. Nobody refuses
+// a client then: a refusal is never excused.
 func (l *Load) excuse(all []loss) (failed []string, excused int) {
 	for _, f := range all {
-		if slices.ContainsFunc(l.cuts, f.when.overlaps) {
+		if f.why == timedOut && slices.ContainsFunc(l.cuts, f.when.overlaps) {
 			excused++
 			continue
 		}

@@ -195,11 +195,13 @@ func (r *Rig) Curl(n int, url string) string {
 	return strings.Join(names, " ")
 }
 
+const timedOut = "timeout"
+
 // Brief is an error in a word or two: "timeout", "connection refused".
 func Brief(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Timeout() || os.IsTimeout(err) {
-		return "timeout"
+		return timedOut
 	}
 	if errors.As(err, &op) {
 		return strings.TrimPrefix(op.Err.Error(), "connect: ")

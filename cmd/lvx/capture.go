@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/director"
@@ -73,7 +74,10 @@ func captureFile(cmd *cobra.Command, path string) (w io.Writer, done func() erro
 	if path == "-" {
 		return cmd.OutOrStdout(), func() error { return nil }, nil
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, nil, fmt.Errorf("%s is a symbolic link, which may be another's (name the file that it leads to)", path)
+	}
 	if err != nil {
 		return nil, nil, err
 	}

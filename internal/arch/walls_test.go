@@ -42,7 +42,7 @@ var walls = map[string][]string{
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
 	"pkg/bgp":           {},
 	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
-	"pkg/connsync":      {},
+	"pkg/connsync":      {"pkg/guard"},
 	"pkg/director":      {"pkg/bgp", "pkg/connsync", "pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
 	"pkg/daemon":        {everything},
 	"pkg/doctor":        {"pkg/config", "pkg/director", "pkg/hostinfo", "pkg/lb", "pkg/neigh", "pkg/netfilter", "pkg/warnings"},

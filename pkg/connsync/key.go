@@ -11,9 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
 // keyLen is the length of a key, in bytes.
@@ -31,23 +32,8 @@ func (Key) String() string { return "(a key)" }
 // every director, then put it first on every director, then remove the old
 // one. A file that its group or others can read is refused.
 func ReadKeys(path string) ([]Key, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("key file %s has mode %04o: others can read it (chmod 600 %s)", path, info.Mode().Perm(), path)
-	}
 	const longest = 64 << 10
-	if info.Size() > longest {
-		return nil, fmt.Errorf("key file %s has %d bytes (at most %d)", path, info.Size(), longest)
-	}
-	b, err := os.ReadFile(path)
+	b, err := guard.ReadSecret(path, longest)
 	if err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/bgp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
@@ -23,10 +23,14 @@ const (
 	withdrawWait = time.Second // for a withdrawal to reach everybody, before the data path ends
 )
 
+// bgpWarning is the kind of the warnings about routers.
+const bgpWarning = "bgp"
+
 // routes announces VIPs to routers, each as long as it serves.
 type routes struct {
+	file     *config.Config
 	cfg      config.BGP
-	speaker  *bgp.Speaker
+	speaker  *bgp.Speaker // run's own
 	policy   bgp.Policy
 	inStep   func() bool // nil: no director is told of connections
 	joining  joining
@@ -42,22 +46,18 @@ type routes struct {
 }
 
 // newRoutes makes what `bgp:` asks for: nil if it asks for nothing.
-func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, h *history.Log, log *slog.Logger) (*routes, error) {
+func newRoutes(cfg *config.Config, s *connSync, w *warnings.Registry, h *history.Log, log *slog.Logger) *routes {
 	if !cfg.BGP.IsEnabled() {
-		return nil, nil
-	}
-	c, err := speakerConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("bgp: %w", err)
+		return nil
 	}
 	r := &routes{
-		cfg: cfg.BGP, speaker: bgp.NewSpeaker(c, log), policy: bgp.Policy{HoldUp: cfg.BGP.HoldUp},
+		file: cfg, cfg: cfg.BGP, policy: bgp.Policy{HoldUp: cfg.BGP.HoldUp},
 		joining: joining{began: time.Now()}, warnings: w, history: h, log: log.With("component", "bgp"), changed: make(chan struct{}, 1),
 	}
-	if s != nil && s.mesh != nil {
-		r.inStep = s.mesh.InSync
+	if s != nil && s.hasPeers() {
+		r.inStep = s.isInStep
 	}
-	return r, nil
+	return r
 }
 
 // joining is the time in which a director that starts takes over the others'
@@ -119,15 +119,8 @@ func firstIPv4(name string) (netip.Addr, error) {
 
 // readPassword reads a file that holds a password and nothing else.
 func readPassword(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("password file: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("password file %s has mode %04o: others can read it (chmod 600 %s)", path, info.Mode().Perm(), path)
-	}
 	const longest = 80 // TCP_MD5SIG_MAXKEYLEN
-	b, err := os.ReadFile(path)
+	b, err := guard.ReadSecret(path, longest+int64(len("\r\n")))
 	if err != nil {
 		return "", fmt.Errorf("password file: %w", err)
 	}
@@ -170,8 +163,11 @@ func (r *routes) wake() {
 
 // run announces until ctx ends.
 func (r *routes) run(ctx context.Context) error {
-	if err := r.speaker.Start(context.WithoutCancel(ctx)); err != nil {
-		return err
+	for !r.open(ctx) {
+		sleep(ctx, routesLook)
+		if ctx.Err() != nil {
+			return nil
+		}
 	}
 	defer r.speaker.Stop()
 	for {
@@ -183,6 +179,29 @@ func (r *routes) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// open begins the sessions. What they need and is not there, a password or an
+// address, is a warning: other directors may serve, and this one does for
+// whoever reaches it.
+func (r *routes) open(ctx context.Context) bool {
+	const subject = "sessions"
+	c, err := speakerConfig(r.file)
+	if err == nil {
+		r.speaker = bgp.NewSpeaker(c, r.log)
+		if err = r.speaker.Start(context.WithoutCancel(ctx)); err != nil {
+			r.speaker.Stop()
+		}
+	}
+	if err != nil {
+		r.warnings.Put(warnings.Warning{
+			Kind: bgpWarning, Subject: subject, Text: fmt.Sprintf("no VIP is announced: %v", err),
+			Cure: "see bgp: in the configuration; lvx tries again every second",
+		})
+		return false
+	}
+	r.warnings.End(bgpWarning, subject)
+	return true
 }
 
 // announce says what has to be said by now, and returns when to look again.
@@ -220,7 +239,7 @@ func (r *routes) announce(ctx context.Context) time.Duration {
 
 // warn keeps the warnings about routers.
 func (r *routes) warn(peers []bgp.PeerStatus) {
-	const kind = "bgp"
+	const kind = bgpWarning
 	for _, p := range peers {
 		subject := "router " + p.Peer.String()
 		if p.IsUp {

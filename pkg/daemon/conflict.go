@@ -16,6 +16,7 @@ import (
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -72,18 +73,40 @@ func passingTrouble(cfg *config.Config) (all []string) {
 	if err := unwritable(cfg.StateDir); err != nil {
 		all = append(all, fmt.Sprintf("state_dir: %v: nothing survives a restart that an operator says (make it writable)", err))
 	}
-	for _, name := range []string{"vips.json", "silent.json", "overrides.json", "memory.json", "runtime.json", "history.json"} {
+	for _, name := range []string{"vips.json", "silent.json", "overrides.json", "memory.json", "runtime.json", "history.json", "maintenance.json"} {
 		if err := jsonfile.Check(filepath.Join(cfg.StateDir, name)); err != nil {
 			all = append(all, fmt.Sprintf("notes cannot be read, a start moves them aside: %v", err))
 		}
 	}
 	all = append(all, lostPins(cfg)...)
+	all = append(all, missingSecrets(cfg)...)
 	if cfg.Admin.Listen != "" && !answers(cfg.Admin.Socket) {
 		l, err := net.Listen("tcp", cfg.Admin.Listen)
 		if err != nil {
 			return append(all, fmt.Sprintf("admin.listen: no metrics and no status page: %v (set another address, or stop who has it)", err))
 		}
 		_ = l.Close() // nobody connected
+	}
+	return all
+}
+
+// missingSecrets is what keeps sessions with other directors and with routers
+// from beginning.
+func missingSecrets(cfg *config.Config) (all []string) {
+	say := func(what string, err error) {
+		if err != nil && (!errors.Is(err, fs.ErrPermission) || os.Geteuid() == 0) {
+			all = append(all, fmt.Sprintf("%s: %v", what, err))
+		}
+	}
+	if len(cfg.Sync.Peers) > 0 {
+		_, err := connsync.ReadKeys(cfg.Sync.KeyFile)
+		say("sync: connections are not shared", err)
+		_, err = addressesOf(cfg.Sync.Interface)
+		say("sync: connections are not shared", err)
+	}
+	if cfg.BGP.IsEnabled() {
+		_, err := speakerConfig(cfg)
+		say("bgp: no VIP is announced", err)
 	}
 	return all
 }

@@ -152,7 +152,7 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 		if feed != nil {
 			d.syncDaemons = newSyncDaemons(feed, d.sync, d.log)
 		}
-		d.routes, err = newRoutes(cfg, d.sync, d.warnings, d.history, d.log)
+		d.routes = newRoutes(cfg, d.sync, d.warnings, d.history, d.log)
 	}
 	if err != nil {
 		return errors.Join(err, d.backend.Close(d.found.datapath))

@@ -42,7 +42,7 @@ func Preflight(cfg *config.Config, h hostinfo.Host) []Finding {
 			found = append(found, Finding{Level: l, Text: text})
 		}
 	}
-	for _, refusal := range []error{missingInterface(h), noDataPath(cfg, h), tooLarge(cfg, h), noSocket(cfg)} {
+	for _, refusal := range []error{missingInterface(h), noDataPath(cfg, h), noSync(cfg, h), tooLarge(cfg, h), noSocket(cfg)} {
 		if refusal != nil {
 			add(Refused, refusal.Error())
 			break // the others may follow from it
@@ -130,6 +130,17 @@ func noDataPath(cfg *config.Config, h hostinfo.Host) error {
 		return fmt.Errorf("no data path: XDP: %w; IPVS: %w", x, h.IPVS)
 	}
 	return needsIPVS(cfg, h)
+}
+
+// errSyncNeedsXDP is why connections cannot be shared on a host without XDP.
+var errSyncNeedsXDP = errors.New("sync: shares connections that XDP forwards, and XDP does not run here (see lvx check)")
+
+// noSync is why this host can share no connections.
+func noSync(cfg *config.Config, h hostinfo.Host) error {
+	if cfg.Sync.IsEnabled() && (cfg.Backend == config.BackendIPVS || h.XDP() != nil) {
+		return errSyncNeedsXDP
+	}
+	return nil
 }
 
 // needsOther is why XDP cannot run one of the services.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
@@ -34,8 +34,8 @@ type connSync struct {
 	hasVRRP  bool
 	table    connsync.Backend
 	feed     *newsFeed
-	mesh     *connsync.Mesh // nil: no director that runs lvx
-	wire     *connsync.Wire // nil: no director that runs kernel IPVS
+	mesh     atomic.Pointer[connsync.Mesh] // nil: no director that runs lvx, or not begun yet
+	wire     *connsync.Wire                // nil: no director that runs kernel IPVS
 	warnings *warnings.Registry
 	hold     preemptionHold // nil: there is no VRRP
 	log      *slog.Logger
@@ -44,6 +44,7 @@ type connSync struct {
 
 	mu      sync.Mutex
 	masters map[string]bool // VRRP instances that this host is master of
+	digests []connsync.Digest
 }
 
 // newConnSync makes what `sync:` asks for: nil if it asks for nothing.
@@ -52,17 +53,12 @@ func newConnSync(cfg *config.Config, feed *newsFeed, w *warnings.Registry, log *
 		return nil, nil
 	}
 	if feed == nil {
-		return nil, errors.New("sync: shares connections that XDP forwards, and XDP does not run here (see lvx check)")
+		return nil, errSyncNeedsXDP
 	}
 	table := feed.table
 	s := &connSync{
 		cfg: cfg.Sync, hasVRRP: len(cfg.VRRP) > 0, table: table, feed: feed, warnings: w, log: log,
 		changed: make(chan struct{}, 1), masters: map[string]bool{},
-	}
-	if len(cfg.Sync.Peers) > 0 {
-		if err := s.newMesh(); err != nil {
-			return nil, fmt.Errorf("sync: %w", err)
-		}
 	}
 	if cfg.Sync.SyncID == 0 {
 		return s, nil
@@ -79,19 +75,55 @@ func newConnSync(cfg *config.Config, feed *newsFeed, w *warnings.Registry, log *
 	return s, nil
 }
 
-func (s *connSync) newMesh() error {
+// newMesh makes the sessions that the file asks for.
+func (s *connSync) newMesh() (*connsync.Mesh, error) {
 	keys, err := connsync.ReadKeys(s.cfg.KeyFile)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	local, err := addressesOf(s.cfg.Interface)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.mesh, err = connsync.NewMesh(connsync.Options{
+	return connsync.NewMesh(connsync.Options{
 		Local: local, Peers: s.cfg.Peers, Port: s.cfg.Port, Keys: keys, Table: s.table, Log: s.log, Changed: s.wake,
 	})
-	return err
+}
+
+// hasPeers reports whether connections are to be shared with directors that
+// run lvx.
+func (s *connSync) hasPeers() bool { return len(s.cfg.Peers) > 0 }
+
+// isInStep reports whether there is nothing that another director has yet to
+// tell this one.
+func (s *connSync) isInStep() bool {
+	m := s.mesh.Load()
+	return !s.hasPeers() || m != nil && m.InSync()
+}
+
+// runSessions keeps the sessions until ctx ends. What they need and is not
+// there, a key or an address, is waited for: nothing that is served depends on
+// it.
+func (s *connSync) runSessions(ctx context.Context) error {
+	for {
+		m, err := s.newMesh()
+		if err == nil {
+			s.warnings.End(syncWarning, sessionsSubject)
+			s.mu.Lock()
+			m.SetDigests(s.digests)
+			s.mesh.Store(m)
+			s.mu.Unlock()
+			return m.Run(ctx)
+		}
+		s.warnings.Put(warnings.Warning{
+			Kind: syncWarning, Subject: sessionsSubject, Text: fmt.Sprintf("connections are not shared: %v", err),
+			Cure: "see sync: in the configuration; lvx looks again every second",
+		})
+		sleep(ctx, time.Second)
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
 }
 
 // addressesOf are the addresses of an interface by which other directors can
@@ -148,11 +180,12 @@ const doubtTime = time.Second
 // peer has answered: an interface was down, and what peers said meanwhile is
 // still on its way.
 func (s *connSync) doubt() {
-	if s.mesh == nil || s.hold == nil {
+	m := s.mesh.Load()
+	if m == nil || s.hold == nil {
 		return
 	}
 	s.hold("connection sync is not in step yet", doubtTime)
-	s.mesh.Doubt()
+	m.Doubt()
 }
 
 // isMaster reports whether this host is master of some virtual router.
@@ -172,8 +205,8 @@ func (s *connSync) run(ctx context.Context) error {
 	stop := s.feed.join(s.notifyPeers)
 	defer stop()
 	parts := newCircle(ctx)
-	if s.mesh != nil {
-		parts.start("sessions", s.mesh.Run)
+	if s.hasPeers() {
+		parts.start("sessions", s.runSessions)
 	}
 	if s.wire != nil {
 		parts.start("wire", s.wire.Run)
@@ -188,8 +221,8 @@ func (s *connSync) run(ctx context.Context) error {
 
 // notifyPeers passes news on to everybody.
 func (s *connSync) notifyPeers(entries []connsync.Entry) {
-	if s.mesh != nil {
-		s.mesh.Publish(entries)
+	if m := s.mesh.Load(); m != nil {
+		m.Publish(entries)
 	}
 	if s.wire != nil {
 		s.wire.Publish(recordsOf(entries))
@@ -218,7 +251,7 @@ func (s *connSync) follow(ctx context.Context) error {
 			isMaster := s.isMaster()
 			s.wire.SetRole(isMaster || !s.hasVRRP, !isMaster || !s.hasVRRP)
 		}
-		isInSync := s.mesh == nil || s.mesh.InSync()
+		isInSync := s.isInStep()
 		switch {
 		case isInSync:
 			release()
@@ -259,14 +292,20 @@ func (s *connSync) Status() connsync.Status { return s.status() }
 
 // Applied implements [director.Sync]: it tells peers what the data path holds.
 func (s *connSync) Applied(state lb.State) {
-	if s.mesh == nil {
+	if !s.hasPeers() {
 		return
 	}
 	digests := make([]connsync.Digest, 0, len(state.Services))
 	for _, svc := range state.Services {
 		digests = append(digests, connsync.Digest{Service: svc.Name, Sum: digestOf(svc)})
 	}
-	s.mesh.SetDigests(digests)
+	s.mu.Lock()
+	s.digests = digests
+	m := s.mesh.Load()
+	s.mu.Unlock()
+	if m != nil {
+		m.SetDigests(digests)
+	}
 }
 
 // digestOf stands for what decides where a new connection of a service goes.

@@ -8,9 +8,16 @@ import (
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
+// The kind of the warnings about connection sync, and the subject of those
+// about all sessions.
+const (
+	syncWarning     = "sync"
+	sessionsSubject = "sessions"
+)
+
 // warn keeps the warnings about peers.
 func (s *connSync) warn() {
-	const kind = "sync"
+	const kind = syncWarning
 	for _, p := range s.status().Peers {
 		subject := "peer " + p.Peer.String()
 		switch {
@@ -45,7 +52,7 @@ type wireWatch struct {
 
 // look compares the counters of a wire with those of the last look.
 func (w *wireWatch) look(st *connsync.WireStatus, now time.Time, put func(warnings.Warning), end func(kind, subject string)) {
-	const kind = "sync"
+	const kind = syncWarning
 	wire := fmt.Sprintf("syncid %d", st.SyncID)
 	set := func(isBad bool, subject, text, cure string) {
 		if !isBad {
@@ -87,8 +94,8 @@ func first(names []string, n int) string {
 // status reports on every director that connections are shared with.
 func (s *connSync) status() connsync.Status {
 	var st connsync.Status
-	if s.mesh != nil {
-		st.Peers = s.mesh.Status()
+	if m := s.mesh.Load(); m != nil {
+		st.Peers = m.Status()
 	}
 	if s.wire != nil {
 		st.Wire = s.wire.Status()

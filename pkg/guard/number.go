@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxNumberText is more than a file that holds a number can be long, and
@@ -20,7 +22,8 @@ const (
 // ReadNumber reads a file that holds a whole number, as the files do that
 // keepalived tracks. A file that does not exist, or is empty, holds 0.
 func ReadNumber(path string) (int, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK a named pipe would keep the reader waiting.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

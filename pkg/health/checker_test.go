@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -265,6 +267,10 @@ func TestICMP(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
+	noCA := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(noCA, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	vip := netip.MustParseAddr("192.0.2.100")
 	for want, tgt := range map[string]health.Target{
 		`check type "gopher" (known: `:      {Spec: health.Spec{Type: "gopher"}, Real: loopback},
@@ -287,7 +293,8 @@ func TestNewRefuses(t *testing.T) {
 		`helo "a b" (want`:                  {Spec: health.Spec{Type: health.SMTP, Helo: "a b"}, Real: loopback},
 		`file check: "state" (want the abs`: {Spec: health.Spec{Type: health.File, File: "state"}},
 		"https check: CA: ":                 {Spec: health.Spec{Type: health.HTTPS, CA: "/nonexistent"}, Real: loopback},
-		"no PEM certificate in CA file /de": {Spec: health.Spec{Type: health.HTTPS, CA: "/dev/null"}, Real: loopback},
+		"no PEM certificate in CA file ":    {Spec: health.Spec{Type: health.HTTPS, CA: noCA}, Real: loopback},
+		"/dev/zero is not a regular file":   {Spec: health.Spec{Type: health.HTTPS, CA: "/dev/zero"}, Real: loopback},
 	} {
 		if _, err := health.New(tgt); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

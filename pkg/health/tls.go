@@ -5,11 +5,15 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 
 	"golang.org/x/net/http2"
+
+	"github.com/lvx-lb/lvx/pkg/guard"
 )
+
+// maxCA is the most that a file of certificates may hold, in bytes.
+const maxCA = 1 << 20
 
 // TLSVersions are the versions that `tls: {min}` can name, the oldest first.
 var TLSVersions = []string{"1.0", "1.1", "1.2", "1.3"}
@@ -61,7 +65,7 @@ func tlsConfig(s Spec, host string) (*tls.Config, error) {
 	if s.CA == "" {
 		return cfg, nil
 	}
-	pem, err := os.ReadFile(s.CA)
+	pem, err := guard.ReadFile(s.CA, maxCA)
 	if err != nil {
 		return nil, fmt.Errorf("https check: CA: %w", err)
 	}

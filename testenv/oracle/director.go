@@ -81,9 +81,11 @@ func (r *real) reachable() bool { return r.there && (r.host.Local || r.mac != [6
 // usable reports whether r may get new connections.
 func (r *real) usable() bool { return r.there && !r.host.Silent && r.conf.Weight > 0 }
 
-// isAwaited reports whether a real of v may yet turn out to be usable.
+// isAwaited reports whether no real of v is usable, and one may yet turn out
+// to be.
 func (v *service) isAwaited() bool {
-	return slices.ContainsFunc(v.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Weight > 0 })
+	isUsable := func(c lb.Real) bool { return v.reals[c.Key()].usable() }
+	return !slices.ContainsFunc(v.conf.Reals, isUsable) && slices.ContainsFunc(v.conf.Absent, func(c lb.Real) bool { return c.Unchecked && c.Weight > 0 })
 }
 
 // Apply puts a state in force.

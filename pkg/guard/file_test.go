@@ -29,9 +29,9 @@ func TestFault02FilesThatAreNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		path          string
-		longest       int64
-		plain, secret string // what is wrong
+		path             string
+		longest          int64
+		asFile, asSecret string // what is wrong
 	}{
 		{at("good"), 8, "", ""},
 		{at("link"), 8, "", ""},
@@ -43,7 +43,7 @@ func TestFault02FilesThatAreNone(t *testing.T) {
 		{dir, 8, "not a regular file", "not a regular file"},
 		{at("none"), 8, "no such file", "no such file"},
 	} {
-		for want, read := range map[*string]func(string, int64) ([]byte, error){&c.plain: guard.ReadFile, &c.secret: guard.ReadSecret} {
+		for want, read := range map[*string]func(string, int64) ([]byte, error){&c.asFile: guard.ReadFile, &c.asSecret: guard.ReadSecret} {
 			var b []byte
 			var err error
 			done := make(chan struct{})

@@ -119,6 +119,55 @@ static __always_inline int is_shared(__u32 state)
 	return state != STATE_SYN_RECV && state != STATE_UDP;
 }
 
+/*
+ * Twins are flows of IPv6 whose clients have one name, and whose keys are equal
+ * for it. Their sets are the same ones, so an insertion meets its twin, and the
+ * lock of the key is one for both: neither is proven while the other is there.
+ * What is not proven goes the long way, which compares addresses.
+ */
+static __always_inline __u64 is_other_flow(struct set *set, int way, __u64 key, __be16 port)
+{
+	__u64 value = READ_ONCE_64(set->value[way]);
+	__u32 code = value_code(value);
+
+	/* What has ended has left its key, and a port that is 0. */
+	return (READ_ONCE_64(set->key[way]) ^ key) | ((value ^ (__u64)port << PORT_SHIFT) & PORT_MASK) |
+	       if_zero(code ^ STATE_EMPTY, 1) | if_zero(code ^ STATE_BUSY, 1);
+}
+
+/* How many flows have this key and this port of the VIP. */
+static __always_inline __u32 count_twins(struct set *a, struct set *b, __u64 key, __be16 port)
+{
+	__u32 n = 0;
+
+#pragma unroll
+	for (int i = 0; i < WAYS; i++)
+		n += if_zero(is_other_flow(a, i, key, port), 1) + if_zero(is_other_flow(b, i, key, port), 1);
+	return n;
+}
+
+/*
+ * Take PROVEN from the flows of this key and port. A place that changes hands
+ * meanwhile may lose it, too: its next packet proves it anew. A global function:
+ * verified once.
+ */
+__attribute__((noinline)) int disprove_twins(__u64 key, __u64 hash, __u32 port)
+{
+	struct set *a = flow_set(first_set(hash, flow_sets));
+	struct set *b = flow_set(second_set(hash, flow_sets));
+
+	if (!a || !b)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < WAYS; i++) {
+		if (!is_other_flow(a, i, key, port))
+			and_64(&a->value[i], ~PROVEN);
+		if (!is_other_flow(b, i, key, port))
+			and_64(&b->value[i], ~PROVEN);
+	}
+	return 0;
+}
+
 /* What flow_insert is asked for, and what it answers. */
 struct insertion {
 	__u64 key;
@@ -199,11 +248,45 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 		goto out;
 	}
 	in->value |= now & SEEN_MASK;
+	if (HAS_OWNERS)
+		disprove_twins(in->key, in->hash, value_port(in->value));
 	result = flow_store(s, a, b, in, place, value, now, CLASS_BUSY);
 out:
 	set_unlock(lock);
 	if (!result && is_shared(value_state(in->value)))
 		note_news(s, &flow_news, in->hash, flow_sets);
+	return result;
+}
+
+/*
+ * Make a flow of IPv6 proven by a packet of now, unless it has a twin. Reports
+ * whether it is. A global function of plain numbers: a struct would cost stack.
+ */
+__attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u64 now)
+{
+	__u64 *lock, *place = 0;
+	struct set *a, *b;
+	__u64 found;
+	int result = 0;
+
+	if (!STORES)
+		return 0;
+	a = flow_set(first_set(hash, flow_sets));
+	b = flow_set(second_set(hash, flow_sets));
+	if (!a || !b)
+		return 0;
+	lock = set_lock(hash);
+	if (!lock)
+		return 0;
+	found = flow_find(a, key, value_port(value), &place);
+	if (!found)
+		found = flow_find(b, key, value_port(value), &place);
+	if (found && !((found ^ value) & IDENTITY) &&
+	    count_twins(a, b, key, value_port(value)) == 1) {
+		value = (value & ~SEEN_MASK) | (now & SEEN_MASK) | PROVEN;
+		result = swap_64(place, found, value) == found;
+	}
+	set_unlock(lock);
 	return result;
 }
 
@@ -220,6 +303,13 @@ static __always_inline void flow_touch(const struct settings *s, __u64 hash, __u
 	if (value_state(value) == state &&
 	    (value & PROVEN || (state != STATE_ESTABLISHED && state != STATE_UDP))) {
 		if ((value & SEEN_MASK) != (now & SEEN_MASK))
+			store_16(place, now);
+		return;
+	}
+	if (HAS_OWNERS && value_state(value) == state) {
+		if (flow_prove(READ_ONCE_64(*(place - WAYS)), hash, value, now))
+			note_news(s, &flow_news, hash, flow_sets);
+		else if ((value & SEEN_MASK) != (now & SEEN_MASK))
 			store_16(place, now);
 		return;
 	}
@@ -298,6 +388,8 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	} else {
 		new.key = in->key;
 		new.value = in->value;
+		if (HAS_OWNERS)
+			disprove_twins(in->key, in->hash, value_port(in->value));
 		in->outcome = flow_store(s, a, b, &new, place, value, now, CLASS_PROVEN) ?
 				      ABSORB_NO_PLACE :
 				      ABSORB_STORED;

@@ -10,17 +10,18 @@
 #include "family.h"
 #include "record.h"
 
-/* The first fragment went to slot, or (NO_SLOT) to the kernel. */
-static __always_inline void note_fragment(const struct settings *s, const struct packet *p,
-					  __u32 slot, __u32 generation)
+/* The first fragment went to r->slot, to the kernel (NO_SLOT), or nowhere: so do the others. */
+static __always_inline void note_fragment(const struct run *r, int outcome)
 {
 	struct fragment note = {
-		.real = slot,
-		.generation = generation,
-		.tick = clock_now(s),
+		.real = r->slot,
+		.generation = r->real ? real_generation(r->real) : 0,
+		.tick = clock_now(r->s),
 	};
 
-	store_note(p, &note);
+	if (outcome != SEND && (outcome < 0 || outcome >> 8 != XDP_PASS))
+		note.real = NOTE_DROPPED;
+	store_note(&r->p, &note);
 }
 
 /* A fragment that is not the first: after its first. */
@@ -34,6 +35,8 @@ static __always_inline int forward_fragment(struct run *r)
 		record(STEP_NOTE, note->real);
 		if (note->real == NO_SLOT)
 			return PASS(VERDICT_NO_LISTENER);
+		if (note->real == NOTE_DROPPED)
+			return DROP(VERDICT_FRAGMENT_LOST);
 		real = bpf_map_lookup_elem(&reals, &note->real);
 		if (real && real->flags & REAL_THERE && real_generation(real) == note->generation)
 			return send_to(r, real, note->real, VERDICT_FORWARDED);

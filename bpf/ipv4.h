@@ -23,6 +23,8 @@
 #define FRAGMENT_MORE 0x2000
 #define FRAGMENT_DONT 0x4000
 
+#define ip_header iphdr
+
 #define IS_MISSING(addr) 0 /* any number is an address */
 
 enum icmp_number {
@@ -42,6 +44,21 @@ static __always_inline int is_martian(__be32 source)
 	__u8 first = bpf_ntohl(source) >> 24;
 
 	return first == 0 || first == 127 || (first & 0xf0) == 0xe0 || source == ~0u;
+}
+
+static __always_inline __u32 length_of(const struct ip_header *ip)
+{
+	return bpf_ntohs(ip->tot_len);
+}
+
+static __always_inline __u8 ttl_of(const struct ip_header *ip)
+{
+	return ip->ttl;
+}
+
+static __always_inline ip_t source_of(struct ip_header *ip)
+{
+	return ip->saddr;
 }
 
 /* The header at p->ip. Fills everything but the ports. */

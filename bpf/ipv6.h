@@ -33,6 +33,8 @@
 #define EXTENSIONS 8 /* headers between IPv6's own and TCP's, at most */
 #define LONGEST_HEADERS 2047 /* bytes of the frame in front of TCP's, at most */
 
+#define ip_header ipv6hdr
+
 #define IS_MISSING(addr) (!(addr)) /* the verifier asks */
 
 enum icmp_number {
@@ -101,19 +103,25 @@ static __always_inline int is_martian(ip_t source)
 	return w[2] == bpf_htonl(0xffff) || (!w[2] && (!w[3] || w[3] == bpf_htonl(1)));
 }
 
+static __always_inline __u32 length_of(const struct ip_header *ip)
+{
+	return bpf_ntohs(ip->payload_len) + sizeof(*ip);
+}
+
+static __always_inline __u8 ttl_of(const struct ip_header *ip)
+{
+	return ip->hop_limit;
+}
+
+static __always_inline ip_t source_of(struct ip_header *ip)
+{
+	return (ip_t)&ip->saddr;
+}
+
 static __always_inline void decrease_ttl(void *header)
 {
 	*(__u8 *)(header + 7) -= 1;
 }
-
-/* What is behind extension headers. */
-struct extensions {
-	__u32 at; /* in: offset of the first; out: of what follows them */
-	__u32 next; /* in: its kind; out: the protocol */
-	__be16 fragment;
-	__be16 spare;
-	__be32 id;
-};
 
 /*
  * Skip extension headers: 0, or 1 if they are cut short, too many, or say
@@ -154,7 +162,7 @@ static __always_inline int parse_header(struct xdp_md *ctx, void *data, void *en
 {
 	struct ipv6hdr *ip = data + p->ip;
 	struct addresses6 *a = get_addresses();
-	struct extensions e = {};
+	struct extensions *e;
 	__u32 at;
 
 	if (!a || (void *)(ip + 1) > end)
@@ -168,18 +176,21 @@ static __always_inline int parse_header(struct xdp_md *ctx, void *data, void *en
 	__builtin_memcpy(&a->packet.destination, &ip->daddr, 16);
 	p->source = &a->packet.source;
 	p->destination = &a->packet.destination;
-	e.at = p->ip + sizeof(*ip);
-	e.next = ip->nexthdr;
-	if (skip_extensions(ctx, &e))
+	e = &a->extensions;
+	e->fragment = 0;
+	e->id = 0;
+	e->at = p->ip + sizeof(*ip);
+	e->next = ip->nexthdr;
+	if (skip_extensions(ctx, e))
 		return VERDICT_MALFORMED;
-	at = e.at;
+	at = e->at;
 	if (at > p->ip + p->length || at > LONGEST_HEADERS)
 		return VERDICT_MALFORMED;
 	p->l4 = at;
-	p->protocol = e.next;
-	p->fragment = e.fragment;
-	a->packet.id = e.id;
-	a->packet.protocol = e.next;
+	p->protocol = e->next;
+	p->fragment = e->fragment;
+	a->packet.id = e->id;
+	a->packet.protocol = e->next;
 	return CONTINUE;
 }
 
@@ -217,20 +228,31 @@ static __always_inline const struct address *current_network(void)
 	return a ? &a->network : 0;
 }
 
+static __always_inline __u64 flow_key(__u32 name, __be16 port, __u16 vip)
+{
+	return name | (__u64)port << 32 | (__u64)vip << 48;
+}
+
+/* Of the key and the VIP's port: clients of one name meet in the same sets. */
+static __always_inline __u64 flow_hash(const struct settings *s, __u64 key, __be16 port)
+{
+	__u64 h = (key ^ s->seed[0]) * (s->seed[1] | 1);
+
+	h ^= h >> 32;
+	h = (h ^ port) * (s->seed[2] | 1);
+	return h ^ h >> 29;
+}
+
 /* Which flow the packet is of, at the VIP whose number for the protocol this is. */
 static __always_inline void identify_flow(struct run *r, __u16 vip)
 {
 	struct addresses6 *a = get_addresses();
-	__u64 h;
 
 	if (!a)
 		return;
 	a->client = *r->p.source;
-	r->key = name_of(r->s, r->p.source) | (__u64)r->p.source_port << 32 | (__u64)vip << 48;
-	h = (r->key ^ r->s->seed[0]) * (r->s->seed[1] | 1);
-	h ^= h >> 32;
-	h = (h ^ r->p.destination_port) * (r->s->seed[2] | 1);
-	r->hash = h ^ h >> 29;
+	r->key = flow_key(name_of(r->s, r->p.source), r->p.source_port, vip);
+	r->hash = flow_hash(r->s, r->key, r->p.destination_port);
 }
 
 /* Of the client's network, whose prefix length is the service's mask. */
@@ -299,7 +321,7 @@ static __always_inline int parse_quoted(struct xdp_md *ctx, void *data, void *en
 	struct icmp *icmp = data + p->l4;
 	struct ipv6hdr *ip = (void *)(icmp + 1);
 	struct addresses6 *a = get_addresses();
-	struct extensions e = {};
+	struct extensions *e;
 	__be16 ports[4];
 
 	if (!a || p->length < p->l4 - p->ip + sizeof(*icmp) || (void *)(icmp + 1) > end)
@@ -312,12 +334,14 @@ static __always_inline int parse_quoted(struct xdp_md *ctx, void *data, void *en
 	if (ip->version != 6 || !is_same_address(&a->quoted, p->destination))
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	__builtin_memcpy(&a->quoted, &ip->daddr, 16);
-	e.at = p->l4 + sizeof(*icmp) + sizeof(*ip);
-	e.next = ip->nexthdr;
-	if (skip_extensions(ctx, &e) || e.fragment & bpf_htons(FRAGMENT_OFFSET) ||
-	    e.at + 8 > p->ip + p->length || bpf_xdp_load_bytes(ctx, e.at, ports, sizeof(ports)))
+	e = &a->extensions;
+	e->fragment = 0;
+	e->at = p->l4 + sizeof(*icmp) + sizeof(*ip);
+	e->next = ip->nexthdr;
+	if (skip_extensions(ctx, e) || e->fragment & bpf_htons(FRAGMENT_OFFSET) ||
+	    e->at + 8 > p->ip + p->length || bpf_xdp_load_bytes(ctx, e->at, ports, sizeof(ports)))
 		return PASS(VERDICT_ICMP_NO_FLOW);
-	p->protocol = e.next;
+	p->protocol = e->next;
 	p->source = &a->quoted;
 	p->destination_port = ports[0];
 	p->source_port = ports[1];

@@ -34,7 +34,9 @@
  *   news.h        which sets have changed, for connection sync
  *   absorb.h      a program of its own: what peer directors tell goes into the tables
  *   stats.h       counting
- *   fast.h        the short way of nearly every packet
+ *   glance.h      the short way of nearly every packet: what both families have in common
+ *   fast.h          IPv4's
+ *   fast6.h         IPv6's
  *
  * The lookups of an established packet, in order; each is an inlined array
  * access, and what it costs is the cache line behind it:

@@ -136,7 +136,7 @@ static __always_inline int decide(struct run *r)
 		return forward_fragment(r);
 	outcome = balance_packet(r);
 	if (r->p.fragment)
-		note_fragment(r->s, &r->p, r->slot, r->real ? real_generation(r->real) : 0);
+		note_fragment(r, outcome);
 	return outcome;
 }
 

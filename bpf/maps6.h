@@ -68,12 +68,22 @@ struct {
 	__type(value, struct fragment);
 } fragments6 SEC(".maps");
 
+/* What is behind extension headers. */
+struct extensions {
+	__u32 at; /* in: offset of the first; out: of what follows them */
+	__u32 next; /* in: its kind; out: the protocol */
+	__be16 fragment;
+	__be16 spare;
+	__be32 id;
+};
+
 /* The addresses of the packet that this CPU works on: the stack has no room. */
 struct addresses6 {
 	struct fragment_key6 packet; /* source, destination, and what a fragment is known by */
 	struct address quoted; /* the client of the packet that an ICMP error quotes */
 	struct address client; /* of the flow */
 	struct address network; /* of the template */
+	struct extensions extensions;
 };
 
 struct {

@@ -65,17 +65,17 @@ static __always_inline __u64 if_zero(__u64 x, __u64 offset)
 }
 
 /*
- * The way whose key this is; any of the set if there is none, or two. Without
- * a branch. A sum: the verifier of older kernels (6.1) forgets the bounds of
- * what it ORs.
+ * Where in a set's keys this one is; anywhere if it is not there, or twice.
+ * Without a branch. A sum: the verifier of older kernels (6.1) forgets the
+ * bounds of what it ORs.
  */
-static __always_inline __u64 *set_way_of(struct set *set, __u64 key)
+static __always_inline __u64 set_offset_of(struct set *set, __u64 key)
 {
 	__u64 offset = if_zero(READ_ONCE_64(set->key[1]) ^ key, 8) +
 		       if_zero(READ_ONCE_64(set->key[2]) ^ key, 16) +
 		       if_zero(READ_ONCE_64(set->key[3]) ^ key, 24);
 
-	return (void *)set + (offset & 24);
+	return offset & 24;
 }
 
 static __always_inline int set_has_key(struct set *set, __u64 key)

@@ -50,6 +50,12 @@ static __always_inline __u64 swap_64(__u64 *place, __u64 old, __u64 new)
 	return STORES ? __sync_val_compare_and_swap(place, old, new) : old;
 }
 
+static __always_inline void and_64(__u64 *place, __u64 mask)
+{
+	if (STORES)
+		__sync_fetch_and_and(place, mask);
+}
+
 /* Returns what was there before. */
 static __always_inline __u64 fetch_add_64(__u64 *place, __u64 by)
 {

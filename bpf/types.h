@@ -61,7 +61,7 @@ enum verdict {
 	VERDICT_ICMP_FORWARDED, /* an ICMP error sent to the real server of the connection it quotes */
 	VERDICT_ICMP_NO_FLOW, /* passed: an ICMP error that quotes no connection of ours */
 	VERDICT_FRAGMENT_HELD, /* held by the daemon until the datagram's first fragment is there */
-	VERDICT_FRAGMENT_LOST, /* dropped: the first fragment is not there and the daemon cannot hold more */
+	VERDICT_FRAGMENT_LOST, /* dropped: the first fragment was not sent on, or is not there and the daemon cannot hold more */
 	VERDICT_ANSWERED_UNREACHABLE, /* answered with ICMP port unreachable: no usable real server */
 	VERDICT_ANSWERED_TTL, /* answered with ICMP time exceeded: TTL 1 */
 	VERDICT_ANSWERED_TOO_BIG, /* answered with ICMP fragmentation needed: the way out has a smaller MTU */
@@ -226,7 +226,8 @@ enum service_flag {
 
 /* An index into reals that means none. */
 enum real_index {
-	NO_SLOT = 0xffffffffu
+	NO_SLOT = 0xffffffffu,
+	NOTE_DROPPED = 0xfffffffeu, /* in a fragment's note: the first was dropped or answered */
 };
 
 /* Sixteen places of rings: an array of single words would cost eight bytes each. */

@@ -60,7 +60,7 @@ const (
 	ICMPForwarded       Verdict = 18 // an ICMP error sent to the real server of the connection it quotes
 	ICMPNoFlow          Verdict = 19 // passed: an ICMP error that quotes no connection of ours
 	FragmentHeld        Verdict = 20 // held by the daemon until the datagram's first fragment is there
-	FragmentLost        Verdict = 21 // dropped: the first fragment is not there and the daemon cannot hold more
+	FragmentLost        Verdict = 21 // dropped: the first fragment was not sent on, or is not there and the daemon cannot hold more
 	AnsweredUnreachable Verdict = 22 // answered with ICMP port unreachable: no usable real server
 	AnsweredTTL         Verdict = 23 // answered with ICMP time exceeded: TTL 1
 	AnsweredTooBig      Verdict = 24 // answered with ICMP fragmentation needed: the way out has a smaller MTU
@@ -192,7 +192,8 @@ const (
 
 // An index into reals that means none.
 const (
-	NoSlot = 4294967295
+	NoSlot      = 4294967295
+	NoteDropped = 4294967294 // in a fragment's note: the first was dropped or answered
 )
 
 // Sixteen places of rings: an array of single words would cost eight bytes each.
@@ -481,7 +482,7 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	ICMPForwarded:       {"icmp_forwarded", "an ICMP error sent to the real server of the connection it quotes"},
 	ICMPNoFlow:          {"icmp_no_flow", "passed: an ICMP error that quotes no connection of ours"},
 	FragmentHeld:        {"fragment_held", "held by the daemon until the datagram's first fragment is there"},
-	FragmentLost:        {"fragment_lost", "dropped: the first fragment is not there and the daemon cannot hold more"},
+	FragmentLost:        {"fragment_lost", "dropped: the first fragment was not sent on, or is not there and the daemon cannot hold more"},
 	AnsweredUnreachable: {"answered_unreachable", "answered with ICMP port unreachable: no usable real server"},
 	AnsweredTTL:         {"answered_ttl", "answered with ICMP time exceeded: TTL 1"},
 	AnsweredTooBig:      {"answered_too_big", "answered with ICMP fragmentation needed: the way out has a smaller MTU"},

@@ -46,14 +46,19 @@ func (d *Datapath) attach(a *Attachment, prog *ebpf.Program) error {
 	return d.attachNew(a, prog)
 }
 
-// setMAC tells the program of an interface which frames are for it. The short
+// setMAC tells the programs of an interface which frames are for it. A short
 // way has the address in a variable of its own program, the rest in the map.
 func (d *Datapath) setMAC(a *Attachment, mac net.HardwareAddr) error {
 	var m [8]uint8
 	copy(m[:], mac)
 	d.Interfaces[a.Slot].MAC = m
-	if err := d.ownMAC[a.Name].Set(m); err != nil {
-		return fmt.Errorf("interface %s: MAC of the packet path: %w", a.Name, err)
+	for _, own := range []*ebpf.Variable{d.ownMAC[a.Name], d.ownMAC6[a.Slot]} {
+		if own == nil { // IPv6 is not served
+			continue
+		}
+		if err := own.Set(m); err != nil {
+			return fmt.Errorf("interface %s: MAC of the packet path: %w", a.Name, err)
+		}
 	}
 	return nil
 }

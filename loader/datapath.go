@@ -127,8 +127,9 @@ type Datapath struct {
 	inForce  map[ebpf.MapID]bool // the maps of the programs that Open finds, once asked
 	unpinned map[string]bool     // maps that Open finds in force, without a pin
 
-	program6  map[uint32]*ebpf.Program // of IPv6, by slot of the interface
-	previous6 map[uint32]*ebpf.Program // a predecessor's
+	program6  map[uint32]*ebpf.Program  // of IPv6, by slot of the interface
+	ownMAC6   map[uint32]*ebpf.Variable // of those programs
+	previous6 map[uint32]*ebpf.Program  // a predecessor's
 }
 
 // Layout is the version of the maps' layout, for people who look at the maps:

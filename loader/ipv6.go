@@ -101,9 +101,9 @@ func (d *Datapath) load6(slot uint32) error {
 	}
 	defer coll.Close()
 	if d.program6 == nil {
-		d.program6 = map[uint32]*ebpf.Program{}
+		d.program6, d.ownMAC6 = map[uint32]*ebpf.Program{}, map[uint32]*ebpf.Variable{}
 	}
-	d.program6[slot] = coll.DetachProgram(program6)
+	d.program6[slot], d.ownMAC6[slot] = coll.DetachProgram(program6), coll.Variables["own_mac"]
 	return nil
 }
 

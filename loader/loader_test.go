@@ -423,7 +423,7 @@ func TestVerifierEffort(t *testing.T) {
 			var n int
 			_, err = fmt.Sscanf(log[i:], "processed %d insns", &n)
 			must(t, err)
-			t.Logf("%d instructions processed", n)
+			t.Logf("%s: %d instructions processed", name, n)
 			if n > 100_000 {
 				t.Errorf("the verifier processes %d instructions, at most 100000 are wanted", n)
 			}

@@ -86,7 +86,7 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 	f.state, f.seen = next(k.proto, f.state, flags), d.now
 	f.proven = f.proven && (f.state == "ESTABLISHED" || f.state == "FIN_WAIT")
 	if f.state == "ESTABLISHED" && (before != "ESTABLISHED" || !f.proven) {
-		f.proven = f.proven || before == "ESTABLISHED"
+		f.proven = f.proven || before == "ESTABLISHED" && len(d.twins(k)) == 0
 		d.assure(k, r)
 	}
 	return d.send(p, r, false, false), true
@@ -151,6 +151,9 @@ func (d *Director) open(p packet, k tuple, flags byte) Outcome {
 		return d.send(p, r, true, false)
 	}
 	f := &flow{real: r, state: next(k.proto, "", flags), seen: d.now}
+	for _, twin := range d.twins(k) {
+		twin.proven = false
+	}
 	d.flows[k] = f
 	if f.state == "ESTABLISHED" {
 		d.assure(k, r)

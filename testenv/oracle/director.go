@@ -26,10 +26,12 @@ type World struct {
 	IfIndex int           // its number
 	MTU     int           // of that interface
 	Generic bool          // the program runs in generic mode
+	IPv6    bool          // it serves IPv6 too
 	Own     []netip.Addr  // the director's addresses, besides VIPs
 	Tick    time.Duration // of the packet path's clock
 	Host    func(netip.Addr) Host
 	Lives   func(lease uint32) bool // is the lease being renewed?
+	Name    func(netip.Addr) uint32 // what connections of IPv6 know a client by
 }
 
 // Director is the model. Make it with [New].

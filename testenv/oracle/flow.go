@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -92,6 +93,27 @@ func (d *Director) timeout(state string) int64 {
 func (d *Director) expired(f *flow) bool { return d.now-f.seen > d.timeout(f.state) }
 
 func active(state string) bool { return state == "SYN_RECV" || state == "ESTABLISHED" }
+
+// twins are the connections that are known by the same words as k: those of
+// clients of one name (IPv6). None of them is proven while there are several.
+func (d *Director) twins(k tuple) (all []*flow) {
+	if !k.client.Addr().Is6() {
+		return nil
+	}
+	for other, f := range d.flows {
+		if other != k && other.proto == k.proto && other.vip == k.vip && other.client.Port() == k.client.Port() &&
+			d.world.Name(other.client.Addr()) == d.world.Name(k.client.Addr()) {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// EndExpired ends the connections that have expired, and nothing else that a
+// sweep does.
+func (d *Director) EndExpired() {
+	maps.DeleteFunc(d.flows, func(_ tuple, f *flow) bool { return d.expired(f) })
+}
 
 // load counts a real's connections. An entry that has expired counts until
 // the next sweep.

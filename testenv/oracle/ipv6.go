@@ -9,19 +9,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// Packet6 lets a frame of IPv6 arrive, of an EtherType of IPv6 behind at most
-// two tags. A passed frame is passed as it came.
-func (d *Director) Packet6(frame []byte) Outcome {
-	o := d.decide6(frame)
-	if o.Action == Pass {
-		o.Frame = frame
-	}
-	if o.to != nil {
-		o.Real = o.to.conf.Addr
-	}
-	return o
-}
-
+// decide6 is decide for a frame of an EtherType of IPv6 behind at most two tags.
 func (d *Director) decide6(frame []byte) Outcome {
 	if len(frame) < 14+40 {
 		return passed("malformed")
@@ -30,19 +18,12 @@ func (d *Director) decide6(frame []byte) Outcome {
 		if d.vip(target).Standby || d.isLeaseOver(target) {
 			return dropped("arp_silenced")
 		}
-		if !bytes.Equal(frame[:6], d.world.MAC[:]) {
-			return passed("not_our_mac")
-		}
 		return passed("not_our_mac")
 	}
 	if !bytes.Equal(frame[:6], d.world.MAC[:]) {
 		return passed("not_our_mac")
 	}
-	at := offset6(frame)
-	if at == 0 {
-		return passed("not_ipv4")
-	}
-	p, ok := parseIPv6(frame, at)
+	p, ok := parseIPv6(frame, offset6(frame))
 	if !ok {
 		return passed("malformed")
 	}
@@ -64,10 +45,34 @@ func (d *Director) decide6(frame []byte) Outcome {
 		return d.laterFragment(p)
 	}
 	o := d.balance(p)
+	if o.Verdict == "no_flow" || o.Verdict == "no_listener" {
+		o.Twin = d.twin(p)
+	}
 	if p.more {
-		d.notes[p.datagram()] = note{o.to, d.now}
+		d.note(p, o)
 	}
 	return o
+}
+
+// twin is what becomes of a bare ACK without a connection, where it opens none,
+// if it is taken for one of an established connection whose client has the same
+// name: it reaches that connection's real, which resets it. Nil if none is.
+func (d *Director) twin(p packet) func() Outcome {
+	l4 := p.payload()
+	if p.proto != 6 || d.state.SloppyTCP || len(l4) < 20 || l4[13]&0x17 != 0x10 {
+		return nil
+	}
+	src, dst := binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
+	for k, f := range d.flows {
+		if k.proto == lb.TCP && d.world.Name(k.client.Addr()) == d.world.Name(p.src) && k.client.Port() == src &&
+			k.vip == netip.AddrPortFrom(p.dst, dst) && f.proven && f.state == "ESTABLISHED" && !d.expired(f) && f.real.reachable() {
+			return func() Outcome {
+				f.seen = d.now
+				return d.send(p, f.real, false, false)
+			}
+		}
+	}
+	return nil
 }
 
 // solicited is the target of a neighbour solicitation (RFC 4861).
@@ -78,21 +83,8 @@ func solicited(frame []byte) (target netip.Addr, ok bool) {
 	return netip.AddrFrom16([16]byte(frame[62:78])), true
 }
 
-func offset6(frame []byte) int {
-	for at := 14; at <= 22; at += 4 {
-		if at > len(frame) {
-			return 0
-		}
-		switch binary.BigEndian.Uint16(frame[at-2:]) {
-		case 0x86dd:
-			return at
-		case 0x8100, 0x88a8:
-		default:
-			return 0
-		}
-	}
-	return 0
-}
+// offset6 finds IPv6 behind at most two VLAN tags, 0 if it is not there.
+func offset6(frame []byte) int { return offsetOf(frame, 0x86dd) }
 
 // chain follows extension headers, eight at most: from the kind and offset of
 // the first to those of what they are in front of.

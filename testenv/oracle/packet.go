@@ -26,6 +26,11 @@ type Outcome struct {
 	AnyID   int        // offset of the IP header if its identification is any number: of an ICMP answer of the director's, of an outer header
 	Real    netip.Addr // whose packet it is; the zero Addr = nobody's
 
+	// Twin, if there is one, is another outcome that is as right: the packet
+	// belongs to no connection, and a client of the same name has one. To
+	// call it is to say that this is what happened.
+	Twin func() Outcome
+
 	to *real
 }
 
@@ -60,7 +65,13 @@ func (p packet) datagram() datagram { return datagram{p.src, p.dst, p.id, p.prot
 // note says where the first fragment of a datagram went.
 type note struct {
 	real *real // nil: nowhere
+	lost bool  // it was dropped or answered, not passed up
 	at   int64
+}
+
+// note remembers what became of a first fragment.
+func (d *Director) note(p packet, o Outcome) {
+	d.notes[p.datagram()] = note{o.to, o.to == nil && o.Action != Pass, d.now}
 }
 
 // noteTime is how long a note holds (net.ipv4.ipfrag_time).
@@ -81,6 +92,9 @@ func (d *Director) Packet(frame []byte) Outcome {
 func (d *Director) decide(frame []byte) Outcome {
 	if len(frame) < 34 {
 		return passed("malformed")
+	}
+	if d.world.IPv6 && offset6(frame) > 0 {
+		return d.decide6(frame)
 	}
 	if !bytes.Equal(frame[:6], d.world.MAC[:]) {
 		return d.passOrSilence(frame, "not_our_mac")
@@ -114,19 +128,23 @@ func (d *Director) decide(frame []byte) Outcome {
 	}
 	o := d.balance(p)
 	if p.more {
-		d.notes[p.datagram()] = note{o.to, d.now}
+		d.note(p, o)
 	}
 	return o
 }
 
 // ipv4Offset finds IPv4 behind at most two VLAN tags, 0 if it is not there.
-func ipv4Offset(frame []byte) int {
+func ipv4Offset(frame []byte) int { return offsetOf(frame, 0x0800) }
+
+// offsetOf finds what an EtherType stands for behind at most two VLAN tags, 0 if
+// it is not there.
+func offsetOf(frame []byte, etherType uint16) int {
 	for at := 14; at <= 22; at += 4 {
 		if at > len(frame) {
 			return 0
 		}
 		switch binary.BigEndian.Uint16(frame[at-2:]) {
-		case 0x0800:
+		case etherType:
 			return at
 		case 0x8100, 0x88a8:
 		default:
@@ -244,6 +262,8 @@ func (d *Director) laterFragment(p packet) Outcome {
 	n, ok := d.notes[p.datagram()]
 	ok = ok && d.now-n.at <= d.ticks(noteTime)
 	switch {
+	case ok && n.lost:
+		return dropped("fragment_lost")
 	case ok && n.real == nil:
 		return passed("no_listener")
 	case ok && n.real.reachable():

@@ -145,6 +145,7 @@ func (h *harness) reset(t testing.TB) {
 	}
 	empty(t, d.Maps.Filters, bpf.FilterKey{})
 	empty(t, d.Maps.Fragments, bpf.FragmentKey{})
+	empty(t, d.Maps6.Fragments6, [40]byte{}) // struct fragment_key6
 	stop := h.stop
 	h.net = newSegment()
 	h.opts.Neighbors = h.net

@@ -101,7 +101,7 @@ func (t *narrator) addStep(step bpf.Step, value uint64) {
 		t.useFlow(bpf.FlowValue(value))
 		t.note("an ICMP error that quotes a connection of service %q (%s)", t.service, stateNames[bpf.FlowValue(value).State()])
 	case bpf.StepNote:
-		t.note("a later fragment: its first went to real %s", t.realAt(uint32(value)))
+		t.noteFragment(uint32(value))
 	case bpf.StepNoNote:
 		t.note("a later fragment, whose first has not come")
 	case bpf.StepMTU:
@@ -235,6 +235,18 @@ func resolutionOf(a netip.Addr) string {
 		return "ARP"
 	}
 	return "neighbour discovery"
+}
+
+// noteFragment says what the note of a datagram's first fragment says.
+func (t *narrator) noteFragment(slot uint32) {
+	switch slot {
+	case bpf.NoSlot:
+		t.note("a later fragment: its first was passed up")
+	case bpf.NoteDropped:
+		t.note("a later fragment: its first was not sent on")
+	default:
+		t.note("a later fragment: its first went to real %s", t.realAt(slot))
+	}
 }
 
 func (t *narrator) addReal(slot uint32) {

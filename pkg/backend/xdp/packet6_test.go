@@ -3,6 +3,7 @@ package xdp
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -11,34 +12,17 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// six is a harness whose program is IPv6's, over the same tables.
+// six is a harness that serves IPv6 too: its frames come by the program of the
+// interface, which calls that of IPv6.
 type six struct {
 	*harness
 	prog *ebpf.Program
-	maps map[string]*ebpf.Map
 }
 
 func newSix(t *testing.T) *six {
 	t.Helper()
-	h := newStill(t, 1024, 1024)
-	h.ipv6 = true
-	spec, err := bpf.LoadSpec6()
-	must(t, err)
-	sets := uint32(1024)
-	spec.Maps["flows6"].MaxEntries, spec.Maps["templates6"].MaxEntries = sets, sets
-	must(t, spec.Variables["flow_sets"].Set(sets))
-	must(t, spec.Variables["template_sets"].Set(sets))
-	must(t, spec.Variables["tick_shift"].Set(uint32(63)))
-	m := &h.dp.Maps
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		"settings": m.Settings, "interfaces": m.Interfaces, "vips": m.Vips, "ports": m.Ports, "ranges": m.Ranges,
-		"services": m.Services, "cursors": m.Cursors, "rings": m.Rings, "reals": m.Reals, "loads": m.Loads,
-		"counters": m.Counters, "verdicts": m.Verdicts, "evictions": m.Evictions, "locks": m.Locks,
-		"filters": m.Filters, "leases": m.Leases, "answers": m.Answers,
-	}})
-	must(t, err)
-	t.Cleanup(coll.Close)
-	return &six{h, coll.Programs["lb6"], coll.Maps}
+	h := openHarness(t, Options{Flows: 1024, Templates: 1024, StillClock: true, IPv6: true})
+	return &six{h, h.dp.Program("lvx0")}
 }
 
 var (
@@ -199,6 +183,66 @@ func TestIPv6TwinsAreKeptApart(t *testing.T) {
 		if len(different) != 3 {
 			t.Errorf("twins reach %d reals", len(different))
 		}
+	}
+}
+
+// Data of established TCP goes the short way: nothing else takes a bare ACK
+// without a connection for one of a client of the same name.
+func TestIPv6GoesTheShortWay(t *testing.T) {
+	x := newSix(t)
+	x.dp.Settings.NameKey = [len(x.dp.Settings.NameKey)]uint64{}
+	x.hosts(1)
+	x.apply(lb.State{Services: []lb.Service{webService6(1)}, ExpireNodestConn: true})
+	p := lb.Packet{Proto: lb.TCP, Src: client6, Dst: web6}
+	other := p
+	other.Src = netip.MustParseAddrPort("[2001:db8:1::6]:40000")
+	send := func(p lb.Packet, flags, verdict string, action uint32) {
+		t.Helper()
+		p.Flags = flags
+		x.want6(frame6(p, 0, 0, nil), verdict, action)
+	}
+	send(p, "S", "forwarded", tx)
+	send(p, "A", "forwarded", tx)
+	send(other, "A", "no_flow", pass)
+	send(p, "A", "forwarded", tx)
+	send(other, "A", "forwarded", tx)
+}
+
+// What an ended flow has left in its place is nobody's twin, of port 0 neither,
+// which free places seem to have.
+func TestIPv6EndedFlowsAreNoTwins(t *testing.T) {
+	x := newSix(t)
+	x.dp.Settings.NameKey = [len(x.dp.Settings.NameKey)]uint64{}
+	x.hosts(2)
+	s := webService6(1)
+	s.Listeners = []lb.Listener{{Addr: vip6, Proto: lb.TCP}}
+	x.apply(lb.State{Services: []lb.Service{s}, ExpireNodestConn: true})
+	send := func(client byte, flags, verdict string, action uint32) {
+		t.Helper()
+		a := client6.Addr().As16()
+		a[15] = client
+		p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(netip.AddrFrom16(a), 40000), Dst: netip.AddrPortFrom(vip6, 0), Flags: flags}
+		x.want6(frame6(p, 0, 0, nil), verdict, action)
+	}
+	send(1, "S", "forwarded", tx)
+	send(2, "S", "forwarded", tx)
+	s.Reals[0].Addr = realN6(2)
+	x.apply(lb.State{Services: []lb.Service{s}, ExpireNodestConn: true})
+	send(1, "A", "real_gone", pass)
+	send(2, "A", "real_gone", pass)
+	send(3, "S", "forwarded", tx)
+	send(3, "A", "forwarded", tx)
+	send(3, "A", "forwarded", tx)
+	proven := 0
+	for set := range slices.Chunk(x.dp.Flows6, bpf.SetWords6) {
+		for _, word := range set[bpf.Ways : 2*bpf.Ways] {
+			if v := bpf.FlowValue(word); v.IsLive() && v.IsProven() {
+				proven++
+			}
+		}
+	}
+	if proven != 1 {
+		t.Errorf("%d flows are proven, want the third client's", proven)
 	}
 }
 

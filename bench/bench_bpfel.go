@@ -50,6 +50,15 @@ type RawTuple struct {
 	Protocol        uint32
 }
 
+type RawTuple6 struct {
+	_               structs.HostLayout
+	Source          [4]uint32
+	Destination     [4]uint32
+	SourcePort      uint16
+	DestinationPort uint16
+	Protocol        uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -59,18 +68,25 @@ const (
 	RawMapPlans       = "plans"
 	RawMapSlots       = "slots"
 	RawMapTableB      = "table_b"
+	RawMapTableB6     = "table_b6"
 	RawMapTableLru    = "table_lru"
+	RawMapTableLru6   = "table_lru6"
 	RawProgAnswerDrop = "answer_drop"
 	RawProgAnswerTx   = "answer_tx"
 	RawProgFloorA     = "floor_a"
 	RawProgFloorB     = "floor_b"
+	RawProgFloorB6    = "floor_b6"
 	RawProgGenerate   = "generate"
+	RawProgGenerate6  = "generate6"
 	RawProgQuote      = "quote"
 	RawProgSendFrames = "send_frames"
 	RawProgSink       = "sink"
 	RawProgStoreB     = "store_b"
+	RawProgStoreB6    = "store_b6"
 	RawProgStoreLru   = "store_lru"
+	RawProgStoreLru6  = "store_lru6"
 	RawProgWalk       = "walk"
+	RawProgWalk6      = "walk6"
 	RawVarWayOut      = "way_out"
 )
 
@@ -120,25 +136,32 @@ type RawProgramSpecs struct {
 	AnswerTx   *ebpf.ProgramSpec `ebpf:"answer_tx"`
 	FloorA     *ebpf.ProgramSpec `ebpf:"floor_a"`
 	FloorB     *ebpf.ProgramSpec `ebpf:"floor_b"`
+	FloorB6    *ebpf.ProgramSpec `ebpf:"floor_b6"`
 	Generate   *ebpf.ProgramSpec `ebpf:"generate"`
+	Generate6  *ebpf.ProgramSpec `ebpf:"generate6"`
 	Quote      *ebpf.ProgramSpec `ebpf:"quote"`
 	SendFrames *ebpf.ProgramSpec `ebpf:"send_frames"`
 	Sink       *ebpf.ProgramSpec `ebpf:"sink"`
 	StoreB     *ebpf.ProgramSpec `ebpf:"store_b"`
+	StoreB6    *ebpf.ProgramSpec `ebpf:"store_b6"`
 	StoreLru   *ebpf.ProgramSpec `ebpf:"store_lru"`
+	StoreLru6  *ebpf.ProgramSpec `ebpf:"store_lru6"`
 	Walk       *ebpf.ProgramSpec `ebpf:"walk"`
+	Walk6      *ebpf.ProgramSpec `ebpf:"walk6"`
 }
 
 // RawMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RawMapSpecs struct {
-	Backends *ebpf.MapSpec `ebpf:"backends"`
-	Counts   *ebpf.MapSpec `ebpf:"counts"`
-	Plans    *ebpf.MapSpec `ebpf:"plans"`
-	Slots    *ebpf.MapSpec `ebpf:"slots"`
-	TableB   *ebpf.MapSpec `ebpf:"table_b"`
-	TableLru *ebpf.MapSpec `ebpf:"table_lru"`
+	Backends  *ebpf.MapSpec `ebpf:"backends"`
+	Counts    *ebpf.MapSpec `ebpf:"counts"`
+	Plans     *ebpf.MapSpec `ebpf:"plans"`
+	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	TableB    *ebpf.MapSpec `ebpf:"table_b"`
+	TableB6   *ebpf.MapSpec `ebpf:"table_b6"`
+	TableLru  *ebpf.MapSpec `ebpf:"table_lru"`
+	TableLru6 *ebpf.MapSpec `ebpf:"table_lru6"`
 }
 
 // RawVariableSpecs contains global variables before they are loaded into the kernel.
@@ -168,12 +191,14 @@ func (o *RawObjects) Close() error {
 //
 // It can be passed to LoadRawObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RawMaps struct {
-	Backends *ebpf.Map `ebpf:"backends"`
-	Counts   *ebpf.Map `ebpf:"counts"`
-	Plans    *ebpf.Map `ebpf:"plans"`
-	Slots    *ebpf.Map `ebpf:"slots"`
-	TableB   *ebpf.Map `ebpf:"table_b"`
-	TableLru *ebpf.Map `ebpf:"table_lru"`
+	Backends  *ebpf.Map `ebpf:"backends"`
+	Counts    *ebpf.Map `ebpf:"counts"`
+	Plans     *ebpf.Map `ebpf:"plans"`
+	Slots     *ebpf.Map `ebpf:"slots"`
+	TableB    *ebpf.Map `ebpf:"table_b"`
+	TableB6   *ebpf.Map `ebpf:"table_b6"`
+	TableLru  *ebpf.Map `ebpf:"table_lru"`
+	TableLru6 *ebpf.Map `ebpf:"table_lru6"`
 }
 
 func (m *RawMaps) Close() error {
@@ -183,7 +208,9 @@ func (m *RawMaps) Close() error {
 		m.Plans,
 		m.Slots,
 		m.TableB,
+		m.TableB6,
 		m.TableLru,
+		m.TableLru6,
 	)
 }
 
@@ -202,13 +229,18 @@ type RawPrograms struct {
 	AnswerTx   *ebpf.Program `ebpf:"answer_tx"`
 	FloorA     *ebpf.Program `ebpf:"floor_a"`
 	FloorB     *ebpf.Program `ebpf:"floor_b"`
+	FloorB6    *ebpf.Program `ebpf:"floor_b6"`
 	Generate   *ebpf.Program `ebpf:"generate"`
+	Generate6  *ebpf.Program `ebpf:"generate6"`
 	Quote      *ebpf.Program `ebpf:"quote"`
 	SendFrames *ebpf.Program `ebpf:"send_frames"`
 	Sink       *ebpf.Program `ebpf:"sink"`
 	StoreB     *ebpf.Program `ebpf:"store_b"`
+	StoreB6    *ebpf.Program `ebpf:"store_b6"`
 	StoreLru   *ebpf.Program `ebpf:"store_lru"`
+	StoreLru6  *ebpf.Program `ebpf:"store_lru6"`
 	Walk       *ebpf.Program `ebpf:"walk"`
+	Walk6      *ebpf.Program `ebpf:"walk6"`
 }
 
 func (p *RawPrograms) Close() error {
@@ -217,13 +249,18 @@ func (p *RawPrograms) Close() error {
 		p.AnswerTx,
 		p.FloorA,
 		p.FloorB,
+		p.FloorB6,
 		p.Generate,
+		p.Generate6,
 		p.Quote,
 		p.SendFrames,
 		p.Sink,
 		p.StoreB,
+		p.StoreB6,
 		p.StoreLru,
+		p.StoreLru6,
 		p.Walk,
+		p.Walk6,
 	)
 }
 

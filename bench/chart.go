@@ -35,7 +35,7 @@ func (r *Report) bars() []bar {
 	var list []bar
 	for _, t := range targets {
 		over, under := median[t.over], median[t.under]
-		if strings.HasPrefix(t.under, "floor_b/") && over > 0 && under > 0 {
+		if strings.HasPrefix(t.under, "floor_b") && over > 0 && under > 0 {
 			what, _, _ := strings.Cut(t.what, " / ")
 			list = append(list, bar{what, over / under, t.most})
 		}

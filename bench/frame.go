@@ -7,8 +7,9 @@ import (
 
 // Sizes of frames (bpf/bench/plan.h).
 const (
-	shortFrame = 64
-	longFrame  = 96
+	shortFrame  = 64
+	shortFrame6 = 80
+	longFrame   = 96
 )
 
 // TCP flags.
@@ -30,6 +31,9 @@ var (
 
 	firstVIP = netip.MustParseAddr("10.240.0.1")
 	otherVIP = netip.MustParseAddr("10.250.0.1") // no VIP of ours
+
+	firstVIP6 = netip.MustParseAddr("2001:db8:240::1")
+	client6   = netip.MustParseAddr("2001:db8:10::") // the last word is the flow's
 )
 
 // frame is a template: the generator fills addresses and ports in.
@@ -50,13 +54,53 @@ func packet(proto byte, content int) frame {
 
 func tcpFrame(flags byte) frame {
 	f := packet(protoTCP, 20)
-	f[14+32], f[14+33] = 0x50, flags
-	return f
+	f[14+32] = 0x50
+	return f.with(flags)
 }
 
 func udpFrame() frame {
 	f := packet(protoUDP, shortFrame-34)
 	binary.BigEndian.PutUint16(f[14+24:], shortFrame-34)
+	return f
+}
+
+// packet6 starts a frame to the VIP with Ethernet and an IPv6 header of so many
+// bytes of content.
+func packet6(proto byte, content int) frame {
+	var f frame
+	copy(f[0:], directorMAC[:])
+	copy(f[6:], clientMAC[:])
+	f[12], f[13] = 0x86, 0xdd
+	ip := f[14:]
+	ip[0], ip[6], ip[7] = 0x60, proto, 64
+	binary.BigEndian.PutUint16(ip[4:], uint16(content))
+	from, to := client6.As16(), firstVIP6.As16()
+	copy(ip[8:], from[:])
+	copy(ip[24:], to[:])
+	return f
+}
+
+func tcpFrame6(flags byte) frame {
+	f := packet6(protoTCP, 20)
+	f[14+52] = 0x50
+	return f.with(flags)
+}
+
+func udpFrame6() frame {
+	f := packet6(protoUDP, shortFrame6-54)
+	binary.BigEndian.PutUint16(f[14+44:], shortFrame6-54)
+	return f
+}
+
+func (f frame) isIPv6() bool { return f[12] == 0x86 }
+
+// with gives a TCP frame other flags.
+func (f frame) with(flags byte) frame {
+	if f.isIPv6() {
+		f[14+53] = flags
+	} else {
+		f[14+33] = flags
+	}
 	return f
 }
 
@@ -94,7 +138,10 @@ func (f frame) to(mac [6]byte) frame {
 
 // size is how long the frame is on the wire.
 func (f frame) size() int {
-	if f[14+9] == protoICMP {
+	switch {
+	case f.isIPv6():
+		return shortFrame6
+	case f[14+9] == protoICMP:
 		return longFrame
 	}
 	return shortFrame

@@ -153,17 +153,25 @@ func packets(ctx context.Context, j *job) error {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
-	rounds, groups := 21, small(200_000)
+	rounds, groups, groups6 := 21, small(200_000), small6(200_000)
 	if j.quick {
-		rounds, groups = 3, brief(100_000)
+		rounds, groups, groups6 = 3, brief(100_000), small6(100_000)
 	}
 	size := rigOptions{flows: million, templates: million, hash: million, lru: million}
 	if err := j.measureAll(ctx, size, groups, rounds); err != nil {
 		return err
 	}
+	size6 := rigOptions{flows: million, templates: 1000, ipv6: true, hash: million, lru: million}
+	if err := j.measureAll(ctx, size6, groups6, rounds); err != nil {
+		return err
+	}
 	if !j.quick {
 		size = rigOptions{flows: 10 * million, templates: 1000, hash: 10 * million}
 		if err := j.measureAll(ctx, size, manyFlows(10*million, "10M", 400_000), rounds); err != nil {
+			return err
+		}
+		size.ipv6 = true
+		if err := j.measureAll(ctx, size, manyFlows6(10*million, "10M", 400_000), rounds); err != nil {
 			return err
 		}
 	}
@@ -186,6 +194,9 @@ func (j *job) measureAll(ctx context.Context, size rigOptions, gs []group, round
 					err = e
 				}
 			}()
+			if err := j.noteMemory(r, size); err != nil {
+				return err
+			}
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()

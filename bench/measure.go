@@ -24,10 +24,12 @@ type lane struct {
 }
 
 // Where lanes send frames to.
-func lvx(r *rig) *ebpf.Program      { return r.prog }
-func floorA(r *rig) *ebpf.Program   { return r.raw.FloorA }
-func floorB(r *rig) *ebpf.Program   { return r.raw.FloorB }
-func storeLRU(r *rig) *ebpf.Program { return r.raw.StoreLru }
+func lvx(r *rig) *ebpf.Program       { return r.prog }
+func floorA(r *rig) *ebpf.Program    { return r.raw.FloorA }
+func floorB(r *rig) *ebpf.Program    { return r.raw.FloorB }
+func floorB6(r *rig) *ebpf.Program   { return r.raw.FloorB6 }
+func storeLRU(r *rig) *ebpf.Program  { return r.raw.StoreLru }
+func storeLRU6(r *rig) *ebpf.Program { return r.raw.StoreLru6 }
 
 // Result is one lane's nanoseconds per packet, the baseline subtracted.
 type Result struct {
@@ -99,7 +101,7 @@ func (r *rig) chunk(l *lane) (float64, error) {
 	switch target {
 	case r.prog:
 		err = r.allWere(l.verdict, before, l.packets)
-	case r.raw.FloorB:
+	case r.raw.FloorB, r.raw.FloorB6:
 		err = r.allHit(hits, l.packets)
 	}
 	return float64(took-base) / float64(l.packets), err

@@ -39,6 +39,20 @@ func services(n, reals int) lb.State {
 	return s
 }
 
+// service6 is a state of one service of IPv6 on port 80 of TCP and UDP.
+func service6(reals int) lb.State {
+	svc := lb.Service{
+		Name: "six", Scheduler: lb.RR, Mark: 6,
+		Listeners: []lb.Listener{listener(firstVIP6, lb.TCP, 80), listener(firstVIP6, lb.UDP, 80)},
+	}
+	real := netip.MustParseAddr("2001:db8:242::")
+	for range reals {
+		real = real.Next()
+		svc.Reals = append(svc.Reals, lb.Real{Addr: real, Weight: 1})
+	}
+	return lb.State{Services: []lb.Service{svc}}
+}
+
 // with changes the first service of a state.
 func with(s lb.State, change func(*lb.Service)) lb.State {
 	change(&s.Services[0])
@@ -78,6 +92,7 @@ func denying(prefixes int) func(*lb.Service) {
 // forget empties the flow table.
 func (r *rig) forget() error {
 	clear(r.dp.Flows)
+	clear(r.dp.Flows6)
 	clear(r.dp.Loads)
 	return nil
 }
@@ -90,7 +105,7 @@ func (r *rig) forgetTemplates() error {
 
 // walk sends every one of n flows of t one packet.
 func (r *rig) walk(to *ebpf.Program, t traffic, n int) error {
-	t.by, t.Next = walk, 0
+	t = t.from(0)
 	_, _, err := r.run(to, &t, n)
 	return err
 }
@@ -99,7 +114,7 @@ func (r *rig) walk(to *ebpf.Program, t traffic, n int) error {
 // they are proven.
 func (r *rig) establish(t traffic, n int) error {
 	for _, flags := range []byte{syn, ack, ack} {
-		t.Frame = tcpFrame(flags)
+		t.Frame = frame(t.Frame).with(flags)
 		if err := r.walk(r.prog, t, n); err != nil {
 			return err
 		}
@@ -108,4 +123,9 @@ func (r *rig) establish(t traffic, n int) error {
 }
 
 // fillFloor puts n flows of t into floor B's table.
-func (r *rig) fillFloor(t traffic, n int) error { return r.walk(r.raw.StoreB, t, n) }
+func (r *rig) fillFloor(t traffic, n int) error {
+	if frame(t.Frame).isIPv6() {
+		return r.walk(r.raw.StoreB6, t, n)
+	}
+	return r.walk(r.raw.StoreB, t, n)
+}

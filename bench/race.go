@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/sched"
 )
@@ -31,7 +32,20 @@ const (
 	raceLength = time.Minute
 )
 
-// race hammers for a minute.
+// contest is what is raced with.
+type contest struct {
+	end, what string // of the figures' names, and in their texts
+	isIPv6    bool
+	oneName   bool // all clients of IPv6 have one name: their keys are equal
+}
+
+var contests = []contest{
+	{"", "", false, false},
+	{"6", ", IPv6", true, false},
+	{"6_twins", ", IPv6, all clients of one name", true, true},
+}
+
+// race hammers for a minute with each.
 func race(ctx context.Context, j *job) error {
 	length := raceLength
 	if j.quick {
@@ -40,10 +54,19 @@ func race(ctx context.Context, j *job) error {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
+	for _, c := range contests {
+		if err := j.raceOf(ctx, c, length); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *job) raceOf(ctx context.Context, c contest, length time.Duration) error {
 	end := time.Now().Add(length)
-	fmt.Fprintf(j.notes, "%d CPUs in the same %d sets for %s ", raceCPUs, raceSets, length)
+	fmt.Fprintf(j.notes, "%d CPUs in the same %d sets for %s%s ", raceCPUs, raceSets, length, c.what)
 	var last time.Time
-	found, err := hammer(ctx, own, func(sight) bool {
+	found, err := hammer(ctx, c, own, func(sight) bool {
 		if time.Since(last) > length/20 {
 			last = time.Now()
 			fmt.Fprint(j.notes, ".")
@@ -54,10 +77,10 @@ func race(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	j.report.figure("race", "forwarded", "forwarded to the flow's own real", "packets", float64(found.right))
-	j.report.figure("race", "evictions", "places that changed hands under way", "flows", float64(found.evicted))
-	j.report.figure("race", "misdirected", "forwarded to another flow's real", "packets", float64(found.wrong))
-	j.report.Checks = append(j.report.Checks, atMost("two CPUs in the same sets: misdirected packets", float64(found.wrong), 0))
+	j.report.figure("race", "forwarded"+c.end, "forwarded to the flow's own real"+c.what, "packets", float64(found.right))
+	j.report.figure("race", "evictions"+c.end, "places that changed hands under way"+c.what, "flows", float64(found.evicted))
+	j.report.figure("race", "misdirected"+c.end, "forwarded to another flow's real"+c.what, "packets", float64(found.wrong))
+	j.report.Checks = append(j.report.Checks, atMost("two CPUs in the same sets"+c.what+": misdirected packets", float64(found.wrong), 0))
 	return nil
 }
 
@@ -74,8 +97,8 @@ func own(bucket int) int { return bucket }
 
 // hammer runs until enough says so. It must be called in a namespace of its
 // own.
-func hammer(ctx context.Context, of func(bucket int) int, enough func(sight) bool) (s sight, err error) {
-	r, err := newRig(rigOptions{flows: raceTable, templates: raceTable, sweeper: true})
+func hammer(ctx context.Context, c contest, of func(bucket int) int, enough func(sight) bool) (s sight, err error) {
+	r, err := newRig(rigOptions{flows: raceTable, templates: raceTable, ipv6: c.isIPv6, sweeper: true})
 	if err != nil {
 		return s, err
 	}
@@ -84,12 +107,14 @@ func hammer(ctx context.Context, of func(bucket int) int, enough func(sight) boo
 			err = e
 		}
 	}()
-	state := with(services(1, raceReals), alsoUDP)
-	state.Services[0].Scheduler = lb.SH
+	if c.oneName {
+		r.dp.Settings.NameKey = [len(r.dp.Settings.NameKey)]uint64{}
+	}
+	state := c.state()
 	if err := r.apply(state); err != nil {
 		return s, err
 	}
-	objects, err := r.loadRace(state.Services[0], of)
+	objects, err := r.loadRace(c, state.Services[0], of)
 	if err != nil {
 		return s, err
 	}
@@ -131,6 +156,16 @@ func hammer(ctx context.Context, of func(bucket int) int, enough func(sight) boo
 	return s, err
 }
 
+// state is one service that clients are told from by their addresses.
+func (c contest) state() lb.State {
+	s := with(services(1, raceReals), alsoUDP)
+	if c.isIPv6 {
+		s = service6(raceReals)
+	}
+	s.Services[0].Scheduler = lb.SH
+	return s
+}
+
 // runRace is one CPU's part.
 func runRace(ctx context.Context, prog *ebpf.Program, cpu int) error {
 	runtime.LockOSThread() // for good: the thread stays on its CPU and ends with the goroutine
@@ -138,7 +173,7 @@ func runRace(ctx context.Context, prog *ebpf.Program, cpu int) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		if _, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, shortFrame), Repeat: raceChunk}); err != nil {
+		if _, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, shortFrame6), Repeat: raceChunk}); err != nil {
 			return fmt.Errorf("CPU %d: %w", cpu, err)
 		}
 	}
@@ -148,17 +183,22 @@ func runRace(ctx context.Context, prog *ebpf.Program, cpu int) error {
 // loadRace loads the program that looks at every packet, and tells it who
 // the clients of a service belong to: not from what the packet path does, but
 // from the ring that the kernel's sh would have.
-func (r *rig) loadRace(svc lb.Service, of func(bucket int) int) (*RaceObjects, error) {
+func (r *rig) loadRace(c contest, svc lb.Service, of func(bucket int) int) (*RaceObjects, error) {
 	spec, err := LoadRace()
 	if err != nil {
 		return nil, err
 	}
 	mac := [8]byte{}
 	copy(mac[:], directorMAC[:])
-	vip := firstVIP.As4()
-	for name, value := range map[string]any{
-		"vip": binary.NativeEndian.Uint32(vip[:]), "director": binary.NativeEndian.Uint64(mac[:]),
-	} {
+	clients := bpf.AddressOf(client6).Word
+	constants := map[string]any{
+		"vip": bpf.IPv4Word(firstVIP), "director": binary.NativeEndian.Uint64(mac[:]),
+		"vip6": bpf.AddressOf(firstVIP6).Word, "network": [3]uint32(clients[:3]), "is_ipv6": uint32(0),
+	}
+	if c.isIPv6 {
+		constants["is_ipv6"] = uint32(1)
+	}
+	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("constant %s: %w", name, err)
 		}
@@ -167,7 +207,7 @@ func (r *rig) loadRace(svc lb.Service, of func(bucket int) int) (*RaceObjects, e
 	if err := spec.LoadAndAssign(&o, nil); err != nil {
 		return nil, fmt.Errorf("race: %w", err)
 	}
-	err = errors.Join(o.fill(r.prog, svc, of), o.chooseCollidingFlows(r))
+	err = errors.Join(o.fill(r.prog, svc, of), o.chooseCollidingFlows(r, c))
 	if err != nil {
 		_ = o.Close()
 		return nil, err
@@ -203,22 +243,36 @@ func (o *RaceObjects) fill(prog *ebpf.Program, svc lb.Service, of func(bucket in
 }
 
 // chooseCollidingFlows picks flows, TCP and UDP in turn, whose places are all in the first
-// few sets of the table.
-func (o *RaceObjects) chooseCollidingFlows(r *rig) error {
-	first := firstVIP.As4()
-	vip := binary.NativeEndian.Uint32(first[:])
-	next := netip.MustParseAddr("10.0.0.0")
+// few sets of the table. Of clients of one name each port has so many flows as
+// two sets have places, and all are UDP: a bare ACK without a connection may go
+// by the flow of another client there.
+func (o *RaceObjects) chooseCollidingFlows(r *rig, c contest) error {
+	next, port := netip.MustParseAddr("10.0.0.0"), uint16(1024)
+	var vip map[uint16]uint16
+	if c.isIPv6 {
+		var err error
+		if vip, err = r.numbers6(); err != nil {
+			return err
+		}
+	}
 	for i := range uint32(raceFlows) {
-		f := RaceFlow{Port: be16(1024 + uint16(i)), Protocol: protoTCP}
-		if i&1 != 0 {
-			f.Protocol = protoUDP
+		protocol := uint16(protoTCP)
+		if i&1 != 0 || c.oneName {
+			protocol = protoUDP
+		}
+		if !c.oneName || i%(2*bpf.Ways) == 0 {
+			port++
 		}
 		for meets := false; !meets; next = next.Next() {
-			b := next.As4()
-			f.Client = binary.NativeEndian.Uint32(b[:])
-			one, other := r.sets(f.Client, f.Port, vip, be16(80))
-			meets = one < raceSets && other < raceSets
+			sets := r.sets(next, port)
+			if c.isIPv6 {
+				sets = r.sets6(clientOf(next), port, vip[protocol])
+			}
+			if meets = sets[0] < raceSets && sets[1] < raceSets; !meets && c.oneName {
+				port++ // which alone says where the places are
+			}
 		}
+		f := RaceFlow{Client: bpf.IPv4Word(next.Prev()), Port: be16(port), Protocol: protocol}
 		if err := o.Senders.Put(i, &f); err != nil {
 			return fmt.Errorf("senders: %w", err)
 		}
@@ -226,20 +280,35 @@ func (o *RaceObjects) chooseCollidingFlows(r *rig) error {
 	return nil
 }
 
-// sets are the two that a flow may be in (flow_hash of bpf/ipv4.h, first_set and second_set
-// of bpf/set.h).
-func (r *rig) sets(client uint32, port uint16, vip uint32, vipPort uint16) (first, second uint32) {
-	s, n := r.dp.Settings, uint64(r.dp.Maps.Flows.MaxEntries())
-	h := (uint64(client) | uint64(port)<<32) ^ s.Seed[0]
-	h *= s.Seed[1] | 1
-	h ^= h >> 32
-	h = (h ^ (uint64(vip) | uint64(vipPort)<<32)) * (s.Seed[2] | 1)
-	h ^= h >> 29
-	first, second = uint32(h&math.MaxUint32*n>>32), uint32(h>>32*n>>32)
-	if second == first {
-		second ^= 1
+// clientOf is the client of IPv6 with these last four bytes.
+func clientOf(last netip.Addr) netip.Addr {
+	a := client6.As16()
+	copy(a[12:], last.AsSlice())
+	return netip.AddrFrom16(a)
+}
+
+// sets are the two that a flow may be in.
+func (r *rig) sets(client netip.Addr, port uint16) [2]uint32 {
+	hash := r.dp.Settings.FlowHash(netip.AddrPortFrom(client, port), netip.AddrPortFrom(firstVIP, 80))
+	return bpf.TwoSets(hash, r.dp.Maps.Flows.MaxEntries())
+}
+
+// sets6 are those of a flow of IPv6, at a VIP of this number.
+func (r *rig) sets6(client netip.Addr, port, vip uint16) [2]uint32 {
+	key := bpf.FlowKey(r.dp.Settings.NameOf(client)) | bpf.FlowKey(be16(port))<<32 | bpf.FlowKey(vip)<<48
+	return bpf.TwoSets(r.dp.Settings.FlowHash6(key, 80), r.dp.Maps6.Flows6.MaxEntries())
+}
+
+// numbers6 are the numbers of the VIP of IPv6, by protocol.
+func (r *rig) numbers6() (map[uint16]uint16, error) {
+	for _, line := range r.dp.VIPs {
+		for _, v := range line.Way {
+			if v.Addr.Addr() == firstVIP6 {
+				return map[uint16]uint16{protoTCP: v.TCP, protoUDP: v.UDP}, nil
+			}
+		}
 	}
-	return first, second
+	return nil, fmt.Errorf("VIP %s has no number", firstVIP6)
 }
 
 // look adds up what the CPUs have seen.

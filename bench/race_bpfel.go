@@ -46,7 +46,10 @@ const (
 	RaceMapSlot     = "slot"
 	RaceProgRace    = "race"
 	RaceVarDirector = "director"
+	RaceVarIsIpv6   = "is_ipv6"
+	RaceVarNetwork  = "network"
 	RaceVarVip      = "vip"
+	RaceVarVip6     = "vip6"
 )
 
 // LoadRace returns the embedded CollectionSpec for Race.
@@ -109,7 +112,10 @@ type RaceMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type RaceVariableSpecs struct {
 	Director *ebpf.VariableSpec `ebpf:"director"`
+	IsIpv6   *ebpf.VariableSpec `ebpf:"is_ipv6"`
+	Network  *ebpf.VariableSpec `ebpf:"network"`
 	Vip      *ebpf.VariableSpec `ebpf:"vip"`
+	Vip6     *ebpf.VariableSpec `ebpf:"vip6"`
 }
 
 // RaceObjects contains all objects after they have been loaded into the kernel.
@@ -152,7 +158,10 @@ func (m *RaceMaps) Close() error {
 // It can be passed to LoadRaceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RaceVariables struct {
 	Director *ebpf.Variable `ebpf:"director"`
+	IsIpv6   *ebpf.Variable `ebpf:"is_ipv6"`
+	Network  *ebpf.Variable `ebpf:"network"`
 	Vip      *ebpf.Variable `ebpf:"vip"`
+	Vip6     *ebpf.Variable `ebpf:"vip6"`
 }
 
 // RacePrograms contains all programs after they have been loaded into the kernel.

@@ -151,7 +151,7 @@ func TestNumber(t *testing.T) {
 	if n != 61103 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
-	if _, err := number(inTheGuest, "none here"); err == nil {
+	if _, err := number(processed, "none here"); err == nil {
 		t.Error("a number out of nothing")
 	}
 }

@@ -40,7 +40,8 @@ const nic = "lvxb0"
 type rigOptions struct {
 	flows     int // lvx's capacity
 	templates int
-	hash      int // entries of floor B's map
+	ipv6      bool // floor B and the LRU map are IPv6's
+	hash      int  // entries of floor B's map
 	lru       int
 	sweeper   bool
 	segment   int // interface that reals are behind; 0: where prog-run's frames come from
@@ -52,7 +53,8 @@ type segment struct{ index int }
 func (s segment) Version() uint64 { return 1 }
 
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
-	b := a.As4()
+	b := a.AsSlice()
+	b = b[len(b)-4:]
 	return xdp.Neighbor{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: s.index, Device: nic, MTU: 1500}
 }
 
@@ -97,7 +99,7 @@ func newRig(o rigOptions) (*rig, error) {
 	var err error
 	r.lvx, err = xdp.Open(context.Background(), xdp.Options{
 		Log: slog.New(slog.DiscardHandler), Interfaces: []string{nic}, Mode: loader.Native, PinDir: dir,
-		Flows: o.flows, Templates: o.templates, Neighbors: segment{max(o.segment, loopback)}, NoSweeper: !o.sweeper,
+		Flows: o.flows, Templates: o.templates, IPv6: o.ipv6, Neighbors: segment{max(o.segment, loopback)}, NoSweeper: !o.sweeper,
 	})
 	if err != nil {
 		return nil, err
@@ -106,8 +108,12 @@ func newRig(o rigOptions) (*rig, error) {
 	r.prog = r.dp.Program(nic)
 	spec, err := LoadRaw()
 	if err == nil {
-		spec.Maps["table_b"].MaxEntries = uint32(max(o.hash, 1))
-		spec.Maps["table_lru"].MaxEntries = uint32(max(o.lru, 1))
+		hash, lru := "table_b", "table_lru"
+		if o.ipv6 {
+			hash, lru = "table_b6", "table_lru6"
+		}
+		spec.Maps[hash].MaxEntries = uint32(max(o.hash, 1))
+		spec.Maps[lru].MaxEntries = uint32(max(o.lru, 1))
 		err = spec.LoadAndAssign(&r.raw, nil)
 	}
 	if err != nil {
@@ -128,14 +134,19 @@ type traffic struct {
 	by func(*RawObjects) *ebpf.Program // the generator
 }
 
-func generate(o *RawObjects) *ebpf.Program { return o.Generate }
-func quote(o *RawObjects) *ebpf.Program    { return o.Quote }
-func walk(o *RawObjects) *ebpf.Program     { return o.Walk }
+func generate(o *RawObjects) *ebpf.Program  { return o.Generate }
+func generate6(o *RawObjects) *ebpf.Program { return o.Generate6 }
+func quote(o *RawObjects) *ebpf.Program     { return o.Quote }
+func walk(o *RawObjects) *ebpf.Program      { return o.Walk }
+func walk6(o *RawObjects) *ebpf.Program     { return o.Walk6 }
 
 // uniform sends frames like f, to the first VIP, port 80, of any of so many
 // flows.
 func uniform(f frame, flows int) traffic {
 	t := traffic{by: generate}
+	if f.isIPv6() {
+		t.by = generate6
+	}
 	t.Frame, t.Flows = f, uint32(flows)
 	t.Vips, t.Ports, t.Step = 1, 1, 1
 	t.Port = [2]uint16{be16(80), be16(80)}
@@ -151,8 +162,15 @@ func skewed(f frame, flows int) traffic {
 
 // sequence sends flow after flow, from number first on.
 func sequence(f frame, first int) traffic {
-	t := uniform(f, 1)
+	return uniform(f, 1).from(first)
+}
+
+// from sends flow after flow, from number first on.
+func (t traffic) from(first int) traffic {
 	t.by = walk
+	if frame(t.Frame).isIPv6() {
+		t.by = walk6
+	}
 	t.Next = uint64(first)
 	return t
 }

@@ -42,10 +42,19 @@ func TestPackets(t *testing.T) {
 		}
 		const flows = 10_000
 		groups := slices.Concat(oneFlow(1000), manyFlows(flows, "10k", 1000))
-		return j.measureAll(ctx, rigOptions{flows: flows, templates: 1, hash: flows}, groups, 1)
+		size := rigOptions{flows: flows, templates: 1, hash: flows}
+		if err := j.measureAll(ctx, size, groups, 1); err != nil {
+			return err
+		}
+		size.ipv6 = true
+		groups = slices.Concat(oneFlow6(1000), manyFlows6(flows, "10k", 1000))
+		return j.measureAll(ctx, size, groups, 1)
 	})
-	if len(r.Results) < 12 || r.yardstick("established/10k") == 0 {
+	if len(r.Results) < 12 || r.yardstick("established/10k") == 0 || r.yardstick("established6/10k") == 0 {
 		t.Errorf("results: %+v", r.Results)
+	}
+	if len(r.Checks) != 2 || r.missed() > 0 {
+		t.Errorf("memory: %+v", r.Checks)
 	}
 }
 
@@ -100,13 +109,13 @@ func TestOverloadInterrupted(t *testing.T) {
 
 const shortRace = million // packets forwarded
 
-func shortHammer(t *testing.T, of func(int) int) (s sight) {
+func shortHammer(t *testing.T, c contest, of func(int) int) (s sight) {
 	t.Helper()
 	tiny(t, func(ctx context.Context, _ *job) (err error) {
 		if err := ownNamespace(); err != nil {
 			return err
 		}
-		s, err = hammer(ctx, of, func(s sight) bool { return s.right+s.wrong > shortRace })
+		s, err = hammer(ctx, c, of, func(s sight) bool { return s.right+s.wrong > shortRace })
 		return err
 	})
 	return s
@@ -114,29 +123,35 @@ func shortHammer(t *testing.T, of func(int) int) (s sight) {
 
 // Two CPUs in the same few sets: no packet goes to another flow's real.
 func TestRace(t *testing.T) {
-	s := shortHammer(t, own)
-	if s.wrong != 0 {
-		t.Errorf("%d of %d packets were forwarded to another flow's real", s.wrong, s.wrong+s.right)
-	}
-	if s.cpus != raceCPUs {
-		t.Errorf("%d CPUs took part", s.cpus)
-	}
-	if s.evicted < shortRace/100 {
-		t.Errorf("only %d places changed hands: that is no race", s.evicted)
+	for _, c := range contests {
+		t.Run("TCP and UDP"+c.what, func(t *testing.T) {
+			s := shortHammer(t, c, own)
+			if s.wrong != 0 {
+				t.Errorf("%d of %d packets were forwarded to another flow's real", s.wrong, s.wrong+s.right)
+			}
+			if s.cpus != raceCPUs {
+				t.Errorf("%d CPUs took part", s.cpus)
+			}
+			if s.evicted < shortRace/100 {
+				t.Errorf("only %d places changed hands: that is no race", s.evicted)
+			}
+		})
 	}
 }
 
 // If every client belonged to somebody else, every packet would be wrong.
 func TestRaceSeesMisdirection(t *testing.T) {
-	s := shortHammer(t, func(bucket int) int { return (bucket + 1) % 256 })
-	if s.right != 0 || s.wrong < shortRace {
-		t.Errorf("%d right, %d wrong", s.right, s.wrong)
+	for _, c := range contests[:2] {
+		s := shortHammer(t, c, func(bucket int) int { return (bucket + 1) % 256 })
+		if s.right != 0 || s.wrong < shortRace {
+			t.Errorf("%d right, %d wrong%s", s.right, s.wrong, c.what)
+		}
 	}
 }
 
 func TestVerifier(t *testing.T) {
 	r := tiny(t, verifier)
-	if len(r.Checks) != 2 || !r.Checks[0].OK {
+	if len(r.Checks) != 4 || !r.Checks[0].OK || !r.Checks[2].OK {
 		t.Errorf("%+v", r.Checks)
 	}
 }

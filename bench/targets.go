@@ -19,6 +19,10 @@ var targets = []target{
 	{"new SYN, flooded table / insert into a full LRU_HASH", "syn/flooded", "lru_insert", 0.6},
 	{"not ours: address / floor B, 1 flow", "not_ours/address", "floor_b/1", 0.8},
 	{"not ours: port / floor B, 1 flow", "not_ours/port", "floor_b/1", 0.8},
+	{"established IPv6, 1 flow / floor B of IPv6", "established6/1", "floor_b6/1", 0.65},
+	{"established IPv6, 1M flows / floor B of IPv6", "established6/1M", "floor_b6/1M", 0.40},
+	{"established IPv6, 10M flows / floor B of IPv6", "established6/10M", "floor_b6/10M", 0.45},
+	{"new SYN of IPv6, full table / insert into a full LRU_HASH", "syn6/full", "lru_insert6", 0.6},
 	{"1,000 services x 12 / 1 service x 2", "services/1000x12", "services/1x2", 1.2},
 }
 

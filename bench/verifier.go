@@ -22,46 +22,68 @@ const (
 	mostLoading      = 500 // ms
 )
 
+// programs are those that the verifier is asked about, with the end of their
+// figures' names and how the report calls them.
+var programs = []struct {
+	name, end, what string
+	load            func() (*ebpf.CollectionSpec, error)
+}{
+	{"lb", "", "", bpf.LoadSpec},
+	{"lb6", "6", ", IPv6", bpf.LoadSpec6},
+}
+
 // verifier returns what the packet path costs to load, here and on an older
 // kernel, which runs in a virtual machine.
 func verifier(ctx context.Context, j *job) error {
 	fmt.Fprint(j.notes, "verifier, this kernel ")
-	n, took, err := verify()
-	if err != nil {
-		return err
+	note := func(kernel, short string, of int, n int) {
+		p := programs[of]
+		j.report.figure("verifier", "instructions"+p.end+"/"+short, kernel+p.what+": instructions processed", "", float64(n))
 	}
-	j.report.figure("verifier", "instructions/"+j.report.Kernel, "Linux "+j.report.Kernel+": instructions processed", "", float64(n))
-	j.report.spread("verifier", "load/"+j.report.Kernel, "Linux "+j.report.Kernel+": the program loaded", "ms", took)
-	j.report.Checks = append(j.report.Checks,
-		atMost("verifier: instructions processed", float64(n), mostInstructions),
-		atMost("verifier: load time (ms)", summarize(took).Median, mostLoading))
+	kernel := "Linux " + j.report.Kernel
+	for i, p := range programs {
+		spec, err := p.load()
+		if err != nil {
+			return err
+		}
+		n, took, err := verify(spec, p.name)
+		if err != nil {
+			return err
+		}
+		note(kernel, j.report.Kernel, i, n)
+		j.report.spread("verifier", "load"+p.end+"/"+j.report.Kernel, kernel+p.what+": the program loaded", "ms", took)
+		j.report.Checks = append(j.report.Checks,
+			atMost("verifier"+p.what+": instructions processed", float64(n), mostInstructions),
+			atMost("verifier"+p.what+": load time (ms)", summarize(took).Median, mostLoading))
+	}
 	if j.quick {
 		fmt.Fprintln(j.notes)
 		return nil
 	}
 	fmt.Fprint(j.notes, ", the guest's ")
-	if n, err = verifyInGuest(ctx); err != nil {
+	found, err := verifyInGuest(ctx)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintln(j.notes)
-	j.report.figure("verifier", "instructions/guest", guestKernel+": instructions processed", "", float64(n))
-	j.report.Checks = append(j.report.Checks, atMost("verifier, "+guestKernel+": instructions processed", float64(n), mostInstructions))
+	for i, p := range programs {
+		note(guestKernel, "guest", i, found[i])
+		j.report.Checks = append(j.report.Checks, atMost("verifier, "+guestKernel+p.what+": instructions processed", float64(found[i]), mostInstructions))
+	}
 	return nil
 }
 
-// verify loads the packet path some times: the instructions that the verifier
+// verify loads a program some times: the instructions that the verifier
 // processed, and how many milliseconds each load took, of the thread's own time:
 // what else runs on the machine does not count.
-func verify() (n int, took []float64, err error) {
+func verify(spec *ebpf.CollectionSpec, program string) (n int, took []float64, err error) {
 	const times = 7
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	spec, err := bpf.LoadSpec()
-	if err != nil {
-		return 0, nil, err
-	}
-	for _, table := range []string{"flows", "templates"} {
-		spec.Maps[table].MaxEntries = raceTable // making large maps is not what is measured
+	for _, table := range []string{"flows", "templates", "flows6", "templates6"} {
+		if m := spec.Maps[table]; m != nil {
+			m.MaxEntries = raceTable // making large maps is not what is measured
+		}
 	}
 	maps := spec.Copy()
 	maps.Programs = nil
@@ -75,45 +97,51 @@ func verify() (n int, took []float64, err error) {
 		if i == 0 {
 			o.Programs.LogLevel = ebpf.LogLevelStats
 		}
-		var p struct {
-			LB *ebpf.Program `ebpf:"lb"`
-		}
+		alone := spec.Copy()
+		alone.Programs = map[string]*ebpf.ProgramSpec{program: alone.Programs[program]}
 		start := cpuTime()
-		if err := spec.Copy().LoadAndAssign(&p, &o); err != nil {
-			return 0, nil, fmt.Errorf("load: %w", err)
+		loaded, err := ebpf.NewCollectionWithOptions(alone, o)
+		if err != nil {
+			return 0, nil, fmt.Errorf("load %s: %w", program, err)
 		}
 		if i > 0 {
 			took = append(took, float64((cpuTime()-start).Microseconds())/1000)
-		} else if n, err = number(processed, p.LB.VerifierLog); err != nil {
-			return 0, nil, errors.Join(err, p.LB.Close())
+		} else {
+			n, err = number(processed, loaded.Programs[program].VerifierLog)
 		}
-		if err := p.LB.Close(); err != nil {
+		loaded.Close()
+		if err != nil {
 			return 0, nil, err
 		}
 	}
 	return n, took, nil
 }
 
-var (
-	processed  = regexp.MustCompile(`processed (\d+) insns`)
-	inTheGuest = regexp.MustCompile(`(\d+) instructions processed`)
-)
+var processed = regexp.MustCompile(`processed (\d+) insns`)
 
 // guestKernel is what the virtual machine runs: Debian's, which is 6.1 in
 // Debian 12.
 const guestKernel = "Debian's kernel in a guest"
 
-// verifyInGuest has the loader's own test tell, on the kernel of the lane.
-func verifyInGuest(ctx context.Context) (int, error) {
+// verifyInGuest has the loader's own test tell of each program, on the kernel
+// of the lane.
+func verifyInGuest(ctx context.Context) (found []int, err error) {
 	at := slices.IndexFunc(guest.Suites, func(s guest.Suite) bool { return s.Name == "verifier" })
 	if at < 0 {
-		return 0, errors.New("the lane of the virtual machine has no suite called verifier")
+		return nil, errors.New("the lane of the virtual machine has no suite called verifier")
 	}
 	var out bytes.Buffer
 	if err := guest.Suites[at].Test(ctx, &out); err != nil {
-		return 0, fmt.Errorf("virtual machine: %w\n%s", err, out.String())
+		return nil, fmt.Errorf("virtual machine: %w\n%s", err, out.String())
 	}
-	return number(inTheGuest, out.String())
+	for _, p := range programs {
+		n, err := number(regexp.MustCompile(`\b`+p.name+`: (\d+) instructions processed`), out.String())
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, n)
+	}
+	return found, nil
 }
 
 // number finds one in a text.

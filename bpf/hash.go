@@ -38,6 +38,14 @@ func (s *Settings) FlowHash(client, vip netip.AddrPort) uint64 {
 	return h ^ h>>29
 }
 
+// FlowHash6 is flow_hash of ipv6.h: of the key and the VIP's port.
+func (s *Settings) FlowHash6(k FlowKey, port uint16) uint64 {
+	h := (uint64(k) ^ s.Seed[0]) * (s.Seed[1] | 1)
+	h ^= h >> 32
+	h = (h ^ uint64(PortWord(port))) * (s.Seed[2] | 1)
+	return h ^ h>>29
+}
+
 // TemplateHash is template_hash of ipv4.h.
 func (s *Settings) TemplateHash(k TemplateKey) uint64 {
 	h := (uint64(k) ^ s.Seed[1]) * (s.Seed[2] | 1)

@@ -16,6 +16,8 @@
  *   store_b    puts the flow into floor_b's map
  *   store_lru  puts the flow into an LRU map
  *
+ * ipv6.h has those that look at addresses once more, for IPv6.
+ *
  * BPF_PROG_TEST_RUN does not restore the frame between runs, so they
  * write all of it. All are xdp.frags, as the program that is measured: the
  * kernel lets only like programs into one PROG_ARRAY.
@@ -319,5 +321,7 @@ int store_lru(struct xdp_md *ctx)
 	to = any(&t);
 	return bpf_map_update_elem(&table_lru, &t, &to, BPF_ANY) ? XDP_DROP : XDP_TX;
 }
+
+#include "ipv6.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -9,6 +9,7 @@
 
 #define FRAME 96 /* bytes of the template, and of the longest frame */
 #define SHORT 64 /* bytes of the others */
+#define SHORT6 80 /* bytes of those of IPv6 */
 
 struct plan {
 	__u8 frame[FRAME]; /* what does not vary */
@@ -18,7 +19,7 @@ struct plan {
 	__u32 flows; /* how many there are */
 	__u32 hot; /* so many of them get */
 	__u32 share; /* this share of the packets, in 2^-32 */
-	__be32 vip; /* the first address */
+	__be32 vip; /* the first address; of IPv6 it is the template's */
 	__u32 vips; /* how many consecutive addresses flows are spread over */
 	__u32 ports; /* 1 or 2: how many ports */
 	__be16 port[2]; /* a client's flows go to them in turn */

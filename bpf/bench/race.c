@@ -16,10 +16,12 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
 
 #define ETHER 14
 #define SIZE 64
+#define SIZE6 80
 #define BUCKETS 256
 #define FLOWS 64
 
@@ -62,7 +64,7 @@ struct {
 
 /* Who sends. */
 struct flow {
-	__be32 client;
+	__be32 client; /* of IPv6 the last word */
 	__be16 port;
 	__u16 protocol;
 };
@@ -76,6 +78,10 @@ struct {
 
 volatile const __be32 vip = 0;
 volatile const __u64 director = 0; /* its MAC, the last two bytes 0 */
+
+volatile const __u32 is_ipv6 = 0;
+volatile const __be32 vip6[4] = {};
+volatile const __be32 network[3] = {}; /* of the clients of IPv6 */
 
 /* Lets the program under test have the frame. Global, or the verifier takes the answer for known. */
 __attribute__((noinline)) int hand_over(struct xdp_md *ctx)
@@ -102,11 +108,25 @@ static __always_inline __u8 any_flags(__u32 dice)
 	return flags[dice & 15];
 }
 
+/* TCP or UDP of so many bytes to port 80. */
+static __always_inline void write_transport(void *l4, const struct flow *f, __u32 size, __u32 dice)
+{
+	__be16 *ports = l4;
+
+	ports[0] = f->port;
+	ports[1] = bpf_htons(80);
+	if (f->protocol == IPPROTO_UDP) {
+		ports[2] = bpf_htons(size);
+		return;
+	}
+	*(__u8 *)(l4 + 12) = 0x50;
+	*(__u8 *)(l4 + 13) = any_flags(dice);
+}
+
 static __always_inline int write_packet(struct xdp_md *ctx, const struct flow *f, __u32 dice)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + ETHER;
-	__be16 *ports = (void *)(ip + 1);
 
 	if (data + SIZE > end)
 		return 0;
@@ -119,16 +139,42 @@ static __always_inline int write_packet(struct xdp_md *ctx, const struct flow *f
 	ip->tot_len = bpf_htons(SIZE - ETHER);
 	ip->saddr = f->client;
 	ip->daddr = vip;
-	ports[0] = f->port;
-	ports[1] = bpf_htons(80);
 	ip->protocol = f->protocol;
-	if (f->protocol == IPPROTO_UDP) {
-		ports[2] = bpf_htons(SIZE - ETHER - sizeof(*ip));
-		return 1;
-	}
-	*(__u8 *)(data + ETHER + 32) = 0x50;
-	*(__u8 *)(data + ETHER + 33) = any_flags(dice);
+	write_transport(ip + 1, f, SIZE - ETHER - sizeof(*ip), dice);
 	return 1;
+}
+
+static __always_inline int write_packet6(struct xdp_md *ctx, const struct flow *f, __u32 dice)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ipv6hdr *ip = data + ETHER;
+
+	if (data + SIZE6 > end)
+		return 0;
+	__builtin_memset(data, 0, SIZE6);
+	*(__u64 *)data = director;
+	*(__be16 *)(data + 12) = bpf_htons(ETH_P_IPV6);
+	ip->version = 6;
+	ip->hop_limit = 64;
+	ip->payload_len = bpf_htons(SIZE6 - ETHER - sizeof(*ip));
+	ip->nexthdr = f->protocol;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		ip->saddr.s6_addr32[i] = i < 3 ? network[i] : f->client;
+		ip->daddr.s6_addr32[i] = vip6[i];
+	}
+	write_transport(ip + 1, f, SIZE6 - ETHER - sizeof(*ip), dice);
+	return 1;
+}
+
+/* ip_vs_sh_hashkey: of IPv6 the words are XORed. */
+static __always_inline __u32 bucket_of(const struct flow *f)
+{
+	__be32 folded = f->client;
+
+	if (is_ipv6)
+		folded ^= network[0] ^ network[1] ^ network[2];
+	return bpf_ntohl(folded) * 0x61c88647u >> 24;
 }
 
 SEC("xdp.frags")
@@ -146,12 +192,12 @@ int race(struct xdp_md *ctx)
 	number = draw(s) * FLOWS >> 32;
 	dice = draw(s) >> 16;
 	f = bpf_map_lookup_elem(&senders, &number);
-	if (!f || !write_packet(ctx, f, dice))
+	if (!f || !(is_ipv6 ? write_packet6(ctx, f, dice) : write_packet(ctx, f, dice)))
 		return XDP_ABORTED;
 	answer = hand_over(ctx);
 
 	data = (void *)(long)ctx->data;
-	bucket = bpf_ntohl(f->client) * 0x61c88647u >> 24; /* ip_vs_sh_hashkey */
+	bucket = bucket_of(f);
 	o = bpf_map_lookup_elem(&owners, &bucket);
 	if (!o || data + ETHER > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;

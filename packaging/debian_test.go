@@ -9,7 +9,8 @@ import (
 
 // A Debian 12 that has only git, make and ca-certificates: the README's
 // command brings what it needs, Go included, and the demo's checks hold. A
-// package is installed there and leaves nothing behind.
+// package is installed there and leaves nothing behind; with systemd it is
+// upgraded under load.
 func TestDebian12(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root")
 	run(t, "debootstrap", "--variant=minbase", "--include=git,make,ca-certificates", "bookworm", root)
@@ -56,4 +57,7 @@ mkdir -p "$1/modules" && mount --bind "$2" "$1/modules" && root=$1 && shift 2 &&
 	if left := strings.TrimSpace(in("find", "/usr", "/etc", "/lib/", "/var", "-name", "*lvx*")); left != "" {
 		t.Errorf("a purge leaves\n%s", left)
 	}
+
+	in("sh", "-c", "DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends init systemd dbus")
+	t.Run("upgrades under load", func(t *testing.T) { testPackageUpgrades(t, root, debs[0]) })
 }

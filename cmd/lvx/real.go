@@ -31,8 +31,13 @@ func newRealCmd() *cobra.Command {
 		Short: "on a real server: the VIP on lo, ARP for it suppressed",
 		Long: `Makes this host a real server for direct routing: the VIP on lo with /32, and
 arp_ignore=1, arp_announce=2 on all, lo and the interface that faces the
-segment, so that it takes packets for the VIP and stays silent about it.`,
+segment, so that it takes packets for the VIP and stays silent about it.
+
+With --tunnel it takes them out of IPIP packets as well (forward: ipip): tunl0
+up with the VIP, rp_filter=2 there, and an MSS that leaves room for the outer
+header, by a rule of nf_tables.`,
 		Example: `  lvx real up --vip 172.25.0.100
+  lvx real up --vip 172.25.0.100 --tunnel
   lvx real up --vip 172.25.0.100,172.25.0.101 --interface eth1
   lvx real status
   lvx real down --vip 172.25.0.101
@@ -43,6 +48,8 @@ segment, so that it takes packets for the VIP and stays silent about it.`,
 	flags := cmd.PersistentFlags()
 	flags.StringSliceVar(&f.vips, "vip", nil, "virtual `address`; again, or with commas, for several")
 	flags.StringVar(&f.options.Interface, "interface", "", "`interface` that faces the segment (default: that of the route to the VIP)")
+	flags.StringVar((*string)(&f.options.Tunnel), "tunnel", "", "packets come in a tunnel of this `kind`: ipip, which is the default of the bare flag")
+	flags.Lookup("tunnel").NoOptDefVal = string(realserver.IPIP)
 	flags.StringVar(&f.options.StateFile, "state", realserver.DefaultStateFile, "`file` that remembers what was there before")
 	cmd.AddCommand(f.up(), f.down(), f.status())
 	return cmd
@@ -52,7 +59,7 @@ func (f *realFlags) up() *cobra.Command {
 	return &cobra.Command{
 		Use:     "up --vip VIP...",
 		Short:   "suppress ARP for the VIPs and put them on lo",
-		Example: "  lvx real up --vip 172.25.0.100",
+		Example: "  lvx real up --vip 172.25.0.100\n  lvx real up --vip 172.25.0.100 --tunnel",
 		Args: func(_ *cobra.Command, args []string) error {
 			if err := f.parse(args); err != nil {
 				return err
@@ -70,8 +77,9 @@ func (f *realFlags) down() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down [--vip VIP...]",
 		Short: "undo up: for some VIPs, or for all",
-		Long: `Takes the VIPs off lo that "lvx real up" had put there. With the last one the
-ARP settings get back the values that they had before.`,
+		Long: `Takes the VIPs off lo, and off the tunnel's device, that "lvx real up" had put
+there. With the last one the settings get back the values that they had before,
+and a tunnel's device that was down is down again.`,
 		Example: "  lvx real down --vip 172.25.0.100\n  lvx real down",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.change(cmd, realserver.Down) },
@@ -87,8 +95,13 @@ answers ARP: each setting as the kernel goes by it, the larger of the
 interface's own value and that of "all". What works counts as ready, whoever
 set it: the VIP on lo or on a dummy interface, arp_ignore 1 or 2,
 arp_announce 2. A VIP with a network (/24 on lo) is not: it makes the whole
-segment this host itself.`,
-		Example: "  lvx real status\n  lvx real status --vip 172.25.0.100",
+segment this host itself.
+
+Of a VIP behind a tunnel (--tunnel, or as remembered from "lvx real up") it also
+shows whether a tunnel device is up, its rp_filter (the larger of its own and
+that of "all"; 1 drops what comes out of the tunnel, and so does 2 where the
+device has no address), and the longest segment that this host offers clients.`,
+		Example: "  lvx real status\n  lvx real status --vip 172.25.0.100\n  lvx real status --vip 172.25.0.100 --tunnel",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			st, err := realserver.Inspect(f.options)
@@ -103,6 +116,9 @@ segment this host itself.`,
 // parse reads the VIPs: those of --vip, and those that follow a space.
 func (f *realFlags) parse(args []string) error {
 	for _, text := range slices.Concat(f.vips, args) {
+		if f.options.Tunnel == realserver.IPIP && text == string(realserver.IPIP) {
+			continue // --tunnel ipip, in two words
+		}
 		vip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(text, "/32"), "/128"))
 		if err != nil {
 			return fmt.Errorf("VIP %q: not an address (want one like 172.25.0.100)", text)
@@ -161,7 +177,11 @@ func printReal(w io.Writer, st realserver.Status) error {
 		return err
 	}
 	if !st.IsReady() {
-		return fmt.Errorf("not ready to serve %s (lvx real up --vip %s)", strings.Join(vips, ", "), strings.Join(vips, ","))
+		cure := "lvx real up --vip " + strings.Join(vips, ",")
+		if slices.ContainsFunc(st.VIPs, func(v realserver.VIP) bool { return v.Tunnel != "" }) {
+			cure += " --tunnel"
+		}
+		return fmt.Errorf("not ready to serve %s (%s)", strings.Join(vips, ", "), cure)
 	}
 	fmt.Fprintf(w, "\nready to serve %s\n", strings.Join(vips, ", "))
 	return nil

@@ -59,12 +59,15 @@ func TestRealCommand(t *testing.T) {
 
 func TestRealUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"up":                     "no VIP given",
-		"up --vip 172.25.0":      `VIP "172.25.0": not an address`,
-		"up --vip 172.25.0.1/24": `VIP "172.25.0.1/24": not an address`,
-		"down x":                 `VIP "x": not an address`,
-		"status --vip ,":         `VIP "": not an address`,
-		"up --vipp 1":            "unknown flag",
+		"up":                                 "no VIP given",
+		"up --vip 172.25.0":                  `VIP "172.25.0": not an address`,
+		"up --vip 172.25.0.1/24":             `VIP "172.25.0.1/24": not an address`,
+		"down x":                             `VIP "x": not an address`,
+		"status --vip ,":                     `VIP "": not an address`,
+		"up --vipp 1":                        "unknown flag",
+		"up --vip 172.25.0.100 --tunnel=sit": `tunnel "sit": not one that lvx sets up (want ipip)`,
+		"up --vip 172.25.0.100 --tunnel sit": `VIP "sit": not an address`,
+		"up --vip fd99::1 --tunnel ipip":     "VIP fd99::1: no tunnel for IPv6",
 	} {
 		cmd := newRealCmd()
 		cmd.SilenceErrors, cmd.SilenceUsage = true, true

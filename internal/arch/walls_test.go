@@ -77,7 +77,7 @@ var libraries = map[string][]string{
 	"github.com/spf13/cobra":       {"cmd"},
 	"gopkg.in/yaml.v3":             {"pkg/config"},
 	"github.com/cloudflare/ipvs":   {"pkg/backend/ipvs"},
-	"github.com/google/nftables":   {"pkg/backend/ipvs", "pkg/netfilter"},
+	"github.com/google/nftables":   {"pkg/backend/ipvs", "pkg/netfilter", "pkg/realserver"},
 	"github.com/coreos/go-systemd": {"pkg/daemon"},
 	"github.com/godbus/dbus":       {"pkg/daemon"},
 }

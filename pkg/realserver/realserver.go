@@ -1,7 +1,8 @@
 // Package realserver prepares a real server for direct routing: the VIP on
 // lo, so that the kernel takes packets for it, and ARP settings that keep the
 // host from answering for it on the segment, where it belongs to the
-// director.
+// director. For a director that sends through a tunnel it opens the kernel's
+// IPIP device as well, and lowers the MSS by what the tunnel adds.
 //
 // It changes nothing else, and it remembers what it changed, so that it can
 // be undone exactly. It does not know what the real serves.
@@ -12,8 +13,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/vishvananda/netlink"
 )
 
 // DefaultStateFile is where what was there before is remembered.
@@ -23,6 +22,7 @@ const DefaultStateFile = "/var/lib/lvx/real.json"
 type Options struct {
 	VIPs      []netip.Addr
 	Interface string // the one that faces the segment; "" = that of the route to each VIP
+	Tunnel    Tunnel // what packets come in; "" = as remembered, and at first none
 	StateFile string // "" = [DefaultStateFile]
 }
 
@@ -46,11 +46,14 @@ func Up(o Options) (report []string, err error) {
 		if !vip.IsValid() || vip.IsUnspecified() || vip.IsLoopback() || vip.IsMulticast() || vip.Is4In6() || vip.Zone() != "" {
 			return nil, fmt.Errorf("VIP %s: not an address that a segment's hosts can share", vip)
 		}
+		if err := fitsTunnel(vip, o.Tunnel); err != nil {
+			return nil, err
+		}
 	}
 	return locked(o.file(), func(s *state) ([]string, error) {
 		var r reporter
 		for _, vip := range o.VIPs {
-			if err := r.up(s, vip, o.Interface); err != nil {
+			if err := r.up(s, vip, o); err != nil {
 				return r.lines, fmt.Errorf("VIP %s: %w", vip, err)
 			}
 		}
@@ -82,6 +85,9 @@ func Down(o Options) (report []string, err error) {
 			}
 			unknown = unknown || !known
 		}
+		if err := r.closeTunnel(s); err != nil {
+			return r.lines, err
+		}
 		if err := r.restore(s); err != nil {
 			return r.lines, err
 		}
@@ -99,39 +105,40 @@ func (r *reporter) say(format string, args ...any) {
 	r.lines = append(r.lines, fmt.Sprintf(format, args...))
 }
 
-func (r *reporter) up(s *state, vip netip.Addr, nic string) error {
+func (r *reporter) up(s *state, vip netip.Addr, o Options) error {
 	places, err := find(vip)
 	if err != nil {
 		return err
 	}
 	place, onLo := on(places, lo)
-	known := s.find(vip)
-	if nic == "" && known >= 0 {
-		nic = s.VIPs[known].Interface
-	}
-	if nic == "" && vip.Is4() {
-		if nic, err = facing(vip); err != nil {
-			return err
-		}
-	}
-	if nic != "" {
-		if _, err := netlink.LinkByName(nic); err != nil {
-			return fmt.Errorf("interface %s: %w", nic, err)
-		}
-	}
-	if known < 0 {
-		s.VIPs = append(s.VIPs, record{Addr: vip, Interface: nic, Before: onLo})
-	} else {
-		s.VIPs[known].Interface = nic
+	tunnel, err := s.note(vip, o, onLo)
+	if err != nil {
+		return err
 	}
 	for _, p := range places {
 		if p.name != lo && !p.noARP {
 			r.say("%s is also on %s: this host may answer ARP for it there (remove it, unless this is a director)", vip, p.name)
 		}
 	}
+	if tunnel != "" {
+		if _, err := findTunnel(); err != nil { // its settings are there once it is
+			return err
+		}
+	}
 	if err := r.set(s); err != nil {
 		return err
 	}
+	if err := r.putOnLo(vip, place, onLo); err != nil || tunnel == "" {
+		return err
+	}
+	if err := r.openTunnel(s, vip); err != nil {
+		return err
+	}
+	return r.lowerSegments(s)
+}
+
+// putOnLo puts the VIP on lo, unless it is there at a place.
+func (r *reporter) putOnLo(vip netip.Addr, place found, onLo bool) error {
 	if onLo {
 		r.say("%s: was on lo already", vip)
 		if !place.prefix.IsSingleIP() {
@@ -176,6 +183,9 @@ func (r *reporter) down(s *state, vip netip.Addr) (known bool, err error) {
 	i := s.find(vip)
 	if i >= 0 && s.VIPs[i].Before {
 		r.say("%s: stays on lo, where it was before", vip)
+		if err := r.leaveTunnel(s.VIPs[i]); err != nil {
+			return true, err
+		}
 		s.VIPs = slices.Delete(s.VIPs, i, i+1)
 		return true, s.save()
 	}
@@ -190,6 +200,9 @@ func (r *reporter) down(s *state, vip netip.Addr) (known bool, err error) {
 	}
 	if i < 0 {
 		return !was, nil
+	}
+	if err := r.leaveTunnel(s.VIPs[i]); err != nil {
+		return true, err
 	}
 	s.VIPs = slices.Delete(s.VIPs, i, i+1)
 	return true, s.save()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/internal/jsonfile"
@@ -25,6 +26,8 @@ type state struct {
 	VIPs   []record          `json:"vips"`
 	Before map[string]string `json:"before"` // settings, with the values they had
 
+	Devices map[string]bool `json:"devices,omitempty"` // of tunnels, and whether each was up
+
 	file string
 }
 
@@ -33,13 +36,47 @@ type record struct {
 	Addr      netip.Addr `json:"address"`
 	Interface string     `json:"interface"` // the one that faces the segment; an IPv6 VIP may have none
 	Before    bool       `json:"before"`    // it was on lo already
+	Tunnel    Tunnel     `json:"tunnel,omitempty"`
 }
 
 func (s *state) find(vip netip.Addr) int {
 	return slices.IndexFunc(s.VIPs, func(r record) bool { return r.Addr == vip })
 }
 
-// needs lists the settings that the VIPs need. Only IPv4 has the problem: an
+// note remembers a VIP with the interface that it faces and the tunnel that its
+// packets come in.
+func (s *state) note(vip netip.Addr, o Options, onLo bool) (Tunnel, error) {
+	v := record{Addr: vip, Before: onLo}
+	known := s.find(vip)
+	if known >= 0 {
+		v = s.VIPs[known]
+	}
+	if o.Tunnel != "" {
+		v.Tunnel = o.Tunnel
+	}
+	if o.Interface != "" {
+		v.Interface = o.Interface
+	}
+	if v.Interface == "" && vip.Is4() {
+		var err error
+		if v.Interface, err = facing(vip); err != nil {
+			return "", err
+		}
+	}
+	if v.Interface != "" {
+		if _, err := netlink.LinkByName(v.Interface); err != nil {
+			return "", fmt.Errorf("interface %s: %w", v.Interface, err)
+		}
+	}
+	if known < 0 {
+		s.VIPs = append(s.VIPs, v)
+	} else {
+		s.VIPs[known] = v
+	}
+	return v.Tunnel, nil
+}
+
+// needs lists the settings that the VIPs need. Only IPv4 has the ARP problem: an
 // address on lo is not answered for in neighbour discovery.
 func (s *state) needs() []key {
 	var needed []key
@@ -47,7 +84,11 @@ func (s *state) needs() []key {
 		if !v.Addr.Is4() {
 			continue
 		}
-		for _, k := range keys("all", lo, v.Interface) {
+		all := keys("all", lo, v.Interface)
+		if v.Tunnel != "" {
+			all = append(all, key{tunnelDevice, reversePath})
+		}
+		for _, k := range all {
 			if !slices.Contains(needed, k) {
 				needed = append(needed, k)
 			}
@@ -99,7 +140,7 @@ func load(file string) (s *state, lost *jsonfile.BrokenError, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	empty := &state{Boot: boot, Before: map[string]string{}, file: file}
+	empty := &state{Boot: boot, Before: map[string]string{}, Devices: map[string]bool{}, file: file}
 	s = &state{file: file}
 	switch err := jsonfile.Read(file, s); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -115,6 +156,9 @@ func load(file string) (s *state, lost *jsonfile.BrokenError, err error) {
 	if s.Before == nil {
 		s.Before = map[string]string{}
 	}
+	if s.Devices == nil {
+		s.Devices = map[string]bool{}
+	}
 	return s, nil, nil
 }
 
@@ -122,7 +166,7 @@ func load(file string) (s *state, lost *jsonfile.BrokenError, err error) {
 // Everybody may read it: lvx real status needs no privileges.
 func (s *state) save() error {
 	var err error
-	if len(s.VIPs) == 0 && len(s.Before) == 0 {
+	if len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 {
 		err = jsonfile.Remove(s.file)
 	} else {
 		err = jsonfile.Write(s.file, s, 0o644)

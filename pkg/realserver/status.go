@@ -24,10 +24,11 @@ type VIP struct {
 	On        string // the interface that takes packets for it: lo, or one without ARP as a dummy; "" if none
 	Ours      bool   // put there by [Up]
 	Interface string // the one that faces its segment; "" if unknown
+	Tunnel    Tunnel // what its packets come in; "" = none
 	Faults    []string
 }
 
-// Setting is one ARP setting as it acts on an interface.
+// Setting is one setting as it acts on an interface or on a VIP's connections.
 type Setting struct {
 	Name   string // "arp_ignore of eth0"
 	Value  int    // the larger of the interface's and that of "all", which the kernel goes by
@@ -68,17 +69,25 @@ func Inspect(o Options) (Status, error) {
 	var st Status
 	judged := map[Setting]bool{}
 	for _, addr := range vips {
-		v, places, err := inspectVIP(addr, o.Interface, remembered)
+		v, places, err := inspectVIP(addr, o, remembered)
 		if err != nil {
 			return Status{}, err
+		}
+		var settings []Setting
+		if v.Tunnel != "" {
+			var faults []string
+			if faults, settings, err = judgeTunnel(v); err != nil {
+				return Status{}, err
+			}
+			v.Faults = append(v.Faults, faults...)
 		}
 		st.VIPs = append(st.VIPs, v)
-		if !addr.Is4() || v.Interface == "" {
-			continue
-		}
-		settings, err := judgeSettings(v, places)
-		if err != nil {
-			return Status{}, err
+		if addr.Is4() && v.Interface != "" {
+			arp, err := judgeSettings(v, places)
+			if err != nil {
+				return Status{}, err
+			}
+			settings = append(arp, settings...)
 		}
 		for _, x := range settings {
 			if !judged[x] {
@@ -90,15 +99,18 @@ func Inspect(o Options) (Status, error) {
 	return st, nil
 }
 
-func inspectVIP(addr netip.Addr, nic string, remembered *state) (VIP, []found, error) {
+func inspectVIP(addr netip.Addr, o Options, remembered *state) (VIP, []found, error) {
 	places, err := find(addr)
 	if err != nil {
 		return VIP{}, nil, err
 	}
-	v := VIP{Addr: addr, Interface: nic}
+	v := VIP{Addr: addr, Interface: o.Interface, Tunnel: o.Tunnel}
 	i := remembered.find(addr)
-	if i >= 0 && nic == "" {
+	if i >= 0 && v.Interface == "" {
 		v.Interface = remembered.VIPs[i].Interface
+	}
+	if i >= 0 && v.Tunnel == "" {
+		v.Tunnel = remembered.VIPs[i].Tunnel
 	}
 	if v.Interface == "" {
 		v.Interface, _ = facing(addr) // not known is what "" says

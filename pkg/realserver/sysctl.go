@@ -14,7 +14,7 @@ const lo = "lo"
 // errNoInterface is returned for a setting whose interface does not exist.
 var errNoInterface = errors.New("no such interface")
 
-// key is one ARP setting of one interface, or of "all".
+// key is one setting of one interface, or of "all".
 type key struct {
 	scope string // "all", "lo", "eth0"
 	name  string // "arp_ignore"
@@ -22,12 +22,16 @@ type key struct {
 
 // wanted are the settings of the ARP problem's usual cure: answer only for
 // addresses of the interface that is asked, and ask only in the name of an
-// address that fits the target's network.
-var wanted = map[string]string{"arp_ignore": "1", "arp_announce": "2"}
+// address that fits the target's network. Of a tunnel's device, whose clients
+// are answered by another one, it is a loose reverse-path filter: the larger
+// of the device's and that of "all" counts, so that 2 beats a strict "all".
+var wanted = map[string]string{"arp_ignore": "1", "arp_announce": "2", reversePath: "2"}
+
+const reversePath = "rp_filter"
 
 const confDir = "/proc/sys/net/ipv4/conf"
 
-// keys lists both settings of each scope.
+// keys lists both ARP settings of each scope.
 func keys(scopes ...string) []key {
 	var list []key
 	for _, s := range scopes {

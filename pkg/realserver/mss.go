@@ -1,0 +1,194 @@
+package realserver
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What a client sends by a tunnel is longer on its last stretch. A real that
+// offers shorter segments is spared the detour by ICMP, which many networks
+// lose: a rule for each VIP lowers what SYN and SYN+ACK offer.
+
+// segmentTable is the table of the rules, of family ip.
+const segmentTable = "lvx_real"
+
+// headerLen is what IPv4 and TCP have in front of a segment.
+const headerLen = 40
+
+// lowerSegments sets the rules that the VIPs need. A kernel without nf_tables
+// gets none, and the report says what helps as well.
+func (r *reporter) lowerSegments(s *state) error {
+	want := map[netip.Addr]uint16{}
+	for _, v := range s.VIPs {
+		if v.Tunnel == "" {
+			continue
+		}
+		link, err := netlink.LinkByName(v.Interface)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", v.Interface, err)
+		}
+		want[v.Addr] = segmentFor(link.Attrs().MTU)
+	}
+	have, err := segmentRules()
+	if err == nil && maps.Equal(have, want) {
+		return nil
+	}
+	if err == nil {
+		err = setSegmentRules(want)
+	}
+	for _, v := range s.VIPs {
+		switch size := want[v.Addr]; {
+		case size == have[v.Addr]:
+		case err != nil:
+			r.say("%s: MSS not lowered (%v): ip route change default ... advmss %d", v.Addr, err, size)
+		default:
+			r.say("%s: MSS at most %d (table ip %s)", v.Addr, size, segmentTable)
+		}
+	}
+	return nil
+}
+
+// segmentFor is the longest segment that fits the tunnel over a link.
+func segmentFor(mtu int) uint16 {
+	return uint16(min(max(mtu-tunnelOverhead-headerLen, 0), 0xffff))
+}
+
+// setSegmentRules replaces the table by one with a rule for each VIP:
+//
+//	ip saddr VIP tcp flags & syn != 0 tcp option maxseg size set N
+//
+// The kernel only lowers what is there.
+func setSegmentRules(want map[netip.Addr]uint16) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nf_tables: %w", err)
+	}
+	tab := c.AddTable(&nftables.Table{Name: segmentTable, Family: nftables.TableFamilyIPv4})
+	c.DelTable(tab)
+	if len(want) > 0 {
+		c.AddTable(tab)
+		chain := c.AddChain(&nftables.Chain{
+			Name: "output", Table: tab, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
+		})
+		for vip, size := range want {
+			c.AddRule(&nftables.Rule{Table: tab, Chain: chain, Exprs: segmentRule(vip, size)})
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nf_tables: %w", err)
+	}
+	return nil
+}
+
+// Where the rule finds what it looks at, and the option that it changes.
+const (
+	sourceOffset = 12 // in the IPv4 header
+	flagsOffset  = 13 // in the TCP header
+	synFlag      = 2
+	maxSegOption = 2
+)
+
+func segmentRule(vip netip.Addr, size uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: vip.AsSlice()},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{synFlag}, Xor: []byte{0}},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpNeq, Data: []byte{0}},
+		&expr.Immediate{Register: 1, Data: binary.BigEndian.AppendUint16(nil, size)},
+		&expr.Exthdr{SourceRegister: 1, Type: maxSegOption, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt},
+	}
+}
+
+// segmentRules reads the rules that are there.
+func segmentRules() (map[netip.Addr]uint16, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("nf_tables: %w", err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return nil, fmt.Errorf("nf_tables: %w", err)
+	}
+	found := map[netip.Addr]uint16{}
+	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == segmentTable })
+	if i < 0 {
+		return found, nil
+	}
+	rules, err := c.GetRules(tables[i], &nftables.Chain{Name: "output", Table: tables[i]})
+	if err != nil {
+		return nil, fmt.Errorf("nf_tables: table ip %s: %w", segmentTable, err)
+	}
+	for _, rule := range rules {
+		var vip netip.Addr
+		for _, e := range rule.Exprs {
+			switch e := e.(type) {
+			case *expr.Cmp:
+				if a, ok := netip.AddrFromSlice(e.Data); ok {
+					vip = a
+				}
+			case *expr.Immediate:
+				if len(e.Data) >= 2 {
+					found[vip] = binary.BigEndian.Uint16(e.Data)
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+// judgeSegment reports whether what this host offers clients of v fits the tunnel.
+// The zero Setting is returned where the interface that v faces is not known.
+func judgeSegment(v VIP) (Setting, error) {
+	if v.Interface == "" {
+		return Setting{}, nil
+	}
+	link, err := netlink.LinkByName(v.Interface)
+	if err != nil {
+		return Setting{}, fmt.Errorf("interface %s: %w", v.Interface, err)
+	}
+	fits := int(segmentFor(link.Attrs().MTU))
+	offered, err := offeredSegment(link)
+	if err != nil {
+		return Setting{}, err
+	}
+	if rules, err := segmentRules(); err == nil && rules[v.Addr] != 0 {
+		offered = min(offered, int(rules[v.Addr]))
+	}
+	return Setting{
+		Name: "MSS of " + v.Addr.String(), Value: offered, Want: fmt.Sprint(fits), Faulty: offered > fits,
+	}, nil
+}
+
+// offeredSegment is the longest segment that the routes by an interface offer.
+func offeredSegment(link netlink.Link) (int, error) {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: link.Attrs().Index},
+		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+	if err != nil {
+		return 0, fmt.Errorf("routes of %s: %w", link.Attrs().Name, err)
+	}
+	longest := 0
+	for _, r := range routes {
+		mtu := link.Attrs().MTU
+		if r.MTU != 0 {
+			mtu = min(mtu, r.MTU)
+		}
+		segment := mtu - headerLen
+		if r.AdvMSS != 0 {
+			segment = r.AdvMSS
+		}
+		longest = max(longest, segment)
+	}
+	return longest, nil
+}

@@ -53,7 +53,23 @@ mkdir -p "$1/modules" && mount --bind "$2" "$1/modules" && root=$1 && shift 2 &&
 	if got := in("lvx", "version"); !strings.HasPrefix(got, "lvx ") {
 		t.Errorf("the installed lvx says %q", got)
 	}
+	if got := in("sh", "-c", "ipvsadm --version; readlink -f /usr/sbin/ipvsadm-save /usr/sbin/ipvsadm-restore"); !strings.HasPrefix(got, "ipvsadm v1.31") ||
+		!strings.HasSuffix(got, "/usr/bin/lvx\n/usr/bin/lvx\n") {
+		t.Errorf("the names of ipvsadm lead to\n%s", got)
+	}
 	in("dpkg", "-P", "lvx")
+	if left := strings.TrimSpace(in("find", "/usr/sbin", "/etc/alternatives", "-name", "ipvsadm*")); left != "" {
+		t.Errorf("a purge leaves\n%s", left)
+	}
+	// Another package's ipvsadm is not touched.
+	in("sh", "-c", "echo theirs >/usr/sbin/ipvsadm")
+	if got := in("dpkg", "-i", "/lvx.deb"); !strings.Contains(got, "/usr/sbin/ipvsadm is another package's and stays") {
+		t.Errorf("installed beside another ipvsadm: %s", got)
+	}
+	in("dpkg", "-P", "lvx")
+	if got := in("sh", "-c", "cat /usr/sbin/ipvsadm*"); got != "theirs\n" {
+		t.Errorf("of another package's ipvsadm there is left: %q", got)
+	}
 	if left := strings.TrimSpace(in("find", "/usr", "/etc", "/lib/", "/var", "-name", "*lvx*")); left != "" {
 		t.Errorf("a purge leaves\n%s", left)
 	}

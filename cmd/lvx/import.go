@@ -113,16 +113,8 @@ func runImport(stdout, stderr io.Writer, args []string, f importFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.out != "" {
-		err = writeSecret(f.out, res.YAML)
-	} else {
-		_, err = stdout.Write(res.YAML)
-	}
-	if err != nil {
+	if err := writeConfig(stdout, stderr, f.out, res.YAML, res.HasSecret); err != nil {
 		return err
-	}
-	if res.HasSecret && f.out == "" {
-		fmt.Fprintln(stderr, "lvx: the output holds passwords: use -o FILE, which is made with mode 0600")
 	}
 	printReport(stderr, res.Report, f.isQuiet)
 	if n := res.Report.Count(keepalived.Lost); n > 0 && !f.isLenient {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -118,26 +119,43 @@ func newRuntimeCmd() *cobra.Command {
 
 func newExportCmd() *cobra.Command {
 	var runtimeOnly bool
+	var output string
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "write what runs as a configuration file",
 		Long: `Writes what runs as the text of a configuration: the file as it was read, comments
 too, with what lvx ipvsadm, lvx weight and lvx drain have changed. Put in the
 place of the file and reloaded, it changes nothing.`,
-		Example: `  lvx export > lvx.yaml && lvx check -c lvx.yaml
+		Example: `  lvx export -o lvx.yaml && lvx check -c lvx.yaml
   lvx export --runtime     # only the services that ipvsadm has added or changed`,
 		Args: cobra.NoArgs,
 	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "write to `file`, made with mode 0600, instead of to stdout")
 	cmd.Flags().BoolVar(&runtimeOnly, "runtime", false, "only the services that ipvsadm has added or changed")
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		text, err := c.Export(cmd.Context(), runtimeOnly)
 		if err != nil {
 			return err
 		}
-		_, err = io.WriteString(cmd.OutOrStdout(), text)
-		return err
+		return writeConfig(cmd.OutOrStdout(), cmd.ErrOrStderr(), output, []byte(text), secretKey.MatchString(text))
 	})
 	return cmd
+}
+
+// secretKey is a key of a configuration whose value is a password.
+var secretKey = regexp.MustCompile(`\bauth_pass:`)
+
+// writeConfig writes a configuration to a file that root alone can read, or to
+// stdout, where it says if there are passwords in it.
+func writeConfig(stdout, stderr io.Writer, file string, text []byte, hasSecret bool) error {
+	if file != "" {
+		return writeSecret(file, text)
+	}
+	_, err := stdout.Write(text)
+	if err == nil && hasSecret {
+		fmt.Fprintln(stderr, "lvx: the output holds passwords: use -o FILE, which is made with mode 0600")
+	}
+	return err
 }
 
 // defaultSocket is the daemon's socket, unless a flag names another.

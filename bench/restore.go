@@ -21,15 +21,19 @@ const (
 	restoredReals    = 9
 )
 
-// mostWrites is how often the tables may be published by one -R: once, and
-// again with the MACs of reals that nobody had asked for before.
+// knownServices are the file's, whose reals are all that there are: what one -R
+// writes then is not mixed with the MACs of newcomers.
+const knownServices = realHosts / realsPerService
+
+// mostWrites is how often the tables may be published while one -R runs: once,
+// and by the daemon's periodic pass if that falls into it.
 const mostWrites = 2
 
 // restoreRules are the rules of n services, ten lines each.
 func restoreRules(n int) string {
 	var rules strings.Builder
 	for s := range n {
-		at := netip.AddrPortFrom(consecutive(plantVIPs.Addr(), s+2), 80) // the first is the file's
+		at := netip.AddrPortFrom(consecutive(plantVIPs.Addr(), s+knownServices+1), 80)
 		fmt.Fprintf(&rules, "-A -t %s -s wrr\n", at)
 		for r := range restoredReals {
 			fmt.Fprintf(&rules, "-a -t %s -r %s -g -w %d\n", at, consecutive(plantReals.Addr(), (restoredReals*s+r)%realHosts), r+1)
@@ -40,7 +44,7 @@ func restoreRules(n int) string {
 
 // restore measures a table of ipvsadm's by one -R, and line by line.
 func (p *plant) restore(ctx context.Context, j *job, services int) (err error) {
-	d, err := p.start(ctx, manyServices(1), &timings{})
+	d, err := p.start(ctx, manyServices(knownServices), &timings{})
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ var Suites = []Suite{
 		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000, Timeout: 10 * time.Minute,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Files:   map[string]string{"examples": "docs/examples"},
-		Tools:   []string{"bash", "curl"},
+		Tools:   []string{"bash", "curl", "ip", "ipvsadm", "iptables"},
 		Modules: []string{"nf_tables", "veth", "bridge"}, // ip_vs is for the daemon to load
 	},
 	{

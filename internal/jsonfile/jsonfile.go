@@ -59,6 +59,29 @@ func Read(path string, v any) error {
 	return err
 }
 
+// Within reads with read, which has limit for it: a disk may not answer for
+// ever. What read returns later is dropped.
+func Within[T any](limit time.Duration, read func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() { // may hang in a system call for ever
+		v, err := read()
+		done <- result{v, err}
+	}()
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-end.C:
+		var none T
+		return none, fmt.Errorf("the disk has not answered for %v", limit)
+	}
+}
+
 // Check reports what is wrong with a file that holds JSON: nil if nothing is,
 // or if there is none. It changes nothing.
 func Check(path string) error {

@@ -99,7 +99,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log, OnUsable: d.askNow})}
 	d.announce = neigh.NewAnnouncer(o.Log)
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
-	d.silent = &silentVIPs{file: silentNotes(cfg), log: o.Log}
+	d.silent = newSilentVIPs(silentNotes(cfg), reportStorage(d.warnings, silentNotes(cfg), "after a crash, what makes this host a real server stays"), o.Log)
 	d.found = findLeftovers(cfg)
 	if err := d.openDatapath(ctx, cfg); err != nil {
 		return nil, err
@@ -224,6 +224,7 @@ func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
 func (d *Daemon) Run(ctx context.Context) error {
 	notes, inner := newCircle(ctx), newCircle(ctx)
 	notes.start("notes", d.vips.holder.Run)
+	notes.start("notes of a real server", d.silent.notes.Run)
 	notes.start("notifications", d.notifier.Run) // of the end too
 	inner.start("neighbours", d.neigh.Run)
 	inner.start("announcements", d.announce.Run)

@@ -124,22 +124,27 @@ func Purge(ctx context.Context, cfg *config.Config) error {
 func purgeAddresses(ctx context.Context, cfg *config.Config) error {
 	var errs []error
 	report := make(chan error, 1)
-	holder := vip.NewHolder(vipNotes(cfg), func(err error) {
+	note := func(err error) {
+		if err == nil {
+			return
+		}
 		select {
 		case report <- err:
 		default:
 		}
-	})
+	}
+	holder := vip.NewHolder(vipNotes(cfg), note)
+	silent := newSilentVIPs(silentNotes(cfg), note, slog.New(slog.DiscardHandler))
 	notes := newCircle(ctx)
 	notes.start("notes", holder.Run)
-	errs = append(errs, holder.Release(), notes.stop())
+	notes.start("notes of a real server", silent.notes.Run)
+	errs = append(errs, holder.Release(), silent.release(), notes.stop())
 	select {
 	case err := <-report:
 		errs = append(errs, err)
 	default:
 	}
-	silent := &silentVIPs{file: silentNotes(cfg), log: slog.New(slog.DiscardHandler)}
-	return errors.Join(append(errs, silent.release(), purgeRouters(cfg))...)
+	return errors.Join(append(errs, purgeRouters(cfg))...)
 }
 
 // purgeRouters takes off the VIPs of virtual routers, with their routes. An address owner has its

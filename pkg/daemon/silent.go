@@ -14,16 +14,20 @@ import (
 // director is master: with the VIP on its interface as well it answers ARP,
 // and without it no longer, and its own connections do not notice.
 //
-// The notes about what was there before are in a file, so that a daemon that
-// was killed is followed by one that undoes it all.
+// The notes about what was there before are in a file, too, so that a daemon
+// that was killed is followed by one that undoes it all.
 type silentVIPs struct {
-	file string
-	log  *slog.Logger
+	notes *realserver.Notes
+	log   *slog.Logger
+}
+
+func newSilentVIPs(file string, report func(error), log *slog.Logger) *silentVIPs {
+	return &silentVIPs{realserver.NewNotes(file, report), log}
 }
 
 // Serve implements [director.Silent].
 func (s *silentVIPs) Serve(vips []director.SilentVIP) error {
-	st, err := realserver.Inspect(realserver.Options{StateFile: s.file})
+	st, err := realserver.Inspect(realserver.Options{Notes: s.notes})
 	if err != nil {
 		return err
 	}
@@ -51,7 +55,7 @@ func (s *silentVIPs) Serve(vips []director.SilentVIP) error {
 }
 
 func (s *silentVIPs) change(do func(realserver.Options) ([]string, error), vips []netip.Addr, iface string) error {
-	report, err := do(realserver.Options{VIPs: vips, Interface: iface, StateFile: s.file})
+	report, err := do(realserver.Options{VIPs: vips, Interface: iface, Notes: s.notes})
 	for _, line := range report {
 		s.log.Debug("real server of this director's own VIPs", "component", "silent", "did", line)
 	}
@@ -60,7 +64,7 @@ func (s *silentVIPs) change(do func(realserver.Options) ([]string, error), vips 
 
 // release undoes everything.
 func (s *silentVIPs) release() error {
-	st, err := realserver.Inspect(realserver.Options{StateFile: s.file})
+	st, err := realserver.Inspect(realserver.Options{Notes: s.notes})
 	if err != nil || len(st.VIPs) == 0 {
 		return err
 	}

@@ -86,7 +86,8 @@ func (d *Director) describeMaintenance() string {
 // loadMaintenance reads whether an earlier daemon was drained.
 func (d *Director) loadMaintenance() {
 	d.maintenance = readNote(d, maintenanceFile, func(path string) (m maintenance, err error) {
-		return m, jsonfile.Read(path, &m)
+		err = jsonfile.Read(path, &m)
+		return m, err
 	})
 	d.tellMaintenance()
 }

@@ -84,26 +84,9 @@ func readNote[T any](d *Director, name string, read func(path string) (T, error)
 		return none
 	}
 	path := filepath.Join(d.cfg.StateDir, name)
-	type result struct {
-		note T
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() { // may hang in a system call for ever
-		note, err := read(path)
-		done <- result{note, err}
-	}()
-	timeout := time.NewTimer(noteReadTime)
-	defer timeout.Stop()
-	var err error
-	select {
-	case r := <-done:
-		if r.err == nil {
-			return r.note
-		}
-		err = r.err
-	case <-timeout.C:
-		err = fmt.Errorf("the disk has not answered for %v", noteReadTime)
+	note, err := jsonfile.Within(noteReadTime, func() (T, error) { return read(path) })
+	if err == nil {
+		return note
 	}
 	d.warnNotRead(path, err)
 	return none

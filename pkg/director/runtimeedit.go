@@ -201,7 +201,10 @@ func (d *Director) ClearRuntime(ctx context.Context) (r Result, err error) {
 
 // loadRuntime reads the layer of an earlier daemon.
 func (d *Director) loadRuntime() {
-	stored := readNote(d, runtimeFile, func(path string) (rt Runtime, err error) { return rt, jsonfile.Read(path, &rt) })
+	stored := readNote(d, runtimeFile, func(path string) (rt Runtime, err error) {
+		err = jsonfile.Read(path, &rt)
+		return rt, err
+	})
 	if stored.IsEmpty() {
 		return
 	}

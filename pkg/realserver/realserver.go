@@ -24,6 +24,7 @@ type Options struct {
 	Interface string // the one that faces the segment; "" = that of the route to each VIP
 	Tunnel    Tunnel // what packets come in; "" = as remembered, and at first none
 	StateFile string // "" = [DefaultStateFile]
+	Notes     *Notes // of a daemon, instead of StateFile; nil = StateFile
 }
 
 func (o Options) file() string {
@@ -50,7 +51,7 @@ func Up(o Options) (report []string, err error) {
 			return nil, err
 		}
 	}
-	return locked(o.file(), func(s *state) ([]string, error) {
+	return locked(o, func(s *state) ([]string, error) {
 		var r reporter
 		for _, vip := range o.VIPs {
 			if err := r.up(s, vip, o); err != nil {
@@ -69,7 +70,7 @@ func Up(o Options) (report []string, err error) {
 // (the state file was lost, or is of an earlier boot) the VIP goes, the
 // settings stay, and the report says so.
 func Down(o Options) (report []string, err error) {
-	return locked(o.file(), func(s *state) ([]string, error) {
+	return locked(o, func(s *state) ([]string, error) {
 		vips := o.VIPs
 		if len(vips) == 0 {
 			for _, v := range s.VIPs {

@@ -28,7 +28,16 @@ type state struct {
 
 	Devices map[string]bool `json:"devices,omitempty"` // of tunnels, and whether each was up
 
-	file string
+	file  string
+	notes *Notes // nil: the file alone
+}
+
+func (s *state) isEmpty() bool { return len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 }
+
+// emptyState is what is remembered on a host where nothing was changed.
+func emptyState(file string) (*state, error) {
+	boot, err := vip.BootID()
+	return &state{Boot: boot, Before: map[string]string{}, Devices: map[string]bool{}, file: file}, err
 }
 
 // record is one VIP that is up.
@@ -108,8 +117,12 @@ func (s *state) sorted() iter.Seq2[string, string] {
 	}
 }
 
-// locked runs f with the state, while no other process changes it.
-func locked(file string, f func(*state) ([]string, error)) ([]string, error) {
+// locked runs f with the state, while nobody else changes it.
+func locked(o Options, f func(*state) ([]string, error)) ([]string, error) {
+	if o.Notes != nil {
+		return o.Notes.change(f)
+	}
+	file := o.file()
 	dir := filepath.Dir(file)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
@@ -136,11 +149,10 @@ func locked(file string, f func(*state) ([]string, error)) ([]string, error) {
 // load reads the state file. One that is missing or of an earlier boot is an
 // empty state; so is one that cannot be understood, and lost says so.
 func load(file string) (s *state, lost *jsonfile.BrokenError, err error) {
-	boot, err := vip.BootID()
+	empty, err := emptyState(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	empty := &state{Boot: boot, Before: map[string]string{}, Devices: map[string]bool{}, file: file}
 	s = &state{file: file}
 	switch err := jsonfile.Read(file, s); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -165,8 +177,11 @@ func load(file string) (s *state, lost *jsonfile.BrokenError, err error) {
 // save writes the state file, or removes it if there is nothing to remember.
 // Everybody may read it: lvx real status needs no privileges.
 func (s *state) save() error {
+	if s.notes != nil {
+		return s.notes.store(s)
+	}
 	var err error
-	if len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 {
+	if s.isEmpty() {
 		err = jsonfile.Remove(s.file)
 	} else {
 		err = jsonfile.Write(s.file, s, 0o644)

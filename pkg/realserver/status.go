@@ -52,11 +52,21 @@ func (s Status) IsReady() bool {
 	return len(s.VIPs) > 0
 }
 
+// remembered is what [Up] has changed.
+func (o Options) remembered() (s *state, err error) {
+	if o.Notes == nil {
+		s, _, err = load(o.file())
+		return s, err
+	}
+	_, err = o.Notes.change(func(known *state) ([]string, error) { s = known; return nil, nil })
+	return s, err
+}
+
 // Inspect finds out how things stand for the given VIPs, or for those that are
 // up if none is given. It judges what works, whoever set it and wherever. It
 // changes nothing and needs no privileges.
 func Inspect(o Options) (Status, error) {
-	remembered, _, err := load(o.file())
+	remembered, err := o.remembered()
 	if err != nil {
 		return Status{}, err
 	}

@@ -58,17 +58,23 @@ type notes struct {
 // note is there, a successor takes the address for somebody else's.
 const noteWait = 100 * time.Millisecond
 
+// noteReadTime is how long a start waits for the notes of an earlier one.
+const noteReadTime = time.Second
+
 // NewHolder makes a Holder that has its notes in a file. Notes that cannot be
 // read are no reason not to hold VIPs: report hears of them, and of a disk
 // that does not take new ones (nil: it does again).
 func NewHolder(file string, report func(error)) *Holder {
 	h := &Holder{notes: jsonfile.NewKeeper(file, 0o600, report)}
-	var err error
-	if h.boot, err = BootID(); err != nil {
-		report(err)
+	var bootErr error
+	if h.boot, bootErr = BootID(); bootErr != nil {
+		report(bootErr)
 	}
-	var read notes
-	switch err := jsonfile.Read(file, &read); {
+	read, err := jsonfile.Within(noteReadTime, func() (n notes, err error) {
+		err = jsonfile.Read(file, &n)
+		return n, err
+	})
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		report(fmt.Errorf("notes about VIPs: %w; VIPs that an earlier lvx put on an interface stay there", err))

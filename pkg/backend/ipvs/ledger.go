@@ -66,8 +66,11 @@ func Leftover(dir string) bool {
 // is broken is moved aside: the services of the state are taken over as they
 // are found in the kernel, others are left to whoever looks at the warning.
 func readLedger(dir string, report func(error)) ledger {
-	l := ledger{Sysctls: map[string]string{}}
-	if err := jsonfile.Read(ledgerFile(dir), &l); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	l, err := jsonfile.Within(ledgerGrace, func() (l ledger, err error) {
+		err = jsonfile.Read(ledgerFile(dir), &l)
+		return l, err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		report(fmt.Errorf("what an earlier lvx left in the kernel's IPVS is not known: %w (see ipvsadm -L -n)", err))
 		l = ledger{}
 	}
@@ -77,7 +80,7 @@ func readLedger(dir string, report func(error)) ledger {
 	return l
 }
 
-// ledgerGrace is how long Close waits for the disk.
+// ledgerGrace is how long a start and Close wait for the disk.
 const ledgerGrace = time.Second
 
 // bookkeeper has the ledger written whenever it has changed, by a goroutine of

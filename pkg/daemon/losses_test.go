@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -16,7 +15,7 @@ import (
 // A loss is warned of while there are new ones, by whoever counts them: what was
 // lost before the daemon began is none.
 func TestLossesAreWarnedOfWhileTheyGoOn(t *testing.T) {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	frames, errors := uint64(100), uint64(7)
 	l := &lossWatch{
 		interfaces: []string{"eth0", "eth1"}, warnings: warnings.New(log), log: log,

@@ -13,11 +13,11 @@ import (
 	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
-// Route and Rule are what moves with the VIPs.
-type (
-	Route = vips.Route
-	Rule  = vips.Rule
-)
+// Route is a route that moves with the VIPs.
+type Route = vips.Route
+
+// Rule is a rule of policy routing that moves with the VIPs.
+type Rule = vips.Rule
 
 // Instance is the configuration of one virtual router.
 type Instance struct {

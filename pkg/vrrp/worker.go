@@ -174,23 +174,19 @@ func (w *worker) takeVIPs(j job) (added int, err error) {
 func (w *worker) moveRouting(cfg Instance) {
 	err := w.routing.Without(cfg.Routing).Remove()
 	w.routing = cfg.Routing
-	if err = errors.Join(err, cfg.Routing.Add()); err != nil {
-		w.warn("routes or rules of the VIPs are not as wanted", cfg.Name, err)
-	}
+	w.warnOfRouting(cfg.Name, errors.Join(err, cfg.Routing.Add()))
 }
 
 // dropRouting takes routes and rules away, those of a former run as well.
 func (w *worker) dropRouting(cfg Instance) {
 	err := errors.Join(w.routing.Without(cfg.Routing).Remove(), cfg.Routing.Remove())
 	w.routing = vips.Routing{}
-	if err != nil {
-		w.warn("routes or rules of the VIPs are still there", cfg.Name, err)
-	}
+	w.warnOfRouting(cfg.Name, err)
 }
 
-func (w *worker) warn(text, instance string, err error) {
-	if w.opts.Log != nil {
-		w.opts.Log.Warn(text, "component", "vrrp", "instance", instance, "err", err)
+func (w *worker) warnOfRouting(instance string, err error) {
+	if err != nil && w.opts.Log != nil {
+		w.opts.Log.Warn("routes or rules of the VIPs are not as wanted", "component", "vrrp", "instance", instance, "err", err)
 	}
 }
 

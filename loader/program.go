@@ -65,7 +65,19 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec, slot uint32, more map[string]
 		return nil, nil, err
 	}
 	defer coll.Close()
-	return coll.DetachProgram("lb"), coll.Variables["own_mac"], nil
+	prog, ownMAC = coll.DetachProgram("lb"), coll.Variables["own_mac"]
+	return prog, ownMAC, d.bindMaps(prog)
+}
+
+// bindMaps has a program hold the maps, too, that user space alone uses: where
+// their pins are gone, a successor finds them by the program.
+func (d *Datapath) bindMaps(prog *ebpf.Program) error {
+	return d.eachMap(func(name string, m **ebpf.Map) error {
+		if err := prog.BindMap(*m); err != nil {
+			return fmt.Errorf("bind map %s to the program: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // loadCollection loads one of an object's programs over the shared maps, and

@@ -108,7 +108,11 @@ func backendWords(cfg *config.Config, h hostinfo.Host) string {
 	var modes []string
 	for _, i := range h.Interfaces {
 		if slices.Contains(cfg.Interfaces, i.Name) {
-			modes = append(modes, daemon.XDPMode(cfg, i)+" on "+i.Name)
+			mode, why := daemon.XDPMode(cfg, i)
+			if why != "" {
+				why = " (" + why + ")"
+			}
+			modes = append(modes, mode+" on "+i.Name+why)
 		}
 	}
 	return "xdp, " + strings.Join(modes, ", ")

@@ -94,8 +94,9 @@ func firstConfig(h hostinfo.Host) (string, error) {
 		}
 		return a.String()
 	}
+	mode, _ := daemon.XDPMode(&config.Config{XDPMode: config.XDPAuto}, i)
 	text := strings.NewReplacer(
-		"IFACE", i.Name, "ABOUT", about, "MODE", daemon.XDPMode(&config.Config{XDPMode: config.XDPAuto}, i),
+		"IFACE", i.Name, "ABOUT", about, "MODE", mode,
 		"VIP", host(100), "REAL1", host(12), "REAL2", host(13),
 	).Replace(firstText)
 	_, err := config.Parse("lvx config init", []byte(text))

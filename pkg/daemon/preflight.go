@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
@@ -183,12 +184,20 @@ func RunsOn(cfg *config.Config, svc lb.Service, refused error) (backend, why str
 	return "xdp", ""
 }
 
-// XDPMode returns how the daemon would attach to an interface.
-func XDPMode(cfg *config.Config, i hostinfo.Interface) string {
-	if cfg.XDPMode == config.XDPGeneric || cfg.XDPMode == config.XDPAuto && !i.Native {
-		return "generic"
+// XDPMode returns how the daemon would attach to an interface, and why not
+// natively. What only a frame can prove it does not know.
+func XDPMode(cfg *config.Config, i hostinfo.Interface) (mode, why string) {
+	switch {
+	case cfg.XDPMode == config.XDPGeneric:
+		return "generic", ""
+	case cfg.XDPMode == config.XDPAuto && !i.Native:
+		return "generic", "driver " + i.Driver + " is not known to do XDP"
+	case cfg.XDPMode == config.XDPAuto && !loader.IsPinned(cfg.PinDir, i.Name):
+		if err := hostinfo.CannotSend(i.Name); err != nil {
+			return "generic", err.Error()
+		}
 	}
-	return "native"
+	return "native", ""
 }
 
 func unlikelyDrivers(cfg *config.Config, h hostinfo.Host) []string {

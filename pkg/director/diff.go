@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -46,9 +47,18 @@ func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err e
 func (d *Director) diff(cfg *config.Config) []string {
 	lines := diffGlobals(d.cfg, cfg)
 	old, next := servicesOf(d.cfg), servicesOf(cfg)
-	changes := lb.Diff(old, next)
-	ends := d.countEnds(changes, cfg)
+	renamed := lb.Renamed(old.Services, next.Services)
 	before, after := indexServices(d.cfg), indexServices(cfg)
+	for i := range next.Services {
+		name := next.Services[i].Name
+		if was, ok := renamed[name]; ok {
+			lines = append(lines, fmt.Sprintf("service %s: renamed to %s", was, name))
+			before[name] = before[was]
+		}
+	}
+	renameAll(old.Services, renamed)
+	changes := lb.Diff(old, next)
+	ends := d.countEnds(changes, cfg, renamed)
 	edited := map[string]bool{}
 	for n, c := range changes {
 		line := describeChange(c, before[c.Service], after[c.Service])
@@ -69,6 +79,19 @@ func (d *Director) diff(cfg *config.Config) []string {
 		}
 	}
 	return lines
+}
+
+// renameAll gives services their new names; renamed has the old ones by them.
+func renameAll(services []lb.Service, renamed map[string]string) {
+	names := make(map[string]string, len(renamed))
+	for name, was := range renamed {
+		names[was] = name
+	}
+	for i := range services {
+		if name, ok := names[services[i].Name]; ok {
+			services[i].Name = name
+		}
+	}
 }
 
 // servicesOf is a configuration's part of a state that [lb.Diff] compares.
@@ -96,17 +119,68 @@ func diffGlobals(a, b *config.Config) []string {
 		key  string
 		a, b any
 	}{
-		{"vrrp", a.VRRP, b.VRRP}, {"peers", a.Peers, b.Peers}, {"timeouts", a.Timeouts, b.Timeouts},
-		{"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
+		{"vrrp", a.VRRP, b.VRRP}, {"peers", a.Peers, b.Peers}, {"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
 		{"expire_quiescent_template", a.ExpireQuiescentTempl, b.ExpireQuiescentTempl},
-		{"deny", a.Deny, b.Deny}, {"allow", a.Allow, b.Allow}, {"notify", a.Notify, b.Notify},
+		{"notify", a.Notify, b.Notify},
 		{"hooks of vrrp", a.RoleHooks, b.RoleHooks},
 	} {
 		if !reflect.DeepEqual(c.a, c.b) {
 			lines = append(lines, c.key+": changed")
 		}
 	}
+	for _, words := range []string{
+		diffTimeouts(a.Timeouts.WithDefaults(), b.Timeouts.WithDefaults()), diffPrefixes("deny", a.Deny, b.Deny), diffPrefixes("allow", a.Allow, b.Allow),
+	} {
+		if words != "" {
+			lines = append(lines, words)
+		}
+	}
 	return lines
+}
+
+// diffTimeouts is "timeouts: tcp 15m0s -> 1m0s".
+func diffTimeouts(a, b lb.Timeouts) string {
+	var words []string
+	for _, c := range []struct {
+		key  string
+		a, b time.Duration
+	}{{"tcp", a.TCP, b.TCP}, {"tcp_fin", a.TCPFin, b.TCPFin}, {"udp", a.UDP, b.UDP}} {
+		if c.a != c.b {
+			words = append(words, fmt.Sprintf("%s %s -> %s", c.key, c.a, c.b))
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "timeouts: " + strings.Join(words, ", ")
+}
+
+// diffPrefixes is "deny: add 198.51.100.0/24, remove 203.0.113.0/24".
+func diffPrefixes(key string, a, b []netip.Prefix) string {
+	var words []string
+	for _, p := range b {
+		if !slices.Contains(a, p) {
+			words = append(words, "add "+p.String())
+		}
+	}
+	for _, p := range a {
+		if !slices.Contains(b, p) {
+			words = append(words, "remove "+p.String())
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return key + ": " + listMost(words)
+}
+
+// listMost keeps a change of a long list on one line.
+func listMost(words []string) string {
+	const most = 10
+	if len(words) > most {
+		return strings.Join(words[:most], ", ") + fmt.Sprintf(" and %d more", len(words)-most)
+	}
+	return strings.Join(words, ", ")
 }
 
 // describeChange is a change in words; before and after are nil where the
@@ -162,6 +236,11 @@ func diffService(a, b *config.Service) []string {
 			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))
 		}
 	}
+	for _, lists := range []string{diffPrefixes("deny", a.Deny, b.Deny), diffPrefixes("allow", a.Allow, b.Allow)} {
+		if lists != "" {
+			words = append(words, lists)
+		}
+	}
 	if checks := diffChecks(a, b); checks != "" {
 		words = append(words, checks)
 	}
@@ -198,7 +277,7 @@ func diffChecks(a, b *config.Service) string {
 // countEnds counts the connections that each change would end: those of what
 // is removed. The connections of a removed real stay, silent, if they may wait
 // for its return.
-func (d *Director) countEnds(changes []lb.Change, cfg *config.Config) []uint64 {
+func (d *Director) countEnds(changes []lb.Change, cfg *config.Config, renamed map[string]string) []uint64 {
 	ends := make([]uint64, len(changes))
 	st, err := d.opt.Backend.Stats()
 	if err != nil {
@@ -210,6 +289,9 @@ func (d *Director) countEnds(changes []lb.Change, cfg *config.Config) []uint64 {
 	}
 	for n, c := range changes {
 		s := index[c.Service]
+		if was, ok := renamed[c.Service]; ok {
+			s = index[was]
+		}
 		if s == nil || c.Op == lb.RemoveReal && !cfg.ExpireNodestConn {
 			continue
 		}

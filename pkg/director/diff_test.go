@@ -47,7 +47,18 @@ func TestDiffAndReload(t *testing.T) {
 		}, []string{
 			"service mail: quorum 1 -> 2, checks changed",
 		}},
-		{"globals", func(c *config.Config) { c.Timeouts.TCP, c.Peers = time.Minute, []netip.Addr{server(9)} }, []string{"peers: changed", "timeouts: changed"}},
+		{"renamed", func(c *config.Config) { c.Services[0].Name = "www" }, []string{"service web: renamed to www"}},
+		{"renamed and less", func(c *config.Config) { c.Services[0].Name, c.Services[0].Reals = "www", c.Services[0].Reals[:1] }, []string{
+			"service web: renamed to www", "service www: remove real 10.0.0.12: ends 2 connections",
+		}},
+		{"listener removed", func(c *config.Config) { // its connections stay: their reals do
+			c.Services[0].Listeners = []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 8080, Last: 8080}}
+		}, []string{"service web: listen 10.0.0.100:80/tcp -> 10.0.0.100:8080/tcp"}},
+		{"clients", func(c *config.Config) {
+			c.Deny = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+			c.Services[0].Deny, c.Services[0].Allow = c.Deny, []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}
+		}, []string{"deny: add 198.51.100.0/24", "service web: deny: add 198.51.100.0/24, allow: add 172.16.0.0/12"}},
+		{"globals", func(c *config.Config) { c.Timeouts.TCP, c.Peers = time.Minute, []netip.Addr{server(9)} }, []string{"peers: changed", "timeouts: tcp 15m0s -> 1m0s"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

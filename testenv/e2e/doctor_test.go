@@ -141,6 +141,11 @@ func TestDoctor(t *testing.T) {
 func TestVethWithoutPeerProgram(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	run(t, r.Cluster.Switch(), "ip", "link", "set", "dev", "d1", "xdp", "off")
+	file, err := r.Config("d1", service(""))
+	must(t, err)
+	if out := run(t, r.Cluster.Host("d1"), lvx, "check", "-c", file); !strings.Contains(out, "generic on eth0 (the other end of this veth has no XDP program") {
+		t.Errorf("lvx check does not say how it will serve:\n%s", out)
+	}
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	realsUp(t, r, "r1", "r2")
 	out, err := r.LVX(t.Context(), "d1", "status")

@@ -111,7 +111,7 @@ func TestHalfDeletedPinsUnderLoad(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	dir := r.Cluster.Host("d1").PinDir()
-	underLoad(t, r, share(10), func(i int) {
+	underLoad(t, r, max(2, share(10)), func(i int) { // either half
 		r.Kill("d1")
 		pins, err := os.ReadDir(dir)
 		must(t, err)

@@ -66,6 +66,7 @@ func (b *Backend) applyOnce(s lb.State) (refused []error, late, err error) {
 	}
 	b.ringsInGrace = b.ringsInGrace[:0]
 	before, order := b.state, b.order
+	restoreNames := b.renameServices(s.Services)
 	b.state = s
 	b.state.Services = slices.Clone(s.Services)
 	todo := b.prepareServices(&before)
@@ -76,6 +77,7 @@ func (b *Backend) applyOnce(s lb.State) (refused []error, late, err error) {
 	}
 	if err != nil {
 		todo.undo.run()
+		restoreNames()
 		b.state, b.order = before, order
 		b.revision++
 		_ = b.addFilters() // b.filters is what the trie holds: the next Apply tries again

@@ -107,10 +107,7 @@ func (b *Backend) findOrAddService(at int, conf *lb.Service, u *undo) (*service,
 	if l.Cookie == 0 {
 		s.cookie = uint32(i) + bpf.Services
 	}
-	*l = bpf.Label{Cookie: s.cookie, Mark: conf.Mark}
-	for j := 0; j < min(len(conf.Name), len(l.Name)-1); j++ {
-		l.Name[j] = int8(conf.Name[j])
-	}
+	*l = bpf.Label{Cookie: s.cookie, Mark: conf.Mark, Name: labelOf(conf.Name)}
 	store64(&b.dp.Cursors[i].Picks, 0)
 	b.services[conf.Name], b.byIndex[i] = s, s
 	u.add(func() {

@@ -164,7 +164,7 @@ func TestControl(t *testing.T) {
 	for _, f := range r.Figures {
 		names[f.Name] = f.Value
 	}
-	for _, name := range []string{"applied/20", "serving/20", "reload/20", "answered/20", "override/20", "memory/20", "restore/50", "restore-writes/50", "edits/50", "idle/memory"} {
+	for _, name := range []string{"applied/20", "serving/20", "reload/20", "answered/20", "override/20", "memory/20", "restore/50", "restore-writes/50", "edits/10", "idle/memory"} {
 		if names[name] <= 0 {
 			t.Errorf("no figure %s in %v", name, names)
 		}

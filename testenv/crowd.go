@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 )
 
 // Crowd is any number of clients that are frames and nothing else: sent by one
@@ -99,7 +101,8 @@ func (c *Crowd) sendBurst(ctx context.Context, frames [][]byte) (map[CrowdFlow]s
 		defer capture.Close()
 		captures[r] = capture
 	}
-	if err := c.From.Send(c.NIC, frames...); err != nil {
+	// What a full queue has refused is not seen, and sent again.
+	if err := c.From.Send(c.NIC, frames...); err != nil && !errors.Is(err, unix.ENOBUFS) {
 		return nil, err
 	}
 	seen := map[CrowdFlow]string{}

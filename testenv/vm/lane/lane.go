@@ -69,6 +69,13 @@ var Suites = []Suite{
 		Modules: []string{"ip_vs", "veth", "bridge"},
 	},
 	{
+		Name: "handover", Package: "./testenv/vm/handover", Icount: true, Memory: 2000, Timeout: 30 * time.Minute,
+		Builds:  map[string]string{"lvx": "./cmd/lvx"},
+		Pass:    []string{"LVX_HANDOVER_FLOWS"},
+		Tools:   []string{"ipvsadm", "ip", "nft"},
+		Modules: []string{"ip_vs", "nf_tables", "veth", "bridge"},
+	},
+	{
 		Name: "keepalived", Package: "./pkg/keepalived", Run: "^TestKernelKeepalived$",
 		Tools: []string{"ipvsadm", "keepalived"},
 		Files: map[string]string{"testdata": "pkg/keepalived/testdata"},

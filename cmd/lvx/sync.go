@@ -72,7 +72,8 @@ func (s *screen) sync(st *connsync.Status) {
 				if p.IsInSync {
 					class, state = "up", "in step"
 				}
-				detail = fmt.Sprintf("lag %s, %d sent, %d received, %d rejected", p.Lag.Round(100*time.Microsecond), p.Sent, p.Received, p.Rejected)
+				detail = fmt.Sprintf("lag %s, %d sent, %d received, %d rejected, key %s (ours %s)",
+					p.Lag.Round(100*time.Microsecond), p.Sent, p.Received, p.Rejected, p.Key, st.Key)
 			}
 			if len(p.Differs) > 0 {
 				detail += ", differs in " + guard.Text(strings.Join(p.Differs, ", "))

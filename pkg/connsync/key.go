@@ -26,6 +26,25 @@ type Key [keyLen]byte
 // String hides the key from logs.
 func (Key) String() string { return "(a key)" }
 
+// proof is what others know a key by: whoever presents it and signs holds the
+// key.
+type proof string
+
+// proof is the public half of the key's identity.
+func (k Key) proof() (proof, error) {
+	private, err := k.identity()
+	if err != nil {
+		return "", err
+	}
+	return proof(private.Public().(ed25519.PublicKey)), nil
+}
+
+// name tells keys apart for people, and gives nothing away.
+func (p proof) name() string {
+	sum := sha256.Sum256([]byte(p))
+	return hex.EncodeToString(sum[:4])
+}
+
 // ReadKeys reads a file of keys: one a line, 64 hexadecimal digits each; empty
 // lines and lines that start with # are skipped. The first key signs, all are
 // accepted, so that a key is changed without a gap: append the new one on
@@ -76,27 +95,37 @@ func (k Key) identity() (ed25519.PrivateKey, error) {
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
+var errKeyRemoved = errors.New("the key that the peer signs with was removed here (sync.key_file)")
+
 var errUnknownKey = errors.New("the peer holds none of our keys (compare sync.key_file on both directors)")
 
-// tlsConfig makes both ends of a session prove that they hold one of keys:
+// keyring is the keys that sessions are made with.
+type keyring struct {
+	signer   proof
+	accepted map[proof]bool
+	tls      *tls.Config
+}
+
+// newKeyring makes both ends of a session prove that they hold one of keys:
 // each presents a certificate of the pair derived from its first key and takes
 // any that belongs to one of its own keys. Names and authorities play no part.
-func tlsConfig(keys []Key) (*tls.Config, error) {
+func newKeyring(keys []Key) (*keyring, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("connection sync without a key")
 	}
-	accepted := map[string]bool{}
-	var signer ed25519.PrivateKey
-	for i, k := range keys {
-		private, err := k.identity()
+	r := &keyring{accepted: map[proof]bool{}}
+	for _, k := range keys {
+		p, err := k.proof()
 		if err != nil {
 			return nil, err
 		}
-		if i == 0 {
-			signer = private
-		}
-		accepted[string(private.Public().(ed25519.PublicKey))] = true
+		r.accepted[p] = true
 	}
+	signer, err := keys[0].identity()
+	if err != nil {
+		return nil, err
+	}
+	r.signer = proof(signer.Public().(ed25519.PublicKey))
 	// No clock is compared: directors need not agree on the time.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -107,25 +136,42 @@ func tlsConfig(keys []Key) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{
+	r.tls = &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: signer}},
 		ClientAuth:             tls.RequireAnyClientCert,
 		InsecureSkipVerify:     true, //nolint:gosec // VerifyPeerCertificate compares the key itself
 		SessionTicketsDisabled: true,
-		VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
-			if len(raw) != 1 {
-				return errUnknownKey
-			}
-			cert, err := x509.ParseCertificate(raw[0])
-			if err != nil {
-				return errUnknownKey
-			}
-			public, ok := cert.PublicKey.(ed25519.PublicKey)
-			if !ok || !accepted[string(public)] {
-				return errUnknownKey
-			}
-			return nil
-		},
-	}, nil
+		VerifyPeerCertificate:  r.verify,
+	}
+	return r, nil
+}
+
+func (r *keyring) verify(raw [][]byte, _ [][]*x509.Certificate) error {
+	if len(raw) != 1 {
+		return errUnknownKey
+	}
+	cert, err := x509.ParseCertificate(raw[0])
+	if err != nil || !r.accepted[proofOf(cert)] {
+		return errUnknownKey
+	}
+	return nil
+}
+
+// proofOf is the proof that a certificate holds; "" if it is of another kind.
+func proofOf(cert *x509.Certificate) proof {
+	public, ok := cert.PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return ""
+	}
+	return proof(public)
+}
+
+// proofOfPeer is the proof that the other end of a connection has given.
+func proofOfPeer(conn *tls.Conn) proof {
+	certs := conn.ConnectionState().PeerCertificates
+	if len(certs) == 0 {
+		return ""
+	}
+	return proofOf(certs[0])
 }

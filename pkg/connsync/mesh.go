@@ -36,16 +36,16 @@ type Options struct {
 // Mesh keeps a session with each of the other directors.
 type Mesh struct {
 	o     Options
-	tls   *tls.Config
 	peers map[netip.Addr]*peer
 
 	mu      sync.Mutex
+	keys    *keyring
 	digests []Digest
 }
 
 // NewMesh checks o and makes a mesh; nothing is opened before [Mesh.Run].
 func NewMesh(o Options) (*Mesh, error) {
-	config, err := tlsConfig(o.Keys)
+	keys, err := newKeyring(o.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func NewMesh(o Options) (*Mesh, error) {
 	if o.Changed == nil {
 		o.Changed = func() {}
 	}
-	m := &Mesh{o: o, tls: config, peers: map[netip.Addr]*peer{}}
+	m := &Mesh{o: o, keys: keys, peers: map[netip.Addr]*peer{}}
 	m.o.Peers = slices.DeleteFunc(slices.Clone(o.Peers), func(a netip.Addr) bool { return slices.Contains(o.Local, a) })
 	for _, addr := range m.o.Peers {
 		local, ok := m.local(addr)
@@ -74,6 +74,30 @@ func (m *Mesh) local(peer netip.Addr) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return m.o.Local[i], true
+}
+
+// SetKeys puts other keys into force. Sessions that were made with a key which is
+// still one of them go on, others end and are made anew.
+func (m *Mesh) SetKeys(keys []Key) error {
+	ring, err := newKeyring(keys)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.keys = ring
+	m.mu.Unlock()
+	for _, p := range m.peers {
+		if s := p.current(); s != nil && !ring.accepted[s.proof] {
+			s.end(errKeyRemoved)
+		}
+	}
+	return nil
+}
+
+func (m *Mesh) keyring() *keyring {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.keys
 }
 
 // Publish tells all peers of entries that are new or have changed. It does not
@@ -135,6 +159,9 @@ func (m *Mesh) Status() []PeerStatus {
 	return status
 }
 
+// Key names the key that this host signs with.
+func (m *Mesh) Key() string { return m.keyring().signer.name() }
+
 // Run keeps the sessions until ctx ends. Of two directors the one with the
 // lower address dials, the other listens.
 func (m *Mesh) Run(ctx context.Context) error {
@@ -159,7 +186,7 @@ func (m *Mesh) dial(ctx context.Context, p *peer) error {
 		if err != nil {
 			m.fail(p, err)
 		} else {
-			m.serve(ctx, p, tls.Client(conn, m.tls))
+			m.serve(ctx, p, tls.Client(conn, m.keyring().tls))
 		}
 		select {
 		case <-time.After(redialPause):
@@ -211,7 +238,7 @@ func (m *Mesh) accept(ctx context.Context, l net.Listener) error {
 			_ = conn.Close() // nobody that we know, or its handshake is under way already
 			continue
 		}
-		sessions.Go(func() { m.serve(ctx, p, tls.Server(conn, m.tls)) })
+		sessions.Go(func() { m.serve(ctx, p, tls.Server(conn, m.keyring().tls)) })
 	}
 }
 
@@ -228,7 +255,11 @@ func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
 		return
 	}
 	s := newSession(conn, m.o.Table, p.setDigests, m.o.Changed)
+	s.proof = proofOfPeer(conn)
 	p.begin(s)
+	if !m.keyring().accepted[s.proof] { // the key was removed during the handshake
+		s.end(errKeyRemoved)
+	}
 	// After the session can be found: digests that are set now are sent by
 	// one of the two.
 	m.mu.Lock()

@@ -191,6 +191,48 @@ func TestKeysAreChangedWithoutAGap(t *testing.T) {
 	}
 }
 
+// A key is changed while the session stands: it goes on for as long as its keys
+// are accepted, is made anew when one is removed, and a director that holds the
+// removed key alone is out.
+func TestKeysAreChangedWhileASessionStands(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory("172.16.0.1:1"), newMemory("172.16.0.2:2")
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	mb := start(t, port, b, two, []Key{keyA}, one)
+	inSync := func() bool { return ma.InSync() && mb.InSync() }
+	eventually(t, "both are in sync", inSync)
+	set := func(m *Mesh, keys ...Key) {
+		t.Helper()
+		if err := m.SetKeys(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := ma.peers[two].current()
+	for _, keys := range [][]Key{{keyA, keyB}, {keyB, keyA}} {
+		set(ma, keys...)
+		set(mb, keys...)
+		if ma.peers[two].current() != first || !inSync() {
+			t.Fatalf("keys %d: the session has ended", len(keys))
+		}
+	}
+	set(ma, keyB) // b's session was signed with the removed one, and b signs with the new one now
+	eventually(t, "a new session", func() bool { s := ma.peers[two].current(); return s != nil && s != first && inSync() })
+	set(mb, keyB)
+	ma.Publish([]Entry{entryOf("172.16.0.5:5")})
+	eventually(t, "news pass", func() bool { return b.has("172.16.0.5:5") })
+	if st := ma.Status()[0]; st.Key != mb.Key() || st.Key != ma.Key() || st.Key == "" {
+		t.Errorf("keys named: the peer's %q, its own word %q, ours %q", st.Key, mb.Key(), ma.Key())
+	}
+
+	set(mb, keyA) // as one who has found the old key would
+	eventually(t, "the holder of the removed key is out, and both say why", func() bool {
+		return !ma.InSync() && strings.Contains(ma.Status()[0].Reason, "key") && strings.Contains(mb.Status()[0].Reason, "key")
+	})
+	if err := ma.SetKeys(nil); err == nil {
+		t.Error("no key at all was taken")
+	}
+}
+
 func TestForeignKeyIsRefusedOnBothSides(t *testing.T) {
 	port := freePort(t)
 	a, b := newMemory("172.16.0.1:1"), newMemory("172.16.0.2:2")

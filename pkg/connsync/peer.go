@@ -32,6 +32,7 @@ type PeerStatus struct {
 	Sent     uint64        `json:"sent"`              // entries, since the start
 	Received uint64        `json:"received"`          // entries
 	Rejected uint64        `json:"rejected"`          // entries that the table did not take
+	Key      string        `json:"key,omitempty"`     // name of the key that the peer signs with
 	Lag      time.Duration `json:"lag_ns"`            // 99th percentile from sending to the peer's acknowledgement
 	Differs  []string      `json:"differs,omitempty"` // services that the peer holds differently
 }
@@ -43,6 +44,7 @@ func (p *peer) status(ours []Digest) PeerStatus {
 	st := PeerStatus{Peer: p.addr, Since: p.since}
 	if s := p.session; s != nil {
 		st.IsUp, st.IsInSync, st.Lag = true, s.isInSync(), s.lag()
+		st.Key = s.proof.name()
 		total = total.plus(s)
 		if p.theirs != nil {
 			st.Differs = compareDigests(ours, p.theirs)

@@ -46,11 +46,13 @@ const (
 // direction.
 type session struct {
 	conn  net.Conn
+	proof proof // of the key that the peer signs with
 	table Table
 
 	wake chan struct{} // something for the writer to do
 
 	mu         sync.Mutex
+	why        error // that this end has ended it; nil: it has not
 	queue      []Entry
 	overflowed bool        // entries were dropped: only another walk makes the peer complete
 	digests    []Digest    // to be sent, nil: nothing new
@@ -109,10 +111,24 @@ func (s *session) run(ctx context.Context) error {
 		return s.conn.Close() // ends both
 	})
 	err := g.Wait()
-	if errors.Is(err, net.ErrClosed) {
+	s.mu.Lock()
+	why := s.why
+	s.mu.Unlock()
+	switch {
+	case why != nil:
+		return why
+	case errors.Is(err, net.ErrClosed):
 		return ctx.Err()
 	}
 	return err
+}
+
+// end ends the session from this end.
+func (s *session) end(why error) {
+	s.mu.Lock()
+	s.why = why
+	s.mu.Unlock()
+	_ = s.conn.Close()
 }
 
 // isInSync reports whether everything that the peer had to say has been

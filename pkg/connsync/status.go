@@ -3,6 +3,7 @@ package connsync
 // Status is what connection sync does, for people and metrics.
 type Status struct {
 	Peers []PeerStatus `json:"peers,omitempty"` // directors that run lvx
+	Key   string       `json:"key,omitempty"`   // name of the key that this host signs with
 	Wire  *WireStatus  `json:"wire,omitempty"`  // directors that run kernel IPVS, nil: there are none
 
 	// Daemons are what ipvsadm --start-daemon runs.

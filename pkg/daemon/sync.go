@@ -106,6 +106,7 @@ func (s *connSync) isInStep() bool {
 // it.
 func (s *connSync) runSessions(ctx context.Context) error {
 	for {
+		file := newKeyFile(s.cfg.KeyFile)
 		m, err := s.newMesh()
 		if err == nil {
 			s.warnings.End(syncWarning, sessionsSubject)
@@ -113,6 +114,8 @@ func (s *connSync) runSessions(ctx context.Context) error {
 			m.SetDigests(s.digests)
 			s.mesh.Store(m)
 			s.mu.Unlock()
+			stop := every(ctx, keyLook, func() { s.refreshKeys(m, &file) })
+			defer stop()
 			return m.Run(ctx)
 		}
 		s.warnings.Put(warnings.Warning{

@@ -95,7 +95,7 @@ func first(names []string, n int) string {
 func (s *connSync) status() connsync.Status {
 	var st connsync.Status
 	if m := s.mesh.Load(); m != nil {
-		st.Peers = m.Status()
+		st.Peers, st.Key = m.Status(), m.Key()
 	}
 	if s.wire != nil {
 		st.Wire = s.wire.Status()

@@ -28,7 +28,7 @@ func (d *Director) syncStatus() *connsync.Status {
 		return &st
 	}
 	of := d.opt.Sync.Status()
-	st.Peers, st.Wire = of.Peers, of.Wire
+	st.Peers, st.Key, st.Wire = of.Peers, of.Key, of.Wire
 	return &st
 }
 

@@ -122,6 +122,19 @@ func TestOpenAndClose(t *testing.T) {
 	}
 }
 
+// When a purge has returned, the program is off the interface: a start right
+// after it does not take it for somebody else's.
+func TestFault01PurgeDetachesAtOnce(t *testing.T) {
+	o := options(t)
+	for range 5 {
+		must(t, open(t, o).Close(true))
+		must(t, Purge(o.PinDir))
+		if id := programOn(t, "lvx0"); id != 0 {
+			t.Fatalf("program %d is still attached", id)
+		}
+	}
+}
+
 // A successor finds the maps as they were, and replaces the program without
 // the link ever being gone.
 func TestAdoptAndReplace(t *testing.T) {

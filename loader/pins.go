@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -133,11 +134,25 @@ func Purge(path string) error {
 		return err
 	}
 	for _, name := range names { // first: then no packet needs the maps
-		if err := os.Remove(dir.link(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("unpin link of %s: %w", name, err)
+		if err := dir.detach(name); err != nil {
+			return fmt.Errorf("detach from %s: %w", name, err)
 		}
 	}
 	return dir.remove()
+}
+
+// detach takes the program off an interface at once. The kernel itself would
+// do that some time after the pin has gone, and a start by then would take the
+// program for somebody else's.
+func (p pinDir) detach(name string) error {
+	l, err := link.LoadPinnedLink(p.link(name), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(l.Detach(), l.Close())
+	}
+	return errors.Join(err, os.Remove(p.link(name)))
 }
 
 // IsPinned reports whether a pin directory holds the link of an interface: the

@@ -221,6 +221,7 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 {
 	__u32 slot = value_real(value), state = STATE_UDP;
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+	__u64 rank = TEMPLATE_RANK;
 
 	record(STEP_FLOW, value);
 	if (!real)
@@ -237,10 +238,11 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	if (r->p.protocol == IPPROTO_TCP)
 		state = next_state(value_state(value), r->p.tcp_flags);
 	flow_touch(r->s, r->hash, place, value, state, r->now);
-	if (state == STATE_ESTABLISHED && value_state(value) != STATE_ESTABLISHED)
-		raise_template(r, real, value, TEMPLATE_ASSURED);
-	else if (state == STATE_ESTABLISHED && !(value & PROVEN))
-		raise_template(r, real, value, TEMPLATE_RANK);
+	/* One call: what is inlined twice is verified twice for each place of a flow. */
+	if (value_state(value) != STATE_ESTABLISHED)
+		rank = TEMPLATE_ASSURED;
+	if (state == STATE_ESTABLISHED && (rank == TEMPLATE_ASSURED || !(value & PROVEN)))
+		raise_template(r, real, value, rank);
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 

@@ -198,13 +198,17 @@ func (d *duel) pass() {
 // lapse is for when connections may have expired: often with a sweep, which
 // schedulers that count connections need.
 func (d *duel) lapse() {
-	counting := slices.ContainsFunc(d.state.Services, func(s lb.Service) bool {
-		return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s.Scheduler)
-	})
-	if d.unsure = !counting && rapid.IntRange(0, 3).Draw(d.rt, "no sweep") == 0; !d.unsure {
+	if d.unsure = !slices.ContainsFunc(d.state.Services, countsConnections) && rapid.IntRange(0, 3).Draw(d.rt, "no sweep") == 0; !d.unsure {
 		d.Sweep()
 		d.oracle.Sweep()
 	}
+}
+
+// countsConnections reports whether a service chooses a real by how many
+// connections the reals have.
+func countsConnections(s lb.Service) bool {
+	return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ, lb.OVF}, s.Scheduler) ||
+		slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Upper > 0 })
 }
 
 // frame sends one frame through both.

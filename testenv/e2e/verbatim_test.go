@@ -144,7 +144,10 @@ func TestVerbatimScript(t *testing.T) {
 	_, err = s.Cluster.Host("r1").ServeWeb(":80")
 	must(t, err)
 	listed("172.25.0.12 172.25.0.13 ")
-	if log := s.mustType("cat checklvs.log"); strings.Count(log, "add 172.25.0.12 to ipvs") != 2 || !strings.Contains(log, "del 172.25.0.12 to ipvs") {
-		t.Errorf("checklvs.log:\n%s", log)
-	}
+	eventually(t, func() error { // the script writes its log after it has added the real
+		if log := s.mustType("cat checklvs.log"); strings.Count(log, "add 172.25.0.12 to ipvs") != 2 || !strings.Contains(log, "del 172.25.0.12 to ipvs") {
+			return fmt.Errorf("checklvs.log:\n%s", log)
+		}
+		return nil
+	})
 }

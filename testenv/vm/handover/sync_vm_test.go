@@ -151,6 +151,21 @@ func (l *lab) await(what string, o *opened, read func() list) list {
 	return got
 }
 
+// awaitSame waits until two lists have the same entries with the same reals and
+// states, and returns how far apart the ends of one entry are at most. News of
+// a state come after those of the entry itself.
+func (l *lab) awaitSame(what string, a, b func() list) (worst time.Duration) {
+	l.Helper()
+	tb.Eventually(l, patience, func() error {
+		var wrong []string
+		if worst, wrong = a().sameAs(b()); len(wrong) > 0 {
+			return fmt.Errorf("%s:\n%s", what, few(wrong))
+		}
+		return nil
+	})
+	return worst
+}
+
 // maxApart is how far apart the ends of an entry may be: a second of what is
 // right, and each list rounds to whole ones.
 const maxApart = 2 * time.Second
@@ -165,11 +180,8 @@ func TestKernelMasterToLVX(t *testing.T) {
 	o := l.open(l.master)
 	l.await("the kernel's backup", o, func() list { return l.kernelList(l.backup) })
 	l.await("lvx", o, l.lvxList)
-	worst, wrong := l.kernelList(l.backup).sameAs(l.lvxList())
+	worst := l.awaitSame("the kernel's backup and lvx", func() list { return l.kernelList(l.backup) }, l.lvxList)
 	t.Logf("%d entries, ends at most %s apart", o.total, worst)
-	if len(wrong) > 0 {
-		t.Errorf("the kernel's backup and lvx:\n%s", few(wrong))
-	}
 	if worst > maxApart {
 		t.Errorf("an entry ends %s apart, want %s at most", worst, maxApart)
 	}
@@ -184,11 +196,8 @@ func TestLVXToKernelBackup(t *testing.T) {
 	l.daemon(l.backup, "--start-daemon", "backup")
 	o := l.open(l.lvx)
 	l.await("the kernel's backup", o, func() list { return l.kernelList(l.backup) })
-	worst, wrong := l.lvxList().sameAs(l.kernelList(l.backup))
+	worst := l.awaitSame("lvx and the kernel's backup", l.lvxList, func() list { return l.kernelList(l.backup) })
 	t.Logf("%d entries, ends at most %s apart", o.total, worst)
-	if len(wrong) > 0 {
-		t.Errorf("lvx and the kernel's backup:\n%s", few(wrong))
-	}
 	if worst > maxApart {
 		t.Errorf("an entry ends %s apart, want %s at most", worst, maxApart)
 	}

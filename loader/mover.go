@@ -130,26 +130,34 @@ func (m *mover) place(key, value uint64) {
 	m.lost++
 }
 
-// choose is the place for an entry, as the index of its key: a free one, else
+// choose is the place for an entry, as the index of its key: a free one, in the
+// set that set_choose of bpf/set.h would take, since both fill one table; else
 // one that is worth less, else -1. found is true if the entry is there.
 func (m *mover) choose(sets [2]uint32, key, value uint64) (at int, found bool) {
-	at = -1
-	for _, set := range sets {
+	free, count, worse := [2]int{-1, -1}, [2]int{}, -1 // count of the free places of each set
+	for s, set := range sets {
 		for way := range bpf.Ways {
 			i := int(set)*wordsOfSet + way
 			v := atomic.LoadUint64(&m.into[i+bpf.Ways])
-			if m.isLive(v) && atomic.LoadUint64(&m.into[i]) == key && m.isSame(v, value) {
+			switch {
+			case m.isFree(v):
+				free[s] = i
+				count[s]++
+			case !m.isLive(v):
+			case atomic.LoadUint64(&m.into[i]) == key && m.isSame(v, value):
 				return i, true
-			}
-			if !m.isFree(v) && (at >= 0 || !m.isLive(v) || !m.isWorthLess(v, value)) {
-				continue
-			}
-			if at < 0 || m.isFree(v) && !m.isFree(atomic.LoadUint64(&m.into[at+bpf.Ways])) {
-				at = i
+			case worse < 0 && m.isWorthLess(v, value):
+				worse = i
 			}
 		}
 	}
-	return at, false
+	switch {
+	case count[0] < 2 && count[1] > count[0]:
+		return free[1], false
+	case count[0] > 0:
+		return free[0], false
+	}
+	return worse, false
 }
 
 func (m *mover) isFree(v uint64) bool { return bpf.FlowValue(v).State() == bpf.StateEmpty }

@@ -168,7 +168,7 @@ func (s source) skips() []string {
 }
 
 // method names the function that an expression calls through a package or a
-// value: "Skip" of t.Skip(...).
+// value: "Run" of t.Run(...).
 func method(e ast.Expr) string {
 	if call, ok := e.(*ast.CallExpr); ok {
 		if name, ok := call.Fun.(*ast.SelectorExpr); ok {
@@ -297,42 +297,11 @@ func TestReportTestLines(t *testing.T) {
 }
 
 func TestRulesFindWhatTheyAreFor(t *testing.T) {
-	const text = `package p
-
-type Exported struct{}
-
-type hidden struct{}
-
-func (Exported) Method() {}
-
-func (hidden) Method() {}
-
-// Good is documented.
-func (*Exported) Good() {}
-
-// Group is documented.
-const (
-	A = 1
-	B = 2
-)
-
-var (
-	C = 3
-	D = 4 // behind the name
-)
-
-func tests(t T) {
-	t.Skip("nginx is missing")
-	t.Skipf("kernel %s has no bpf_link for XDP", "4.19")
-	if testing.Short() {
-		t.Skip("takes a minute")
+	text, err := os.ReadFile("testdata/findings.txt")
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.Fuzz(func(t T, b []byte) { t.Skip() })
-	fmt.Errorf("failed to pin map: %w", err)
-	fmt.Errorf("pin map to %s: %w", path, err)
-}
-`
-	s, err := parse("p/p.go", []byte(text))
+	s, err := parse("p/p.go", text)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
-	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/warnings"
@@ -22,19 +21,19 @@ import (
 // datapath is the data path of a director.
 type datapath struct {
 	lb.Backend
-	canLease bool             // it can fall silent by itself
-	table    connsync.Backend // where XDP keeps connections; nil: XDP does not run
+	canLease bool         // it can fall silent by itself
+	xdp      *xdp.Backend // nil: XDP does not run
 }
 
 // openBackend opens the data path that the configuration asks for. With auto
-// every service gets the one that can run it.
-func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warnings.Registry, log *slog.Logger) (datapath, error) {
+// every service gets the one that can run it. XDP is attached in mode.
+func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *neighbors, w *warnings.Registry, log *slog.Logger) (datapath, error) {
 	openXDP := func() (*xdp.Backend, error) {
 		if err := hostinfo.WeakOrder(); err != nil {
 			return nil, err
 		}
 		b, err := xdp.Open(ctx, xdp.Options{
-			Log: log, Interfaces: cfg.Interfaces, Mode: loader.Mode(cfg.XDPMode), CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
+			Log: log, Interfaces: cfg.Interfaces, Mode: mode, CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
 			IPv6: servesIPv6(cfg), Echoes: echoTargets(cfg),
 		})
@@ -61,13 +60,13 @@ func openBackend(ctx context.Context, cfg *config.Config, n *neighbors, w *warni
 		if err == nil {
 			err = purgeIPVS(ctx, cfg)
 		}
-		return datapath{Backend: b, canLease: true, table: b}, err
+		return datapath{Backend: b, canLease: true, xdp: b}, err
 	}
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()
 	if err == nil {
 		o.XDP, o.Cannot = b, b.Cannot
-		return datapath{Backend: auto.New(o), canLease: true, table: b}, nil
+		return datapath{Backend: auto.New(o), canLease: true, xdp: b}, nil
 	}
 	if other := ipvs.Available(); other != nil {
 		return datapath{}, fmt.Errorf("no data path: XDP: %w; IPVS: %w", err, other)

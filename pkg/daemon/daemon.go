@@ -13,9 +13,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/loader/probe"
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
@@ -43,7 +45,8 @@ type Options struct {
 	Warnings []warnings.Warning                   // of what happened before the start
 	Log      *slog.Logger
 
-	refused error // why the configuration that was to follow did not start
+	refused  error             // why the configuration that was to follow did not start
+	fellBack *warnings.Warning // native mode was given up: auto is generic now
 }
 
 // Daemon is everything that runs in one director.
@@ -123,9 +126,6 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		SyncDaemons: d.syncDaemons.forDirector(), Losses: d.losses.forDirector(),
 	})
 	d.router.director = d.director
-	if d.losses != nil && cfg.XDPMode == config.XDPAuto {
-		d.losses.forwarded, d.losses.giveUp = d.forwardedFrames, d.giveUpNative
-	}
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
@@ -138,15 +138,24 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 // openDatapath opens the data path, and prepares what other directors and
 // routers are told of it.
 func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
-	path, err := openBackend(ctx, cfg, d.neigh, d.warnings, d.log)
+	mode := loader.Mode(cfg.XDPMode)
+	if d.opt.fellBack != nil && mode == loader.Auto {
+		mode = loader.Generic
+		d.warnings.Put(*d.opt.fellBack)
+	}
+	path, err := openBackend(ctx, cfg, mode, d.neigh, d.warnings, d.log)
 	if err != nil {
 		return err
 	}
 	d.backend, d.canLease = path.Backend, path.canLease
 	var feed *newsFeed
-	if path.table != nil {
-		feed = &newsFeed{table: path.table}
+	if path.xdp != nil {
+		feed = &newsFeed{table: path.xdp}
 		d.losses = watchLosses(cfg, d.warnings, d.log)
+		isNative := func(a loader.Attachment) bool { return a.Mode == loader.Native }
+		if mode == loader.Auto && slices.ContainsFunc(path.xdp.Datapath().Attachments, isNative) {
+			d.losses.sentBack, d.losses.giveUp = path.xdp.SentBack, d.giveUpNative
+		}
 	}
 	if d.sync, err = newConnSync(cfg, feed, d.warnings, d.log); err == nil {
 		if feed != nil {
@@ -155,6 +164,9 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 		d.routes = newRoutes(cfg, d.sync, d.warnings, d.history, d.log)
 	}
 	if err != nil {
+		if d.losses != nil {
+			err = errors.Join(err, d.losses.end())
+		}
 		return errors.Join(err, d.backend.Close(d.found.datapath))
 	}
 	return nil

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -41,16 +42,17 @@ type lossWatch struct {
 	warnings   *warnings.Registry
 	log        *slog.Logger
 
-	// forwarded counts the frames that XDP has sent back by the interface that they
-	// came in by. giveUp is called where nearly all of them are lost.
-	forwarded func(context.Context) uint64
-	giveUp    func(lost, sent uint64)
+	// sentBack counts the frames that XDP has sent back by the interface that they
+	// came in by. giveUp is called where nearly all of them are lost; nil: native
+	// mode is not in force, or not to be given up.
+	sentBack func() (uint64, error)
+	giveUp   func(ctx context.Context, lost, sent uint64)
 
-	lostBefore, sentBefore uint64 // at the last look
-	mu                     sync.Mutex
-	said                   map[string]map[string]uint64 // by the driver, when it was asked last
-	total                  map[string]uint64            // by interface, at the last look
-	lastOne                map[string]time.Time         // when that had grown
+	before  *balance // at the last look that could be taken; nil: there was none
+	mu      sync.Mutex
+	said    map[string]map[string]uint64 // by the driver, when it was asked last
+	total   map[string]uint64            // by interface, at the last look
+	lastOne map[string]time.Time         // when that had grown
 }
 
 // watchLosses begins to count. Nothing of it is needed to serve.
@@ -108,7 +110,7 @@ func (l *lossWatch) run(ctx context.Context) error {
 	for {
 		l.look(time.Now())
 		if l.giveUp != nil {
-			l.judge(l.forwarded(ctx))
+			l.judge(ctx)
 		}
 		select {
 		case <-tick.C:
@@ -125,29 +127,53 @@ const (
 	hopelessPercent = 90
 )
 
+// balance is what XDP has sent back, and what drivers have lost of that.
+type balance struct{ sent, lost uint64 }
+
 // judge looks whether what was sent since the last look was lost.
-func (l *lossWatch) judge(sent uint64) {
-	lost := uint64(0)
-	for _, c := range l.list() {
-		if c.Counter == string(losses.TX) && !c.IsDrivers {
-			lost += c.Frames
+func (l *lossWatch) judge(ctx context.Context) {
+	now, err := l.takeBalance()
+	if err != nil {
+		l.log.Debug("what is sent and lost is not known", "err", err)
+		return
+	}
+	before := l.before
+	l.before = &now
+	if before == nil {
+		return
+	}
+	if lost, sent := now.lost-before.lost, now.sent-before.sent; lost >= hopelessFrames && lost*100 >= sent*hopelessPercent {
+		l.giveUp(ctx, lost, sent)
+	}
+}
+
+func (l *lossWatch) takeBalance() (now balance, err error) {
+	if now.sent, err = l.sentBack(); err != nil {
+		return now, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.kernel == nil {
+		return now, errors.New("the kernel does not count losses")
+	}
+	counts, err := l.kernel()
+	for _, c := range counts {
+		if c.Loss == losses.TX {
+			now.lost += c.Frames
 		}
 	}
-	newlyLost, newlySent := lost-l.lostBefore, sent-l.sentBefore
-	isFirst := l.sentBefore == 0
-	l.lostBefore, l.sentBefore = lost, sent
-	if !isFirst && newlyLost >= hopelessFrames && newlyLost*100 >= newlySent*hopelessPercent {
-		l.giveUp(newlyLost, newlySent)
-	}
+	return now, err
 }
 
 // fellBack is the kind of a note that native mode was given up.
 const fellBack = "fell-back"
 
-// giveUpNative has the daemon start anew in generic mode.
-func (d *Daemon) giveUpNative(lost, sent uint64) {
-	cfg := *d.director.Config()
-	cfg.XDPMode = config.XDPGeneric
+// giveUpNative has the daemon start anew: from then on auto is generic mode.
+func (d *Daemon) giveUpNative(ctx context.Context, lost, sent uint64) {
+	file, err := d.director.File(ctx)
+	if err != nil {
+		return // the daemon ends
+	}
 	note := warnings.Warning{
 		Kind: fellBack, Subject: "packet path", Note: true,
 		Text: fmt.Sprintf("native XDP lost %d of %d frames: generic mode serves, which is slower", lost, sent),
@@ -156,23 +182,9 @@ func (d *Daemon) giveUpNative(lost, sent uint64) {
 	d.log.Warn("native XDP loses what it sends: falling back to generic", "lost", lost, "sent", sent)
 	d.history.Add(history.Event{Kind: history.Daemon, Subject: "lvx", Text: note.Text})
 	select {
-	case d.next <- Next{Config: &cfg, warning: &note}:
+	case d.next <- Next{Config: file, fellBack: &note}:
 	default: // something follows already
 	}
-}
-
-// forwardedFrames counts what XDP has sent back.
-func (d *Daemon) forwardedFrames(ctx context.Context) uint64 {
-	st, err := d.director.Status(ctx)
-	if err != nil {
-		return 0
-	}
-	for _, v := range st.Verdicts {
-		if v.Name == "forwarded" {
-			return v.Count
-		}
-	}
-	return 0
 }
 
 // end ends the counting.

@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,4 +61,39 @@ func TestLossesAreWarnedOfWhileTheyGoOn(t *testing.T) {
 	if diff := cmp.Diff(want, l.list()); diff != "" {
 		t.Errorf("counted (-want +got):\n%s", diff)
 	}
+}
+
+// Native mode is given up where nearly all of what was sent in one period is
+// lost, and never because a count could not be read.
+func TestNativeModeIsGivenUpForLosses(t *testing.T) {
+	now := balance{sent: 1000, lost: 500} // before the daemon began
+	var unreadable error
+	var given []balance
+	l := &lossWatch{
+		log: slog.New(slog.DiscardHandler),
+		kernel: func() ([]losses.Count, error) {
+			return []losses.Count{{Interface: "eth0", Loss: losses.TX, Frames: now.lost}, {Interface: "eth0", Loss: losses.Redirect, Frames: 1e6}}, nil
+		},
+		sentBack: func() (uint64, error) { return now.sent, unreadable },
+		giveUp:   func(_ context.Context, lost, sent uint64) { given = append(given, balance{sent, lost}) },
+	}
+	look := func(sent, lost uint64, want ...balance) {
+		t.Helper()
+		given = nil
+		now.sent, now.lost = now.sent+sent, now.lost+lost
+		l.judge(t.Context())
+		if !slices.Equal(given, want) {
+			t.Errorf("%d sent and %d lost: given up for %v, want %v", sent, lost, given, want)
+		}
+	}
+	look(0, 0)
+	look(1000, 10)
+	look(hopelessFrames-1, hopelessFrames-1)
+	look(100, 89)
+	unreadable = errors.New("no such map")
+	look(0, 100)
+	unreadable = nil
+	look(1000, 0)
+	look(100, 90, balance{sent: 100, lost: 90})
+	look(50, 50, balance{sent: 50, lost: 50})
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +22,7 @@ type Next struct {
 	Config *config.Config
 	Binary string
 
-	warning *warnings.Warning // why it follows, if that is worth one
+	fellBack *warnings.Warning // native mode was given up, and why
 }
 
 func (n Next) isNone() bool { return n.Config == nil && n.Binary == "" }
@@ -48,8 +47,8 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 		case err == nil && d.follower.Config != nil:
 			before = o.Config
 			o.Config, o.refused = d.follower.Config, nil
-			if d.follower.warning != nil {
-				o.Warnings = append(slices.Clone(o.Warnings), *d.follower.warning)
+			if d.follower.fellBack != nil {
+				o.fellBack = d.follower.fellBack
 			}
 		case before != nil && ctx.Err() == nil:
 			o.Log.Error("the new configuration does not start, the old one goes on", "err", err)

@@ -205,6 +205,16 @@ func New(opt Options) *Director {
 // Config is the configuration that is in force.
 func (d *Director) Config() *config.Config { return d.current.Load() }
 
+// File is the configuration as it was read: without the edits of ipvsadm that
+// [Director.Config] has.
+func (d *Director) File(ctx context.Context) (file *config.Config, err error) {
+	err = d.do(ctx, func(context.Context) error {
+		file = d.file
+		return nil
+	})
+	return file, err
+}
+
 // Applied is closed once the backend holds the first plan: VRRP may start.
 func (d *Director) Applied() <-chan struct{} { return d.applied }
 

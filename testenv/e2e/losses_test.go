@@ -67,6 +67,7 @@ func TestFramesThatTheDriverLosesAreCounted(t *testing.T) {
 // Where native mode comes to lose what it sends, generic mode takes over by itself,
 // and that is said.
 func TestGenericModeTakesOver(t *testing.T) {
+	const edited = "172.25.0.101:80" // by ipvsadm
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	realsUp(t, r, "r1", "r2")
@@ -75,6 +76,8 @@ func TestGenericModeTakesOver(t *testing.T) {
 	if !strings.Contains(out, "eth0: native\n") {
 		t.Errorf("native mode is not in force, or not proven:\n%s", out)
 	}
+	d1 := r.Cluster.Host("d1")
+	run(t, d1, "env", "LVX_SOCKET="+r.Socket("d1"), lvx, "ipvsadm", "-A", "-t", edited)
 	run(t, r.Cluster.Switch(), "ip", "link", "set", "dev", "d1", "xdp", "off")
 	eventually(t, func() error {
 		_, err := r.Get("http://"+rig.VIP, 200*time.Millisecond)
@@ -88,6 +91,14 @@ func TestGenericModeTakesOver(t *testing.T) {
 			}
 			return err
 		})
+	}
+	_, err = r.LVX(t.Context(), "d1", "reload")
+	must(t, err)
+	if out, err := r.LVX(t.Context(), "d1", "list", "-n"); err != nil || !strings.Contains(out, "TCP  "+edited) {
+		t.Errorf("an edit of ipvsadm's is lost with native mode: %v\n%s", err, out)
+	}
+	if out, _ := r.LVX(t.Context(), "d1", "diff"); strings.Contains(out, "xdp_mode") { // it exits with 1: the edit is no line of the file
+		t.Errorf("the file has not changed, yet lvx diff says\n%s", out)
 	}
 }
 

@@ -196,6 +196,25 @@ func (b *Backend) verdicts() ([]lb.Verdict, error) {
 	return out, nil
 }
 
+// sentBack are the verdicts of frames that leave by the interface that they came
+// in by (XDP_TX).
+var sentBack = []bpf.Verdict{bpf.Forwarded, bpf.ICMPForwarded, bpf.AnsweredUnreachable, bpf.AnsweredTTL, bpf.AnsweredTooBig}
+
+// SentBack is how many frames were sent back by the interface that they came in
+// by, and some more: an ICMP error that left by another one counts.
+func (b *Backend) SentBack() (n uint64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, v := range sentBack {
+		of, err := tally(b.dp.Maps.Verdicts, uint32(v))
+		if err != nil {
+			return 0, err
+		}
+		n += of
+	}
+	return n, nil
+}
+
 // tally sums a count over the CPUs.
 func tally(m *ebpf.Map, i uint32) (uint64, error) {
 	var per []bpf.Tally

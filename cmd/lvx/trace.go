@@ -31,8 +31,9 @@ func newTraceCmd() *cobra.Command {
 		Use:   "trace [FILTER]",
 		Short: "packets as the packet path decides them",
 		Long: `Prints a line for each packet: time, interface, client, destination, verdict,
-real; and a line for what the driver has lost of what was sent. While it runs the packet path is one that records what it decides; it
-serves as ever, and becomes the usual one again when the trace ends.
+real; and a line for what the driver has lost of what was sent. While it runs
+the packet path is one that records what it decides; it serves as ever, and
+becomes the usual one again when the trace ends.
 
 ` + filterHelp,
 		Example: `  lvx trace

@@ -73,13 +73,13 @@ func passingTrouble(cfg *config.Config) (all []string) {
 	if err := unwritable(cfg.StateDir); err != nil {
 		all = append(all, fmt.Sprintf("state_dir: %v: nothing survives a restart that an operator says (make it writable)", err))
 	}
-	for _, name := range []string{"vips.json", "silent.json", "overrides.json", "memory.json", "runtime.json", "history.json", "maintenance.json"} {
-		if err := jsonfile.Check(filepath.Join(cfg.StateDir, name)); err != nil {
+	for _, note := range notesOf(cfg) {
+		if err := jsonfile.Check(note); err != nil {
 			all = append(all, fmt.Sprintf("notes cannot be read, a start moves them aside: %v", err))
 		}
 	}
 	all = append(all, lostPins(cfg)...)
-	all = append(all, missingSecrets(cfg)...)
+	all = append(all, sessionTroubles(cfg)...)
 	if cfg.Admin.Listen != "" && !answers(cfg.Admin.Socket) {
 		l, err := net.Listen("tcp", cfg.Admin.Listen)
 		if err != nil {
@@ -90,9 +90,18 @@ func passingTrouble(cfg *config.Config) (all []string) {
 	return all
 }
 
-// missingSecrets is what keeps sessions with other directors and with routers
+// notesOf lists the files in which daemons remember things.
+func notesOf(cfg *config.Config) (files []string) {
+	for _, dir := range []string{cfg.StateDir, ledgerDir(cfg)} {
+		found, _ := filepath.Glob(filepath.Join(dir, "*.json")) // an error is one of the pattern
+		files = append(files, found...)
+	}
+	return files
+}
+
+// sessionTroubles is what keeps sessions with other directors and with routers
 // from beginning.
-func missingSecrets(cfg *config.Config) (all []string) {
+func sessionTroubles(cfg *config.Config) (all []string) {
 	say := func(what string, err error) {
 		if err != nil && (!errors.Is(err, fs.ErrPermission) || os.Geteuid() == 0) {
 			all = append(all, fmt.Sprintf("%s: %v", what, err))

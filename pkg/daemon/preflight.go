@@ -134,7 +134,7 @@ func noDataPath(cfg *config.Config, h hostinfo.Host) error {
 }
 
 // errSyncNeedsXDP is why connections cannot be shared on a host without XDP.
-var errSyncNeedsXDP = errors.New("sync: shares connections that XDP forwards, and XDP does not run here (see lvx check)")
+var errSyncNeedsXDP = errors.New("sync: shares connections that XDP forwards, and XDP does not run here (backend: auto or xdp, on a host that has it)")
 
 // noSync is why this host can share no connections.
 func noSync(cfg *config.Config, h hostinfo.Host) error {

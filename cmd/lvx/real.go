@@ -78,7 +78,7 @@ func (f *realFlags) down() *cobra.Command {
 		Use:   "down [--vip VIP...]",
 		Short: "undo up: for some VIPs, or for all",
 		Long: `Takes the VIPs off lo, and off the tunnel's device, that "lvx real up" had put
-there. With the last one the settings get back the values that they had before,
+there; one that was there before stays. With the last one the settings get back the values that they had before,
 and a tunnel's device that was down is down again.`,
 		Example: "  lvx real down --vip 172.25.0.100\n  lvx real down",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },

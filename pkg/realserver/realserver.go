@@ -65,7 +65,7 @@ func Up(o Options) (report []string, err error) {
 }
 
 // Down undoes [Up] for the given VIPs, or for all of them if none is given:
-// a VIP that was on lo before Up stays there, the settings get back their
+// a VIP that was on lo or on the tunnel's device before Up stays there, the settings get back their
 // former values when the last VIP goes. Where the former values are not known
 // (the state file was lost, or is of an earlier boot) the VIP goes, the
 // settings stay, and the report says so.
@@ -112,7 +112,7 @@ func (r *reporter) up(s *state, vip netip.Addr, o Options) error {
 		return err
 	}
 	place, onLo := on(places, lo)
-	tunnel, err := s.note(vip, o, onLo)
+	tunnel, err := s.note(vip, o, places)
 	if err != nil {
 		return err
 	}

@@ -46,21 +46,27 @@ type record struct {
 	Interface string     `json:"interface"` // the one that faces the segment; an IPv6 VIP may have none
 	Before    bool       `json:"before"`    // it was on lo already
 	Tunnel    Tunnel     `json:"tunnel,omitempty"`
+
+	BeforeTunnel bool `json:"before_tunnel,omitempty"` // it was on the tunnel's device already
 }
 
 func (s *state) find(vip netip.Addr) int {
 	return slices.IndexFunc(s.VIPs, func(r record) bool { return r.Addr == vip })
 }
 
-// note remembers a VIP with the interface that it faces and the tunnel that its
-// packets come in.
-func (s *state) note(vip netip.Addr, o Options, onLo bool) (Tunnel, error) {
-	v := record{Addr: vip, Before: onLo}
+// note remembers a VIP with the interface that it faces, the tunnel that its
+// packets come in, and where of lo and the tunnel's device it was before.
+func (s *state) note(vip netip.Addr, o Options, places []found) (Tunnel, error) {
+	v := record{Addr: vip}
+	_, v.Before = on(places, lo)
 	known := s.find(vip)
 	if known >= 0 {
 		v = s.VIPs[known]
 	}
 	if o.Tunnel != "" {
+		if v.Tunnel == "" {
+			_, v.BeforeTunnel = on(places, tunnelDevice)
+		}
 		v.Tunnel = o.Tunnel
 	}
 	if o.Interface != "" {

@@ -94,7 +94,7 @@ func findTunnel() (netlink.Link, error) {
 	return link, nil
 }
 
-// leaveTunnel takes a VIP off the tunnel's device.
+// leaveTunnel takes a VIP off the tunnel's device, unless it was there before.
 func (r *reporter) leaveTunnel(v record) error {
 	if v.Tunnel == "" {
 		return nil
@@ -106,6 +106,10 @@ func (r *reporter) leaveTunnel(v record) error {
 	list, _, err := vip.List(link.Attrs().Index)
 	if err != nil || !vip.Has(list, v.Addr) {
 		return err
+	}
+	if v.BeforeTunnel {
+		r.say("%s: stays on %s, where it was before", v.Addr, tunnelDevice)
+		return nil
 	}
 	r.say("%s: taken off %s", v.Addr, tunnelDevice)
 	return vip.Remove(link.Attrs().Index, []netip.Prefix{netip.PrefixFrom(v.Addr, v.Addr.BitLen())})

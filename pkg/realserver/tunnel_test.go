@@ -67,8 +67,16 @@ func TestTunnelThatWasThere(t *testing.T) {
 	if err := r.Sysctl("net.ipv4.conf.tunl0.rp_filter", "1"); err != nil {
 		t.Fatal(err)
 	}
+	r.up(t, vip1) // by direct routing at first
+	r.do(t, realserver.Up, tunnelled)
 	r.do(t, realserver.Up, tunnelled)
 	report := r.down(t)
+	if got := tb.Run(t, r.Host, "ip", "-brief", "address", "show", "tunl0"); !strings.Contains(got, "172.25.0.100/32") {
+		t.Errorf("the address of tunl0 is gone: %s", got)
+	}
+	if !strings.Contains(report, "172.25.0.100: stays on tunl0, where it was before") {
+		t.Errorf("report:\n%s", report)
+	}
 	if strings.Contains(report, "tunl0: down") || !strings.Contains(report, "net.ipv4.conf.tunl0.rp_filter: 1 again") {
 		t.Errorf("report:\n%s", report)
 	}

@@ -2,6 +2,7 @@ package realserver
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -44,6 +45,7 @@ func (r *reporter) lowerSegments(s *state) error {
 	if err == nil {
 		err = setSegmentRules(want)
 	}
+	r.sayLeftBehind(have, want, err)
 	for _, v := range s.VIPs {
 		switch size := want[v.Addr]; {
 		case size == have[v.Addr]:
@@ -54,6 +56,29 @@ func (r *reporter) lowerSegments(s *state) error {
 		}
 	}
 	return nil
+}
+
+// sayLeftBehind says which rules the kernel did not let go. One without
+// nf_tables has none.
+func (r *reporter) sayLeftBehind(have, want map[netip.Addr]uint16, err error) {
+	if err == nil || hasNoTables(err) {
+		return
+	}
+	if len(want) == 0 {
+		r.say("table ip %s not removed (%v): nft delete table ip %s", segmentTable, err, segmentTable)
+		return
+	}
+	for _, addr := range slices.SortedFunc(maps.Keys(have), netip.Addr.Compare) {
+		if want[addr] == 0 {
+			r.say("%s: rule of table ip %s not removed (%v)", addr, segmentTable, err)
+		}
+	}
+}
+
+// hasNoTables reports whether an error of listing tables says that the kernel has
+// no netlink of netfilter, or no nf_tables behind it (nfnetlink_rcv_msg).
+func hasNoTables(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL)
 }
 
 // segmentFor is the longest segment that fits the tunnel over a link.

@@ -1,10 +1,12 @@
 package realserver_test
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/realserver"
 	"github.com/lvx-lb/lvx/testenv/tb"
@@ -53,6 +55,9 @@ func TestTunnelUpAndDown(t *testing.T) {
 		}
 	}
 	want(t, r.Host, "down", before)
+	if got := tb.Run(t, r.Host, "nft", "list", "tables"); got != "" {
+		t.Errorf("tables after down: %s", got)
+	}
 	if got := filter(); got != was {
 		t.Errorf("after down: %s, before: %s", got, was)
 	}
@@ -156,5 +161,25 @@ func TestNoTunnelDevice(t *testing.T) {
 	o.Tunnel = "sit"
 	if err := r.Do(func() error { _, err := realserver.Up(o); return err }); err == nil || !strings.Contains(err.Error(), `tunnel "sit": not one that lvx sets up`) {
 		t.Error(err)
+	}
+}
+
+// A rule that the kernel does not let go is not left without a word.
+func TestSegmentRuleLeftBehind(t *testing.T) {
+	r := newReal(t)
+	addTunnelDevice(t, r)
+	r.do(t, realserver.Up, tunnelled)
+	tb.Run(t, r.Host, "nft", "delete", "table", "ip", "lvx_real")
+	// The same by a program that nobody may take it from.
+	tb.Start(t, r.Host, "sh", "-c", `{ echo 'table ip lvx_real { flags owner; chain output { ip saddr 172.25.0.100 tcp option maxseg size set 1440; }; }'; sleep 60; } | nft -i`)
+	tb.Eventually(t, 10*time.Second, func() error {
+		if out := tb.Run(t, r.Host, "nft", "list", "ruleset"); !strings.Contains(out, "maxseg") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	report := r.down(t)
+	if want := "table ip lvx_real not removed (nf_tables: "; !strings.Contains(report, want) || !strings.Contains(report, "): nft delete table ip lvx_real") {
+		t.Errorf("report lacks %q:\n%s", want, report)
 	}
 }

@@ -100,7 +100,8 @@ segment this host itself.
 Of a VIP behind a tunnel (--tunnel, or as remembered from "lvx real up") it also
 shows whether a tunnel device is up, its rp_filter (the larger of its own and
 that of "all"; 1 drops what comes out of the tunnel, and so does 2 where the
-device has no address), and the longest segment that this host offers clients.`,
+device has no address), and the longest segment that this host offers clients.
+The rule that lowers it is readable for root alone.`,
 		Example: "  lvx real status\n  lvx real status --vip 172.25.0.100\n  lvx real status --vip 172.25.0.100 --tunnel",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -168,7 +169,9 @@ func printReal(w io.Writer, st realserver.Status) error {
 	}
 	for _, s := range st.Settings {
 		wanted := s.Want
-		if !s.Faulty && wanted != strconv.Itoa(s.Value) {
+		if s.UnreadTable != "" {
+			wanted += " (" + s.UnreadTable + " is not readable: run as root)"
+		} else if !s.Faulty && wanted != strconv.Itoa(s.Value) {
 			wanted += " (works as well)"
 		}
 		fmt.Fprintf(t, "%s\t%d\t%s\n", s.Name, s.Value, wanted)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lvx-lb/lvx/pkg/realserver"
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/tb"
 )
@@ -54,6 +55,18 @@ func TestRealCommand(t *testing.T) {
 				t.Errorf("lvx real %s: output lacks %q:\n%s", step.args, part, out)
 			}
 		}
+	}
+}
+
+// A segment that a rule may lower, which only root can read.
+func TestRealStatusUnread(t *testing.T) {
+	var out bytes.Buffer
+	err := printReal(&out, realserver.Status{
+		VIPs:     []realserver.VIP{{Addr: testenv.VIP, On: "lo"}},
+		Settings: []realserver.Setting{{Name: "MSS of 172.25.0.100", Value: 1460, Want: "1440", UnreadTable: "table ip lvx_real"}},
+	})
+	if want := "1440 (table ip lvx_real is not readable: run as root)\n"; err != nil || !strings.Contains(out.String(), want) {
+		t.Errorf("%v, output lacks %q:\n%s", err, want, out.String())
 	}
 }
 

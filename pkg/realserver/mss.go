@@ -188,12 +188,21 @@ func judgeSegment(v VIP) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
-	if rules, err := segmentRules(); err == nil && rules[v.Addr] != 0 {
-		offered = min(offered, int(rules[v.Addr]))
+	s := Setting{Name: "MSS of " + v.Addr.String(), Value: offered, Want: fmt.Sprint(fits), Faulty: offered > fits}
+	if !s.Faulty {
+		return s, nil // whatever the rules are
 	}
-	return Setting{
-		Name: "MSS of " + v.Addr.String(), Value: offered, Want: fmt.Sprint(fits), Faulty: offered > fits,
-	}, nil
+	rules, err := segmentRules()
+	switch {
+	case errors.Is(err, unix.EPERM):
+		s.UnreadTable, s.Faulty = "table ip "+segmentTable, false
+	case err != nil && !hasNoTables(err):
+		return Setting{}, err
+	case rules[v.Addr] != 0:
+		s.Value = min(offered, int(rules[v.Addr]))
+		s.Faulty = s.Value > fits
+	}
+	return s, nil
 }
 
 // offeredSegment is the longest segment that the routes by an interface offer.

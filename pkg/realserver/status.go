@@ -30,10 +30,11 @@ type VIP struct {
 
 // Setting is one setting as it acts on an interface or on a VIP's connections.
 type Setting struct {
-	Name   string // "arp_ignore of eth0"
-	Value  int    // the larger of the interface's and that of "all", which the kernel goes by
-	Want   string
-	Faulty bool
+	Name        string // "arp_ignore of eth0"
+	Value       int    // the larger of the interface's and that of "all", which the kernel goes by
+	Want        string
+	Faulty      bool
+	UnreadTable string // table whose rules may lower Value and only root can read; "" = none
 }
 
 // IsReady reports whether the host serves all of the VIPs as a real server
@@ -64,7 +65,8 @@ func (o Options) remembered() (s *state, err error) {
 
 // Inspect finds out how things stand for the given VIPs, or for those that are
 // up if none is given. It judges what works, whoever set it and wherever. It
-// changes nothing and needs no privileges.
+// changes nothing and needs no privileges: a setting that it cannot read whole
+// is not faulty, and [Setting].UnreadTable names what is missing.
 func Inspect(o Options) (Status, error) {
 	remembered, err := o.remembered()
 	if err != nil {

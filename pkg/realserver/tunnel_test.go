@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lvx-lb/lvx/pkg/realserver"
 	"github.com/lvx-lb/lvx/testenv/tb"
 )
@@ -123,6 +125,36 @@ func TestTunnelStatus(t *testing.T) {
 				t.Errorf("status says %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// What only root can read is not judged, and is named.
+func TestTunnelStatusWithoutRoot(t *testing.T) {
+	r := newReal(t)
+	addTunnelDevice(t, r)
+	r.do(t, realserver.Up, tunnelled)
+	tb.Run(t, r.Host, "nft", "delete", "table", "ip", "lvx_real")
+	if got := troubles(r.status(t)); !strings.Contains(got, "MSS of 172.25.0.100 1460") {
+		t.Errorf("root's status says %q", got)
+	}
+	var st realserver.Status
+	tb.Do(t, r.Host, func() (err error) { // the thread is not used again
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			return err
+		}
+		st, err = realserver.Inspect(realserver.Options{StateFile: r.file})
+		return err
+	})
+	if got := troubles(st); got != "" {
+		t.Errorf("status says %q", got)
+	}
+	for _, s := range st.Settings {
+		isMSS := s.Name == "MSS of 172.25.0.100"
+		if isMSS && s.UnreadTable != "table ip lvx_real" || !isMSS && s.UnreadTable != "" {
+			t.Errorf("setting %+v", s)
+		}
 	}
 }
 

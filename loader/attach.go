@@ -78,8 +78,7 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 	a.Mode = modeOf(d.Interfaces[a.Slot].Mode)
 	if !d.stillGood(l, a) {
 		d.opts.Log.Info("the pinned link is of another interface or mode; attaching anew", "interface", a.Name)
-		_ = os.Remove(path)
-		return false, l.Close()
+		return false, d.endLink(a.Name, l)
 	}
 	if err := d.opts.fail("update"); err != nil {
 		_ = l.Close()
@@ -97,12 +96,20 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 		// A program of another attach type (frags or not) cannot be
 		// swapped in; only then is the old link given up.
 		d.opts.Log.Warn("the running program cannot be replaced in place; attaching anew", "interface", a.Name, "why", err)
-		_ = os.Remove(path)
-		return false, l.Close()
+		return false, d.endLink(a.Name, l)
 	}
 	d.links[a.Name] = l
 	a.Why = d.whyStillGeneric(a)
 	return true, nil
+}
+
+// endLink takes the program of the link of an interface off, for good.
+func (d *Datapath) endLink(name string, l link.Link) error {
+	delete(d.links, name)
+	if err := d.pins.endLink(name, l); err != nil {
+		return fmt.Errorf("detach from %s: %w", name, err)
+	}
+	return nil
 }
 
 // whyStillGeneric is why an interface that was attached to before is served
@@ -135,11 +142,11 @@ func (d *Datapath) attachNew(a *Attachment, prog *ebpf.Program) error {
 	}
 	d.Interfaces[a.Slot].Mode = modeNumber(a.Mode)
 	if err := d.opts.fail("link"); err != nil {
-		_ = l.Close()
+		_ = detachAtOnce(l)
 		return err
 	}
 	if err := l.Pin(d.pins.link(a.Name)); err != nil {
-		_ = l.Close()
+		_ = detachAtOnce(l)
 		return fmt.Errorf("pin link to %s: %w", d.pins.link(a.Name), err)
 	}
 	d.links[a.Name] = l
@@ -203,8 +210,8 @@ func (d *Datapath) dropStrayLinks() error {
 			continue
 		}
 		d.opts.Log.Info("detaching from an interface that is no longer configured", "interface", name)
-		if err := os.Remove(d.pins.link(name)); err != nil {
-			return fmt.Errorf("unpin link of %s: %w", name, err)
+		if err := d.pins.detach(name); err != nil {
+			return fmt.Errorf("detach from %s: %w", name, err)
 		}
 	}
 	return nil

@@ -269,8 +269,8 @@ func (d *Datapath) Close(keep bool) error {
 	}
 	if !keep {
 		for name, l := range d.links {
-			if e := l.Unpin(); e != nil && err == nil {
-				err = fmt.Errorf("unpin link of %s: %w", name, e)
+			if e := d.endLink(name, l); e != nil && err == nil {
+				err = e
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -133,6 +133,66 @@ func TestFault01PurgeDetachesAtOnce(t *testing.T) {
 			t.Fatalf("program %d is still attached", id)
 		}
 	}
+}
+
+// A change of the mode, and a program that cannot be exchanged in place, make
+// the link anew: the old one is off when the new one is attached, also where
+// somebody looks at it at this moment.
+func TestFault01LinkIsMadeAnewAtOnce(t *testing.T) {
+	o := options(t)
+	for range 3 {
+		for _, o.Mode = range []Mode{Native, Generic} {
+			lookAtLink(t, o)
+			d := open(t, o)
+			if d.Attachments[0].Mode != o.Mode {
+				t.Fatalf("mode %s, want %s", d.Attachments[0].Mode, o.Mode)
+			}
+			must(t, d.Close(true))
+		}
+	}
+	must(t, Purge(o.PinDir))
+	o.Mode = Auto
+	for range 3 {
+		pinStrangeLink(t, o)
+		lookAtLink(t, o)
+		d := open(t, o)
+		info, err := d.Program("lvx0").Info()
+		must(t, err)
+		if id, _ := info.ID(); uint32(id) != programOn(t, "lvx0") || d.Attachments[0].Mode != Native {
+			t.Fatalf("program %d is attached, want %d; %+v", programOn(t, "lvx0"), id, d.Attachments[0])
+		}
+		lookAtLink(t, o)
+		must(t, d.Close(false))
+		if id := programOn(t, "lvx0"); id != 0 {
+			t.Fatalf("program %d is still attached", id)
+		}
+	}
+}
+
+// lookAtLink holds the pinned link, if there is one, until the test ends.
+func lookAtLink(t *testing.T, o Options) {
+	t.Helper()
+	l, err := link.LoadPinnedLink(pinDir(o.PinDir).link("lvx0"), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+}
+
+// pinStrangeLink attaches, under lvx's pin, a program of another attach type.
+func pinStrangeLink(t *testing.T, o Options) {
+	t.Helper()
+	iface, err := net.InterfaceByName("lvx0")
+	must(t, err)
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: passAll, License: "GPL"})
+	must(t, err)
+	defer prog.Close()
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: iface.Index, Flags: link.XDPDriverMode})
+	must(t, err)
+	must(t, os.MkdirAll(o.PinDir, 0o700))
+	must(t, l.Pin(pinDir(o.PinDir).link("lvx0")))
+	must(t, l.Close())
 }
 
 // A successor finds the maps as they were, and replaces the program without
@@ -281,13 +341,6 @@ func TestInterfaceDroppedFromConfiguration(t *testing.T) {
 	o.Interfaces = []string{"lvx1"}
 	d := open(t, o)
 	defer func() { must(t, d.Close(false)) }()
-	// The kernel frees a link that lost its last pin in its own time.
-	for range 1000 {
-		if programOn(t, "lvx0") == 0 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 	if programOn(t, "lvx0") != 0 || programOn(t, "lvx1") == 0 {
 		t.Errorf("programs: lvx0 %d, lvx1 %d", programOn(t, "lvx0"), programOn(t, "lvx1"))
 	}

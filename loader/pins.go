@@ -141,19 +141,31 @@ func Purge(path string) error {
 	return dir.remove()
 }
 
-// detach takes the program off an interface at once. The kernel itself would
-// do that some time after the pin has gone, and a start by then would take the
-// program for somebody else's.
+// detach takes the program of a pinned link off its interface.
 func (p pinDir) detach(name string) error {
 	l, err := link.LoadPinnedLink(p.link(name), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil {
-		err = errors.Join(l.Detach(), l.Close())
+	if err != nil {
+		return errors.Join(err, os.Remove(p.link(name)))
 	}
-	return errors.Join(err, os.Remove(p.link(name)))
+	return p.endLink(name, l)
 }
+
+// endLink takes the program of the link of an interface off, and its pin away.
+func (p pinDir) endLink(name string, l link.Link) error {
+	err := detachAtOnce(l)
+	if e := os.Remove(p.link(name)); !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// detachAtOnce takes the program of a link off. The kernel itself would do that
+// some time after the last pin and descriptor of the link have gone, and whoever
+// attaches by then would meet the program.
+func detachAtOnce(l link.Link) error { return errors.Join(l.Detach(), l.Close()) }
 
 // IsPinned reports whether a pin directory holds the link of an interface: the
 // program that is attached there is lvx's.

@@ -44,17 +44,23 @@ func (d *Datapath) refresh(a *Attachment) error {
 		return nil
 	}
 	d.opts.Log.Warn("attaching again", "interface", a.Name, "ifindex", iface.Index, "was", a.Index)
-	if l := d.links[a.Name]; l != nil {
-		_ = l.Unpin()
-		_ = l.Close()
-		delete(d.links, a.Name)
-	}
-	if err := os.Remove(d.pins.link(a.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin link of %s: %w", a.Name, err)
+	if err := d.endOldLink(a.Name); err != nil {
+		return err
 	}
 	a.Index = iface.Index
 	d.Interfaces[a.Slot].Ifindex = uint32(iface.Index)
 	return d.attachNew(a, d.program[a.Name])
+}
+
+// endOldLink takes the program off what the link of an interface was of.
+func (d *Datapath) endOldLink(name string) error {
+	if l := d.links[name]; l != nil {
+		return d.endLink(name, l)
+	}
+	if err := d.pins.detach(name); err != nil {
+		return fmt.Errorf("detach from %s: %w", name, err)
+	}
+	return nil
 }
 
 // attached reports whether the link still holds the program to the interface.

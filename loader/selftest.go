@@ -34,10 +34,10 @@ func (d *Datapath) attachNative(a *Attachment, prog *ebpf.Program) (link.Link, e
 	}
 	a.Proof = d.prove(a, test)
 	if a.Proof == Disproven && d.opts.Mode != Native {
-		return nil, errors.Join(errLost, l.Close())
+		return nil, errors.Join(errLost, detachAtOnce(l))
 	}
 	if err := l.Update(prog); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, detachAtOnce(l))
 	}
 	return l, nil
 }

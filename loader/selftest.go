@@ -10,8 +10,8 @@ import (
 	"github.com/lvx-lb/lvx/loader/echo"
 )
 
-// errLost says that native mode was tried out.
-var errLost = errors.New("frames that XDP sends are lost: neighbours answer echoes of this host, but none that XDP sent")
+// ErrLost says what a trial of native mode has shown.
+var ErrLost = errors.New("frames that XDP sends are lost: neighbours answer echoes of this host, but none that XDP sent")
 
 // attachNative attaches a program in native mode. At the first time, where there
 // are neighbours to ask, the link holds the program of the test first: to take a program off makes
@@ -34,7 +34,11 @@ func (d *Datapath) attachNative(a *Attachment, prog *ebpf.Program) (link.Link, e
 	}
 	a.Proof = d.prove(a, test)
 	if a.Proof == Disproven && d.opts.Mode != Native {
-		return nil, errors.Join(errLost, detachAtOnce(l))
+		a.Proof = NotAsked // of the mode that serves
+		return nil, errors.Join(ErrLost, detachAtOnce(l))
+	}
+	if a.Proof == Disproven {
+		d.opts.Log.Warn("native mode is asked for, and serves", "interface", a.Name, "err", ErrLost)
 	}
 	if err := l.Update(prog); err != nil {
 		return nil, errors.Join(err, detachAtOnce(l))
@@ -52,7 +56,6 @@ func (d *Datapath) prove(a *Attachment, test *echo.Test) Proof {
 		d.opts.Log.Info("native XDP is proven: an echo that it sent was answered", "interface", a.Name)
 		return Proven
 	case result == echo.Lost:
-		d.opts.Log.Warn("native XDP loses frames: neighbours answer echoes of this host, but none that XDP sent", "interface", a.Name)
 		return Disproven
 	}
 	return NotProven

@@ -1,7 +1,10 @@
 package loader
 
 import (
+	"bytes"
+	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -57,16 +60,18 @@ func TestNativeModeIsTriedOut(t *testing.T) {
 		mode                Mode // asked for
 		want                Mode
 		proof               Proof
+		says                int // times that the log says that frames are lost
 	}{
-		"frames leave":           {true, true, Auto, Native, Proven},
-		"frames are lost":        {false, true, Auto, Generic, Disproven},
-		"native is a must":       {false, true, Native, Native, Disproven},
-		"nobody answers":         {true, false, Auto, Native, NotProven},
-		"nobody is asked for it": {false, true, Generic, Generic, NotAsked},
+		"frames leave":           {true, true, Auto, Native, Proven, 0},
+		"frames are lost":        {false, true, Auto, Generic, NotAsked, 1},
+		"native is a must":       {false, true, Native, Native, Disproven, 1},
+		"nobody answers":         {true, false, Auto, Native, NotProven, 0},
+		"nobody is asked for it": {false, true, Generic, Generic, NotAsked, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
-			o.Mode = test.mode
+			var said bytes.Buffer
+			o.Mode, o.Log = test.mode, slog.New(slog.NewTextHandler(&said, nil))
 			o.Neighbors = []netip.Addr{addNeighbor(t, test.hasProgram)}
 			if !test.answers {
 				o.Neighbors = []netip.Addr{stranger}
@@ -75,6 +80,9 @@ func TestNativeModeIsTriedOut(t *testing.T) {
 			a := d.Attachments[0]
 			if a.Mode != test.want || a.Proof != test.proof || (a.Why != "") != (test.mode == Auto && test.want == Generic) {
 				t.Errorf("attached %+v", a)
+			}
+			if n := strings.Count(said.String(), ErrLost.Error()); n != test.says {
+				t.Errorf("the log says %d times that frames are lost, want %d: %s", n, test.says, &said)
 			}
 			if programOn(t, "lvx0") == 0 {
 				t.Error("no program is attached")

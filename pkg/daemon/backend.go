@@ -87,7 +87,7 @@ func noteProofs(all []loader.Attachment, w *warnings.Registry) {
 		case loader.NotProven:
 			note.Text, note.Note = "that frames leave in native mode is not proven: neither a real nor the gateway has answered an echo", true
 		case loader.Disproven: // `xdp_mode: native` asks for it all the same
-			note.Text = "frames that XDP sends are lost: neighbours answer echoes of this host, but none that XDP sent"
+			note.Text = loader.ErrLost.Error()
 			note.Cure = "xdp_mode: auto or generic"
 		default:
 			continue

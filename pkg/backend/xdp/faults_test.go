@@ -143,8 +143,8 @@ func TestUncheckedRealOfAPredecessor(t *testing.T) {
 	h.want(frame(p), "real_gone", pass)
 }
 
-// A service none of whose reals can be used yet, because they are being looked
-// for or have not been checked, answers nobody: clients ask again. Once it is
+// A service none of whose reals, nor its sorry server, can be used yet, because they
+// are being looked for or have not been checked, answers nobody: clients ask again. Once it is
 // known that none can be used they are told so.
 func TestFault29NobodyIsToldTooEarly(t *testing.T) {
 	h := newHarness(t, 1024, 1024)
@@ -168,6 +168,8 @@ func TestFault29NobodyIsToldTooEarly(t *testing.T) {
 				svc.Absent[0].Unchecked = true
 			}, "no_real"},
 			"both down":            {"known", func(svc *lb.Service) { svc.Absent, svc.Reals = svc.Reals, nil }, "answered_unreachable"},
+			"sorry looked for":     {"looked for", func(svc *lb.Service) { svc.Reals, svc.Sorry = nil, realN(3) }, "no_real"},
+			"sorry silent":         {"silent", func(svc *lb.Service) { svc.Reals, svc.Sorry = nil, realN(3) }, "answered_unreachable"},
 			"looked for, weight 0": {"looked for", func(svc *lb.Service) { svc.Reals[0].Weight, svc.Reals[1].Weight = 0, 0 }, "answered_unreachable"},
 			"unchecked, beside one": {"known", func(svc *lb.Service) {
 				svc.Absent, svc.Reals = []lb.Real{svc.Reals[0]}, svc.Reals[1:]
@@ -176,7 +178,7 @@ func TestFault29NobodyIsToldTooEarly(t *testing.T) {
 		} {
 			h.net.asking, h.net.silent = c.hosts == "looked for", map[netip.Addr]string{}
 			if c.hosts == "silent" {
-				h.net.silent = map[netip.Addr]string{realN(1): "no answer", realN(2): "no answer"}
+				h.net.silent = map[netip.Addr]string{realN(1): "no answer", realN(2): "no answer", realN(3): "no answer"}
 			}
 			t.Log(proto, name)
 			h.apply(lb.State{})

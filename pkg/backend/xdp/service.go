@@ -246,12 +246,13 @@ func (b *Backend) filtered(s *lb.Service) bool {
 	return len(s.Deny)+len(s.Allow)+len(b.state.Deny)+len(b.state.Allow) > 0
 }
 
-// isAwaited reports whether a real of a service may turn out to be usable: it
-// is being looked for, or has not been checked yet.
+// isAwaited reports whether a real of a service, or its sorry server, may turn
+// out to be usable: it is being looked for, or has not been checked yet.
 func (s *service) isAwaited() bool {
 	isLookedFor := func(c lb.Real) bool { return c.Weight > 0 && s.reals[c.Key()].near.Pending }
 	isUnchecked := func(c lb.Real) bool { return c.Weight > 0 && c.Unchecked }
-	return slices.ContainsFunc(s.conf.Reals, isLookedFor) || slices.ContainsFunc(s.conf.Absent, isUnchecked)
+	isSorryLookedFor := s.conf.Sorry.IsValid() && s.reals[netip.AddrPortFrom(s.conf.Sorry, 0)].near.Pending
+	return isSorryLookedFor || slices.ContainsFunc(s.conf.Reals, isLookedFor) || slices.ContainsFunc(s.conf.Absent, isUnchecked)
 }
 
 // describe fills the rest of the service's entry.

@@ -131,7 +131,7 @@ func (w *inProcess) stop(t *testing.T) string {
 	t.Helper()
 	before := len(w.p.Output())
 	if err := w.p.Stop(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, w.p.Output())
 	}
 	return w.p.Output()[before:]
 }

@@ -233,6 +233,13 @@ func (d *Director) Lease(instance string) (uint32, bool) {
 	return id, ok
 }
 
+// publishLeases makes the numbers of a plan's leases those that [Director.Lease]
+// gives, and returns the ones before. What is pointed to is a copy of its own:
+// the plan in force is written over by the next one while others read.
+func (d *Director) publishLeases(m Memory) (before *map[string]uint32) {
+	return d.leases.Swap(&m.Leases)
+}
+
 // Run applies the configuration and keeps it applied until ctx ends. An
 // error means that the start failed: later ones are shown in the status and
 // retried. What the backend holds at the end stays there; closing it is the
@@ -288,7 +295,7 @@ func (d *Director) start(ctx context.Context) error {
 func (d *Director) applyPlan(ctx context.Context, onApplied func(error)) error {
 	before := d.out
 	d.out = Plan(d.input(d.cfg))
-	d.leases.Store(&d.out.Memory.Leases)
+	d.publishLeases(d.out.Memory)
 	err := d.applyState(ctx, d.out.State)
 	d.announceState(err)
 	onApplied(err)
@@ -334,7 +341,7 @@ func (d *Director) watchServers(cfg *config.Config, vips []lb.VIP) {
 // so that no VIP attracts traffic before its state is there.
 func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 	out := Plan(d.input(cfg))
-	old := d.leases.Swap(&out.Memory.Leases)
+	old := d.publishLeases(out.Memory)
 	if err := d.enforceState(ctx, cfg, out.State); err != nil {
 		if old == nil { // the start: nothing ran before
 			return err

@@ -51,6 +51,16 @@ func (p *pair) sync(t *testing.T) []connsync.Entry {
 	return entries
 }
 
+// walk is what a peer that joins is told of.
+func (p *pair) walk(t *testing.T) (entries []connsync.Entry) {
+	t.Helper()
+	must(t, p.a.Walk(t.Context(), func(e []connsync.Entry) error {
+		entries = append(entries, slices.Clone(e)...)
+		return nil
+	}))
+	return entries
+}
+
 func at(n int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16, byte(n >> 8), byte(n)}), uint16(1000+n))
 }
@@ -117,11 +127,17 @@ func TestHalfOpenConnectionsAreNotTold(t *testing.T) {
 	if entries := p.sync(t); len(entries) != 0 {
 		t.Errorf("told of %+v after a sweep", entries)
 	}
+	if entries := p.walk(t); len(entries) != 0 {
+		t.Errorf("a peer that joins is told of %+v", entries)
+	}
 	p.a.Send(lb.Packet{Proto: lb.TCP, Src: at(1), Dst: web, Flags: "A"})
 	p.a.Send(datagram)
 	entries := p.sync(t)
 	if len(entries) != 2 || entries[0].IsProven == entries[1].IsProven {
 		t.Errorf("told of %+v (a connection, not proven, and a flow of two datagrams)", entries)
+	}
+	if entries := p.walk(t); len(entries) != 2 {
+		t.Errorf("a peer that joins is told of %+v", entries)
 	}
 	p.a.Sweep()
 	if entries := p.sync(t); len(entries) != 0 {
@@ -211,11 +227,7 @@ func TestSyncedStatesAndTimes(t *testing.T) {
 	}
 	// A walk later tells how long it has been idle.
 	p.a.dp.Settings.Clock += 50
-	var walked []connsync.Entry
-	must(t, p.a.Walk(t.Context(), func(e []connsync.Entry) error {
-		walked = append(walked, slices.Clone(e)...)
-		return nil
-	}))
+	walked := p.walk(t)
 	if len(walked) != 1 || walked[0].Idle < 45*time.Second || walked[0].Idle > 80*time.Second {
 		t.Errorf("walked %+v (idle for 50 ticks)", walked)
 	}

@@ -53,8 +53,12 @@ func (b *Backend) stateTimeout(s bpf.FlowState) time.Duration {
 }
 
 // flowEntry is a live flow as peers are told of it. It is false for one that
-// they are not told of, or that has outlived its real.
+// they are not told of, as that of a single datagram, whose client may be made
+// up, or that has outlived its real.
 func (b *Backend) flowEntry(k bpf.FlowKey, v bpf.FlowValue, now uint64) (connsync.Entry, bool) {
+	if v.State() == bpf.StateUDP && !v.IsProven() {
+		return connsync.Entry{}, false
+	}
 	state, isTold := wireStates[v.State()]
 	e, isNumbered := b.numbers.who[k.VIP()]
 	if !isTold || !isNumbered || !b.current(v) || b.expired(v, now) {

@@ -142,7 +142,7 @@ func (b *Backend) flowNews(entries []connsync.Entry, set int, now uint64) []conn
 	for w := range bpf.Ways {
 		at := set*8 + w
 		v := bpf.FlowValue(load64(&b.dp.Flows[at+4]))
-		if !v.IsLive() || v.State() == bpf.StateUDP && !v.IsProven() {
+		if !v.IsLive() {
 			continue
 		}
 		place := set*4 + w

@@ -165,7 +165,10 @@ func (d *Director) describeBound(service string, real netip.AddrPort) string {
 		return ""
 	}
 	clients, n, err := binder.Bound(service, real, namedClients)
-	if err != nil || n == 0 {
+	if err != nil {
+		d.log.Warn("not all clients that persistence binds are known", "service", service, "real", RealName(real), "err", err)
+	}
+	if n == 0 {
 		return ""
 	}
 	names := make([]string, 0, len(clients)+1)
@@ -190,7 +193,10 @@ func (d *Director) unbind(service string, real netip.AddrPort) (string, error) {
 		return "", fmt.Errorf("persistent clients stay: %w", errors.ErrUnsupported)
 	}
 	n, err := binder.Unbind(service, real)
-	if err != nil {
+	switch {
+	case err != nil && n > 0:
+		return "", fmt.Errorf("%s takes no new clients, and %d that persistence binds to it go elsewhere, but others stay: %w", RealName(real), n, err)
+	case err != nil:
 		return "", fmt.Errorf("%s takes no new clients, but those that persistence binds to it stay: %w", RealName(real), err)
 	}
 	return fmt.Sprintf("; %d persistent clients go elsewhere with their next connection", n), nil

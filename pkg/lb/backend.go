@@ -71,8 +71,9 @@ type Binder interface {
 	// the networks that they are of, at most limit of them; n counts all.
 	Bound(service string, real netip.AddrPort, limit int) (clients []netip.Prefix, n int, err error)
 
-	// Unbind ends these templates and counts them. Connections stay. The error
-	// is [errors.ErrUnsupported] where templates end by themselves alone.
+	// Unbind ends these templates and counts them, also those that ended before
+	// an error. Connections stay. The error is [errors.ErrUnsupported] where
+	// templates end by themselves alone.
 	Unbind(service string, real netip.AddrPort) (ended int, err error)
 }
 

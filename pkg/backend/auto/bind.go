@@ -3,22 +3,31 @@ package auto
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// Bound implements [lb.Binder]: clients may be bound where a service runs, and
-// where it ran before.
+// Bound implements [lb.Binder]. A client that is bound on both data paths is
+// listed, and counted, once.
 func (b *Backend) Bound(service string, real netip.AddrPort, limit int) (clients []netip.Prefix, n int, err error) {
 	err = b.eachBinder(service, func(at lb.Binder) error {
-		more, count, err := at.Bound(service, real, max(limit-len(clients), 0))
-		clients, n = append(clients, more...), n+count
+		more, count, err := at.Bound(service, real, limit)
+		n += count
+		for _, c := range more {
+			if slices.Contains(clients, c) {
+				n--
+			} else {
+				clients = append(clients, c)
+			}
+		}
 		return err
 	})
-	return clients, n, err
+	return clients[:min(limit, len(clients))], n, err
 }
 
-// Unbind implements [lb.Binder].
+// Unbind implements [lb.Binder]. One data path may end templates where the other
+// cannot.
 func (b *Backend) Unbind(service string, real netip.AddrPort) (ended int, err error) {
 	err = b.eachBinder(service, func(at lb.Binder) error {
 		n, err := at.Unbind(service, real)
@@ -28,14 +37,15 @@ func (b *Backend) Unbind(service string, real netip.AddrPort) (ended int, err er
 	return ended, err
 }
 
-// eachBinder visits the data paths that have a service now.
+// eachBinder visits the data paths that have a service: one, or both where it is
+// on its way from one to the other.
 func (b *Backend) eachBinder(service string, visit func(lb.Binder) error) error {
 	var errs []error
 	for _, part := range []struct {
 		at       lb.Backend
 		services []lb.Service
 	}{{b.xdp, b.onXDP}, {b.ipvs, b.onIPVS}} {
-		if _, has := named(part.services, func(s lb.Service) string { return s.Name })[service]; !has {
+		if !slices.ContainsFunc(part.services, func(s lb.Service) bool { return s.Name == service }) {
 			continue
 		}
 		if binder, ok := part.at.(lb.Binder); ok {

@@ -24,7 +24,7 @@ enum loss {
 struct loss_key {
 	__u64 netns; /* its cookie */
 	__u32 ifindex; /* that the frame came in by */
-	__u32 why; /* enum loss */
+	enum loss why;
 };
 
 struct {
@@ -50,7 +50,7 @@ struct net_device {
 	possible_net_t nd_net;
 } __attribute__((preserve_access_index));
 
-static __always_inline void count(const struct net_device *dev, __u32 why, __u64 frames)
+static __always_inline void count(const struct net_device *dev, enum loss why, __u64 frames)
 {
 	struct loss_key key = {
 		.netns = dev->nd_net.net->net_cookie,

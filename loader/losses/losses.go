@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -17,14 +18,14 @@ import (
 // Loss is where frames were lost.
 type Loss string
 
-// The losses, in the order of enum loss of bpf/losses.c.
+// The losses.
 const (
 	TX       Loss = "xdp_tx"       // on the way back by the interface they came in by
 	Redirect Loss = "xdp_redirect" // on the way out by another interface
 	Aborted  Loss = "xdp_aborted"  // the driver did not understand the verdict
 )
 
-var losses = [...]Loss{TX, Redirect, Aborted}
+var losses = [...]Loss{rawLossLOSS_TX: TX, rawLossLOSS_REDIRECT: Redirect, rawLossLOSS_ABORTED: Aborted}
 
 // pinName is the map's name in a pin directory.
 const pinName = "losses"
@@ -45,7 +46,8 @@ type Watch struct {
 }
 
 // Open begins to count what interfaces of the calling thread's network namespace
-// lose. The counts go on from those that are pinned in pinDir.
+// lose. The counts go on from those that are pinned in pinDir; those of other
+// interfaces end.
 func Open(pinDir string, interfaces []string) (_ *Watch, err error) {
 	w := &Watch{}
 	defer func() {
@@ -67,6 +69,9 @@ func Open(pinDir string, interfaces []string) (_ *Watch, err error) {
 		return nil, fmt.Errorf("limit of locked memory: %w", err)
 	}
 	if err := w.load(filepath.Join(pinDir, pinName)); err != nil {
+		return nil, err
+	}
+	if err := w.forgetOthers(); err != nil {
 		return nil, err
 	}
 	for _, iface := range w.interfaces {
@@ -117,8 +122,35 @@ func (w *Watch) load(path string) error {
 	return nil
 }
 
+// forgetOthers deletes the counts of all but the interfaces that are watched:
+// each interface that is made anew, and each start in another network namespace,
+// would else leave some in the map, until there is no room. One process at a time
+// uses a pin directory, so that nobody counts by them; whether a namespace is
+// still there cannot be known from its cookie.
+func (w *Watch) forgetOthers() error {
+	var others []rawLossKey
+	var key rawLossKey
+	var frames uint64
+	all := w.objects.Losses.Iterate()
+	for all.Next(&key, &frames) {
+		isWatched := func(i *net.Interface) bool { return w.key(i, int(key.Why)) == key }
+		if !slices.ContainsFunc(w.interfaces, isWatched) {
+			others = append(others, key)
+		}
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("old counts: %w", err)
+	}
+	for _, key := range others {
+		if err := w.objects.Losses.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("old counts: %w", err)
+		}
+	}
+	return nil
+}
+
 func (w *Watch) key(iface *net.Interface, why int) rawLossKey {
-	return rawLossKey{Netns: w.netns, Ifindex: uint32(iface.Index), Why: uint32(why)}
+	return rawLossKey{Netns: w.netns, Ifindex: uint32(iface.Index), Why: rawLoss(why)}
 }
 
 // Counts reads the counts, those that are zero too.

@@ -13,11 +13,19 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type rawLoss uint32
+
+const (
+	rawLossLOSS_TX       rawLoss = 0
+	rawLossLOSS_REDIRECT rawLoss = 1
+	rawLossLOSS_ABORTED  rawLoss = 2
+)
+
 type rawLossKey struct {
 	_       structs.HostLayout
 	Netns   uint64
 	Ifindex uint32
-	Why     uint32
+	Why     rawLoss
 }
 
 // Names of all BPF objects in the ELF.

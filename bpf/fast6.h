@@ -13,7 +13,7 @@
 
 #include "glance.h"
 
-/* A proven flow, if the packet's is one. */
+/* The place that has the key of the packet, and the value that was read there. */
 struct found {
 	struct set *set;
 	__u64 offset; /* of its key in the set */
@@ -31,7 +31,7 @@ static __always_inline int find_in(const struct glance *g, struct set *set, stru
 	return READ_ONCE_64(place[0]) == g->key;
 }
 
-/* Whose the place is that was found. */
+/* Reports whether the place that was found is the packet's client's, not a twin's. */
 static __always_inline int is_clients(const struct glance *g, const struct found *f)
 {
 	struct address *owner = (void *)(f->set + 1) + 2 * f->offset;

@@ -55,7 +55,7 @@ enum verdict {
 	VERDICT_REAL_GONE, /* passed: the connection's real server was removed; the kernel answers with a reset */
 	VERDICT_REAL_AWAY, /* dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet */
 	VERDICT_DENIED, /* dropped: a deny or allow list */
-	VERDICT_NO_REAL, /* dropped: no usable real server, and no answer is due yet, or could be built */
+	VERDICT_NO_REAL, /* dropped: no real server is usable yet, or none is and no answer could be built */
 	VERDICT_LEASE_OVER, /* dropped: the daemon that owns the VIP has stopped renewing its lease */
 	VERDICT_TABLE_BUSY, /* dropped: no place in the flow table could be claimed */
 	VERDICT_ICMP_FORWARDED, /* an ICMP error sent to the real server of the connection it quotes */

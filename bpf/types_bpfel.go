@@ -54,7 +54,7 @@ const (
 	RealGone            Verdict = 12 // passed: the connection's real server was removed; the kernel answers with a reset
 	RealAway            Verdict = 13 // dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet
 	Denied              Verdict = 14 // dropped: a deny or allow list
-	NoReal              Verdict = 15 // dropped: no usable real server, and no answer is due yet, or could be built
+	NoReal              Verdict = 15 // dropped: no real server is usable yet, or none is and no answer could be built
 	LeaseOver           Verdict = 16 // dropped: the daemon that owns the VIP has stopped renewing its lease
 	TableBusy           Verdict = 17 // dropped: no place in the flow table could be claimed
 	ICMPForwarded       Verdict = 18 // an ICMP error sent to the real server of the connection it quotes
@@ -476,7 +476,7 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	RealGone:            {"real_gone", "passed: the connection's real server was removed; the kernel answers with a reset"},
 	RealAway:            {"real_away", "dropped: the connection's real server was removed and expire_nodest_conn is off, or it has not been checked yet"},
 	Denied:              {"denied", "dropped: a deny or allow list"},
-	NoReal:              {"no_real", "dropped: no usable real server, and no answer is due yet, or could be built"},
+	NoReal:              {"no_real", "dropped: no real server is usable yet, or none is and no answer could be built"},
 	LeaseOver:           {"lease_over", "dropped: the daemon that owns the VIP has stopped renewing its lease"},
 	TableBusy:           {"table_busy", "dropped: no place in the flow table could be claimed"},
 	ICMPForwarded:       {"icmp_forwarded", "an ICMP error sent to the real server of the connection it quotes"},

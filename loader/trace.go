@@ -19,11 +19,11 @@ var ErrTraced = errors.New("another trace or capture is running")
 // Tracer watches the packet path at work: while it is open, the programs of
 // the interfaces are others, of the same source, which record what they decide.
 type Tracer struct {
-	d        *Datapath
-	programs map[string]*ebpf.Program
-	of6      map[uint32]*ebpf.Program // of IPv6, by slot of the interface
-	reader   *ringbuf.Reader
-	lost     []*ebpf.Variable
+	d         *Datapath
+	programs  map[string]*ebpf.Program
+	programs6 map[uint32]*ebpf.Program // of IPv6, by slot of the interface
+	reader    *ringbuf.Reader
+	lost      []*ebpf.Variable
 }
 
 // StartTrace exchanges the programs of all interfaces for recording ones. Of
@@ -32,7 +32,7 @@ func (d *Datapath) StartTrace(filter bpf.RecordingFilter, keep uint32) (_ *Trace
 	if d.tracer != nil {
 		return nil, ErrTraced
 	}
-	t := &Tracer{d: d, programs: map[string]*ebpf.Program{}, of6: map[uint32]*ebpf.Program{}}
+	t := &Tracer{d: d, programs: map[string]*ebpf.Program{}, programs6: map[uint32]*ebpf.Program{}}
 	defer func() {
 		if err != nil {
 			_ = t.Stop()
@@ -52,7 +52,7 @@ func (d *Datapath) StartTrace(filter bpf.RecordingFilter, keep uint32) (_ *Trace
 			return nil, err
 		}
 	}
-	for slot, prog := range t.of6 {
+	for slot, prog := range t.programs6 {
 		if err := d.putFamily(slot, prog); err != nil {
 			return nil, err
 		}
@@ -125,7 +125,7 @@ func (t *Tracer) load6(a Attachment, shared map[string]*ebpf.Map, filter bpf.Rec
 		return fmt.Errorf("IPv6: %w", err)
 	}
 	defer coll.Close()
-	t.of6[a.Slot] = coll.DetachProgram(program6)
+	t.programs6[a.Slot] = coll.DetachProgram(program6)
 	return nil
 }
 
@@ -209,7 +209,7 @@ func (t *Tracer) Stop() error {
 	for name, prog := range t.programs {
 		errs = append(errs, t.d.exchange(name, t.d.program[name]), prog.Close())
 	}
-	for slot, prog := range t.of6 {
+	for slot, prog := range t.programs6 {
 		errs = append(errs, t.d.putFamily(slot, t.d.program6[slot]), prog.Close())
 	}
 	if t.reader != nil {

@@ -64,7 +64,7 @@ func (p packet) datagram() datagram { return datagram{p.src, p.dst, p.id, p.prot
 
 // note says where the first fragment of a datagram went.
 type note struct {
-	real *real // nil: nowhere
+	real *real // nil: to the kernel, or, if it is lost, nowhere
 	lost bool  // it was dropped or answered, not passed up
 	at   int64
 }

@@ -150,7 +150,7 @@ func (h *holder) releaseNoted() {
 
 func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
 	if note.Real >= uint32(len(h.b.dp.Reals)) {
-		return // the first went to the kernel, which cannot use the rest alone
+		return // the first went to the kernel, which cannot use the rest alone, or was dropped
 	}
 	real := &h.b.dp.Reals[note.Real]
 	if real.Flags&(bpf.RealThere|bpf.RealLocal) != bpf.RealThere || real.TenantGeneration() != uint8(note.Generation) {

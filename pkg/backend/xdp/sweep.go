@@ -208,7 +208,7 @@ func (b *Backend) finishPass() {
 }
 
 func (b *Backend) forget(name string, s *service) {
-	b.dp.Labels[s.index].Name = [56]int8{}
+	b.dp.Labels[s.index].Name = labelOf("")
 	b.ringsToRetire = append(b.ringsToRetire, s.span)
 	b.byIndex[s.index] = nil
 	b.freeIndex = min(b.freeIndex, int(s.index))

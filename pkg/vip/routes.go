@@ -91,10 +91,54 @@ func (r Route) change(what string, do func(*netlink.Route) error, done error) er
 	if !r.Via.IsValid() && r.To.Addr().Is4() {
 		raw.Scope = netlink.SCOPE_LINK
 	}
-	if err := do(&raw); err != nil && !errors.Is(err, done) {
+	err := do(&raw)
+	if errors.Is(err, unix.EEXIST) && errors.Is(done, unix.EEXIST) {
+		err = r.findOwn(&raw)
+	}
+	if err != nil && !errors.Is(err, done) {
 		return fmt.Errorf("%s %s: %w", what, r.To, err)
 	}
 	return nil
+}
+
+// errOtherRoute is returned where the kernel takes no second route: it knows
+// routes apart by network, TOS and metric, whatever their gateway.
+var errOtherRoute = errors.New("another route has its place (ip route show; give one of them another metric)")
+
+// ipv6Metric is the metric of an IPv6 route that names none (IP6_RT_PRIO_USER).
+const ipv6Metric = 1024
+
+// findOwn makes sure that the route that has the place of want goes the same way.
+func (r Route) findOwn(want *netlink.Route) error {
+	family, metric, table := netlink.FAMILY_V4, r.Metric, r.Table
+	if r.To.Addr().Is6() {
+		family = netlink.FAMILY_V6
+		if metric == 0 {
+			metric = ipv6Metric
+		}
+	}
+	if table == 0 {
+		table = unix.RT_TABLE_MAIN
+	}
+	list, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	for _, have := range list {
+		if leadsTo(have, r.To) && have.Tos == 0 && have.Priority == metric && have.Gw.Equal(want.Gw) && have.Src.Equal(want.Src) &&
+			(want.LinkIndex == 0 || have.LinkIndex == want.LinkIndex) {
+			return nil
+		}
+	}
+	return errOtherRoute
+}
+
+// leadsTo reports whether a route is one to a network.
+func leadsTo(r netlink.Route, to netip.Prefix) bool {
+	if r.Dst == nil {
+		return to.Bits() == 0
+	}
+	return r.Dst.String() == to.Masked().String()
 }
 
 // change asks the kernel for a rule, or to forget it. The kernel takes the same

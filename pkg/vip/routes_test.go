@@ -96,6 +96,41 @@ func TestRoutingRefused(t *testing.T) {
 	})
 }
 
+// The place of a route can be another one's: the kernel answers as if it were
+// there already.
+func TestRoutingPlaceTaken(t *testing.T) {
+	inNamespace(t, func(t *testing.T, index int) {
+		if _, err := Add(index, parse("192.0.2.100/24", "2001:db8::100/64")); err != nil {
+			t.Fatal(err)
+		}
+		p, a := netip.MustParsePrefix, netip.MustParseAddr
+		for _, other := range []string{
+			"198.51.100.0/24 via 192.0.2.253", "default via 192.0.2.253 table 100", "10.0.0.0/8 via 192.0.2.253", "10.1.0.0/16 dev eth0 src 192.0.2.100",
+			"2001:db8:1::/48 via 2001:db8::2", "blackhole 10.2.0.0/16",
+		} {
+			shown(t, append([]string{"route", "add"}, strings.Fields(other)...)...)
+		}
+		before := shown(t, "route", "show", "table", "all")
+		for _, r := range []Route{
+			{To: p("198.51.100.0/24"), Via: a("192.0.2.254")},
+			{To: p("0.0.0.0/0"), Via: a("192.0.2.254"), Interface: "eth0", Table: 100},
+			{To: p("10.0.0.0/8"), Interface: "eth0"},
+			{To: p("10.1.0.0/16"), Interface: "eth0"},
+			{To: p("10.2.0.0/16"), Interface: "eth0"},
+			{To: p("10.2.0.0/16"), Via: a("192.0.2.254")},
+			{To: p("2001:db8:1::/48"), Via: a("2001:db8::1")},
+			{To: p("192.0.2.0/24"), Interface: "eth0"},
+		} {
+			if err := (Routing{Routes: []Route{r}}).Add(); err == nil || !strings.Contains(err.Error(), "add route "+r.To.String()+": another route has its place") {
+				t.Errorf("%+v: %v", r, err)
+			}
+		}
+		if after := shown(t, "route", "show", "table", "all"); after != before {
+			t.Errorf("before:\n%s\nafter:\n%s", before, after)
+		}
+	})
+}
+
 func TestRoutingWithout(t *testing.T) {
 	p := netip.MustParsePrefix
 	a := Routing{Routes: []Route{{To: p("10.0.0.0/8"), Metric: 1}, {To: p("10.0.0.0/8"), Metric: 2}}, Rules: []Rule{{Table: 1}, {Table: 2}}}

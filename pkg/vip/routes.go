@@ -38,6 +38,9 @@ type Routing struct {
 	Rules  []Rule
 }
 
+// IsEmpty reports whether there is neither a route nor a rule.
+func (r Routing) IsEmpty() bool { return len(r.Routes) == 0 && len(r.Rules) == 0 }
+
 // Add makes sure that the routes and rules are there. Those that cannot be put
 // there are errors; the others are put there all the same.
 func (r Routing) Add() error {

@@ -269,6 +269,8 @@ func (l *loop) updateRouter(v *vrouter, it item, changed bool, seen, now time.Ti
 	case v.m.Active() && !it.holding && v.isIdle() && seen.After(v.doneAt):
 		l.logLater(slog.LevelWarn, "VIP was removed by someone else", slog.String("instance", v.cfg.Name))
 		l.doAction(v, Take{}, now)
+	case v.m.Active() && v.isIdle() && seen.After(v.doneAt) && !v.cfg.Routing.IsEmpty():
+		v.worker.askRouting() // the kernel flushes routes with their interface
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,6 +245,9 @@ func (r *Router) Status() []Status {
 		s.Peers = slices.Clone(s.Peers)
 		if !time.Now().Before(s.warnUntil) {
 			s.Warning = ""
+		}
+		if s.routingTrouble != "" {
+			s.Warning = strings.TrimPrefix(s.Warning+"; "+s.routingTrouble, "; ")
 		}
 		list = append(list, s.Status)
 	}

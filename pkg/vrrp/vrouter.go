@@ -7,8 +7,11 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
 // vrouter is one virtual router on the advert thread: its machine, what the
@@ -41,6 +44,7 @@ type vrouter struct {
 	warning        string
 	warnUntil      time.Time // the cause has ended if it has not come again by then
 	warnsOfClaim   bool      // the cause is another host's ARP
+	routingTrouble string    // what is wrong with the routes and rules
 	rejected       uint64    // rejected since junkSaid
 	rejectedLogged time.Time // when a rejection was last logged
 	errorLogged    time.Time
@@ -50,7 +54,8 @@ type vrouter struct {
 
 type publicStatus struct {
 	Status
-	warnUntil time.Time
+	warnUntil      time.Time
+	routingTrouble string
 }
 
 const (
@@ -69,6 +74,7 @@ func newVrouter(l *loop, it item) *vrouter {
 	v.worker = newWorker(l.opts, func(gen uint64, added int, err error) {
 		l.runSoon(func() { l.finishJob(v, gen, added, err) })
 	})
+	v.worker.routed = func(err error) { l.runSoon(func() { l.finishRouting(v, err) }) }
 	l.workers.Go(v.worker.run)
 	return v
 }
@@ -150,7 +156,7 @@ func (v *vrouter) publishStatus() {
 		return
 	}
 	v.dirty = false
-	s := publicStatus{warnUntil: v.warnUntil, Status: Status{
+	s := publicStatus{warnUntil: v.warnUntil, routingTrouble: v.routingTrouble, Status: Status{
 		Instance: v.cfg.Name, Role: v.m.Role(), Since: v.since, Why: v.m.why, Priority: v.m.Priority(),
 		Warning: v.warning, Dropped: map[string]uint64{},
 	}}
@@ -179,14 +185,11 @@ func (l *loop) doAction(v *vrouter, a Action, now time.Time) {
 	case Advertise:
 		l.advertise(v, a.Priority, now)
 	case Take:
-		v.wantedGen++
-		v.worker.setJob(job{gen: v.wantedGen, serve: true, cfg: v.cfg, places: l.placesOf(v), keep: l.vipsOfOthers(v)})
+		l.giveJob(v, job{serve: true})
 	case Drop:
-		v.wantedGen++
-		v.worker.setJob(job{gen: v.wantedGen, linger: a.Linger, cfg: v.cfg, places: l.placesOf(v), keep: l.vipsOfOthers(v)})
+		l.giveJob(v, job{linger: a.Linger})
 	case Leave:
-		v.wantedGen++
-		v.worker.setJob(job{gen: v.wantedGen, leave: true, cfg: v.cfg, places: l.placesOf(v), keep: l.vipsOfOthers(v)})
+		l.giveJob(v, job{leave: true})
 	case Announce:
 		v.worker.askAnnounce()
 	case Change:
@@ -198,6 +201,14 @@ func (l *loop) doAction(v *vrouter, a Action, now time.Time) {
 		l.logLater(slog.LevelInfo, "transition", slog.String("instance", v.cfg.Name),
 			slog.String("from", a.Old.String()), slog.String("to", a.New.String()), slog.String("why", a.Why))
 	}
+}
+
+// giveJob gives the worker of v a job, which replaces one that waits.
+func (l *loop) giveJob(v *vrouter, j job) {
+	v.wantedGen++
+	j.gen, j.cfg, j.places = v.wantedGen, v.cfg, l.placesOf(v)
+	j.keep, j.keepRouting = l.vipsOfOthers(v), l.routingOfOthers(v)
+	v.worker.setJob(j)
 }
 
 // place is VIPs and the interface that they go on.
@@ -228,6 +239,33 @@ func (l *loop) vipsOfOthers(v *vrouter) map[string][]netip.Prefix {
 		}
 	}
 	return others
+}
+
+// routingOfOthers is what other masters of this host have for routes and rules.
+func (l *loop) routingOfOthers(v *vrouter) (all vips.Routing) {
+	for _, o := range l.routers {
+		if o != v && !o.leaving && o.m.Role() == Master {
+			all.Routes = append(all.Routes, o.cfg.Routing.Routes...)
+			all.Rules = append(all.Rules, o.cfg.Routing.Rules...)
+		}
+	}
+	return all
+}
+
+// finishRouting is the worker's answer about routes and rules. One that the
+// kernel does not take is a warning until it is there.
+func (l *loop) finishRouting(v *vrouter, err error) {
+	text := ""
+	if err != nil {
+		text = "routes or rules are not as wanted: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	if text == v.routingTrouble {
+		return
+	}
+	v.routingTrouble, v.dirty = text, true
+	if err != nil {
+		l.logLater(slog.LevelWarn, "routes or rules of the VIPs are not as wanted", slog.String("instance", v.cfg.Name), slog.Any("error", err))
+	}
 }
 
 // finishJob is the worker's answer.

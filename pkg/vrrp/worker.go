@@ -24,18 +24,22 @@ type job struct {
 	cfg    Instance
 	places []place
 	keep   map[string][]netip.Prefix // VIPs that another virtual router needs, by interface
+
+	keepRouting vips.Routing // routes and rules that another virtual router needs
 }
 
 // worker carries out, in order and away from the advert thread, what may
 // block: callbacks, VIPs, announcements. Of several jobs the last one
 // counts.
 type worker struct {
-	opts *Options
-	done func(gen uint64, added int, err error) // called after each job
+	opts   *Options
+	done   func(gen uint64, added int, err error) // called after each job
+	routed func(error)                            // called after each change of routes and rules
 
 	mu       sync.Mutex
 	next     *job
 	announce bool
+	repair   bool
 	closed   bool
 	wake     chan struct{}
 
@@ -48,7 +52,7 @@ type worker struct {
 }
 
 func newWorker(opts *Options, done func(gen uint64, added int, err error)) *worker {
-	return &worker{opts: opts, done: done, wake: make(chan struct{}, 1)}
+	return &worker{opts: opts, done: done, routed: func(error) {}, wake: make(chan struct{}, 1)}
 }
 
 // setJob replaces the job that waits.
@@ -56,6 +60,10 @@ func (w *worker) setJob(j job) { w.wakeWith(func() { w.next = &j }) }
 
 // askAnnounce asks for an announcement, if the VIPs are here when its turn comes.
 func (w *worker) askAnnounce() { w.wakeWith(func() { w.announce = true }) }
+
+// askRouting asks for the routes and rules to be put back, if the VIPs are here
+// when its turn comes.
+func (w *worker) askRouting() { w.wakeWith(func() { w.repair = true }) }
 
 func (w *worker) close() { w.wakeWith(func() { w.closed = true }) }
 
@@ -73,11 +81,14 @@ func (w *worker) wakeWith(set func()) {
 func (w *worker) run() {
 	for range w.wake {
 		w.mu.Lock()
-		j, announce, closed := w.next, w.announce, w.closed
-		w.next, w.announce = nil, false
+		j, announce, repair, closed := w.next, w.announce, w.repair, w.closed
+		w.next, w.announce, w.repair = nil, false, false
 		w.mu.Unlock()
 		if j != nil {
 			w.doJob(*j)
+		}
+		if repair && w.serving {
+			w.routed(w.routing.Add())
 		}
 		if announce && w.serving && w.opts.Announcer != nil {
 			for _, p := range w.owned {
@@ -165,29 +176,23 @@ func (w *worker) takeVIPs(j job) (added int, err error) {
 	if err := errors.Join(errs...); err != nil {
 		return added, err
 	}
-	w.moveRouting(j.cfg)
+	w.moveRouting(j)
 	return added, nil
 }
 
 // moveRouting makes routes and rules those of the configuration. One that the
 // kernel does not take is no reason not to serve.
-func (w *worker) moveRouting(cfg Instance) {
-	err := w.routing.Without(cfg.Routing).Remove()
-	w.routing = cfg.Routing
-	w.warnOfRouting(cfg.Name, errors.Join(err, cfg.Routing.Add()))
+func (w *worker) moveRouting(j job) {
+	err := w.routing.Without(j.cfg.Routing).Without(j.keepRouting).Remove()
+	w.routing = j.cfg.Routing
+	w.routed(errors.Join(err, w.routing.Add()))
 }
 
 // dropRouting takes routes and rules away, those of a former run as well.
-func (w *worker) dropRouting(cfg Instance) {
-	err := errors.Join(w.routing.Without(cfg.Routing).Remove(), cfg.Routing.Remove())
+func (w *worker) dropRouting(j job) {
+	err := errors.Join(w.routing.Without(j.cfg.Routing).Without(j.keepRouting).Remove(), j.cfg.Routing.Without(j.keepRouting).Remove())
 	w.routing = vips.Routing{}
-	w.warnOfRouting(cfg.Name, err)
-}
-
-func (w *worker) warnOfRouting(instance string, err error) {
-	if err != nil && w.opts.Log != nil {
-		w.opts.Log.Warn("routes or rules of the VIPs are not as wanted", "component", "vrrp", "instance", instance, "err", err)
-	}
+	w.routed(err)
 }
 
 // without is what is in a and not at the same place in b.
@@ -218,7 +223,7 @@ func (w *worker) withdrawVIPs(places []place) {
 // dropVIPs removes the VIPs, of a former run as well, and then silences the
 // data path: the other way round the kernel would answer for it.
 func (w *worker) dropVIPs(j job) error {
-	w.dropRouting(j.cfg)
+	w.dropRouting(j)
 	err := w.removeVIPs(slices.Concat(j.places, without(w.owned, j.places)), j.keep)
 	w.serving, w.owned = false, nil
 	if w.opts.Deactivate != nil {

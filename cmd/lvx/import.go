@@ -261,17 +261,5 @@ func (osFiles) Glob(pattern string) ([]string, error) { return filepath.Glob(pat
 // Read gives the contents of a regular file; a pipe or a device would never
 // end.
 func (osFiles) Read(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", guard.Text(name))
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, keepalived.MaxSize+1))
+	return guard.ReadFile(name, keepalived.MaxSize)
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const pairConf = `
@@ -132,5 +134,21 @@ func TestReaderReadsKeepalived(t *testing.T) {
 	}
 	if text := strings.Join(cfg.Warnings, "\n"); !strings.Contains(text, "(lost)") || !strings.Contains(text, "chmod") || strings.Contains(text, "hunter22") {
 		t.Errorf("warnings:\n%s", text)
+	}
+}
+
+// A pipe is refused, also if somebody has it open for writing.
+func TestImportRefusesPipes(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "keepalived.conf")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if _, err := (osFiles{}).Read(pipe); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("got %v", err)
 	}
 }

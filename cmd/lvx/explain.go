@@ -41,7 +41,8 @@ host were master, and no connection known. No daemon is needed for that.`,
   lvx explain icmp 192.0.2.1 172.25.0.100 --type 3 --code 4 \
       --quotes "tcp 198.51.100.7:40000 172.25.0.100:80"
   lvx explain -c new.yaml tcp 198.51.100.7:40000 172.25.0.100:80`,
-		Args: func(_ *cobra.Command, args []string) (err error) {
+		Args: func(cmd *cobra.Command, args []string) (err error) {
+			q.hasType = cmd.Flags().Changed("type")
 			p, err = parsePacket(args, q)
 			return err
 		},
@@ -49,7 +50,7 @@ host were master, and no connection known. No daemon is needed for that.`,
 	flags := cmd.Flags()
 	flags.StringVar(&q.flags, "flags", "", "TCP `flags` as letters of SAFRPU (default S)")
 	flags.IntVar(&q.size, "size", 0, "`bytes` of the packet from its IP header on (default: as few as it needs)")
-	flags.IntVar(&q.icmpType, "type", -1, "`type` of an ICMP message (-1: echo request)")
+	flags.Uint8Var(&q.icmpType, "type", 0, "`type` of an ICMP message (default: echo request)")
 	flags.Uint8Var(&q.icmpCode, "code", 0, "`code` of an ICMP message")
 	flags.StringVar(&q.quotes, "quotes", "", "the `connection` that an ICMP error is about: PROTO SRC:PORT DST:PORT")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
@@ -94,7 +95,8 @@ const (
 type question struct {
 	flags    string
 	size     int
-	icmpType int // -1: an echo request's
+	hasType  bool // else it is an echo request
+	icmpType uint8
 	icmpCode uint8
 	quotes   string
 }
@@ -146,8 +148,8 @@ func parseICMP(args []string, q question) (lb.Packet, error) {
 	if strings.EqualFold(args[0], "icmp6") {
 		p.Proto, p.ICMPType = lb.ICMPv6, echoRequest6
 	}
-	if q.icmpType >= 0 {
-		p.ICMPType = uint8(q.icmpType)
+	if q.hasType {
+		p.ICMPType = q.icmpType
 	}
 	src, err := netip.ParseAddr(args[1])
 	if err != nil {
@@ -167,9 +169,6 @@ func parseICMP(args []string, q question) (lb.Packet, error) {
 			return p, fmt.Errorf("quotes: %w", err)
 		}
 		p.Quotes = &quoted
-	}
-	if q.icmpType > 255 {
-		return p, fmt.Errorf("type %d: not 0 to 255", q.icmpType)
 	}
 	return p, checkSize(q.size)
 }

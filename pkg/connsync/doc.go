@@ -3,9 +3,12 @@
 // each connection and persistence template belongs to (net/netfilter/ipvs/
 // ip_vs_sync.c, versions 0 and 1).
 //
-// It is pure: it turns bytes into [Record]s and records into bytes. It opens
-// no socket, reads no clock and knows nothing of flow tables: whether a record
-// is believed, and which local real it means, is decided by its callers.
+// [Parse] and its counterparts turn bytes into [Record]s and records into bytes, without a
+// socket or a clock. [Wire] speaks the kernel's protocol on the segment, and [Mesh]
+// an authenticated one with each of the other lvx directors.
+//
+// It knows nothing of flow tables: whether a record is believed, and which local
+// real it means, is decided by its callers.
 //
 // The trap in it: a timeout on the wire is the whole timeout of the state, not
 // what is left of it, and the receiver starts it anew.

@@ -1,7 +1,9 @@
 package hostinfo
 
 import (
+	"encoding/binary"
 	"fmt"
+	"os"
 	"regexp"
 	"runtime"
 	"strings"
@@ -65,6 +67,8 @@ func isXDPError(name string) bool {
 const (
 	statisticsSet  = 1 // ETH_SS_STATS
 	statisticName  = 32
+	stringsHeader  = 12
+	statsHeader    = 8
 	mostStatistics = 1 << 16
 )
 
@@ -79,27 +83,59 @@ func driverStatistics(name string) (names []string, values []uint64, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	n := int(min(info.N_stats, mostStatistics))
+	if info.N_stats > mostStatistics {
+		return nil, nil, fmt.Errorf("%d of them (lvx reads %d at most)", info.N_stats, mostStatistics)
+	}
+	n := int(info.N_stats)
 	if n == 0 {
 		return nil, nil, nil
 	}
-	text := make([]uint32, 3+n*statisticName/4)
-	text[0], text[1], text[2] = unix.ETHTOOL_GSTRINGS, statisticsSet, uint32(n)
-	if err := ethtool(fd, name, unsafe.Pointer(&text[0])); err != nil {
+	text, free, err := allocGuarded(stringsHeader + n*statisticName)
+	if err != nil {
 		return nil, nil, err
 	}
-	count := make([]uint64, 1+n)
-	head := (*[2]uint32)(unsafe.Pointer(&count[0]))
-	head[0], head[1] = unix.ETHTOOL_GSTATS, uint32(n)
-	if err := ethtool(fd, name, unsafe.Pointer(&count[0])); err != nil {
+	defer free()
+	count, free, err := allocGuarded(statsHeader + n*8)
+	if err != nil {
 		return nil, nil, err
 	}
-	n = min(n, int(text[2]), int(head[1])) // a driver that was changed meanwhile
-	all := unsafe.Slice((*byte)(unsafe.Pointer(&text[3])), n*statisticName)
+	defer free()
+	for i, word := range []uint32{unix.ETHTOOL_GSTRINGS, statisticsSet, uint32(n)} {
+		binary.NativeEndian.PutUint32(text[4*i:], word)
+	}
+	for i, word := range []uint32{unix.ETHTOOL_GSTATS, uint32(n)} {
+		binary.NativeEndian.PutUint32(count[4*i:], word)
+	}
+	for _, request := range [][]byte{text, count} {
+		if err := ethtool(fd, name, unsafe.Pointer(&request[0])); err != nil {
+			return nil, nil, err
+		}
+	}
+	// Of a driver that was changed meanwhile, what both have.
+	n = min(n, int(binary.NativeEndian.Uint32(text[8:])), int(binary.NativeEndian.Uint32(count[4:])))
 	for i := range n {
-		names = append(names, unix.ByteSliceToString(all[i*statisticName:(i+1)*statisticName]))
+		names = append(names, unix.ByteSliceToString(text[stringsHeader+i*statisticName:][:statisticName]))
+		values = append(values, binary.NativeEndian.Uint64(count[statsHeader+i*8:]))
 	}
-	return names, count[1 : 1+n], nil
+	return names, values, nil
+}
+
+// allocGuarded gives memory with an end that nobody can write beyond: the kernel
+// copies as many statistics as the driver has at that moment, whatever room it was
+// told of, and fails with EFAULT at the page that follows.
+func allocGuarded(size int) (data []byte, free func(), err error) {
+	page := os.Getpagesize()
+	room := (size + page - 1) / page * page
+	all, err := unix.Mmap(-1, 0, room+page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, nil, fmt.Errorf("memory: %w", err)
+	}
+	free = func() { _ = unix.Munmap(all) }
+	if err := unix.Mprotect(all[room:], unix.PROT_NONE); err != nil {
+		free()
+		return nil, nil, fmt.Errorf("guard page: %w", err)
+	}
+	return all[room-size : room], free, nil
 }
 
 // ethtool asks a driver by SIOCETHTOOL; data begins with the command.

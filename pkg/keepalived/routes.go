@@ -85,12 +85,12 @@ func readWords(s *Statement, words map[string]string, alone string) (map[string]
 		case alone != "" && keys[alone] == "" && !isKnown:
 			key = alone
 		default:
-			return nil, fmt.Errorf("lvx knows no %s of it", quote(all[i]))
+			return nil, fmt.Errorf("lvx has no %s in a route or rule", quote(all[i]))
 		}
 		text, ok := routeValue(key, value)
 		switch {
 		case !ok && !isKnown:
-			return nil, fmt.Errorf("lvx knows no %s of it", quote(value))
+			return nil, fmt.Errorf("lvx has no %s in a route or rule", quote(value))
 		case !ok:
 			return nil, fmt.Errorf("lvx takes no %s %s", all[i-1], quote(value))
 		}
@@ -123,7 +123,11 @@ func routeValue(key, value string) (text string, ok bool) {
 			return "", true
 		}
 	}
-	n, err := strconv.ParseUint(value, 0, 31)
+	bits := 31
+	if key == "mark" {
+		bits = 32
+	}
+	n, err := strconv.ParseUint(value, 0, bits)
 	if n == 0 {
 		return "", err == nil && key == "metric"
 	}

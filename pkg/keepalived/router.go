@@ -36,8 +36,8 @@ type router struct {
 	tracks    []track
 	addresses []vip
 	source    *Statement // of unicast_src_ip or mcast_src_ip
-	routes    []string   // each an entry
-	rules     []string
+	routes    []routed
+	rules     []routed
 	lines     []pair // of track_exec, track_file, track_process, each an entry
 	group     string
 	smtpAlert *Statement
@@ -61,7 +61,7 @@ func (m *mapper) readRouter(s *Statement) {
 	for _, c := range s.Block {
 		switch {
 		case c.keyword == nil:
-		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), r.routed(c), m.tracked(r, c), r.notified(c, "INSTANCE", s.arg(0)):
+		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), r.readRouting(c), m.tracked(r, c), r.notified(c, "INSTANCE", s.arg(0)):
 		}
 	}
 	r.orderAddresses()
@@ -343,12 +343,6 @@ func (r *router) keys() []pair {
 		if len(entries) > 0 {
 			put(kind, "[%s]", strings.Join(entries, ", "))
 		}
-	}
-	if len(r.routes) > 0 {
-		put("routes", "[%s]", strings.Join(r.routes, ", "))
-	}
-	if len(r.rules) > 0 {
-		put("rules", "[%s]", strings.Join(r.rules, ", "))
 	}
 	if text := r.hookText(); text != "" {
 		put("hooks", "%s", text)

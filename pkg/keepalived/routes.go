@@ -3,14 +3,33 @@ package keepalived
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// routed reads the routes and rules that move with the VIPs.
-func (r *router) routed(c *Statement) bool {
+// routed is a route or a rule that moves with the VIPs, as the output has it.
+type routed struct {
+	item *item
+	text string
+}
+
+// writeRouted writes the routes or the rules of an instance.
+func writeRouted(d *document, r *router, key string, all []routed) {
+	all = slices.DeleteFunc(slices.Clone(all), func(x routed) bool { return x.item.isLeftOut() })
+	if len(all) == 0 {
+		return
+	}
+	d.put(4, r.item, "%s:", key)
+	for _, x := range all {
+		d.put(6, x.item, "- %s", x.text)
+	}
+}
+
+// readRouting reads the routes and rules that move with the VIPs.
+func (r *router) readRouting(c *Statement) bool {
 	var read func(*Statement) (string, error)
-	var to *[]string
+	var to *[]routed
 	switch c.Word {
 	case "virtual_routes":
 		read, to = readRoute, &r.routes
@@ -27,7 +46,7 @@ func (r *router) routed(c *Statement) bool {
 			continue
 		}
 		s.mark(Mapped, "")
-		*to = append(*to, "{"+text+"}")
+		*to = append(*to, routed{&item{from: s, parent: r.item}, "{" + text + "}"})
 	}
 	return true
 }

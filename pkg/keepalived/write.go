@@ -208,5 +208,7 @@ func (m *mapper) writeRouters(d *document) {
 			addresses = append(addresses, a.text())
 		}
 		e.put("addresses", "[%s]", strings.Join(addresses, ", "))
+		writeRouted(d, r, "routes", r.routes)
+		writeRouted(d, r, "rules", r.rules)
 	}
 }

@@ -13,7 +13,7 @@ import (
 func TestPacketPathIsRefusedOnArm64(t *testing.T) {
 	dir := t.TempDir()
 	lvx, file := filepath.Join(dir, "lvx"), filepath.Join(dir, "lvx.yaml")
-	build := exec.Command("go", "build", "-o", lvx, "./cmd/lvx")
+	build := exec.Command("go", "build", "-trimpath", "-o", lvx, "./cmd/lvx") // compiled as for the packages
 	build.Dir = ".."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=arm64")
 	if out, err := build.CombinedOutput(); err != nil {

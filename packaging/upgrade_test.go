@@ -29,7 +29,7 @@ func olderPackage(t *testing.T, deb string) string {
 	tree, older := filepath.Join(dir, "tree"), filepath.Join(dir, "older.deb")
 	run(t, "dpkg-deb", "-R", deb, tree)
 	run(t, "sed", "-i", "s/^Version: .*/Version: 0.0.0~earlier/", filepath.Join(tree, "DEBIAN/control"))
-	run(t, "env", "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w -X main.version=earlier", "-o", filepath.Join(tree, "usr/bin/lvx"), "./cmd/lvx")
+	run(t, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=earlier", "-o", filepath.Join(tree, "usr/bin/lvx"), "./cmd/lvx")
 	run(t, "dpkg-deb", "--root-owner-group", "-b", tree, older)
 	return older
 }
@@ -43,7 +43,7 @@ func testPackageUpgrades(t *testing.T, root, deb string) {
 	run(t, "cp", older, filepath.Join(root, "older.deb"))
 
 	self := filepath.Join(t.TempDir(), "lvx")
-	run(t, "go", "build", "-o", self, "./cmd/lvx")
+	run(t, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-o", self, "./cmd/lvx")
 	r, err := rig.New(t.Context(), self, testenv.Shape{Directors: 1})
 	if err != nil {
 		t.Fatal(err)

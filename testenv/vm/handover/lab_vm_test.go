@@ -143,10 +143,24 @@ type listed struct {
 	left  time.Duration
 }
 
-// list is what a director has, and when that was.
+// list is what a director has, and between when and when it was read: a command
+// may take seconds in an emulated guest.
 type list struct {
-	of map[string]listed
-	at time.Time
+	of          map[string]listed
+	from, until time.Time
+}
+
+// ends returns the first and the last moment at which an entry may end: the
+// list has whole seconds of what is left, and was read within an interval.
+func (a list) ends(of listed) (first, last time.Time) {
+	return a.from.Add(of.left - time.Second), a.until.Add(of.left + time.Second)
+}
+
+// endApart returns how far apart the ends of an entry are at least, by two lists.
+func (a list) endApart(of listed, b list, other listed) time.Duration {
+	aFirst, aLast := a.ends(of)
+	bFirst, bLast := b.ends(other)
+	return max(0, aFirst.Sub(bLast), bFirst.Sub(aLast))
 }
 
 func listKey(protocol uint8, client, virtual netip.AddrPort) string {
@@ -162,8 +176,9 @@ var stateNames = map[connsync.State]string{
 // kernelList is what a kernel lists.
 func (l *lab) kernelList(h *testenv.Host) list {
 	l.Helper()
+	all := list{from: time.Now(), of: map[string]listed{}}
 	out := tb.Run(l, h, "cat", "/proc/net/ip_vs_conn")
-	all := list{at: time.Now(), of: map[string]listed{}}
+	all.until = time.Now()
 	entries, skipped, err := connsync.ReadProc(strings.NewReader(out))
 	if err != nil || skipped != 0 {
 		l.Fatalf("%d lines skipped, %v", skipped, err)
@@ -181,8 +196,9 @@ func (l *lab) kernelList(h *testenv.Host) list {
 // lvxList is what lvx lists.
 func (l *lab) lvxList() list {
 	l.Helper()
+	all := list{from: time.Now(), of: map[string]listed{}}
 	out := tb.Run(l, l.lvx, lvxBinary, "list", "--connections", "--json", "--socket", filepath.Join(l.lvx.Dir(), "lvx.sock"))
-	all := list{at: time.Now(), of: map[string]listed{}}
+	all.until = time.Now()
 	var parsed ipvsadm.Listing
 	l.must(json.Unmarshal([]byte(out), &parsed))
 	for _, c := range parsed.Connections {
@@ -195,11 +211,14 @@ func (l *lab) lvxList() list {
 	return all
 }
 
-// sameAs compares two lists: what each has, its real, its state, and how long it
-// lives on. What is about to end may be missing.
+// maxApart is how far apart the ends of an entry may be.
+const maxApart = time.Second
+
+// sameAs compares two lists: what each has, its real, its state, and when it
+// ends. What is about to end may be missing.
 func (a list) sameAs(b list) (worst time.Duration, wrong []string) {
 	const ending = 3 * time.Second
-	passed := b.at.Sub(a.at)
+	passed := b.until.Sub(a.from)
 	for key, of := range a.of {
 		other, isThere := b.of[key]
 		switch {
@@ -211,7 +230,10 @@ func (a list) sameAs(b list) (worst time.Duration, wrong []string) {
 		case other.state != of.state:
 			wrong = append(wrong, fmt.Sprintf("%s: %s and %s", key, of.state, other.state))
 		default:
-			worst = max(worst, (of.left - other.left - passed).Abs())
+			apart := a.endApart(of, b, other)
+			if worst = max(worst, apart); apart > maxApart {
+				wrong = append(wrong, fmt.Sprintf("%s: ends %s apart, %s at most: %s left, then %s", key, apart, maxApart, of.left, other.left))
+			}
 		}
 	}
 	for key, of := range b.of {

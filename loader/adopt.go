@@ -49,7 +49,6 @@ func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
 		} else if err != nil {
 			return adopted, fmt.Errorf("pinned map %s: %w", name, err)
 		}
-		d.keepSize6(name, m)
 		l := d.compareLayout(name, m)
 		if l.why == "" {
 			adopted[name] = m
@@ -112,11 +111,11 @@ func (d *Datapath) copyLeft() error {
 			return err
 		}
 		switch name {
-		case "flows", "templates":
+		case "flows", "templates", "flows6", "templates6":
 			return nil // by moveTables
-		case "flows6", "templates6", "fragments6", "families":
-			return nil // empty, or of another layout: see whyLost
-		case "locks", "fragments", "held", "answers", "flow_news", "template_news", "absorptions":
+		case "families":
+			return nil // by putFamilies
+		case "locks", "fragments", "fragments6", "held", "answers", "flow_news", "template_news", "absorptions":
 			return nil // nothing that lasts
 		case "vips", "ports", "ranges", "services":
 			if l.old.MaxEntries() != (*m).MaxEntries() {

@@ -190,7 +190,7 @@ func (d *Datapath) attachAll() error {
 	if len(d.left) > 0 {
 		return d.attachMoving()
 	}
-	if err := d.putFamilies(); err != nil {
+	if err := d.putFamilies(d.program6); err != nil {
 		return err
 	}
 	for i := range d.Attachments {

@@ -56,19 +56,6 @@ func addMaps6(spec *ebpf.CollectionSpec, o Options) error {
 	return nil
 }
 
-// keepSize6 lets a pinned map of IPv6 have the size that it has: what is in
-// it cannot be copied. One of a single entry holds nothing.
-func (d *Datapath) keepSize6(name string, m *ebpf.Map) {
-	spec, n := d.spec.Maps[name], m.MaxEntries()
-	if n <= 1 || n == spec.MaxEntries || !isTable6(name) && name != "fragments6" {
-		return
-	}
-	if isTable6(name) && spec.MaxEntries > 1 && d.opts.Log != nil {
-		d.opts.Log.Warn("a table of IPv6 keeps its size until lvx is stopped", "table", name, "sets", n, "wanted", spec.MaxEntries)
-	}
-	spec.MaxEntries = n
-}
-
 // prepareNames draws the secret words by which IPv6 clients are named, if none
 // are drawn yet.
 func (d *Datapath) prepareNames() error {
@@ -95,21 +82,26 @@ func (d *Datapath) load6(slot uint32) error {
 	if err != nil {
 		return err
 	}
-	coll, err := d.loadCollection(spec, program6, slot, nil)
-	if err != nil {
-		return fmt.Errorf("IPv6: %w", err)
-	}
-	defer coll.Close()
 	if d.program6 == nil {
 		d.program6, d.ownMAC6 = map[uint32]*ebpf.Program{}, map[uint32]*ebpf.Variable{}
 	}
-	d.program6[slot], d.ownMAC6[slot] = coll.DetachProgram(program6), coll.Variables["own_mac"]
-	return nil
+	d.program6[slot], d.ownMAC6[slot], err = d.loadProgram6(spec, slot, nil)
+	return err
 }
 
-// putFamilies puts the programs of IPv6 in force, or takes a predecessor's
-// away. It comes before the programs that call them are exchanged.
-func (d *Datapath) putFamilies() error {
+// loadProgram6 makes the program of IPv6 of an interface over the shared maps.
+func (d *Datapath) loadProgram6(spec *ebpf.CollectionSpec, slot uint32, more map[string]*ebpf.Map) (prog *ebpf.Program, ownMAC *ebpf.Variable, err error) {
+	coll, err := d.loadCollection(spec, program6, slot, more)
+	if err != nil {
+		return nil, nil, fmt.Errorf("IPv6: %w", err)
+	}
+	defer coll.Close()
+	return coll.DetachProgram(program6), coll.Variables["own_mac"], nil
+}
+
+// putFamilies puts programs of IPv6 in force, and takes a predecessor's away
+// where there is none. It comes before the programs that call them are exchanged.
+func (d *Datapath) putFamilies(programs map[uint32]*ebpf.Program) error {
 	d.previous6 = map[uint32]*ebpf.Program{}
 	for slot := range d.Maps.Families.MaxEntries() {
 		var was *ebpf.Program
@@ -122,7 +114,7 @@ func (d *Datapath) putFamilies() error {
 		if err := d.opts.fail("families"); err != nil {
 			return err
 		}
-		if err := d.putFamily(slot, d.program6[slot]); err != nil {
+		if err := d.putFamily(slot, programs[slot]); err != nil {
 			return err
 		}
 	}

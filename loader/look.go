@@ -63,7 +63,10 @@ func pinnedSpec(pins pinDir) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"flows", "templates", "flow_news", "template_news"} {
+	if err := addMaps6(spec, Options{}); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"flows", "templates", "flow_news", "template_news", "flows6", "templates6", "fragments6"} {
 		m, err := ebpf.LoadPinnedMap(pins.file(name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -74,7 +77,7 @@ func pinnedSpec(pins pinDir) (*ebpf.CollectionSpec, error) {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 		_ = m.Close()
 	}
-	return spec, addMaps6(spec, Options{}) // pinnedMaps gives them their sizes
+	return spec, nil
 }
 
 // missing is why what is pinned cannot be read as it is: "" if it can.

@@ -10,8 +10,17 @@ import (
 	"github.com/lvx-lb/lvx/bpf"
 )
 
-// wordsOfSet is the number of words of a set: its keys, then its values.
+// wordsOfSet is the number of words of a set: its keys, then its values; of
+// IPv6's tables ([bpf.SetWords6]) there are addresses behind them.
 const wordsOfSet = 2 * bpf.Ways
+
+// strideOf is the number of words of a set of a table.
+func strideOf(table string) int {
+	if isTable6(table) {
+		return bpf.SetWords6
+	}
+	return wordsOfSet
+}
 
 // attachMoving changes over from the maps that are left behind: it copies
 // their tables, puts programs on the interfaces that look into both, copies
@@ -19,22 +28,22 @@ const wordsOfSet = 2 * bpf.Ways
 // the new maps alone.
 func (d *Datapath) attachMoving() error {
 	moving := map[string]*ebpf.Program{}
-	defer func() {
-		for _, p := range moving {
-			_ = p.Close()
-		}
-	}()
+	moving6 := map[uint32]*ebpf.Program{}
+	defer closePrograms(moving)
+	defer closePrograms(moving6)
 	for _, a := range d.Attachments {
-		p, err := d.loadMoving(a)
-		if err != nil {
+		var err error
+		if moving[a.Name], err = d.loadMoving(a); err != nil {
 			return err
 		}
-		moving[a.Name] = p
+		if moving6[a.Slot], err = d.loadMoving6(a); err != nil {
+			return err
+		}
 	}
 	if err := d.moveTables(); err != nil {
 		return err
 	}
-	if err := d.putFamilies(); err != nil {
+	if err := d.putFamilies(moving6); err != nil {
 		return err
 	}
 	for i := range d.Attachments {
@@ -47,9 +56,15 @@ func (d *Datapath) attachMoving() error {
 		return err
 	}
 	for _, a := range d.Attachments {
+		if err := d.putFamily(a.Slot, d.program6[a.Slot]); err != nil {
+			return err
+		}
 		if err := d.exchange(a.Name, d.program[a.Name]); err != nil {
 			return err
 		}
+	}
+	if err := d.separateTwins(); err != nil {
+		return err
 	}
 	if err := d.commitMaps(); err != nil {
 		return err
@@ -58,28 +73,20 @@ func (d *Datapath) attachMoving() error {
 	return nil
 }
 
+// closePrograms lets go of programs, of which some may be nil.
+func closePrograms[K comparable](programs map[K]*ebpf.Program) {
+	for _, p := range programs {
+		_ = p.Close()
+	}
+}
+
 // loadMoving makes a program of an interface that finds what is not copied
 // yet: in the table that is left behind, if that table's words are today's.
 func (d *Datapath) loadMoving(a Attachment) (*ebpf.Program, error) {
 	spec := d.spec.Copy()
-	more := map[string]*ebpf.Map{}
-	for table, constant := range map[string]string{"flows": "old_flow_sets", "templates": "old_template_sets"} {
-		l := d.left[table]
-		if l == nil {
-			continue
-		}
-		value := l.old.MaxEntries()
-		if !l.isReadable() {
-			constant, value = "flows_are_unread", 1
-			if table != "flows" {
-				continue
-			}
-		} else {
-			more[oldPrefix+table] = l.old
-		}
-		if err := spec.Variables[constant].Set(value); err != nil {
-			return nil, fmt.Errorf("constant %s: %w", constant, err)
-		}
+	more, err := d.leaveTables(spec, "flows", "templates")
+	if err != nil {
+		return nil, err
 	}
 	prog, ownMAC, err := d.load(spec, a.Slot, more)
 	if err != nil {
@@ -91,6 +98,54 @@ func (d *Datapath) loadMoving(a Attachment) (*ebpf.Program, error) {
 	return prog, nil
 }
 
+// loadMoving6 is [Datapath.loadMoving] of IPv6; nil where IPv6 is not served.
+func (d *Datapath) loadMoving6(a Attachment) (*ebpf.Program, error) {
+	if !d.opts.IPv6 {
+		return nil, nil
+	}
+	spec, err := loadSpec6(bpf.LoadSpec6)
+	if err != nil {
+		return nil, err
+	}
+	more, err := d.leaveTables(spec, "flows6", "templates6")
+	if err != nil {
+		return nil, err
+	}
+	prog, ownMAC, err := d.loadProgram6(spec, a.Slot, more)
+	if err != nil {
+		return nil, err
+	}
+	if err := ownMAC.Set(d.Interfaces[a.Slot].MAC); err != nil {
+		return nil, fmt.Errorf("interface %s: MAC of the packet path: %w", a.Name, err)
+	}
+	return prog, nil
+}
+
+// leaveTables tells the packet path of an object which of its tables are left
+// behind, and gives those that it can read.
+func (d *Datapath) leaveTables(spec *ebpf.CollectionSpec, flows, templates string) (map[string]*ebpf.Map, error) {
+	more := map[string]*ebpf.Map{}
+	for table, constant := range map[string]string{flows: "old_flow_sets", templates: "old_template_sets"} {
+		l := d.left[table]
+		if l == nil || isTable6(table) && l.old.MaxEntries() <= 1 { // of a director that served IPv4 alone
+			continue
+		}
+		value := l.old.MaxEntries()
+		if !l.isReadable() {
+			constant, value = "flows_are_unread", 1
+			if table != flows {
+				continue
+			}
+		} else {
+			more[oldPrefix+table] = l.old
+		}
+		if err := spec.Variables[constant].Set(value); err != nil {
+			return nil, fmt.Errorf("constant %s: %w", constant, err)
+		}
+	}
+	return more, nil
+}
+
 // isReadable reports whether the packet path can read the values of a map.
 func (l *leftMap) isReadable() bool { return l.from != nil && isSameLayout(l.to, l.from) }
 
@@ -98,9 +153,9 @@ func (l *leftMap) isReadable() bool { return l.from != nil && isSameLayout(l.to,
 // over to the new tables, for nearly all of them, and after, for those that
 // were opened in between.
 func (d *Datapath) moveTables() error {
-	for name, into := range map[string][]uint64{"flows": d.Flows, "templates": d.Templates} {
+	for name, into := range map[string][]uint64{"flows": d.Flows, "templates": d.Templates, "flows6": d.Flows6, "templates6": d.Templates6} {
 		l := d.left[name]
-		if l == nil {
+		if l == nil || isTable6(name) && !d.opts.IPv6 {
 			continue
 		}
 		m, err := d.newMover(name, l, into)
@@ -119,9 +174,26 @@ func (d *Datapath) moveTables() error {
 	return nil
 }
 
+// separateTwins looks once more at the flows of IPv6 that were moved, when no
+// packet is under way any more that could not see one of two twins.
+func (d *Datapath) separateTwins() error {
+	l := d.left["flows6"]
+	if l == nil || !d.opts.IPv6 {
+		return nil
+	}
+	m, err := d.newMover("flows6", l, d.Flows6)
+	if m == nil || err != nil {
+		return err
+	}
+	Grace()
+	m.each(func(e moved, sets [2]uint32) { m.disproveTwins(sets, e) })
+	return nil
+}
+
 // newMover is nil for a table that is not made of sets as they are now.
 func (d *Datapath) newMover(name string, l *leftMap, into []uint64) (*mover, error) {
-	to, from := tableTypes(l)
+	stride := strideOf(name)
+	to, from := tableTypes(l, stride)
 	if from == nil {
 		return nil, nil
 	}
@@ -133,13 +205,20 @@ func (d *Datapath) newMover(name string, l *leftMap, into []uint64) (*mover, err
 		l.memory = mem
 	}
 	m := &mover{
-		from: view[uint64](l.memory, wordsOfSet*l.old.MaxEntries()), into: into,
+		from: view[uint64](l.memory, uint32(stride)*l.old.MaxEntries()), into: into, stride: stride,
 		keys: planCopies(to.key, from.key), values: planCopies(to.value, from.value),
 		toValue: to.value, fromValue: from.value, sameValues: isSameLayout(to.value, from.value),
 	}
-	if name == "flows" {
+	switch name {
+	case "flows":
 		d.moveFlows(m)
-	} else {
+	case "flows6":
+		d.moveFlows(m)
+		m.hasTwins = true
+		m.hashOf = func(key, value uint64) (uint64, bool) {
+			return d.Settings.FlowHash6(bpf.FlowKey(key), bpf.FlowValue(value).Port()), true
+		}
+	default:
 		d.moveTemplates(m)
 	}
 	return m, nil
@@ -150,10 +229,10 @@ type entryTypes struct{ key, value *btf.Struct }
 
 // tableTypes are the types of a table and of the one that is left behind; nil
 // if that is not made of sets as they are now.
-func tableTypes(l *leftMap) (to, from *entryTypes) {
+func tableTypes(l *leftMap, stride int) (to, from *entryTypes) {
 	of := func(t btf.Type) *entryTypes {
 		s, ok := t.(*btf.Struct)
-		if !ok || s.Size != wordsOfSet*8 || len(s.Members) != 2 {
+		if !ok || int(s.Size) != stride*8 || len(s.Members) != 2 && stride == wordsOfSet || len(s.Members) != 3 && stride != wordsOfSet {
 			return nil
 		}
 		e := &entryTypes{key: elementOf(s.Members[0]), value: elementOf(s.Members[1])}

@@ -337,6 +337,7 @@ func inForce(t *testing.T, o Options) *ebpf.Program {
 type opener struct {
 	t       *testing.T
 	o       Options
+	frame   func(n int, flags byte) []byte
 	opened  int
 	resent  int // packets that had to be sent again, as TCP does
 	stop    atomic.Bool
@@ -349,7 +350,7 @@ func (p *opener) send(n int, flags byte) {
 		if prog == nil {
 			return
 		}
-		err := isForwarded(prog, tcpFrame(n, flags))
+		err := isForwarded(prog, p.frame(n, flags))
 		_ = prog.Close()
 		if err == nil {
 			p.resent += try
@@ -382,7 +383,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	p := openPredecessor(t, o, "testdata/layout2.o")
 	p.serve()
 	p.connect(1000)
-	load := &opener{t: t, o: o, stopped: make(chan struct{})}
+	load := &opener{t: t, o: o, frame: tcpFrame, stopped: make(chan struct{})}
 	go load.run(2000)
 	for _, flows := range []int{200_000, 150_000, 250_000} {
 		o.Flows = flows

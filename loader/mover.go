@@ -20,6 +20,7 @@ type mover struct {
 	fromValue   *btf.Struct
 	sameValues  bool
 	into        []uint64
+	stride      int // words of a set, of either
 	hashOf      func(key, value uint64) (hash uint64, ok bool)
 	isSame      func(a, b uint64) bool // values of one key, of one entry
 	isLive      func(value uint64) bool
@@ -27,23 +28,53 @@ type mover struct {
 	busy        func(value uint64) uint64
 	withNonce   func(value, of uint64) uint64
 	mergeProven func(now, was uint64) uint64
-	lost        int // entries without a place
+	hasTwins    bool // flows of IPv6: see disproveTwins
+	lost        int  // entries without a place
 }
 
 func (m *mover) run() {
 	m.lost = 0
-	for set := 0; set < len(m.from); set += wordsOfSet {
+	m.each(m.place)
+}
+
+// each visits the live entries with the sets that they may be in.
+func (m *mover) each(visit func(moved, [2]uint32)) {
+	for set := 0; set < len(m.from); set += m.stride {
 		for way := range bpf.Ways {
 			value := atomic.LoadUint64(&m.from[set+bpf.Ways+way])
 			if value == 0 {
 				continue
 			}
-			key := m.convertKey(atomic.LoadUint64(&m.from[set+way]))
-			if value, ok := m.convertValue(value); ok {
-				m.place(key, value)
+			e := moved{key: m.convertKey(atomic.LoadUint64(&m.from[set+way])), owner: m.ownerAt(m.from, set+way)}
+			ok := false
+			if e.value, ok = m.convertValue(value); !ok {
+				continue
+			}
+			if hash, ok := m.hashOf(e.key, e.value); ok {
+				visit(e, bpf.TwoSets(hash, uint32(len(m.into)/m.stride)))
 			}
 		}
 	}
+}
+
+// moved is an entry on its way.
+type moved struct {
+	key, value uint64
+	owner      [2]uint64 // of IPv6: the address that the key names
+}
+
+// owners is where in a table the address of the entry at the index of its key
+// is; false where there are none.
+func (m *mover) owners(at int) (int, bool) {
+	way := at % m.stride
+	return at - way + 2*bpf.Ways + 2*way, m.stride != wordsOfSet
+}
+
+func (m *mover) ownerAt(table []uint64, at int) (owner [2]uint64) {
+	if i, ok := m.owners(at); ok {
+		owner[0], owner[1] = atomic.LoadUint64(&table[i]), atomic.LoadUint64(&table[i+1])
+	}
+	return owner
 }
 
 func (m *mover) convertKey(key uint64) uint64 {
@@ -99,15 +130,13 @@ func provenMerger(to, from *btf.Struct) func(now, was uint64) uint64 {
 
 func bytesOfWord(w *uint64) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(w)), 8) }
 
-// place stores an entry unless one of its key is there.
-func (m *mover) place(key, value uint64) {
-	hash, ok := m.hashOf(key, value)
-	if !ok {
-		return
+// place stores an entry unless the same one is there.
+func (m *mover) place(e moved, sets [2]uint32) {
+	if m.hasTwins {
+		defer m.disproveTwins(sets, e)
 	}
-	sets := bpf.TwoSets(hash, uint32(len(m.into)/wordsOfSet))
 	for range 8 { // packets may take a place first
-		at, found := m.choose(sets, key, value)
+		at, found := m.choose(sets, e)
 		if found {
 			return
 		}
@@ -116,37 +145,61 @@ func (m *mover) place(key, value uint64) {
 			return
 		}
 		old := atomic.LoadUint64(&m.into[at+bpf.Ways])
-		if m.isLive(old) && !m.isWorthLess(old, value) {
+		if m.isLive(old) && !m.isWorthLess(old, e.value) {
 			continue
 		}
 		busy := m.busy(old)
 		if !atomic.CompareAndSwapUint64(&m.into[at+bpf.Ways], old, busy) {
 			continue
 		}
-		atomic.StoreUint64(&m.into[at], key)
-		atomic.StoreUint64(&m.into[at+bpf.Ways], m.withNonce(value, busy))
+		if i, ok := m.owners(at); ok { // before the key: who matches that reads it
+			atomic.StoreUint64(&m.into[i], e.owner[0])
+			atomic.StoreUint64(&m.into[i+1], e.owner[1])
+		}
+		atomic.StoreUint64(&m.into[at], e.key)
+		atomic.StoreUint64(&m.into[at+bpf.Ways], m.withNonce(e.value, busy))
 		return
 	}
 	m.lost++
 }
 
+// disproveTwins takes what makes them proven from flows of one key and port,
+// where there are several: twins (bpf/flow.h).
+func (m *mover) disproveTwins(sets [2]uint32, e moved) {
+	var twins []int
+	for _, set := range sets {
+		for way := range bpf.Ways {
+			i := int(set)*m.stride + way
+			v := atomic.LoadUint64(&m.into[i+bpf.Ways])
+			if m.isLive(v) && atomic.LoadUint64(&m.into[i]) == e.key && m.isSame(v, e.value) {
+				twins = append(twins, i+bpf.Ways)
+			}
+		}
+	}
+	for _, at := range twins {
+		if len(twins) > 1 && bpf.FlowValue(atomic.LoadUint64(&m.into[at])).IsProven() {
+			atomic.AndUint64(&m.into[at], ^(uint64(1) << 63))
+		}
+	}
+}
+
 // choose is the place for an entry, as the index of its key: a free one, in the
 // set that set_choose of bpf/set.h would take, since both fill one table; else
 // one that is worth less, else -1. found is true if the entry is there.
-func (m *mover) choose(sets [2]uint32, key, value uint64) (at int, found bool) {
+func (m *mover) choose(sets [2]uint32, e moved) (at int, found bool) {
 	free, count, worse := [2]int{-1, -1}, [2]int{}, -1 // count of the free places of each set
 	for s, set := range sets {
 		for way := range bpf.Ways {
-			i := int(set)*wordsOfSet + way
+			i := int(set)*m.stride + way
 			v := atomic.LoadUint64(&m.into[i+bpf.Ways])
 			switch {
 			case m.isFree(v):
 				free[s] = i
 				count[s]++
 			case !m.isLive(v):
-			case atomic.LoadUint64(&m.into[i]) == key && m.isSame(v, value):
+			case atomic.LoadUint64(&m.into[i]) == e.key && m.isSame(v, e.value) && m.ownerAt(m.into, i) == e.owner:
 				return i, true
-			case worse < 0 && m.isWorthLess(v, value):
+			case worse < 0 && m.isWorthLess(v, e.value):
 				worse = i
 			}
 		}

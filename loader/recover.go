@@ -2,6 +2,7 @@ package loader
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -82,7 +83,36 @@ func (d *Datapath) mapsInForce() map[ebpf.MapID]bool {
 		}
 		_ = l.Close()
 	}
+	for id := range maps.Clone(used) {
+		addCalled(used, id)
+	}
 	return used
+}
+
+// addCalled adds the maps of the programs that others call by a map, if it is
+// such a map.
+func addCalled(used map[ebpf.MapID]bool, id ebpf.MapID) {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return
+	}
+	defer m.Close()
+	if m.Type() != ebpf.ProgramArray {
+		return
+	}
+	for slot := range m.MaxEntries() {
+		var prog *ebpf.Program
+		if m.Lookup(slot, &prog) != nil {
+			continue
+		}
+		if info, err := prog.Info(); err == nil {
+			ids, _ := info.MapIDs()
+			for _, id := range ids {
+				used[id] = true
+			}
+		}
+		_ = prog.Close()
+	}
 }
 
 // mapInForce is the map of a name that packets use, nil if there is none: the

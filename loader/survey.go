@@ -60,10 +60,10 @@ func (l *leftMap) whyLost(name string) string {
 	switch {
 	case l.from == nil && l.to != nil && l.to.TypeName() != "" && l.old.Type() != ebpf.RingBuf:
 		return "it has no BTF that says what is in it"
-	case isTable6(name) && l.old.MaxEntries() > 1:
-		return "tables of IPv6 of another layout are not copied"
-	case name == "flows" || name == "templates":
-		if _, from := tableTypes(l); from == nil {
+	case isTable6(name) && l.old.MaxEntries() <= 1:
+		return "" // of a director that served IPv4 alone
+	case name == "flows" || name == "templates" || isTable6(name):
+		if _, from := tableTypes(l, strideOf(name)); from == nil {
 			return "it is no table of sets of four"
 		}
 	}

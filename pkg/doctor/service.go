@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lvx-lb/lvx/pkg/director"
@@ -37,11 +38,28 @@ func Services(st director.Status) []warnings.Warning {
 			}
 			found = append(found, warnings.Warning{
 				Kind: RealDown, Subject: "real " + r.Addr.String(), Text: "down in " + svc.Name + because(r.Reason),
-				Cure: "see lvx history --subject " + svc.Name,
+				Cure: "see lvx history --subject " + svc.Name + "; on the real: lvx real status" + vipFlags(svc),
 			})
 		}
 	}
 	return found
+}
+
+// vipFlags are the flags that name a service's VIPs to a command.
+func vipFlags(svc director.ServiceStatus) string {
+	var flags []string
+	for _, l := range svc.Listeners {
+		if flag := " --vip " + addressOf(l); !slices.Contains(flags, flag) {
+			flags = append(flags, flag)
+		}
+	}
+	return strings.Join(flags, "")
+}
+
+// addressOf is the address of a listener: of "[2001:db8::1]:80/tcp" "2001:db8::1".
+func addressOf(listener string) string {
+	host, _, _ := strings.Cut(listener, "/")
+	return strings.Trim(host[:max(0, strings.LastIndexByte(host, ':'))], "[]")
 }
 
 func because(reason string) string {

@@ -33,6 +33,18 @@ func TestServicesThatAreDownAreFound(t *testing.T) {
 	}
 }
 
+// Whoever looks at the real is told the whole command.
+func TestTheCureOfARealNamesItsVIPs(t *testing.T) {
+	st := director.Status{Services: []director.ServiceStatus{{
+		Name: "web", State: "up", Reals: []director.RealStatus{{Addr: netip.MustParseAddr("10.0.0.12"), State: "down"}},
+		Listeners: []string{"10.0.0.100:80/tcp", "10.0.0.100:8000-8100/tcp", "10.0.0.101:*/udp", "[2001:db8::100]:443/tcp"},
+	}}}
+	const want = "see lvx history --subject web; on the real: lvx real status --vip 10.0.0.100 --vip 10.0.0.101 --vip 2001:db8::100"
+	if found := Services(st); len(found) != 1 || found[0].Cure != want {
+		t.Errorf("found %+v, want the cure %q", found, want)
+	}
+}
+
 func TestVIPsOfADeadDaemonAreFound(t *testing.T) {
 	vip := netip.MustParseAddr("10.0.0.100")
 	svc := config.Service{Service: lb.Service{Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 80, Last: 80}, {Addr: vip, Proto: lb.TCP, First: 81, Last: 81}}}}

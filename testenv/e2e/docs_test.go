@@ -66,17 +66,20 @@ func constant(text string) []string {
 
 // The documents' outputs are what the commands print.
 func TestTroubleshooting(t *testing.T) {
-	r := newRig(t, testenv.Shape{Directors: 1})
-	const check = "check: {type: tcp, interval: 200ms, timeout: 150ms, fall: 1, rise: 1}"
+	r := newRig(t, testenv.Shape{Directors: 2, Reals: 3})
 	run(t, r.Cluster.Host("d1"), strings.Fields("iptables -t mangle -A PREROUTING -d "+rig.VIP+" -p tcp --dport 80 -j MARK --set-mark 10")...)
-	must(t, r.Direct(t.Context(), "d1", service(check)))
+	for _, name := range []string{"d1", "d2"} {
+		must(t, r.Direct(t.Context(), name, documentedBody(pairPriority[name])))
+	}
+	hasRole(t, r, "d1", "MASTER")
+	hasRole(t, r, "d2", "BACKUP")
 	eventually(t, func() error {
 		if out, err := r.LVX(t.Context(), "d1", "status"); err != nil || !strings.Contains(out, "warning: firewall") {
 			return fmt.Errorf("no warning of the rule: %v\n%s", err, out)
 		}
 		return nil
 	})
-	realsUp(t, r, "r1", "r2")
+	realsUp(t, r, "r1", "r2", "r3")
 	run(t, r.Cluster.Host("r2"), lvx, "real", "down", "--vip", rig.VIP, "--state", r.Cluster.Host("r2").Dir()+"/real.json")
 	down(t, r, "172.25.0.13", "is the VIP on lo?")
 	held, err := r.Hold("r1")
@@ -96,6 +99,20 @@ func TestTroubleshooting(t *testing.T) {
 	}
 }
 
+// documentedBody is the configuration of a director in the documents.
+func documentedBody(priority int) string {
+	const check = "check: {type: tcp, interval: 200ms, timeout: 150ms, fall: 1, rise: 1}"
+	return strings.Replace(pairBody(priority, check, "172.25.0.12", "172.25.0.13", "172.25.0.15"), "scheduler: mh", "scheduler: rr", 1)
+}
+
+// documentedEdit is what an operator has done to that file before asking what a
+// reload would change.
+var documentedEdit = strings.NewReplacer(
+	"      - {address: 172.25.0.12}\n", "",
+	"{address: 172.25.0.15}", "{address: 172.25.0.15, weight: 2}",
+	"scheduler: rr", "scheduler: wrr\n    deny: [198.51.100.0/24]",
+)
+
 // documentedRelease is the kernel's in the documents, on whatever machine the
 // commands ran.
 const documentedRelease = "6.12.0"
@@ -110,8 +127,16 @@ func documented(t *testing.T, r *rig.Rig, command string) string {
 		return fmt.Sprintf("# %s\n%s", command, strings.TrimSpace(out))
 	}
 	switch args[0] {
-	case "check", "diff", "doctor":
+	case "check", "doctor":
 		args = append(args, "-c", d1.Dir()+"/lvx.yaml")
+	case "diff":
+		body := documentedBody(pairPriority["d1"])
+		_, err := r.Config("d1", documentedEdit.Replace(body))
+		must(t, err)
+		defer func() {
+			_, err := r.Config("d1", body)
+			must(t, err)
+		}()
 	}
 	if args[0] != "check" {
 		args = append(args, "--socket", r.Socket("d1"))
@@ -133,20 +158,20 @@ func documented(t *testing.T, r *rig.Rig, command string) string {
 		t.Fatalf("%s: %v", command, err)
 	}
 	if args[0] == "metrics" {
-		out = onlyLines(out, "lvx_table_", "lvx_packets_total", "lvx_evictions_total")
+		out = onlyLines(out, "lvx_table_", "lvx_packets_total", "lvx_evictions_total", "lvx_frames_lost_total")
 	}
 	out = strings.ReplaceAll(out, d1.Dir()+"/lvx.yaml", "/etc/lvx/lvx.yaml")
 	out = strings.ReplaceAll(out, hostinfo.Examine(nil).Kernel, documentedRelease)
 	return fmt.Sprintf("# lvx %s\n%s", command, bytes.TrimSpace([]byte(out)))
 }
 
-// onlyLines keeps lines of metrics with these names, and of those that count
-// zero the first.
+// onlyLines keeps the lines of metrics with these names, of packets only those
+// that count some.
 func onlyLines(text string, names ...string) string {
 	var kept []string
 	for _, line := range strings.Split(text, "\n") {
 		for _, name := range names {
-			if strings.HasPrefix(line, name) && !strings.HasSuffix(line, " 0") {
+			if strings.HasPrefix(line, name) && !(name == "lvx_packets_total" && strings.HasSuffix(line, " 0")) {
 				kept = append(kept, line)
 			}
 		}

@@ -16,9 +16,9 @@ var pairPriority = map[string]int{"d1": 150, "d2": 100}
 
 // pairBody is the configuration of a director of a pair that serves with mh and
 // sloppy_tcp: whichever of them has the VIP, a connection goes to the same real.
-func pairBody(priority int, extra string) string {
+func pairBody(priority int, extra string, reals ...string) string {
 	vrrp := "vrrp:\n  - {name: VI_1, interface: eth0, virtual_router_id: 51, version: 3, advert_interval: 300ms, priority: %d, addresses: [" + rig.VIP + "/24]}\n"
-	return fmt.Sprintf("sloppy_tcp: true\n"+vrrp, priority) + strings.Replace(service(extra), "scheduler: rr", "scheduler: mh", 1)
+	return fmt.Sprintf("sloppy_tcp: true\n"+vrrp, priority) + strings.Replace(service(extra, reals...), "scheduler: rr", "scheduler: mh", 1)
 }
 
 // newPair runs two directors, of which d1 has the VIP.

@@ -108,9 +108,9 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 		b.sweep.perReal[v.Real()] = struct{}{}
 		b.sweep.perVIP[bpf.FlowKey(e.key).VIP()] = struct{}{}
 		b.restampFlow(e.client(), v, now)
-	}
-	if b.news != nil && !t.isIPv6() {
-		b.news.pending = b.flowNews(b.news.pending, set, now)
+		if b.news != nil && !t.isIPv6() {
+			b.findFlowNews(set, w, v)
+		}
 	}
 }
 
@@ -161,10 +161,11 @@ func (b *Backend) sweepTemplates(now uint64) {
 	for _, table := range b.templateTables() {
 		for set := range table.sets() {
 			for w := range bpf.Ways {
-				b.sweepTemplate(table.at(set, w).value, now)
-			}
-			if b.news != nil && !table.isIPv6() {
-				b.news.pending = b.templateNews(b.news.pending, set, now)
+				p := table.at(set, w).value
+				b.sweepTemplate(p, now)
+				if b.news != nil && !table.isIPv6() {
+					b.findTemplateNews(set, w, bpf.TemplateValue(load64(p)))
+				}
 			}
 		}
 	}

@@ -26,7 +26,12 @@ type another struct{ testing.TB }
 
 func newPair(t *testing.T, s lb.State) *pair {
 	t.Helper()
-	p := &pair{a: newStill(t, 1024, 1024), b: newStill(another{t}, 1024, 1024)}
+	return newPairOf(t, s, 1024)
+}
+
+func newPairOf(t *testing.T, s lb.State, flows int) *pair {
+	t.Helper()
+	p := &pair{a: newStill(t, flows, 1024), b: newStill(another{t}, flows, 1024)}
 	p.a.apply(s)
 	p.b.apply(s)
 	p.stop = p.a.TellNews(func(e []connsync.Entry) { p.sent = append(p.sent, e...) })
@@ -164,7 +169,7 @@ func TestEndsAreTold(t *testing.T) {
 			send("S")
 			send("A")
 			p.sync(t)
-			p.a.news.unprovenLeft = 0 // whatever a flood has taken
+			p.a.news.limits.unproven = 0 // a flood takes it all
 			for _, flags := range test.sent {
 				send(flags)
 			}
@@ -198,15 +203,52 @@ func TestFloodIsToldOfInParts(t *testing.T) {
 		open(i, "S", "A")
 	}
 	open(100, "S", "A", "PA")
-	p.a.mu.Lock()
-	p.a.news.unprovenLeft = 5
-	p.a.mu.Unlock()
-	p.a.Sweep()
-	if n := len(p.a.news.pending); n != 6 {
-		t.Errorf("told of %d entries (5 of the flood, and one that was seen at work)", n)
+	p.a.news.limits.unproven = 5
+	if e := p.sync(t); len(e) != 6 {
+		t.Errorf("told of %d entries (5 of the flood, and one that was seen at work)", len(e))
 	}
-	if e := p.sync(t); len(e) != 21 {
-		t.Errorf("in the next interval told of %d entries in all (21)", len(e))
+	for part := range 3 {
+		p.a.Sweep() // the notes are gone
+		if e := p.sync(t); len(e) != 5 {
+			t.Errorf("part %d of what is left: %d entries (5)", part, len(e))
+		}
+	}
+}
+
+// However many connections an adopted table has, and however many have changed
+// at once, they are told of in parts: all of them, each once.
+func TestAdoptedTableIsToldOfInParts(t *testing.T) {
+	const count, part = 1000, 64 // a part may be a word of sets too long
+	for name, isNoted := range map[string]bool{"noted": true, "found by the sweeper": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPairOf(t, lb.State{Services: []lb.Service{webService(2)}}, 4*count)
+			for i := range count {
+				p.a.open(at(i), web)
+			}
+			p.a.news.limits.noted, p.a.news.limits.found = part, part
+			if !isNoted {
+				clear(p.a.dp.FlowNews)
+				p.a.Sweep()
+			}
+			told := map[netip.AddrPort]int{}
+			for range count {
+				e := p.sync(t)
+				if most := part + 64*bpf.Ways; len(e) > most {
+					t.Errorf("%d entries at a time, want %d at most", len(e), most)
+				}
+				for _, entry := range e {
+					told[entry.Client]++
+				}
+				if len(e) == 0 {
+					break
+				}
+			}
+			for i := range count {
+				if n := told[at(i)]; n != 1 {
+					t.Errorf("%s was told of %d times", at(i), n)
+				}
+			}
+		})
 	}
 }
 

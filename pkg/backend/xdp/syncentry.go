@@ -52,11 +52,22 @@ func (b *Backend) stateTimeout(s bpf.FlowState) time.Duration {
 	return t.UDP
 }
 
+// isToldOf reports whether peers are told of a flow. They are not of one that is
+// half-open or of a single datagram: its client may be made up.
+func isToldOf(v bpf.FlowValue) bool {
+	switch v.State() {
+	case bpf.StateSynRecv:
+		return false
+	case bpf.StateUDP:
+		return v.IsProven()
+	}
+	return true
+}
+
 // flowEntry is a live flow as peers are told of it. It is false for one that
-// they are not told of, as that of a single datagram, whose client may be made
-// up, or that has outlived its real.
+// they are not told of, or that has outlived its real.
 func (b *Backend) flowEntry(k bpf.FlowKey, v bpf.FlowValue, now uint64) (connsync.Entry, bool) {
-	if v.State() == bpf.StateUDP && !v.IsProven() {
+	if !isToldOf(v) {
 		return connsync.Entry{}, false
 	}
 	state, isTold := wireStates[v.State()]

@@ -21,19 +21,61 @@ const (
 	// newsInterval: of a flood's the others wait for the sweeper's next pass,
 	// and peers still hear of the proven ones at once.
 	unprovenNews = 10_000
+
+	// notedNews and foundNews are how many entries are told of in a newsInterval
+	// because the packet path has noted them, and because the sweeper has found
+	// them: what is beyond stays noted, or is found again. A table of millions
+	// that was adopted is told of in parts as well.
+	notedNews = 1 << 15
+	foundNews = 1 << 14
 )
 
 // news remembers what peers were told of each place of the tables, so that they
 // are told of changes alone. The packet path notes which sets to look at; the
 // sweeper looks at all of them, so that what a note missed is told too.
 type news struct {
-	flows, templates peerView
-	pending          []connsync.Entry // found by the sweeper
-	unprovenLeft     int              // that may be told of in this newsInterval
+	flows, templates           peerView
+	nextFlows, nextTemplates   int // words of notes to go on with
+	foundFlows, foundTemplates foundSets
+	limits                     newsLimits
+	unprovenLeft               int // that may be told of in this newsInterval
 }
 
+// newsLimits are how many entries of each kind are told of in a newsInterval.
+type newsLimits struct{ noted, found, unproven int }
+
 func newNews(flowPlaces, templatePlaces int) *news {
-	return &news{flows: newPeerView(flowPlaces), templates: newPeerView(templatePlaces), unprovenLeft: unprovenNews}
+	return &news{
+		flows: newPeerView(flowPlaces), templates: newPeerView(templatePlaces),
+		foundFlows: newFoundSets(flowPlaces / bpf.Ways), foundTemplates: newFoundSets(templatePlaces / bpf.Ways),
+		limits: newsLimits{notedNews, foundNews, unprovenNews}, unprovenLeft: unprovenNews,
+	}
+}
+
+// foundSets are the sets of a table in which the sweeper has found news: a bit
+// each, so that their memory is bounded.
+type foundSets struct {
+	bits []uint64
+	next int // word to go on with
+}
+
+func newFoundSets(sets int) foundSets { return foundSets{bits: make([]uint64, (sets+63)/64)} }
+
+func (f *foundSets) add(set int) { f.bits[set/64] |= 1 << (set % 64) }
+
+// take visits the sets, each once, until it is enough.
+func (f *foundSets) take(isEnough func() bool, visit func(set int)) {
+	for range f.bits {
+		if isEnough() {
+			return
+		}
+		word := f.bits[f.next]
+		f.bits[f.next] = 0
+		for ; word != 0; word &= word - 1 {
+			visit(f.next*64 + bits.TrailingZeros64(word))
+		}
+		f.next = (f.next + 1) % len(f.bits)
+	}
 }
 
 // peerView is what peers know of each place of a table.
@@ -96,32 +138,42 @@ func (b *Backend) TellNews(send func([]connsync.Entry)) (stop func()) {
 	}
 }
 
-// takeNews reads the sets that the packet path has noted, and takes what the
-// sweeper has found.
-func (b *Backend) takeNews() []connsync.Entry {
+// takeNews reads the sets that the packet path has noted, and those in which the
+// sweeper has found something, as far as the limits go.
+func (b *Backend) takeNews() (entries []connsync.Entry) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.news == nil {
+	n := b.news
+	if n == nil {
 		return nil
 	}
 	now := b.now()
-	entries := b.news.pending
-	b.news.pending, b.news.unprovenLeft = nil, unprovenNews
-	eachNoted(b.dp.FlowNews, len(b.dp.Flows)/8, func(set int) {
-		entries = b.flowNews(entries, set, now)
-	})
+	n.unprovenLeft = n.limits.unproven
+	flow := func(set int) { entries = b.flowNews(entries, set, now) }
+	template := func(set int) { entries = b.templateNews(entries, set, now) }
+	most := n.limits.noted
+	isEnough := func() bool { return len(entries) >= most }
+	n.nextFlows = takeNoted(b.dp.FlowNews, len(b.dp.Flows)/8, n.nextFlows, isEnough, flow)
 	if b.persistent {
-		eachNoted(b.dp.TemplateNews, len(b.dp.Templates)/8, func(set int) {
-			entries = b.templateNews(entries, set, now)
-		})
+		most = len(entries) + n.limits.noted
+		n.nextTemplates = takeNoted(b.dp.TemplateNews, len(b.dp.Templates)/8, n.nextTemplates, isEnough, template)
 	}
+	most = len(entries) + n.limits.found
+	n.foundTemplates.take(isEnough, template)
+	n.foundFlows.take(isEnough, flow)
 	return entries
 }
 
-// eachNoted visits the sets that are noted. Each note is taken away before the
-// set is visited: a change behind the visit is another note.
-func eachNoted(notes []uint64, sets int, visit func(set int)) {
-	for i := range notes {
+// takeNoted visits the sets that are noted, from a word of notes on and round,
+// until it is enough, and returns the word to go on with. Each note is taken
+// away before the set is visited: a change behind the visit is another note.
+func takeNoted(notes []uint64, sets, next int, isEnough func() bool, visit func(set int)) int {
+	for range notes {
+		if isEnough() {
+			return next
+		}
+		i := next
+		next = (next + 1) % len(notes)
 		if load64(&notes[i]) == 0 {
 			continue
 		}
@@ -133,6 +185,31 @@ func eachNoted(notes []uint64, sets int, visit func(set int)) {
 			}
 		}
 	}
+	return next
+}
+
+// findFlowNews notes the set of a flow if peers do not know the flow as it is.
+func (b *Backend) findFlowNews(set, way int, v bpf.FlowValue) {
+	if isToldOf(v) && b.isFlowNews(set*bpf.Ways+way, v) {
+		b.news.foundFlows.add(set)
+	}
+}
+
+// findTemplateNews notes the set of a template if peers do not know the template
+// as it is.
+func (b *Backend) findTemplateNews(set, way int, t bpf.TemplateValue) {
+	if t.IsLive() && b.isTemplateNews(set*bpf.Ways+way, t) {
+		b.news.foundTemplates.add(set)
+	}
+}
+
+func (b *Backend) isFlowNews(place int, v bpf.FlowValue) bool {
+	return b.news.flows.isNews(place, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()]))
+}
+
+func (b *Backend) isTemplateNews(place int, t bpf.TemplateValue) bool {
+	s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
+	return s != nil && b.news.templates.isNews(place, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
 }
 
 // flowNews appends what peers do not know yet of a set of flows. Of those that
@@ -146,7 +223,7 @@ func (b *Backend) flowNews(entries []connsync.Entry, set int, now uint64) []conn
 			continue
 		}
 		place := set*4 + w
-		if !b.news.flows.isNews(place, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
+		if !b.isFlowNews(place, v) {
 			continue
 		}
 		isFree := v.IsProven() || b.news.flows.isKnown(place, uint64(v))
@@ -178,18 +255,17 @@ func (b *Backend) templateNews(entries []connsync.Entry, set int, now uint64) []
 		if !t.IsLive() {
 			continue
 		}
-		place, end := set*4+w, uint16(t.Expires())
+		place := set*4 + w
 		k := bpf.TemplateKey(load64(&b.dp.Templates[at]))
 		if bpf.TemplateValue(load64(&b.dp.Templates[at+4])).Nonce() != t.Nonce() {
 			continue
 		}
-		s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
-		if s == nil || !b.news.templates.isNews(place, uint64(t), end, ticks(s.conf.Persistence.Timeout)) {
+		if !b.isTemplateNews(place, t) {
 			continue
 		}
 		if e, ok := b.templateEntry(k, t, now); ok {
 			entries = append(entries, e)
-			b.news.templates.note(place, uint64(t), end)
+			b.news.templates.note(place, uint64(t), uint16(t.Expires()))
 		}
 	}
 	return entries

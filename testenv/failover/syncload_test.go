@@ -2,44 +2,49 @@ package failover
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
 
-// syncSize is a size of [TestSyncedPairUnderLoad] from the environment: the
-// full ones are LVX_SYNC_LONG=5000 LVX_SYNC_RATE=1000 LVX_SYNC_RUNS=10.
-func syncSize(t *testing.T, name string, small int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return small
+// shareOf is how much of the full load a run has: LVX_LOAD=1 is 5,000 long
+// connections and 1,000 new ones a second; CI runs a tenth of that.
+func shareOf(full int) int {
+	part, err := strconv.ParseFloat(os.Getenv("LVX_LOAD"), 64)
+	if err != nil {
+		part = 0.1
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%s: not a number from 1", name, text)
-	}
-	return n
+	return max(1, int(part*float64(full)))
 }
 
-const (
-	shortLife = 2 * time.Second // of a connection of the steady load, between its two questions
-	toldAfter = time.Second     // a connection as old as this has been acknowledged: the lag is logged
-)
+const shortLife = 2 * time.Second // of a connection of the steady load, between its two questions
 
 // shortOne is a connection of the steady load: it asks, waits, and asks again.
 type shortOne struct {
-	opened, ended time.Time
-	what          string // what is wrong with it
+	ends  connEnds
+	ended time.Time
+	what  string // what is wrong with it
+}
+
+// connEnds tell connections apart.
+type connEnds struct{ client, virtual netip.AddrPort }
+
+func endsOf(conn net.Conn) connEnds {
+	return connEnds{netip.MustParseAddrPort(conn.LocalAddr().String()), netip.MustParseAddrPort(conn.RemoteAddr().String())}
 }
 
 // load is connections to every service that come and go.
@@ -47,15 +52,18 @@ type load struct {
 	p      *pair
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	began  time.Time
+	opened atomic.Int64 // connections that had an answer
 
-	mu  sync.Mutex
-	all []shortOne
+	mu   sync.Mutex
+	open map[connEnds]bool // those that had an answer and have not asked again
+	all  []shortOne
 }
 
 // startLoad opens so many connections a second.
 func (p *pair) startLoad(rate int) *load {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{p: p, cancel: cancel}
+	l := &load{p: p, cancel: cancel, began: time.Now(), open: map[connEnds]bool{}}
 	l.wg.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
@@ -81,7 +89,11 @@ func (l *load) visit(ctx context.Context, port int) {
 		return // a new one that nobody has acknowledged
 	}
 	defer conn.Close()
-	one := shortOne{opened: time.Now()}
+	l.opened.Add(1)
+	one := shortOne{ends: endsOf(conn)}
+	l.mu.Lock()
+	l.open[one.ends] = true
+	l.mu.Unlock()
 	select {
 	case <-time.After(shortLife):
 	case <-ctx.Done():
@@ -97,16 +109,34 @@ func (l *load) visit(ctx context.Context, port int) {
 	one.ended = time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	delete(l.open, one.ends)
 	l.all = append(l.all, one)
 }
 
-// broken are what went wrong with connections that were acknowledged at the
-// time of a fault and asked again behind it, and how many of them there were.
-func (l *load) broken(fault time.Time) (n int, what []string) {
+// reached is how many connections were opened in a second.
+func (l *load) reached() float64 {
+	return float64(l.opened.Load()) / time.Since(l.began).Seconds()
+}
+
+// broken are what went wrong with connections that a director had been told of
+// and that asked again behind a fault, and how many of them there were. It waits
+// for the last of them.
+func (l *load) broken(f fault) (n int, what []string) {
+	l.p.t.Helper()
+	l.p.await("every connection that was told of has asked again", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for ends := range l.open {
+			if f.known[ends] {
+				return fmt.Errorf("%v has not", ends)
+			}
+		}
+		return nil
+	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, one := range l.all {
-		if one.opened.After(fault.Add(-toldAfter)) || one.ended.Before(fault) {
+		if one.ended.Before(f.at) || !f.known[one.ends] {
 			continue
 		}
 		n++
@@ -115,6 +145,77 @@ func (l *load) broken(fault time.Time) (n int, what []string) {
 		}
 	}
 	return n, what
+}
+
+// fault is something behind which another director serves, or this one with
+// another file: when that was, and the connections that it then had been told of
+// or knew by itself.
+type fault struct {
+	at    time.Time
+	known map[connEnds]bool
+}
+
+// faultTo notes what a director knows, which is about to serve.
+func (p *pair) faultTo(host string, conns map[string][]held) fault {
+	p.t.Helper()
+	f := fault{known: map[connEnds]bool{}}
+	must(p.t, p.addKnown(f.known, host))
+	f.at = time.Now()
+	for _, s := range synced {
+		if n := countUntold(conns[s.name], f.known); n > 0 {
+			p.t.Errorf("%s has not been told of %d of %d long connections of %s", host, n, len(conns[s.name]), s.name)
+		}
+	}
+	return f
+}
+
+func countUntold(all []held, known map[connEnds]bool) (n int) {
+	for _, h := range all {
+		if !known[endsOf(h)] {
+			n++
+		}
+	}
+	return n
+}
+
+// connections is the list of a director.
+func (p *pair) connections(director string) ([]ipvsadm.ListedConnection, error) {
+	out, err := LVX{Self: self}.Run(p.t.Context(), p.Host(director), "list", "--connections", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var list ipvsadm.Listing
+	err = json.Unmarshal([]byte(out), &list)
+	return list.Connections, err
+}
+
+// addKnown adds the established connections that a director has.
+func (p *pair) addKnown(to map[connEnds]bool, director string) error {
+	list, err := p.connections(director)
+	for _, c := range list {
+		if c.State == "ESTABLISHED" {
+			to[connEnds{c.Client, c.Virtual}] = true
+		}
+	}
+	return err
+}
+
+// returnOf brings a director back, and waits until it has taken over: what the
+// other one knew before and what itself had been told of until then is not lost.
+func (p *pair) returnOf(host, from string, conns map[string][]held, bring func()) fault {
+	p.t.Helper()
+	f := p.faultTo(from, conns)
+	bring()
+	p.await(host+" is master again", func() error {
+		if err := p.hasVIP(host); err == nil {
+			return nil
+		}
+		if err := p.addKnown(f.known, host); err != nil {
+			return err
+		}
+		return p.hasVIP(host)
+	})
+	return f
 }
 
 // holdMany opens so many connections to each service, some at a time.
@@ -157,23 +258,32 @@ func closeAll(conns map[string][]held) {
 
 // checkLoad asks every long connection, and looks at what became of the short
 // ones since a fault.
-func (p *pair) checkLoad(what string, fault time.Time, conns map[string][]held, l *load) {
+func (p *pair) checkLoad(what string, f fault, conns map[string][]held, l *load) {
 	p.t.Helper()
-	time.Sleep(time.Until(fault.Add(shortLife + time.Second)))
+	n, wrong := l.broken(f)
+	long := 0
 	for _, s := range synced {
+		long += len(conns[s.name])
 		if n := aliveMany(conns[s.name]); n != len(conns[s.name]) {
 			p.t.Errorf("%s: %d of %d connections of %s live", what, n, len(conns[s.name]), s.name)
 		}
 	}
-	n, wrong := l.broken(fault)
-	slices.Sort(wrong)
-	p.t.Logf("%s: %d long ones asked, %d of %d short ones broken", what, len(conns)*len(conns[synced[0].name]), len(wrong), n)
+	p.t.Logf("%s: %d long ones asked, %d of %d short ones broken, %.0f a second", what, long, len(wrong), n, l.reached())
 	if len(wrong) > 0 {
+		slices.Sort(wrong)
 		p.t.Errorf("%s: %d of %d short connections broke: %v", what, len(wrong), n, slices.Compact(wrong))
 	}
 	if n == 0 {
-		p.t.Errorf("%s: no short connection was open", what)
+		p.t.Errorf("%s: no short connection that was told of has asked again", what)
 	}
+}
+
+// logLag prints how far behind a director's peer is.
+func (p *pair) logLag(host string) {
+	p.t.Helper()
+	st, err := p.syncStatus(host)
+	must(p.t, err)
+	p.t.Logf("%s: p99 of the lag %s, %d sent, %d received, %d rejected", host, st.Lag, st.Sent, st.Received, st.Rejected)
 }
 
 // aliveMany is alive with some asking at the same time.
@@ -212,49 +322,80 @@ func (p *pair) reload(body string) {
 // stopped.
 func TestSyncedPairUnderLoad(t *testing.T) {
 	t.Parallel()
-	each := (syncSize(t, "LVX_SYNC_LONG", 80) + len(synced) - 1) / len(synced)
-	rate := syncSize(t, "LVX_SYNC_RATE", 40)
-	for run := range syncSize(t, "LVX_SYNC_RUNS", 1) {
-		t.Run(strconv.Itoa(run+1), func(t *testing.T) { loadPair(t, each, rate) })
-	}
-}
-
-func loadPair(t *testing.T, each, rate int) {
 	body := syncedBody(t)
 	p := newRealPair(t, v3tenth, body)
 	serveOnWatcher(p)
 	p.awaitSync()
-	l := p.startLoad(rate)
-	conns := p.holdMany(each)
-	time.Sleep(toldAfter + shortLife)
-	become := func(host string) {
+	l := p.startLoad(shareOf(1000))
+	conns := p.holdMany((shareOf(5000) + len(synced) - 1) / len(synced))
+	p.await("b has been told of the long connections", func() error {
+		known := map[connEnds]bool{}
+		err := p.addKnown(known, "b")
+		for _, s := range synced {
+			if n := countUntold(conns[s.name], known); n > 0 {
+				return fmt.Errorf("not of %d of %s: %v", n, s.name, err)
+			}
+		}
+		return err
+	})
+	p.logLag("a")
+	failOver := func(what string, fail func()) {
 		t.Helper()
-		p.await(host+" is master", func() error { return p.hasVIP(host) })
+		f := p.faultTo("b", conns)
+		fail()
+		p.await("b is master", func() error { return p.hasVIP("b") })
+		p.checkLoad(what, f, conns, l)
 	}
-	back := func(what string, f func()) {
+	back := func(what string, bring func()) {
 		t.Helper()
-		begin := time.Now()
-		f()
-		become("a")
+		f := p.returnOf("a", "b", conns, bring)
 		p.awaitSync()
-		p.checkLoad(what, begin, conns, l)
-		p.awaitAcknowledged("a")
+		p.checkLoad(what, f, conns, l)
+		p.logLag("a")
 	}
-
-	fault := time.Now()
-	must(t, p.Unplug("a", true))
-	become("b")
-	p.checkLoad("link down", fault, conns, l)
+	failOver("link down", func() { must(t, p.Unplug("a", true)) })
 	back("return of the link", func() { must(t, p.Unplug("a", false)) })
 
-	fault = time.Now()
-	p.a.Kill()
-	become("b")
-	p.checkLoad("kill -9 of the host's director", fault, conns, l)
+	failOver("kill -9 of the host's director", p.a.Kill)
 	_, err := p.Host("a").Run(t.Context(), self, "purge", "-c", filepath.Join(p.Host("a").Dir(), "lvx.yaml"))
 	must(t, err)
 	back("preempting return with an empty table", func() { p.a = p.start("a", p.better) })
 
+	for _, edit := range editsOfReals(body) {
+		if edit.removes != "" {
+			p.await("nobody is with "+edit.removes, func() error { return p.hasLeft("a", Addr(edit.removes)) })
+		}
+		f := p.faultTo("a", conns)
+		p.reload(edit.body)
+		p.checkLoad("reload: "+edit.what, f, conns, l)
+	}
+	failOver("clean stop after the reloads", func() { must(t, p.a.Stop()) })
+	back("return after the clean stop", func() { p.a = p.start("a", p.better) })
+
+	f := p.faultTo("a", conns)
+	p.a.Kill()
+	p.a = p.start("a", p.better)
+	must(t, p.a.WaitOutput(t.Context(), "to=MASTER"))
+	p.checkLoad("restart of the master", f, conns, l)
+	closeAll(conns)
+}
+
+// editOfReals is another body for both directors.
+type editOfReals struct{ what, body, removes string }
+
+// hasLeft reports, as an error, that a real still has connections.
+func (p *pair) hasLeft(director string, real netip.Addr) error {
+	list, err := p.connections(director)
+	for _, c := range list {
+		if c.Real.Addr() == real && (c.State == "ESTABLISHED" || c.State == "SYN_RECV") {
+			return fmt.Errorf("%s is with it", c.Client)
+		}
+	}
+	return err
+}
+
+// editsOfReals add a real, drain it and another one, and remove it.
+func editsOfReals(body string) []editOfReals {
 	line := fmt.Sprintf("      - {address: %s, weight: 2}\n", Addr("r2"))
 	with := func(second, third int) string {
 		lines := fmt.Sprintf("      - {address: %s, weight: %d}\n", Addr("r2"), second)
@@ -263,27 +404,11 @@ func loadPair(t *testing.T, each, rate int) {
 		}
 		return strings.ReplaceAll(body, line, lines)
 	}
-	for _, edit := range []struct{ what, body string }{
-		{"a real was added", with(2, 1)},
-		{"two were drained", with(0, 0)}, // the new one's connections end meanwhile
-		{"the new one was removed", with(0, -1)},
-	} {
-		fault = time.Now()
-		p.reload(edit.body)
-		p.checkLoad("reload: "+edit.what, fault, conns, l)
+	return []editOfReals{
+		{"a real was added", with(2, 1), ""},
+		{"two were drained", with(0, 0), ""},
+		{"the new one was removed", with(0, -1), "d"},
 	}
-	fault = time.Now()
-	must(t, p.a.Stop())
-	become("b")
-	p.checkLoad("clean stop after the reloads", fault, conns, l)
-	back("return after the clean stop", func() { p.a = p.start("a", p.better) })
-
-	fault = time.Now()
-	p.a.Kill()
-	p.a = p.start("a", p.better)
-	must(t, p.a.WaitOutput(t.Context(), "to=MASTER"))
-	p.checkLoad("restart of the master", fault, conns, l)
-	closeAll(conns)
 }
 
 // serveOnWatcher makes a real server of the host that watches, too.

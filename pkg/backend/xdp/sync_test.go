@@ -230,21 +230,21 @@ func TestAdoptedTableIsToldOfInParts(t *testing.T) {
 				clear(p.a.dp.FlowNews)
 				p.a.Sweep()
 			}
-			told := map[netip.AddrPort]int{}
+			times := map[netip.AddrPort]int{}
 			for range count {
 				e := p.sync(t)
 				if most := part + 64*bpf.Ways; len(e) > most {
 					t.Errorf("%d entries at a time, want %d at most", len(e), most)
 				}
 				for _, entry := range e {
-					told[entry.Client]++
+					times[entry.Client]++
 				}
 				if len(e) == 0 {
 					break
 				}
 			}
 			for i := range count {
-				if n := told[at(i)]; n != 1 {
+				if n := times[at(i)]; n != 1 {
 					t.Errorf("%s was told of %d times", at(i), n)
 				}
 			}

@@ -1,0 +1,57 @@
+package xdp
+
+import "math/bits"
+
+// peerView is what peers know of each place of a table.
+type peerView struct {
+	word []uint8  // nonce, state and proven of what they know; 0: nothing
+	tick []uint16 // of a flow its time stamp then, of a template its end
+}
+
+func newPeerView(places int) peerView { return peerView{make([]uint8, places), make([]uint16, places)} }
+
+// wordOf are the bits of a value whose change is news. They are never 0 in a
+// live entry.
+func wordOf(v uint64) uint8 { return uint8(v >> 56) }
+
+// isNews reports whether peers know an entry otherwise, or know it from so long
+// ago that it must be told again; life is in ticks.
+func (t *peerView) isNews(place int, v uint64, tick uint16, life uint32) bool {
+	return t.word[place] != wordOf(v) || uint32(tick-t.tick[place]) >= max(life/refreshShare, 1)
+}
+
+// isKnown reports whether peers know the entry that has a place, however it has
+// changed since.
+func (t *peerView) isKnown(place int, v uint64) bool {
+	return t.word[place] != 0 && (t.word[place]^wordOf(v))&0xf == 0 // the nonce
+}
+
+func (t *peerView) note(place int, v uint64, tick uint16) {
+	t.word[place], t.tick[place] = wordOf(v), tick
+}
+
+// foundSets are the sets of a table in which the sweeper has found news: a bit
+// each, so that their memory is bounded.
+type foundSets struct {
+	bits []uint64
+	next int // word to go on with
+}
+
+func newFoundSets(sets int) foundSets { return foundSets{bits: make([]uint64, (sets+63)/64)} }
+
+func (f *foundSets) add(set int) { f.bits[set/64] |= 1 << (set % 64) }
+
+// take visits the sets, each once, until it is enough.
+func (f *foundSets) take(isEnough func() bool, visit func(set int)) {
+	for range f.bits {
+		if isEnough() {
+			return
+		}
+		word := f.bits[f.next]
+		f.bits[f.next] = 0
+		for ; word != 0; word &= word - 1 {
+			visit(f.next*64 + bits.TrailingZeros64(word))
+		}
+		f.next = (f.next + 1) % len(f.bits)
+	}
+}

@@ -84,7 +84,7 @@ func (r *router) vips(all []placedVIP) {
 		if v.isHidden {
 			r.Unadvertised = append(r.Unadvertised, addr)
 		}
-		if v.device != "" && v.device != r.Interface {
+		if v.device != "" {
 			if r.Devices == nil {
 				r.Devices = map[netip.Addr]string{}
 			}

@@ -113,7 +113,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.monitor = health.NewMonitor(health.Options{
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
-	d.router = newRouter(d.announce, d.backend, d.monitor, o.Log)
+	d.router = newRouter(cfg.Interfaces, d.announce, d.backend, d.monitor, o.Log)
 	d.router.canLease, d.router.sync = d.canLease, d.sync
 	if d.sync != nil && len(cfg.VRRP) > 0 {
 		d.sync.hold = d.router.HoldPreemption

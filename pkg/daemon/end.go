@@ -150,8 +150,12 @@ func purgeAddresses(ctx context.Context, cfg *config.Config) error {
 // purgeRouters takes off the VIPs of virtual routers, with their routes. An address owner has its
 // VIPs without lvx.
 func purgeRouters(cfg *config.Config) error {
-	var errs []error
-	for _, inst := range cfg.VRRP {
+	routers, err := readPlaces(cfg.VRRP, cfg.Interfaces)
+	if err != nil {
+		routers = cfg.VRRP
+	}
+	errs := []error{err}
+	for _, inst := range routers {
 		errs = append(errs, inst.Routing.Remove())
 		for _, place := range inst.Places() {
 			link, err := net.InterfaceByName(place.Interface)

@@ -25,6 +25,8 @@ type router struct {
 	sync     *connSync // nil: connections are not shared
 	log      *slog.Logger
 
+	interfaces []string // on which VIPs may go, besides a router's own
+
 	mu     sync.Mutex
 	places map[string]vrrp.Instance // also of instances that are on their way out
 }
@@ -36,8 +38,8 @@ const verdictLimit = 10 * time.Second
 // priority keeps ordinary load from delaying them.
 const advertPriority = 1
 
-func newRouter(a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Logger) *router {
-	r := &router{announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}}
+func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Logger) *router {
+	r := &router{interfaces: interfaces, announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}}
 	o := vrrp.Options{
 		Log: log, Announcer: a, Activate: r.activate, Deactivate: r.deactivate, Realtime: advertPriority,
 	}
@@ -59,6 +61,10 @@ func newRouter(a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Lo
 
 // Set implements [director.VRRP].
 func (r *router) Set(instances []vrrp.Instance) error {
+	instances, err := readPlaces(instances, r.interfaces)
+	if err != nil {
+		return err
+	}
 	if err := r.Router.Set(instances); err != nil {
 		return err
 	}

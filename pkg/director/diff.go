@@ -121,7 +121,7 @@ func diffGlobals(a, b *config.Config) []string {
 	}{
 		{"vrrp", a.VRRP, b.VRRP}, {"peers", a.Peers, b.Peers}, {"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
 		{"expire_quiescent_template", a.ExpireQuiescentTempl, b.ExpireQuiescentTempl},
-		{"notify", a.Notify, b.Notify},
+		{"notify", a.Notify, b.Notify}, {"mac of reals", a.MACs, b.MACs}, {"runtime", a.RuntimeEdits, b.RuntimeEdits}, {"stop_grace", a.StopGrace, b.StopGrace},
 		{"hooks of vrrp", a.RoleHooks, b.RoleHooks},
 	} {
 		if !reflect.DeepEqual(c.a, c.b) {
@@ -257,7 +257,7 @@ func diffChecks(a, b *config.Service) string {
 	for _, c := range []struct {
 		key  string
 		a, b any
-	}{{"quorum", a.Quorum, b.Quorum}, {"hysteresis", a.Hysteresis, b.Hysteresis}, {"on_down", a.OnDown, b.OnDown}} {
+	}{{"quorum", a.Quorum, b.Quorum}, {"hysteresis", a.Hysteresis, b.Hysteresis}, {"on_down", a.OnDown, b.OnDown}, {"claim by force", a.ForceClaim, b.ForceClaim}} {
 		if c.a != c.b {
 			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))
 		}

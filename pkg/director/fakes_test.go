@@ -131,6 +131,7 @@ func (f *fakeVRRP) become(name string, r vrrp.Role) {
 type fakeVIPs struct {
 	mu   sync.Mutex
 	held []netip.Addr
+	last []HeldVIP
 	err  error
 }
 
@@ -140,7 +141,7 @@ func (f *fakeVIPs) Hold(_ []string, vips []HeldVIP) error {
 	if f.err != nil {
 		return f.err
 	}
-	f.held = nil
+	f.held, f.last = nil, slices.Clone(vips)
 	for _, v := range vips {
 		f.held = append(f.held, v.Addr)
 	}
@@ -156,6 +157,7 @@ func (f *fakeVIPs) now() []netip.Addr {
 type fakeNeigh struct {
 	mu            sync.Mutex
 	reals, avoids []netip.Addr
+	bound         map[netip.Addr][6]byte
 	silent        bool // nobody answers
 	blind         bool // the routes are not known yet
 	self          netip.Addr
@@ -173,7 +175,11 @@ func (f *fakeNeigh) Resolved(servers []netip.Addr) bool {
 	return true
 }
 
-func (f *fakeNeigh) Bind(map[netip.Addr][6]byte) {}
+func (f *fakeNeigh) Bind(macs map[netip.Addr][6]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bound = macs
+}
 
 func (f *fakeNeigh) Watch(reals []netip.Addr) {
 	f.mu.Lock()

@@ -1,6 +1,7 @@
 package director
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -128,12 +129,12 @@ func peersOf(cfg *config.Config) []netip.Addr {
 }
 
 // sameAddresses reports whether two configurations name the same VIPs, servers
-// and directors in the same places.
+// and directors in the same places, with the same MACs, and claim the VIPs alike.
 func sameAddresses(a, b *config.Config) bool {
 	same := func(a, b *config.Service) bool {
-		return a.Sorry == b.Sorry && slices.EqualFunc(a.Reals, b.Reals, lb.Real.Same) && slices.Equal(a.Listeners, b.Listeners)
+		return a.Sorry == b.Sorry && a.ForceClaim == b.ForceClaim && slices.EqualFunc(a.Reals, b.Reals, lb.Real.Same) && slices.Equal(a.Listeners, b.Listeners)
 	}
-	if len(a.Services) != len(b.Services) || !slices.Equal(peersOf(a), peersOf(b)) ||
+	if len(a.Services) != len(b.Services) || !slices.Equal(peersOf(a), peersOf(b)) || !maps.Equal(a.MACs, b.MACs) ||
 		!slices.EqualFunc(a.VRRP, b.VRRP, func(a, b vrrp.Instance) bool { return slices.Equal(a.Addresses, b.Addresses) }) {
 		return false
 	}

@@ -47,8 +47,9 @@ type Route struct {
 // Interface is what is asked of an interface.
 type Interface struct {
 	MTU          int
-	IsNative     bool // an XDP program is attached to its driver
-	LacksPeer    bool // a veth, whose other end has no XDP program
+	IsNative     bool   // an XDP program is attached to its driver
+	LacksPeer    bool   // a veth, whose other end has no XDP program
+	Bridge       string // that it is a port of
 	HasLRO       bool
 	HasVLANStrip bool // VLAN tags are taken out of frames before XDP sees them
 	IsDefault    bool // the default route leaves by it, or there is none
@@ -267,6 +268,10 @@ func (e *exam) examineInterfaces() {
 		if i.IsNative && i.LacksPeer {
 			e.add(LostFrames, subject, "a veth whose other end has no XDP program: what the packet path sends in native mode is lost",
 				"xdp_mode: generic, or attach a program that passes everything to the other end")
+		}
+		if i.IsNative && i.Bridge != "" {
+			e.add(LostFrames, subject, "a port of "+i.Bridge+": frames leave by the bridge, which takes none from native XDP",
+				"xdp_mode: generic, or auto and a fresh start: lvx stop --purge")
 		}
 		if i.HasLRO {
 			e.addNote(Offload, subject, "LRO is on: many drivers refuse native XDP then", "ethtool -K "+name+" lro off")

@@ -127,6 +127,13 @@ func TestFindings(t *testing.T) {
 			func(_ *Case, f *fake) { f.iface.LacksPeer = true },
 			[]string{"lost-frames interface eth0"},
 		},
+		"frames are lost by a bridge": {
+			func(_ *Case, f *fake) { f.iface.Bridge = "br0" },
+			[]string{"lost-frames interface eth0"},
+		},
+		"generic mode loses none by a bridge": {
+			func(_ *Case, f *fake) { f.iface.Bridge, f.iface.IsNative = "br0", false }, nil,
+		},
 		"generic mode loses none": {
 			func(_ *Case, f *fake) { f.iface.LacksPeer, f.iface.IsNative = true, false }, nil,
 		},

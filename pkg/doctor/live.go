@@ -59,7 +59,7 @@ func (*Live) Interface(name string) (Interface, error) {
 		return Interface{}, err
 	}
 	return Interface{
-		MTU: link.Attrs().MTU, IsNative: l.IsNative, LacksPeer: l.LacksPeer, HasLRO: l.HasLRO, HasVLANStrip: l.HasStrip,
+		MTU: link.Attrs().MTU, IsNative: l.IsNative, LacksPeer: l.LacksPeer, Bridge: l.Bridge, HasLRO: l.HasLRO, HasVLANStrip: l.HasStrip,
 		IsDefault: isDefaultRouted(link.Attrs().Index),
 	}, nil
 }

@@ -14,9 +14,10 @@ import (
 type Link struct {
 	IsNative  bool // a program is attached to its driver
 	IsVeth    bool
-	LacksPeer bool // IsVeth, and the other end has no program: what XDP sends is lost
-	HasLRO    bool // frames are merged before XDP sees them
-	HasStrip  bool // VLAN tags are taken out of them
+	LacksPeer bool   // IsVeth, and the other end has no program: what XDP sends is lost
+	Bridge    string // that it is a port of; "" if it is none
+	HasLRO    bool   // frames are merged before XDP sees them
+	HasStrip  bool   // VLAN tags are taken out of them
 }
 
 // ExamineLink looks at an interface of the calling thread's network
@@ -26,7 +27,7 @@ func ExamineLink(name string) (Link, error) {
 	if err != nil {
 		return Link{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	l := Link{IsVeth: driver(name) == "veth", IsNative: isNative(link)}
+	l := Link{IsVeth: driver(name) == "veth", IsNative: isNative(link), Bridge: bridgeOf(link)}
 	if l.IsVeth {
 		has, err := peerIsNative(link.Attrs())
 		if err != nil {
@@ -44,10 +45,27 @@ func ExamineLink(name string) (Link, error) {
 // would be lost, nil if nothing is known against it.
 func CannotSend(name string) error {
 	l, err := ExamineLink(name)
-	if err == nil && l.LacksPeer {
+	switch {
+	case err != nil: // what cannot be asked is not known
+	case l.Bridge != "":
+		return fmt.Errorf("it is a port of %s: frames leave by the bridge, which takes none from native XDP", l.Bridge)
+	case l.LacksPeer:
 		return errors.New("the other end of this veth has no XDP program, without which it takes no frames")
 	}
-	return nil // what cannot be asked is not known
+	return nil
+}
+
+// bridgeOf is the name of the bridge that a link is a port of. Routes name the
+// bridge then, and a bridge has no ndo_xdp_xmit.
+func bridgeOf(link netlink.Link) string {
+	if link.Attrs().MasterIndex == 0 {
+		return ""
+	}
+	master, err := netlink.LinkByIndex(link.Attrs().MasterIndex)
+	if err != nil || master.Type() != "bridge" {
+		return ""
+	}
+	return master.Attrs().Name
 }
 
 func isNative(link netlink.Link) bool {

@@ -43,7 +43,7 @@ type Instance struct {
 	Addresses      []netip.Prefix // the VIPs, with the prefix length they get on the interface
 
 	Unadvertised []netip.Addr          // of the VIPs those that no advert names (keepalived's virtual_ipaddress_excluded)
-	Devices      map[netip.Addr]string // the interface of VIPs that go on another one than Interface
+	Devices      map[netip.Addr]string // the interface of VIPs that are not to go on Interface, or are to go there whatever its networks are
 
 	Routing vips.Routing // routes and rules that are there while this host has the VIPs
 }

@@ -116,7 +116,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.router = newRouter(cfg.Interfaces, d.announce, d.backend, d.monitor, o.Log)
 	d.router.canLease, d.router.sync = d.canLease, d.sync
 	if d.sync != nil && len(cfg.VRRP) > 0 {
-		d.sync.hold = d.router.HoldPreemption
+		d.sync.hold.take = d.router.HoldPreemption
 	}
 	d.director = director.New(director.Options{
 		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
@@ -279,6 +279,9 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 		return endUndone, nil
 	}
 	outer := newCircle(ctx)
+	if d.sync != nil {
+		d.sync.hold.anew(func() {}) // before VRRP could preempt
+	}
 	outer.start("vrrp", d.router.Run)
 	outer.start("admin", d.admin.Run)
 	if d.routes != nil {

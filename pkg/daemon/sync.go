@@ -20,14 +20,6 @@ import (
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
-// syncLimit is how long a director that could take over from a living master
-// waits for connection sync at most.
-const syncLimit = 30 * time.Second
-
-// preemptionHold keeps this host from taking over from a master that lives,
-// until it is released or limit has passed.
-type preemptionHold func(why string, limit time.Duration) (release func())
-
 // connSync shares connections with the other directors.
 type connSync struct {
 	cfg      config.Sync
@@ -37,7 +29,7 @@ type connSync struct {
 	mesh     atomic.Pointer[connsync.Mesh] // nil: no director that runs lvx, or not begun yet
 	wire     *connsync.Wire                // nil: no director that runs kernel IPVS
 	warnings *warnings.Registry
-	hold     preemptionHold // nil: there is no VRRP
+	hold     syncHold
 	log      *slog.Logger
 	changed  chan struct{} // a session has changed, or a role
 	watch    wireWatch
@@ -175,20 +167,15 @@ func (s *connSync) setRole(instance string, isMaster bool) {
 	s.wake()
 }
 
-// doubtTime bridges the time until [connSync.follow] has seen that sessions are
-// in doubt.
-const doubtTime = time.Second
-
 // doubt keeps this host from taking over from a master that lives until every
 // peer has answered: an interface was down, and what peers said meanwhile is
 // still on its way.
 func (s *connSync) doubt() {
-	m := s.mesh.Load()
-	if m == nil || s.hold == nil {
-		return
-	}
-	s.hold("connection sync is not in step yet", doubtTime)
-	m.Doubt()
+	s.hold.anew(func() {
+		if m := s.mesh.Load(); m != nil {
+			m.Doubt()
+		}
+	})
 }
 
 // isMaster reports whether this host is master of some virtual router.
@@ -244,9 +231,8 @@ func recordsOf(entries []connsync.Entry) []connsync.Record {
 // a director whose table is not whole takes over from nobody who lives, and
 // the wire's direction is the role's.
 func (s *connSync) follow(ctx context.Context) error {
-	release := func() {}
-	defer func() { release() }()
-	wasInSync := true // so that the first look holds
+	defer s.hold.end()
+	wasInSync := false // what holds until the first session is begun with
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	for {
@@ -254,14 +240,9 @@ func (s *connSync) follow(ctx context.Context) error {
 			isMaster := s.isMaster()
 			s.wire.SetRole(isMaster || !s.hasVRRP, !isMaster || !s.hasVRRP)
 		}
-		isInSync := s.isInStep()
-		switch {
-		case isInSync:
-			release()
-			release = func() {}
-		case wasInSync && s.hold != nil:
-			release()
-			release = s.hold("connection sync is not in step yet", syncLimit)
+		isInSync := s.hold.endIf(s.isInStep)
+		if wasInSync && !isInSync {
+			s.hold.anew(func() {})
 		}
 		wasInSync = isInSync
 		s.warn()

@@ -38,8 +38,6 @@ type plan struct {
 	links    links
 	services map[string]bool
 	tracked  readings
-	wait     string // why no backup takes over yet, "" if any may
-	bear     string // why none preempts, "" if any may
 }
 
 // item is one wanted instance and what it has on this host.
@@ -82,7 +80,6 @@ func (c *controller) updatePlan() error {
 	r.mu.Lock()
 	want := r.want
 	services := maps.Clone(r.services)
-	wait, bear := r.holdReasons()
 	r.mu.Unlock()
 	c.trackers.set(want)
 	var ls links
@@ -93,7 +90,7 @@ func (c *controller) updatePlan() error {
 		}
 	}
 
-	p := plan{seen: seen, links: ls, services: services, tracked: c.trackers.snapshot(), wait: wait, bear: bear}
+	p := plan{seen: seen, links: ls, services: services, tracked: c.trackers.snapshot()}
 	for _, i := range want {
 		it := item{cfg: i}
 		if own, ok := ls[i.Interface]; ok {

@@ -24,6 +24,8 @@ type loop struct {
 	events chan Event
 	shown  *atomic.Pointer[[]*vrouter]
 
+	reasons *atomic.Pointer[holdReasons]
+
 	wake  int           // eventfd
 	inbox chan func()   // run on the thread
 	ended chan struct{} // closed when the thread has ended
@@ -48,7 +50,7 @@ func newLoop(r *Router, notes chan<- note) (*loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	l := &loop{opts: &r.opts, notes: notes, events: r.events, shown: &r.shown, wake: wake,
+	l := &loop{opts: &r.opts, notes: notes, events: r.events, shown: &r.shown, reasons: &r.reasons, wake: wake,
 		inbox: make(chan func(), 256), ended: make(chan struct{})}
 	l.collectSockets()
 	return l, nil
@@ -223,7 +225,8 @@ func (l *loop) applyPlan(p plan) map[*conn]bool {
 	if l.stopping {
 		return l.usedConns()
 	}
-	l.links, l.services, l.tracked, l.waitFor, l.bear = p.links, p.services, p.tracked, p.wait, p.bear
+	l.links, l.services, l.tracked = p.links, p.services, p.tracked
+	l.readReasons()
 	old, now := slices.Clone(l.routers), time.Now()
 	l.routers = nil
 	changed := make([]bool, len(p.items))
@@ -320,6 +323,15 @@ func (l *loop) startRecovery(v *vrouter) {
 	})
 	time.AfterFunc(recoveryLimit, ready)
 	l.opts.Recovered(v.cfg.Name, ready)
+	l.readReasons() // what the recovery holds for
+}
+
+// readReasons takes the holds of now: those that a plan was made with may be
+// old.
+func (l *loop) readReasons() {
+	if now := l.reasons.Load(); now != nil {
+		l.waitFor, l.bear = now.wait, now.bear
+	}
 }
 
 // canResume reports whether a lease of an earlier run says that no peer can have

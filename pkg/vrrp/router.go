@@ -83,7 +83,8 @@ type Router struct {
 	loop     *loop         // while running
 	changed  chan struct{} // something for the controller to look at
 
-	shown atomic.Pointer[[]*vrouter] // what Status reads
+	shown   atomic.Pointer[[]*vrouter]  // what Status reads
+	reasons atomic.Pointer[holdReasons] // what the loop reads
 
 	abandoned atomic.Bool // the end is no end for anybody else
 }
@@ -180,11 +181,13 @@ func (r *Router) HoldPreemption(why string, limit time.Duration) (release func()
 func (r *Router) hold(h *hold, limit time.Duration) (release func()) {
 	r.mu.Lock()
 	r.holds = append(r.holds, h)
+	r.publishReasons()
 	r.mu.Unlock()
 	r.wakeController()
 	end := sync.OnceFunc(func() {
 		r.mu.Lock()
 		r.holds = slices.DeleteFunc(r.holds, func(o *hold) bool { return o == h })
+		r.publishReasons()
 		r.mu.Unlock()
 		r.wakeController()
 	})
@@ -195,17 +198,22 @@ func (r *Router) hold(h *hold, limit time.Duration) (release func()) {
 	}
 }
 
-// holdReasons are why no backup takes over yet, and why none preempts. The
-// caller holds mu.
-func (r *Router) holdReasons() (wait, bear string) {
+// holdReasons are why no backup takes over yet, and why none preempts; "" if any
+// may.
+type holdReasons struct{ wait, bear string }
+
+// publishReasons shows the reasons to the loop, which must see a hold as soon as
+// it is there. The caller holds mu.
+func (r *Router) publishReasons() {
+	var now holdReasons
 	for _, h := range r.holds {
 		if h.preemptionOnly {
-			bear = h.why
+			now.bear = h.why
 		} else {
-			wait = h.why
+			now.wait = h.why
 		}
 	}
-	return wait, bear
+	r.reasons.Store(&now)
 }
 
 // SetTracked reports whether a service has a usable real server. A service

@@ -134,10 +134,8 @@ func TestHolds(t *testing.T) {
 		reasons := func(wantWait, wantBear string) {
 			t.Helper()
 			synctest.Wait()
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if wait, bear := r.holdReasons(); wait != wantWait || bear != wantBear {
-				t.Errorf("wait %q, bear %q, want %q, %q", wait, bear, wantWait, wantBear)
+			if got, want := *r.reasons.Load(), (holdReasons{wantWait, wantBear}); got != want {
+				t.Errorf("%+v, want %+v", got, want)
 			}
 		}
 		release := r.Hold("connections", time.Minute)
@@ -369,5 +367,23 @@ func TestFreshLease(t *testing.T) {
 		if got := l.canResume(v); got != want {
 			t.Errorf("held %s of %s: fresh %v", held, lease, got)
 		}
+	}
+}
+
+// A hold that a recovery asks for is there when the recovery ends, whatever plan
+// is under way.
+func TestHoldOfARecoveryIsSeenAtOnce(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	r := NewRouter(Options{})
+	l.reasons = &r.reasons
+	l.opts.Recovered = func(_ string, _ func()) { r.HoldPreemption("sync", time.Minute) }
+	l.startRecovery(v)
+	l.updateCondition(v, time.Now())
+	if v.cond.Bear != "sync" {
+		t.Errorf("the condition is %+v", v.cond)
+	}
+	l.applyPlan(plan{}) // made before
+	if l.bear != "sync" {
+		t.Errorf("a plan has undone the hold")
 	}
 }

@@ -62,6 +62,7 @@ type Daemon struct {
 	path     *probe.Path // nil: probes cannot go through the VIP
 	neigh    *neighbors
 	announce *neigh.Announcer
+	links    *linkWatch
 	vips     *heldVIPs
 	silent   *silentVIPs
 	monitor  *health.Monitor
@@ -100,7 +101,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, fmt.Errorf("notify: %w", err)
 	}
 	d.neigh = &neighbors{Resolver: neigh.NewResolver(neigh.Options{Log: o.Log, OnUsable: d.askNow})}
-	d.announce = neigh.NewAnnouncer(o.Log)
+	d.announce, d.links = neigh.NewAnnouncer(o.Log), newLinkWatch(cfg.Interfaces, o.Log)
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
 	d.silent = newSilentVIPs(silentNotes(cfg), reportStorage(d.warnings, silentNotes(cfg), "after a crash, what makes this host a real server stays"), o.Log)
 	d.found = findLeftovers(cfg)
@@ -126,6 +127,8 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		SyncDaemons: d.syncDaemons.forDirector(), Losses: d.losses.forDirector(),
 	})
 	d.router.director = d.director
+	d.links.follow = d.director.Sync
+	d.announce.OnLink(d.links.settleBefore)
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
@@ -240,6 +243,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	notes.start("notifications", d.notifier.Run) // of the end too
 	inner.start("neighbours", d.neigh.Run)
 	inner.start("announcements", d.announce.Run)
+	inner.start("interfaces", d.links.run)
 	inner.start("VIPs", d.vips.Run)
 	inner.start("checks", d.monitor.Run)
 	inner.start("history", d.history.Run)

@@ -36,6 +36,7 @@ type Announcer struct {
 	mu      sync.Mutex
 	owned   map[string]*queue // by interface
 	claimed func(vip netip.Addr, by MAC)
+	prepare func(ctx context.Context, iface string)
 	rivals  map[place]*rival
 }
 
@@ -113,6 +114,10 @@ func newAnnouncer(log *slog.Logger, s segment) *Announcer {
 // logged in any case. Call it before Run.
 func (a *Announcer) OnClaim(f func(vip netip.Addr, by MAC)) { a.claimed = f }
 
+// OnLink has f called, beside Run, when an interface came up or has another MAC,
+// before anything is announced anew on it; f ends with its context. Call it before Run.
+func (a *Announcer) OnLink(f func(ctx context.Context, iface string)) { a.prepare = f }
+
 // Announce says that this host owns VIPs from now on, five times within a
 // second and then every ten seconds until [Announcer.Withdraw]. Asked again
 // it starts anew: each call is followed by all five.
@@ -171,6 +176,9 @@ func (a *Announcer) Run(ctx context.Context) error {
 		return fmt.Errorf("announcements: %w", err)
 	}
 	defer a.net.close()
+	var preparing sync.WaitGroup
+	defer preparing.Wait()
+	prepared := make(chan linkEvent)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -178,6 +186,8 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-up:
+			preparing.Go(func() { a.prepareLink(ctx, e, prepared) })
+		case e := <-prepared:
 			if a.restartSchedule(e.iface) && e.mac != (MAC{}) {
 				a.log.Warn("the interface of VIPs has another MAC, announcing them anew", "interface", e.iface, "mac", e.mac)
 			}
@@ -189,6 +199,17 @@ func (a *Announcer) Run(ctx context.Context) error {
 		now := time.Now()
 		a.reportClaims(now)
 		timer.Reset(a.sendDue(now))
+	}
+}
+
+// prepareLink passes an event on once what has to be done before is done.
+func (a *Announcer) prepareLink(ctx context.Context, e linkEvent, prepared chan<- linkEvent) {
+	if a.prepare != nil {
+		a.prepare(ctx, e.iface)
+	}
+	select {
+	case prepared <- e:
+	case <-ctx.Done():
 	}
 }
 

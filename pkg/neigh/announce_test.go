@@ -157,6 +157,36 @@ func TestInterfaceThatCameUp(t *testing.T) {
 	})
 }
 
+// What has to be done before an interface is spoken for anew comes first, and
+// holds up no other interface.
+func TestFault28AnnouncedWhenPrepared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSegment{start: time.Now(), up: make(chan linkEvent), claims: make(chan claim), sent: map[string]sent{}, bursts: map[time.Duration]int{}}
+		a := newAnnouncer(quiet(), s)
+		a.OnLink(func(ctx context.Context, iface string) {
+			if iface == "eth1" {
+				<-ctx.Done()
+			}
+			time.Sleep(300 * ms)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		a.Announce("eth0", []netip.Addr{vip1})
+		pass(3 * time.Second)
+		s.up <- linkEvent{iface: "eth1"}
+		s.up <- linkEvent{iface: "eth0", mac: mac2}
+		pass(3 * time.Second)
+		if d := cmp.Diff(append(after(0, fiveTimes), after(3300*ms, fiveTimes)...), s.times(vip1)); d != "" {
+			t.Errorf("eth0 (-want +got):\n%s", d)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNothingIsDroppedFromFullQueues(t *testing.T) {
 	for _, count := range []int{1, vipsPerBurst, vipsPerBurst + 1, 700} {
 		announcing(t, quiet(), func(t *testing.T, a *Announcer, s *fakeSegment) {

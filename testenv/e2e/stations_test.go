@@ -95,6 +95,41 @@ func TestFault26ForeignARP(t *testing.T) {
 	})
 }
 
+// A new MAC of the director's own is announced by itself, before anybody asks;
+// a real's, which says nothing of it, is found as soon as the real does not
+// answer a check. Connections go on.
+func TestFault28NewMACs(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	d1, r1 := r.Cluster.Host("d1"), r.Cluster.Host("r1")
+	must(t, r.Direct(t.Context(), "d1", checked("type: tcp", "")))
+	realsUp(t, r, "r1", "r2")
+	conn, err := r.Hold("r1")
+	must(t, err)
+	defer conn.Close()
+
+	const own = "02:aa:bb:cc:dd:ee"
+	heard, err := r.Client.Capture("eth0")
+	must(t, err)
+	commands(t, d1, "ip link set dev eth0 address "+own)
+	_, err = heard.Wait(t.Context(), func(f testenv.Frame) bool {
+		by, addr := announced(f.Data)
+		return by == own && addr.IsValid() && addr.String() == rig.VIP
+	})
+	must(t, err)
+	if name, err := rig.Ask(conn); name != "r1" || err != nil {
+		t.Errorf("with a new MAC of the director the connection is answered by %q, %v", name, err)
+	}
+	if log := r.Daemons["d1"].Output(); !strings.Contains(log, "the interface of VIPs has another MAC") {
+		t.Errorf("the log says nothing of the new MAC:\n%s", log)
+	}
+
+	commands(t, r1, "ip link set dev eth0 address 02:aa:bb:cc:dd:ff")
+	if name, err := rig.Ask(conn); name != "r1" || err != nil {
+		t.Errorf("with a new MAC of the real the connection is answered by %q, %v", name, err)
+	}
+	realsUp(t, r, "r1", "r2")
+}
+
 // A packet that comes by the wire with an address of this host, or the VIP, as
 // its source opens nothing and counts for nothing.
 func TestFault18MartianSources(t *testing.T) {

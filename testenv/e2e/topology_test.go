@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
@@ -197,6 +198,7 @@ func TestFault13InterfaceMadeAnew(t *testing.T) {
 	for range 3 {
 		commands(t, d1, "ip link del veth7")
 		secondSegment(t, r)
+		begin := time.Now()
 		eventually(t, func() error {
 			out := run(t, d1, "ip", "-details", "address", "show", "dev", "veth7")
 			if !strings.Contains(out, "10.77.0.100/32") || !strings.Contains(out, "xdp") {
@@ -204,6 +206,7 @@ func TestFault13InterfaceMadeAnew(t *testing.T) {
 			}
 			return nil
 		})
+		t.Logf("VIP and program are back after %s", time.Since(begin))
 		eventually(t, func() error { // the segment hears of it
 			_, err := r1.Run(t.Context(), "arping", "-c", "1", "-w", "1", "-I", "eth1", "10.77.0.100")
 			return err

@@ -63,11 +63,12 @@ static __always_inline struct addresses6 *get_addresses(void)
 	return bpf_map_lookup_elem(&addresses6, &zero);
 }
 
+/* Never ::, which free places have. */
 static __always_inline int is_address(const __u64 *word, ip_t addr)
 {
 	const __u64 *other = (const __u64 *)addr->word;
 
-	return word[0] == other[0] && word[1] == other[1];
+	return word[0] == other[0] && word[1] == other[1] && (word[0] | word[1]);
 }
 
 static __always_inline struct address full_address(ip_t addr)

@@ -30,6 +30,7 @@ type trial struct {
 	out    []byte
 	frames int
 	since  int // the last comparison of verdicts
+	often  int // they are compared: frames between
 	action [5]int
 }
 
@@ -57,11 +58,26 @@ func newTrial(t *testing.T, h *harness) *trial {
 		hosts[a] = o
 		h.net.hosts[a] = Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", Local: o.Local}
 	}
-	x := &trial{harness: h, t: t, want: map[string]uint64{}, base: h.counted()}
+	for n := range 8 {
+		a := realN6(n + 1)
+		o := oracle.Host{MAC: mac6(a), Source: directorMAC, IfIndex: ingress, MTU: 1500}
+		switch n + 1 {
+		case 7:
+			o = oracle.Host{Local: true}
+		case 5: // by another interface
+			o.IfIndex, o.MTU = 2, 1280
+		}
+		hosts[a] = o
+		h.net.hosts[a] = Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", Local: o.Local}
+	}
+	// Names that no two addresses of the trial share: what twins do is TestOracle6's.
+	h.dp.Settings.NameKey = [...]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f}
+	x := &trial{harness: h, t: t, often: 2000, want: map[string]uint64{}, base: h.counted()}
 	x.oracle = oracle.New(oracle.World{
-		MAC: directorMAC, IfIndex: ingress, MTU: 1500, Tick: ticksDuration(1),
+		MAC: directorMAC, IfIndex: ingress, MTU: 1500, IPv6: true, Tick: ticksDuration(1),
 		Host:  func(a netip.Addr) oracle.Host { return hosts[a] },
 		Lives: func(id uint32) bool { return id == 0 },
+		Name:  h.dp.Settings.NameOf,
 	})
 	h.apply(trialState())
 	x.oracle.Apply(trialState())
@@ -76,7 +92,14 @@ var (
 	overVIP    = netip.MustParseAddr("10.0.0.104")
 )
 
+// trialState is what the trial serves, of both families.
 func trialState() lb.State {
+	s, six := trialState4(), trialState6()
+	s.Services, s.VIPs, s.Deny = append(s.Services, six.Services...), append(s.VIPs, six.VIPs...), append(s.Deny, six.Deny...)
+	return s
+}
+
+func trialState4() lb.State {
 	at := func(a netip.Addr, p lb.Protocol, first, last uint16) lb.Listener {
 		return lb.Listener{Addr: a, Proto: p, First: first, Last: last}
 	}
@@ -137,7 +160,7 @@ func (x *trial) send(what string, in []byte) {
 	if want.Frame != nil {
 		x.compareFrames(what, in, opts.DataOut, want)
 	}
-	if x.since++; x.since >= 2000 {
+	if x.since++; x.since >= x.often {
 		x.compareVerdicts(what)
 	}
 }
@@ -215,14 +238,15 @@ func complaints(t *testing.T, f *os.File) {
 // Every frame of the corpus, the packet path beside the oracle.
 func TestHostileCorpus(t *testing.T) {
 	log := kernelLog(t)
-	h := newStill(t, trialTable, 4096)
+	h := openHarness(t, Options{Flows: trialTable, Templates: 4096, StillClock: true, IPv6: true})
 	var total [5]int
-	for _, c := range corpus() {
+	for _, c := range slices.Concat(corpus(), corpus6()) {
 		t.Run(c.name, func(t *testing.T) {
 			x := newTrial(t, h)
 			for what, in := range settlers() {
 				x.send(what, in)
 			}
+			settlers6(x.send)
 			c.frames(func(in []byte) { x.send(c.name, in) })
 			x.done(&total)
 			t.Logf("%d frames", x.frames)
@@ -236,7 +260,22 @@ func TestHostileCorpus(t *testing.T) {
 // says for how long:
 //
 //	LVX_HOSTILE_SECONDS=60 go test -v -run TestHostile ./pkg/backend/xdp
+//	LVX_HOSTILE_SEED=17 go test -v -run TestHostileNoise ./pkg/backend/xdp # one seed again, frame by frame
 const noiseFrames = 200_000
+
+// seedFrom is the seed that the environment says, else another one each time.
+func seedFrom(t *testing.T, variable string) (seed uint64, isChosen bool) {
+	t.Helper()
+	seed = uint64(time.Now().UnixNano())
+	if s := os.Getenv(variable); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		must(t, err)
+		isChosen = true
+	}
+	t.Logf("seed %d", seed)
+	return seed, isChosen
+}
 
 func TestHostileNoise(t *testing.T) {
 	end, frames := time.Time{}, noiseFrames
@@ -246,13 +285,15 @@ func TestHostileNoise(t *testing.T) {
 		end, frames = time.Now().Add(time.Duration(n)*time.Second), 1<<40
 	}
 	log := kernelLog(t)
-	h := newStill(t, trialTable, 4096)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	h := openHarness(t, Options{Flows: trialTable, Templates: 4096, StillClock: true, IPv6: true})
+	seed, isChosen := seedFrom(t, "LVX_HOSTILE_SEED")
 	var total [5]int
 	start, sent := time.Now(), 0
 	for round := uint64(0); sent < frames && (end.IsZero() || time.Now().Before(end)); round++ {
 		x, n := newTrial(t, h), newNoise(seed+round)
+		if isChosen {
+			x.often = 1
+		}
 		for x.frames < 20_000 {
 			what, in := n.frame()
 			x.send(what, in)

@@ -113,10 +113,10 @@ func corpus() []variations {
 		{"every header length", headerLengths},
 		{"every length", lengths},
 		{"every fragment offset", fragmentOffsets},
-		{"every depth of tags", tagDepths},
+		{"every depth of tags", func(send func([]byte)) { tagDepthsOf(each, send) }},
 		{"nested errors", nestedErrors},
 		{"every value of a byte", byteValues},
-		{"odd values everywhere", oddValues},
+		{"odd values everywhere", func(send func([]byte)) { oddValuesOf(each, send) }},
 	}
 }
 
@@ -193,8 +193,8 @@ func fragmentOffsets(send func([]byte)) {
 	}
 }
 
-// tagDepths puts none to five tags of every kind before frames, and cuts them.
-func tagDepths(send func([]byte)) {
+// tagDepthsOf puts none to five tags of every kind before frames, and cuts them.
+func tagDepthsOf(each func(func(string, []byte)), send func([]byte)) {
 	each(func(_ string, in []byte) {
 		if len(in) > 400 {
 			return
@@ -268,8 +268,8 @@ func byteValues(send func([]byte)) {
 	})
 }
 
-// oddValues puts each of some bytes everywhere.
-func oddValues(send func([]byte)) {
+// oddValuesOf puts each of some bytes everywhere.
+func oddValuesOf(each func(func(string, []byte)), send func([]byte)) {
 	each(func(_ string, in []byte) {
 		for i := range min(len(in), 120) {
 			for _, v := range []byte{0, 1, 0x45, 0x7f, 0x80, 0xff} {
@@ -296,8 +296,16 @@ func newNoise(seed uint64) *noise {
 			n.good = append(n.good, in)
 		}
 	})
+	each6(func(_ string, in []byte) {
+		if len(in) < 2000 {
+			n.good = append(n.good, in)
+		}
+	})
 	for _, f := range fragments(3) {
 		n.good = append(n.good, f)
+	}
+	for _, e := range known6() {
+		n.good = append(n.good, frame6(lb.Packet{Proto: e.proto, Src: e.src, Dst: e.dst, Flags: "A"}, 5, 0, nil), errorOf6(1, e, hopByHop))
 	}
 	for _, e := range known() {
 		n.good = append(n.good, frame(lb.Packet{Proto: e.proto, Src: e.src, Dst: e.dst, Flags: "A"}), icmpErrorOf(3, 1, e, 2))
@@ -310,9 +318,13 @@ func (n *noise) frame() (string, []byte) {
 		return "noise", n.bytes()
 	}
 	in := bytes.Clone(n.good[n.IntN(len(n.good))])
-	if n.IntN(3) == 0 && ipAt(in) > 0 { // another client
-		in[ipAt(in)+15] = byte(n.IntN(256))
-		mend(in)
+	if n.IntN(3) == 0 { // another client
+		if at := ipv6At(in); at > 0 {
+			in[at+23] = byte(n.IntN(256))
+		} else if ipAt(in) > 0 {
+			in[ipAt(in)+15] = byte(n.IntN(256))
+			mend(in)
+		}
 	}
 	changes := n.IntN(4)
 	for range changes {
@@ -324,7 +336,7 @@ func (n *noise) frame() (string, []byte) {
 	return fmt.Sprintf("frame with %d changes", changes), in
 }
 
-// bytes is mere noise, often for our MAC, and often called IPv4.
+// bytes is mere noise, often for our MAC, and often called IPv4 or IPv6.
 func (n *noise) bytes() []byte {
 	b := make([]byte, smallest+n.IntN(200))
 	for i := range b {
@@ -332,10 +344,14 @@ func (n *noise) bytes() []byte {
 	}
 	if n.IntN(4) > 0 {
 		copy(b, directorMAC[:])
-		copy(b[12:], []byte{8, 0, 0x45})
+		copy(b[12:], [][]byte{{8, 0, 0x45}, {0x86, 0xdd, 0x60}}[n.IntN(2)])
 	}
-	if n.IntN(2) == 0 && len(b) >= 34 {
-		copy(b[30:], vips[n.IntN(3)].AsSlice())
+	if n.IntN(2) == 0 && len(b) >= 54 {
+		if b[12] == 8 {
+			copy(b[30:], vips[n.IntN(3)].AsSlice())
+		} else {
+			copy(b[38:], vips6[n.IntN(3)].AsSlice())
+		}
 	}
 	return b
 }

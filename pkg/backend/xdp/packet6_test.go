@@ -149,6 +149,22 @@ func TestIPv6IsBalanced(t *testing.T) {
 	x.want6(frame6(p, 0, 0, nil), "martian", pass)
 }
 
+// No VIP is the unspecified address, which free places of the VIPs' table have,
+// nor an IPv4 VIP in IPv6's notation.
+func TestIPv6OfNoVIP(t *testing.T) {
+	x := newSix(t)
+	x.hosts(1)
+	s := trialState4()
+	x.apply(lb.State{Services: []lb.Service{webService6(1), s.Services[0]}, VIPs: standby(vips[0])})
+	for _, dst := range []netip.Addr{netip.IPv6Unspecified(), netip.AddrFrom16(vips[0].As16())} {
+		for _, flags := range []string{"S", "A"} {
+			p := lb.Packet{Proto: lb.TCP, Src: client6, Dst: netip.AddrPortFrom(dst, 80), Flags: flags}
+			x.want6(frame6(p, 0, 0, nil), "not_ours", pass)
+		}
+		x.want6(solicitation(dst), "not_our_mac", pass)
+	}
+}
+
 // Clients of one name do not meet: with a name for all, each connection keeps
 // its real.
 func TestIPv6TwinsAreKeptApart(t *testing.T) {

@@ -49,6 +49,7 @@ func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
 		} else if err != nil {
 			return adopted, fmt.Errorf("pinned map %s: %w", name, err)
 		}
+		d.keepRoom(name, m)
 		l := d.compareLayout(name, m)
 		if l.why == "" {
 			adopted[name] = m
@@ -177,16 +178,20 @@ func (d *Datapath) copyPerCPU(l *leftMap, m *ebpf.Map) error {
 	return nil
 }
 
-// usedReals is how many slots of reals may be in use. The reals have been
-// copied, or were adopted.
+// usedReals is how many slots of reals may be in use by the predecessor's map,
+// which was adopted or is left behind.
 func (d *Datapath) usedReals() uint32 {
-	mem, err := mapMemory(d.Maps.Reals)
+	reals := d.Maps.Reals
+	if l := d.left["reals"]; l != nil {
+		reals = l.old
+	}
+	mem, err := mapMemory(reals)
 	if err != nil {
-		return d.Maps.Reals.MaxEntries()
+		return reals.MaxEntries()
 	}
 	defer mem.unmap()
-	size := stride(d.Maps.Reals)
-	for n := d.Maps.Reals.MaxEntries(); n > 0; n-- {
+	size := stride(reals)
+	for n := reals.MaxEntries(); n > 0; n-- {
 		entry := mem.bytes[int(n-1)*size : int(n)*size]
 		if slices.ContainsFunc(entry, func(b byte) bool { return b != 0 }) {
 			return n

@@ -39,6 +39,10 @@ type Options struct {
 	Templates int  // persistence templates that are guaranteed a place
 	IPv6      bool // serve IPv6 too: Flows and Templates of it are guaranteed a place as well
 
+	// Room is what the maps have room for, at least: a predecessor's that have
+	// more keep it. [Datapath.Grow] makes it more.
+	Room Room
+
 	// Detached loads a packet path that no packet meets: it is attached to
 	// nothing and pins nothing, and PinDir means nothing. It is for asking
 	// [Datapath.Explain].
@@ -47,6 +51,8 @@ type Options struct {
 	// StillClock is for tests: time stands still unless they change
 	// Settings.Clock.
 	StillClock bool
+
+	locked *os.File // the pin directory, of the Datapath that grows; nil: Open locks it
 
 	// Injected by tests: an error from here fails the named step.
 	fail func(step string) error
@@ -108,7 +114,7 @@ type Datapath struct {
 	opts   Options
 	pins   pinDir
 	lock   *os.File
-	memory []mapped
+	memory map[*ebpf.Map]mapped
 	spec   *ebpf.CollectionSpec
 	clock  *ebpf.Program
 	absorb *ebpf.Program
@@ -145,13 +151,16 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	if o.fail == nil {
 		o.fail = func(string) error { return nil }
 	}
-	d := &Datapath{opts: o, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, left: map[string]*leftMap{}, unpinned: map[string]bool{}}
+	d := &Datapath{opts: o, memory: map[*ebpf.Map]mapped{}, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, left: map[string]*leftMap{}, unpinned: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			d.undo()
 		}
 	}()
-	if !o.Detached {
+	switch {
+	case o.locked != nil:
+		d.pins = pinDir(o.PinDir)
+	case !o.Detached:
 		if d.pins, d.lock, err = openPinDir(o.PinDir); err != nil {
 			return nil, err
 		}
@@ -187,7 +196,7 @@ func (d *Datapath) attachAll() error {
 	if d.opts.Detached {
 		return nil
 	}
-	if len(d.left) > 0 {
+	if d.left["flows"] != nil || d.left["templates"] != nil {
 		return d.attachMoving()
 	}
 	if err := d.putFamilies(d.program6); err != nil {
@@ -198,6 +207,13 @@ func (d *Datapath) attachAll() error {
 			return err
 		}
 	}
+	if len(d.left) == 0 {
+		return nil
+	}
+	if err := d.commitMaps(); err != nil {
+		return err
+	}
+	d.closeLeft()
 	return nil
 }
 
@@ -206,7 +222,7 @@ func (d *Datapath) mapAll(protection int) error {
 	get := func(m *ebpf.Map) (mapped, error) {
 		mem, err := mapMemoryFor(m, protection)
 		if err == nil {
-			d.memory = append(d.memory, mem)
+			d.memory[m] = mem
 		}
 		return mem, err
 	}
@@ -304,8 +320,8 @@ func (d *Datapath) undo() {
 // release lets go of everything without changing what is pinned.
 func (d *Datapath) release() {
 	d.closeLeft()
-	for i := range d.memory {
-		d.memory[i].unmap()
+	for _, m := range d.memory {
+		m.unmap()
 	}
 	for _, l := range d.links {
 		_ = l.Close()

@@ -24,7 +24,7 @@ var ErrNothingPinned = errors.New("no packet path is pinned")
 // cannot be written by the result, and Close(true) is the way to close it. Its
 // Attachments are the interfaces that it serves.
 func Look(pinDirectory string) (_ *Datapath, err error) {
-	d := &Datapath{opts: Options{PinDir: pinDirectory}, pins: pinDir(pinDirectory), left: map[string]*leftMap{}, Adopted: true}
+	d := &Datapath{opts: Options{PinDir: pinDirectory}, pins: pinDir(pinDirectory), memory: map[*ebpf.Map]mapped{}, left: map[string]*leftMap{}, Adopted: true}
 	defer func() {
 		if err != nil {
 			d.release()

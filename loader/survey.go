@@ -76,6 +76,7 @@ func sizedSpec(o Options) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Room.size(spec)
 	spec.Maps["flows"].MaxEntries = sets(o.Flows)
 	spec.Maps["templates"].MaxEntries = sets(o.Templates)
 	for _, table := range []string{"flow", "template"} {

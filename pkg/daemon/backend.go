@@ -35,7 +35,7 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 		b, err := xdp.Open(ctx, xdp.Options{
 			Log: log, Interfaces: cfg.Interfaces, Mode: mode, CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
-			IPv6: servesIPv6(cfg), Echoes: echoTargets(cfg),
+			IPv6: servesIPv6(cfg), Echoes: echoTargets(cfg), Room: roomFor(cfg),
 		})
 		if err == nil {
 			noteProofs(b.Datapath().Attachments, w)
@@ -124,6 +124,19 @@ func servesIPv6(cfg *config.Config) bool {
 		return s.IsIPv6() && xdp.Cannot(s.Service) == ""
 	})
 }
+
+// xdpServices are the services that XDP is to run.
+func xdpServices(cfg *config.Config) (all []lb.Service) {
+	for i := range cfg.Services {
+		if xdp.Cannot(cfg.Services[i].Service) == "" {
+			all = append(all, cfg.Services[i].Service)
+		}
+	}
+	return all
+}
+
+// roomFor is the room that the packet path begins with. Edits make it more.
+func roomFor(cfg *config.Config) loader.Room { return xdp.RoomFor(xdpServices(cfg)) }
 
 // ledgerDir is where the kernel's IPVS is remembered.
 func ledgerDir(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "ipvs") }

@@ -43,13 +43,7 @@ func tooLarge(cfg *config.Config, h hostinfo.Host) error {
 	if cfg.Backend == config.BackendIPVS || h.XDP() != nil {
 		return nil
 	}
-	var s lb.State
-	for i := range cfg.Services {
-		if xdp.Cannot(cfg.Services[i].Service) == "" {
-			s.Services = append(s.Services, cfg.Services[i].Service)
-		}
-	}
-	return xdp.Fits(s)
+	return xdp.Fits(lb.State{Services: xdpServices(cfg)})
 }
 
 // noSocket is why the daemon cannot be asked anything.
@@ -126,7 +120,7 @@ func lostPins(cfg *config.Config) (all []string) {
 	if cfg.Backend == config.BackendIPVS {
 		return nil
 	}
-	s, err := loader.SurveyPins(loader.Options{PinDir: cfg.PinDir, Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates})
+	s, err := loader.SurveyPins(loader.Options{PinDir: cfg.PinDir, Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, IPv6: servesIPv6(cfg), Room: roomFor(cfg)})
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // not root: a start is not either
 	}

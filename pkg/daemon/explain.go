@@ -35,6 +35,7 @@ func ExplainConfig(ctx context.Context, cfg *config.Config, p lb.Packet) (lb.Exp
 	b, err := xdp.Open(ctx, xdp.Options{
 		Log: slog.New(slog.DiscardHandler), Interfaces: cfg.Interfaces, Detached: true,
 		Flows: explainFlows, Templates: explainFlows, Neighbors: newImaginedSegment(cfg), IPv6: servesIPv6(cfg),
+		Room: xdp.RoomFor(state.Services),
 	})
 	if err != nil {
 		return lb.Explanation{}, err

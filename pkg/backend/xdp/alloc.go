@@ -75,6 +75,9 @@ var errNoSlots = errors.New("too many real servers")
 
 func (s *slots) init(n int) { s.max = uint32(n) }
 
+// grow makes n slots of what there was.
+func (s *slots) grow(n int) { s.max = uint32(n) }
+
 func (s *slots) take() (uint32, error) {
 	if n := len(s.free); n > 0 {
 		slot := s.free[n-1]

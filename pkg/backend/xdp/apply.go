@@ -38,14 +38,23 @@ func (b *Backend) Apply(_ context.Context, s lb.State) error {
 		if len(refused) == 0 {
 			return late
 		}
-		if len(refused) >= remaining || !slices.ContainsFunc(refused, isNoRingSpace) {
+		if len(refused) < remaining && slices.ContainsFunc(refused, isNoRingSpace) {
+			remaining = len(refused)
+			continue
+		}
+		if !slices.ContainsFunc(refused, isNoRoom) {
 			return errors.Join(joinRefusals(refused), late)
 		}
-		remaining = len(refused)
+		if grown, err := b.grow(s.Services); !grown {
+			return errors.Join(joinRefusals(refused), err, late)
+		}
+		remaining = len(s.Services) + 1
 	}
 }
 
 func isNoRingSpace(err error) bool { return errors.Is(err, errNoRingSpace) }
+
+func isNoRoom(err error) bool { return isNoRingSpace(err) || errors.Is(err, errNoSlots) }
 
 // joinRefusals is one error of many that are likely to say the same.
 func joinRefusals(refused []error) error {

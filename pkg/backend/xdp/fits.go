@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/sched"
 )
@@ -37,30 +38,45 @@ func Fits(s lb.State) error {
 	return fitsReals(s.Services)
 }
 
-// fitsReals counts slots of reals and lines of rings. A ring that changes is
-// laid beside the one in force: the largest needs its lines twice.
+// fitsReals reports whether reals and rings fit the largest tables.
 func fitsReals(services []lb.Service) error {
-	var reals, lines, largest uint32
+	_, err := need(services)
+	return err
+}
+
+// RoomFor is the room that the tables of a packet path need for services, with
+// what they may grow by in the meantime. What does not fit the largest tables,
+// or cannot be scheduled, is left out: see [Fits].
+func RoomFor(services []lb.Service) loader.Room {
+	n, _ := need(services)
+	return loader.RoomFor(n.Reals, n.RingLines)
+}
+
+// need counts slots of reals and lines of rings. A ring that changes is laid
+// beside the one in force: the largest needs its lines twice.
+func need(services []lb.Service) (n loader.Room, err error) {
+	lines, largest := 0, 0
 	for i := range services {
 		conf := &services[i]
-		n, err := ringLines(conf)
+		ring, err := ringLines(conf)
 		if err != nil {
-			return fmt.Errorf("service %s: %w", conf.Name, err)
+			return n, fmt.Errorf("service %s: %w", conf.Name, err)
 		}
-		reals += uint32(len(conf.Reals))
+		reals := n.Reals + len(conf.Reals)
 		if conf.Sorry.IsValid() {
 			reals++
 		}
-		lines += n
-		largest = max(largest, n)
+		lines += int(ring)
+		largest = max(largest, int(ring))
 		if reals > bpf.Reals {
-			return fmt.Errorf("service %s: %w (at most %d, sorry servers included)", conf.Name, errNoSlots, bpf.Reals)
+			return n, fmt.Errorf("service %s: %w (at most %d, sorry servers included)", conf.Name, errNoSlots, bpf.Reals)
 		}
 		if lines+largest > bpf.RingLines {
-			return fmt.Errorf("service %s: %w", conf.Name, errNoRingSpace)
+			return n, fmt.Errorf("service %s: %w", conf.Name, errNoRingSpace)
 		}
+		n = loader.Room{Reals: reals, RingLines: lines + largest}
 	}
-	return nil
+	return n, nil
 }
 
 // ringLines is how many lines the ring of a service takes.

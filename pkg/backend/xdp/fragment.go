@@ -149,6 +149,8 @@ func (h *holder) releaseNoted() {
 }
 
 func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
+	h.b.growing.RLock()
+	defer h.b.growing.RUnlock()
 	if note.Real >= uint32(len(h.b.dp.Reals)) {
 		return // the first went to the kernel, which cannot use the rest alone, or was dropped
 	}

@@ -46,7 +46,8 @@ type Options struct {
 	PinDir     string
 	Flows      int // connections that are guaranteed a place
 	Templates  int
-	IPv6       bool // serve IPv6 too, in tables as large again
+	IPv6       bool        // serve IPv6 too, in tables as large again
+	Room       loader.Room // for reals and rings, to begin with; none: as much as there can be
 	Neighbors  Neighbors
 	Detached   bool // see [loader.Options]; nothing is swept then
 	NoSweeper  bool // tests sweep by hand
@@ -65,6 +66,8 @@ type Backend struct {
 	fail         func(step string) error
 	grace        func()         // waits until no packet uses what it read before
 	graceRunning sync.WaitGroup // the grace of what was published last
+
+	growing sync.RWMutex // while the tables of reals and rings become others: for whoever reads them without mu
 
 	mu            sync.Mutex
 	state         lb.State
@@ -112,7 +115,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 	}
 	dp, err := loader.Open(context.Background(), loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend, Neighbors: o.Echoes,
-		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, StillClock: o.StillClock, Detached: o.Detached,
+		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, Room: o.Room, StillClock: o.StillClock, Detached: o.Detached,
 	})
 	if err != nil {
 		return nil, err

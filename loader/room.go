@@ -1,0 +1,84 @@
+package loader
+
+import (
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// Room is how much the maps hold whose size follows the configuration.
+type Room struct {
+	Reals     int // slots of real servers, at most [bpf.Reals]; 0: so many
+	RingLines int // lines of all schedulers' rings, at most [bpf.RingLines]; 0: so many
+}
+
+// The least that there is room for.
+const (
+	fewestReals     = 8192
+	fewestRingLines = 32768
+)
+
+// RoomFor is room for what is needed, and for as much again: reals that have
+// left stay until their connections have ended, and rings that change are laid
+// beside those in force.
+func RoomFor(reals, ringLines int) Room {
+	return Room{
+		Reals:     roundUp(2*reals, fewestReals, bpf.Reals),
+		RingLines: roundUp(2*ringLines, fewestRingLines, bpf.RingLines),
+	}
+}
+
+// roundUp is the least that is n or more among fewest, twice fewest and so on,
+// at most most.
+func roundUp(n, fewest, most int) int {
+	size := fewest
+	for size < n {
+		size *= 2
+	}
+	return min(size, most)
+}
+
+// Union is the larger of two rooms.
+func (r Room) Union(o Room) Room {
+	return Room{Reals: max(r.Reals, o.Reals), RingLines: max(r.RingLines, o.RingLines)}
+}
+
+// Maps whose size is that of [Room].
+var (
+	mapsOfReals = []string{"reals", "addresses", "tunnels", "loads", "counters"}
+	mapsOfRings = []string{"rings"}
+)
+
+// entries is the size of a map that follows r; 0: it does not, or is to be the
+// largest.
+func (r Room) entries(name string) uint32 {
+	switch {
+	case slices.Contains(mapsOfReals, name):
+		return uint32(min(r.Reals, bpf.Reals))
+	case slices.Contains(mapsOfRings, name):
+		return uint32(min(r.RingLines, bpf.RingLines))
+	}
+	return 0
+}
+
+// size gives the maps of an object the sizes that r asks for.
+func (r Room) size(spec *ebpf.CollectionSpec) {
+	for name, m := range spec.Maps {
+		if n := r.entries(name); n > 0 {
+			m.MaxEntries = n
+		}
+	}
+}
+
+// keepRoom lets a pinned map keep its size that has more room than is asked
+// for: a fresh start makes it smaller.
+func (d *Datapath) keepRoom(name string, m *ebpf.Map) {
+	if n := d.opts.Room.entries(name); n > 0 && m.MaxEntries() > n {
+		d.spec.Maps[name].MaxEntries = m.MaxEntries()
+	}
+}
+
+// Room is what the maps have room for.
+func (d *Datapath) Room() Room { return Room{Reals: len(d.Reals), RingLines: len(d.Rings)} }

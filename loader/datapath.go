@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -196,7 +197,7 @@ func (d *Datapath) attachAll() error {
 	if d.opts.Detached {
 		return nil
 	}
-	if d.left["flows"] != nil || d.left["templates"] != nil {
+	if slices.ContainsFunc([]string{"flows", "templates", "flows6", "templates6"}, func(table string) bool { return d.left[table] != nil }) {
 		return d.attachMoving()
 	}
 	if err := d.putFamilies(d.program6); err != nil {

@@ -54,7 +54,7 @@ func TestMemoryOfIsTheKernels(t *testing.T) {
 // A host with 128 possible CPUs and a file of two services.
 func TestMemoryFollowsTheConfiguration(t *testing.T) {
 	const mib = 1 << 20
-	o := Options{Flows: 1_000_000, Templates: 65_536, Room: RoomFor(6, 2*4096)}
+	o := Options{Flows: 1_000_000, Templates: 65_536, Room: RoomFor(6, 3*256)}
 	m, err := MemoryOf(o)
 	must(t, err)
 	t.Logf("%.1f MiB and %.2f MiB for each CPU", float64(m.Shared)/mib, float64(m.PerCPU)/mib)

@@ -18,6 +18,7 @@ import (
 
 func newCheckCmd() *cobra.Command {
 	var path string
+	var cpus uint16
 	cmd := &cobra.Command{
 		Use:   "check -c FILE",
 		Short: "validate a configuration and say what this host can do",
@@ -26,7 +27,8 @@ is loaded, attached or sent. The exit status is 1 if the file has a mistake or
 this host cannot run it. A keepalived.conf is recognized by its content and read
 as lvx import reads it.`,
 		Example: `  lvx check -c /etc/lvx/lvx.yaml
-  lvx check -c /etc/keepalived/keepalived.conf`,
+  lvx check -c /etc/keepalived/keepalived.conf
+  lvx check -c /etc/lvx/lvx.yaml --cpus 128     # memory on a larger host`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := newReader().Load(path)
@@ -34,10 +36,14 @@ as lvx import reads it.`,
 				return err
 			}
 			h := hostinfo.Examine(daemon.Interfaces(cfg))
+			if cmd.Flags().Changed("cpus") {
+				h.CPUs = int(cpus)
+			}
 			return printCheck(cmd.OutOrStdout(), path, cfg, h, daemon.Preflight(cfg, h))
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, lvx.yaml or keepalived.conf")
+	cmd.Flags().Uint16Var(&cpus, "cpus", 0, "say what memory a host with `N` possible CPUs needs, instead of this one")
 	return cmd
 }
 
@@ -53,6 +59,11 @@ func printCheck(w io.Writer, path string, cfg *config.Config, h hostinfo.Host, f
 	}
 	fmt.Fprintf(t, "IPVS\t%s\n", availability(h.IPVS))
 	fmt.Fprintf(t, "backend\t%s\n", backendWords(cfg, h))
+	if words, err := memoryWords(cfg, h); err != nil {
+		return err
+	} else if words != "" {
+		fmt.Fprintf(t, "memory\t%s\n", words)
+	}
 	for _, svc := range cfg.Services {
 		fmt.Fprintf(t, "service\t%s: %s\n", guard.Text(svc.Name), guard.Text(serviceWords(cfg, svc.Service, h)))
 	}
@@ -65,6 +76,21 @@ func printCheck(w io.Writer, path string, cfg *config.Config, h hostinfo.Host, f
 		return err
 	}
 	return daemon.Refusal(found)
+}
+
+// memoryWords says what the packet path's maps take of the kernel's memory, ""
+// where XDP does not run.
+func memoryWords(cfg *config.Config, h hostinfo.Host) (string, error) {
+	if cfg.Backend == config.BackendIPVS || h.XDP() != nil || h.CPUs == 0 {
+		return "", nil
+	}
+	m, err := daemon.KernelMemory(cfg)
+	if err != nil {
+		return "", err
+	}
+	const mib = 1 << 20
+	return fmt.Sprintf("%d MiB of the kernel's for the packet path: %.1f MiB, and %.2f MiB for each of %d possible CPUs",
+		(m.On(h.CPUs)+mib-1)/mib, float64(m.Shared)/mib, float64(m.PerCPU)/mib, h.CPUs), nil
 }
 
 // summary counts what the file has.

@@ -62,6 +62,21 @@ func TestPrintCheck(t *testing.T) {
 	}
 }
 
+// TestPrintCheckMemory: what the kernel's memory has to have, by the CPUs.
+func TestPrintCheckMemory(t *testing.T) {
+	cfg := &config.Config{Interfaces: []string{"eth0"}, Tables: config.Tables{Flows: config.DefaultFlows, Templates: config.DefaultTemplates}}
+	for cpus, want := range map[int]string{
+		2:   "memory         95 MiB of the kernel's for the packet path: 93.7 MiB, and 0.19 MiB for each of 2 possible CPUs",
+		128: "memory         118 MiB of the kernel's for the packet path: 93.7 MiB, and 0.19 MiB for each of 128 possible CPUs",
+	} {
+		h := hostinfo.Host{Recent: true, CPUs: cpus, Interfaces: []hostinfo.Interface{{Name: "eth0", Native: true}}}
+		var b bytes.Buffer
+		if err := printCheck(&b, "lvx.yaml", cfg, h, nil); err != nil || !strings.Contains(b.String(), want+"\n") {
+			t.Errorf("error %v, no %q in\n%s", err, want, b.String())
+		}
+	}
+}
+
 // TestPrintCheckServices: what runs where, and what cannot run at all.
 func TestPrintCheckServices(t *testing.T) {
 	real := lb.Real{Addr: netip.MustParseAddr("10.0.0.11"), Weight: 1}

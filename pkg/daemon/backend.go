@@ -138,5 +138,11 @@ func xdpServices(cfg *config.Config) (all []lb.Service) {
 // roomFor is the room that the packet path begins with. Edits make it more.
 func roomFor(cfg *config.Config) loader.Room { return xdp.RoomFor(xdpServices(cfg)) }
 
+// KernelMemory is what the maps of XDP take of the kernel's memory at a fresh
+// start. Edits beyond the room that they have then take more.
+func KernelMemory(cfg *config.Config) (loader.Memory, error) {
+	return loader.MemoryOf(loader.Options{Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, IPv6: servesIPv6(cfg), Room: roomFor(cfg)})
+}
+
 // ledgerDir is where the kernel's IPVS is remembered.
 func ledgerDir(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "ipvs") }

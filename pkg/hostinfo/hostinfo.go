@@ -22,6 +22,7 @@ type Host struct {
 	Recent     bool   // not older than [OldestKernel]
 	BTF        string
 	BPFFS      string
+	CPUs       int // possible ones, for each of which the kernel keeps counters; 0: not known
 	Interfaces []Interface
 	IPVS       error // why kernel IPVS cannot be used
 }
@@ -56,10 +57,30 @@ func Examine(names []string) Host {
 		h.BTF = "yes"
 	}
 	h.BPFFS = bpffs("/sys/fs/bpf")
+	if list, err := os.ReadFile("/sys/devices/system/cpu/possible"); err == nil {
+		h.CPUs = countCPUs(strings.TrimSpace(string(list)))
+	}
 	for _, name := range names {
 		h.Interfaces = append(h.Interfaces, examineInterface(name))
 	}
 	return h
+}
+
+// countCPUs reads a list like "0-3,8"; 0 if it is none.
+func countCPUs(list string) (n int) {
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		if !isRange {
+			last = first
+		}
+		from, err := strconv.Atoi(first)
+		to, err2 := strconv.Atoi(last)
+		if err != nil || err2 != nil || to < from {
+			return 0
+		}
+		n += to - from + 1
+	}
+	return n
 }
 
 // recent reads "6.1.0-56-cloud-amd64".

@@ -63,3 +63,14 @@ func TestOldestKernelIsTheSameEverywhere(t *testing.T) {
 		}
 	}
 }
+
+func TestCountCPUs(t *testing.T) {
+	for list, want := range map[string]int{"0": 1, "0-127": 128, "0-3,8": 5, "": 0, "3-0": 0, "x": 0} {
+		if got := countCPUs(list); got != want {
+			t.Errorf("%q: %d, want %d", list, got, want)
+		}
+	}
+	if n := Examine(nil).CPUs; n < 1 {
+		t.Errorf("this host has %d CPUs", n)
+	}
+}

@@ -13,7 +13,10 @@ import (
 // services need, it is doubled.
 func (b *Backend) grow(services []lb.Service) (grown bool, err error) {
 	has := b.dp.Room()
-	want := RoomFor(services).Union(loader.RoomFor(has.Reals, has.RingLines)) // has, doubled
+	want := RoomFor(services).Union(has)
+	if want == has {
+		want = loader.RoomFor(has.Reals, has.RingLines).Union(has) // twice as much
+	}
 	if want == has {
 		return false, nil
 	}

@@ -19,6 +19,7 @@ const EchoEvery = 5 * time.Millisecond
 // are answered.
 type Echo struct {
 	fd   int
+	wire wire
 	stop chan struct{}
 	wg   sync.WaitGroup
 
@@ -27,11 +28,27 @@ type Echo struct {
 	answered []time.Time // zero: not
 }
 
+// wire is how a family asks for an echo. A raw socket of IPv6 sums by itself,
+// and gives no header.
+type wire struct {
+	family, protocol int
+	request, reply   byte
+	header           int // of what is received
+}
+
+var (
+	icmp4 = wire{unix.AF_INET, unix.IPPROTO_ICMP, 8, 0, 20}
+	icmp6 = wire{unix.AF_INET6, unix.IPPROTO_ICMPV6, 128, 129, 0}
+)
+
 // StartEcho begins to probe from a host.
 func StartEcho(h *testenv.Host, addr netip.Addr) (*Echo, error) {
-	e := &Echo{stop: make(chan struct{})}
+	e := &Echo{stop: make(chan struct{}), wire: icmp4}
+	if addr.Is6() {
+		e.wire = icmp6
+	}
 	err := h.Do(func() (err error) {
-		e.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+		e.fd, err = unix.Socket(e.wire.family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, e.wire.protocol)
 		if err != nil {
 			return err
 		}
@@ -48,7 +65,12 @@ func StartEcho(h *testenv.Host, addr netip.Addr) (*Echo, error) {
 func (e *Echo) send(addr netip.Addr) {
 	tick := time.NewTicker(EchoEvery)
 	defer tick.Stop()
-	to := &unix.SockaddrInet4{Addr: addr.As4()}
+	var to unix.Sockaddr
+	if addr.Is4() {
+		to = &unix.SockaddrInet4{Addr: addr.As4()}
+	} else {
+		to = &unix.SockaddrInet6{Addr: addr.As16()}
+	}
 	for {
 		select {
 		case <-e.stop:
@@ -59,14 +81,14 @@ func (e *Echo) send(addr netip.Addr) {
 		seq := len(e.sent)
 		e.sent, e.answered = append(e.sent, time.Now()), append(e.answered, time.Time{})
 		e.mu.Unlock()
-		_ = unix.Sendto(e.fd, echo(uint32(seq)), unix.MSG_DONTWAIT, to) // not sent is not answered
+		_ = unix.Sendto(e.fd, e.wire.echo(uint32(seq)), unix.MSG_DONTWAIT, to) // not sent is not answered
 	}
 }
 
 // echo is an echo request; the sequence number is in the data, where it does
 // not wrap.
-func echo(seq uint32) []byte {
-	b := []byte{8, 0, 0, 0, 'L', 'V', 0, 0, 0, 0, 0, 0}
+func (w wire) echo(seq uint32) []byte {
+	b := []byte{w.request, 0, 0, 0, 'L', 'V', 0, 0, 0, 0, 0, 0}
 	binary.BigEndian.PutUint32(b[8:], seq)
 	sum := uint32(0)
 	for i := 0; i < len(b); i += 2 {
@@ -86,11 +108,12 @@ func (e *Echo) receive() {
 			return
 		default:
 		}
-		if err != nil || n < 32 || b[20] != 0 || b[24] != 'L' || b[25] != 'V' {
+		m := b[min(e.wire.header, max(n, 0)):max(n, 0)]
+		if err != nil || len(m) < 12 || m[0] != e.wire.reply || m[4] != 'L' || m[5] != 'V' {
 			continue
 		}
 		e.mu.Lock()
-		if seq := int(binary.BigEndian.Uint32(b[28:])); seq < len(e.sent) && e.answered[seq].IsZero() {
+		if seq := int(binary.BigEndian.Uint32(m[8:])); seq < len(e.sent) && e.answered[seq].IsZero() {
 			e.answered[seq] = time.Now()
 		}
 		e.mu.Unlock()

@@ -76,6 +76,10 @@ type setting struct {
 	better, worse vrrp.Instance
 }
 
+// vip is the address that clients use: the last one, since of several IPv6 ones
+// the first is link-local.
+func (s setting) vip() netip.Addr { return s.better.Addresses[len(s.better.Addresses)-1].Addr() }
+
 // dead is how long the worse one needs to notice that the other is gone.
 func (s setting) dead() time.Duration {
 	interval := s.worse.AdvertInterval

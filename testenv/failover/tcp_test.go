@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -77,7 +78,7 @@ func newRealPair(t *testing.T, s setting, body string) *pair {
 func (p *pair) connect(port int) (net.Conn, string, error) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Second)
 	defer cancel()
-	conn, err := p.Host("c").Dial(ctx, "tcp", fmt.Sprintf("%s:%d", VIP, port))
+	conn, err := p.Host("c").Dial(ctx, "tcp", netip.AddrPortFrom(p.vip(), uint16(port)).String())
 	if err != nil {
 		return nil, "", err
 	}

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,11 +40,11 @@ func (d *Datapath) loadFor(name string, slot uint32) (Attachment, error) {
 
 // attach puts a program into the pinned link of an interface, or makes and
 // pins a link.
-func (d *Datapath) attach(a *Attachment, prog *ebpf.Program) error {
+func (d *Datapath) attach(ctx context.Context, a *Attachment, prog *ebpf.Program) error {
 	if done, err := d.takeOver(a, prog); done || err != nil {
 		return err
 	}
-	return d.attachNew(a, prog)
+	return d.attachNew(ctx, a, prog)
 }
 
 // setMAC tells the programs of an interface which frames are for it. A short
@@ -69,7 +70,7 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 	path := d.pins.link(a.Name)
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		a.isFirst = true
+		a.isUntried = true
 		return false, nil
 	}
 	if err != nil {
@@ -77,6 +78,7 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 	}
 	a.Mode = modeOf(d.Interfaces[a.Slot].Mode)
 	if !d.stillGood(l, a) {
+		a.isUntried = true // it is another device, or was served in generic mode
 		d.opts.Log.Info("the pinned link is of another interface or mode; attaching anew", "interface", a.Name)
 		return false, d.endLink(a.Name, l)
 	}
@@ -96,6 +98,7 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 		// A program of another attach type (frags or not) cannot be
 		// swapped in; only then is the old link given up.
 		d.opts.Log.Warn("the running program cannot be replaced in place; attaching anew", "interface", a.Name, "why", err)
+		a.isUntried = a.Mode != Native
 		return false, d.endLink(a.Name, l)
 	}
 	d.links[a.Name] = l
@@ -135,8 +138,8 @@ func (d *Datapath) stillGood(l link.Link, a *Attachment) bool {
 }
 
 // attachNew makes a link, in the mode asked for, and pins it.
-func (d *Datapath) attachNew(a *Attachment, prog *ebpf.Program) error {
-	l, err := d.tryModes(a, prog)
+func (d *Datapath) attachNew(ctx context.Context, a *Attachment, prog *ebpf.Program) error {
+	l, err := d.tryModes(ctx, a, prog)
 	if err != nil {
 		return err
 	}
@@ -153,10 +156,10 @@ func (d *Datapath) attachNew(a *Attachment, prog *ebpf.Program) error {
 	return nil
 }
 
-func (d *Datapath) tryModes(a *Attachment, prog *ebpf.Program) (link.Link, error) {
+func (d *Datapath) tryModes(ctx context.Context, a *Attachment, prog *ebpf.Program) (link.Link, error) {
 	if d.mayBeNative(a) {
 		a.Mode = Native
-		l, err := d.attachNative(a, prog)
+		l, err := d.attachNative(ctx, a, prog)
 		if err == nil {
 			return l, nil
 		}

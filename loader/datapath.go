@@ -79,7 +79,7 @@ type Attachment struct {
 	Why   string // why it is not native, if native was tried
 	Proof Proof  // of native mode
 
-	isFirst bool // nothing of lvx was attached there
+	isUntried bool // lvx has not served there in native mode
 }
 
 // Datapath is a loaded and attached packet path. Its maps are exported as
@@ -144,8 +144,9 @@ type Datapath struct {
 const Layout = 4
 
 // Open loads the packet path, adopts the maps of a predecessor if there are
-// any, and attaches it. On error everything that was there before runs on.
-func Open(_ context.Context, o Options) (_ *Datapath, err error) {
+// any, and attaches it. On error everything that was there before runs on. With ctx
+// ends the wait for neighbours that are to prove native mode.
+func Open(ctx context.Context, o Options) (_ *Datapath, err error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -175,7 +176,7 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
-	if err := d.attachAll(); err != nil {
+	if err := d.attachAll(ctx); err != nil {
 		return nil, err
 	}
 	if o.Detached {
@@ -186,7 +187,7 @@ func Open(_ context.Context, o Options) (_ *Datapath, err error) {
 
 // attachAll puts the programs on all interfaces. Nothing of what the
 // interfaces do has changed before all that takes long is done.
-func (d *Datapath) attachAll() error {
+func (d *Datapath) attachAll(ctx context.Context) error {
 	for slot, name := range d.opts.Interfaces {
 		a, err := d.loadFor(name, uint32(slot))
 		if err != nil {
@@ -198,13 +199,13 @@ func (d *Datapath) attachAll() error {
 		return nil
 	}
 	if slices.ContainsFunc([]string{"flows", "templates", "flows6", "templates6"}, func(table string) bool { return d.left[table] != nil }) {
-		return d.attachMoving()
+		return d.attachMoving(ctx)
 	}
 	if err := d.putFamilies(d.program6); err != nil {
 		return err
 	}
 	for i := range d.Attachments {
-		if err := d.attach(&d.Attachments[i], d.program[d.Attachments[i].Name]); err != nil {
+		if err := d.attach(ctx, &d.Attachments[i], d.program[d.Attachments[i].Name]); err != nil {
 			return err
 		}
 	}

@@ -45,7 +45,7 @@ func TestGrowKeepsWhatTheMapsHold(t *testing.T) {
 			if d.Interfaces[0].Mode == 0 || !d.attached(&d.Attachments[0]) {
 				t.Error("it is not attached")
 			}
-			must(t, d.Refresh())
+			must(t, d.Refresh(t.Context()))
 			must(t, d.Close(true))
 
 			next := open(t, o) // asks for less

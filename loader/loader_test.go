@@ -350,22 +350,22 @@ func TestRefresh(t *testing.T) {
 	o := options(t)
 	d := open(t, o)
 	defer func() { must(t, d.Close(false)) }()
-	must(t, d.Refresh())
+	must(t, d.Refresh(t.Context()))
 
 	l, err := netlink.LinkByName("lvx0")
 	must(t, err)
 	must(t, netlink.LinkSetHardwareAddr(l, parseMAC(t, "02:00:00:00:00:99")))
-	must(t, d.Refresh())
+	must(t, d.Refresh(t.Context()))
 	if d.Interfaces[0].MAC[5] != 0x99 {
 		t.Errorf("MAC after its change: %x", d.Interfaces[0].MAC)
 	}
 
 	must(t, netlink.LinkDel(l))
-	if err := d.Refresh(); err == nil || !strings.Contains(err.Error(), "gone") {
+	if err := d.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("without the interface: %v", err)
 	}
 	addVeth(t, "lvx0", "02:00:00:00:00:03")
-	must(t, d.Refresh())
+	must(t, d.Refresh(t.Context()))
 	if programOn(t, "lvx0") == 0 || d.Interfaces[0].MAC[5] != 3 {
 		t.Errorf("a new interface of that name: program %d, MAC %x", programOn(t, "lvx0"), d.Interfaces[0].MAC)
 	}
@@ -388,12 +388,12 @@ func TestRefreshPutsPinsBack(t *testing.T) {
 	d.Settings.Seed[0] = 4711
 
 	must(t, os.Remove(pinDir(o.PinDir).file("flows")))
-	must(t, d.Refresh())
+	must(t, d.Refresh(t.Context()))
 	if now := names(); !slices.Equal(before, now) {
 		t.Errorf("after one was removed: %v, want %v", now, before)
 	}
 	must(t, pinDir(o.PinDir).remove())
-	must(t, d.Refresh())
+	must(t, d.Refresh(t.Context()))
 	if now := names(); !slices.Equal(before, now) {
 		t.Errorf("after all were removed: %v, want %v", now, before)
 	}

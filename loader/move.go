@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 
@@ -26,7 +27,7 @@ func strideOf(table string) int {
 // their tables, puts programs on the interfaces that look into both, copies
 // again what was opened in between, and puts the programs in force that know
 // the new maps alone.
-func (d *Datapath) attachMoving() error {
+func (d *Datapath) attachMoving(ctx context.Context) error {
 	moving := map[string]*ebpf.Program{}
 	moving6 := map[uint32]*ebpf.Program{}
 	defer closePrograms(moving)
@@ -47,7 +48,7 @@ func (d *Datapath) attachMoving() error {
 		return err
 	}
 	for i := range d.Attachments {
-		if err := d.attach(&d.Attachments[i], moving[d.Attachments[i].Name]); err != nil {
+		if err := d.attach(ctx, &d.Attachments[i], moving[d.Attachments[i].Name]); err != nil {
 			return err
 		}
 	}

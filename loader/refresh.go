@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +16,7 @@ import (
 // error until it is back; the others are served all the same. Pins that
 // somebody removed are put back: without them the packet path would end with
 // this process, and a successor would start with empty tables.
-func (d *Datapath) Refresh() error {
+func (d *Datapath) Refresh(ctx context.Context) error {
 	if d.opts.Detached {
 		return nil
 	}
@@ -24,14 +25,14 @@ func (d *Datapath) Refresh() error {
 		failed = append(failed, err)
 	}
 	for i := range d.Attachments {
-		if err := d.refresh(&d.Attachments[i]); err != nil {
+		if err := d.refresh(ctx, &d.Attachments[i]); err != nil {
 			failed = append(failed, err)
 		}
 	}
 	return errors.Join(failed...)
 }
 
-func (d *Datapath) refresh(a *Attachment) error {
+func (d *Datapath) refresh(ctx context.Context, a *Attachment) error {
 	iface, err := net.InterfaceByName(a.Name)
 	if err != nil {
 		return fmt.Errorf("interface %s: it is gone (see `ip link`)", a.Name)
@@ -47,9 +48,10 @@ func (d *Datapath) refresh(a *Attachment) error {
 	if err := d.endOldLink(a.Name); err != nil {
 		return err
 	}
+	a.isUntried = iface.Index != a.Index || a.Mode != Native
 	a.Index = iface.Index
 	d.Interfaces[a.Slot].Ifindex = uint32(iface.Index)
-	return d.attachNew(a, d.program[a.Name])
+	return d.attachNew(ctx, a, d.program[a.Name])
 }
 
 // endOldLink takes the program off what the link of an interface was of.

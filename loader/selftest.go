@@ -13,12 +13,12 @@ import (
 // ErrLost says what a trial of native mode has shown.
 var ErrLost = errors.New("frames that XDP sends are lost: neighbours answer echoes of this host, but none that XDP sent")
 
-// attachNative attaches a program in native mode. At the first time, where there
+// attachNative attaches a program in native mode. At the first time on a device, where there
 // are neighbours to ask, the link holds the program of the test first: to take a program off makes
 // some drivers drop their link, to exchange it does not.
-func (d *Datapath) attachNative(a *Attachment, prog *ebpf.Program) (link.Link, error) {
+func (d *Datapath) attachNative(ctx context.Context, a *Attachment, prog *ebpf.Program) (link.Link, error) {
 	native := link.XDPOptions{Program: prog, Interface: a.Index, Flags: link.XDPDriverMode}
-	if len(d.opts.Neighbors) == 0 || !a.isFirst {
+	if len(d.opts.Neighbors) == 0 || !a.isUntried {
 		return link.AttachXDP(native)
 	}
 	test, err := echo.New()
@@ -32,7 +32,7 @@ func (d *Datapath) attachNative(a *Attachment, prog *ebpf.Program) (link.Link, e
 	if err != nil {
 		return nil, err
 	}
-	a.Proof = d.prove(a, test)
+	a.Proof = d.prove(ctx, a, test)
 	if a.Proof == Disproven && d.opts.Mode != Native {
 		a.Proof = NotAsked // of the mode that serves
 		return nil, errors.Join(ErrLost, detachAtOnce(l))
@@ -47,8 +47,8 @@ func (d *Datapath) attachNative(a *Attachment, prog *ebpf.Program) (link.Link, e
 }
 
 // prove asks the neighbours.
-func (d *Datapath) prove(a *Attachment, test *echo.Test) Proof {
-	result, err := test.Run(context.Background(), a.Name, d.opts.Neighbors)
+func (d *Datapath) prove(ctx context.Context, a *Attachment, test *echo.Test) Proof {
+	result, err := test.Run(ctx, a.Name, d.opts.Neighbors)
 	switch {
 	case err != nil:
 		d.opts.Log.Warn("whether frames leave in native mode cannot be tried out", "interface", a.Name, "err", err)

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -11,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/lvx-lb/lvx/loader/echo"
 )
 
 // addNeighbor makes the other end of lvx0 a host of its own, which answers echoes
@@ -111,5 +115,48 @@ func TestTestIsTakenOff(t *testing.T) {
 	id, _ := info.ID()
 	if uint32(id) != programOn(t, "lvx0") {
 		t.Errorf("program %d is attached, want %d", programOn(t, "lvx0"), id)
+	}
+}
+
+// Another device of the name is tried out as the first one was, also where its
+// predecessor was adopted; a device that has served is not.
+func TestAnotherDeviceIsTriedOut(t *testing.T) {
+	o := options(t)
+	o.Neighbors, o.Mode = []netip.Addr{addNeighbor(t, true)}, Auto
+	must(t, open(t, o).Close(true))
+	d := open(t, o)
+	defer func() { must(t, d.Close(false)) }()
+	near, err := netlink.LinkByName("lvx0")
+	must(t, err)
+
+	must(t, d.links["lvx0"].Detach())
+	must(t, d.Refresh(t.Context()))
+	if a := d.Attachments[0]; a.Mode != Native || a.Proof != NotAsked {
+		t.Errorf("the device that has served is asked about: %+v", a)
+	}
+	must(t, netlink.LinkDel(near))
+	addVeth(t, "lvx0", "02:00:00:00:00:03")
+	addNeighbor(t, false)
+	for near = nil; near == nil || near.Attrs().OperState != netlink.OperUp; { // before that no frame leaves
+		must(t, t.Context().Err())
+		near, err = netlink.LinkByName("lvx0")
+		must(t, err)
+	}
+	must(t, d.Refresh(t.Context()))
+	if a := d.Attachments[0]; a.Mode != Generic || a.Why != ErrLost.Error() {
+		t.Errorf("another device, whose frames are lost: %+v", a)
+	}
+}
+
+// Who does not want to wait for neighbours any more need not.
+func TestEndOfATrial(t *testing.T) {
+	o := options(t)
+	test, err := echo.New()
+	must(t, err)
+	defer func() { must(t, test.Close()) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if result, err := test.Run(ctx, o.Interfaces[0], []netip.Addr{netip.MustParseAddr("192.0.2.9")}); result != echo.Silent || !errors.Is(err, context.Canceled) {
+		t.Errorf("result %v, error %v", result, err)
 	}
 }

@@ -77,11 +77,16 @@ func (t *Test) Run(ctx context.Context, iface string, neighbors []netip.Addr) (R
 		return Silent, err
 	}
 	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
 	for range rounds {
 		for _, n := range neighbors {
 			_, _ = conn.WriteTo(t.message(), &net.IPAddr{IP: n.AsSlice()}) // whom no way leads to does not answer
 		}
 		isSent, err := t.hears(conn)
+		if ctx.Err() != nil {
+			return Silent, ctx.Err()
+		}
 		if err != nil {
 			return Silent, err
 		}

@@ -19,7 +19,7 @@ import (
 //
 // After an error that names services, these are as they were before and the
 // others are as s says; after any other error everything is as it was.
-func (b *Backend) Apply(_ context.Context, s lb.State) error {
+func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 	for i := range s.Services {
 		if err := supports(s.Services[i], b.ipv6); err != nil {
 			return err
@@ -31,7 +31,7 @@ func (b *Backend) Apply(_ context.Context, s lb.State) error {
 	// for all of them at a time, what is published in one round makes room for
 	// the next one.
 	for remaining := len(s.Services) + 1; ; {
-		refused, late, err := b.applyOnce(s)
+		refused, late, err := b.applyOnce(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -67,9 +67,9 @@ func joinRefusals(refused []error) error {
 // applyOnce applies s except for the services that it refuses, each of which
 // stays what it was. After err everything does; late is what went wrong when s
 // was in force.
-func (b *Backend) applyOnce(s lb.State) (refused []error, late, err error) {
-	unplugged := b.dp.Refresh() // reported at the end: the other interfaces are served
-	b.graceRunning.Wait()       // the half that is not in force, and retired rings, are free from here on
+func (b *Backend) applyOnce(ctx context.Context, s lb.State) (refused []error, late, err error) {
+	unplugged := b.dp.Refresh(ctx) // reported at the end: the other interfaces are served
+	b.graceRunning.Wait()          // the half that is not in force, and retired rings, are free from here on
 	for _, r := range b.ringsInGrace {
 		b.rings.give(r)
 	}

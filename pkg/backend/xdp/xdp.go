@@ -109,11 +109,11 @@ var (
 )
 
 // Open loads or adopts the packet path. A predecessor's connections live on.
-func Open(_ context.Context, o Options) (*Backend, error) {
+func Open(ctx context.Context, o Options) (*Backend, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	dp, err := loader.Open(context.Background(), loader.Options{
+	dp, err := loader.Open(ctx, loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend, Neighbors: o.Echoes,
 		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, Room: o.Room, StillClock: o.StillClock, Detached: o.Detached,
 	})
@@ -121,7 +121,7 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 		return nil, err
 	}
 	b := newBackend(dp, o)
-	ctx, cancel := context.WithCancel(context.Background())
+	own, cancel := context.WithCancel(context.Background())
 	b.stop = cancel
 	if o.NoSweeper || o.Detached {
 		return b, nil
@@ -131,8 +131,8 @@ func Open(_ context.Context, o Options) (*Backend, error) {
 		_ = dp.Close(true)
 		return nil, err
 	}
-	b.done.Go(func() { b.runSweeper(ctx) })
-	b.done.Go(func() { b.frags.run(ctx) })
+	b.done.Go(func() { b.runSweeper(own) })
+	b.done.Go(func() { b.frags.run(own) })
 	return b, nil
 }
 

@@ -28,11 +28,11 @@ func newLossMeter(ctx context.Context, c *admin.Client) *lossMeter {
 // grown lists the counts that have grown, by how much.
 func (m *lossMeter) grown(ctx context.Context) (grown []director.Loss) {
 	m.looked = time.Now()
-	st, err := m.client.Status(ctx)
+	losses, err := m.client.Losses(ctx)
 	if err != nil {
 		return nil // whoever is watched will say what the matter is
 	}
-	for _, l := range st.Losses {
+	for _, l := range losses {
 		if l.IsDrivers {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gopacket/gopacket/pcapgo"
 
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -48,6 +49,23 @@ func TestTrace(t *testing.T) {
 	for _, args := range []string{"trace no such", "trace port", "capture", "capture -w x -s 0", "capture -w x host y"} {
 		if code, _, errs := lvx(strings.Fields(args)...); code != 2 || strings.Count(errs, "\n") == 0 {
 			t.Errorf("%q: exit %d, %q", args, code, errs)
+		}
+	}
+}
+
+// A trace says what was lost while it ran, of the kernel's counts alone, and asks
+// for nothing but that.
+func TestTraceOfLosses(t *testing.T) {
+	d := &recorder{losses: []director.Loss{
+		{Interface: "eth0", Counter: "xdp_tx", Frames: 7}, {Interface: "eth0", Counter: "rx_xdp_drops", IsDrivers: true, Frames: 8},
+	}}
+	serve(t, d)
+	if _, out, _ := lvx("trace", "--count", "1"); !strings.HasSuffix(out, " eth0 - lost xdp_tx 1\n") || strings.Contains(out, "rx_xdp_drops") {
+		t.Errorf("%q", out)
+	}
+	for _, call := range d.calls {
+		if call != "losses" && !strings.HasPrefix(call, "trace") {
+			t.Errorf("asked for %q", call)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -29,6 +30,8 @@ type recorder struct {
 	calls []string
 	err   error
 	diff  []string
+
+	losses []director.Loss // of the first question; each has another frame at the next
 }
 
 func (d *recorder) note(call string) error {
@@ -39,6 +42,15 @@ func (d *recorder) note(call string) error {
 func (d *recorder) Ping(context.Context) error { return d.err }
 
 func (d *recorder) Status(context.Context) (director.Status, error) { return testStatus(), d.err }
+
+func (d *recorder) Losses() []director.Loss {
+	_ = d.note("losses")
+	now := slices.Clone(d.losses)
+	for i := range d.losses {
+		d.losses[i].Frames++
+	}
+	return now
+}
 
 func (d *recorder) List(_ context.Context, w director.Want) (director.Listing, error) {
 	l := director.Listing{

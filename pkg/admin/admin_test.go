@@ -39,6 +39,7 @@ var compareAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, neti
 
 func TestRoundTrip(t *testing.T) {
 	st := newStub()
+	st.status.Losses = []director.Loss{{Interface: "eth0", Counter: "xdp_tx", Frames: 7}}
 	c := NewClient(start(t, Options{Director: st}))
 	ctx := t.Context()
 
@@ -48,6 +49,10 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if d := cmp.Diff(st.status, status, compareAddrs); d != "" {
 		t.Error(d)
+	}
+	losses, err := c.Losses(ctx)
+	if d := cmp.Diff(st.status.Losses, losses); d != "" || err != nil {
+		t.Error(d, err)
 	}
 	listing, err := c.List(ctx, director.Want{Connections: true, Limit: 5})
 	if err != nil {
@@ -85,7 +90,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	want := []string{"status", "list", "list", "explain", "weight web 10.0.0.11", "weight web 10.0.0.11", "reload", "drain web 10.0.0.12", "undo web 10.0.0.12", "drain director", "undo director"}
+	want := []string{"status", "losses", "list", "list", "explain", "weight web 10.0.0.11", "weight web 10.0.0.11", "reload", "drain web 10.0.0.12", "undo web 10.0.0.12", "drain director", "undo director"}
 	if !slices.Equal(st.calls, want) {
 		t.Errorf("calls %q", st.calls)
 	}
@@ -161,10 +166,18 @@ func TestClientWithoutServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
+	answers := http.NewServeMux()
+	answers.HandleFunc(pathMetrics, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "too many at a time", http.StatusServiceUnavailable)
+	})
+	srv := &http.Server{Handler: answers, ReadHeaderTimeout: time.Second}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
-	if _, err := NewClient(filepath.Join(dir, "other.sock")).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "another version") {
+	other := NewClient(filepath.Join(dir, "other.sock"))
+	if _, err := other.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "another version") {
+		t.Errorf("got %v", err)
+	}
+	if err := other.Metrics(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "too busy") {
 		t.Errorf("got %v", err)
 	}
 	srv.Close()

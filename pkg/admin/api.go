@@ -17,6 +17,7 @@ type Director interface {
 	List(ctx context.Context, want director.Want) (director.Listing, error)
 	Explain(ctx context.Context, p lb.Packet) (lb.Explanation, error)
 	Trace(ctx context.Context, f lb.TraceFilter, keep int) (lb.Trace, error)
+	Losses() []director.Loss
 	Ping(ctx context.Context) error
 	Diff(ctx context.Context, text []byte) ([]string, error)
 	History(f history.Filter) []history.Event
@@ -33,6 +34,7 @@ type Director interface {
 // may be another configuration; the others are GET.
 const (
 	pathStatus  = "/v1/status"
+	pathLosses  = "/v1/losses"
 	pathList    = "/v1/list"
 	pathExplain = "/v1/explain"
 	pathTrace   = "/v1/trace"

@@ -54,6 +54,11 @@ func (c *Client) Status(ctx context.Context) (st director.Status, err error) {
 	return st, c.do(ctx, http.MethodGet, pathStatus, nil, &st)
 }
 
+// Losses asks for [director.Director.Losses].
+func (c *Client) Losses(ctx context.Context) (losses []director.Loss, err error) {
+	return losses, c.do(ctx, http.MethodGet, pathLosses, nil, &losses)
+}
+
 // List asks for [director.Director.List].
 func (c *Client) List(ctx context.Context, want director.Want) (l director.Listing, err error) {
 	path := pathList
@@ -174,11 +179,7 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 	defer res.Body.Close()
 	bound.Stop() // it answers: a long list may take its time
 	if res.StatusCode >= 300 {
-		var p problem
-		if json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p) != nil || p.Error == "" {
-			return fmt.Errorf("the daemon answers %s (is it another version?)", res.Status)
-		}
-		return errors.New(p.Error)
+		return c.refusal(res)
 	}
 	if read, ok := answer.(func(io.Reader) error); ok {
 		return read(res.Body)
@@ -225,4 +226,18 @@ func (c *Client) PID(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("admin socket: %w", err)
 	}
 	return int(cred.Pid), nil
+}
+
+// refusal is why the daemon has not done what it was asked: in its own words,
+// where it had the time for them.
+func (c *Client) refusal(res *http.Response) error {
+	var p problem
+	err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p)
+	switch {
+	case err == nil && p.Error != "":
+		return errors.New(p.Error)
+	case res.StatusCode == http.StatusServiceUnavailable:
+		return fmt.Errorf("the daemon on %s is too busy to answer (see its log; the packet path does not need it)", c.socket)
+	}
+	return fmt.Errorf("the daemon answers %s (is it another version?)", res.Status)
 }

@@ -149,6 +149,7 @@ func (s *Server) api() http.Handler {
 		st, err := s.opt.Director.Status(r.Context())
 		s.answer(w, st, err)
 	})
+	mux.HandleFunc("GET "+pathLosses, func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.opt.Director.Losses(), nil) })
 	mux.HandleFunc("GET "+pathList, s.list)
 	mux.HandleFunc("GET "+pathExplain, s.explain)
 	mux.HandleFunc("GET "+pathTrace, s.trace)

@@ -45,6 +45,11 @@ func (s *stub) Status(context.Context) (director.Status, error) {
 	return s.status, s.note("status")
 }
 
+func (s *stub) Losses() []director.Loss {
+	_ = s.note("losses")
+	return s.status.Losses
+}
+
 func (s *stub) List(_ context.Context, w director.Want) (director.Listing, error) {
 	err := s.note("list")
 	s.want = w

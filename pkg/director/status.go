@@ -142,6 +142,15 @@ type RealStatus struct {
 	Templates  uint32     `json:"templates,omitempty"` // clients that persistence binds to it
 }
 
+// Losses says what was lost behind the packet path; without a word where nobody
+// knows.
+func (d *Director) Losses() []Loss {
+	if d.opt.Losses == nil {
+		return nil
+	}
+	return d.opt.Losses()
+}
+
 // Status asks for everything at once.
 func (d *Director) Status(ctx context.Context) (st Status, err error) {
 	err = d.do(ctx, func(context.Context) error {
@@ -175,9 +184,7 @@ func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 	if stats.Flows.Capacity > 0 { // the kernel's IPVS has no tables of a size
 		st.Tables = []TableStatus{tableStatus("flows", stats.Flows), tableStatus("templates", stats.Template)}
 	}
-	if d.opt.Losses != nil {
-		st.Losses = d.opt.Losses()
-	}
+	st.Losses = d.Losses()
 	if d.opt.Notify != nil {
 		st.Messages = Messages(d.opt.Notify.Counters())
 	}

@@ -273,7 +273,7 @@ func (e *exam) examineInterfaces() {
 			e.add(LostFrames, subject, "a port of "+i.Bridge+": frames leave by the bridge, which takes none from native XDP",
 				"xdp_mode: generic, or auto and a fresh start: lvx stop --purge")
 		}
-		if i.HasLRO {
+		if i.HasLRO && !i.IsNative {
 			e.addNote(Offload, subject, "LRO is on: many drivers refuse native XDP then", "ethtool -K "+name+" lro off")
 		}
 		if i.HasVLANStrip {

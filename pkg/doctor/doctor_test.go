@@ -159,8 +159,11 @@ func TestFindings(t *testing.T) {
 			[]string{"bypassed-mark firewall"},
 		},
 		"notes": {
-			func(_ *Case, f *fake) { f.iface.HasLRO, f.iface.HasVLANStrip = true, true },
+			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.HasLRO, f.iface.HasVLANStrip = false, true, true },
 			[]string{"note: offload interface eth0", "note: offload interface eth0"},
+		},
+		"native in spite of LRO": {
+			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.HasLRO = true, true }, nil,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -116,16 +116,16 @@ func (b *Backend) deviceName(index uint32) string {
 	return ""
 }
 
+// adoptVIPs keeps the numbers of the VIPs in force, and of those before the last
+// change: their flows are alive, and they may be served again.
 func (b *Backend) adoptVIPs() {
 	half := b.dp.Settings.Half & 1
-	for _, line := range b.dp.VIPs[half*bpf.VIPLines : (half+1)*bpf.VIPLines] {
-		for _, v := range line.Way {
-			addr := v.Addr.Addr()
-			if v.TCP != 0 {
-				b.numbers.keep(v.TCP, endpoint{addr, lb.TCP})
-			}
-			if v.UDP != 0 {
-				b.numbers.keep(v.UDP, endpoint{addr, lb.UDP})
+	for _, h := range []uint32{half, 1 - half} {
+		for _, line := range b.dp.VIPs[h*bpf.VIPLines : (h+1)*bpf.VIPLines] {
+			for _, v := range line.Way {
+				addr := v.Addr.Addr()
+				b.numbers.adopt(v.TCP, endpoint{addr, lb.TCP})
+				b.numbers.adopt(v.UDP, endpoint{addr, lb.UDP})
 			}
 		}
 	}

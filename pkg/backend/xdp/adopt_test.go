@@ -101,3 +101,31 @@ func TestDrainedServiceGoneAtTheNextStart(t *testing.T) {
 		t.Errorf("it is still there: %+v", s)
 	}
 }
+
+// Rules that were cleared when the daemon died and are restored afterwards find
+// their connections again (ipvsadm -C, kill -9, ipvsadm -R).
+func TestClearedServiceReturnsAfterTheNextStart(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}}
+	h := serving(t, s)
+	port := 0
+	for ; macOf(h, fresh(port)) != realN(2); port++ {
+	}
+	h.apply(lb.State{ExpireNodestConn: true})
+	h.succeed()
+	h.net.asking = false
+	h.apply(lb.State{ExpireNodestConn: true})
+	h.Sweep()
+	h.apply(s)
+	for range 3 {
+		p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(1000+port)), Dst: web, Flags: "A"}
+		if got := macOf(h, frame(p)); got != realN(2) {
+			t.Errorf("the connection goes to %s, want %s", got, realN(2))
+		}
+	}
+}
+
+func macOf(h *harness, in []byte) netip.Addr {
+	h.t.Helper()
+	out, _ := h.runFrame(in)
+	return macOwner(out)
+}

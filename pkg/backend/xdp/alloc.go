@@ -135,8 +135,15 @@ func (n *numbers) get(e endpoint) (uint16, error) {
 	return v, nil
 }
 
-// keep notes a number that a predecessor gave out.
-func (n *numbers) keep(v uint16, e endpoint) {
+// adopt notes a number that a predecessor gave out, unless it, or another number
+// of the endpoint, is known already.
+func (n *numbers) adopt(v uint16, e endpoint) {
+	if _, isGiven := n.who[v]; isGiven || v == 0 {
+		return
+	}
+	if _, hasOne := n.of[e]; hasOne {
+		return
+	}
 	n.of[e], n.who[v] = v, e
 	n.next = max(n.next, v+1)
 }

@@ -57,6 +57,15 @@ func newMapper(o Options) *mapper {
 
 // Import reads a configuration of keepalived.
 func Import(files Files, name string, o Options) (*Result, error) {
+	m, err := read(files, name, o)
+	if err != nil {
+		return nil, err
+	}
+	return m.settle(name)
+}
+
+// read reads a file and what it includes, and finds out what it means.
+func read(files Files, name string, o Options) (*mapper, error) {
 	m := newMapper(o)
 	all, err := parseFile(files, name, o, func(f Finding) { m.notes = append(m.notes, f) })
 	if err != nil {
@@ -64,7 +73,7 @@ func Import(files Files, name string, o Options) (*Result, error) {
 	}
 	m.all = all
 	m.readAll()
-	return m.settle(name)
+	return m, nil
 }
 
 // readAll reads every block; what refers to others comes last.
@@ -111,9 +120,10 @@ func (m *mapper) settle(name string) (*Result, error) {
 			m.leaveAllOut()
 		}
 		doc := m.write(name)
-		cfg, err := config.Parse(name, doc.text())
+		text := doc.text()
+		cfg, err := config.Parse(name, text)
 		if err == nil {
-			return &Result{YAML: doc.text(), Config: cfg, Report: m.account(), HasSecret: m.secret}, nil
+			return &Result{YAML: text, Config: cfg, Report: m.account(), HasSecret: m.secret}, nil
 		}
 		var wrong *config.Error
 		if !errors.As(err, &wrong) || wrong.Line < 1 || wrong.Line > len(doc.owner) || doc.owner[wrong.Line-1] == nil {

@@ -69,9 +69,35 @@ func FuzzImport(f *testing.F) {
 		if _, err := config.Parse("lvx.yaml", res.YAML); err != nil {
 			t.Fatalf("the output is no configuration: %v\n%s", err, res.YAML)
 		}
-		for _, finding := range res.Report {
-			if strings.ContainsAny(finding.String(), "\n\r\x00\x1b") || finding.Line < 1 {
-				t.Fatalf("a finding of more than a line: %q", finding.String())
+		checkFindings(t, res.Report)
+	})
+}
+
+func checkFindings(t *testing.T, r keepalived.Report) {
+	t.Helper()
+	for _, finding := range r {
+		if strings.ContainsAny(finding.String(), "\n\r\x00\x1b") || finding.Line < 1 {
+			t.Fatalf("a finding of more than a line: %q", finding.String())
+		}
+	}
+}
+
+// FuzzRead is the reading alone, which is some times faster.
+func FuzzRead(f *testing.F) {
+	keepalived.LimitPieces(500)
+	seedFiles(f)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		report, err := keepalived.Read(oneFile(text), "a.conf", keepalived.Options{})
+		if err != nil {
+			if !strings.Contains(err.Error(), "a.conf") {
+				t.Fatalf("an error that names no file: %v", err)
+			}
+			return
+		}
+		checkFindings(t, report)
+		for _, finding := range report {
+			if finding.Keyword == "" && finding.Text == "" {
+				t.Fatalf("line %d is not accounted for", finding.Line)
 			}
 		}
 	})

@@ -39,6 +39,10 @@ type Entry struct {
 	Record
 	Idle     time.Duration // since its last packet, in seconds
 	IsProven bool          // the client has answered: not evicted by a SYN
+
+	// IsUnsigned says that nobody has proven who tells of the entry: it came by
+	// the kernel's wire. It is never told on.
+	IsUnsigned bool
 }
 
 // appendEntry appends e to the body of a frame of entries.

@@ -33,6 +33,7 @@ const (
 	aliveTimeout  = 5 * time.Second // without a frame, or with a write that does not end: the peer is dead
 	maxQueued     = 1 << 16         // entries; beyond it they are dropped, and the table is walked again
 	batchEntries  = 1000            // entries of a frame
+	maxUnacked    = 1 << 16         // frames of entries that the peer has not said it has
 	lagSamples    = 1 << 10         // acknowledgements that the lag is taken from
 	handshakeTime = 3 * time.Second // for TLS and the first frame
 	redialPause   = time.Second     // between attempts to reach a peer
@@ -285,7 +286,11 @@ func (s *session) sendEntries(entries []Entry) error {
 		}
 		s.mu.Lock()
 		s.unacked = append(s.unacked, time.Now())
+		behind := len(s.unacked)
 		s.mu.Unlock()
+		if behind > maxUnacked {
+			return fmt.Errorf("the peer has not acknowledged %d frames of entries", behind)
+		}
 		if err := s.frame(frameEntries, body); err != nil {
 			return err
 		}

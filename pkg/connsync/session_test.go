@@ -113,3 +113,24 @@ func TestVersionsOfTwoReleases(t *testing.T) {
 		})
 	}
 }
+
+// deafConn takes whatever is written.
+type deafConn struct{ net.Conn }
+
+func (deafConn) Write(b []byte) (int, error)      { return len(b), nil }
+func (deafConn) SetWriteDeadline(time.Time) error { return nil }
+
+// A peer that reads and never acknowledges costs bounded memory: its session
+// ends.
+func TestPeerThatNeverAcknowledges(t *testing.T) {
+	s := newSession(deafConn{}, nil, nil, nil)
+	entry := []Entry{entryOf("172.16.0.1:1")}
+	for n := range maxUnacked {
+		if err := s.sendEntries(entry); err != nil {
+			t.Fatalf("frame %d: %v", n, err)
+		}
+	}
+	if err := s.sendEntries(entry); err == nil {
+		t.Errorf("%d frames without an acknowledgement", len(s.unacked))
+	}
+}

@@ -141,13 +141,13 @@ func addressesOf(name string) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// entriesOf are records of kernel IPVS as this director takes them. It tells of
-// connections that it has seen at work, without saying so.
+// entriesOf are records of the kernel's wire as this director takes them. A kernel
+// tells of connections that it has seen at work, without saying so.
 func entriesOf(records []connsync.Record) []connsync.Entry {
 	entries := make([]connsync.Entry, 0, len(records))
 	for _, r := range records {
 		isProven := r.State == connsync.StateEstablished || r.Protocol == connsync.ProtocolUDP
-		entries = append(entries, connsync.Entry{Record: r, IsProven: isProven && !r.IsTemplate()})
+		entries = append(entries, connsync.Entry{Record: r, IsProven: isProven && !r.IsTemplate(), IsUnsigned: true})
 	}
 	return entries
 }

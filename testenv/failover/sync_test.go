@@ -41,20 +41,36 @@ func syncedBody(t *testing.T) string {
 	return b.String()
 }
 
+// allSyncStatus is what a director says of connection sync.
+func (p *pair) allSyncStatus(host string) (st connsync.Status, err error) {
+	out, err := LVX{Self: self}.Run(p.t.Context(), p.Host(host), "sync", "status", "--json")
+	if err != nil {
+		return st, err
+	}
+	return st, json.Unmarshal([]byte(out), &st)
+}
+
 // syncStatus is what a director says of its peer.
 func (p *pair) syncStatus(host string) (connsync.PeerStatus, error) {
-	out, err := LVX{Self: self}.Run(p.t.Context(), p.Host(host), "sync", "status", "--json")
+	st, err := p.allSyncStatus(host)
 	if err != nil {
 		return connsync.PeerStatus{}, err
 	}
-	var st connsync.Status
-	if err := json.Unmarshal([]byte(out), &st); err != nil {
-		return connsync.PeerStatus{}, err
-	}
 	if len(st.Peers) != 1 {
-		return connsync.PeerStatus{}, fmt.Errorf("%d peers: %s", len(st.Peers), out)
+		return connsync.PeerStatus{}, fmt.Errorf("%d peers: %+v", len(st.Peers), st)
 	}
 	return st.Peers[0], nil
+}
+
+// wireStatus is what a director says of the kernel's wire.
+func (p *pair) wireStatus(host string) connsync.WireStatus {
+	p.t.Helper()
+	st, err := p.allSyncStatus(host)
+	must(p.t, err)
+	if st.Wire == nil {
+		p.t.Fatalf("%s has no wire", host)
+	}
+	return *st.Wire
 }
 
 // awaitSync waits until both directors have the other's table.

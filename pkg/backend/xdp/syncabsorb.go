@@ -35,12 +35,15 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	defer b.mu.Unlock()
 	entries = b.releasePen(entries)
 	now := b.now()
-	batch := make([]bpf.Absorption, 0, len(entries))
+	batch, unsigned := make([]bpf.Absorption, 0, len(entries)), make([]bool, 0, len(entries))
 	for _, e := range entries {
 		a, known := b.absorption(e, now)
 		switch {
+		case known && e.IsUnsigned && b.knowsBetter(&a, now):
+			rejected++
 		case known && a.Value != 0:
 			batch = append(batch, a)
+			unsigned = append(unsigned, e.IsUnsigned)
 		case known: // it has expired, or its state means nothing here
 			rejected++
 		case len(b.pen.entries) < penSize:
@@ -55,7 +58,7 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	for i := range batch {
 		switch batch[i].Outcome {
 		case bpf.AbsorbStored, bpf.AbsorbChanged:
-			b.noteAbsorbed(&batch[i])
+			b.noteAbsorbed(&batch[i], unsigned[i])
 		case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
 			rejected++
 		}
@@ -174,9 +177,36 @@ func (s *service) realAt(at netip.AddrPort) *real {
 	return s.reals[at]
 }
 
-// noteAbsorbed keeps what came from a peer from being told to peers as news, and
-// marks it in the list of connections if it was not there before.
-func (b *Backend) noteAbsorbed(a *bpf.Absorption) {
+// ownTime is how long this director takes its own word on a flow for newer than
+// anything that comes unsigned: a client that is at work here is not at work
+// elsewhere, and does not use its port for another connection so soon.
+const ownTime = time.Minute
+
+// knowsBetter reports whether this director holds a proven flow on which an
+// unsigned word counts for nothing: it has seen the flow at work a moment ago, or
+// an authenticated peer has told of the flow.
+func (b *Backend) knowsBetter(a *bpf.Absorption, now uint64) (is bool) {
+	if a.Kind != bpf.AbsorbFlow {
+		return false // a template that lives is kept in any case
+	}
+	b.eachPlaceOf(a, func(place int, value uint64) {
+		v := bpf.FlowValue(value)
+		if !v.IsLive() || !v.IsProven() || b.expired(v, now) {
+			return
+		}
+		isTold, isUnsigned := b.originAt(false, place, a.Key, value)
+		switch {
+		case isUnsigned:
+		case isTold, uint32(age(v, now)) <= ticks(ownTime):
+			is = true
+		}
+	})
+	return is
+}
+
+// eachPlaceOf visits the places where the entry of an absorption may be, of
+// flows those with its port.
+func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place int, value uint64)) {
 	isTemplate := a.Kind == bpf.AbsorbTemplate
 	table := b.dp.Flows
 	if isTemplate {
@@ -188,20 +218,28 @@ func (b *Backend) noteAbsorbed(a *bpf.Absorption) {
 				continue
 			}
 			v := load64(&table[set*8+4+w])
-			if !isTemplate && bpf.FlowValue(v).Port() != bpf.FlowValue(a.Value).Port() {
-				continue
-			}
-			place := int(set*4 + w)
-			if a.Outcome == bpf.AbsorbStored {
-				b.markOrigin(a, place, v)
-			}
-			switch {
-			case b.news == nil:
-			case isTemplate:
-				b.news.templates.note(place, v, uint16(v))
-			default:
-				b.news.flows.note(place, v, uint16(v))
+			if isTemplate || bpf.FlowValue(v).Port() == bpf.FlowValue(a.Value).Port() {
+				visit(int(set*bpf.Ways+w), v)
 			}
 		}
 	}
+}
+
+// noteAbsorbed keeps what came from a peer from being told to peers as news, and
+// marks it in the list of connections if it was not there before.
+func (b *Backend) noteAbsorbed(a *bpf.Absorption, isUnsigned bool) {
+	isTemplate := a.Kind == bpf.AbsorbTemplate
+	b.eachPlaceOf(a, func(place int, v uint64) {
+		wasTold, _ := b.originAt(isTemplate, place, a.Key, v)
+		if a.Outcome == bpf.AbsorbStored || wasTold || isUnsigned {
+			b.markOrigin(a, place, v, isUnsigned)
+		}
+		switch {
+		case b.news == nil:
+		case isTemplate:
+			b.news.templates.note(place, v, uint16(v))
+		default:
+			b.news.flows.note(place, v, uint16(v))
+		}
+	})
 }

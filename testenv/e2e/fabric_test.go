@@ -44,8 +44,16 @@ template bgp director {
 }
 `
 
-// newFabric starts the router; body is what its directors have beside `bgp:`.
+// newFabric is a fabric whose router runs BIRD.
 func newFabric(t *testing.T) *fabric {
+	t.Helper()
+	f := newFabricOf(t)
+	f.startBIRD()
+	return f
+}
+
+// newFabricOf is a fabric whose router runs nothing yet.
+func newFabricOf(t *testing.T) *fabric {
 	t.Helper()
 	r := newRig(t, testenv.Shape{Directors: 3, Routed: true})
 	f := &fabric{Rig: r, t: t, router: r.Cluster.Host("router")}
@@ -55,15 +63,19 @@ func newFabric(t *testing.T) *fabric {
 	} {
 		must(t, f.router.Sysctl(key, value))
 	}
+	return f
+}
+
+func (f *fabric) startBIRD() {
+	f.t.Helper()
 	conf := fabricBird
 	for _, d := range fabricDirectors {
 		conf += fmt.Sprintf("protocol bgp %s from director { neighbor %s as 65010; }\n", d, f.address(d))
 	}
 	dir := f.router.Dir()
-	must(t, os.WriteFile(filepath.Join(dir, "bird.conf"), []byte(conf), 0o600))
+	must(f.t, os.WriteFile(filepath.Join(dir, "bird.conf"), []byte(conf), 0o600))
 	_, err := f.router.Start("bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "bird.ctl"), "-P", filepath.Join(dir, "bird.pid"))
-	must(t, err)
-	return f
+	must(f.t, err)
 }
 
 func (f *fabric) address(director string) string {

@@ -52,6 +52,8 @@ type segment struct{ index int }
 
 func (s segment) Version() uint64 { return 1 }
 
+func (s segment) Routes() []xdp.Route { return nil }
+
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	b := a.AsSlice()
 	b = b[len(b)-4:]

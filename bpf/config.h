@@ -45,6 +45,7 @@ volatile const enum flow_state names_of_states = 0;
 volatile const enum vip_flag names_of_vip_flags = 0;
 volatile const enum real_flag names_of_real_flags = 0;
 volatile const enum forward_method names_of_forward_methods = 0;
+volatile const enum route_kind names_of_route_kinds = 0;
 volatile const enum table_size names_of_table_sizes = 0;
 volatile const enum real_index names_of_real_indices = 0;
 volatile const enum filter_scope names_of_filter_scopes = 0;

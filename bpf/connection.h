@@ -173,7 +173,7 @@ static __always_inline int open_connection(struct run *r)
 /* Whether a TCP packet of a live flow is the start of another connection (is_new_conn_expected). */
 static __always_inline int is_new_conn_expected(struct run *r, struct real *real, __u64 value)
 {
-	return r->p.tcp_flags & TCP_SYN && is_closed(value_state(value)) && !get_persistent(r, real);
+	return r->p.tcp_flags & TCP_SYN && is_closed(value_two_way_state(value)) && !get_persistent(r, real);
 }
 
 /* The flow's real is out only until it has been checked. */
@@ -216,6 +216,14 @@ static __always_inline int must_reschedule(struct run *r, struct real *real, __u
 	       (r->s->flags & SETTING_EXPIRE_NODEST && !(real->flags & REAL_USABLE));
 }
 
+/* The state of a TCP connection behind a packet of its client. */
+static __always_inline __u32 state_behind(const struct run *r, const struct real *real, __u64 value)
+{
+	if (real_method(real) == FORWARD_NAT)
+		return next_two_way_state(value_two_way_state(value), r->p.tcp_flags, 0);
+	return next_state(value_state(value), r->p.tcp_flags);
+}
+
 /* A flow was found: CONTINUE if it has ended and the packet opens another. */
 static __always_inline int continue_connection(struct run *r, __u64 *place, __u64 value)
 {
@@ -236,8 +244,11 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 		return CONTINUE;
 	}
 	if (r->p.protocol == IPPROTO_TCP)
-		state = next_state(value_state(value), r->p.tcp_flags);
-	flow_touch(r->s, r->hash, place, value, state, r->now);
+		state = state_behind(r, real, value);
+	if (state == STATE_UDP && real_method(real) == FORWARD_NAT && !(value & PROVEN))
+		store_16(place, r->now); /* a reply proves it */
+	else if (STORES)
+		flow_touch(place, r->key, r->hash, value, state);
 	/* One call: what is inlined twice is verified twice for each place of a flow. */
 	if (value_state(value) != STATE_ESTABLISHED)
 		rank = TEMPLATE_ASSURED;
@@ -246,21 +257,47 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
+/*
+ * The value of a flow, live or not, 0 if there is none; in *at its way, with 4
+ * more in the second set. A global function: it is verified once, and what
+ * follows need not be for each of eight places.
+ */
+__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port, __u32 *at)
+{
+	struct set *set = flow_set(first_set(hash, flow_sets));
+	__u64 value = 0, *place = 0;
+	__u32 second = 0;
+
+	if (!at)
+		return 0;
+	if (set)
+		value = flow_find(set, key, port, &place);
+	if (!value) {
+		second = 4;
+		set = flow_set(second_set(hash, flow_sets));
+		if (set)
+			value = flow_find(set, key, port, &place);
+	}
+	if (!set || !value || !place)
+		return 0;
+	*at = ((place - set->value) & 3) + second;
+	return value;
+}
+
 /* The flow of r->key, live or not; its place in *place. */
 static __always_inline __u64 look_up_flow(struct run *r, __u64 **place)
 {
-	struct set *set = flow_set(first_set(r->hash, flow_sets));
-	__u64 value;
+	__u32 at = 0;
+	__u64 value = peek_flow(r->key, r->hash, r->p.destination_port, &at);
+	struct set *set;
 
+	if (!value)
+		return 0;
+	set = flow_set(at & 4 ? second_set(r->hash, flow_sets) : first_set(r->hash, flow_sets));
 	if (!set)
 		return 0;
-	value = flow_find(set, r->key, r->p.destination_port, place);
-	if (value)
-		return value;
-	set = flow_set(second_set(r->hash, flow_sets));
-	if (!set)
-		return 0;
-	return flow_find(set, r->key, r->p.destination_port, place);
+	*place = &set->value[at & 3];
+	return value;
 }
 
 static __always_inline __u16 number_of_vip(const struct run *r)
@@ -338,27 +375,13 @@ static __always_inline struct real *find_hashed_real(struct run *r, __u32 *slot)
 	return real && real->flags & REAL_THERE ? real : 0;
 }
 
-/* The value of a flow, live or not, 0 if there is none. A global function: it is verified once. */
-__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port)
-{
-	struct set *set = flow_set(first_set(hash, flow_sets));
-	__u64 value = 0, *place;
-
-	if (set)
-		value = flow_find(set, key, port, &place);
-	if (value)
-		return value;
-	set = flow_set(second_set(hash, flow_sets));
-	return set ? flow_find(set, key, port, &place) : 0;
-}
-
 /* An ICMP error: to the real of the flow that it quotes, or its path-MTU discovery goes blind. */
 static __always_inline int forward_icmp_error(struct run *r)
 {
 	__u64 value;
 	struct real *real;
 	__u16 number;
-	__u32 slot;
+	__u32 slot, at = 0;
 	int outcome;
 
 	if (is_own_address(r->p.source))
@@ -370,7 +393,7 @@ static __always_inline int forward_icmp_error(struct run *r)
 	if ((r->p.protocol != IPPROTO_TCP && r->p.protocol != IPPROTO_UDP) || !number)
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	identify_flow(r, number);
-	value = peek_flow(r->key, r->hash, r->p.destination_port);
+	value = peek_flow(r->key, r->hash, r->p.destination_port, &at);
 	r->now = clock_now(r->s);
 	if (!value || flow_is_expired(r->s, value, r->now)) {
 		real = find_hashed_real(r, &slot);

@@ -40,7 +40,10 @@ const (
 	explainMapReals                 = "reals"
 	explainMapRecording             = "recording"
 	explainMapRecordings            = "recordings"
+	explainMapReplies               = "replies"
+	explainMapReplyCounters         = "reply_counters"
 	explainMapRings                 = "rings"
+	explainMapRoutes                = "routes"
 	explainMapServices              = "services"
 	explainMapSettings              = "settings"
 	explainMapTemplateNews          = "template_news"
@@ -64,6 +67,7 @@ const (
 	explainVarNamesOfRealFlags      = "names_of_real_flags"
 	explainVarNamesOfRealIndices    = "names_of_real_indices"
 	explainVarNamesOfRecordingSizes = "names_of_recording_sizes"
+	explainVarNamesOfRouteKinds     = "names_of_route_kinds"
 	explainVarNamesOfStates         = "names_of_states"
 	explainVarNamesOfSteps          = "names_of_steps"
 	explainVarNamesOfTableSizes     = "names_of_table_sizes"
@@ -130,38 +134,41 @@ type explainProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type explainMapSpecs struct {
-	Absorptions  *ebpf.MapSpec `ebpf:"absorptions"`
-	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
-	Answers      *ebpf.MapSpec `ebpf:"answers"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Cursors      *ebpf.MapSpec `ebpf:"cursors"`
-	Evictions    *ebpf.MapSpec `ebpf:"evictions"`
-	Families     *ebpf.MapSpec `ebpf:"families"`
-	Filters      *ebpf.MapSpec `ebpf:"filters"`
-	FlowNews     *ebpf.MapSpec `ebpf:"flow_news"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
-	Held         *ebpf.MapSpec `ebpf:"held"`
-	Interfaces   *ebpf.MapSpec `ebpf:"interfaces"`
-	Labels       *ebpf.MapSpec `ebpf:"labels"`
-	Leases       *ebpf.MapSpec `ebpf:"leases"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Locks        *ebpf.MapSpec `ebpf:"locks"`
-	OldFlows     *ebpf.MapSpec `ebpf:"old_flows"`
-	OldTemplates *ebpf.MapSpec `ebpf:"old_templates"`
-	Ports        *ebpf.MapSpec `ebpf:"ports"`
-	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
-	Reals        *ebpf.MapSpec `ebpf:"reals"`
-	Recording    *ebpf.MapSpec `ebpf:"recording"`
-	Recordings   *ebpf.MapSpec `ebpf:"recordings"`
-	Rings        *ebpf.MapSpec `ebpf:"rings"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Settings     *ebpf.MapSpec `ebpf:"settings"`
-	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
-	Templates    *ebpf.MapSpec `ebpf:"templates"`
-	Tunnels      *ebpf.MapSpec `ebpf:"tunnels"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
+	Absorptions   *ebpf.MapSpec `ebpf:"absorptions"`
+	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
+	Answers       *ebpf.MapSpec `ebpf:"answers"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
+	Evictions     *ebpf.MapSpec `ebpf:"evictions"`
+	Families      *ebpf.MapSpec `ebpf:"families"`
+	Filters       *ebpf.MapSpec `ebpf:"filters"`
+	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Held          *ebpf.MapSpec `ebpf:"held"`
+	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
+	Labels        *ebpf.MapSpec `ebpf:"labels"`
+	Leases        *ebpf.MapSpec `ebpf:"leases"`
+	Loads         *ebpf.MapSpec `ebpf:"loads"`
+	Locks         *ebpf.MapSpec `ebpf:"locks"`
+	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
+	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
+	Ports         *ebpf.MapSpec `ebpf:"ports"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	Reals         *ebpf.MapSpec `ebpf:"reals"`
+	Recording     *ebpf.MapSpec `ebpf:"recording"`
+	Recordings    *ebpf.MapSpec `ebpf:"recordings"`
+	Replies       *ebpf.MapSpec `ebpf:"replies"`
+	ReplyCounters *ebpf.MapSpec `ebpf:"reply_counters"`
+	Rings         *ebpf.MapSpec `ebpf:"rings"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
+	Templates     *ebpf.MapSpec `ebpf:"templates"`
+	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips          *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // explainVariableSpecs contains global variables before they are loaded into the kernel.
@@ -181,6 +188,7 @@ type explainVariableSpecs struct {
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
+	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.VariableSpec `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
@@ -216,38 +224,41 @@ func (o *explainObjects) Close() error {
 //
 // It can be passed to loadExplainObjects or ebpf.CollectionSpec.LoadAndAssign.
 type explainMaps struct {
-	Absorptions  *ebpf.Map `ebpf:"absorptions"`
-	Addresses    *ebpf.Map `ebpf:"addresses"`
-	Answers      *ebpf.Map `ebpf:"answers"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Cursors      *ebpf.Map `ebpf:"cursors"`
-	Evictions    *ebpf.Map `ebpf:"evictions"`
-	Families     *ebpf.Map `ebpf:"families"`
-	Filters      *ebpf.Map `ebpf:"filters"`
-	FlowNews     *ebpf.Map `ebpf:"flow_news"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Fragments    *ebpf.Map `ebpf:"fragments"`
-	Held         *ebpf.Map `ebpf:"held"`
-	Interfaces   *ebpf.Map `ebpf:"interfaces"`
-	Labels       *ebpf.Map `ebpf:"labels"`
-	Leases       *ebpf.Map `ebpf:"leases"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Locks        *ebpf.Map `ebpf:"locks"`
-	OldFlows     *ebpf.Map `ebpf:"old_flows"`
-	OldTemplates *ebpf.Map `ebpf:"old_templates"`
-	Ports        *ebpf.Map `ebpf:"ports"`
-	Ranges       *ebpf.Map `ebpf:"ranges"`
-	Reals        *ebpf.Map `ebpf:"reals"`
-	Recording    *ebpf.Map `ebpf:"recording"`
-	Recordings   *ebpf.Map `ebpf:"recordings"`
-	Rings        *ebpf.Map `ebpf:"rings"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Settings     *ebpf.Map `ebpf:"settings"`
-	TemplateNews *ebpf.Map `ebpf:"template_news"`
-	Templates    *ebpf.Map `ebpf:"templates"`
-	Tunnels      *ebpf.Map `ebpf:"tunnels"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	Vips         *ebpf.Map `ebpf:"vips"`
+	Absorptions   *ebpf.Map `ebpf:"absorptions"`
+	Addresses     *ebpf.Map `ebpf:"addresses"`
+	Answers       *ebpf.Map `ebpf:"answers"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Cursors       *ebpf.Map `ebpf:"cursors"`
+	Evictions     *ebpf.Map `ebpf:"evictions"`
+	Families      *ebpf.Map `ebpf:"families"`
+	Filters       *ebpf.Map `ebpf:"filters"`
+	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Held          *ebpf.Map `ebpf:"held"`
+	Interfaces    *ebpf.Map `ebpf:"interfaces"`
+	Labels        *ebpf.Map `ebpf:"labels"`
+	Leases        *ebpf.Map `ebpf:"leases"`
+	Loads         *ebpf.Map `ebpf:"loads"`
+	Locks         *ebpf.Map `ebpf:"locks"`
+	OldFlows      *ebpf.Map `ebpf:"old_flows"`
+	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
+	Ports         *ebpf.Map `ebpf:"ports"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	Reals         *ebpf.Map `ebpf:"reals"`
+	Recording     *ebpf.Map `ebpf:"recording"`
+	Recordings    *ebpf.Map `ebpf:"recordings"`
+	Replies       *ebpf.Map `ebpf:"replies"`
+	ReplyCounters *ebpf.Map `ebpf:"reply_counters"`
+	Rings         *ebpf.Map `ebpf:"rings"`
+	Routes        *ebpf.Map `ebpf:"routes"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Settings      *ebpf.Map `ebpf:"settings"`
+	TemplateNews  *ebpf.Map `ebpf:"template_news"`
+	Templates     *ebpf.Map `ebpf:"templates"`
+	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	Vips          *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *explainMaps) Close() error {
@@ -276,7 +287,10 @@ func (m *explainMaps) Close() error {
 		m.Reals,
 		m.Recording,
 		m.Recordings,
+		m.Replies,
+		m.ReplyCounters,
 		m.Rings,
+		m.Routes,
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
@@ -304,6 +318,7 @@ type explainVariables struct {
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`
+	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.Variable `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`

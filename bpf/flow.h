@@ -293,44 +293,53 @@ __attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u
 /*
  * Note a packet of a live flow, which puts it into this state, and makes it
  * proven if it was in the state before. The line is written once a tick, and
- * when something changed.
+ * when something changed. A global function: it is verified once.
  */
-static __always_inline void flow_touch(const struct settings *s, __u64 hash, __u64 *place,
-				       __u64 value, __u32 state, __u64 now)
+__attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __u64 value,
+					 __u32 state)
 {
-	__u64 wanted;
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u64 wanted, now;
 
-	if (value_state(value) == state &&
+	/* IPv4 does not need it, and would leave it out of its calls. */
+	asm volatile(""
+		     : "+r"(key));
+	if (!s || !place)
+		return 0;
+	now = clock_now(s);
+	if (value_two_way_state(value) == state &&
 	    (value & PROVEN || (state != STATE_ESTABLISHED && state != STATE_UDP))) {
 		if ((value & SEEN_MASK) != (now & SEEN_MASK))
 			store_16(place, now);
-		return;
+		return 0;
 	}
 	if (HAS_OWNERS && value_state(value) == state) {
-		if (flow_prove(READ_ONCE_64(*(place - WAYS)), hash, value, now))
+		if (flow_prove(key, hash, value, now))
 			note_news(s, &flow_news, hash, flow_sets);
 		else if ((value & SEEN_MASK) != (now & SEEN_MASK))
 			store_16(place, now);
-		return;
+		return 0;
 	}
 #pragma unroll
 	for (int i = 0; i < 3; i++) {
 		__u64 found;
 
 		wanted = (value & ~(STATE_MASK | SEEN_MASK)) | (now & SEEN_MASK) |
-			 state_bits(state, value_state(value) == state ? PROVEN : value & PROVEN);
+			 state_bits(state, value_two_way_state(value) == state ? PROVEN : proven_of(value));
 		found = swap_64(place, value, wanted);
 		if (found == value) {
-			load_move(value_real(value), value_state(value), state);
+			load_move(value_real(value), value_state(value), state & 7);
 			if (wanted & PROVEN || is_shared(state))
 				note_news(s, &flow_news, hash, flow_sets);
-			return;
+			return 0;
 		}
 		/* Only the time stamp may have changed; else leave it be. */
 		if ((found ^ value) & IDENTITY)
-			return;
+			return 0;
 		value = found;
 	}
+	return 0;
 }
 
 /* What a place is worth that nothing from elsewhere may take: a proven flow's (CLASSES). */
@@ -346,7 +355,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 	__u32 slot = value_real(value);
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 	__u64 wanted = (value & ~fields) | (in->value & SEEN_MASK) |
-		       state_bits(value_state(in->value), (in->value | value) & PROVEN);
+		       state_bits(value_two_way_state(in->value), proven_of(in->value) | proven_of(value));
 
 	if (flow_age(value, now) < flow_age(in->value, now) || (!is_same && !in->replaces))
 		return ABSORB_KEPT;

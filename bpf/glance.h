@@ -12,6 +12,9 @@
 #include "forward_dr.h"
 #include "listen.h"
 #include "tunnel.h"
+#ifndef LVX_IPV6
+#include "nat.h"
+#endif
 
 /*
  * What a proven flow's value has besides real, generation and nonce: PROVEN,
@@ -75,6 +78,58 @@ static __always_inline int send_on_through(const struct glance *g, __u64 *place,
 	return transmit(g->ctx, real, VERDICT_FORWARDED);
 }
 
+#ifndef LVX_IPV6
+/* A packet of the proven flow goes to its real by NAT: the same. */
+static __always_inline int send_on_translated(const struct glance *g, __u64 *place, __u64 value,
+					      struct real *real, __u32 at)
+{
+	void *end = (void *)(long)g->ctx->data_end, *l4 = g->data + ETHER + IP_HEADER;
+	__u32 slot = interface_slot, length = length_of(g->ip);
+	struct interface *me = bpf_map_lookup_elem(&interfaces, &slot);
+	struct address *to = bpf_map_lookup_elem(&addresses, &at);
+	struct translation t = { .from = g->ip->daddr };
+	__u64 now;
+
+	if (!me || !to || length > real->mtu || g->ip->ttl <= 1 || !is_complete(g, IP_HEADER + 20))
+		return CONTINUE;
+	now = clock_now(g->s);
+	if (flow_age(value, now)) {
+		if (flow_is_expired(g->s, value, now))
+			return CONTINUE;
+		store_16(&place[WAYS], now);
+	}
+	t.to = to->word[3];
+	t.from_port = *(__be16 *)(l4 + 2);
+	t.to_port = real->port ?: t.from_port;
+	if (translate_transport(me, g->ip, l4, end, length - IP_HEADER, &t, 0))
+		return CONTINUE;
+	count_packet(at, length, 0);
+	decrease_ttl(g->ip);
+	translate_address(g->ip, &t, 0);
+	rewrite_macs(g->data, real);
+	return transmit(g->ctx, real, VERDICT_FORWARDED);
+}
+
+/* The same for another method than direct routing, of those that the short way takes. */
+static __always_inline int send_on_otherwise(const struct glance *g, __u64 *place, __u64 value,
+					     struct real *real, __u32 at)
+{
+	__u64 way = *(__u64 *)real->mac;
+
+	if (is_sendable(way, value, FORWARD_NAT))
+		return send_on_translated(g, place, value, real, at);
+	if (is_sendable(way, value, FORWARD_IPIP))
+		return send_on_through(g, place, value, real, at);
+	return CONTINUE;
+}
+#else
+static __always_inline int send_on_otherwise(const struct glance *g, __u64 *place, __u64 value,
+					     struct real *real, __u32 at)
+{
+	return CONTINUE;
+}
+#endif
+
 /* Send a packet of the proven flow at this place. */
 static __always_inline int send_on(const struct glance *g, __u64 *place, __u64 value)
 {
@@ -89,9 +144,7 @@ static __always_inline int send_on(const struct glance *g, __u64 *place, __u64 v
 	way = *(__u64 *)real->mac; /* with generation and flags */
 	length = length_of(g->ip);
 	if (!is_sendable(way, value, FORWARD_DR))
-		return !HAS_OWNERS && is_sendable(way, value, FORWARD_IPIP) ?
-			       send_on_through(g, place, value, real, at) :
-			       CONTINUE;
+		return send_on_otherwise(g, place, value, real, at);
 	if (length > real->mtu || ttl_of(g->ip) <= 1)
 		return CONTINUE;
 	if (!is_complete(g, IP_HEADER + 20))

@@ -29,6 +29,13 @@ func FirstPortLine(vip, port uint16) uint32 {
 	return hashBits(uint32(vip)|uint32(PortWord(port))<<16, PortLines)
 }
 
+// FirstReplyLine is the line of replies, within a half, that the search for a
+// real's port begins with (reply_line_at of reply.h).
+func FirstReplyLine(source netip.Addr, port, protocol uint16) uint32 {
+	word := uint64(IPv4Word(source)) | uint64(PortWord(port))<<32 | uint64(protocol)<<48
+	return uint32(word*0x9e3779b97f4a7c15>>49) & (ReplyLines - 1)
+}
+
 // FlowHash is flow_hash of ipv4.h.
 func (s *Settings) FlowHash(client, vip netip.AddrPort) uint64 {
 	word := func(a netip.AddrPort) uint64 { return uint64(IPv4Word(a.Addr())) | uint64(PortWord(a.Port()))<<32 }

@@ -6,6 +6,7 @@
  *
  *   types.h       what user space and the packet path share; enum verdict
  *   maps.h        every map and why it is of its kind
+ *   mapsnat.h       those of NAT
  *   config.h      what is fixed at load time
  *   store.h       every store to a map
  *   record.h      how a packet is decided, for explain, trace and capture (recording.h)
@@ -30,6 +31,11 @@
  *   fragment.h    fragments
  *   forward_dr.h  the frame's way out
  *   tunnel.h      the outer header of what does not go by direct routing
+ *   nat.h         addresses, ports and checksums of what goes by NAT
+ *   reply.h       what comes back by NAT: whose it is,
+ *   fastback.h      the short way of nearly every reply,
+ *   longback.h      the long way of the others, and
+ *   route.h         how they get to their clients
  *   answer.h      ICMP that we send ourselves
  *   news.h        which sets have changed, for connection sync
  *   absorb.h      a program of its own: what peer directors tell goes into the tables
@@ -63,6 +69,8 @@
 #include "long.h"
 #include "absorb.h"
 #include "fast.h"
+#include "fastback.h"
+#include "longback.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -86,6 +94,10 @@ int lb(struct xdp_md *ctx)
 	record_start(ctx);
 	if (outcome == CONTINUE)
 		outcome = long_way(ctx);
+	if (outcome == PASS(VERDICT_NOT_OURS))
+		outcome = RECORDS ? CONTINUE : way_back(ctx);
+	if (outcome == CONTINUE)
+		outcome = long_way_back(ctx);
 	record_end(ctx, outcome);
 	count_verdict(outcome & 0xff);
 	return outcome >> 8;

@@ -43,7 +43,10 @@ const (
 	lb6MapPorts                 = "ports"
 	lb6MapRanges                = "ranges"
 	lb6MapReals                 = "reals"
+	lb6MapReplies               = "replies"
+	lb6MapReplyCounters         = "reply_counters"
 	lb6MapRings                 = "rings"
+	lb6MapRoutes                = "routes"
 	lb6MapServices              = "services"
 	lb6MapSettings              = "settings"
 	lb6MapTemplateNews          = "template_news"
@@ -64,6 +67,7 @@ const (
 	lb6VarNamesOfHeldFrames     = "names_of_held_frames"
 	lb6VarNamesOfRealFlags      = "names_of_real_flags"
 	lb6VarNamesOfRealIndices    = "names_of_real_indices"
+	lb6VarNamesOfRouteKinds     = "names_of_route_kinds"
 	lb6VarNamesOfStates         = "names_of_states"
 	lb6VarNamesOfTableSizes     = "names_of_table_sizes"
 	lb6VarNamesOfVerdicts       = "names_of_verdicts"
@@ -152,7 +156,10 @@ type lb6MapSpecs struct {
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
 	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
 	Reals         *ebpf.MapSpec `ebpf:"reals"`
+	Replies       *ebpf.MapSpec `ebpf:"replies"`
+	ReplyCounters *ebpf.MapSpec `ebpf:"reply_counters"`
 	Rings         *ebpf.MapSpec `ebpf:"rings"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
@@ -178,6 +185,7 @@ type lb6VariableSpecs struct {
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
+	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
@@ -237,7 +245,10 @@ type lb6Maps struct {
 	Ports         *ebpf.Map `ebpf:"ports"`
 	Ranges        *ebpf.Map `ebpf:"ranges"`
 	Reals         *ebpf.Map `ebpf:"reals"`
+	Replies       *ebpf.Map `ebpf:"replies"`
+	ReplyCounters *ebpf.Map `ebpf:"reply_counters"`
 	Rings         *ebpf.Map `ebpf:"rings"`
+	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
@@ -277,7 +288,10 @@ func (m *lb6Maps) Close() error {
 		m.Ports,
 		m.Ranges,
 		m.Reals,
+		m.Replies,
+		m.ReplyCounters,
 		m.Rings,
+		m.Routes,
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
@@ -304,6 +318,7 @@ type lb6Variables struct {
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
+	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`

@@ -38,7 +38,10 @@ const (
 	lbMapPorts                 = "ports"
 	lbMapRanges                = "ranges"
 	lbMapReals                 = "reals"
+	lbMapReplies               = "replies"
+	lbMapReplyCounters         = "reply_counters"
 	lbMapRings                 = "rings"
+	lbMapRoutes                = "routes"
 	lbMapServices              = "services"
 	lbMapSettings              = "settings"
 	lbMapTemplateNews          = "template_news"
@@ -60,6 +63,7 @@ const (
 	lbVarNamesOfHeldFrames     = "names_of_held_frames"
 	lbVarNamesOfRealFlags      = "names_of_real_flags"
 	lbVarNamesOfRealIndices    = "names_of_real_indices"
+	lbVarNamesOfRouteKinds     = "names_of_route_kinds"
 	lbVarNamesOfStates         = "names_of_states"
 	lbVarNamesOfTableSizes     = "names_of_table_sizes"
 	lbVarNamesOfVerdicts       = "names_of_verdicts"
@@ -123,36 +127,39 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
-	Absorptions  *ebpf.MapSpec `ebpf:"absorptions"`
-	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
-	Answers      *ebpf.MapSpec `ebpf:"answers"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Cursors      *ebpf.MapSpec `ebpf:"cursors"`
-	Evictions    *ebpf.MapSpec `ebpf:"evictions"`
-	Families     *ebpf.MapSpec `ebpf:"families"`
-	Filters      *ebpf.MapSpec `ebpf:"filters"`
-	FlowNews     *ebpf.MapSpec `ebpf:"flow_news"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
-	Held         *ebpf.MapSpec `ebpf:"held"`
-	Interfaces   *ebpf.MapSpec `ebpf:"interfaces"`
-	Labels       *ebpf.MapSpec `ebpf:"labels"`
-	Leases       *ebpf.MapSpec `ebpf:"leases"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Locks        *ebpf.MapSpec `ebpf:"locks"`
-	OldFlows     *ebpf.MapSpec `ebpf:"old_flows"`
-	OldTemplates *ebpf.MapSpec `ebpf:"old_templates"`
-	Ports        *ebpf.MapSpec `ebpf:"ports"`
-	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
-	Reals        *ebpf.MapSpec `ebpf:"reals"`
-	Rings        *ebpf.MapSpec `ebpf:"rings"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Settings     *ebpf.MapSpec `ebpf:"settings"`
-	TemplateNews *ebpf.MapSpec `ebpf:"template_news"`
-	Templates    *ebpf.MapSpec `ebpf:"templates"`
-	Tunnels      *ebpf.MapSpec `ebpf:"tunnels"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
+	Absorptions   *ebpf.MapSpec `ebpf:"absorptions"`
+	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
+	Answers       *ebpf.MapSpec `ebpf:"answers"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
+	Evictions     *ebpf.MapSpec `ebpf:"evictions"`
+	Families      *ebpf.MapSpec `ebpf:"families"`
+	Filters       *ebpf.MapSpec `ebpf:"filters"`
+	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Held          *ebpf.MapSpec `ebpf:"held"`
+	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
+	Labels        *ebpf.MapSpec `ebpf:"labels"`
+	Leases        *ebpf.MapSpec `ebpf:"leases"`
+	Loads         *ebpf.MapSpec `ebpf:"loads"`
+	Locks         *ebpf.MapSpec `ebpf:"locks"`
+	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
+	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
+	Ports         *ebpf.MapSpec `ebpf:"ports"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	Reals         *ebpf.MapSpec `ebpf:"reals"`
+	Replies       *ebpf.MapSpec `ebpf:"replies"`
+	ReplyCounters *ebpf.MapSpec `ebpf:"reply_counters"`
+	Rings         *ebpf.MapSpec `ebpf:"rings"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
+	Templates     *ebpf.MapSpec `ebpf:"templates"`
+	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips          *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -170,6 +177,7 @@ type lbVariableSpecs struct {
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
+	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
@@ -202,36 +210,39 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
-	Absorptions  *ebpf.Map `ebpf:"absorptions"`
-	Addresses    *ebpf.Map `ebpf:"addresses"`
-	Answers      *ebpf.Map `ebpf:"answers"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Cursors      *ebpf.Map `ebpf:"cursors"`
-	Evictions    *ebpf.Map `ebpf:"evictions"`
-	Families     *ebpf.Map `ebpf:"families"`
-	Filters      *ebpf.Map `ebpf:"filters"`
-	FlowNews     *ebpf.Map `ebpf:"flow_news"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Fragments    *ebpf.Map `ebpf:"fragments"`
-	Held         *ebpf.Map `ebpf:"held"`
-	Interfaces   *ebpf.Map `ebpf:"interfaces"`
-	Labels       *ebpf.Map `ebpf:"labels"`
-	Leases       *ebpf.Map `ebpf:"leases"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Locks        *ebpf.Map `ebpf:"locks"`
-	OldFlows     *ebpf.Map `ebpf:"old_flows"`
-	OldTemplates *ebpf.Map `ebpf:"old_templates"`
-	Ports        *ebpf.Map `ebpf:"ports"`
-	Ranges       *ebpf.Map `ebpf:"ranges"`
-	Reals        *ebpf.Map `ebpf:"reals"`
-	Rings        *ebpf.Map `ebpf:"rings"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Settings     *ebpf.Map `ebpf:"settings"`
-	TemplateNews *ebpf.Map `ebpf:"template_news"`
-	Templates    *ebpf.Map `ebpf:"templates"`
-	Tunnels      *ebpf.Map `ebpf:"tunnels"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
-	Vips         *ebpf.Map `ebpf:"vips"`
+	Absorptions   *ebpf.Map `ebpf:"absorptions"`
+	Addresses     *ebpf.Map `ebpf:"addresses"`
+	Answers       *ebpf.Map `ebpf:"answers"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Cursors       *ebpf.Map `ebpf:"cursors"`
+	Evictions     *ebpf.Map `ebpf:"evictions"`
+	Families      *ebpf.Map `ebpf:"families"`
+	Filters       *ebpf.Map `ebpf:"filters"`
+	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Held          *ebpf.Map `ebpf:"held"`
+	Interfaces    *ebpf.Map `ebpf:"interfaces"`
+	Labels        *ebpf.Map `ebpf:"labels"`
+	Leases        *ebpf.Map `ebpf:"leases"`
+	Loads         *ebpf.Map `ebpf:"loads"`
+	Locks         *ebpf.Map `ebpf:"locks"`
+	OldFlows      *ebpf.Map `ebpf:"old_flows"`
+	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
+	Ports         *ebpf.Map `ebpf:"ports"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	Reals         *ebpf.Map `ebpf:"reals"`
+	Replies       *ebpf.Map `ebpf:"replies"`
+	ReplyCounters *ebpf.Map `ebpf:"reply_counters"`
+	Rings         *ebpf.Map `ebpf:"rings"`
+	Routes        *ebpf.Map `ebpf:"routes"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Settings      *ebpf.Map `ebpf:"settings"`
+	TemplateNews  *ebpf.Map `ebpf:"template_news"`
+	Templates     *ebpf.Map `ebpf:"templates"`
+	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	Vips          *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *lbMaps) Close() error {
@@ -258,7 +269,10 @@ func (m *lbMaps) Close() error {
 		m.Ports,
 		m.Ranges,
 		m.Reals,
+		m.Replies,
+		m.ReplyCounters,
 		m.Rings,
+		m.Routes,
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
@@ -284,6 +298,7 @@ type lbVariables struct {
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
+	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`

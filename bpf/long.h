@@ -16,6 +16,7 @@
 #include "discovery.h"
 #else
 #include "arp.h"
+#include "nat.h"
 #include "tunnel.h"
 #endif
 
@@ -32,7 +33,7 @@ static __always_inline int is_merged(const struct run *r)
 /* Whether the packet, which is longer than the way takes, may be sent all the same. */
 static __always_inline int is_cut_up_later(const struct run *r)
 {
-	return real_method(r->real) == FORWARD_DR && is_merged(r);
+	return real_method(r->real) <= FORWARD_NAT && is_merged(r);
 }
 
 #ifndef LVX_IPV6
@@ -44,6 +45,44 @@ static __always_inline int send_through_tunnel(struct run *r)
 
 	if (!t || encapsulate(r->ctx, r->real, t, r->p.ip))
 		return DROP(VERDICT_NO_HEADROOM);
+	return transmit(r->ctx, r->real, r->verdict);
+}
+#endif
+
+#ifndef LVX_IPV6
+/* The packet is for the real's own address and port now. 0 if that could be done. */
+static __always_inline int translate(struct run *r)
+{
+	__u32 slot = r->slot;
+	struct address *to = bpf_map_lookup_elem(&addresses, &slot);
+	struct iphdr *ip = r->data + (r->p.ip & 31);
+	void *l4 = r->data + (r->p.l4 & 127);
+	struct translation t = { .from = r->p.destination };
+
+	if (!to || (void *)(ip + 1) > r->end)
+		return 1;
+	t.to = to->word[3];
+	t.from_port = r->p.destination_port;
+	t.to_port = r->real->port ?: t.from_port;
+	if (r->verdict == VERDICT_ICMP_FORWARDED) {
+		if (translate_quoted(l4, r->end, &t, 0))
+			return 1;
+	} else if (!is_later_fragment(&r->p)) {
+		if (translate_transport(r->me, ip, l4, r->end, r->p.length - (r->p.l4 - r->p.ip), &t, 0))
+			return 1;
+	}
+	translate_address(ip, &t, 0);
+	return 0;
+}
+
+/* The packet, whose TTL is already one less, goes by another way than direct routing. */
+static __always_inline int send_otherwise(struct run *r)
+{
+	if (real_method(r->real) != FORWARD_NAT)
+		return send_through_tunnel(r);
+	if (translate(r))
+		return PASS(VERDICT_MALFORMED);
+	rewrite_macs(r->data, r->real);
 	return transmit(r->ctx, r->real, r->verdict);
 }
 #endif
@@ -74,7 +113,7 @@ static __always_inline int send_to_real(struct run *r)
 	decrease_ttl(ip);
 #ifndef LVX_IPV6
 	if (real_method(real) != FORWARD_DR)
-		return send_through_tunnel(r);
+		return send_otherwise(r);
 #endif
 	rewrite_macs(r->data, real);
 	return transmit(r->ctx, real, r->verdict);

@@ -7,16 +7,17 @@
  * BPF_F_MMAPABLE matters even where nobody maps the memory: it starts values
  * on a page, so that a 64-byte value is one cache line, not two.
  *
- * vips, ports, ranges and services have two halves. User space lays a whole
- * configuration out in the half that is not in use and then stores
- * settings.half: packets see the old configuration or the new one, never a
- * mixture.
+ * vips, ports, ranges, services, and of NAT (mapsnat.h) replies and routes, have
+ * two halves. User space lays a whole configuration out in the half that is not in
+ * use and then stores settings.half: packets see the old configuration or the new
+ * one, never a mixture.
  */
 #pragma once
 
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
+#include "mapsnat.h"
 #include "types.h"
 
 struct {

@@ -99,4 +99,6 @@ func (v Verdict) Meaning() string {
 
 // IsActive reports whether connections of a state count as ActiveConn
 // (is_active of stats.h).
-func (s FlowState) IsActive() bool { return s == StateSynRecv || s == StateEstablished }
+func (s FlowState) IsActive() bool {
+	return s == StateSynRecv || s == StateEstablished || s == StateSynSent || s == StateSynAck
+}

@@ -35,6 +35,8 @@ enum step {
 	STEP_NOTE, /* a later fragment, and the first has left a note: its real's slot */
 	STEP_NO_NOTE, /* a later fragment, and the first has not come */
 	STEP_REAL, /* the real that gets the packet: its slot */
+	STEP_REPLY, /* a real's reply by NAT: the flow's word */
+	STEP_ROUTE, /* its way to the client: the interface's number, 1 << 32 more if by a router that is known */
 	STEP_MTU, /* the packet is too long for the way out: that way's MTU */
 };
 

@@ -34,6 +34,17 @@ static __always_inline void count_packet(__u32 real, __u32 bytes, __u32 connecti
 		add_own_64(&c->connections, 1);
 }
 
+/* A reply of so many bytes of a real by NAT. */
+static __always_inline void count_reply(__u32 real, __u32 bytes)
+{
+	struct reply_counter *c = bpf_map_lookup_elem(&reply_counters, &real);
+
+	if (!c)
+		return;
+	add_own_64(&c->packets, 1);
+	add_own_64(&c->bytes, bytes);
+}
+
 /* ActiveConn and InActConn of ipvsadm. */
 static __always_inline int is_active(__u32 state)
 {

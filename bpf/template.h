@@ -32,22 +32,22 @@ static __always_inline __u64 template_find(struct set *set, __u64 key, __u64 **p
 
 /*
  * What it would cost to take a template's place: 0 for a free or expired one;
- * one that ranks higher is out of reach. A function of its own, so that its
- * branches do not multiply by eight ways.
+ * one that ranks higher is out of reach. Arithmetic, as for flows (flow_cost).
  */
-__attribute__((noinline)) __u32 template_cost(__u64 value, __u64 now, __u32 rank)
+static __always_inline __u32 template_cost(__u64 value, __u64 now, __u32 rank)
 {
-	__u32 state = value_state(value);
-	__s32 left = template_left(value, now);
-	__u32 class = template_rank(value);
+	__u64 left = template_left(value, now); /* bit 63: it has expired */
+	__u64 is_short = if_zero(left >> 16, ~0ULL);
+	__u64 is_free = left | if_zero(value_state(value), ~0ULL);
+	__u64 is_above = (__u64)rank - template_rank(value);
+	__u64 cost = (__u64)(template_rank(value) + 1) << 16 | ((left | ~is_short) & 0xffff);
 
-	if (state == STATE_BUSY)
-		return CLASS_BUSY << 16;
-	if (state == STATE_EMPTY || left < 0)
-		return 0;
-	if (class > rank)
-		return CLASS_BUSY << 16;
-	return (class + 1) << 16 | (left < 0xffff ? left : 0xffff);
+	is_free = (__s64)is_free >> 63;
+	is_above = (__s64)is_above >> 63;
+	asm volatile(""
+		     : "+r"(is_free), "+r"(is_above)); /* or clang makes branches of them */
+	return ((cost | (is_above & CLASS_BUSY << 16)) & ~is_free) |
+	       if_zero(value_state(value) ^ STATE_BUSY, CLASS_BUSY << 16);
 }
 
 /* The place for a new template of this rank. A global function, like choose_flow_place. */
@@ -55,15 +55,24 @@ __attribute__((noinline)) __u64 choose_template_place(struct set *a, struct set 
 						      __u32 rank)
 {
 	struct costs c;
+	struct costs *in_memory = &c;
 
 	if (!a || !b)
 		return ~0ULL;
+	asm volatile(""
+		     : "+r"(in_memory)
+		     :
+		     : "memory"); /* eight costs in registers would cost twice the stack */
 #pragma unroll
 	for (int i = 0; i < WAYS; i++) {
-		c.first[i] = template_cost(READ_ONCE_64(a->value[i]), now, rank);
-		c.second[i] = template_cost(READ_ONCE_64(b->value[i]), now, rank);
+		in_memory->first[i] = template_cost(READ_ONCE_64(a->value[i]), now, rank);
+		asm volatile("" ::
+				     : "memory");
+		in_memory->second[i] = template_cost(READ_ONCE_64(b->value[i]), now, rank);
+		asm volatile("" ::
+				     : "memory");
 	}
-	return set_choose(a, b, &c);
+	return set_choose(a, b, in_memory);
 }
 
 enum template_action {

@@ -45,7 +45,10 @@ const (
 	trace6MapReals                 = "reals"
 	trace6MapRecording             = "recording"
 	trace6MapRecordings            = "recordings"
+	trace6MapReplies               = "replies"
+	trace6MapReplyCounters         = "reply_counters"
 	trace6MapRings                 = "rings"
+	trace6MapRoutes                = "routes"
 	trace6MapServices              = "services"
 	trace6MapSettings              = "settings"
 	trace6MapTemplateNews          = "template_news"
@@ -68,6 +71,7 @@ const (
 	trace6VarNamesOfRealFlags      = "names_of_real_flags"
 	trace6VarNamesOfRealIndices    = "names_of_real_indices"
 	trace6VarNamesOfRecordingSizes = "names_of_recording_sizes"
+	trace6VarNamesOfRouteKinds     = "names_of_route_kinds"
 	trace6VarNamesOfStates         = "names_of_states"
 	trace6VarNamesOfSteps          = "names_of_steps"
 	trace6VarNamesOfTableSizes     = "names_of_table_sizes"
@@ -161,7 +165,10 @@ type trace6MapSpecs struct {
 	Reals         *ebpf.MapSpec `ebpf:"reals"`
 	Recording     *ebpf.MapSpec `ebpf:"recording"`
 	Recordings    *ebpf.MapSpec `ebpf:"recordings"`
+	Replies       *ebpf.MapSpec `ebpf:"replies"`
+	ReplyCounters *ebpf.MapSpec `ebpf:"reply_counters"`
 	Rings         *ebpf.MapSpec `ebpf:"rings"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
@@ -189,6 +196,7 @@ type trace6VariableSpecs struct {
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
+	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.VariableSpec `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
@@ -253,7 +261,10 @@ type trace6Maps struct {
 	Reals         *ebpf.Map `ebpf:"reals"`
 	Recording     *ebpf.Map `ebpf:"recording"`
 	Recordings    *ebpf.Map `ebpf:"recordings"`
+	Replies       *ebpf.Map `ebpf:"replies"`
+	ReplyCounters *ebpf.Map `ebpf:"reply_counters"`
 	Rings         *ebpf.Map `ebpf:"rings"`
+	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
@@ -295,7 +306,10 @@ func (m *trace6Maps) Close() error {
 		m.Reals,
 		m.Recording,
 		m.Recordings,
+		m.Replies,
+		m.ReplyCounters,
 		m.Rings,
+		m.Routes,
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
@@ -324,6 +338,7 @@ type trace6Variables struct {
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`
+	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.Variable `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`

@@ -26,6 +26,9 @@ enum table_size {
 	WAYS = 4, /* places of a set of flows or templates */
 	NEWS_LINE_SETS = 64, /* sets that a line of news tells of */
 	ABSORPTIONS = 64, /* entries that one run of absorb takes: a lock is held for one at a time */
+	REPLY_LINES = 32768, /* per half: 65,536 ports of real servers at half load */
+	REPLY_WAYS = 4, /* in a line of replies */
+	ROUTES = 8, /* on the way back to clients that the packet path knows itself */
 	FRAGMENT_SECONDS = 30, /* that a fragment's note is good for: net.ipv4.ipfrag_time */
 };
 
@@ -72,6 +75,10 @@ enum verdict {
 	VERDICT_MARTIAN, /* passed: the source is an address of this host or of no host; the kernel drops it */
 	VERDICT_MOVED, /* dropped: the connection is on its way to a new table, where its next packet finds it */
 	VERDICT_NO_HEADROOM, /* dropped: the interface has left no room in front of the frame for the header of a tunnel */
+	VERDICT_REPLIED, /* sent to the client: a reply of a real server by NAT, which comes from the VIP now */
+	VERDICT_ICMP_REPLIED, /* an ICMP error about what the client had sent to a real server by NAT, sent to the client */
+	VERDICT_REPLY_HANDED_ON, /* a reply by NAT that the daemon sends, since the MAC of the way to the client has to be asked for */
+	VERDICT_NO_WAY_BACK, /* dropped: a reply by NAT, and no way to the client is known (a route, net.ipv4.ip_forward, a MAC) */
 	VERDICTS
 };
 
@@ -201,6 +208,50 @@ struct range {
 	__u32 service;
 };
 
+/*
+ * Where a real server's replies by NAT come from, and from where they are to
+ * come instead. Four in a line; several may be of one port of a real.
+ */
+struct reply {
+	__be32 source; /* the real's address */
+	__be16 port; /* its port; 0: any, which is the VIP's too */
+	__u16 protocol; /* 0 = free place */
+	__be32 vip;
+	__be16 vip_port; /* 0 as port is */
+	__u16 number; /* of the VIP for the protocol */
+};
+
+struct reply_line {
+	struct reply way[REPLY_WAYS];
+};
+
+enum route_kind {
+	ROUTE_END, /* none follows: the kernel is asked */
+	ROUTE_ASK, /* the kernel is asked: bpf_fib_lookup */
+	ROUTE_GATEWAY, /* by the router that has this MAC */
+};
+
+/* How a frame leaves. */
+struct hop {
+	__u8 mac[6];
+	__u8 source[6]; /* MAC of the interface that it leaves by */
+	__u32 ifindex;
+	__u32 mtu;
+	enum route_kind kind;
+};
+
+/* A part of the host's routes: how replies by NAT get to a client. */
+struct route {
+	__be32 network;
+	__be32 mask;
+	struct hop hop;
+};
+
+/* The longest prefixes first. */
+struct route_list {
+	struct route way[ROUTES];
+};
+
 enum scheduler {
 	SCHED_RR, /* rr and wrr: the ring is walked by a counter */
 	SCHED_SH,
@@ -250,7 +301,7 @@ struct service {
 	__u32 spare[6];
 };
 
-/* How packets get to a real. The short way takes direct routing only. */
+/* How packets get to a real. */
 enum forward_method {
 	FORWARD_DR,
 	FORWARD_NAT,
@@ -283,7 +334,7 @@ struct real {
 	__u32 ifindex;
 	__u32 service;
 	__u32 cookie; /* of the service */
-	__be16 port;
+	__be16 port; /* with FORWARD_NAT; 0: the VIP's */
 	__u16 weight;
 };
 
@@ -318,6 +369,12 @@ struct counter {
 	__u64 connections;
 };
 
+/* The same of a real's replies, which come by here with NAT only. */
+struct reply_counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
 /* How many packets ended in a verdict, or flows in an eviction. */
 struct tally {
 	__u64 count;
@@ -335,6 +392,7 @@ enum setting {
 	SETTING_EXPIRE_QUIESCENT = 4, /* expire_quiescent_template = 1 */
 	SETTING_GLOBAL_FILTER = 8, /* there are deny or allow lists for all */
 	SETTING_NEWS = 16, /* connection sync wants to know which sets have changed */
+	SETTING_NAT = 32, /* there are reals by NAT: what is for no VIP may be a reply */
 };
 
 /* What user space may change at any time. */
@@ -385,9 +443,14 @@ struct fragment {
 	__u32 real;
 	__u16 generation;
 	__u16 tick;
+	__be32 vip; /* of a real's reply by NAT: the source of all its fragments */
+	__u32 spare;
 };
 
-/* A fragment that came before its first: the daemon holds it. */
+/*
+ * A fragment that came before its first: the daemon holds it. Or, with protocol
+ * 0, a reply that is as it has to leave, and that the kernel's stack sends.
+ */
 struct held_frame {
 	struct fragment_key key;
 	__u32 ifindex;

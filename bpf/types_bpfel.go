@@ -23,6 +23,9 @@ const (
 	Ways            = 4     // places of a set of flows or templates
 	NewsLineSets    = 64    // sets that a line of news tells of
 	Absorptions     = 64    // entries that one run of absorb takes: a lock is held for one at a time
+	ReplyLines      = 32768 // per half: 65,536 ports of real servers at half load
+	ReplyWays       = 4     // in a line of replies
+	Routes          = 8     // on the way back to clients that the packet path knows itself
 	FragmentSeconds = 30    // that a fragment's note is good for: net.ipv4.ipfrag_time
 )
 
@@ -71,7 +74,11 @@ const (
 	Martian             Verdict = 29 // passed: the source is an address of this host or of no host; the kernel drops it
 	Moved               Verdict = 30 // dropped: the connection is on its way to a new table, where its next packet finds it
 	NoHeadroom          Verdict = 31 // dropped: the interface has left no room in front of the frame for the header of a tunnel
-	Verdicts            Verdict = 32
+	Replied             Verdict = 32 // sent to the client: a reply of a real server by NAT, which comes from the VIP now
+	ICMPReplied         Verdict = 33 // an ICMP error about what the client had sent to a real server by NAT, sent to the client
+	ReplyHandedOn       Verdict = 34 // a reply by NAT that the daemon sends, since the MAC of the way to the client has to be asked for
+	NoWayBack           Verdict = 35 // dropped: a reply by NAT, and no way to the client is known (a route, net.ipv4.ip_forward, a MAC)
+	Verdicts            Verdict = 36
 )
 
 // What a flow's nibble says, and what its timeout is found by: the kernel's
@@ -161,6 +168,56 @@ type Range struct {
 	Service uint32
 }
 
+// Where a real server's replies by NAT come from, and from where they are to
+// come instead. Four in a line; several may be of one port of a real.
+type Reply struct {
+	_        structs.HostLayout
+	Source   uint32
+	Port     uint16
+	Protocol uint16
+	VIP      uint32
+	VIPPort  uint16
+	Number   uint16
+}
+
+type ReplyLine struct {
+	_   structs.HostLayout
+	Way [4]Reply
+}
+
+type RouteKind uint32
+
+// Values of RouteKind.
+const (
+	RouteEnd     RouteKind = 0 // none follows: the kernel is asked
+	RouteAsk     RouteKind = 1 // the kernel is asked: bpf_fib_lookup
+	RouteGateway RouteKind = 2 // by the router that has this MAC
+)
+
+// How a frame leaves.
+type Hop struct {
+	_       structs.HostLayout
+	MAC     [6]uint8
+	Source  [6]uint8
+	Ifindex uint32
+	MTU     uint32
+	Kind    RouteKind
+}
+
+// A part of the host's routes: how replies by NAT get to a client.
+type Route struct {
+	_       structs.HostLayout
+	Network uint32
+	Mask    uint32
+	Hop     Hop
+}
+
+// The longest prefixes first.
+type RouteList struct {
+	_   structs.HostLayout
+	Way [8]Route
+}
+
 type Scheduler uint32
 
 // Values of Scheduler.
@@ -218,7 +275,7 @@ type Service struct {
 	Spare        [6]uint32
 }
 
-// How packets get to a real. The short way takes direct routing only.
+// How packets get to a real.
 type ForwardMethod uint32
 
 // Values of ForwardMethod.
@@ -287,6 +344,13 @@ type Counter struct {
 	Connections uint64
 }
 
+// The same of a real's replies, which come by here with NAT only.
+type ReplyCounter struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
 // How many packets ended in a verdict, or flows in an eviction.
 type Tally struct {
 	_     structs.HostLayout
@@ -309,6 +373,7 @@ const (
 	SettingExpireQuiescent Setting = 4  // expire_quiescent_template = 1
 	SettingGlobalFilter    Setting = 8  // there are deny or allow lists for all
 	SettingNews            Setting = 16 // connection sync wants to know which sets have changed
+	SettingNat             Setting = 32 // there are reals by NAT: what is for no VIP may be a reply
 )
 
 // What user space may change at any time.
@@ -367,9 +432,12 @@ type Fragment struct {
 	Real       uint32
 	Generation uint16
 	Tick       uint16
+	VIP        uint32
+	Spare      uint32
 }
 
-// A fragment that came before its first: the daemon holds it.
+// A fragment that came before its first: the daemon holds it. Or, with protocol
+// 0, a reply that is as it has to leave, and that the kernel's stack sends.
 type HeldFrame struct {
 	_       structs.HostLayout
 	Key     FragmentKey
@@ -493,6 +561,10 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	Martian:             {"martian", "passed: the source is an address of this host or of no host; the kernel drops it"},
 	Moved:               {"moved", "dropped: the connection is on its way to a new table, where its next packet finds it"},
 	NoHeadroom:          {"no_headroom", "dropped: the interface has left no room in front of the frame for the header of a tunnel"},
+	Replied:             {"replied", "sent to the client: a reply of a real server by NAT, which comes from the VIP now"},
+	ICMPReplied:         {"icmp_replied", "an ICMP error about what the client had sent to a real server by NAT, sent to the client"},
+	ReplyHandedOn:       {"reply_handed_on", "a reply by NAT that the daemon sends, since the MAC of the way to the client has to be asked for"},
+	NoWayBack:           {"no_way_back", "dropped: a reply by NAT, and no way to the client is known (a route, net.ipv4.ip_forward, a MAC)"},
 }
 
 const (
@@ -526,7 +598,9 @@ const (
 	StepNote         Step = 17 // a later fragment, and the first has left a note: its real's slot
 	StepNoNote       Step = 18 // a later fragment, and the first has not come
 	StepReal         Step = 19 // the real that gets the packet: its slot
-	StepMTU          Step = 20 // the packet is too long for the way out: that way's MTU
+	StepReply        Step = 20 // a real's reply by NAT: the flow's word
+	StepRoute        Step = 21 // its way to the client: the interface's number, 1 << 32 more if by a router that is known
+	StepMTU          Step = 22 // the packet is too long for the way out: that way's MTU
 )
 
 type StepTaken struct {

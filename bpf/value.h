@@ -55,6 +55,22 @@ static __always_inline int is_live(__u64 v)
 
 #define PROVABLE (1 << STATE_ESTABLISHED | 1 << STATE_FIN_WAIT | 1 << STATE_UDP)
 
+/* PROVEN if the flow is, else 0: states that are seen both ways have the bit, too. */
+static __always_inline __u64 proven_of(__u64 v)
+{
+	return PROVABLE >> value_state(v) & 1 ? v & PROVEN : 0;
+}
+
+/*
+ * enum flow_state without PROVEN, of a connection that is seen both ways. The
+ * states that only such a connection has count like those of value_state:
+ * active or not.
+ */
+static __always_inline __u32 value_two_way_state(__u64 v)
+{
+	return PROVABLE >> value_state(v) & 1 ? value_state(v) : value_code(v);
+}
+
 /* The bits of a state, with PROVEN if it is given (PROVEN or 0) and means something there. */
 static __always_inline __u64 state_bits(__u32 state, __u64 proven)
 {

@@ -118,7 +118,7 @@ func (d *Datapath) copyLeft() error {
 			return nil // by putFamilies
 		case "locks", "fragments", "fragments6", "held", "answers", "flow_news", "template_news", "absorptions":
 			return nil // nothing that lasts
-		case "vips", "ports", "ranges", "services":
+		case "vips", "ports", "ranges", "services", "replies":
 			if l.old.MaxEntries() != (*m).MaxEntries() {
 				return nil // where a thing lies depends on the size: laid out anew
 			}

@@ -101,6 +101,8 @@ type Datapath struct {
 	Reals      []bpf.Real
 	Addresses  []bpf.Address // of Reals
 	Tunnels    []bpf.Tunnel  // of Reals
+	Replies    []bpf.ReplyLine
+	Routes     []bpf.RouteList // one for each half
 	Loads      []bpf.Load
 	Labels     []bpf.Label
 	Leases     []uint64
@@ -244,6 +246,8 @@ func (d *Datapath) mapAll(protection int) error {
 		{m.Reals, func(b mapped, n uint32) { d.Reals = view[bpf.Real](b, n) }},
 		{m.Addresses, func(b mapped, n uint32) { d.Addresses = view[bpf.Address](b, n) }},
 		{m.Tunnels, func(b mapped, n uint32) { d.Tunnels = view[bpf.Tunnel](b, n) }},
+		{m.Replies, func(b mapped, n uint32) { d.Replies = view[bpf.ReplyLine](b, n) }},
+		{m.Routes, func(b mapped, n uint32) { d.Routes = view[bpf.RouteList](b, n) }},
 		{m.Loads, func(b mapped, n uint32) { d.Loads = view[bpf.Load](b, n) }},
 		{m.Labels, func(b mapped, n uint32) { d.Labels = view[bpf.Label](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},

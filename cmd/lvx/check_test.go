@@ -82,8 +82,9 @@ func TestPrintCheckServices(t *testing.T) {
 	real := lb.Real{Addr: netip.MustParseAddr("10.0.0.11"), Weight: 1}
 	nat := real
 	nat.Forward = lb.NAT
+	ftp := lb.Listener{Addr: netip.MustParseAddr("10.0.0.100"), Proto: lb.TCP, First: 21, Last: 21}
 	cfg := &config.Config{Interfaces: []string{"eth0"}, Services: []config.Service{
-		{Service: lb.Service{Name: "web", Scheduler: lb.RR, Reals: []lb.Real{real}}}, {Service: lb.Service{Name: "old", Scheduler: lb.RR, Reals: []lb.Real{real, nat}}},
+		{Service: lb.Service{Name: "web", Scheduler: lb.RR, Reals: []lb.Real{real}}}, {Service: lb.Service{Name: "old", Listeners: []lb.Listener{ftp}, Scheduler: lb.RR, Reals: []lb.Real{real, nat}}},
 	}}
 	good := hostinfo.Host{Recent: true, Interfaces: []hostinfo.Interface{{Name: "eth0", Native: true}}}
 	bare, ancient := good, good
@@ -94,11 +95,11 @@ func TestPrintCheckServices(t *testing.T) {
 		want    string
 		err     string
 	}{
-		{config.BackendAuto, good, "web: xdp, old: ipvs: forward nat", ""},
-		{config.BackendAuto, bare, "web: xdp, old: ipvs: forward nat", "the kernel's IPVS is needed for old (forward nat): no module"},
+		{config.BackendAuto, good, "web: xdp, old: ipvs: FTP by NAT: its data connections need the kernel's helper", ""},
+		{config.BackendAuto, bare, "web: xdp, old: ipvs: FTP by NAT: its data connections need the kernel's helper", "the kernel's IPVS is needed for old (FTP by NAT: its data connections need the kernel's helper): no module"},
 		{config.BackendAuto, ancient, "web: ipvs: kernel 4.19 is older than 5.18, old: ipvs: kernel 4.19 is older than 5.18", ""},
 		{config.BackendIPVS, good, "web: ipvs, old: ipvs", ""},
-		{config.BackendXDP, good, "web: xdp, old: xdp", "service old: forward nat: not possible with XDP (use `backend: ipvs` or `auto`)"},
+		{config.BackendXDP, good, "web: xdp, old: xdp", "service old: FTP by NAT: its data connections need the kernel's helper: not possible with XDP (use `backend: ipvs` or `auto`)"},
 	} {
 		cfg.Backend = c.backend
 		var b bytes.Buffer

@@ -231,8 +231,8 @@ func (s *service) reals(rs []real, backend Backend) {
 		if line, ok := seen[r.Key()]; ok {
 			at.errorf("%s is there already, on line %d (want every real server of a service once)", r.Addr, line)
 		}
-		if backend == BackendXDP && (r.Forward == lb.NAT || r.Forward == lb.Tunnel && r.Addr.Is6()) {
-			r.forwards.errorf("%s with backend: xdp (want dr, with IPv4 also ipip, or backend: auto or ipvs)", r.Forward)
+		if backend == BackendXDP && r.Forward != lb.DR && r.Addr.Is6() {
+			r.forwards.errorf("%s with backend: xdp and IPv6 (want dr, or backend: auto or ipvs)", r.Forward)
 		}
 		seen[r.Key()] = at.line
 		s.realsAt = append(s.realsAt, realAt{r.Addr, at})

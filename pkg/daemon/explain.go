@@ -140,6 +140,9 @@ func newImaginedSegment(cfg *config.Config) *imaginedSegment {
 // Version implements [xdp.Neighbors]: nothing changes.
 func (s *imaginedSegment) Version() uint64 { return 1 }
 
+// Routes implements [xdp.Neighbors]: the kernel of this host is asked.
+func (s *imaginedSegment) Routes() []xdp.Route { return nil }
+
 // Lookup implements [xdp.Neighbors].
 func (s *imaginedSegment) Lookup(a netip.Addr) xdp.Neighbor {
 	if a.IsLoopback() {

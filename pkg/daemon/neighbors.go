@@ -20,6 +20,16 @@ func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 	}
 }
 
+// Routes implements [xdp.Neighbors].
+func (n *neighbors) Routes() []xdp.Route {
+	table := n.Resolver.Routes()
+	routes := make([]xdp.Route, len(table))
+	for i, r := range table {
+		routes[i] = xdp.Route{To: r.To, Gateway: r.Gateway}
+	}
+	return routes
+}
+
 // Bind implements [director.Neigh].
 func (n *neighbors) Bind(macs map[netip.Addr][6]byte) {
 	bound := make(map[netip.Addr]neigh.MAC, len(macs))

@@ -22,6 +22,8 @@ type network interface {
 	// routes says how each address is reached, never from one of avoid.
 	// bound are the MACs that the configuration gives.
 	routes(addrs []netip.Addr, avoid map[netip.Addr]bool, bound map[netip.Addr]MAC) ([]path, error)
+	// table is the host's routes of IPv4, the longest prefixes first.
+	table() ([]Route, error)
 	// ask sends one question for addr to a station, or to all.
 	ask(to MAC, p path, addr netip.Addr) error
 	// keep closes what only serves segments that are not used.

@@ -46,13 +46,15 @@ type Resolver struct {
 	wake     chan struct{}
 	rechecks chan netip.Addr
 
-	version atomic.Uint64
-	mu      sync.RWMutex
-	want    []netip.Addr
-	avoid   map[netip.Addr]bool
-	bound   map[netip.Addr]MAC
-	silent  map[int]bool // interfaces on which no watched address answers
-	entries map[netip.Addr]Entry
+	version       atomic.Uint64
+	followsRoutes atomic.Bool // somebody has asked for the routes
+	mu            sync.RWMutex
+	want          []netip.Addr
+	avoid         map[netip.Addr]bool
+	bound         map[netip.Addr]MAC
+	silent        map[int]bool // interfaces on which no watched address answers
+	entries       map[netip.Addr]Entry
+	table         []Route
 }
 
 // NewResolver makes a Resolver that watches nothing yet.
@@ -202,6 +204,7 @@ type loop struct {
 	*Resolver
 	targets         map[netip.Addr]*target
 	routers         map[netip.Addr]bool // that targets are behind
+	gateways        map[netip.Addr]bool // of the host's routes, if they are asked for
 	routesDue       time.Time           // when to ask for the routes again; zero = not needed
 	routesNotBefore time.Time           // events have it asked no sooner
 	silenceStale    bool                // a target has begun to miss questions, or has ended to
@@ -357,6 +360,13 @@ func (l *loop) readRoutes(now time.Time) {
 		var more []path
 		more, err = l.net.routes(routers, avoid, bound)
 		addrs, paths = append(addrs, routers...), append(paths, more...)
+	}
+	if gateways, failed := l.readTable(); err == nil && (failed != nil || len(gateways) > 0) {
+		var more []path
+		if more, err = l.net.routes(gateways, avoid, bound); failed != nil {
+			err = failed
+		}
+		addrs, paths = append(addrs, gateways...), append(paths, more...)
 	}
 	l.routesNotBefore = now.Add(5 * time.Since(began)) // thousands of addresses come one by one, each with an event
 	if err != nil {

@@ -29,16 +29,17 @@ type question struct {
 
 // fakeNet is a segment without a kernel.
 type fakeNet struct {
-	mu      sync.Mutex
-	start   time.Time
-	events  chan event
-	paths   map[netip.Addr]path
-	answers map[netip.Addr]MAC // who answers, with which MAC
-	avoid   map[netip.Addr]bool
-	asked   []question
-	fault   error // of ask
-	broken  error // of routes
-	closed  bool
+	routeTable []Route
+	mu         sync.Mutex
+	start      time.Time
+	events     chan event
+	paths      map[netip.Addr]path
+	answers    map[netip.Addr]MAC // who answers, with which MAC
+	avoid      map[netip.Addr]bool
+	asked      []question
+	fault      error // of ask
+	broken     error // of routes
+	closed     bool
 }
 
 var eth0 = path{ifindex: 2, device: "eth0", mac: mac3, mtu: 1500}
@@ -80,6 +81,8 @@ func (f *fakeNet) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, bound ma
 	}
 	return paths, f.broken
 }
+
+func (f *fakeNet) table() ([]Route, error) { return f.routeTable, nil }
 
 func (f *fakeNet) ask(to MAC, p path, addr netip.Addr) error {
 	f.mu.Lock()

@@ -57,6 +57,9 @@ func (l *loop) dropRouters() {
 		}
 	}
 	l.routers = needed
+	for a := range l.gateways {
+		needed[a] = true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for a, t := range l.targets {

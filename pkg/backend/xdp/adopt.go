@@ -85,6 +85,7 @@ func (b *Backend) adoptReals() {
 		r.isUnchecked = !r.isThere && raw.Flags&bpf.RealUnchecked != 0
 		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: bpf.PortWord(raw.Port), Weight: raw.Weight}
 		r.conf.Forward = forwardOf[raw.Method()]
+		b.hasNAT = b.hasNAT || r.conf.Forward == lb.NAT
 		r.near, r.isInherited = b.whereLeft(uint32(i))
 		s.reals[r.conf.Key()] = r
 	}
@@ -100,7 +101,7 @@ func (b *Backend) whereLeft(slot uint32) (near Neighbor, ok bool) {
 		MAC: raw.MAC, Source: raw.Source, IfIndex: int(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
 		MTU: int(raw.MTU), Local: raw.Flags&bpf.RealLocal != 0,
 	}
-	if raw.Method() != bpf.ForwardDr {
+	if raw.Method() == bpf.ForwardIpip {
 		near.From = b.dp.Tunnels[slot].Source.Addr()
 		near.MTU += tunnelOverhead
 	}

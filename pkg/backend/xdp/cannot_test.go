@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"testing"
@@ -16,7 +17,6 @@ func TestCannot(t *testing.T) {
 		"":                                     func(*lb.Service) {},
 		"listeners of both families":           func(s *lb.Service) { s.Listeners[1].Addr, s.Listeners[1].Proto = six, lb.TCP },
 		"real 2001:db8::1 of the other family": func(s *lb.Service) { s.Reals[1].Addr = six },
-		"forward nat":                          func(s *lb.Service) { s.Absent = []lb.Real{{Addr: realN(9), Forward: lb.NAT}} },
 		"sorry_server by nat":                  func(s *lb.Service) { s.Sorry, s.SorryForward = realN(9), lb.NAT },
 		"SCTP listener 10.0.0.100:5060/sctp": func(s *lb.Service) {
 			s.Listeners[0] = lb.Listener{Addr: vip, Proto: lb.SCTP, First: 5060, Last: 5060}
@@ -33,6 +33,33 @@ func TestCannot(t *testing.T) {
 		err := Supports(s)
 		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrUnsupported) || err.Error() != "service web: "+want+": "+ErrUnsupported.Error()) {
 			t.Errorf("%s: error %v", want, err)
+		}
+	}
+}
+
+// Where there is a choice, services by NAT are the kernel's; XDP can run them,
+// but for FTP, and where a reply's port does not name the VIP's.
+func TestCannotNAT(t *testing.T) {
+	for want, change := range map[string]func(*lb.Service){
+		"": func(*lb.Service) {},
+		"FTP by NAT: its data connections need the kernel's helper": func(s *lb.Service) {
+			s.Listeners[0] = lb.Listener{Addr: vip, Proto: lb.TCP, First: 21, Last: 21}
+		},
+		"forward nat of all ports of 10.0.0.100:80-90/tcp to one port": func(s *lb.Service) {
+			s.Listeners[0] = lb.Listener{Addr: vip, Proto: lb.TCP, First: 80, Last: 90}
+		},
+	} {
+		s := webService(2)
+		s.Absent = []lb.Real{{Addr: realN(9), Port: 8080, Forward: lb.NAT}}
+		change(&s)
+		if got := cannot(s, true); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if err := Supports(s); (err == nil) != (want == "") {
+			t.Errorf("%q: error %v", want, err)
+		}
+		if got := Cannot(s); got != cmp.Or(want, "forward nat") {
+			t.Errorf("%q: a choice is told %q", want, got)
 		}
 	}
 }

@@ -9,7 +9,11 @@ import (
 )
 
 // stateNames are the kernel's (ip_vs_proto_tcp.c, tcp_state_name_table).
-var stateNames = [...]string{"NONE", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", "CLOSE", "UDP", "NONE"}
+var stateNames = [bpf.States]string{
+	"NONE", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", "CLOSE", "UDP", "NONE", "NONE",
+	bpf.StateSynSent: "SYN_SENT", bpf.StateProvenEstablished: "ESTABLISHED", bpf.StateProvenFinWait: "FIN_WAIT",
+	bpf.StateCloseWait: "CLOSE_WAIT", bpf.StateLastAck: "LAST_ACK", bpf.StateProvenUDP: "UDP", bpf.StateSynAck: "SYNACK",
+}
 
 // Connections lists flows, then templates.
 func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
@@ -60,7 +64,7 @@ func (b *Backend) connection(at entry, v bpf.FlowValue, now uint64) lb.Connectio
 		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
 	}
 	raw := &b.dp.Reals[v.Real()]
-	c.Real = netip.AddrPortFrom(b.addressOf(v.Real()), v.Port())
+	c.Real = netip.AddrPortFrom(b.addressOf(v.Real()), b.portOf(v.Real(), v.Port()))
 	if s := b.byIndex[raw.Service%bpf.Services]; s != nil {
 		c.Service = s.conf.Name
 	}

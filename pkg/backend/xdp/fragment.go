@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"time"
 
@@ -31,7 +32,8 @@ const (
 type holder struct {
 	b      *Backend
 	reader *ringbuf.Reader
-	socket int
+	socket int // for frames,
+	raw    int // and for IP packets
 	held   map[bpf.FragmentKey][]heldFrame
 	bytes  int
 }
@@ -51,12 +53,19 @@ func newHolder(b *Backend) (*holder, error) {
 		_ = r.Close()
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	return &holder{b: b, reader: r, socket: s, held: map[bpf.FragmentKey][]heldFrame{}}, nil
+	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		_ = r.Close()
+		_ = unix.Close(s)
+		return nil, fmt.Errorf("raw socket: %w", err)
+	}
+	return &holder{b: b, reader: r, socket: s, raw: raw, held: map[bpf.FragmentKey][]heldFrame{}}, nil
 }
 
 func (h *holder) close() {
 	_ = h.reader.Close()
 	_ = unix.Close(h.socket)
+	_ = unix.Close(h.raw)
 }
 
 // run holds and releases until ctx ends. The packet path hands fragments out
@@ -112,6 +121,10 @@ func (h *holder) hold(sample []byte) {
 	}
 	size := int(binary.NativeEndian.Uint32(sample[16:]))
 	if size > len(sample)-heldHeader || h.bytes+size > holdBytes {
+		return
+	}
+	if k.Protocol == 0 {
+		h.sendReply(sample[heldHeader : heldHeader+size])
 		return
 	}
 	f := heldFrame{append([]byte(nil), sample[heldHeader:heldHeader+size]...), time.Now().Add(holdTime)}
@@ -179,20 +192,33 @@ func (h *holder) addressed(frame []byte, slot uint32) []byte {
 	if !ok {
 		return nil
 	}
-	if real.Method() == bpf.ForwardDr {
+	switch real.Method() {
+	case bpf.ForwardDr:
+		return frame
+	case bpf.ForwardNat:
+		readdressPacket(frame[at:], h.b.addressOf(slot))
 		return frame
 	}
 	return encapsulate(frame, at, &h.b.dp.Tunnels[slot], uint16(rand.Uint32()))
 }
 
+// headerOffset is where the IPv4 header of a frame is, behind its tags; 0 if it is not whole.
+func headerOffset(frame []byte) int {
+	at := ethernetLen
+	for at+ipv4Len <= len(frame) && at <= 18 && (frame[at-2] == 0x81 && frame[at-1] == 0 || frame[at-2] == 0x88 && frame[at-1] == 0xa8) {
+		at += 4
+	}
+	if at+ipv4Len > len(frame) {
+		return 0
+	}
+	return at
+}
+
 // readdress does to a frame what forward_dr.h does, and gives the offset of its
 // IPv4 header.
 func readdress(frame []byte, real *bpf.Real) (at int, ok bool) {
-	at = 14
-	for at+20 <= len(frame) && at <= 18 && (frame[at-2] == 0x81 && frame[at-1] == 0 || frame[at-2] == 0x88 && frame[at-1] == 0xa8) {
-		at += 4
-	}
-	if at+20 > len(frame) || frame[at+8] <= 1 {
+	at = headerOffset(frame)
+	if at == 0 || frame[at+8] <= 1 {
 		return 0, false
 	}
 	copy(frame, real.MAC[:])
@@ -204,4 +230,30 @@ func readdress(frame []byte, real *bpf.Real) (at int, ok bool) {
 	}
 	binary.BigEndian.PutUint16(frame[at+10:], uint16(sum))
 	return at, true
+}
+
+// readdressPacket gives a later fragment another destination, as NAT does.
+func readdressPacket(packet []byte, to netip.Addr) {
+	a := to.As4()
+	copy(packet[16:20], a[:])
+	header := packet[:int(packet[0]&15)*4]
+	binary.BigEndian.PutUint16(header[10:], 0)
+	binary.BigEndian.PutUint16(header[10:], checksum(header))
+}
+
+// sendReply lets the kernel's stack send a reply by NAT, which is as it has to
+// leave: it asks for the MAC that the packet path does not have.
+func (h *holder) sendReply(frame []byte) {
+	at := headerOffset(frame)
+	if at == 0 {
+		return
+	}
+	length := int(binary.BigEndian.Uint16(frame[at+2:]))
+	if length < ipv4Len || at+length > len(frame) {
+		return
+	}
+	to := &unix.SockaddrInet4{Addr: [4]byte(frame[at+16 : at+20])}
+	if err := unix.Sendto(h.raw, frame[at:at+length], 0, to); err != nil {
+		h.b.log.Warn("send a reply whose way is not known", "to", netip.AddrFrom4(to.Addr), "err", err)
+	}
 }

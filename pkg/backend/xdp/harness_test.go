@@ -30,17 +30,20 @@ type segment struct {
 	hosts  map[netip.Addr]Neighbor
 	asking bool // nobody has answered yet
 
+	routes  []Route
 	version uint64
 	said    string // what it knew when that was given
 }
 
 func (s *segment) Version() uint64 {
-	if now := fmt.Sprint(s.silent, s.local, s.hosts, s.asking); now != s.said {
+	if now := fmt.Sprint(s.silent, s.local, s.hosts, s.asking, s.routes); now != s.said {
 		s.said = now
 		s.version++
 	}
 	return s.version
 }
+
+func (s *segment) Routes() []Route { return s.routes }
 
 func (s *segment) Lookup(a netip.Addr) Neighbor {
 	if n, ok := s.hosts[a]; ok {

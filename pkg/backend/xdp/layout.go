@@ -59,6 +59,9 @@ func (b *Backend) layOut(half uint32, all bool) error {
 			b.dp.Services[half*bpf.Services+s.index] = s.entry
 		}
 	}
+	if err := b.layOutReplies(half); err != nil {
+		return err
+	}
 	if b.laid[half] == b.revision && !all {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -104,8 +105,12 @@ func (t *narrator) addStep(step bpf.Step, value uint64) {
 		t.noteFragment(uint32(value))
 	case bpf.StepNoNote:
 		t.note("a later fragment, whose first has not come")
+	case bpf.StepReply:
+		t.addReply(bpf.FlowValue(value))
+	case bpf.StepRoute:
+		t.addRoute(uint32(value), bpf.RouteKind(value>>32))
 	case bpf.StepMTU:
-		t.note("the packet is longer than the %d bytes that the way to the real takes", value)
+		t.note("the packet is longer than the %d bytes that its way takes", value)
 	case bpf.StepReal:
 		t.addReal(uint32(value))
 	default:
@@ -257,10 +262,30 @@ func (t *narrator) addReal(slot uint32) {
 		return
 	}
 	t.note("to real %s, MAC %s, ifindex %d", t.real, macString(raw.MAC), raw.Ifindex)
-	if raw.Method() != bpf.ForwardDr {
+	switch raw.Method() {
+	case bpf.ForwardNat:
+		port := cmp.Or(bpf.PortWord(raw.Port), t.destination().Port())
+		t.note("by NAT: addressed to %s from there on", netip.AddrPortFrom(t.b.addressOf(slot), port))
+	case bpf.ForwardIpip:
 		way := &t.b.dp.Tunnels[slot]
 		t.note("inside an IP packet from %s to %s", way.Source.Addr(), way.Destination.Addr())
 	}
+}
+
+// addReply is about a packet that a real sends to a client.
+func (t *narrator) addReply(v bpf.FlowValue) {
+	t.useFlow(v)
+	t.real = t.realAt(v.Real())
+	t.note("a reply of real %s by NAT, of a connection of service %q (%s)", t.real, t.service, stateNames[v.State()])
+	t.note("it comes from port %d of the VIP from here on", v.Port())
+}
+
+func (t *narrator) addRoute(ifindex uint32, kind bpf.RouteKind) {
+	if kind == bpf.RouteGateway {
+		t.note("to the client by a gateway, ifindex %d", ifindex)
+		return
+	}
+	t.note("to the client as the kernel's routes and neighbours have it, ifindex %d", ifindex)
 }
 
 // flagLetters are TCP flags as letters.

@@ -145,6 +145,7 @@ func (b *Backend) placeReal(s *service, conf lb.Real) error {
 	}
 	r.conf = conf
 	r.isThere, r.idle = true, 0
+	b.hasNAT = b.hasNAT || conf.Forward == lb.NAT
 	b.lookUp(r)
 	return nil
 }
@@ -201,7 +202,7 @@ func (b *Backend) write(s *service, r *real) {
 		mac = raw.MAC // silent: its old flows are still sent there
 	}
 	method := methods[r.conf.Forward]
-	if method != bpf.ForwardDr {
+	if method == bpf.ForwardIpip {
 		b.dp.Tunnels[r.slot] = tunnelTo(r)
 	}
 	publishNextHop(raw, nextHopWord(mac, r.gen, method, b.flags(s, r, mac)))

@@ -20,6 +20,10 @@ func (b *Backend) applySettings() {
 		bpf.StateProvenFinWait:     t.TCPFin,
 		bpf.StateTimeWait:          timeWaitTimeout,
 		bpf.StateClose:             closeTimeout,
+		bpf.StateSynSent:           synSentTimeout,
+		bpf.StateCloseWait:         closeWaitTimeout,
+		bpf.StateLastAck:           lastAckTimeout,
+		bpf.StateSynAck:            synAckTimeout,
 		bpf.StateUDP:               t.UDP,
 		bpf.StateProvenUDP:         t.UDP,
 	} {
@@ -38,6 +42,9 @@ func (b *Backend) applySettings() {
 	}
 	if len(b.state.Deny)+len(b.state.Allow) > 0 {
 		f |= bpf.SettingGlobalFilter
+	}
+	if b.hasNAT {
+		f |= bpf.SettingNat
 	}
 	if b.news != nil {
 		f |= bpf.SettingNews

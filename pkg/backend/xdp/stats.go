@@ -134,6 +134,8 @@ func add(to *lb.Counters, c lb.Counters) {
 	to.Conns += c.Conns
 	to.InPkts += c.InPkts
 	to.InBytes += c.InBytes
+	to.OutPkts += c.OutPkts
+	to.OutBytes += c.OutBytes
 }
 
 func (b *Backend) counters(slot uint32) (lb.Counters, error) {
@@ -145,7 +147,8 @@ func (b *Backend) counters(slot uint32) (lb.Counters, error) {
 	for _, p := range per {
 		add(&c, lb.Counters{Conns: p.Connections, InPkts: p.Packets, InBytes: p.Bytes})
 	}
-	return c, nil
+	err := b.countReplies(slot, &c)
+	return c, err
 }
 
 func (b *Backend) clearCounters(slot uint32) error {
@@ -156,7 +159,7 @@ func (b *Backend) clearCounters(slot uint32) error {
 	if err := b.dp.Maps.Counters.Put(slot, per); err != nil {
 		return fmt.Errorf("clear counters of slot %d: %w", slot, err)
 	}
-	return nil
+	return b.clearReplies(slot)
 }
 
 // retireCounters keeps a real's share in its service's sum.

@@ -1,8 +1,10 @@
 package xdp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -20,17 +22,27 @@ func supports(s lb.Service, ipv6 bool) error {
 	return nil
 }
 
-// Cannot says in a few words why a service cannot run in XDP: "" if it can.
-func Cannot(s lb.Service) string { return cannot(s, true) }
+// Cannot says in a few words why a service is not given to XDP where there is a
+// choice: "" if it is. A service by NAT is one that XDP can run and that is left
+// to the kernel: XDP needs replies to come by an interface that it serves.
+func Cannot(s lb.Service) string { return cmp.Or(cannot(s, true), leftToKernel(s)) }
 
 // Cannot is [Cannot] for this packet path, which may be without IPv6.
-func (b *Backend) Cannot(s lb.Service) string { return cannot(s, b.ipv6) }
+func (b *Backend) Cannot(s lb.Service) string { return cmp.Or(cannot(s, b.ipv6), leftToKernel(s)) }
+
+func leftToKernel(s lb.Service) string {
+	isByNAT := func(r lb.Real) bool { return r.Forward == lb.NAT }
+	if slices.ContainsFunc(s.Reals, isByNAT) || slices.ContainsFunc(s.Absent, isByNAT) {
+		return "forward nat"
+	}
+	return ""
+}
 
 // withoutIPv6 is why a service of IPv6 cannot run in a packet path that was
 // opened when there was none.
 const withoutIPv6 = ": the packet path was started without IPv6 services (restart lvx: connections live on)"
 
-// cannot is [Cannot]; without ipv6 it refuses services of IPv6.
+// cannot says why XDP cannot run a service; without ipv6 it refuses services of IPv6.
 func cannot(s lb.Service, ipv6 bool) string {
 	if s.Condition != "" {
 		return fmt.Sprintf("mark %d: %s", s.Mark, s.Condition)
@@ -54,16 +66,38 @@ func cannot(s lb.Service, ipv6 bool) string {
 	}
 	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
 		for _, r := range rs {
+			why := ""
+			if r.Forward == lb.NAT {
+				why = whyNotByNAT(&s, r)
+			}
 			switch {
-			case r.Forward == lb.NAT:
-				return "forward " + r.Forward.String()
-			case r.Forward == lb.Tunnel && isIPv6:
+			case why != "":
+				return why
+			case r.Forward != lb.DR && isIPv6:
 				return "forward " + r.Forward.String() + " with IPv6"
 			case r.Addr.Is6() && !ipv6:
 				return "IPv6 real " + r.Addr.String() + withoutIPv6
 			case r.Addr.Is6() != isIPv6:
 				return "real " + r.Addr.String() + " of the other family"
 			}
+		}
+	}
+	return ""
+}
+
+// ftpPort is where the kernel reads what FTP says of its data connections.
+const ftpPort = 21
+
+// whyNotByNAT says why XDP cannot translate what goes to r: "" if it can. A
+// reply names its VIP's port by its own: a real's port that stands for many is
+// not told apart.
+func whyNotByNAT(s *lb.Service, r lb.Real) string {
+	for _, l := range s.Listeners {
+		switch {
+		case l.Proto == lb.TCP && l.First == ftpPort && l.Last == ftpPort:
+			return "FTP by NAT: its data connections need the kernel's helper"
+		case r.Port != 0 && l.Width() > 1:
+			return fmt.Sprintf("forward nat of all ports of %s to one port", l)
 		}
 	}
 	return ""

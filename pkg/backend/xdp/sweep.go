@@ -18,6 +18,12 @@ const (
 	timeWaitTimeout = 120 * time.Second
 	closeTimeout    = 10 * time.Second
 
+	// Of connections that are seen both ways alone.
+	synSentTimeout   = 120 * time.Second
+	closeWaitTimeout = 60 * time.Second
+	lastAckTimeout   = 30 * time.Second
+	synAckTimeout    = 120 * time.Second
+
 	// Flow ages are 16-bit ticks; half a round keeps old and young apart
 	// for the sweeper.
 	maxTicks = 0x7fff

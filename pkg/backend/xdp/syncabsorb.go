@@ -113,6 +113,9 @@ func (b *Backend) absorption(e connsync.Entry, now uint64) (a bpf.Absorption, kn
 	if r == nil {
 		return a, false
 	}
+	if twoWay, ok := twoWayStates[e.State]; ok && proto == lb.TCP && r.conf.Forward == lb.NAT {
+		state, isTaken = twoWay, true
+	}
 	age := ticks(e.Idle)
 	if !isTaken || age > uint32(b.dp.Settings.Timeout[state]) {
 		return a, true

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -17,6 +18,9 @@ var wireStates = map[bpf.FlowState]connsync.State{
 	bpf.StateTimeWait:    connsync.StateTimeWait,
 	bpf.StateClose:       connsync.StateClose,
 	bpf.StateUDP:         connsync.StateNone,
+	bpf.StateSynSent:     connsync.StateSynSent,
+	bpf.StateCloseWait:   connsync.StateCloseWait,
+	bpf.StateLastAck:     connsync.StateLastAck,
 }
 
 // localStates are the states of TCP connections that peers tell of. Those that
@@ -29,6 +33,32 @@ var localStates = map[connsync.State]bpf.FlowState{
 	connsync.StateClose:       bpf.StateClose,
 	connsync.StateCloseWait:   bpf.StateFinWait,
 	connsync.StateLastAck:     bpf.StateFinWait,
+}
+
+// twoWayStates are those of localStates that are another one for a connection by
+// NAT, of which this director sees both directions.
+var twoWayStates = map[connsync.State]bpf.FlowState{
+	connsync.StateSynSent:   bpf.StateSynSent,
+	connsync.StateCloseWait: bpf.StateCloseWait,
+	connsync.StateLastAck:   bpf.StateLastAck,
+}
+
+// wireFlags are the flags of an entry of a real, by how the real is reached. What
+// a tunnel reaches is told of as direct routing's: each director forwards by its
+// own configuration.
+func (b *Backend) wireFlags(slot uint32) connsync.Flags {
+	if b.dp.Reals[slot].Method() == bpf.ForwardNat {
+		return connsync.ForwardMasq
+	}
+	return directRouting
+}
+
+// portOf is the port of a real that packets to a VIP's port go to.
+func (b *Backend) portOf(slot uint32, port uint16) uint16 {
+	if raw := &b.dp.Reals[slot]; raw.Method() == bpf.ForwardNat {
+		return cmp.Or(bpf.PortWord(raw.Port), port)
+	}
+	return port
 }
 
 // directRouting are the flags of an entry that direct routing forwards.
@@ -48,6 +78,12 @@ func (b *Backend) stateTimeout(s bpf.FlowState) time.Duration {
 		return timeWaitTimeout
 	case bpf.StateClose:
 		return closeTimeout
+	case bpf.StateSynSent:
+		return synSentTimeout
+	case bpf.StateCloseWait:
+		return closeWaitTimeout
+	case bpf.StateLastAck:
+		return lastAckTimeout
 	}
 	return t.UDP
 }
@@ -76,10 +112,10 @@ func (b *Backend) flowEntry(k bpf.FlowKey, v bpf.FlowValue, now uint64) (connsyn
 		return connsync.Entry{}, false
 	}
 	r := connsync.Record{
-		Protocol: connsync.ProtocolTCP, Flags: directRouting, State: state,
+		Protocol: connsync.ProtocolTCP, Flags: b.wireFlags(v.Real()), State: state,
 		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),
 		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
-		Real:    netip.AddrPortFrom(b.addressOf(v.Real()), v.Port()),
+		Real:    netip.AddrPortFrom(b.addressOf(v.Real()), b.portOf(v.Real(), v.Port())),
 		Timeout: b.stateTimeout(v.State()),
 	}
 	if e.proto == lb.UDP {
@@ -105,7 +141,7 @@ func (b *Backend) templateEntry(k bpf.TemplateKey, t bpf.TemplateValue, now uint
 	}
 	s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
 	r := connsync.Record{
-		Flags:  directRouting | connsync.FlagInactive | connsync.FlagTemplate,
+		Flags:  b.wireFlags(t.Real()) | connsync.FlagInactive | connsync.FlagTemplate,
 		Client: c.Client, Virtual: c.Virtual, Real: c.Real,
 		Timeout: s.conf.Persistence.Timeout,
 	}

@@ -3,8 +3,10 @@ package xdp
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -49,13 +51,23 @@ func (b *Backend) findWay(conf lb.Real) Neighbor {
 	if near.Err == "" {
 		near.Err = whyNot(conf, near)
 	}
+	if near.Err == "" && conf.Forward == lb.NAT && !near.Local && !b.serves(near.Device) {
+		near.Err = "replies of " + conf.Addr.String() + " come by " + near.Device + ", which XDP does not serve (add it to interfaces:)"
+	}
 	return near
+}
+
+// serves reports whether the packet path is attached to an interface.
+func (b *Backend) serves(device string) bool {
+	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return a.Name == device })
 }
 
 // whyNot says why packets cannot get to r by its way of forwarding, although
 // near says how frames reach it: "" if they can.
 func whyNot(conf lb.Real, near Neighbor) string {
 	switch {
+	case near.Local && conf.Forward == lb.NAT && conf.Port != 0:
+		return conf.Addr.String() + " is this host, where XDP does not change the port (take the service's port, or backend: ipvs)"
 	case near.Local:
 		return ""
 	case conf.Forward == lb.DR && near.Gateway.IsValid():

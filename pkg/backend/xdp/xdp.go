@@ -34,6 +34,15 @@ type Neighbors interface {
 	Lookup(netip.Addr) Neighbor
 	// Version is another number once an answer may have changed.
 	Version() uint64
+	// Routes are the host's routes of IPv4, the longest prefixes first. Where
+	// they end, or name no gateway, the kernel has to be asked.
+	Routes() []Route
+}
+
+// Route is a part of the host's routes, the way of replies by NAT.
+type Route struct {
+	To      netip.Prefix
+	Gateway netip.Addr // zero: the clients themselves are on a segment of this host
 }
 
 // Options say where the packet path runs.
@@ -90,6 +99,7 @@ type Backend struct {
 	sweep         sweeper
 	news          *news          // what peers are told, nil without connection sync
 	origins       *origins       // which entries peers told of, nil before the first
+	hasNAT        bool           // some real is or was by NAT: there may be replies
 	ipv6          bool           // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen            // entries of peers that wait for an edit
 	listeners     *listenerIndex // see index

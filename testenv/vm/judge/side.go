@@ -144,6 +144,8 @@ type segment int
 // Version implements xdp.Neighbors: nothing changes.
 func (s segment) Version() uint64 { return 1 }
 
+func (s segment) Routes() []xdp.Route { return nil }
+
 // Lookup implements xdp.Neighbors.
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500}

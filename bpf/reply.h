@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Replies by NAT (ip_vs_out): what a real server sends to a client of its. A
+ * connection has one flow for both ways: the reply's source names the VIP and
+ * its port (replies), and with the client that is the flow's key. Here is how it
+ * is found. What is no reply is the kernel's: a real server's own traffic is
+ * routed, and masqueraded, there.
+ */
+#pragma once
+
+#include "admit.h"
+#include "connection.h"
+#include "nat.h"
+#include "route.h"
+
+/* A reply's source as the first word of struct reply. */
+static __always_inline __u64 reply_word(__be32 source, __be16 port, __u16 protocol)
+{
+	return source | (__u64)port << 32 | (__u64)protocol << 48;
+}
+
+/* The line that a search touches i-th. */
+static __always_inline struct reply_line *reply_line_at(__u32 half, __u64 wanted, __u32 i)
+{
+	__u32 hash = wanted * 0x9e3779b97f4a7c15ULL >> 49;
+	__u32 at = (half & 1) * REPLY_LINES + ((hash + i) & (REPLY_LINES - 1));
+
+	return bpf_map_lookup_elem(&replies, &at);
+}
+
+/* What a reply was, and how it leaves. */
+struct departure {
+	struct hop hop;
+	__be32 from; /* the real's address */
+	__be16 port; /* and port */
+	__u16 is_later; /* a later fragment has no port */
+};
+
+/* A search for what a reply answers to. */
+struct question {
+	struct reply found; /* in: the reply's source in the first word; out: of which VIP's port */
+	__be32 client;
+	__be16 client_port;
+	__u16 spare;
+};
+
+/* Whether a flow's packets go to this port of this real by NAT. */
+static __always_inline int is_to(__u64 value, const struct reply *found)
+{
+	__u32 slot = value_real(value);
+	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+	struct address *addr = bpf_map_lookup_elem(&addresses, &slot);
+
+	return real && addr && real->generation == (FORWARD_NAT << 4 | value_generation(value)) &&
+	       addr->word[3] == found->source &&
+	       (real->port ?: value_port(value)) == found->port;
+}
+
+/* Whether a flow is of this place of replies; q names its VIP then. A global function: it is verified once. */
+__attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
+{
+	__u32 zero = 0, way = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u64 value, key, hash;
+	__be16 port;
+
+	if (!s || !q || !at)
+		return 0;
+	port = at->vip_port ?: q->found.port;
+	key = flow_key(q->client, q->client_port, at->number);
+	hash = flow_hash(s, q->client, q->client_port, at->vip, port);
+	value = peek_flow(key, hash, port, &way);
+	if (!value || !is_to(value, &q->found))
+		return 0;
+	q->found.vip = at->vip;
+	q->found.vip_port = port;
+	q->found.number = at->number;
+	return 1;
+}
+
+/*
+ * Find the flow that a reply from this port is of, among the VIPs' ports whose
+ * packets may go there; port 0 is for reals that have the VIP's. A global function: it is
+ * verified once.
+ */
+__attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
+{
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u64 wanted;
+
+	if (!s || !q)
+		return 0;
+	wanted = reply_word(q->found.source, any_port ? 0 : q->found.port, q->found.protocol);
+	for (__u32 i = 0; i < PROBES; i++) {
+		struct reply_line *line = reply_line_at(s->half, wanted, i);
+
+		if (!line)
+			return 0;
+		for (int w = 0; w < REPLY_WAYS; w++) {
+			struct reply *at = &line->way[w];
+
+			if (*(__u64 *)at == wanted && answers_to(q, at))
+				return 1;
+		}
+		if (!line->way[REPLY_WAYS - 1].protocol)
+			return 0; /* a line that is not full is the last */
+	}
+	return 0;
+}
+
+/*
+ * Find the flow of what comes from d's port to a client. Behind this r->p is as
+ * the packets of the client are.
+ */
+static __always_inline int find_flow_of_reply(struct run *r, const struct departure *d,
+					      __be32 client, __be16 client_port)
+{
+	struct question q = {
+		.found = { .source = d->from, .port = d->port, .protocol = r->p.protocol },
+		.client = client,
+		.client_port = client_port,
+	};
+
+	if (!find_question(&q, 0) && !find_question(&q, 1))
+		return 0;
+	r->p.source = client;
+	r->p.source_port = client_port;
+	r->p.destination = q.found.vip;
+	r->p.destination_port = q.found.vip_port;
+	identify_flow(r, q.found.number);
+	return 1;
+}
+
+/*
+ * Whether this director serves the VIP that a reply is to come from: CONTINUE, or
+ * an outcome. A global function: it is verified once.
+ */
+__attribute__((noinline)) int admit_reply(__be32 addr)
+{
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct vip *vip;
+
+	if (!s)
+		return PASS(VERDICT_NOT_OURS);
+	vip = find_vip(s, addr);
+	if (!vip)
+		return PASS(VERDICT_NOT_OURS);
+	if (vip->flags & VIP_STANDBY)
+		return PASS(VERDICT_STANDBY);
+	if (vip->flags & VIP_LEASED && !lease_is_alive(vip))
+		return DROP(VERDICT_LEASE_OVER);
+	return CONTINUE;
+}

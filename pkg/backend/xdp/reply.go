@@ -1,0 +1,142 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+var errTooManyReplies = errors.New("too many VIPs' ports lead to one port of a real server by NAT, or too many such ports meet in one place of the table")
+
+// layOutReplies writes into one half by what their replies are known, and the
+// routes to the clients. Reals that are gone keep theirs: connections of theirs
+// may live.
+func (b *Backend) layOutReplies(half uint32) error {
+	if !b.hasNAT {
+		return nil
+	}
+	lines := b.dp.Replies[half*bpf.ReplyLines : (half+1)*bpf.ReplyLines]
+	clear(lines)
+	if err := b.fail("replies"); err != nil {
+		return err
+	}
+	for _, s := range b.byIndex {
+		if s == nil {
+			continue
+		}
+		for _, r := range s.reals {
+			if r.conf.Forward != lb.NAT {
+				continue
+			}
+			if err := b.addReplies(lines, s, r); err != nil {
+				return err
+			}
+		}
+	}
+	b.dp.Routes[half] = b.routeList()
+	return nil
+}
+
+// addReplies adds where a real's replies come from.
+func (b *Backend) addReplies(lines []bpf.ReplyLine, s *service, r *real) error {
+	for _, l := range s.conf.Listeners {
+		_, ok := b.numbers.of[endpoint{l.Addr, l.Proto}]
+		if !ok && !s.isThere {
+			continue // no flow of this VIP is left
+		}
+		n, err := b.numbers.get(endpoint{l.Addr, l.Proto})
+		if err != nil {
+			return err
+		}
+		reply := bpf.Reply{Source: bpf.IPv4Word(r.conf.Addr), Protocol: uint16(l.Proto), VIP: bpf.IPv4Word(l.Addr), Number: n}
+		if l.Width() == 1 {
+			port := l.First
+			if r.conf.Port != 0 {
+				port = r.conf.Port
+			}
+			reply.Port, reply.VIPPort = bpf.PortWord(port), bpf.PortWord(l.First)
+		}
+		if err := addReply(lines, reply); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addReply writes one place, unless it is there.
+func addReply(lines []bpf.ReplyLine, reply bpf.Reply) error {
+	first := bpf.FirstReplyLine(bpf.AddrOfWord(reply.Source), bpf.PortWord(reply.Port), reply.Protocol)
+	for i := range uint32(bpf.Probes) {
+		line := &lines[(first+i)%bpf.ReplyLines]
+		for w := range line.Way {
+			switch {
+			case line.Way[w] == reply:
+				return nil
+			case line.Way[w].Protocol == 0:
+				line.Way[w] = reply
+				return nil
+			}
+		}
+	}
+	return errTooManyReplies
+}
+
+// routeList is what the packet path knows itself of the host's routes.
+func (b *Backend) routeList() (list bpf.RouteList) {
+	for i, route := range b.neigh.Routes() {
+		if i == len(list.Way) {
+			break // the kernel is asked for the rest
+		}
+		list.Way[i] = b.routeTo(route)
+	}
+	return list
+}
+
+func (b *Backend) routeTo(route Route) bpf.Route {
+	raw := bpf.Route{
+		Network: bpf.IPv4Word(route.To.Masked().Addr()), Mask: mask(route.To.Bits()),
+		Hop: bpf.Hop{Kind: bpf.RouteAsk},
+	}
+	if route.To.Bits() == 0 {
+		raw.Mask = 0
+	}
+	if !route.Gateway.IsValid() {
+		return raw
+	}
+	near := b.neigh.Lookup(route.Gateway)
+	if near.Local || near.Gateway != (netip.Addr{}) || near.MAC == ([6]byte{}) {
+		return raw
+	}
+	raw.Hop = bpf.Hop{MAC: near.MAC, Source: near.Source, Ifindex: uint32(near.IfIndex), MTU: uint32(near.MTU), Kind: bpf.RouteGateway}
+	if near.MTU <= 0 {
+		raw.Hop.MTU = 0xffff
+	}
+	return raw
+}
+
+// countReplies adds what a real has sent to its clients by NAT.
+func (b *Backend) countReplies(slot uint32, to *lb.Counters) error {
+	if !b.hasNAT {
+		return nil
+	}
+	var per []bpf.ReplyCounter
+	if err := b.dp.Maps.ReplyCounters.Lookup(slot, &per); err != nil {
+		return fmt.Errorf("counters of replies: %w", err)
+	}
+	for _, p := range per {
+		add(to, lb.Counters{OutPkts: p.Packets, OutBytes: p.Bytes})
+	}
+	return nil
+}
+
+func (b *Backend) clearReplies(slot uint32) error {
+	if err := b.dp.Maps.ReplyCounters.Put(slot, make([]bpf.ReplyCounter, ebpf.MustPossibleCPU())); err != nil {
+		return fmt.Errorf("clear counters of replies of slot %d: %w", slot, err)
+	}
+	return nil
+}

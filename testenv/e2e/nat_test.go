@@ -1,0 +1,251 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/rig"
+	"github.com/lvx-lb/lvx/testenv/web"
+)
+
+const natURL = "http://172.16.0.7"
+
+// natService is article 002's, in XDP: its reals listen on a port of their own.
+const natService = `
+services:
+  - name: web
+    listen: ["172.16.0.7:80/tcp"]
+    scheduler: rr
+    forward: nat
+    reals:
+      - {address: 192.168.79.27, port: 8080, weight: 1}
+      - {address: 192.168.79.37, port: 8080, weight: 1}
+`
+
+// newNATRig is the network of article 002: the reals have no other way out than
+// the director. One client is on the director's segment, another one behind its
+// gateway.
+func newNATRig(t *testing.T) (near, far *rig.Rig) {
+	t.Helper()
+	nic := func(sw, addr string, isDirector bool) testenv.NIC {
+		return testenv.NIC{Switch: sw, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, XDPPeer: isDirector, FullChecksum: true}
+	}
+	addr := netip.MustParseAddr
+	c, err := testenv.New(testenv.Options{Hosts: []testenv.HostSpec{
+		{Name: "client", NICs: []testenv.NIC{nic("wan", "172.16.0.50/24", false)}},
+		{Name: "router", Forward: true, NICs: []testenv.NIC{nic("wan", "172.16.0.254/24", false), nic("net", "10.25.0.1/24", false)}},
+		{Name: "far", Gateway: addr("10.25.0.1"), NICs: []testenv.NIC{nic("net", "10.25.0.50/24", false)}},
+		{Name: "d1", Forward: true, Gateway: addr("172.16.0.254"), NICs: []testenv.NIC{nic("wan", "172.16.0.1/24", true), nic("lan", "192.168.79.1/24", true)}},
+		{Name: "r1", Gateway: addr("192.168.79.1"), NICs: []testenv.NIC{nic("lan", "192.168.79.27/24", false)}},
+		{Name: "r2", Gateway: addr("192.168.79.1"), NICs: []testenv.NIC{nic("lan", "192.168.79.37/24", false)}},
+	}})
+	must(t, err)
+	near = &rig.Rig{Self: lvx, Cluster: c, Client: c.Host("client"), Webs: map[string]*web.Server{}, Daemons: map[string]*testenv.Process{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(near.Logs())
+		}
+		must(t, near.Close())
+	})
+	for _, name := range []string{"r1", "r2"} {
+		near.Webs[name], err = c.Host(name).ServeWeb(":8080")
+		must(t, err)
+	}
+	copied := *near
+	far = &copied
+	far.Client = c.Host("far")
+	return near, far
+}
+
+// directNAT starts the director, or has it read another configuration.
+func directNAT(t *testing.T, r *rig.Rig, body string) {
+	t.Helper()
+	d := r.Cluster.Host("d1")
+	file := filepath.Join(d.Dir(), "lvx.yaml")
+	head := fmt.Sprintf("interfaces: [eth0, eth1]\nbackend: xdp\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), r.Socket("d1"))
+	must(t, os.WriteFile(file, []byte(head+body), 0o600))
+	if r.Daemons["d1"] == nil {
+		must(t, r.Start(t.Context(), "d1"))
+		return
+	}
+	_, err := r.LVX(t.Context(), "d1", "reload")
+	must(t, err)
+}
+
+// Article 002's first half, without the kernel's IPVS: curl, listing, counters,
+// weights; a client of the director's own segment, and one behind its gateway.
+func TestNAT(t *testing.T) {
+	for _, mode := range []string{"native", "generic"} {
+		t.Run(mode, func(t *testing.T) {
+			near, far := newNATRig(t)
+			directNAT(t, near, "xdp_mode: "+mode+natService)
+			for _, r := range []*rig.Rig{near, far} {
+				if got := r.Curl(6, natURL); got != "r2 r1 r2 r1 r2 r1" {
+					t.Fatalf("curl saw %q, want r2 r1 r2 r1 r2 r1", got)
+				}
+			}
+			wantLines(t, near, []string{"list", "-n"}, "TCP 172.16.0.7:80 rr", "-> 192.168.79.27:8080 Masq 1 0 6", "-> 192.168.79.37:8080 Masq 1 0 6")
+			stats := wantLines(t, near, []string{"list", "-n", "--stats", "--exact"}, "-> 192.168.79.27:8080 6 ")
+			if regexp.MustCompile(`(?m)^\s*(->|TCP) .* 0( |$)`).MatchString(stats) {
+				t.Errorf("a counter is 0:\n%s", stats)
+			}
+			wantLines(t, near, []string{"list", "-n", "-c"}, "172.16.0.7:80 192.168.79.27:8080", "TIME_WAIT")
+			wantLines(t, near, []string{"explain", "tcp", "172.16.0.50:3000", "172.16.0.7:80"}, "by NAT: addressed to 192.168.79.")
+			for _, r := range []*rig.Rig{near, far} {
+				transferNAT(t, r, tunnelBytes())
+			}
+			weigh := strings.Replace(strings.Replace(natService, "scheduler: rr", "scheduler: wrr", 1), "37, port: 8080, weight: 1", "37, port: 8080, weight: 2", 1)
+			directNAT(t, near, "xdp_mode: "+mode+weigh)
+			if got := near.Curl(6, natURL); strings.Count(got, "r1") != 2 || strings.Count(got, "r2") != 4 {
+				t.Errorf("wrr 1:2 gave %q", got)
+			}
+			wantLines(t, near, []string{"list", "-n"}, "TCP 172.16.0.7:80 wrr", "-> 192.168.79.37:8080 Masq 2")
+			for _, real := range []string{"192.168.79.27", "192.168.79.37"} {
+				_, err := near.LVX(t.Context(), "d1", "weight", "web", real+":8080", "0")
+				must(t, err)
+			}
+			if got := near.Curl(2, natURL); got != "connection refused connection refused" {
+				t.Errorf("without a real curl saw %q", got)
+			}
+		})
+	}
+}
+
+// wantLines runs lvx on the director and looks for texts in what it prints, in
+// which any run of blanks is one.
+func wantLines(t *testing.T, r *rig.Rig, args []string, want ...string) string {
+	t.Helper()
+	out, err := r.LVX(t.Context(), "d1", args...)
+	must(t, err)
+	var lines []string
+	for line := range strings.Lines(out) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	out = strings.Join(lines, "\n")
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			t.Errorf("lvx %s: %q is not in\n%s", strings.Join(args, " "), w, out)
+		}
+	}
+	return out
+}
+
+// transferNAT sends so many bytes both ways.
+func transferNAT(t *testing.T, r *rig.Rig, n int64) {
+	t.Helper()
+	resp, err := r.HTTP(3 * time.Minute).Get(fmt.Sprintf("%s/bytes/%d", natURL, n))
+	must(t, err)
+	got, err := io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	if got != n || err != nil {
+		t.Fatalf("download: %d of %d bytes, %v", got, n, err)
+	}
+	resp, err = r.HTTP(3*time.Minute).Post(natURL+"/", "application/octet-stream", zeros(n))
+	must(t, err)
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || strings.TrimSpace(string(body)) != fmt.Sprint(n) {
+		t.Fatalf("upload: the real counted %q, want %d (%v)", body, n, err)
+	}
+}
+
+// A hop that takes less says so, whichever way the data go: to a real by what
+// quotes the VIP's packet, to the client by the director itself.
+func TestNATPathMTU(t *testing.T) {
+	near, far := newNATRig(t)
+	router, d1 := near.Cluster.Host("router"), near.Cluster.Host("d1")
+	must(t, router.SetRoute(testenv.Route{To: netip.MustParsePrefix("10.25.0.0/24"), NIC: "eth1", MTU: 1200}))
+	run(t, d1, "ip", "route", "replace", "192.168.79.27/32", "dev", "eth1", "mtu", "1300")
+	run(t, d1, "ip", "route", "replace", "192.168.79.37/32", "dev", "eth1", "mtu", "1300")
+	directNAT(t, near, natService)
+	for range 2 {
+		transferNAT(t, far, tunnelBytes()/4)
+	}
+	metrics, err := near.LVX(t.Context(), "d1", "metrics")
+	must(t, err)
+	for _, verdict := range []string{"answered_too_big", "icmp_forwarded"} {
+		if !regexp.MustCompile(`verdict="` + verdict + `"[^\n]*\} [1-9]`).MatchString(metrics) {
+			t.Errorf("no packet was %s", verdict)
+		}
+	}
+}
+
+// Connections live through a daemon that is killed, and through its successor's
+// start; a thousand of them at once, none fails.
+func TestNATConnectionsOutliveTheDaemon(t *testing.T) {
+	near, far := newNATRig(t)
+	directNAT(t, near, natService)
+	held := make([]net.Conn, 0, 1000)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i := range 1000 {
+		wg.Go(func() {
+			r := near
+			if i%2 == 0 {
+				r = far
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), rig.Patience)
+			defer cancel()
+			conn, err := r.Client.Dial(ctx, "tcp", "172.16.0.7:80")
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Errorf("connection %d: %v", i, err)
+				return
+			}
+			held = append(held, conn)
+		})
+	}
+	wg.Wait()
+	ask := func(when string) {
+		t.Helper()
+		failed := 0
+		for _, conn := range held {
+			must(t, conn.SetDeadline(time.Now().Add(rig.Patience)))
+			if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: web\r\n\r\n"); err != nil {
+				failed++
+				continue
+			}
+			buf := make([]byte, 512)
+			if n, err := conn.Read(buf); err != nil || !strings.HasPrefix(string(buf[:n]), "HTTP/1.1 "+fmt.Sprint(http.StatusOK)) {
+				failed++
+			}
+		}
+		if failed > 0 || len(held) != 1000 {
+			t.Fatalf("%s: %d of %d connections failed", when, failed, len(held))
+		}
+	}
+	ask("at first")
+	near.Kill("d1")
+	ask("without a daemon")
+	must(t, near.Start(t.Context(), "d1"))
+	ask("with its successor")
+	wantLines(t, near, []string{"list", "-n"}, "-> 192.168.79.27:8080 Masq 1 500 0", "-> 192.168.79.37:8080 Masq 1 500 0")
+	for _, conn := range held {
+		_ = conn.Close()
+	}
+}
+
+// A real whose replies would come by an interface that XDP does not serve gets
+// nothing, and status says what to do.
+func TestNATWithoutTheInsideInterface(t *testing.T) {
+	near, _ := newNATRig(t)
+	d := near.Cluster.Host("d1")
+	file := filepath.Join(d.Dir(), "lvx.yaml")
+	head := fmt.Sprintf("interfaces: [eth0]\nbackend: xdp\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), near.Socket("d1"))
+	must(t, os.WriteFile(file, []byte(head+natService), 0o600))
+	must(t, near.Start(t.Context(), "d1"))
+	wantLines(t, near, []string{"status"}, "replies of 192.168.79.27 come by eth1, which XDP does not serve (add it to interfaces:)")
+}

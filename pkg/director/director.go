@@ -152,6 +152,7 @@ type Director struct {
 	silent        []SilentVIP       // VIPs that this host is a real server of
 	silentErr     string            // why this host is no real server of its VIPs
 	meter         lb.Meter
+	unanswered    unansweredReals
 	retryTimer    *time.Timer
 	throttleTimer *time.Timer
 	lastTurn      time.Time

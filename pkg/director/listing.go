@@ -2,6 +2,8 @@ package director
 
 import (
 	"context"
+	"net/netip"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -50,7 +52,8 @@ func (d *Director) List(ctx context.Context, want Want) (l Listing, err error) {
 	return l, err
 }
 
-// sampleRates feeds the rate estimators.
+// sampleRates feeds what looks at the counters every two seconds: the rate
+// estimators, and the search for reals whose replies do not come back.
 func (d *Director) sampleRates() {
 	st, err := d.opt.Backend.Stats()
 	if err != nil {
@@ -58,4 +61,11 @@ func (d *Director) sampleRates() {
 		return
 	}
 	d.meter.Feed(st)
+	d.warnings.Replace(noReplies, d.unanswered.feed(d.out.State.Services, st, time.Now(), func(a netip.Addr) bool {
+		if d.opt.Neigh == nil {
+			return false
+		}
+		is, _ := d.opt.Neigh.Local(a)
+		return is
+	}))
 }

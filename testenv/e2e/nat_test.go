@@ -249,3 +249,38 @@ func TestNATWithoutTheInsideInterface(t *testing.T) {
 	must(t, near.Start(t.Context(), "d1"))
 	wantLines(t, near, []string{"status"}, "replies of 192.168.79.27 come by eth1, which XDP does not serve (add it to interfaces:)")
 }
+
+// A real whose gateway is another host answers its checks, and no client: status
+// and doctor name it until a reply comes.
+func TestNATWithTheWrongGateway(t *testing.T) {
+	near, _ := newNATRig(t)
+	r1 := near.Cluster.Host("r1")
+	run(t, r1, "ip", "route", "replace", "default", "via", "192.168.79.37")
+	oneReal := strings.Replace(natService, "      - {address: 192.168.79.37, port: 8080, weight: 1}\n", "", 1)
+	directNAT(t, near, oneReal)
+	for range 3 {
+		if got, err := near.Get(natURL, time.Second); err == nil {
+			t.Fatalf("%s answered past the director", got)
+		}
+	}
+	const finding = "real 192.168.79.27: gets connections of web by NAT, and no reply comes back through this director"
+	for _, command := range [][]string{{"status"}, {"doctor", "-c", filepath.Join(near.Cluster.Host("d1").Dir(), "lvx.yaml")}} {
+		eventually(t, func() error {
+			out, err := near.LVX(t.Context(), "d1", command...) // doctor ends with 1 for it
+			if !strings.Contains(out, finding) {
+				return fmt.Errorf("lvx %v: no %q in\n%s (%w)", command, finding, out, err)
+			}
+			return nil
+		})
+	}
+	run(t, r1, "ip", "route", "replace", "default", "via", "192.168.79.1")
+	if got := near.Curl(1, natURL); got != "r1" {
+		t.Fatalf("by the director curl saw %q", got)
+	}
+	eventually(t, func() error {
+		if out, err := near.LVX(t.Context(), "d1", "status"); err != nil || strings.Contains(out, finding) {
+			return fmt.Errorf("a reply has come: %w\n%s", err, out)
+		}
+		return nil
+	})
+}

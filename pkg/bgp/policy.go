@@ -103,6 +103,9 @@ func (p *Policy) decide(now time.Time, in Input, v VIP, m *memory) Decision {
 		d.Reason = in.NotReady
 	case now.Before(until) && !m.wasAnnounced:
 		d.Reason = fmt.Sprintf("serves again, announced after %s of service", p.hold(m))
+		if n := len(m.withdrawn); n > freeWithdrawals {
+			d.Reason = fmt.Sprintf("flapping, withdrawn %d times within %s: announced after %s of service", n, flapWindow, p.hold(m))
+		}
 		d.Until = until
 	default:
 		m.wasAnnounced = true

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +70,11 @@ func TestFlappingWaitsLonger(t *testing.T) {
 		}
 		at += 100 * time.Millisecond
 		ask(p, at, false, true, false)
+		d := ask(p, at, true, true, false)
+		if is, want := strings.HasPrefix(d.Reason, "flapping, withdrawn"), len(waits) > freeWithdrawals; is != want {
+			t.Errorf("withdrawn %d times: %+v", len(waits), d)
+		}
+		ask(p, at, false, true, false) // it was not announced: this is no withdrawal
 	}
 	want := []int{0, 1, 1, 1, 1, 1, 2, 4, 8, 16, 32, 60, 60, 60}
 	for i, w := range want {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -45,6 +46,7 @@ type scene struct {
 // act is a set of scenes that need the same cluster.
 type act struct {
 	set    func(context.Context, *stage) error
+	needs  string // a program that lvx does not bring
 	scenes []scene
 }
 
@@ -64,6 +66,13 @@ func Run(ctx context.Context, o Options) ([]Check, error) {
 		if len(a.scenes) == 0 {
 			continue
 		}
+		if err := a.canPlay(); err != nil {
+			if len(o.Scenes) > 0 {
+				return checks, err
+			}
+			fmt.Fprintf(o.Out, "\nLeft out: %v\n", err)
+			continue
+		}
 		got, err := playAct(ctx, o, a)
 		checks = append(checks, got...)
 		if err != nil {
@@ -71,6 +80,17 @@ func Run(ctx context.Context, o Options) ([]Check, error) {
 		}
 	}
 	return checks, summary(o, checks, time.Since(started))
+}
+
+// canPlay reports, as an error, what an act needs that is not on this host.
+func (a act) canPlay() error {
+	if a.needs == "" {
+		return nil
+	}
+	if _, err := exec.LookPath(a.needs); err != nil {
+		return fmt.Errorf("scene %s needs %s (Debian: apt install bird2)", a.scenes[0].name, a.needs)
+	}
+	return nil
 }
 
 func chosen(all []scene, names []string) []scene {

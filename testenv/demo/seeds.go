@@ -32,6 +32,9 @@ var acts = []act{
 		{"return", "it returns and preempts", returningMaster},
 		{"stop", "it is stopped: make before break", stoppedMaster},
 	}},
+	{set: threeDirectors, needs: "bird", scenes: []scene{
+		{"bgp", "more than two: every director announces the VIP, and one is killed under load", killedOfThree},
+	}},
 }
 
 func oneDirector(ctx context.Context, s *stage) error {

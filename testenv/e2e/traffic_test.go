@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,11 @@ func TestDemo(t *testing.T) {
 	}
 	if len(checks) < 15 {
 		t.Errorf("the demo made %d checks only\n%s", len(checks), out.String())
+	}
+	for _, scene := range demo.Scenes() {
+		if !slices.ContainsFunc(checks, func(c demo.Check) bool { return c.Scene == scene }) {
+			t.Errorf("scene %s made no check", scene)
+		}
 	}
 }
 

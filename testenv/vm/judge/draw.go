@@ -34,6 +34,9 @@ func (f file) compile() lb.Service {
 	s := f.Service
 	s.Reals, s.Absent = nil, nil
 	for _, r := range f.Reals {
+		if s.Scheduler == lb.RR || s.Scheduler == lb.WRR {
+			r.Upper, r.Lower = 0, 0 // lvx gets more probes, and they count
+		}
 		if f.out[r.Addr] {
 			s.Absent = append(s.Absent, r)
 		} else {
@@ -109,6 +112,9 @@ func (t *trial) drawService(i int) {
 			f.Reals = append(f.Reals, lb.Real{Addr: onearm.Real(n), Weight: t.drawWeight()})
 		}
 	}
+	if chance(t.rnd, 4) {
+		t.drawThresholds(f.Reals)
+	}
 	t.rnd.Shuffle(len(f.Reals), func(a, b int) { f.Reals[a], f.Reals[b] = f.Reals[b], f.Reals[a] })
 	t.files = append(t.files, f)
 }
@@ -131,6 +137,16 @@ func (t *trial) drawScheduler(s *lb.Service) {
 		s.Flags = pick(t.rnd, 0, lb.SHPort, lb.SHFallback, lb.SHPort|lb.SHFallback)
 	case lb.MH:
 		s.Flags = pick(t.rnd, 0, lb.MHPort, lb.MHFallback, lb.MHPort|lb.MHFallback)
+	}
+}
+
+// drawThresholds gives some reals as few connections as a step can open.
+func (t *trial) drawThresholds(reals []lb.Real) {
+	for i := range reals {
+		if chance(t.rnd, 2) {
+			reals[i].Upper = pick[uint32](t.rnd, 1, 2, 3, 5)
+			reals[i].Lower = pick(t.rnd, 0, 0, reals[i].Upper, (reals[i].Upper+1)/2)
+		}
 	}
 }
 

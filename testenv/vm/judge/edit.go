@@ -117,6 +117,39 @@ func (t *trial) leaveSorry(known view) {
 	}
 }
 
+// leaveWithoutTemplate leaves connections of a persistent service alone whose
+// client has no template any more: no real could be used when the client came
+// anew. As such a connection is established, lvx makes the client a template
+// again; the kernel does not.
+func (t *trial) leaveWithoutTemplate() error {
+	known, err := t.view(t.kernel, false)
+	if err != nil {
+		return err
+	}
+	for _, c := range known.conns {
+		s, ok := t.state.Service(c.Service)
+		if ok && s.Persistence.Enabled() && c.Proto == lb.TCP && !c.Template && !hasTemplate(known, s, c.Client.Addr()) {
+			t.strays[endpointsOf(c)] = true
+		}
+	}
+	return nil
+}
+
+// hasTemplate reports whether a client of a service has a valid template.
+func hasTemplate(v view, s lb.Service, client netip.Addr) bool {
+	bits := s.Persistence.Prefix
+	if bits == 0 {
+		bits = client.BitLen()
+	}
+	network := netip.PrefixFrom(client, bits)
+	for _, c := range v.conns {
+		if c.Template && c.Service == s.Name && !invalid(c) && network.Contains(c.Client.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
 // mute keeps silent about connections of reals that are away, while the kernel
 // waits for them to return: it sends ICMP errors after them, lvx does not, and
 // lvx schedules the next packet of UDP anew.

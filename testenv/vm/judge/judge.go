@@ -51,7 +51,7 @@ type trial struct {
 	serial  int                // of probes
 	away    map[endpoints]bool // see mute
 	muted   map[endpoints]bool // too
-	strays  map[endpoints]bool // see leaveSorry
+	strays  map[endpoints]bool // left out: see leaveSorry, leaveWithoutTemplate
 }
 
 // Run plays cases until there were o.Steps steps. The first difference is an
@@ -169,6 +169,9 @@ func describe(s lb.State) string {
 		fmt.Fprintf(&b, "\n    %s %v mark %d %s flags %d ops %v persistent %v sorry %v:", v.Name, v.Listeners, v.Mark, v.Scheduler, v.Flags, v.OnePacket, v.Persistence, v.Sorry)
 		for _, r := range v.Reals {
 			fmt.Fprintf(&b, " %s=%d", shortReal(r.Addr), r.Weight)
+			if r.Upper != 0 || r.Lower != 0 {
+				fmt.Fprintf(&b, "(%d-%d)", r.Lower, r.Upper)
+			}
 		}
 	}
 	return b.String()

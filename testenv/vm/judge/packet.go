@@ -81,6 +81,9 @@ func (t *trial) both(what string, frame []byte) error {
 	if got.bytes != want.bytes {
 		return fmt.Errorf("%s: lvx %s, kernel %s\nlvx    %x\nkernel %x", what, got.name, want.name, got.bytes, want.bytes)
 	}
+	if want.kind == "ICMP 3/3" {
+		return t.leaveWithoutTemplate()
+	}
 	return nil
 }
 

@@ -57,7 +57,7 @@ func (t *trial) view(s *side, list bool) (view, error) {
 		for _, c := range conns {
 			sorry := t.toSorry(c)
 			switch {
-			case sorry && t.strays[endpointsOf(c)]:
+			case !c.Template && t.strays[endpointsOf(c)]:
 				v.strays[endpointsOf(c)] = true
 				out = append(out, c)
 			case c.Template && t.state.ExpireNodestConn && t.orphaned(c):

@@ -310,7 +310,20 @@ func newNoise(seed uint64) *noise {
 	for _, e := range known() {
 		n.good = append(n.good, frame(lb.Packet{Proto: e.proto, Src: e.src, Dst: e.dst, Flags: "A"}), icmpErrorOf(3, 1, e, 2))
 	}
+	for i := range uint16(8) { // by sh, so that each of its reals gets some, one of which is behind another interface
+		n.good = append(n.good, frame(lb.Packet{Proto: lb.TCP, Src: nextTo(client, i), Dst: netip.AddrPortFrom(vips[0], 8050), Flags: "S"}),
+			frame6(lb.Packet{Proto: lb.TCP, Src: nextTo(client6, i), Dst: netip.AddrPortFrom(vip6, 8050), Flags: "S"}, 0, 0, nil))
+	}
 	return n
+}
+
+// nextTo is a client some addresses further.
+func nextTo(client netip.AddrPort, n uint16) netip.AddrPort {
+	a := client.Addr()
+	for range n {
+		a = a.Next()
+	}
+	return netip.AddrPortFrom(a, client.Port())
 }
 
 func (n *noise) frame() (string, []byte) {

@@ -48,6 +48,7 @@ func seedFiles(f *testing.F) {
 		"include *\n", "$A=$A\n$A\n", "$A= \\\n$A \\\n$A\n$A\n", "$A=~SEQ(X,1,3) $A\n$A\n",
 		"~SEQ(N, 1, 1, 9223372036854775807) x $N", "~SEQ(N,-3) $N", "~LST({A,B},{1,2},{3})$A$B", "${_ENV X}${_RANDOM 1 2}${_PWD}",
 		"@a b\n@^a c\n@", "\"unclosed { quote\nvirtual_server", "}}}{{{", "vrrp_instance { {", "!", "#", "\\#", "a\x00b\n",
+		"vrrp_instance v {\ntrack_interface {\n\"\"\n}\n}",
 		"virtual_server_group g { 0.0.0.0-255 1\n 2001:db8::/64 80 }\nvirtual_server group g { real_server ::1 { } }",
 	} {
 		f.Add([]byte(s))

@@ -40,8 +40,11 @@ func (s *Statement) mark(l Level, format string, args ...any) {
 // overrule says what became of s, whatever was said before.
 func (s *Statement) overrule(l Level, format string, args ...any) {
 	word := s.Word
-	if s.isHidden {
+	switch {
+	case s.isHidden:
 		word = "(hidden)"
+	case word == "":
+		word = `""`
 	}
 	s.verdict = &Finding{File: s.file, Line: s.line, Keyword: word, Text: fmt.Sprintf(format, args...), Level: l}
 }

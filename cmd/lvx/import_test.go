@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -54,6 +55,35 @@ func TestImport(t *testing.T) {
 	}
 	if strings.Contains(errs, "hunter22") || !strings.Contains(errs, "use -o FILE") {
 		t.Errorf("stderr:\n%s", errs)
+	}
+}
+
+// What lvx import makes of every fixture, as a file, is one that lvx check, a
+// process of its own, accepts: all that it may say against it is of this host.
+func TestCheckTakesWhatImportWrites(t *testing.T) {
+	fixtures, err := filepath.Glob("../../pkg/keepalived/testdata/*.conf")
+	if err != nil || len(fixtures) < 23 {
+		t.Fatalf("%d fixtures: %v", len(fixtures), err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "lvx") // TestMain knows it by this name
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, fixture := range fixtures {
+		t.Run(filepath.Base(fixture), func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "lvx.yaml")
+			if text, err := exec.Command(link, "import", "--lenient", fixture, "-o", out).CombinedOutput(); err != nil {
+				t.Fatalf("lvx import: %v\n%s", err, text)
+			}
+			text, _ := exec.Command(link, "check", "-c", out).CombinedOutput() // this host may lack its interfaces
+			if !strings.HasPrefix(string(text), "configuration  "+out+": ok, ") {
+				t.Errorf("lvx check:\n%s", text)
+			}
+		})
 	}
 }
 

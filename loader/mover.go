@@ -45,11 +45,11 @@ func (m *mover) each(visit func(moved, [2]uint32)) {
 			if value == 0 {
 				continue
 			}
-			e := moved{key: m.convertKey(atomic.LoadUint64(&m.from[set+way])), owner: m.ownerAt(m.from, set+way)}
-			ok := false
-			if e.value, ok = m.convertValue(value); !ok {
+			converted, ok := m.convertValue(value)
+			if !ok {
 				continue
 			}
+			e := moved{key: m.convertKey(atomic.LoadUint64(&m.from[set+way])), value: converted, owner: m.ownerAt(m.from, set+way)}
 			if hash, ok := m.hashOf(e.key, e.value); ok {
 				visit(e, bpf.TwoSets(hash, uint32(len(m.into)/m.stride)))
 			}

@@ -323,7 +323,8 @@ func (e *exam) isServer() bool {
 func (e *exam) examineMarks() {
 	var served []lb.Listener
 	for _, svc := range e.Config.Services {
-		if svc.Mark == 0 && !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.NAT }) {
+		isKernels := e.Config.Backend != config.BackendXDP && slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.NAT })
+		if svc.Mark == 0 && !isKernels {
 			served = append(served, svc.Listeners...)
 		}
 	}

@@ -158,6 +158,18 @@ func TestFindings(t *testing.T) {
 			func(_ *Case, f *fake) { f.marks = []string{"netfilter would mark packets"} },
 			[]string{"bypassed-mark firewall"},
 		},
+		"a mark, and NAT by the kernel": {
+			func(c *Case, f *fake) {
+				f.marks = []string{"netfilter would mark packets"}
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+			}, nil,
+		},
+		"a mark, and NAT in XDP": {
+			func(c *Case, f *fake) {
+				f.marks = []string{"netfilter would mark packets"}
+				c.Config.Backend, c.Config.Services[0].Reals[0].Forward = config.BackendXDP, lb.NAT
+			}, []string{"bypassed-mark firewall"},
+		},
 		"notes": {
 			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.HasLRO, f.iface.HasVLANStrip = false, true, true },
 			[]string{"note: offload interface eth0", "note: offload interface eth0"},

@@ -32,8 +32,8 @@ var script = []struct{ command, leaves string }{
 	{"ipvsadm -d -t VIP:81 -r 172.25.0.12", "!VIP:81 -r"},
 	{"ipvsadm -D -t VIP:81", "!VIP:81"},
 	{"printf '%s\n' '-A -t VIP:82 -s lc' '-a -t VIP:82 -r 172.25.0.13' '-D -f 7' | ipvsadm -R", "-t VIP:82 -r 172.25.0.13:82"},
-	{"ipvsadm -Sn >rules && ipvsadm -C", "!-A"},
-	{"ipvsadm -R <rules", "-t VIP:82 -s lc"},
+	{"ipvsadm -Sn >rules && ipvsadm -C && ipvsadm -R <rules", "-t VIP:82 -s lc"},
+	{"ipvsadm -D -t VIP:82", "!VIP:82"},
 }
 
 // ruled is all that the commands have set.

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/daemon"
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -39,12 +43,37 @@ as lvx import reads it.`,
 			if cmd.Flags().Changed("cpus") {
 				h.CPUs = int(cpus)
 			}
-			return printCheck(cmd.OutOrStdout(), path, cfg, h, daemon.Preflight(cfg, h))
+			found := append(daemon.Preflight(cfg, h), refusedByReload(cmd.Context(), cfg, path)...)
+			return printCheck(cmd.OutOrStdout(), path, cfg, h, found)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`, lvx.yaml or keepalived.conf")
 	cmd.Flags().Uint16Var(&cpus, "cpus", 0, "say what memory a host with `N` possible CPUs needs, instead of this one")
 	return cmd
+}
+
+// askTime is how long check waits for a daemon that runs.
+const askTime = 2 * time.Second
+
+// refusedByReload lists what a daemon that runs could not take over from the
+// file by a reload.
+func refusedByReload(ctx context.Context, cfg *config.Config, path string) (found []daemon.Finding) {
+	text, err := readConfig(path)
+	if err != nil {
+		return nil // of a keepalived.conf the daemon reads its own
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	lines, err := admin.NewClient(cfg.Admin.Socket).Diff(ctx, text)
+	if err != nil {
+		return nil // none runs, or it is not ours to ask
+	}
+	for _, line := range lines {
+		if strings.Contains(line, director.NotByReload) {
+			found = append(found, daemon.Finding{Level: daemon.Warning, Text: line, Passing: true})
+		}
+	}
+	return found
 }
 
 // printCheck prints the report; an error says why the host cannot run it.

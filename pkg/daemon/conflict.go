@@ -33,7 +33,8 @@ func foreignProgram(cfg *config.Config) error {
 		if x == nil || !x.Attached || loader.IsPinned(cfg.PinDir, name) {
 			continue
 		}
-		return fmt.Errorf("interface %s: another XDP program is attached, id %d (see `bpftool net`; detach it with `ip link set dev %s xdp off`)", name, x.ProgId, name)
+		return fmt.Errorf("interface %s: another XDP program is attached, id %d, not pinned in pin_dir %s (see `bpftool net`; detach it with `ip link set dev %s xdp off`, unless it is an lvx's with another pin_dir)",
+			name, x.ProgId, cfg.PinDir, name)
 	}
 	return nil
 }

@@ -237,7 +237,8 @@ func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
 // nothing that is served is taken down either: it waits for a successor, see
 // [config.Config.StopGrace].
 func (d *Daemon) Run(ctx context.Context) error {
-	notes, inner := newCircle(ctx), newCircle(ctx)
+	record, notes, inner := newCircle(ctx), newCircle(ctx), newCircle(ctx)
+	record.start("history", d.history.Run) // of what could not be told at the end too
 	notes.start("notes", d.vips.holder.Run)
 	notes.start("notes of a real server", d.silent.notes.Run)
 	notes.start("notifications", d.notifier.Run) // of the end too
@@ -246,14 +247,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("interfaces", d.links.run)
 	inner.start("VIPs", d.vips.Run)
 	inner.start("checks", d.monitor.Run)
-	inner.start("history", d.history.Run)
 	inner.start("director", d.director.Run)
 	if d.losses != nil {
 		inner.start("losses", d.losses.run)
 	}
 	inner.start("first VIPs", d.awaitVIPs)
 	how, err := d.face(ctx, inner)
-	return errors.Join(err, inner.stop(), d.finish(how), notes.stop())
+	return errors.Join(err, inner.stop(), d.finish(how), notes.stop(), record.stop())
 }
 
 // awaitVIPs closes ready when the director is, and it is known of every VIP

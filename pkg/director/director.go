@@ -285,10 +285,11 @@ func (d *Director) start(ctx context.Context) error {
 	}
 	d.opt.Health.Restore(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))
 	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
-	if err := d.adoptConfig(ctx, d.cfg); err != nil {
-		return err
+	err := d.adoptConfig(ctx, d.cfg)
+	if err != nil && !d.runtime.IsEmpty() && ctx.Err() == nil {
+		err = d.startWithoutRuntime(ctx, err)
 	}
-	return nil
+	return err
 }
 
 // applyPlan plans and makes the backend follow. onApplied is called with the

@@ -199,6 +199,9 @@ func (d *Director) Sync(ctx context.Context) error {
 	})
 }
 
+// NotByReload is what is said of a key that a reload refuses to change.
+const NotByReload = "changed, which a reload cannot do"
+
 // refuseFixedKeys refuses what cannot change while the daemon runs: where it
 // keeps its things and, if the daemon cannot start anew by itself, what it is
 // made of.
@@ -211,11 +214,11 @@ func (d *Director) refuseFixedKeys(cfg *config.Config) error {
 		{"pin_dir", cfg.PinDir == d.cfg.PinDir},
 	} {
 		if !c.same {
-			return fmt.Errorf("%s: changed, which a reload cannot do (lvx stop --purge, then start lvx)", c.key)
+			return fmt.Errorf("%s: %s (lvx stop --purge, then start lvx)", c.key, NotByReload)
 		}
 	}
 	if keys := d.renewalKeys(cfg); len(keys) > 0 && d.opt.Renew == nil {
-		return fmt.Errorf("%s: changed, which a reload cannot do (restart lvx)", keys[0])
+		return fmt.Errorf("%s: %s (restart lvx)", keys[0], NotByReload)
 	}
 	return nil
 }

@@ -3,7 +3,9 @@ package director
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"time"
@@ -219,6 +221,27 @@ func (d *Director) loadRuntime() {
 	}
 	d.cfg = next.merge(d.file, d.marks)
 	d.runDaemons()
+}
+
+// startWithoutRuntime starts with what the file says, because why keeps what
+// ipvsadm had changed from being served. If that is not what is wrong either, the
+// layer is left alone.
+func (d *Director) startWithoutRuntime(ctx context.Context, why error) error {
+	layer := d.runtime
+	d.runtime, d.cfg = Runtime{}, d.file
+	d.leases.Store(nil)
+	d.opt.Health.Set(Targets(d.cfg, d.opt.ProbeVIP))
+	if d.adoptConfig(ctx, d.cfg) != nil {
+		d.runtime = layer
+		return why
+	}
+	d.runDaemons()
+	path := filepath.Join(d.cfg.StateDir, runtimeFile)
+	_, err := jsonfile.Within(noteReadTime, func() (none struct{}, err error) {
+		return none, jsonfile.SetAside(path, fmt.Errorf("it cannot be served: %w", why))
+	})
+	d.warnNotRead(path, err)
+	return nil
 }
 
 // noteDropped says which edits a file has made needless.

@@ -24,7 +24,7 @@ import (
 
 // What clients take is an answer, also where Go's own client is stricter: a
 // check asks whether the service answers.
-func TestHTTPServersThatClientsTake(t *testing.T) {
+func TestFault11ServersThatClientsTake(t *testing.T) {
 	for what, answer := range map[string]string{
 		"text that is not ASCII":   "HTTP/1.1 200 OK\r\nServer: Apfelb\xe4umchen\r\nX-\xfc: \xff\r\n\r\nok",
 		"a name with a blank":      "HTTP/1.1 200 OK\r\nMy Header: x\r\n\r\nok",
@@ -68,7 +68,7 @@ func TestHTTPDigestAndNoMatch(t *testing.T) {
 
 // Servers that speak nothing but HTTP/2: by ALPN, and by knowing it
 // beforehand, where the checker has to find out.
-func TestHTTP2Only(t *testing.T) {
+func TestFault11HTTP2Only(t *testing.T) {
 	srv := httptest.NewUnstartedServer(web(t))
 	srv.TLS = &tls.Config{NextProtos: []string{http2.NextProtoTLS}}
 	srv.EnableHTTP2 = true
@@ -105,7 +105,7 @@ func TestHTTP2Only(t *testing.T) {
 
 // A server of TLS 1.2 that exchanges keys by RSA alone, and one that is older
 // still, are alive; the configuration can narrow what is offered.
-func TestOldTLS(t *testing.T) {
+func TestFault11OldTLS(t *testing.T) {
 	const rsa = "TLS_RSA_WITH_AES_128_GCM_SHA256"
 	start := func(cfg *tls.Config) uint16 {
 		srv := httptest.NewUnstartedServer(web(t))

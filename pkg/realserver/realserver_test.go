@@ -341,7 +341,7 @@ func TestInspect(t *testing.T) {
 // Whatever is set and by whomever: ready means that the host takes packets for
 // the VIP, and that a neighbour who asks for it hears nothing; a VIP that is
 // of the segment must not be the one that asks.
-func TestStatusJudgesWhatWorks(t *testing.T) {
+func TestFault10StatusJudgesWhatWorks(t *testing.T) {
 	type settings map[string]string // "eth0.arp_ignore" → value
 	const ignoreAll, announceAll = "all.arp_ignore", "all.arp_announce"
 	both := settings{ignoreAll: "1", announceAll: "2"}

@@ -170,7 +170,7 @@ func (h *Holder) remove(drop []Place) error {
 	if len(drop) == 0 {
 		return nil
 	}
-	removed, err := change(drop, func(index int, ps []netip.Prefix) (int, error) { return len(ps), Remove(index, ps) })
+	removed, err := change(drop, func(index int, ps []netip.Prefix) (int, error) { return len(ps), removeExactly(index, ps) })
 	h.note(slices.DeleteFunc(slices.Clone(h.ours), func(p Place) bool { return slices.Contains(removed, p) }))
 	return err
 }

@@ -60,16 +60,27 @@ func Add(index int, ps []netip.Prefix) (added int, err error) {
 	return len(missing), err
 }
 
-// Remove takes the addresses of ps off interface index and nothing else.
-// What is removed already, or with its interface, is success.
+// Remove takes the addresses of ps off interface index and nothing else,
+// whatever their prefix lengths. What is removed already, or with its
+// interface, is success.
 func Remove(index int, ps []netip.Prefix) error {
+	return removeWhere(index, func(p netip.Prefix) bool { return Has(ps, p.Addr()) })
+}
+
+// removeExactly spares an address of ps that the interface has with another
+// prefix length: it is the host's own.
+func removeExactly(index int, ps []netip.Prefix) error {
+	return removeWhere(index, func(p netip.Prefix) bool { return slices.Contains(ps, p) })
+}
+
+func removeWhere(index int, isMeant func(netip.Prefix) bool) error {
 	addrMutex.Lock()
 	defer addrMutex.Unlock()
 	have, secondary, err := List(index)
 	if err != nil {
 		return err
 	}
-	removed := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !Has(ps, p.Addr()) })
+	removed := slices.DeleteFunc(have, func(p netip.Prefix) bool { return !isMeant(p) })
 	if len(removed) == 0 {
 		return nil
 	}

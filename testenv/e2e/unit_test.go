@@ -60,7 +60,7 @@ func messages(log string) []string {
 // The daemon does under the unit's sandbox what it does without one: forwards,
 // checks by program and through the VIP, sends adverts with real-time
 // priority, stores notes. Its log says the same.
-func TestUnitSandbox(t *testing.T) {
+func TestFault24UnitSandbox(t *testing.T) {
 	logs := map[string][]string{}
 	for _, name := range []string{"bare", "sandboxed"} {
 		r := newRig(t, testenv.Shape{Directors: 1})

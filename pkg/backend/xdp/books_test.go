@@ -114,7 +114,7 @@ func drawState(t *rapid.T) lb.State {
 
 // A store that fails, whichever it is, leaves each service as it was or as it
 // was to be, and the record of it too.
-func TestApplyIsAllOrNothing(t *testing.T) {
+func TestFault23ApplyIsAllOrNothing(t *testing.T) {
 	h := newStill(t, 1024, 256)
 	rapid.Check(t, func(rt *rapid.T) {
 		h.reset(t)
@@ -176,7 +176,7 @@ func mhServices(n, reals int) lb.State {
 
 // 900 mh services fill nine tenths of the rings; when a check of each of them
 // changes at a time, all of the rings are laid anew.
-func TestRingsThatChangeTogetherMakeRoomForEachOther(t *testing.T) {
+func TestFault23RingsMakeRoomForEachOther(t *testing.T) {
 	h := newStill(t, 1024, 256)
 	for reals := 1; reals <= 3; reals++ {
 		must(t, h.Apply(context.Background(), mhServices(900, reals)))
@@ -190,7 +190,7 @@ func TestRingsThatChangeTogetherMakeRoomForEachOther(t *testing.T) {
 	must(t, Fits(mhServices(900, 3)))
 }
 
-func TestMoreRingsThanThereIsSpaceFor(t *testing.T) {
+func TestFault23MoreRingsThanThereIsSpaceFor(t *testing.T) {
 	too := mhServices(1025, 3)
 	if err := Fits(too); !errors.Is(err, errNoRingSpace) {
 		t.Errorf("Fits: %v", err)

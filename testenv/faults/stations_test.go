@@ -1,4 +1,4 @@
-package e2e
+package faults
 
 import (
 	"fmt"
@@ -101,7 +101,7 @@ func TestFault26ForeignARP(t *testing.T) {
 func TestFault28NewMACs(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1, r1 := r.Cluster.Host("d1"), r.Cluster.Host("r1")
-	must(t, r.Direct(t.Context(), "d1", checked("type: tcp", "")))
+	must(t, r.Direct(t.Context(), "d1", checked("type: tcp")))
 	realsUp(t, r, "r1", "r2")
 	conn, err := r.Hold("r1")
 	must(t, err)
@@ -185,7 +185,7 @@ func TestFault15VIPsThatSomebodyHas(t *testing.T) {
 		must(t, r.Cluster.Host("d2").AddAddr("eth0", netip.MustParsePrefix("172.25.0.102/32")))
 		must(t, r.Direct(t.Context(), "d1", "peers: [172.25.0.14]\n"+service("")+second("172.25.0.102", "172.25.0.12", "")))
 		has(t, r, "172.25.0.102", true)
-		statusSays(t, r, "172.25.0.14", "answers ARP for it")
+		says(t, r, "status", "172.25.0.14", "answers ARP for it")
 	})
 	t.Run("IPv6", func(t *testing.T) {
 		r := newRig(t, testenv.Shape{Directors: 1})
@@ -197,7 +197,7 @@ func TestFault15VIPsThatSomebodyHas(t *testing.T) {
 			commands(t, h, "ip -6 address add "+addr+"/64 dev eth0 nodad")
 		}
 		must(t, r.Direct(t.Context(), "d1", service("")+second("[fd99::102]", "fd99::12", "")))
-		statusSays(t, r, "withheld: another host ("+r.Client.MAC("eth0").String()+") has it")
+		says(t, r, "status", "withheld: another host ("+r.Client.MAC("eth0").String()+") has it")
 		has(t, r, "fd99::102", false)
 		if got := r.Curl(2, "http://"+rig.VIP); got != "r1 r2" && got != "r2 r1" {
 			t.Errorf("the other VIP: %s", got)

@@ -115,14 +115,22 @@ func (f *fabric) checkWithdrawal(director string) {
 	f.t.Helper()
 	monitor, err := f.router.Start("ip", "-ts", "monitor", "route")
 	must(f.t, err)
-	// It hears of what happens from now on: this route says that it listens.
-	run(f.t, f.router, "ip", "route", "add", "192.0.2.1/32", "dev", "lo")
-	must(f.t, monitor.WaitOutput(f.t.Context(), "192.0.2.1"))
+	hears := func(text string) error {
+		if !strings.Contains(monitor.Output(), text) {
+			return fmt.Errorf("ip monitor has not said %q: %s", text, monitor.Output())
+		}
+		return nil
+	}
+	eventually(f.t, func() error { // it hears of nothing before it listens
+		run(f.t, f.router, "ip", "route", "replace", "192.0.2.1/32", "dev", "lo")
+		run(f.t, f.router, "ip", "route", "del", "192.0.2.1/32", "dev", "lo")
+		return hears("192.0.2.1")
+	})
 	for _, real := range []string{"r1", "r2"} {
 		must(f.t, f.Cluster.Host(real).SetLink("eth0", false))
 	}
 	f.awaitPath(director, false)
-	must(f.t, monitor.WaitOutput(f.t.Context(), "Deleted "+rig.VIP))
+	eventually(f.t, func() error { return hears("Deleted " + rig.VIP) })
 	forgotten := deletedAt(f.t, monitor, rig.VIP)
 
 	out, err := f.LVX(f.t.Context(), director, "history", "--json")

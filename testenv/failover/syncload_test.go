@@ -36,6 +36,7 @@ const shortLife = 2 * time.Second // of a connection of the steady load, between
 // shortOne is a connection of the steady load: it asks, waits, and asks again.
 type shortOne struct {
 	ends  connEnds
+	asked time.Time // again
 	ended time.Time
 	what  string // what is wrong with it
 }
@@ -100,10 +101,11 @@ func (l *load) visit(ctx context.Context, port int) {
 	case <-ctx.Done():
 		return
 	}
+	one.asked = time.Now()
 	again, err := rig.Ask(conn)
 	switch {
 	case err != nil:
-		one.what = rig.Brief(err)
+		one.what = fmt.Sprintf("%s, asked at %s", rig.Brief(err), one.asked.Format("05.000"))
 	case again != who:
 		one.what = fmt.Sprintf("was with %s, then with %s", who, again)
 	}

@@ -91,6 +91,27 @@ func TestPairUpgradesUnderLoad(t *testing.T) {
 	})
 }
 
+// A release whose maps have other layouts, and tables of other sizes, takes over on
+// either director, and the one before takes over again.
+func TestPairUpgradesOverChangedMapsUnderLoad(t *testing.T) {
+	binaries := []string{buildOtherLayout(t), lvx}
+	disturb(t, 20, func(r *rig.Rig, name string, i int) {
+		round := i / 2 % 2
+		_, err := r.Config(name, fmt.Sprintf("tables: {flows: %d}\n", 40_000+20_000*round)+pairBody(pairPriority[name], ""))
+		must(t, err)
+		out, err := r.LVX(t.Context(), name, "upgrade", binaries[round])
+		must(t, err)
+		if !strings.Contains(out, "serves") {
+			t.Errorf("upgrade says:\n%s", out)
+		}
+		for _, copied := range []string{"counters (", "labels (", "flows ("} {
+			if log := r.Daemons[name].Output(); !strings.Contains(log, copied) {
+				t.Errorf("the log does not say that %s...) was copied:\n%s", copied, log)
+			}
+		}
+	})
+}
+
 // A director that does not start, after a kill, leaves the VIP to the other one.
 func TestPairFailedStartsUnderLoad(t *testing.T) {
 	disturb(t, 10, func(r *rig.Rig, name string, _ int) {

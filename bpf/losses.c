@@ -50,7 +50,8 @@ struct net_device {
 	possible_net_t nd_net;
 } __attribute__((preserve_access_index));
 
-static __always_inline void count(const struct net_device *dev, enum loss why, __u64 frames)
+/* Says whether frames of the interface are counted. */
+static __always_inline int count(const struct net_device *dev, enum loss why, __u64 frames)
 {
 	struct loss_key key = {
 		.netns = dev->nd_net.net->net_cookie,
@@ -61,6 +62,7 @@ static __always_inline void count(const struct net_device *dev, enum loss why, _
 
 	if (lost)
 		__sync_fetch_and_add(lost, frames);
+	return !!lost;
 }
 
 SEC("tp_btf/xdp_exception")
@@ -95,12 +97,15 @@ int BPF_PROG(count_redirect_err, const struct net_device *dev)
 	return 0;
 }
 
+/* A frame for a bond comes in by one of the bond's NICs, which nobody watches, and
+ * leaves by the bond.
+ */
 SEC("tp_btf/xdp_devmap_xmit")
 int BPF_PROG(count_redirected, const struct net_device *from, const struct net_device *to, int sent,
 	     int drops, int err)
 {
-	if (drops > 0)
-		count(from, LOSS_REDIRECT, drops);
+	if (drops > 0 && !count(from, LOSS_REDIRECT, drops))
+		count(to, LOSS_REDIRECT, drops);
 	return 0;
 }
 

@@ -35,7 +35,7 @@ func findKernel(ctx context.Context, log io.Writer) (kernel, error) {
 	if err != nil {
 		return kernel{}, fmt.Errorf("cache for kernels: %w", err)
 	}
-	base = filepath.Join(base, "lvx-vm")
+	base = filepath.Join(base, "lvx-vm", selection())
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return kernel{}, err
 	}
@@ -140,8 +140,22 @@ func packageName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("package %s not found (the guest's kernel comes from Debian's archive for amd64)", metaPackage)
 }
 
+// kept are the modules that guests use: those of networking.
+var kept = []string{
+	"net/netfilter/", "net/ipv4/", "net/ipv6/", "net/bridge/", "net/sched/", "net/8021q/", "net/802/", "net/llc/", "net/packet/", "net/tls/",
+	"net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net", "drivers/virtio/virtio", "drivers/net/bonding/",
+	"drivers/net/veth", "drivers/net/dummy", "drivers/net/macvlan", "drivers/net/ifb", "drivers/net/tun", "drivers/net/vrf",
+	"lib/", "arch/x86/crypto/crc32c", "crypto/crc32c",
+}
+
+// selection names the kept modules: a cache of others is no cache of these.
+func selection() string {
+	sum := sha256.Sum256([]byte(strings.Join(kept, " ")))
+	return hex.EncodeToString(sum[:4])
+}
+
 // wanted picks the files of a kernel package that guests use: the image and
-// the modules that networking needs.
+// the kept modules.
 func wanted(name string) bool {
 	if strings.HasPrefix(name, "boot/vmlinuz-") {
 		return true
@@ -150,11 +164,7 @@ func wanted(name string) bool {
 	if !ok || !strings.HasSuffix(module, ".ko") {
 		return false
 	}
-	for _, prefix := range []string{
-		"net/netfilter/", "net/ipv4/", "net/ipv6/", "net/bridge/", "net/sched/", "net/8021q/", "net/802/", "net/llc/", "net/packet/",
-		"drivers/net/veth", "drivers/net/dummy", "drivers/net/macvlan", "drivers/net/ifb", "drivers/net/tun", "drivers/net/vrf",
-		"lib/", "arch/x86/crypto/crc32c", "crypto/crc32c",
-	} {
+	for _, prefix := range kept {
 		if strings.HasPrefix(module, prefix) {
 			return true
 		}

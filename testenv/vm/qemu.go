@@ -78,6 +78,11 @@ func qemuArgs(k kernel, initrd string, o Options) []string {
 	} else {
 		args = append(args, "-accel", "tcg,thread=multi")
 	}
+	for i := range 2 * o.Cables {
+		args = append(args,
+			"-netdev", fmt.Sprintf("hubport,id=net%d,hubid=%d", i, i/2),
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,mac=02:00:00:00:ca:%02x", i, i))
+	}
 	for i := range lines {
 		// ExtraFiles start at 3; opening /dev/fd/N of a pipe gives its write end.
 		args = append(args,

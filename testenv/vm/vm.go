@@ -54,6 +54,10 @@ type Options struct {
 	// modprobe or by the kernel itself in any case.
 	Modules []string
 
+	// Cables are pairs of virtio NICs, the ends of each pair connected: eth0
+	// with eth1, eth2 with eth3. Their driver is virtio_net.
+	Cables int
+
 	// Timeout ends the whole run; 0 is [DefaultTimeout].
 	Timeout time.Duration
 

@@ -38,6 +38,7 @@ type Suite struct {
 	Files   map[string]string // further files, guest path to path from the root of the module
 	Tools   []string          // see vm.Options
 	Modules []string          // loaded before the tests; ip_vs if nil
+	Cables  int               // see vm.Options
 	Memory  int               // MiB; 0 is vm.DefaultMemory
 	Icount  bool              // the guest's clock counts instructions: sleeping is free
 	Timeout time.Duration     // of the guest; 0 is vm.DefaultTimeout
@@ -86,6 +87,12 @@ var Suites = []Suite{
 		Files:   map[string]string{"examples": "docs/examples"},
 		Tools:   []string{"bash", "curl", "ip", "ipvsadm", "iptables"},
 		Modules: []string{"nf_tables", "veth", "bridge"}, // ip_vs is for the daemon to load
+	},
+	{
+		Name: "wiring", Package: "./testenv/vm/wiring", Icount: true, Memory: 2000, Cables: 1, Timeout: 30 * time.Minute,
+		Builds:  map[string]string{"lvx": "./cmd/lvx"},
+		Tools:   []string{"ip"},
+		Modules: []string{"veth", "bridge", "8021q", "bonding", "virtio_pci", "virtio_net"},
 	},
 	{
 		Name: "xdp", Package: "./pkg/backend/xdp", Host: true, Memory: 5000, Timeout: 10 * time.Minute,
@@ -156,7 +163,7 @@ func (s Suite) compile(ctx context.Context, root string, args ...string) error {
 func (s Suite) options(root, binary string, out io.Writer) vm.Options {
 	o := vm.Options{
 		Files: map[string]string{"suite.test": binary},
-		Tools: s.Tools, Modules: s.Modules, Memory: s.Memory, Icount: s.Icount, Timeout: s.Timeout, Stdout: out, Log: out,
+		Tools: s.Tools, Modules: s.Modules, Cables: s.Cables, Memory: s.Memory, Icount: s.Icount, Timeout: s.Timeout, Stdout: out, Log: out,
 	}
 	if o.Modules == nil {
 		o.Modules = []string{"ip_vs"}

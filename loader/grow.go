@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -41,7 +42,7 @@ func (d *Datapath) Grow(room Room) error {
 // What others use without a lock, above all leases and clock, stays.
 func (d *Datapath) exchangeFor(next *Datapath) {
 	grown := map[string]bool{}
-	for _, name := range append(append([]string{}, mapsOfReals...), mapsOfRings...) {
+	for _, name := range slices.Concat(mapsOfReals, mapsOfRings) {
 		grown[name] = true
 	}
 	theirs := map[string]**ebpf.Map{}

@@ -112,6 +112,27 @@ func TestGrowKeepsTheLock(t *testing.T) {
 	}
 }
 
+// Whoever looks at pinned maps takes the sizes that depend on options from the
+// pins.
+func TestSizedMaps(t *testing.T) {
+	small, err := sizedSpec(Options{Flows: 1000, Templates: 1000, Room: RoomFor(0, 0)})
+	must(t, err)
+	large, err := sizedSpec(Options{Flows: 100_000, Templates: 100_000, IPv6: true})
+	must(t, err)
+	var differ []string
+	for name, m := range small.Maps {
+		if pinned(name) && m.MaxEntries != large.Maps[name].MaxEntries {
+			differ = append(differ, name)
+		}
+	}
+	sized := sizedMaps()
+	slices.Sort(differ)
+	slices.Sort(sized)
+	if !slices.Equal(differ, sized) {
+		t.Errorf("sizes that differ by options: %v, want %v", differ, sized)
+	}
+}
+
 func TestRoomFor(t *testing.T) {
 	for _, c := range []struct {
 		reals, lines int

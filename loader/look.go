@@ -66,7 +66,7 @@ func pinnedSpec(pins pinDir) (*ebpf.CollectionSpec, error) {
 	if err := addMaps6(spec, Options{}); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"flows", "templates", "flow_news", "template_news", "flows6", "templates6", "fragments6"} {
+	for _, name := range sizedMaps() {
 		m, err := ebpf.LoadPinnedMap(pins.file(name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

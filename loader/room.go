@@ -16,7 +16,7 @@ type Room struct {
 
 // The least that there is room for.
 const (
-	fewestReals     = 8192
+	fewestReals     = 4096
 	fewestRingLines = 32768
 )
 
@@ -47,9 +47,15 @@ func (r Room) Union(o Room) Room {
 
 // Maps whose size is that of [Room].
 var (
-	mapsOfReals = []string{"reals", "addresses", "tunnels", "loads", "counters"}
+	mapsOfReals = []string{"reals", "addresses", "tunnels", "loads", "counters", "reply_counters"}
 	mapsOfRings = []string{"rings"}
 )
+
+// sizedMaps are the maps whose size depends on [Options].
+func sizedMaps() []string {
+	tables := []string{"flows", "templates", "flow_news", "template_news", "flows6", "templates6", "fragments6"}
+	return slices.Concat(tables, mapsOfReals, mapsOfRings)
+}
 
 // entries is the size of a map that follows r; 0: it does not, or is to be the
 // largest.

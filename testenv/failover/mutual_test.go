@@ -14,6 +14,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // mutual is the configuration of two directors that are each other's real
@@ -140,13 +141,19 @@ func TestDirectorsThatAreRealServers(t *testing.T) {
 		}
 		return nil
 	})
-	for range 12 { // each balances in a rotation of its own
-		if conn, _, err := p.connect(80); err != nil {
-			t.Errorf("while both are master: %v", err)
-		} else {
-			_ = conn.Close()
+	// Each balances in a rotation of its own. A client that changes from one to the
+	// other within a connection may lose it: that two are master is a fault.
+	for _, name := range []string{"a", "b"} {
+		tb.Run(p.t, p.Host("c"), "ip", "neighbour", "replace", VIP.String(), "lladdr", p.Host(name).MAC("eth0").String(), "dev", "eth0", "nud", "permanent")
+		for range 6 {
+			if conn, _, err := p.connect(80); err != nil {
+				t.Errorf("by %s, while both are master: %v", name, err)
+			} else {
+				_ = conn.Close()
+			}
 		}
 	}
+	tb.Run(p.t, p.Host("c"), "ip", "neighbour", "del", VIP.String(), "dev", "eth0")
 	p.deafen(false)
 	p.settle()
 	p.alternates("a is master again")

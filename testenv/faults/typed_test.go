@@ -101,6 +101,9 @@ type typing struct {
 	daemon *testenv.Process
 }
 
+// typedIn is the directory that lines are typed in, of the host's own /root.
+const typedIn = "/root/typed"
+
 // typedMounts makes a host's directories its own: nothing that is typed
 // reaches those of this machine.
 const typedMounts = `set -e
@@ -110,7 +113,7 @@ cp -a /etc/. $0/etc/
 mount --bind $0/etc /etc
 mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/lib; mount -t tmpfs tmpfs /root; mount -t tmpfs tmpfs /usr/local
 mount -t bpf bpf /sys/fs/bpf
-mkdir -p /etc/lvx /etc/keepalived /usr/local/bin /usr/local/share/man /root/work
+mkdir -p /etc/lvx /etc/keepalived /usr/local/bin /usr/local/share/man ` + typedIn + `
 install -m 755 $1 /usr/local/bin/lvx
 for other in jq ssh systemctl; do printf '#!/bin/sh\ncat >/dev/null </dev/stdin\n' >/usr/local/bin/$other; chmod 755 /usr/local/bin/$other; done
 touch /run/mounted
@@ -140,7 +143,7 @@ func (s *typing) typedFiles() {
 		"ip_vs_conn": "", "/proc.txt": "",
 	} {
 		if !filepath.IsAbs(name) {
-			name = "/root/work/" + name
+			name = typedIn + "/" + name
 		}
 		file := filepath.Join(s.d1.Dir(), "typed")
 		must(s, os.WriteFile(file, []byte(text), 0o600))
@@ -160,7 +163,7 @@ func (s *typing) shell(h *testenv.Host, line string) (out string, code int) {
 		patience = "1"
 	}
 	out, err := h.Run(ctx, "nsenter", "-t", strconv.Itoa(s.holder.Pid()), "--mount", "--",
-		"timeout", "--preserve-status", "--kill-after", "30", "--signal", "INT", patience, "bash", "-o", "pipefail", "-c", "cd /root/work\n"+line+" 2>&1")
+		"timeout", "--preserve-status", "--kill-after", "30", "--signal", "INT", patience, "bash", "-o", "pipefail", "-c", "cd "+typedIn+"\n"+line+" 2>&1")
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):

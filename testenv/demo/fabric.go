@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -15,22 +13,6 @@ import (
 
 // fabricDirectors all announce the VIP.
 var fabricDirectors = []string{"d1", "d2", "d3"}
-
-const fabricRouter = `
-router id 172.25.0.1;
-protocol device {}
-protocol kernel { merge paths on; ipv4 { export where source = RTS_BGP; }; }
-protocol bfd { interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
-template bgp director {
-  local 172.25.0.1 as 65000;
-  hold time 9;
-  direct;
-  bfd on;
-  connect delay time 1;
-  error wait time 1, 2;
-  ipv4 { import all; export none; };
-}
-`
 
 const fabricDirector = `sloppy_tcp: true
 bgp:
@@ -49,15 +31,7 @@ func threeDirectors(ctx context.Context, s *stage) error {
 	if err := router.Sysctl("net.ipv4.fib_multipath_hash_policy", "1"); err != nil { // by ports too
 		return err
 	}
-	conf := fabricRouter
-	for _, d := range fabricDirectors {
-		conf += fmt.Sprintf("protocol bgp %s from director { neighbor %s as 65010; }\n", d, s.Cluster.Host(d).Addr("eth0"))
-	}
-	file := filepath.Join(router.Dir(), "bird.conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		return err
-	}
-	if _, err := router.Start("bird", "-f", "-c", file, "-s", filepath.Join(router.Dir(), "bird.ctl"), "-P", filepath.Join(router.Dir(), "bird.pid")); err != nil {
+	if err := s.StartBIRD("all", fabricDirectors...); err != nil {
 		return err
 	}
 	for _, d := range fabricDirectors {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -28,21 +26,8 @@ type fabric struct {
 
 var fabricDirectors = []string{"d1", "d2", "d3"}
 
-const fabricBird = `
-router id 172.25.0.1;
-protocol device {}
-protocol kernel { merge paths on; ipv4 { export where source = RTS_BGP; }; }
-protocol bfd { interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
-template bgp director {
-  local 172.25.0.1 as 65000;
-  hold time 9;
-  direct;
-  bfd on;
-  connect delay time 1;
-  error wait time 1, 2;
-  ipv4 { import filter { if (65535,0) ~ bgp_community then bgp_local_pref = 0; accept; }; export none; };
-}
-`
+// drainedLast is a router's import that prefers directors that do not drain.
+const drainedLast = "filter { if (65535,0) ~ bgp_community then bgp_local_pref = 0; accept; }"
 
 // newFabric is a fabric whose router runs BIRD.
 func newFabric(t *testing.T) *fabric {
@@ -68,14 +53,7 @@ func newFabricOf(t *testing.T) *fabric {
 
 func (f *fabric) startBIRD() {
 	f.t.Helper()
-	conf := fabricBird
-	for _, d := range fabricDirectors {
-		conf += fmt.Sprintf("protocol bgp %s from director { neighbor %s as 65010; }\n", d, f.address(d))
-	}
-	dir := f.router.Dir()
-	must(f.t, os.WriteFile(filepath.Join(dir, "bird.conf"), []byte(conf), 0o600))
-	_, err := f.router.Start("bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "bird.ctl"), "-P", filepath.Join(dir, "bird.pid"))
-	must(f.t, err)
+	must(f.t, f.StartBIRD(drainedLast, fabricDirectors...))
 }
 
 func (f *fabric) address(director string) string {

@@ -43,8 +43,8 @@ func buildOtherLayout(t *testing.T) string {
 		}
 	}
 	types := filepath.Join(tree, "bpf", "types.h")
-	must(t, replaceIn(types, "struct counter {\n", "struct counter {\n\t__u64 of_another_release;\n"))
-	must(t, replaceIn(types, "struct label {\n\tchar name[56];\n", "struct label {\n\t__u64 of_another_release;\n\tchar name[56];\n"))
+	replaceIn(t, types, "struct counter {\n", "struct counter {\n\t__u64 of_another_release;\n")
+	replaceIn(t, types, "struct label {\n\tchar name[56];\n", "struct label {\n\t__u64 of_another_release;\n\tchar name[56];\n")
 	path := filepath.Join(tree, "lvx")
 	for _, args := range [][]string{{"generate", "./bpf"}, {"build", "-o", path, "./cmd/lvx"}} {
 		cmd := exec.Command("go", args...)
@@ -66,7 +66,7 @@ func TestFault22UpgradesOverChangedMaps(t *testing.T) {
 	file := filepath.Join(r.Cluster.Host("d1").Dir(), "lvx.yaml")
 	sizes := []string{"flows: 40000", "flows: 60000"}
 	repeatBesideLoad(t, r, faultLoad(), share(10)+1, func(i int, _ *rig.Load) {
-		must(t, replaceIn(file, sizes[i%2], sizes[(i+1)%2]))
+		replaceIn(t, file, sizes[i%2], sizes[(i+1)%2])
 		out, err := r.LVX(t.Context(), "d1", "upgrade", binaries[i%2])
 		must(t, err)
 		if !strings.Contains(out, "serves") {
@@ -145,7 +145,7 @@ func TestFault02FullDiskAtTheFirstStart(t *testing.T) {
 	_, err := r.Config("d1", checked("type: tcp", ""))
 	must(t, err)
 	file := filepath.Join(d1.Dir(), "lvx.yaml")
-	must(t, replaceIn(file, "state_dir: "+d1.Dir(), "state_dir: "+dir))
+	replaceIn(t, file, "state_dir: "+d1.Dir(), "state_dir: "+dir)
 	must(t, r.Start(t.Context(), "d1"))
 	realsUp(t, r, "r1", "r2")
 	repeatBesideLoad(t, r, faultLoad(), share(10)+1, func(i int, _ *rig.Load) {
@@ -205,7 +205,7 @@ func TestFault02StateDirLost(t *testing.T) {
 	_, err := r.Config("d1", checked("type: tcp", ""))
 	must(t, err)
 	notes := filepath.Join(d1.Dir(), "notes")
-	must(t, replaceIn(filepath.Join(d1.Dir(), "lvx.yaml"), "state_dir: "+d1.Dir(), "state_dir: "+notes))
+	replaceIn(t, filepath.Join(d1.Dir(), "lvx.yaml"), "state_dir: "+d1.Dir(), "state_dir: "+notes)
 	must(t, r.Start(t.Context(), "d1"))
 	realsUp(t, r, "r1", "r2")
 	repeatBesideLoad(t, r, faultLoad(), 2, func(int, *rig.Load) {

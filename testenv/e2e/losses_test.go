@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -124,18 +123,4 @@ func TestNativeModeThatIsNotProven(t *testing.T) {
 func framesLost(t *testing.T, r *rig.Rig) int {
 	t.Helper()
 	return metricOf(t, r, `lvx_frames_lost_total\{interface="eth0",why="xdp_tx"\}`)
-}
-
-// metricOf is the value of a series of d1, given as a regular expression.
-func metricOf(t *testing.T, r *rig.Rig, series string) int {
-	t.Helper()
-	out, err := r.LVX(t.Context(), "d1", "metrics")
-	must(t, err)
-	found := regexp.MustCompile(`(?m)^` + series + ` ([0-9.e+]+)$`).FindStringSubmatch(out)
-	if found == nil {
-		t.Fatalf("lvx metrics has no %s", series)
-	}
-	n, err := strconv.ParseFloat(found[1], 64)
-	must(t, err)
-	return int(n)
 }

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/rigtest"
 )
 
 const ms = time.Millisecond
@@ -30,22 +29,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "lvx-failover-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	self = filepath.Join(dir, "lvx")
-	if out, err := exec.Command("go", "build", "-o", self, "github.com/lvx-lb/lvx/cmd/lvx").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build lvx: %v\n%s", err, out)
-		return 1
-	}
-	if err := testenv.Sweep(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	return rigtest.Main(m, &self)
 }
 
 func must(t testing.TB, err error) {

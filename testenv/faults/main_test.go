@@ -1,84 +1,35 @@
 package faults
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
+	"github.com/lvx-lb/lvx/testenv/rigtest"
 )
 
 // lvx is the binary under test.
 var lvx string
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) { os.Exit(rigtest.Main(m, &lvx)) }
 
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "lvx-faults-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	lvx = filepath.Join(dir, "lvx")
-	if out, err := exec.Command("go", "build", "-o", lvx, "github.com/lvx-lb/lvx/cmd/lvx").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build lvx: %v\n%s", err, out)
-		return 1
-	}
-	if err := testenv.Sweep(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+// The words of [rigtest] that the tests here use all the time.
+var (
+	must       = rigtest.Must
+	eventually = rigtest.Eventually
+	run        = rigtest.Run
+	service    = rigtest.Service
+	replaceIn  = rigtest.ReplaceIn
+	metricOf   = rigtest.Metric
+)
 
 // newRig builds a cluster that ends with the test.
 func newRig(t *testing.T, s testenv.Shape) *rig.Rig {
 	t.Helper()
-	r, err := rig.New(t.Context(), lvx, s)
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(r.Logs())
-		}
-		if err := r.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-	})
-	return r
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// eventually polls f for as long as a slow machine may need.
-func eventually(t *testing.T, f func() error) {
-	t.Helper()
-	must(t, rig.Await(t.Context(), f))
-}
-
-// run runs a command on a host and gives its output.
-func run(t *testing.T, h *testenv.Host, argv ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := h.Run(ctx, argv...)
-	if err != nil {
-		t.Fatalf("%s: %v", strings.Join(argv, " "), err)
-	}
-	return out
+	return rigtest.New(t, lvx, s)
 }
 
 // commands types lines on a host, one after the other.
@@ -89,32 +40,9 @@ func commands(t *testing.T, h *testenv.Host, lines ...string) {
 	}
 }
 
-// service is the body of a configuration with one service on port 80.
-func service(extra string, reals ...string) string {
-	b := "services:\n  - name: web\n    listen: [\"" + rig.VIP + ":80/tcp\"]\n    scheduler: rr\n"
-	if extra != "" {
-		b += "    " + extra + "\n"
-	}
-	if len(reals) == 0 {
-		reals = []string{"172.25.0.12", "172.25.0.13"}
-	}
-	return b + "    reals:\n      - {address: " + strings.Join(reals, "}\n      - {address: ") + "}\n"
-}
-
 // checked is a service with quick checks.
 func checked(check string) string {
 	return service("check: {" + check + ", interval: 500ms, timeout: 400ms, fall: 2, rise: 2}")
-}
-
-// replaceIn changes a file.
-func replaceIn(t *testing.T, file, old, with string) {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	must(t, err)
-	if !strings.Contains(string(text), old) {
-		t.Fatalf("%s has no %q", file, old)
-	}
-	must(t, os.WriteFile(file, []byte(strings.Replace(string(text), old, with, 1)), 0o600))
 }
 
 // realsUp waits until exactly these reals get requests.
@@ -154,20 +82,6 @@ func says(t *testing.T, r *rig.Rig, command string, wanted ...string) {
 		}
 		return nil
 	})
-}
-
-// metricOf is the value of a series of d1, given as a regular expression.
-func metricOf(t *testing.T, r *rig.Rig, series string) int {
-	t.Helper()
-	out, err := r.LVX(t.Context(), "d1", "metrics")
-	must(t, err)
-	found := regexp.MustCompile(`(?m)^` + series + ` ([0-9.e+]+)$`).FindStringSubmatch(out)
-	if found == nil {
-		t.Fatalf("lvx metrics has no %s", series)
-	}
-	n, err := strconv.ParseFloat(found[1], 64)
-	must(t, err)
-	return int(n)
 }
 
 // errText is an error's text, "" without one.

@@ -59,6 +59,16 @@ static __always_inline struct vip *find_vip(const struct settings *s, ip_t addr)
 	return 0;
 }
 
+/* A packet for none of our VIPs: only where reals are reached by NAT may it be a reply. */
+static __always_inline int pass_foreign(const struct settings *s)
+{
+#ifndef LVX_IPV6
+	if (s->flags & SETTING_NAT)
+		return MAYBE_REPLY;
+#endif
+	return PASS(VERDICT_NOT_OURS);
+}
+
 static __always_inline int lease_is_alive(const struct vip *vip)
 {
 	__u32 lease = vip->lease & (LEASES - 1);

@@ -43,7 +43,7 @@ static __always_inline int short_way(struct xdp_md *ctx)
 		return CONTINUE;
 	g.vip = find_vip_in(g.s, ip->daddr, 0, &more);
 	if (!g.vip)
-		return more || !is_complete(&g, sizeof(*ip)) ? CONTINUE : PASS(VERDICT_NOT_OURS);
+		return more || !is_complete(&g, sizeof(*ip)) ? CONTINUE : pass_foreign(g.s);
 	if ((g.vip->flags && (g.vip->flags != VIP_LEASED || !lease_is_alive(g.vip))) ||
 	    ip->frag_off & bpf_htons(FRAGMENT_OFFSET | FRAGMENT_MORE))
 		return CONTINUE;

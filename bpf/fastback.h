@@ -102,8 +102,8 @@ static __always_inline int short_way_back(const struct glance *g)
 }
 
 /*
- * What is for none of our VIPs: a reply by NAT, or the kernel's; CONTINUE if that
- * takes the long way to find out. A global function: verified alone.
+ * With MAYBE_REPLY: a reply by NAT, or the kernel's; CONTINUE if that takes the
+ * long way to find out. A global function: verified alone.
  */
 __attribute__((noinline)) int way_back(struct xdp_md *ctx)
 {
@@ -113,7 +113,7 @@ __attribute__((noinline)) int way_back(struct xdp_md *ctx)
 	__u32 zero = 0;
 
 	g.s = bpf_map_lookup_elem(&settings, &zero);
-	if (!g.s || !(g.s->flags & SETTING_NAT))
+	if (!g.s)
 		return PASS(VERDICT_NOT_OURS);
 	g.ip = g.data + ETHER;
 	if (g.data + ETHER + 40 <= end &&

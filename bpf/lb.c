@@ -94,10 +94,11 @@ int lb(struct xdp_md *ctx)
 	record_start(ctx);
 	if (outcome == CONTINUE)
 		outcome = long_way(ctx);
-	if (outcome == PASS(VERDICT_NOT_OURS))
+	if (outcome == MAYBE_REPLY) {
 		outcome = RECORDS ? CONTINUE : way_back(ctx);
-	if (outcome == CONTINUE)
-		outcome = long_way_back(ctx);
+		if (outcome == CONTINUE)
+			outcome = long_way_back(ctx);
+	}
 	record_end(ctx, outcome);
 	count_verdict(outcome & 0xff);
 	return outcome >> 8;

@@ -157,7 +157,7 @@ static __always_inline int decide(struct run *r)
 		return PASS(VERDICT_MALFORMED); /* cut short */
 	r->vip = find_vip(r->s, r->p.destination);
 	if (!r->vip)
-		return PASS(VERDICT_NOT_OURS);
+		return pass_foreign(r->s);
 	record(STEP_VIP, r->vip->flags);
 	if (is_martian(r->p.source))
 		return PASS(VERDICT_MARTIAN);

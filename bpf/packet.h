@@ -22,6 +22,7 @@
 
 /* Not an outcome: go on. */
 #define CONTINUE (-1)
+#define MAYBE_REPLY (-4) /* for no VIP, and there are reals by NAT, whose reply it may be */
 
 #define ETHER 14
 

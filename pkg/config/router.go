@@ -210,3 +210,10 @@ func (d *decoder) groups(routers []router, services []service) {
 		}
 	}
 }
+
+// SharesIPv6 reports whether a virtual router has an IPv6 VIP.
+func (c *Config) SharesIPv6() bool {
+	return slices.ContainsFunc(c.VRRP, func(i vrrp.Instance) bool {
+		return slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	})
+}

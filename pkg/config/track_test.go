@@ -56,3 +56,19 @@ vrrp:
 		t.Errorf("programs (-want +got):\n%s", d)
 	}
 }
+
+func TestSharesIPv6(t *testing.T) {
+	for text, want := range map[string]bool{
+		"vrrp: [{name: VI_1, virtual_router_id: 51, version: 3, addresses: [192.0.2.100/24]}]":                                     false,
+		"vrrp: [{name: VI_1, virtual_router_id: 51, version: 3, addresses: [\"fe80::100/64\", \"2001:db8::100/64\"]}]":             true,
+		"services: [{name: web, listen: [\"[2001:db8::100]:80/tcp\"], reals: [{address: \"2001:db8::10\"}]}]":                      false,
+		"vrrp: [{name: VI_1, virtual_router_id: 51, addresses: [192.0.2.100/24, {address: \"2001:db8::100\", advertise: false}]}]": true,
+	} {
+		cfg, err := config.Parse("lvx.yaml", []byte("interface: eth0\n"+text+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if got := cfg.SharesIPv6(); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}

@@ -117,10 +117,11 @@ func echoTargets(cfg *config.Config) (targets []netip.Addr) {
 	return targets
 }
 
-// servesIPv6 reports whether XDP is to run a service of IPv6: where it is not,
-// IPv6 costs no memory.
+// servesIPv6 reports whether XDP is to run a service of IPv6, or to be silent
+// about an IPv6 VIP that is another director's: where it is not, IPv6 costs no
+// memory.
 func servesIPv6(cfg *config.Config) bool {
-	return slices.ContainsFunc(cfg.Services, func(s config.Service) bool {
+	return cfg.SharesIPv6() || slices.ContainsFunc(cfg.Services, func(s config.Service) bool {
 		return s.IsIPv6() && xdp.Cannot(s.Service) == ""
 	})
 }

@@ -237,7 +237,7 @@ func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 		{"admin", reflect.DeepEqual(cfg.Admin, d.cfg.Admin)},
 		{"sync", reflect.DeepEqual(cfg.Sync, d.cfg.Sync)},
 		{"bgp", reflect.DeepEqual(cfg.BGP, d.cfg.BGP)},
-		{"first service of IPv6", !bringsIPv6(d.cfg, cfg)},
+		{"first VIP of IPv6", !bringsIPv6(d.cfg, cfg)},
 	} {
 		if !c.same {
 			keys = append(keys, c.key)
@@ -247,10 +247,12 @@ func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 }
 
 // bringsIPv6 reports whether XDP needs the packet path of IPv6, which a daemon
-// that begins without a service of IPv6 does not load.
+// that begins without a VIP of IPv6 does not load.
 func bringsIPv6(before, after *config.Config) bool {
-	isIPv6 := func(s config.Service) bool { return s.IsIPv6() }
-	return after.Backend != config.BackendIPVS && slices.ContainsFunc(after.Services, isIPv6) && !slices.ContainsFunc(before.Services, isIPv6)
+	hasIPv6 := func(cfg *config.Config) bool {
+		return cfg.SharesIPv6() || slices.ContainsFunc(cfg.Services, func(s config.Service) bool { return s.IsIPv6() })
+	}
+	return after.Backend != config.BackendIPVS && hasIPv6(after) && !hasIPv6(before)
 }
 
 // describeRenewal says what a reload of cfg does besides what [Director.diff]

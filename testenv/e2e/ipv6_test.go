@@ -140,7 +140,7 @@ func TestIPv6Checks(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := r.LVX(t.Context(), "d1", "reload")
-	if err != nil || !strings.Contains(out, "first service of IPv6: changed: lvx starts anew in place") {
+	if err != nil || !strings.Contains(out, "first VIP of IPv6: changed: lvx starts anew in place") {
 		t.Fatalf("the reload says: %s, %v", out, err)
 	}
 	both := func() error {

@@ -78,7 +78,7 @@ func (m *mixed) lvxIsBetter(wire string, unicast bool) {
 	m.checkWire(150, wire, unicast)
 	time.Sleep(m.dead()) // b must hear enough not to take over
 	begin := time.Now()
-	if n := len(m.watch.Adverts("b", begin.Add(-m.dead()))); n > 1 {
+	if n := len(m.adverts("b", begin.Add(-m.dead()))); n > 1 {
 		m.t.Errorf("keepalived sent %d adverts beside a better lvx", n)
 	}
 	m.stop(m.a)

@@ -14,13 +14,6 @@ import (
 	"github.com/lvx-lb/lvx/testenv"
 )
 
-// addr6 is the IPv6 address of a host: the last number is that of its IPv4 one.
-func addr6(host string) netip.Addr {
-	a := netip.MustParseAddr("fd99::").As16()
-	a[15] = Addr(host).As4()[3]
-	return netip.AddrFrom16(a)
-}
-
 // of6 makes a virtual router one of IPv6. The first address is link-local, as
 // RFC 5798 wants it.
 func of6(i *vrrp.Instance) {
@@ -33,12 +26,17 @@ var v3tenth6 = setting{"v3, 100 ms, IPv6", router(3, 100*ms, 150, of6), router(3
 func newPair6(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{Segment: newSegment(t), setting: v3tenth6, t: t}
+	p.enableIPv6()
+	return p
+}
+
+func (p *pair) enableIPv6() {
+	p.t.Helper()
 	for name := range addrs {
 		h := p.Host(name)
-		must(t, h.Sysctl("net.ipv6.conf.eth0.disable_ipv6", "0"))
-		must(t, h.AddAddr("eth0", netip.PrefixFrom(addr6(name), 64)))
+		must(p.t, h.Sysctl("net.ipv6.conf.eth0.disable_ipv6", "0"))
+		must(p.t, h.AddAddr("eth0", netip.PrefixFrom(addr6(name), 64)))
 	}
-	return p
 }
 
 // serves6 waits until a router alone has the VIP and c knows it: it is not
@@ -106,9 +104,7 @@ func TestIPv6BesideKeepalived(t *testing.T) {
 	must(t, err)
 	atClient, err := p.Switch().Capture("c")
 	must(t, err)
-	p.echo, err = StartEcho(p.Host("c"), p.vip())
-	must(t, err)
-	t.Cleanup(func() { _ = p.echo.Close() })
+	p.probe(p.vip())
 	lvx := LVX{Self: self, Body: "services: []\n"}
 
 	p.b = start(t, Keepalived{}, p.Host("b"), p.worse)

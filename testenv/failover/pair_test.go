@@ -98,11 +98,14 @@ type pair struct {
 func newPair(t testing.TB, program Program, s setting) *pair {
 	t.Helper()
 	p := &pair{Segment: newSegment(t), setting: s, t: t, program: program}
+	if p.vip().Is6() {
+		p.enableIPv6()
+	}
 	p.a = p.start("a", s.better)
-	p.await("a has the VIP", func() error { return p.Alone("a", "b", VIP) })
+	p.await("a has the VIP", func() error { return p.Alone("a", "b", p.vip()) })
 	p.b = p.start("b", s.worse)
 	must(t, p.b.WaitOutput(t.Context(), "BACKUP")) // both programs say so
-	p.probe(VIP)
+	p.probe(p.vip())
 	p.settle()
 	return p
 }
@@ -161,16 +164,16 @@ func (p *pair) await(what string, f func() error) {
 func (p *pair) settle() {
 	p.t.Helper()
 	p.await("a alone serves", func() error {
-		if err := p.Alone("a", "b", VIP); err != nil {
+		if err := p.Alone("a", "b", p.vip()); err != nil {
 			return err
 		}
 		begin := time.Now()
 		time.Sleep(100 * ms)
 		answers := p.watch.Answers(begin)
 		if len(answers) == 0 || slices.ContainsFunc(answers, func(f Frame) bool {
-			return !slices.Equal(f.Data[22:28], p.Host("a").MAC("eth0"))
+			return macOf(f) != p.mac("a")
 		}) {
-			return fmt.Errorf("%d ARP answers, not all of them a's", len(answers))
+			return fmt.Errorf("%d answers, not all of them a's", len(answers))
 		}
 		return nil
 	})
@@ -181,7 +184,7 @@ func (p *pair) settle() {
 type result struct {
 	Loss
 	takeover time.Duration // the first advert of b after the event; 0: none
-	both     time.Duration // two hosts answered ARP
+	both     time.Duration // two hosts answered for the VIP
 	changes  int           // times that b became the one who advertises
 }
 
@@ -195,12 +198,11 @@ func (p *pair) measure(event time.Time, wait time.Duration) (r result) {
 	time.Sleep(time.Until(event.Add(wait)))
 	r.Loss = p.echo.Since(event)
 	r.both = p.watch.Both(event)
-	adverts := append(p.watch.Adverts("a", event), p.watch.Adverts("b", event)...)
+	adverts := append(p.adverts("a", event), p.adverts("b", event)...)
 	slices.SortFunc(adverts, func(x, y Frame) int { return x.At.Compare(y.At) })
-	b := Addr("b").As4()
 	before := false
 	for _, f := range adverts {
-		is := [4]byte(f.Data[26:30]) == b
+		is := macOf(f) == p.mac("b")
 		if is && r.takeover == 0 {
 			r.takeover = f.At.Sub(event)
 		}
@@ -210,4 +212,11 @@ func (p *pair) measure(event time.Time, wait time.Duration) (r result) {
 		before = is
 	}
 	return r
+}
+
+func (p *pair) mac(host string) [6]byte { return [6]byte(p.Host(host).MAC("eth0")) }
+
+// adverts are what d has heard of a host since a moment.
+func (p *pair) adverts(host string, begin time.Time) []Frame {
+	return p.watch.Adverts(p.Host(host).MAC("eth0"), begin)
 }

@@ -46,6 +46,14 @@ func New() (*Segment, error) {
 // Addr is the address of a host.
 func Addr(host string) netip.Addr { return netip.MustParsePrefix(addrs[host]).Addr() }
 
+// addr6 is the IPv6 address that a host can be given: the last number is that of
+// its IPv4 one.
+func addr6(host string) netip.Addr {
+	a := netip.MustParseAddr("fd99::").As16()
+	a[15] = Addr(host).As4()[3]
+	return netip.AddrFrom16(a)
+}
+
 // Has reports whether a host has an address on eth0.
 func (s *Segment) Has(host string, addr netip.Addr) (bool, error) {
 	h := s.Host(host)

@@ -21,7 +21,8 @@ type Frame struct {
 }
 
 // Watch asks who has an address, every ten milliseconds, and keeps what a
-// host without services hears of the routers: ARP and advertisements.
+// host without services hears of the routers: ARP, neighbour advertisements and
+// those of VRRP.
 type Watch struct {
 	addr netip.Addr
 	fd   int
@@ -55,7 +56,11 @@ func StartWatch(h *testenv.Host, addr netip.Addr) (*Watch, error) {
 		return nil, fmt.Errorf("watch: %w", err)
 	}
 	w.wg.Go(w.receive)
-	w.wg.Go(func() { w.ask(ifi, Addr(h.Name)) })
+	question := arpRequest(ifi.HardwareAddr, Addr(h.Name), addr)
+	if addr.Is6() {
+		question = solicitation(ifi.HardwareAddr, addr6(h.Name), addr)
+	}
+	w.wg.Go(func() { w.ask(ifi, question) })
 	return w, nil
 }
 
@@ -66,11 +71,35 @@ func (w *Watch) Close() error {
 	return unix.Close(w.fd)
 }
 
-func (w *Watch) ask(ifi *net.Interface, self netip.Addr) {
-	request := append([]byte{255, 255, 255, 255, 255, 255}, ifi.HardwareAddr...)
-	request = append(request, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
-	request = append(append(request, ifi.HardwareAddr...), self.AsSlice()...)
-	request = append(append(request, 0, 0, 0, 0, 0, 0), w.addr.AsSlice()...)
+// arpRequest asks by ARP who has an address.
+func arpRequest(mac net.HardwareAddr, self, addr netip.Addr) []byte {
+	f := append([]byte{255, 255, 255, 255, 255, 255}, mac...)
+	f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	f = append(append(f, mac...), self.AsSlice()...)
+	return append(append(f, 0, 0, 0, 0, 0, 0), addr.AsSlice()...)
+}
+
+// solicitation asks by Neighbour Discovery who has an address (RFC 4861).
+func solicitation(mac net.HardwareAddr, self, addr netip.Addr) []byte {
+	const length = 32 // of the ICMPv6 message, with the option of the sender's MAC
+	from, of := self.As16(), addr.As16()
+	group := append([]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff}, of[13:]...)
+	m := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, of[:]...)
+	m = append(append(m, 1, 1), mac...)
+	sum := uint32(length + unix.IPPROTO_ICMPV6)
+	for _, part := range [][]byte{from[:], group, m} {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(part[i:]))
+		}
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(m[2:], ^uint16(sum+sum>>16))
+	f := append([]byte{0x33, 0x33, 0xff, of[13], of[14], of[15]}, mac...)
+	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, length, unix.IPPROTO_ICMPV6, 255)
+	return append(append(append(f, from[:]...), group...), m...)
+}
+
+func (w *Watch) ask(ifi *net.Interface, question []byte) {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
@@ -78,7 +107,7 @@ func (w *Watch) ask(ifi *net.Interface, self netip.Addr) {
 		case <-w.stop:
 			return
 		case <-tick.C:
-			_ = unix.Sendto(w.fd, request, unix.MSG_DONTWAIT, &unix.SockaddrLinklayer{Ifindex: ifi.Index})
+			_ = unix.Sendto(w.fd, question, unix.MSG_DONTWAIT, &unix.SockaddrLinklayer{Ifindex: ifi.Index})
 		}
 	}
 }
@@ -96,7 +125,7 @@ func (w *Watch) receive() {
 		if err != nil || !ok || ll.Pkttype == unix.PACKET_OUTGOING || n < 34 {
 			continue
 		}
-		if ll.Protocol == unix.ETH_P_ARP>>8|unix.ETH_P_ARP&0xff<<8 || b[23] == vrrpProtocol {
+		if f := b[:n]; isARP(f) || isAdvert(f) || isNeighbourAdvert(f) {
 			w.mu.Lock()
 			w.frames = append(w.frames, Frame{stamp(oob[:oobn]), append([]byte(nil), b[:n]...)})
 			w.mu.Unlock()
@@ -105,6 +134,21 @@ func (w *Watch) receive() {
 }
 
 const vrrpProtocol = 112
+
+func isARP(f []byte) bool { return len(f) >= 42 && f[12] == 8 && f[13] == 6 }
+
+// isAdvert reports whether a frame is an advertisement of VRRP.
+func isAdvert(f []byte) bool {
+	return len(f) >= 34 && f[12] == 8 && f[13] == 0 && f[23] == vrrpProtocol ||
+		len(f) >= 54 && f[12] == 0x86 && f[13] == 0xdd && f[20] == vrrpProtocol
+}
+
+func isNeighbourAdvert(f []byte) bool {
+	return len(f) >= 78 && f[12] == 0x86 && f[13] == 0xdd && f[20] == unix.IPPROTO_ICMPV6 && f[54] == 136
+}
+
+// macOf is the MAC of who has sent a frame.
+func macOf(f Frame) [6]byte { return [6]byte(f.Data[6:12]) }
 
 func stamp(oob []byte) time.Time {
 	msgs, _ := unix.ParseSocketControlMessage(oob)
@@ -116,18 +160,20 @@ func stamp(oob []byte) time.Time {
 	return time.Now()
 }
 
-// Adverts are the advertisements of a host since a moment.
-func (w *Watch) Adverts(host string, begin time.Time) []Frame {
-	return w.pick(begin, func(b []byte) bool {
-		return b[12] == 8 && b[13] == 0 && b[23] == vrrpProtocol && netip.AddrFrom4([4]byte(b[26:30])) == Addr(host)
-	})
+// Adverts are the advertisements of a host, by its MAC, since a moment.
+func (w *Watch) Adverts(mac net.HardwareAddr, begin time.Time) []Frame {
+	return w.pick(begin, func(b []byte) bool { return isAdvert(b) && [6]byte(b[6:12]) == [6]byte(mac) })
 }
 
-// Answers are the ARP replies for the address since a moment.
+// Answers are the answers to the question for the address since a moment: ARP
+// replies, or solicited neighbour advertisements.
 func (w *Watch) Answers(begin time.Time) []Frame {
-	const reply = 2
+	const reply, isSolicited = 2, 0x40
 	return w.pick(begin, func(b []byte) bool {
-		return len(b) >= 42 && b[12] == 8 && b[13] == 6 && b[21] == reply && netip.AddrFrom4([4]byte(b[28:32])) == w.addr
+		if isARP(b) {
+			return b[21] == reply && w.addr.Is4() && netip.AddrFrom4([4]byte(b[28:32])) == w.addr
+		}
+		return isNeighbourAdvert(b) && b[58]&isSolicited != 0 && netip.AddrFrom16([16]byte(b[62:78])) == w.addr
 	})
 }
 
@@ -154,7 +200,7 @@ func both(answers []Frame) (d time.Duration) {
 			asked = f.At
 			clear(macs)
 		}
-		mac := [6]byte(f.Data[22:28])
+		mac := macOf(f)
 		if len(macs) == 1 && !macs[mac] {
 			d += askEvery
 		}

@@ -1,12 +1,16 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // BGP says to which routers VIPs are announced. The zero value: to none.
@@ -157,7 +161,8 @@ func community(c *cursor) uint32 {
 }
 
 // compareBGP looks at what virtual routers and BGP say of the same address.
-func compareBGP(o *object, b BGP, routers []router, services []service) {
+func compareBGP(o *object, cfg *Config, routers []router, services []service) {
+	b := cfg.BGP
 	if !b.IsEnabled() {
 		return
 	}
@@ -182,10 +187,29 @@ func compareBGP(o *object, b BGP, routers []router, services []service) {
 		}
 	}
 	for _, s := range services {
-		switch {
-		case len(s.Listeners) == 0 || !b.Announces(s.Listeners[0].Addr) || virtual[s.Listeners[0].Addr] != "":
-		case s.Scheduler != "mh" && s.Scheduler != "sh" && s.Scheduler != "dh":
-			o.at("bgp").warnf("service %s: connections of %s go on at another director, and ICMP errors that reach another one find their real, only with sync:", s.Name, s.Scheduler)
+		isAnnounced := slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return b.Announces(l.Addr) && virtual[l.Addr] == "" })
+		if why := boundToOne(cfg, &s.Service); isAnnounced && why != "" {
+			o.at("bgp").warnf("service %s: %s", s.Name, why)
 		}
 	}
+	if len(cfg.Sync.Peers) > 0 && !(o.has("tables") && o.at("tables").object().has("flows")) {
+		o.at("bgp").warnf("with sync: each director holds the connections of all directors, and there is room for %d here, the default (set tables.flows to what all of them need)", cfg.Tables.Flows)
+	}
+}
+
+// boundToOne is why connections of a service that several directors announce do
+// not go on at another one than theirs, for people; "": they do.
+func boundToOne(cfg *Config, s *Service) string {
+	isTCP := slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return l.Proto == lb.TCP })
+	switch {
+	case len(cfg.Sync.Peers) > 0:
+		return ""
+	case s.Scheduler != "mh" && s.Scheduler != "sh" && s.Scheduler != "dh":
+		return fmt.Sprintf("connections of %s go on at another director, and ICMP errors that reach another one find their real, only with sync:", s.Scheduler)
+	case isTCP && !cfg.SloppyTCP:
+		return "connections go on at another director only with sloppy_tcp: true, or with sync:"
+	case s.Persistence.Enabled():
+		return "clients are bound to a real, and ICMP errors that reach another director find theirs, on each director by itself without sync:"
+	}
+	return ""
 }

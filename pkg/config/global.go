@@ -54,7 +54,7 @@ func (d *decoder) config(c *cursor) *Config {
 	d.marks(services)
 	d.realsThatAreVIPs(services, routers)
 	d.groups(routers, services)
-	compareBGP(o, cfg.BGP, routers, services)
+	compareBGP(o, cfg, routers, services)
 	cfg.MACs = joinMACs(services)
 	for _, s := range services {
 		cfg.Services = append(cfg.Services, s.Service)

@@ -3,54 +3,15 @@ package vip
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-)
 
-// inNamespace runs f in a network namespace of its own, with an interface
-// that is up.
-func inNamespace(t *testing.T, f func(t *testing.T, index int)) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Fatal("network namespaces need root")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never undone: the thread is spoilt
-		ns, err := netns.New()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer ns.Close()
-		veth := netlink.NewVeth(netlink.NewLinkAttrs())
-		veth.Name, veth.PeerName = "eth0", "eth0peer"
-		if err := netlink.LinkAdd(veth); err != nil {
-			t.Error(err)
-			return
-		}
-		for _, name := range []string{"eth0peer", "eth0"} {
-			l, err := netlink.LinkByName(name)
-			if err == nil {
-				err = netlink.LinkSetUp(l)
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-		}
-		l, _ := netlink.LinkByName("eth0")
-		f(t, l.Attrs().Index)
-	}()
-	<-done
-}
+	"github.com/lvx-lb/lvx/testenv/tb"
+)
 
 func parse(texts ...string) []netip.Prefix {
 	var ps []netip.Prefix
@@ -80,7 +41,7 @@ func wantAddrs(t *testing.T, index int, want ...string) {
 }
 
 func TestAddresses(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		must := func(err error) {
 			t.Helper()
 			if err != nil {
@@ -111,7 +72,7 @@ func TestAddresses(t *testing.T) {
 // The kernel drops secondary addresses with their primary one. Those that
 // are not ours come back.
 func TestDeletionOfAPrimarySparesOthers(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		for _, p := range parse("10.99.0.100/24", "10.99.0.1/24", "10.99.0.101/24") {
 			if _, err := Add(index, []netip.Prefix{p}); err != nil {
 				t.Error(err)
@@ -125,7 +86,7 @@ func TestDeletionOfAPrimarySparesOthers(t *testing.T) {
 }
 
 func TestManyAddresses(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		var ps []netip.Prefix
 		for i := range 250 {
 			ps = append(ps, netip.MustParsePrefix(fmt.Sprintf("10.99.1.%d/24", i+1)))
@@ -146,7 +107,7 @@ func TestManyAddresses(t *testing.T) {
 // Virtual routers of one subnet come and go at the same time, and none
 // brings back what another one has just given up.
 func TestRemovalsAtTheSameTime(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		var wg sync.WaitGroup
 		ns, err := netns.Get()
 		if err != nil {
@@ -178,7 +139,7 @@ func TestRemovalsAtTheSameTime(t *testing.T) {
 
 // One address the kernel refuses does not keep the others away.
 func TestRefusedAddress(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		_, err := Add(index, []netip.Prefix{netip.MustParsePrefix("10.99.0.100/24"),
 			netip.PrefixFrom(netip.MustParseAddr("ff02::1"), 64), netip.MustParsePrefix("10.99.0.101/24")})
 		if err == nil {

@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // shown is what ip prints, one blank between words.
@@ -24,7 +26,7 @@ func shown(t *testing.T, args ...string) string {
 // Routes and rules come, may come again, and go, and nothing else goes with
 // them.
 func TestRouting(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		if _, err := Add(index, parse("192.0.2.100/24", "2001:db8::100/64")); err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +77,7 @@ func TestRouting(t *testing.T) {
 // What the kernel does not take is an error that names it, and keeps nothing
 // else away.
 func TestRoutingRefused(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		if _, err := Add(index, parse("192.0.2.100/24")); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +101,7 @@ func TestRoutingRefused(t *testing.T) {
 // The place of a route can be another one's: the kernel answers as if it were
 // there already.
 func TestRoutingPlaceTaken(t *testing.T) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		if _, err := Add(index, parse("192.0.2.100/24", "2001:db8::100/64")); err != nil {
 			t.Fatal(err)
 		}

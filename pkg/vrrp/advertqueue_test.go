@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // withQueue gives f an advert queue and a socket that hears what it sends,
 // in a namespace of their own.
 func withQueue(t *testing.T, f func(m *advertQueue, v *vrouter, msg advert, heard func() int)) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		lo, err := netlink.LinkByName("lo")
 		if err == nil {
 			err = netlink.LinkSetUp(lo)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	vips "github.com/lvx-lb/lvx/pkg/vip"
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // recorder notes callbacks and what the interface had at that moment.
@@ -49,7 +50,7 @@ func (r *recorder) want(calls ...string) {
 
 // withWorker gives f a worker on an interface with address 10.99.0.1.
 func withWorker(t *testing.T, f func(w *worker, r *recorder, j job)) {
-	inNamespace(t, func(t *testing.T, index int) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
 		if _, err := vips.Add(index, prefixes("10.99.0.1/24")); err != nil {
 			t.Error(err)
 		}

@@ -81,21 +81,7 @@ func TestUncheckedRealsConnectionsWait(t *testing.T) {
 	p.Flags = "A"
 	data := frame(p)
 	h.want(data, "forwarded", tx)
-	out := func(unchecked bool) {
-		t.Helper()
-		s = s.Clone()
-		svc := &s.Services[0]
-		svc.Reals, svc.Absent = nil, nil
-		for _, r := range webService(2).Reals {
-			if r.Addr == first {
-				r.Unchecked = unchecked
-				svc.Absent = append(svc.Absent, r)
-			} else {
-				svc.Reals = append(svc.Reals, r)
-			}
-		}
-		h.apply(s)
-	}
+	out := func(unchecked bool) { h.applyWithout(s, first, unchecked) }
 	out(true)
 	h.want(data, "real_away", drop)
 	h.apply(lb.State{Services: []lb.Service{webService(2)}, ExpireNodestConn: true})
@@ -109,6 +95,24 @@ func TestUncheckedRealsConnectionsWait(t *testing.T) {
 	h.want(frame(p), "forwarded", tx) // a new connection goes to another one
 }
 
+// applyWithout applies s with one of its first service's reals out: because no
+// check has asked it yet, or because its check says that it is down.
+func (h *harness) applyWithout(s lb.State, real netip.Addr, unchecked bool) {
+	h.t.Helper()
+	s = s.Clone()
+	svc := &s.Services[0]
+	svc.Reals, svc.Absent = nil, nil
+	for _, r := range webService(2).Reals {
+		if r.Addr == real {
+			r.Unchecked = unchecked
+			svc.Absent = append(svc.Absent, r)
+		} else {
+			svc.Reals = append(svc.Reals, r)
+		}
+	}
+	h.apply(s)
+}
+
 // What a predecessor said of an unchecked real ends when the successor's check
 // has taken the real out.
 func TestUncheckedRealOfAPredecessor(t *testing.T) {
@@ -118,21 +122,7 @@ func TestUncheckedRealOfAPredecessor(t *testing.T) {
 	p := syn(lb.TCP)
 	first := h.Send(p).Real
 	p.Flags = "A"
-	out := func(unchecked bool) {
-		t.Helper()
-		s = s.Clone()
-		svc := &s.Services[0]
-		svc.Reals, svc.Absent = nil, nil
-		for _, r := range webService(2).Reals {
-			if r.Addr == first {
-				r.Unchecked = unchecked
-				svc.Absent = append(svc.Absent, r)
-			} else {
-				svc.Reals = append(svc.Reals, r)
-			}
-		}
-		h.apply(s)
-	}
+	out := func(unchecked bool) { h.applyWithout(s, first, unchecked) }
 	out(true)
 	h.want(frame(p), "real_away", drop)
 	h.succeed()

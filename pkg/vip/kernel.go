@@ -107,12 +107,18 @@ func Has(ps []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Addr() == addr })
 }
 
+// request is one change of what an interface has.
+type request struct {
+	op     uint16 // RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE
+	prefix netip.Prefix
+}
+
 // changeAddrs asks the kernel for one change per address, many in one
 // message: one by one, hundreds of VIPs would delay a failover.
 func changeAddrs(op uint16, index int, ps []netip.Prefix) error {
 	var errs []error
-	for part := range slices.Chunk(ps, batch) {
-		failed, err := sendRequests(op, index, part)
+	for part := range slices.Chunk(requests(op, ps), batch) {
+		failed, err := sendRequests(index, part)
 		if err != nil {
 			return fmt.Errorf("addresses of interface %d: %w", index, err)
 		}
@@ -121,7 +127,25 @@ func changeAddrs(op uint16, index int, ps []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-func sendRequests(op uint16, index int, ps []netip.Prefix) (failed []error, err error) {
+// requests are what adds or removes addresses. An IPv6 address is
+// local only when a work queue of the kernel's has come to it (addrconf_dad_work
+// in net/ipv6/addrconf.c), which takes up to a tenth of a second on a busy host:
+// what arrives meanwhile is lost. A local route of lvx's own counts at once, and
+// goes with the address.
+func requests(op uint16, ps []netip.Prefix) (rs []request) {
+	for _, p := range ps {
+		if op == unix.RTM_DELADDR && p.Addr().Is6() {
+			rs = append(rs, request{unix.RTM_DELROUTE, p})
+		}
+		rs = append(rs, request{op, p})
+		if op == unix.RTM_NEWADDR && p.Addr().Is6() {
+			rs = append(rs, request{unix.RTM_NEWROUTE, p})
+		}
+	}
+	return rs
+}
+
+func sendRequests(index int, rs []request) (failed []error, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
@@ -133,14 +157,14 @@ func sendRequests(op uint16, index int, ps []netip.Prefix) (failed []error, err 
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1) // shorter answers
 	var msg []byte
-	for i, p := range ps {
-		msg = appendRequest(msg, op, uint32(i), index, p)
+	for i, r := range rs {
+		msg = r.append(msg, uint32(i), index)
 	}
 	if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, 64<<10)
-	for answers := 0; answers < len(ps); {
+	for answers := 0; answers < len(rs); {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
 		if err != nil {
 			return nil, err
@@ -150,53 +174,79 @@ func sendRequests(op uint16, index int, ps []netip.Prefix) (failed []error, err 
 			return nil, err
 		}
 		for _, m := range msgs {
-			if m.Header.Type != unix.NLMSG_ERROR || len(m.Data) < 4 || int(m.Header.Seq) >= len(ps) {
+			if m.Header.Type != unix.NLMSG_ERROR || len(m.Data) < 4 || int(m.Header.Seq) >= len(rs) {
 				continue
 			}
 			answers++
 			errno := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
-			if errno != 0 && !alreadyDone(op, errno) {
-				failed = append(failed, fmt.Errorf("address %s: %w", ps[m.Header.Seq], errno))
+			if r := rs[m.Header.Seq]; errno != 0 && !r.isDone(errno) {
+				failed = append(failed, fmt.Errorf("address %s: %w", r.prefix, errno))
 			}
 		}
 	}
 	return failed, nil
 }
 
-// alreadyDone reports whether the kernel refused a change because it is already
-// as wanted.
-func alreadyDone(op uint16, errno syscall.Errno) bool {
-	if op == unix.RTM_NEWADDR {
+// isDone reports whether a refusal is none: it is as wanted already, or a route
+// was refused, without which the address serves all the same.
+func (r request) isDone(errno syscall.Errno) bool {
+	switch r.op {
+	case unix.RTM_NEWADDR:
 		return errno == unix.EEXIST
+	case unix.RTM_DELADDR:
+		return errno == unix.EADDRNOTAVAIL || errno == unix.ENODEV
 	}
-	return errno == unix.EADDRNOTAVAIL || errno == unix.ENODEV
+	return true
 }
 
-// appendRequest appends one RTM_NEWADDR or RTM_DELADDR request. IPv6
-// addresses come without duplicate address detection: it would keep them
-// unusable for a second, and VRRP has settled whose they are.
-func appendRequest(b []byte, op uint16, seq uint32, index int, p netip.Prefix) []byte {
-	addr := p.Addr().AsSlice()
-	attr := unix.SizeofRtAttr + len(addr)
-	hdr := unix.NlMsghdr{
-		Len:   uint32(unix.SizeofNlMsghdr + unix.SizeofIfAddrmsg + 2*attr),
-		Type:  op,
-		Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK,
-		Seq:   seq,
-	}
-	ifa := unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: uint8(p.Bits()), Index: uint32(index)}
-	if p.Addr().Is6() {
-		ifa.Family, ifa.Flags = unix.AF_INET6, unix.IFA_F_NODAD
-	}
-	if op == unix.RTM_NEWADDR {
+func (r request) append(b []byte, seq uint32, index int) []byte {
+	hdr := unix.NlMsghdr{Type: r.op, Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK, Seq: seq}
+	if r.op == unix.RTM_NEWADDR || r.op == unix.RTM_NEWROUTE {
 		hdr.Flags |= unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	}
-	b = append(b, (*[unix.SizeofNlMsghdr]byte)(unsafe.Pointer(&hdr))[:]...)
-	b = append(b, (*[unix.SizeofIfAddrmsg]byte)(unsafe.Pointer(&ifa))[:]...)
-	for _, kind := range []uint16{unix.IFA_LOCAL, unix.IFA_ADDRESS} {
-		b = binary.NativeEndian.AppendUint16(b, uint16(attr))
-		b = binary.NativeEndian.AppendUint16(b, kind)
-		b = append(b, addr...)
+	body := r.appendAddr
+	if r.op == unix.RTM_NEWROUTE || r.op == unix.RTM_DELROUTE {
+		body = r.appendRoute
 	}
+	begin := len(b)
+	b = append(b, make([]byte, unix.SizeofNlMsghdr)...)
+	b = body(b, index)
+	hdr.Len = uint32(len(b) - begin)
+	copy(b[begin:], (*[unix.SizeofNlMsghdr]byte)(unsafe.Pointer(&hdr))[:])
 	return b
+}
+
+// appendAddr appends an address. One of IPv6 comes without duplicate address
+// detection: it would keep it unusable for a second, and VRRP has settled whose
+// it is.
+func (r request) appendAddr(b []byte, index int) []byte {
+	ifa := unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: uint8(r.prefix.Bits()), Index: uint32(index)}
+	if r.prefix.Addr().Is6() {
+		ifa.Family, ifa.Flags = unix.AF_INET6, unix.IFA_F_NODAD
+	}
+	b = append(b, (*[unix.SizeofIfAddrmsg]byte)(unsafe.Pointer(&ifa))[:]...)
+	b = appendAttr(b, unix.IFA_LOCAL, r.prefix.Addr().AsSlice())
+	return appendAttr(b, unix.IFA_ADDRESS, r.prefix.Addr().AsSlice())
+}
+
+// localMetric is the metric of a local route of lvx's: the kernel's own has 0.
+const localMetric = 1
+
+// appendRoute appends the local route of an IPv6 address.
+func (r request) appendRoute(b []byte, index int) []byte {
+	rtm := unix.RtMsg{
+		Family: unix.AF_INET6, Dst_len: 128, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL,
+		Protocol: unix.RTPROT_STATIC, Scope: unix.RT_SCOPE_UNIVERSE,
+	}
+	b = append(b, (*[unix.SizeofRtMsg]byte)(unsafe.Pointer(&rtm))[:]...)
+	b = appendAttr(b, unix.RTA_DST, r.prefix.Addr().AsSlice())
+	b = appendAttr(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	return appendAttr(b, unix.RTA_PRIORITY, binary.NativeEndian.AppendUint32(nil, localMetric))
+}
+
+// appendAttr appends an attribute, whose value is a multiple of four bytes long.
+func appendAttr(b []byte, kind uint16, value []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	return append(b, value...)
 }

@@ -8,7 +8,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/testenv/tb"
 )
@@ -66,6 +68,60 @@ func TestAddresses(t *testing.T) {
 			t.Error("no error for an interface that is not there")
 		}
 		must(Remove(9999, parse("10.99.0.100/32")))
+	})
+}
+
+// The kernel makes an IPv6 address local when a work queue has come to it: a
+// packet that arrives before is lost.
+func TestIPv6AddressesAreLocalAtOnce(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
+		var ps []netip.Prefix
+		for i := range 200 {
+			ps = append(ps, parse(fmt.Sprintf("fd99::%x/64", 0x100+i))...)
+		}
+		if _, err := Add(index, ps); err != nil {
+			t.Error(err)
+		}
+		for _, p := range slices.Backward(ps) {
+			routes, err := netlink.RouteGet(p.Addr().AsSlice())
+			if err != nil || len(routes) != 1 || routes[0].Type != unix.RTN_LOCAL {
+				t.Errorf("the kernel routes %s by %v (%v), want itself", p, routes, err)
+				return
+			}
+		}
+		if err := Remove(index, ps); err != nil {
+			t.Error(err)
+		}
+		left, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, r := range left {
+			if a, _ := netip.AddrFromSlice(r.Dst.IP); ps[0].Contains(a) {
+				t.Errorf("left: %v", r)
+			}
+		}
+	})
+}
+
+// An address that the host has without lvx's local route, as one that somebody
+// else put there, goes all the same.
+func TestRemoveIPv6AddressWithoutRoute(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
+		l, err := netlink.LinkByIndex(index)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(parse("fd99::100/64")[0])}); err != nil {
+			t.Error(err)
+		}
+		if err := Remove(index, parse("fd99::100/64")); err != nil {
+			t.Error(err)
+		}
+		if all, _, err := List(index); err != nil || Has(all, netip.MustParseAddr("fd99::100")) {
+			t.Errorf("addresses %v, %v", all, err)
+		}
 	})
 }
 

@@ -10,8 +10,9 @@
  * martian. The real answers only if it has the VIP. To a real behind a tunnel
  * the probe goes inside another packet, as the clients' packets do (tunnel.h).
  *
- * IPv4 only. Probes are never fragmented; fragments of a reply after the
- * first are not recognized.
+ * Tunnels are IPv4's alone. Probes are never fragmented; fragments of a reply
+ * after the first, and replies of IPv6 with extension headers, are not
+ * recognized.
  */
 #include <linux/bpf.h>
 
@@ -20,6 +21,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <stddef.h>
 
@@ -31,23 +33,33 @@
 /* Checksum offsets and the ICMP types that matter. */
 #define TCP_CHECK 16
 #define UDP_CHECK 6
+#define ICMP6_CHECK 2
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
+#define ICMP6_UNREACHABLE 1
+#define ICMP6_TIME_EXCEEDED 3
+#define ICMP6_ECHO 128
+#define ICMP6_ECHO_REPLY 129
 #define ICMP_LEN 8
+
+/* An address; one of IPv4 is ::ffff:a.b.c.d. */
+struct address {
+	__be32 word[4];
+};
 
 /* Where the probes of one mark go. */
 struct probe {
-	__be32 real;
-	__be32 vip;
+	struct address real;
+	struct address vip;
 	__u32 tunnel; /* protocol of the outer header's contents; 0 = no outer header */
 };
 
 /* What identifies a reply: the probe's packet, seen from the real. */
 struct reply {
-	__be32 vip;
-	__be32 local;
+	struct address vip;
+	struct address local;
 	__be16 port; /* of the service; 0 for an echo */
 	__be16 local_port; /* the identifier of an echo */
 	__u32 protocol;
@@ -66,7 +78,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, REPLIES);
 	__type(key, struct reply);
-	__type(value, __be32);
+	__type(value, struct address);
 } replies SEC(".maps");
 
 struct ports {
@@ -82,16 +94,64 @@ struct icmp {
 	__be16 sequence;
 };
 
-/* The IPv4 header at offset `at`; returns the offset behind it, 0 if it is
- * none or its packet is a fragment.
- */
-static __always_inline __u32 load_ipv4(struct __sk_buff *skb, __u32 at, struct iphdr *ip)
+/* An IP header. */
+struct packet {
+	struct address from, to;
+	__u32 at; /* its offset */
+	__u32 l4; /* the offset behind it */
+	__u8 protocol;
+	__u8 is_ipv6;
+};
+
+static __always_inline int is_same(const struct address *a, const struct address *b)
 {
-	if (bpf_skb_load_bytes(skb, at, ip, sizeof(*ip)) < 0)
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
+static __always_inline struct address from_ipv4(__be32 a)
+{
+	return (struct address){ { 0, 0, bpf_htonl(0xffff), a } };
+}
+
+static __always_inline int load_ipv4(struct __sk_buff *skb, __u32 at, struct packet *p)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) < 0)
 		return 0;
-	if (ip->version != 4 || ip->ihl < 5 || ip->frag_off & bpf_htons(FRAGMENT))
+	if (ip.version != 4 || ip.ihl < 5 || ip.frag_off & bpf_htons(FRAGMENT))
 		return 0;
-	return at + ip->ihl * 4;
+	p->from = from_ipv4(ip.saddr);
+	p->to = from_ipv4(ip.daddr);
+	p->l4 = at + ip.ihl * 4;
+	p->protocol = ip.protocol;
+	return 1;
+}
+
+static __always_inline int load_ipv6(struct __sk_buff *skb, __u32 at, struct packet *p)
+{
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) < 0 || ip.version != 6)
+		return 0;
+	__builtin_memcpy(&p->from, &ip.saddr, sizeof(p->from));
+	__builtin_memcpy(&p->to, &ip.daddr, sizeof(p->to));
+	p->l4 = at + sizeof(ip);
+	p->protocol = ip.nexthdr;
+	return 1;
+}
+
+/* Reads the IP header at offset `at`; reports whether it is one, of a packet
+ * that is no fragment.
+ */
+static __always_inline int load_packet(struct __sk_buff *skb, __u32 at, struct packet *p)
+{
+	p->at = at;
+	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (p->is_ipv6)
+		return load_ipv6(skb, at, p);
+	return skb->protocol == bpf_htons(ETH_P_IP) && load_ipv4(skb, at, p);
 }
 
 /* Where the IP header of a received frame is. After XDP in generic mode the
@@ -100,58 +160,93 @@ static __always_inline __u32 load_ipv4(struct __sk_buff *skb, __u32 at, struct i
  */
 static __always_inline __u32 network_offset(struct __sk_buff *skb)
 {
-	struct iphdr rel, abs;
+	__u32 rel[5], abs[5]; /* the first 20 bytes, which each family has */
 
-	if (bpf_skb_load_bytes_relative(skb, 0, &rel, sizeof(rel), BPF_HDR_START_NET) < 0 ||
-	    bpf_skb_load_bytes(skb, ETH_HLEN, &abs, sizeof(abs)) < 0)
+	if (bpf_skb_load_bytes_relative(skb, 0, rel, sizeof(rel), BPF_HDR_START_NET) < 0 ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, abs, sizeof(abs)) < 0)
 		return ETH_HLEN;
-	return rel.check == abs.check && rel.id == abs.id && rel.saddr == abs.saddr &&
-			       rel.daddr == abs.daddr ?
+	return rel[0] == abs[0] && rel[1] == abs[1] && rel[2] == abs[2] && rel[3] == abs[3] &&
+			       rel[4] == abs[4] ?
 		       ETH_HLEN :
 		       0;
 }
 
-/* Replaces the address at offset `field` of the IP header at `at`, and mends
- * the header's checksum.
+/* Replaces the source or the destination of an IP header. IPv4's own checksum
+ * is mended. IPv6 has none: there skb->csum, where a NIC summed the packet, is
+ * mended, from which replace_in_l4_checksum takes the change away again.
  */
-static __always_inline int replace_address(struct __sk_buff *skb, __u32 at, __u32 field, __be32 from,
-					   __be32 to)
+static __always_inline int replace_address(struct __sk_buff *skb, const struct packet *p, int is_source,
+					   const struct address *from, const struct address *to)
 {
-	if (bpf_l3_csum_replace(skb, at + offsetof(struct iphdr, check), from, to, sizeof(to)) < 0)
+	__u32 field;
+
+	if (p->is_ipv6) {
+		field = is_source ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr);
+		return bpf_skb_store_bytes(skb, p->at + field, to, sizeof(*to), BPF_F_RECOMPUTE_CSUM);
+	}
+	field = is_source ? offsetof(struct iphdr, saddr) : offsetof(struct iphdr, daddr);
+	if (bpf_l3_csum_replace(skb, p->at + offsetof(struct iphdr, check), from->word[3], to->word[3],
+				sizeof(__be32)) < 0)
 		return -1;
-	return bpf_skb_store_bytes(skb, at + field, &to, sizeof(to), 0);
+	return bpf_skb_store_bytes(skb, p->at + field, &to->word[3], sizeof(__be32), 0);
 }
 
-/* The addresses are part of the checksums of TCP and UDP. */
-static __always_inline int replace_in_l4_checksum(struct __sk_buff *skb, __u8 protocol, __u32 l4, __be32 from,
-						  __be32 to)
+/* The addresses are part of the checksums of TCP, UDP and ICMPv6. */
+static __always_inline int replace_in_l4_checksum(struct __sk_buff *skb, const struct packet *p,
+						  const struct address *from, const struct address *to)
 {
-	__u64 flags = BPF_F_PSEUDO_HDR | sizeof(to);
+	__u64 flags = BPF_F_PSEUDO_HDR;
+	__u32 check;
+	__s64 diff;
 
-	if (protocol == IPPROTO_TCP)
-		return bpf_l4_csum_replace(skb, l4 + TCP_CHECK, from, to, flags);
-	if (protocol == IPPROTO_UDP)
-		return bpf_l4_csum_replace(skb, l4 + UDP_CHECK, from, to,
-					   flags | BPF_F_MARK_MANGLED_0);
-	return 0;
+	switch (p->protocol) {
+	case IPPROTO_TCP:
+		check = p->l4 + TCP_CHECK;
+		break;
+	case IPPROTO_UDP:
+		check = p->l4 + UDP_CHECK;
+		flags |= BPF_F_MARK_MANGLED_0;
+		break;
+	case IPPROTO_ICMPV6:
+		check = p->l4 + ICMP6_CHECK;
+		break;
+	default:
+		return 0;
+	}
+	if (!p->is_ipv6)
+		return bpf_l4_csum_replace(skb, check, from->word[3], to->word[3], flags | sizeof(__be32));
+	diff = bpf_csum_diff((__be32 *)from, sizeof(*from), (__be32 *)to, sizeof(*to), 0);
+	return bpf_l4_csum_replace(skb, check, 0, diff, flags);
 }
 
-/* Puts the packet, whose header is inner, into one for the real. */
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct iphdr *inner, __be32 real)
+static __always_inline int replace_both(struct __sk_buff *skb, const struct packet *p, int is_source,
+					const struct address *from, const struct address *to)
 {
-	struct iphdr outer = {
+	if (replace_in_l4_checksum(skb, p, from, to) < 0)
+		return -1;
+	return replace_address(skb, p, is_source, from, to);
+}
+
+/* Puts the packet, which is one of IPv4, into one for the real. */
+static __always_inline int encapsulate(struct __sk_buff *skb, __be32 real)
+{
+	struct iphdr outer, inner;
+	__u32 sum;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &inner, sizeof(inner)) < 0)
+		return -1;
+	outer = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
-		.tos = inner->tos,
-		.tot_len = bpf_htons(bpf_ntohs(inner->tot_len) + sizeof(outer)),
-		.frag_off = inner->frag_off & bpf_htons(DONT_FRAGMENT),
-		.ttl = inner->ttl,
+		.tos = inner.tos,
+		.tot_len = bpf_htons(bpf_ntohs(inner.tot_len) + sizeof(outer)),
+		.frag_off = inner.frag_off & bpf_htons(DONT_FRAGMENT),
+		.ttl = inner.ttl,
 		.protocol = IPPROTO_IPIP,
-		.saddr = inner->saddr,
+		.saddr = inner.saddr,
 		.daddr = real,
 	};
-	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)&outer, sizeof(outer), 0);
-
+	sum = bpf_csum_diff(0, 0, (__be32 *)&outer, sizeof(outer), 0);
 	sum = (sum & 0xffff) + (sum >> 16);
 	outer.check = ~((sum & 0xffff) + (sum >> 16));
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
@@ -160,19 +255,24 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct iphdr
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
 }
 
+static __always_inline int is_icmp(const struct packet *p)
+{
+	return p->protocol == (p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+}
+
 SEC("tc")
 int probe_out(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark;
+	struct address real, vip;
+	struct packet p = {};
 	struct reply key = {};
 	struct probe *probe;
 	struct ports ports;
 	struct icmp icmp;
-	struct iphdr ip;
-	__be32 real, vip;
-	__u32 l4, tunnel;
+	__u32 tunnel;
 
-	if (!mark || skb->protocol != bpf_htons(ETH_P_IP))
+	if (!mark)
 		return TC_ACT_UNSPEC;
 	probe = bpf_map_lookup_elem(&probes, &mark);
 	if (!probe)
@@ -180,96 +280,95 @@ int probe_out(struct __sk_buff *skb)
 	real = probe->real;
 	vip = probe->vip;
 	tunnel = probe->tunnel;
-	l4 = load_ipv4(skb, ETH_HLEN, &ip);
-	if (!l4 || ip.daddr != real)
+	if (!load_packet(skb, ETH_HLEN, &p) || !is_same(&p.to, &real))
 		return TC_ACT_UNSPEC;
 
 	key.vip = vip;
-	key.local = ip.saddr;
-	key.protocol = ip.protocol;
-	if (ip.protocol == IPPROTO_ICMP) {
-		if (bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) < 0 || icmp.type != ICMP_ECHO)
+	key.local = p.from;
+	key.protocol = p.protocol;
+	if (is_icmp(&p)) {
+		if (bpf_skb_load_bytes(skb, p.l4, &icmp, sizeof(icmp)) < 0 ||
+		    icmp.type != (p.is_ipv6 ? ICMP6_ECHO : ICMP_ECHO))
 			return TC_ACT_UNSPEC;
 		key.local_port = icmp.id;
 	} else {
-		if (bpf_skb_load_bytes(skb, l4, &ports, sizeof(ports)) < 0)
+		if (bpf_skb_load_bytes(skb, p.l4, &ports, sizeof(ports)) < 0)
 			return TC_ACT_UNSPEC;
 		key.port = ports.destination;
 		key.local_port = ports.source;
 	}
 	/* A probe that could not be rewritten must not pass for one that was. */
 	if (bpf_map_update_elem(&replies, &key, &real, BPF_ANY) < 0 ||
-	    replace_in_l4_checksum(skb, ip.protocol, l4, real, vip) < 0 ||
-	    replace_address(skb, ETH_HLEN, offsetof(struct iphdr, daddr), real, vip) < 0)
+	    replace_both(skb, &p, 0, &real, &vip) < 0)
 		return TC_ACT_SHOT;
-	if (tunnel && encapsulate(skb, &ip, real) < 0)
+	if (tunnel && encapsulate(skb, real.word[3]) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }
 
 /* An ICMP error that quotes a probe. The quoted destination becomes the
- * real's, so that the error finds the socket. Its address and its header
- * checksum change by opposite amounts: the ICMP checksum stays right.
+ * real's, so that the error finds the socket. IPv4's quoted header checksum
+ * changes by the opposite amount, so that the ICMP checksum stays right.
  */
-static __always_inline int restore_quoted(struct __sk_buff *skb, struct iphdr *ip, __u32 at, __u32 l4)
+static __always_inline int restore_quoted(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 quoted = l4 + ICMP_LEN, quoted_l4;
+	struct packet quoted = {};
 	struct reply key = {};
+	struct address *real;
 	struct ports ports;
-	struct iphdr inner;
-	__be32 *real;
 
-	quoted_l4 = load_ipv4(skb, quoted, &inner);
-	if (!quoted_l4 || bpf_skb_load_bytes(skb, quoted_l4, &ports, sizeof(ports)) < 0)
+	if (!load_packet(skb, p->l4 + ICMP_LEN, &quoted) ||
+	    bpf_skb_load_bytes(skb, quoted.l4, &ports, sizeof(ports)) < 0)
 		return TC_ACT_UNSPEC;
-	key.vip = inner.daddr;
-	key.local = inner.saddr;
+	key.vip = quoted.to;
+	key.local = quoted.from;
 	key.port = ports.destination;
 	key.local_port = ports.source;
-	key.protocol = inner.protocol;
+	key.protocol = quoted.protocol;
 	real = bpf_map_lookup_elem(&replies, &key);
 	if (!real)
 		return TC_ACT_UNSPEC;
-	if (replace_address(skb, quoted, offsetof(struct iphdr, daddr), inner.daddr, *real) < 0)
+	if (replace_in_l4_checksum(skb, p, &quoted.to, real) < 0 ||
+	    replace_address(skb, &quoted, 0, &quoted.to, real) < 0)
 		return TC_ACT_SHOT;
-	if (ip->saddr == inner.daddr &&
-	    replace_address(skb, at, offsetof(struct iphdr, saddr), ip->saddr, *real) < 0)
+	if (is_same(&p->from, &quoted.to) && replace_both(skb, p, 1, &quoted.to, real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int is_error(const struct packet *p, __u8 type)
+{
+	if (p->is_ipv6)
+		return type >= ICMP6_UNREACHABLE && type <= ICMP6_TIME_EXCEEDED;
+	return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED;
 }
 
 SEC("tc")
 int probe_in(struct __sk_buff *skb)
 {
+	struct packet p = {};
 	struct reply key = {};
+	struct address *real;
 	struct ports ports;
 	struct icmp icmp;
-	struct iphdr ip;
-	__be32 *real;
-	__u32 at, l4;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	if (!load_packet(skb, network_offset(skb), &p))
 		return TC_ACT_UNSPEC;
-	at = network_offset(skb);
-	l4 = load_ipv4(skb, at, &ip);
-	if (!l4)
-		return TC_ACT_UNSPEC;
-
-	key.vip = ip.saddr;
-	key.local = ip.daddr;
-	key.protocol = ip.protocol;
-	if (ip.protocol == IPPROTO_ICMP) {
-		if (bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) < 0)
+	key.vip = p.from;
+	key.local = p.to;
+	key.protocol = p.protocol;
+	if (is_icmp(&p)) {
+		if (bpf_skb_load_bytes(skb, p.l4, &icmp, sizeof(icmp)) < 0)
 			return TC_ACT_UNSPEC;
-		if (icmp.type == ICMP_UNREACHABLE || icmp.type == ICMP_TIME_EXCEEDED)
-			return restore_quoted(skb, &ip, at, l4);
-		if (icmp.type != ICMP_ECHO_REPLY)
+		if (is_error(&p, icmp.type))
+			return restore_quoted(skb, &p);
+		if (icmp.type != (p.is_ipv6 ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY))
 			return TC_ACT_UNSPEC;
 		key.local_port = icmp.id;
 	} else {
-		if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_UDP)
+		if (p.protocol != IPPROTO_TCP && p.protocol != IPPROTO_UDP)
 			return TC_ACT_UNSPEC;
-		if (bpf_skb_load_bytes(skb, l4, &ports, sizeof(ports)) < 0)
+		if (bpf_skb_load_bytes(skb, p.l4, &ports, sizeof(ports)) < 0)
 			return TC_ACT_UNSPEC;
 		key.port = ports.source;
 		key.local_port = ports.destination;
@@ -277,10 +376,7 @@ int probe_in(struct __sk_buff *skb)
 	real = bpf_map_lookup_elem(&replies, &key);
 	if (!real)
 		return TC_ACT_UNSPEC;
-	if (replace_in_l4_checksum(skb, ip.protocol, l4, ip.saddr, *real) < 0 ||
-	    replace_address(skb, at, offsetof(struct iphdr, saddr), ip.saddr, *real) < 0)
-		return TC_ACT_SHOT;
-	return TC_ACT_UNSPEC;
+	return replace_both(skb, &p, 1, &p.from, real) < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

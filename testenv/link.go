@@ -195,13 +195,18 @@ func (h *Host) configure(name string, addrs []netip.Prefix) error {
 	return h.up(name)
 }
 
-// AddAddr puts an address on an interface.
+// AddAddr puts an address on an interface. One of IPv6 can be bound at once:
+// nobody is asked whether it is a duplicate.
 func (h *Host) AddAddr(nic string, a netip.Prefix) error {
 	link, err := h.Netlink.LinkByName(nic)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", nic, err)
 	}
-	if err := h.Netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(a)}); err != nil {
+	addr := &netlink.Addr{IPNet: ipNet(a)}
+	if a.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	if err := h.Netlink.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("address %s on %s: %w", a, nic, err)
 	}
 	return nil

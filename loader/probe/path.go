@@ -94,14 +94,16 @@ func (p *Path) attach(iface *net.Interface) error {
 	return nil
 }
 
-// Open makes a path to real by way of vip, both IPv4, by direct routing or in a
-// tunnel. Sockets that are
-// connected to real, carry the mark and have a local port of their own use
+// Open makes a path to real by way of vip, which is of the same family, by
+// direct routing or, with IPv4, in a tunnel. Sockets that are connected to real, carry the mark and have a local port of their own use
 // it. Mark 0 means that real is this host itself, and that there is nothing
 // to rewrite. Release ends the path; calling it again does nothing.
 func (p *Path) Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, release func(), err error) {
-	if !real.Is4() || !vip.Is4() {
-		return 0, nil, fmt.Errorf("real %s, VIP %s: probes through a VIP are IPv4 only (set via: real)", real, vip)
+	switch {
+	case real.Is4() != vip.Is4():
+		return 0, nil, fmt.Errorf("real %s, VIP %s: a probe through a VIP needs both of one family (set via: real)", real, vip)
+	case real.Is6() && forward != lb.DR:
+		return 0, nil, fmt.Errorf("real %s: a probe through a VIP and a tunnel is IPv4 only (set via: real)", real)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,8 +133,15 @@ func (p *Path) Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, rele
 // forwarding.
 var outerProtocol = map[lb.Forward]uint32{lb.Tunnel: unix.IPPROTO_IPIP}
 
-// wire makes an address a number whose bytes in memory are the packet's.
-func wire(a netip.Addr) uint32 { return binary.NativeEndian.Uint32(a.AsSlice()) }
+// wire makes an address what the programs compare: the packet's bytes, one of
+// IPv4 as ::ffff:a.b.c.d.
+func wire(a netip.Addr) (w rawAddress) {
+	b := a.As16()
+	for i := range w.Word {
+		w.Word[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
 
 // reach makes sure that packets to real leave by an interface with our
 // programs, straight to the real if nothing carries the VIP past routers:

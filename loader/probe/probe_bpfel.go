@@ -13,17 +13,22 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type rawAddress struct {
+	_    structs.HostLayout
+	Word [4]uint32
+}
+
 type rawProbe struct {
 	_      structs.HostLayout
-	Real   uint32
-	Vip    uint32
+	Real   rawAddress
+	Vip    rawAddress
 	Tunnel uint32
 }
 
 type rawReply struct {
 	_         structs.HostLayout
-	Vip       uint32
-	Local     uint32
+	Vip       rawAddress
+	Local     rawAddress
 	Port      uint16
 	LocalPort uint16
 	Protocol  uint32

@@ -22,13 +22,21 @@ type skb struct {
 	_                  [45]uint32
 }
 
-const mark = 0x6c010001
+const (
+	mark  = 0x6c010001
+	mark6 = 0x6c010002
+)
 
 var (
 	local    = netip.MustParseAddr("172.25.0.11")
 	real     = netip.MustParseAddr("172.25.0.12")
 	vip      = netip.MustParseAddr("172.25.0.100")
 	stranger = netip.MustParseAddr("172.25.0.50")
+
+	local6    = netip.MustParseAddr("fd25::11")
+	real6     = netip.MustParseAddr("fd25::12")
+	vip6      = netip.MustParseAddr("2001:db8::100")
+	stranger6 = netip.MustParseAddr("fd25::50")
 )
 
 // loaded is a path that is attached nowhere, with one mark.
@@ -39,9 +47,8 @@ func loaded(t *testing.T) *Path {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
-	if err := p.objects.Probes.Put(uint32(mark), rawProbe{Real: wire(real), Vip: wire(vip)}); err != nil {
-		t.Fatal(err)
-	}
+	check(t, p.objects.Probes.Put(uint32(mark), rawProbe{Real: wire(real), Vip: wire(vip)}))
+	check(t, p.objects.Probes.Put(uint32(mark6), rawProbe{Real: wire(real6), Vip: wire(vip6)}))
 	return p
 }
 
@@ -143,6 +150,105 @@ func TestRewrite(t *testing.T) {
 				t.Errorf("in (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// frame6 builds an IPv6 frame with right checksums.
+func frame6(t *testing.T, from, to netip.Addr, above ...gopacket.SerializableLayer) []byte {
+	t.Helper()
+	ip := &layers.IPv6{Version: 6, HopLimit: 64, SrcIP: from.AsSlice(), DstIP: to.AsSlice()}
+	switch l := above[0].(type) {
+	case *layers.TCP:
+		ip.NextHeader = layers.IPProtocolTCP
+		check(t, l.SetNetworkLayerForChecksum(ip))
+	case *layers.UDP:
+		ip.NextHeader = layers.IPProtocolUDP
+		check(t, l.SetNetworkLayerForChecksum(ip))
+	case *layers.ICMPv6:
+		ip.NextHeader = layers.IPProtocolICMPv6
+		check(t, l.SetNetworkLayerForChecksum(ip))
+	case *layers.IPv6Fragment:
+		ip.NextHeader = layers.IPProtocolIPv6Fragment
+	}
+	eth := &layers.Ethernet{
+		SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
+		EthernetType: layers.EthernetTypeIPv6,
+	}
+	buf := gopacket.NewSerializeBuffer()
+	all := append([]gopacket.SerializableLayer{eth, ip}, above...)
+	check(t, gopacket.SerializeLayers(buf, gopacket.SerializeOptions{ComputeChecksums: true, FixLengths: true}, all...))
+	return bytes.Clone(buf.Bytes())
+}
+
+func icmp6(typ uint8) *layers.ICMPv6 {
+	return &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, 0)}
+}
+
+func TestRewriteIPv6(t *testing.T) {
+	echo := gopacket.Payload{0, 77, 0, 7, 'o', 'd', 'd'}
+	type layer = gopacket.SerializableLayer
+	for name, tc := range map[string]struct{ out, back func() []layer }{
+		"tcp":  {func() []layer { return []layer{tcp(40000, 80), echo} }, func() []layer { return []layer{tcp(80, 40000), echo} }},
+		"udp":  {func() []layer { return []layer{udp(40002, 53), echo} }, func() []layer { return []layer{udp(53, 40002), echo} }},
+		"icmp": {func() []layer { return []layer{icmp6(128), echo} }, func() []layer { return []layer{icmp6(129), echo} }},
+	} {
+		p := loaded(t)
+		got := run(t, p.objects.ProbeOut, mark6, frame6(t, local6, real6, tc.out()...))
+		if diff := cmp.Diff(frame6(t, local6, vip6, tc.out()...), got); diff != "" {
+			t.Errorf("%s out (-want +got):\n%s", name, diff)
+		}
+		got = run(t, p.objects.ProbeIn, 0, frame6(t, vip6, local6, tc.back()...))
+		if diff := cmp.Diff(frame6(t, real6, local6, tc.back()...), got); diff != "" {
+			t.Errorf("%s in (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// ICMPv6 sums the quoted addresses and its own: both change.
+func TestRewriteIPv6Error(t *testing.T) {
+	for _, from := range []netip.Addr{vip6, stranger6} {
+		for _, typ := range []uint8{1, 2, 3} {
+			p := loaded(t)
+			sent := run(t, p.objects.ProbeOut, mark6, frame6(t, local6, real6, udp(40000, 53)))
+			about := func(b []byte) gopacket.Payload { return append(gopacket.Payload{0, 0, 0, 0}, b...) }
+			got := run(t, p.objects.ProbeIn, 0, frame6(t, from, local6, icmp6(typ), about(sent[14:])))
+			outer, quoted := from, frame6(t, local6, real6, udp(40000, 53))
+			if from == vip6 {
+				outer = real6
+			}
+			copy(quoted[14+40+6:], sent[14+40+6:14+40+8]) // the UDP checksum that the real got
+			if diff := cmp.Diff(frame6(t, outer, local6, icmp6(typ), about(quoted[14:])), got); diff != "" {
+				t.Errorf("error %d from %s (-want +got):\n%s", typ, from, diff)
+			}
+		}
+	}
+}
+
+func TestLeaveIPv6Alone(t *testing.T) {
+	p := loaded(t)
+	run(t, p.objects.ProbeOut, mark6, frame6(t, local6, real6, tcp(40000, 80)))
+	fragment := &layers.IPv6Fragment{NextHeader: layers.IPProtocolTCP, FragmentOffset: 1}
+	for name, tc := range map[string]struct {
+		prog  *ebpf.Program
+		mark  uint32
+		frame []byte
+	}{
+		"out, no mark":            {p.objects.ProbeOut, 0, frame6(t, local6, real6, tcp(40000, 80))},
+		"out, IPv4's mark":        {p.objects.ProbeOut, mark, frame6(t, local6, real6, tcp(40000, 80))},
+		"out, another real":       {p.objects.ProbeOut, mark6, frame6(t, local6, stranger6, tcp(40000, 80))},
+		"out, echo reply":         {p.objects.ProbeOut, mark6, frame6(t, local6, real6, icmp6(129), gopacket.Payload{0, 1, 0, 1})},
+		"out, IPv4":               {p.objects.ProbeOut, mark6, frame(t, local, real, nil, tcp(40000, 80))},
+		"in, another local port":  {p.objects.ProbeIn, 0, frame6(t, vip6, local6, tcp(80, 40001))},
+		"in, another port":        {p.objects.ProbeIn, 0, frame6(t, vip6, local6, tcp(81, 40000))},
+		"in, another protocol":    {p.objects.ProbeIn, 0, frame6(t, vip6, local6, udp(80, 40000))},
+		"in, another source":      {p.objects.ProbeIn, 0, frame6(t, stranger6, local6, tcp(80, 40000))},
+		"in, a later fragment":    {p.objects.ProbeIn, 0, frame6(t, vip6, local6, fragment, gopacket.Payload("rest of a packet"))},
+		"in, error about a rest":  {p.objects.ProbeIn, 0, frame6(t, vip6, local6, icmp6(1), gopacket.Payload("too short"))},
+		"in, error about another": {p.objects.ProbeIn, 0, frame6(t, vip6, local6, icmp6(1), gopacket.Payload(append([]byte{0, 0, 0, 0}, frame6(t, local6, vip6, tcp(1, 2))[14:]...)))},
+	} {
+		if diff := cmp.Diff(tc.frame, run(t, tc.prog, tc.mark, tc.frame)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }
 

@@ -64,6 +64,32 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// What is asked through a VIP of IPv6, and what is not.
+func TestTargetOfIPv6(t *testing.T) {
+	vip6, real6 := netip.MustParseAddr("2001:db8::100"), netip.MustParseAddr("2001:db8::10")
+	for _, c := range []struct {
+		vip  netip.Addr
+		real lb.Real
+		want health.Via
+	}{
+		{vip6, lb.Real{Addr: real6}, health.ViaVIP},
+		{vip6, lb.Real{Addr: real6, Forward: lb.Tunnel}, health.ViaReal},
+		{vip6, lb.Real{Addr: real6, Forward: lb.NAT}, health.ViaReal},
+		{vip6, lb.Real{Addr: netip.IPv6Loopback()}, health.ViaReal},
+		{vip6, lb.Real{Addr: server(1)}, health.ViaReal},
+		{vip, lb.Real{Addr: real6}, health.ViaReal},
+	} {
+		svc := service("web", 1)
+		svc.Listeners = []lb.Listener{{Addr: c.vip, Proto: lb.TCP, First: 80, Last: 80}}
+		svc.Reals[0] = c.real
+		svc.Checks[0] = []health.Spec{{Type: health.TCP}}
+		got := targets(&svc, 0, true)[0]
+		if got.Spec.Via != c.want || got.VIP.IsValid() != (c.want == health.ViaVIP) {
+			t.Errorf("%s of %s, %s: asked via %s, VIP %s", c.real.Addr, c.vip, c.real.Forward, got.Spec.Via, got.VIP)
+		}
+	}
+}
+
 // A check of another address asks that one, and not through the VIP.
 func TestTargetOfAnotherAddress(t *testing.T) {
 	svc := service("web", 1)

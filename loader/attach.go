@@ -17,13 +17,17 @@ import (
 
 // loadFor loads the program of an interface: one that knows the interface's
 // slot.
-func (d *Datapath) loadFor(name string, slot uint32) (Attachment, error) {
+func (d *Datapath) loadFor(name string) (Attachment, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("interface %s: no such interface (see `ip link`)", name)
 	}
 	if len(iface.HardwareAddr) != 6 {
 		return Attachment{}, fmt.Errorf("interface %s: no Ethernet address, XDP direct routing needs one", name)
+	}
+	slot, err := d.chooseSlot(iface.Index)
+	if err != nil {
+		return Attachment{}, err
 	}
 	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
 	d.Interfaces[slot].Ifindex, d.Interfaces[slot].MTU = uint32(iface.Index), uint32(iface.MTU)
@@ -38,10 +42,41 @@ func (d *Datapath) loadFor(name string, slot uint32) (Attachment, error) {
 	return a, d.setMAC(&a, iface.HardwareAddr)
 }
 
+// chooseSlot is the slot that an interface has, or a free one: a predecessor's
+// program goes on by its slot until it is exchanged.
+func (d *Datapath) chooseSlot(index int) (uint32, error) {
+	is := func(wanted uint32) int {
+		return slices.IndexFunc(d.Interfaces, func(i bpf.Interface) bool { return i.Ifindex == wanted })
+	}
+	slot := is(uint32(index))
+	if slot < 0 {
+		slot = is(0)
+	}
+	if slot < 0 { // the slots of interfaces that are gone
+		slot = slices.IndexFunc(d.Interfaces, func(i bpf.Interface) bool {
+			_, err := net.InterfaceByIndex(int(i.Ifindex))
+			return err != nil
+		})
+	}
+	if slot < 0 {
+		return 0, fmt.Errorf("interfaces: at most %d can be served", len(d.Interfaces))
+	}
+	return uint32(slot), nil
+}
+
+// freeSlot gives the slot of an interface that has no program any more to another.
+func (d *Datapath) freeSlot(index int) {
+	for slot := range d.Interfaces {
+		if d.Interfaces[slot].Ifindex == uint32(index) {
+			d.Interfaces[slot].Ifindex = 0
+		}
+	}
+}
+
 // attach puts a program into the pinned link of an interface, or makes and
 // pins a link.
 func (d *Datapath) attach(ctx context.Context, a *Attachment, prog *ebpf.Program) error {
-	if done, err := d.takeOver(a, prog); done || err != nil {
+	if done, err := d.takeOver(ctx, a, prog); done || err != nil {
 		return err
 	}
 	return d.attachNew(ctx, a, prog)
@@ -66,7 +101,7 @@ func (d *Datapath) setMAC(a *Attachment, mac net.HardwareAddr) error {
 
 // takeOver puts the program into a pinned link of the interface. done is
 // false if there is none that can be used.
-func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err error) {
+func (d *Datapath) takeOver(ctx context.Context, a *Attachment, prog *ebpf.Program) (done bool, err error) {
 	path := d.pins.link(a.Name)
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,34 +111,41 @@ func (d *Datapath) takeOver(a *Attachment, prog *ebpf.Program) (done bool, err e
 	if err != nil {
 		return false, fmt.Errorf("pinned link %s: %w", path, err)
 	}
+	d.keepPrevious(a, l)
 	a.Mode = modeOf(d.Interfaces[a.Slot].Mode)
 	if !d.stillGood(l, a) {
 		a.isUntried = true // it is another device, or was served in generic mode
 		d.opts.Log.Info("the pinned link is of another interface or mode; attaching anew", "interface", a.Name)
-		return false, d.endLink(a.Name, l)
+		return true, d.remake(ctx, a, prog, l)
 	}
 	if err := d.opts.fail("update"); err != nil {
 		_ = l.Close()
 		return false, err
-	}
-	if len(d.left) > 0 {
-		if d.previous == nil {
-			d.previous = map[string]*ebpf.Program{}
-		}
-		if was := programOf(l); was != nil {
-			d.previous[a.Name] = was
-		}
 	}
 	if err := l.Update(prog); err != nil {
 		// A program of another attach type (frags or not) cannot be
 		// swapped in; only then is the old link given up.
 		d.opts.Log.Warn("the running program cannot be replaced in place; attaching anew", "interface", a.Name, "why", err)
 		a.isUntried = a.Mode != Native
-		return false, d.endLink(a.Name, l)
+		return true, d.remake(ctx, a, prog, l)
 	}
 	d.links[a.Name] = l
 	a.Why = d.whyStillGeneric(a)
 	return true, nil
+}
+
+// keepPrevious keeps the program that packets meet before they change over to
+// other maps.
+func (d *Datapath) keepPrevious(a *Attachment, l link.Link) {
+	if len(d.left) == 0 {
+		return
+	}
+	if d.previous == nil {
+		d.previous = map[string]*ebpf.Program{}
+	}
+	if was := programOf(l); was != nil {
+		d.previous[a.Name] = was
+	}
 }
 
 // endLink takes the program of the link of an interface off, for good.
@@ -202,7 +244,8 @@ func (d *Datapath) refused(a *Attachment, err error) error {
 }
 
 // dropStrayLinks detaches from interfaces that the configuration no longer
-// names.
+// names. Their gates stay shut until those who used them have heard where the
+// VIPs are now.
 func (d *Datapath) dropStrayLinks() error {
 	names, err := d.pins.linked()
 	if err != nil {
@@ -213,8 +256,15 @@ func (d *Datapath) dropStrayLinks() error {
 			continue
 		}
 		d.opts.Log.Info("detaching from an interface that is no longer configured", "interface", name)
+		iface, err := net.InterfaceByName(name)
+		if err == nil {
+			d.shutGate(name, iface.Index)
+		}
 		if err := d.pins.detach(name); err != nil {
 			return fmt.Errorf("detach from %s: %w", name, err)
+		}
+		if iface != nil {
+			d.freeSlot(iface.Index)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader/gate"
 )
 
 // Mode is how the program is attached to an interface.
@@ -126,6 +128,7 @@ type Datapath struct {
 	program     map[string]*ebpf.Program
 	ownMAC      map[string]*ebpf.Variable // by interface
 	links       map[string]link.Link
+	gates       map[string]*gate.Gate // by interface, those that are shut
 
 	explainers map[uint32]*explainer // by slot of the interface, once asked
 	tracer     *Tracer               // while somebody watches
@@ -155,7 +158,7 @@ func Open(ctx context.Context, o Options) (_ *Datapath, err error) {
 	if o.fail == nil {
 		o.fail = func(string) error { return nil }
 	}
-	d := &Datapath{opts: o, memory: map[*ebpf.Map]mapped{}, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, left: map[string]*leftMap{}, unpinned: map[string]bool{}}
+	d := &Datapath{opts: o, memory: map[*ebpf.Map]mapped{}, program: map[string]*ebpf.Program{}, ownMAC: map[string]*ebpf.Variable{}, links: map[string]link.Link{}, gates: map[string]*gate.Gate{}, left: map[string]*leftMap{}, unpinned: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			d.undo()
@@ -190,8 +193,8 @@ func Open(ctx context.Context, o Options) (_ *Datapath, err error) {
 // attachAll puts the programs on all interfaces. Nothing of what the
 // interfaces do has changed before all that takes long is done.
 func (d *Datapath) attachAll(ctx context.Context) error {
-	for slot, name := range d.opts.Interfaces {
-		a, err := d.loadFor(name, uint32(slot))
+	for _, name := range d.opts.Interfaces {
+		a, err := d.loadFor(name)
 		if err != nil {
 			return err
 		}
@@ -289,6 +292,9 @@ func (d *Datapath) Close(keep bool) error {
 	if d.tracer != nil {
 		err = d.tracer.Stop()
 	}
+	if keep && d.lock != nil { // what has no pin would end now
+		err = errors.Join(err, d.repin())
+	}
 	if !keep {
 		for name, l := range d.links {
 			if e := d.endLink(name, l); e != nil && err == nil {
@@ -331,6 +337,9 @@ func (d *Datapath) release() {
 	}
 	for _, l := range d.links {
 		_ = l.Close()
+	}
+	for name := range d.gates {
+		d.openGate(name)
 	}
 	for _, p := range d.program {
 		_ = p.Close()

@@ -32,6 +32,9 @@ func (d *Datapath) openMaps() error {
 	if d.opts.Detached {
 		return d.makeMaps(nil)
 	}
+	if err := d.pinFound(); err != nil {
+		return err
+	}
 	if err := d.recoverPins(); err != nil {
 		return err
 	}

@@ -117,6 +117,18 @@ func (p pinDir) remove() error {
 	return nil
 }
 
+// CheckUnused returns [ErrLocked] if a process uses a pin directory.
+func CheckUnused(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	_, lock, err := openPinDir(path)
+	if err != nil {
+		return err
+	}
+	return lock.Close()
+}
+
 // Purge detaches what a process that has ended left attached by the pins of a
 // directory, and removes them. That there is nothing is no error; a process
 // that still uses them is one.

@@ -33,9 +33,11 @@ var walls = map[string][]string{
 	"internal/arch":     {},
 	"packaging":         {},
 	"internal/jsonfile": {},
-	"loader":            {"bpf", "loader/echo"},
+	"loader":            {"bpf", "loader/echo", "loader/gate"},
 	"loader/echo":       {},
-	"loader/probe":      {"pkg/lb"}, // how a probe is forwarded
+	"loader/gate":       {"bpf", "loader/tc"},
+	"loader/probe":      {"loader/tc", "pkg/lb"}, // how a probe is forwarded
+	"loader/tc":         {},
 	"pkg/admin":         {"pkg/connsync", "pkg/director", "pkg/ipvsadm", "pkg/lb", "pkg/guard", "pkg/warnings", "pkg/history"},
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"go.uber.org/goleak"
 
+	"github.com/lvx-lb/lvx/loader/tc"
 	"github.com/lvx-lb/lvx/pkg/health"
 )
 
@@ -36,6 +38,11 @@ type job struct {
 }
 
 var hooks = map[bool]hook{false: either, true: clsact}
+
+// clsact attaches as on a kernel without tcx.
+func clsact(index int, in, out *ebpf.Program) (io.Closer, error) {
+	return tc.AttachFilters(index, programs(in, out))
+}
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(jobEnv); text != "" {

@@ -42,7 +42,7 @@ var (
 // loaded is a path that is attached nowhere, with one mark.
 func loaded(t *testing.T) *Path {
 	t.Helper()
-	p, err := attach(nil, func(int, *ebpf.Program, *ebpf.Program) (io.Closer, error) { return closers{}, nil })
+	p, err := attach(nil, func(int, *ebpf.Program, *ebpf.Program) (io.Closer, error) { return io.NopCloser(nil), nil })
 	if err != nil {
 		t.Fatal(err)
 	}

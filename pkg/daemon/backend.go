@@ -23,6 +23,10 @@ type datapath struct {
 	lb.Backend
 	canLease bool         // it can fall silent by itself
 	xdp      *xdp.Backend // nil: XDP does not run
+
+	// retire removes what an earlier daemon has served by, where that is
+	// another data path, once this one serves. It may be nil.
+	retire func(context.Context) error
 }
 
 // openBackend opens the data path that the configuration asks for. With auto
@@ -50,17 +54,16 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 	}
 	switch cfg.Backend {
 	case config.BackendIPVS:
-		b, err := openIPVS(ctx)
-		if err == nil { // a packet path of another `backend:` would serve on in front of it
-			err = loader.Purge(cfg.PinDir)
+		if err := loader.CheckUnused(cfg.PinDir); err != nil {
+			return datapath{}, err
 		}
-		return datapath{Backend: b}, err
+		b, err := openIPVS(ctx)
+		retire := func(context.Context) error { return loader.Purge(cfg.PinDir) } // it is in front of IPVS
+		return datapath{Backend: b, retire: retire}, err
 	case config.BackendXDP:
 		b, err := openXDP()
-		if err == nil {
-			err = purgeIPVS(ctx, cfg)
-		}
-		return datapath{Backend: b, canLease: true, xdp: b}, err
+		retire := func(ctx context.Context) error { return purgeIPVS(ctx, cfg) }
+		return datapath{Backend: b, canLease: true, xdp: b, retire: retire}, err
 	}
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()

@@ -33,6 +33,15 @@ func foreignProgram(cfg *config.Config) error {
 		if x == nil || !x.Attached || loader.IsPinned(cfg.PinDir, name) {
 			continue
 		}
+		own, err := loader.FindUnpinned(cfg.PinDir, name)
+		switch {
+		case own != nil && (own.Holder == 0 || answers(cfg.Admin.Socket)):
+			continue // a start goes on with it, or the lvx that runs puts its pins back
+		case own != nil:
+			return own
+		case err != nil:
+			return fmt.Errorf("interface %s: another XDP program is attached, id %d: %w", name, x.ProgId, err)
+		}
 		return fmt.Errorf("interface %s: another XDP program is attached, id %d, not pinned in pin_dir %s (see `bpftool net`; detach it with `ip link set dev %s xdp off`, unless it is an lvx's with another pin_dir)",
 			name, x.ProgId, cfg.PinDir, name)
 	}

@@ -57,9 +57,10 @@ type Daemon struct {
 	history  *history.Log
 	found    found
 	backend  lb.Backend
-	canLease bool        // the backend can fall silent by itself
-	losses   *lossWatch  // nil: XDP does not run
-	path     *probe.Path // nil: probes cannot go through the VIP
+	canLease bool                        // the backend can fall silent by itself
+	retire   func(context.Context) error // see [datapath]; may be nil
+	losses   *lossWatch                  // nil: XDP does not run
+	path     *probe.Path                 // nil: probes cannot go through the VIP
 	neigh    *neighbors
 	announce *neigh.Announcer
 	links    *linkWatch
@@ -150,7 +151,7 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	d.backend, d.canLease = path.Backend, path.canLease
+	d.backend, d.canLease, d.retire = path.Backend, path.canLease, path.retire
 	var feed *newsFeed
 	if path.xdp != nil {
 		feed = &newsFeed{table: path.xdp}
@@ -264,6 +265,11 @@ func (d *Daemon) awaitVIPs(ctx context.Context) error {
 		case <-c:
 		case <-ctx.Done():
 			return nil
+		}
+	}
+	if d.retire != nil {
+		if err := d.retire(ctx); err != nil {
+			d.log.Warn("what an earlier daemon served by is still there", "err", err)
 		}
 	}
 	close(d.ready)

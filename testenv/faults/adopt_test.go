@@ -6,12 +6,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
 
-// A change of xdp_mode keeps what is open, and whose client belongs to which real.
+// A change of xdp_mode keeps what is open, and whose client belongs to which real;
+// clients that come meanwhile meet silence at most, and are not refused.
 func TestFault22ChangeOfTheMode(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	body := service("persistence: {timeout: 300s}")
@@ -20,6 +22,7 @@ func TestFault22ChangeOfTheMode(t *testing.T) {
 	conn, err := r.Hold(real)
 	must(t, err)
 	defer conn.Close()
+	stream := r.Stream("http://"+rig.VIP, 3*time.Millisecond, 700*time.Millisecond, 20_000)
 	for n := range 4 {
 		mode := []string{"generic", "native"}[n%2]
 		must(t, r.Direct(t.Context(), "d1", "xdp_mode: "+mode+"\n"+body))
@@ -30,6 +33,16 @@ func TestFault22ChangeOfTheMode(t *testing.T) {
 		if got := r.Curl(2, "http://"+rig.VIP); got != real+" "+real {
 			t.Errorf("in mode %s the client goes to %s, not to %s", mode, got, real)
 		}
+	}
+	total, failed := stream.Stop()
+	t.Logf("%d clients came meanwhile, %d were not served at once", total, len(failed))
+	for _, why := range failed {
+		if why != "timeout" {
+			t.Errorf("a client: %s", why)
+		}
+	}
+	if total == 0 || len(failed) == total {
+		t.Errorf("%d of %d clients were not served", len(failed), total)
 	}
 }
 

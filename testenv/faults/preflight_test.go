@@ -3,6 +3,7 @@ package faults
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -72,9 +73,40 @@ func TestFault12CheckAgreesWithRun(t *testing.T) {
 			if out, err := d1.Run(t.Context(), lvx, "check", "-c", file); err != nil {
 				t.Errorf("what a running lvx holds is a conflict: %v\n%s", err, out)
 			}
+			if name == "nothing" {
+				withoutPins(t, r, file)
+			}
 			must(t, r.Leave("d1"))
 		})
 	}
+}
+
+// withoutPins removes the pins of a running lvx: its program is still lvx's, and
+// another lvx hears who serves.
+func withoutPins(t *testing.T, r *rig.Rig, file string) {
+	t.Helper()
+	d1 := r.Cluster.Host("d1")
+	pins := regexp.MustCompile(`(?m)^pin_dir: (.*)$`).FindStringSubmatch(string(text(t, file)))[1]
+	must(t, os.RemoveAll(pins))
+	if out, err := d1.Run(t.Context(), lvx, "check", "-c", file); err != nil {
+		t.Errorf("lvx's own program without pins is a conflict: %v\n%s", err, out)
+	}
+	before := text(t, file)
+	replaceIn(t, file, "pin_dir: "+pins, "pin_dir: "+pins+"-other")
+	replaceIn(t, file, "lvx.sock", "other.sock")
+	for _, verb := range []string{"check", "run"} {
+		if out, err := d1.Run(t.Context(), lvx, verb, "-c", file); err == nil || !strings.Contains(out+err.Error(), "another lvx (process ") {
+			t.Errorf("lvx %s beside one without pins: %v\n%s", verb, err, out)
+		}
+	}
+	must(t, os.WriteFile(file, before, 0o600))
+}
+
+func text(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	must(t, err)
+	return b
 }
 
 // withProgram makes an interface that has somebody's XDP program.

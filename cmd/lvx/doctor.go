@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/doctor"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/warnings"
@@ -44,10 +48,10 @@ exit status is 1 if something is wrong.`,
 		}
 		var found []warnings.Warning
 		c := doctor.Case{Config: cfg, Has: isOnThisHost}
-		if st, err := admin.NewClient(*socket).Status(cmd.Context()); err == nil {
+		if st, err := askStatus(cmd.Context(), *socket); err == nil {
 			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st)
 		} else {
-			found = c.Abandoned(err)
+			found = c.Abandoned(err, errors.Is(err, admin.ErrNoDaemon))
 		}
 		found = mergeWarnings(found, doctor.Examine(cmd.Context(), c, new(doctor.Live)))
 		if asJSON {
@@ -61,6 +65,21 @@ exit status is 1 if something is wrong.`,
 		return err
 	}
 	return cmd
+}
+
+// statusTime is how long the doctor waits for the daemon: what it finds out by
+// itself does not need the daemon.
+const statusTime = time.Minute
+
+// askStatus asks the daemon, which may hang or talk nonsense, for its status.
+func askStatus(ctx context.Context, socket string) (director.Status, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, statusTime, fmt.Errorf("the daemon on %s has not come to the end of its answer in %v", socket, statusTime))
+	defer cancel()
+	st, err := admin.NewClient(socket).Status(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return st, err
 }
 
 // isOnThisHost reports whether an address is on an interface.

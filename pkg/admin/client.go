@@ -26,12 +26,17 @@ import (
 type Client struct {
 	socket   string
 	http     *http.Client
-	patience time.Duration // until the daemon begins to answer
+	patience time.Duration // until the daemon begins to answer, and goes on
+	longest  int64         // answer that is read
 }
 
 // patience is how long a daemon may think before it answers: longer than a
 // reload of ten thousand services takes.
 const patience = 30 * time.Second
+
+// longestAnswer is what is read of an answer: several times what ten thousand
+// services take.
+const longestAnswer = 256 << 20
 
 // ErrNoDaemon says that nobody answers on the socket.
 var ErrNoDaemon = errors.New("no lvx runs here")
@@ -41,7 +46,7 @@ var errSilent = errors.New("no answer")
 
 // NewClient makes a client; nothing is opened until it is used.
 func NewClient(socket string) *Client {
-	return &Client{socket: socket, patience: patience, http: &http.Client{Transport: &http.Transport{
+	return &Client{socket: socket, patience: patience, longest: longestAnswer, http: &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -51,7 +56,13 @@ func NewClient(socket string) *Client {
 
 // Status asks for [director.Director.Status].
 func (c *Client) Status(ctx context.Context) (st director.Status, err error) {
-	return st, c.do(ctx, http.MethodGet, pathStatus, nil, &st)
+	if err := c.do(ctx, http.MethodGet, pathStatus, nil, &st); err != nil {
+		return st, err
+	}
+	if st.Started.IsZero() {
+		return st, errors.New("answer of the daemon: it is no status (is it another version?)")
+	}
+	return st, nil
 }
 
 // Losses asks for [director.Director.Losses].
@@ -177,23 +188,50 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 		return c.explain(err)
 	}
 	defer res.Body.Close()
-	bound.Stop() // it answers: a long list may take its time
-	if res.StatusCode >= 300 {
-		return c.refusal(res)
-	}
-	if read, ok := answer.(func(io.Reader) error); ok {
+	if read, ok := answer.(func(io.Reader) error); ok && res.StatusCode < 300 {
+		bound.Stop() // packets come when they come
 		return read(res.Body)
 	}
-	if w, ok := answer.(io.Writer); ok {
-		if _, err := io.Copy(w, res.Body); err != nil {
-			return fmt.Errorf("answer of the daemon: %w", err)
-		}
-		return nil
+	rest := &steadyReader{from: res.Body, left: c.longest, heard: func() { bound.Reset(c.patience) }}
+	bound.Reset(c.patience) // it answers: a long list may take its time, while it goes on
+	if res.StatusCode >= 300 {
+		return c.refusal(res.Status, res.StatusCode, rest)
 	}
-	if err := json.NewDecoder(res.Body).Decode(answer); err != nil {
+	if err := readAnswer(rest, answer); context.Cause(waiting) == errSilent {
+		return fmt.Errorf("the daemon on %s has stopped for %v in the middle of its answer: it hangs (see its log; the packet path does not need it)", c.socket, c.patience)
+	} else if err != nil {
 		return fmt.Errorf("answer of the daemon: %w", err)
 	}
 	return nil
+}
+
+// readAnswer copies an answer to a writer, or decodes it.
+func readAnswer(r io.Reader, answer any) error {
+	if w, ok := answer.(io.Writer); ok {
+		_, err := io.Copy(w, r)
+		return err
+	}
+	return json.NewDecoder(r).Decode(answer)
+}
+
+// steadyReader reads from somebody who may stop, or never end.
+type steadyReader struct {
+	from  io.Reader
+	left  int64
+	heard func() // called when something has come
+}
+
+// Read implements [io.Reader].
+func (r *steadyReader) Read(p []byte) (int, error) {
+	if r.left <= 0 {
+		return 0, errors.New("it is longer than any answer of lvx")
+	}
+	n, err := r.from.Read(p[:min(int64(len(p)), r.left)])
+	r.left -= int64(n)
+	if n > 0 {
+		r.heard()
+	}
+	return n, err
 }
 
 // explain says what to do about a socket that cannot be used.
@@ -230,14 +268,14 @@ func (c *Client) PID(ctx context.Context) (int, error) {
 
 // refusal is why the daemon has not done what it was asked: in its own words,
 // where it had the time for them.
-func (c *Client) refusal(res *http.Response) error {
+func (c *Client) refusal(status string, code int, body io.Reader) error {
 	var p problem
-	err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p)
+	err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&p)
 	switch {
 	case err == nil && p.Error != "":
 		return errors.New(p.Error)
-	case res.StatusCode == http.StatusServiceUnavailable:
+	case code == http.StatusServiceUnavailable:
 		return fmt.Errorf("the daemon on %s is too busy to answer (see its log; the packet path does not need it)", c.socket)
 	}
-	return fmt.Errorf("the daemon answers %s (is it another version?)", res.Status)
+	return fmt.Errorf("the daemon answers %s (is it another version?)", status)
 }

@@ -15,6 +15,7 @@ const (
 	ServiceDown = "service-down" // nobody, or the sorry server, answers for a service
 	RealDown    = "real-down"    // a real fails its checks, or cannot be reached
 	NoDaemon    = "no-daemon"    // VIPs of a daemon that has ended are still on this host
+	OddDaemon   = "odd-daemon"   // a daemon is there, and cannot be asked
 )
 
 // Services lists what the daemon itself says is down.
@@ -69,9 +70,16 @@ func because(reason string) string {
 	return ": " + reason
 }
 
-// Abandoned is what is wrong if no daemon answers although VIPs of the
-// configuration are on this host: clients come, and nobody is told of anything.
-func (c Case) Abandoned(why error) []warnings.Warning {
+// Abandoned is what is wrong if no daemon answers. Where none runs, that is
+// nothing, unless VIPs of the configuration are on this host: clients come, and
+// nobody is told of anything.
+func (c Case) Abandoned(why error, isNone bool) []warnings.Warning {
+	if !isNone {
+		return []warnings.Warning{{
+			Kind: OddDaemon, Subject: "daemon", Text: why.Error(),
+			Cure: "see its log; if it hangs, kill it and start lvx again: the packet path serves on for stop_grace",
+		}}
+	}
 	var vips []string
 	seen := map[string]bool{}
 	for i := range c.Config.Services {

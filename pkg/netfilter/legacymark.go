@@ -36,7 +36,9 @@ func legacyMarks() ([]lb.MarkRules, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), saveTime)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "iptables-legacy-save", "-t", "mangle").Output()
+	save := exec.CommandContext(ctx, "iptables-legacy-save", "-t", "mangle")
+	save.WaitDelay = saveTime // a child of its own may keep the pipe open
+	out, err := save.Output()
 	if err != nil {
 		return nil, fmt.Errorf("marks of iptables-legacy: iptables-legacy-save: %w", err)
 	}

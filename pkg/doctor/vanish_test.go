@@ -20,7 +20,7 @@ type vanishing struct {
 
 var errGone = errors.New("no such device")
 
-func (v *vanishing) gone() error {
+func (v *vanishing) ask() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.left--; v.left < 0 {
@@ -30,35 +30,35 @@ func (v *vanishing) gone() error {
 }
 
 func (v *vanishing) Owners(ctx context.Context, iface string, a netip.Addr) ([]neigh.MAC, error) {
-	if err := v.gone(); err != nil {
+	if err := v.ask(); err != nil {
 		return nil, err
 	}
 	return v.fake.Owners(ctx, iface, a)
 }
 
 func (v *vanishing) Route(a netip.Addr) (Route, error) {
-	if err := v.gone(); err != nil {
+	if err := v.ask(); err != nil {
 		return Route{}, err
 	}
 	return v.fake.Route(a)
 }
 
 func (v *vanishing) Interface(name string) (Interface, error) {
-	if err := v.gone(); err != nil {
+	if err := v.ask(); err != nil {
 		return Interface{}, err
 	}
 	return v.fake.Interface(name)
 }
 
 func (v *vanishing) Sysctl(key string) (string, error) {
-	if err := v.gone(); err != nil {
+	if err := v.ask(); err != nil {
 		return "", err
 	}
 	return v.fake.Sysctl(key)
 }
 
 func (v *vanishing) Marks(served []lb.Listener, interfaces []string) ([]string, error) {
-	if err := v.gone(); err != nil {
+	if err := v.ask(); err != nil {
 		return nil, err
 	}
 	return v.fake.Marks(served, interfaces)

@@ -32,7 +32,9 @@ var script = []struct{ command, leaves string }{
 	{"ipvsadm -d -t VIP:81 -r 172.25.0.12", "!VIP:81 -r"},
 	{"ipvsadm -D -t VIP:81", "!VIP:81"},
 	{"printf '%s\n' '-A -t VIP:82 -s lc' '-a -t VIP:82 -r 172.25.0.13' '-D -f 7' | ipvsadm -R", "-t VIP:82 -r 172.25.0.13:82"},
-	{"ipvsadm -Sn >rules && ipvsadm -C && ipvsadm -R <rules", "-t VIP:82 -s lc"},
+	{"ipvsadm -Sn >rules", "-t VIP:82 -s lc"},
+	{"ipvsadm -C", "!-A"},
+	{"ipvsadm -R <rules", "-t VIP:82 -s lc"},
 	{"ipvsadm -D -t VIP:82", "!VIP:82"},
 }
 
@@ -77,6 +79,32 @@ func TestRuntimeSurvivesKill(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Rules that are cleared and restored by two commands, each followed by kill -9,
+// take their connections along, those that are busy in between, too.
+func TestRuntimeRestoreSurvivesKill(t *testing.T) {
+	s := newTyped(t)
+	s.mustType("ipvsadm -A -t " + rig.VIP + ":80 -s rr && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.12 && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.13")
+	s.mustType("ipvsadm -Sn >rules")
+	load, err := s.Load(rig.Demand{PerSecond: 20, Long: 8, Most: 2000})
+	must(t, err)
+	must(t, load.Await(t.Context(), 10))
+	must(t, load.Cut(func() error {
+		for _, command := range []string{"ipvsadm -C", "ipvsadm -R <rules"} {
+			s.mustType(command)
+			s.Kill("d1")
+			if err := s.Start(t.Context(), "d1"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	s.mustType("ipvsadm -Sn | cmp - rules")
+	must(t, load.Await(t.Context(), 10))
+	summary, err := load.Stop()
+	t.Log(summary)
+	must(t, err)
 }
 
 // Saving, restoring over what runs, and saving again is the same, and no

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -103,24 +104,70 @@ func TestDrainedServiceGoneAtTheNextStart(t *testing.T) {
 }
 
 // Rules that were cleared when the daemon died and are restored afterwards find
-// their connections again (ipvsadm -C, kill -9, ipvsadm -R).
+// their connections again (ipvsadm -C, kill -9, ipvsadm -R), however often the
+// tables were laid out in between: by edits, and by the periodic pass.
 func TestClearedServiceReturnsAfterTheNextStart(t *testing.T) {
-	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}}
+	both := webService(3)
+	cleared := lb.State{ExpireNodestConn: true, Services: []lb.Service{other()}}
+	full := cleared.Clone()
+	full.Services = append(full.Services, both)
+	for _, layouts := range []int{1, 4} {
+		t.Run(fmt.Sprint(layouts, " layouts"), func(t *testing.T) { testClearedReturns(t, full, cleared, layouts) })
+	}
+}
+
+func testClearedReturns(t *testing.T, full, cleared lb.State, layouts int) {
+	h := serving(t, full)
+	want := map[lb.Protocol]netip.Addr{}
+	known := map[lb.Protocol][]byte{}
+	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
+		from := netip.AddrPortFrom(client.Addr(), 1000)
+		want[proto] = macOf(h, frame(lb.Packet{Proto: proto, Src: from, Dst: web, Flags: "S"}))
+		known[proto] = frame(lb.Packet{Proto: proto, Src: from, Dst: web, Flags: "A"})
+	}
+	for range layouts {
+		h.apply(cleared)
+		h.Sweep()
+	}
+	for range 2 { // one after the other dies
+		h.succeed()
+		h.net.asking = false
+		for range layouts {
+			h.apply(cleared)
+			h.want(known[lb.TCP], "not_ours", pass)
+			h.Sweep()
+		}
+	}
+	h.apply(full)
+	for proto, f := range known {
+		if got := macOf(h, f); got != want[proto] || !got.IsValid() {
+			t.Errorf("after %d layouts the connection of %v goes to %s, want %s", layouts, proto, got, want[proto])
+		}
+	}
+}
+
+// The number of a VIP that nobody listens on is kept for its connections, not
+// longer, and belongs to no other VIP meanwhile.
+func TestNumbersOfClearedServicesEnd(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}}
 	h := serving(t, s)
-	port := 0
-	for ; macOf(h, fresh(port)) != realN(2); port++ {
+	h.want(fresh(1), "forwarded", tx)
+	h.apply(lb.State{ExpireNodestConn: true})
+	for n := range 2 * idlePasses {
+		h.Sweep()
+		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{other()}})
+		if _, isKept := h.numbers.of[endpoint{web.Addr(), lb.TCP}]; !isKept {
+			t.Fatalf("after %d passes the number of a live connection is forgotten", n)
+		}
 	}
 	h.apply(lb.State{ExpireNodestConn: true})
+	h.pass(100)
+	for range 2 { // both halves
+		h.apply(lb.State{ExpireNodestConn: true})
+	}
 	h.succeed()
-	h.net.asking = false
-	h.apply(lb.State{ExpireNodestConn: true})
-	h.Sweep()
-	h.apply(s)
-	for range 3 {
-		p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), uint16(1000+port)), Dst: web, Flags: "A"}
-		if got := macOf(h, frame(p)); got != realN(2) {
-			t.Errorf("the connection goes to %s, want %s", got, realN(2))
-		}
+	if n := len(h.numbers.who); n != 0 {
+		t.Errorf("the next start finds %d numbers: %v", n, h.numbers.who)
 	}
 }
 

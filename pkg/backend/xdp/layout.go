@@ -91,6 +91,7 @@ func (b *Backend) layOut(half uint32, all bool) error {
 	if err := l.finish(); err != nil {
 		return err
 	}
+	l.keepNumbers()
 	b.laid[half] = b.revision
 	return nil
 }
@@ -201,21 +202,6 @@ func (l *layout) addPort(vip, port uint16, service uint32) error {
 	return errTooManyPorts
 }
 
-// addDrained keeps the VIPs known of a service that has lost its listeners: its
-// flows live on there, and nothing new is scheduled.
-func (l *layout) addDrained(s *service) {
-	for _, e := range s.listened {
-		n, ok := l.numbers.of[e]
-		switch {
-		case !ok: // no flow of this VIP is left
-		case e.proto == lb.UDP:
-			l.at(e.vip).udp = n
-		default:
-			l.at(e.vip).tcp = n
-		}
-	}
-}
-
 // finish writes the ranges and the VIPs.
 func (l *layout) finish() error {
 	at := uint32(0)
@@ -255,17 +241,25 @@ func (l *layout) setFlags(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
 }
 
 func (l *layout) addVIP(v bpf.VIP, addr netip.Addr) error {
-	first := bpf.FirstVIPLine(addr)
+	if !l.writeVIP(v, bpf.FirstVIPLine(addr)) {
+		return errors.New("too many VIPs meet in one place of the table (at most some 16000 VIPs)")
+	}
+	return nil
+}
+
+// writeVIP writes a VIP into the first free way of the lines from first on that
+// a search touches, and reports whether there was one.
+func (l *layout) writeVIP(v bpf.VIP, first uint32) bool {
 	for i := range uint32(bpf.Probes) {
 		line := &l.vipLines[(first+i)%bpf.VIPLines]
 		for w := range line.Way {
 			if line.Way[w].TCP|line.Way[w].UDP == 0 {
 				line.Way[w] = v
-				return nil
+				return true
 			}
 		}
 	}
-	return errors.New("too many VIPs meet in one place of the table (at most some 16000 VIPs)")
+	return false
 }
 
 var errTooManyPorts = errors.New("too many listeners meet in one place of the port table")

@@ -50,7 +50,7 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	s.Quorum = get(o, "quorum", 1, number(1, 1<<24))
 	s.Hysteresis = get(o, "hysteresis", 0, number(0, 1<<24))
 	sorry := get(o, "sorry_server", sorryServer{}, readSorry)
-	s.Sorry, s.SorryPort, s.SorryForward = sorry.addr, sorry.port, sorry.forward
+	s.Sorry, s.SorryPort, s.SorryForward, s.SorryInhibit = sorry.addr, sorry.port, sorry.forward, sorry.inhibit
 	s.ForceClaim = get(o, "claim", "probe", oneOf("a way to take a VIP", "probe", "force")) == "force"
 	forward := get(o, "forward", lb.DR, forwarding)
 	common := get(o, "check", nil, checks)
@@ -86,6 +86,7 @@ type sorryServer struct {
 	addr    netip.Addr
 	port    uint16
 	forward lb.Forward
+	inhibit bool
 }
 
 // readSorry reads an address, or a map with the way to it.
@@ -98,6 +99,7 @@ func readSorry(c *cursor) sorryServer {
 		addr:    need(o, "address", "the sorry server's IP address", address),
 		port:    get(o, "port", 0, number[uint16](1, 65535)),
 		forward: get(o, "forward", lb.DR, forwarding),
+		inhibit: get(o, "inhibit", false, boolean),
 	}
 	if o.done() && s.port != 0 && s.forward != lb.NAT {
 		o.at("port").errorf("%d with forward: %s (want no port: only nat can change it)", s.port, s.forward)

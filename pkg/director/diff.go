@@ -210,6 +210,24 @@ func listenersOf(s *config.Service) string {
 	return strings.Join(words, " ")
 }
 
+// sorryOf is the sorry server of a service with the way to it.
+func sorryOf(s *config.Service) string {
+	if !s.Sorry.IsValid() {
+		return "none"
+	}
+	words := s.Sorry.String()
+	if s.SorryPort != 0 {
+		words = netip.AddrPortFrom(s.Sorry, s.SorryPort).String()
+	}
+	if s.SorryForward != lb.DR {
+		words += " by " + s.SorryForward.String()
+	}
+	if s.SorryInhibit {
+		words += " inhibited"
+	}
+	return words
+}
+
 func findReal(s *config.Service, key netip.AddrPort) lb.Real {
 	i := slices.IndexFunc(s.Reals, func(r lb.Real) bool { return r.Key() == key })
 	return s.Reals[i]
@@ -230,7 +248,7 @@ func diffService(a, b *config.Service) []string {
 		a, b any
 	}{
 		{"listen", listenersOf(a), listenersOf(b)}, {"scheduler", a.Scheduler, b.Scheduler}, {"mark", a.Mark, b.Mark},
-		{"persistence", a.Persistence, b.Persistence}, {"sorry_server", a.Sorry, b.Sorry},
+		{"persistence", a.Persistence, b.Persistence}, {"sorry_server", sorryOf(a), sorryOf(b)},
 	} {
 		if c.a != c.b {
 			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))

@@ -202,13 +202,16 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 	if s.addr.IsLoopback() && !isTranslated {
 		forward = "dr" // this host itself
 	}
-	if forward == "dr" {
+	if forward == "dr" && !s.inhibit {
 		b.put("sorry_server", "%s", scalar(s.addr.String()))
 		return
 	}
 	words := "address: " + scalar(s.addr.String()) + ", forward: " + forward
 	if isTranslated {
 		words += fmt.Sprintf(", port: %d", s.port)
+	}
+	if s.inhibit {
+		words += ", inhibit: true"
 	}
 	b.put("sorry_server", "{%s}", words)
 }

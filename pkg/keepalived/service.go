@@ -267,7 +267,7 @@ func (v *virtual) sorryServer(c *Statement) bool {
 			break
 		}
 		v.sorry.inhibit = true
-		c.mark(Changed, "the sorry server is never removed while it may be needed")
+		c.mark(Mapped, "")
 	case "sorry_server_lvs_method":
 		if v.sorry == nil {
 			c.mark(Harmless, "stands before the sorry_server")

@@ -186,6 +186,7 @@ type Service struct {
 	Sorry        netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
 	SorryPort    uint16         // where the sorry server listens, 0 = the listener's port; only NAT can change it
 	SorryForward Forward        // how packets get to the sorry server
+	SorryInhibit bool           // kernel IPVS: one that has served stays, with weight 0, and keeps its connections; XDP's always do
 	Deny         []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
 	Allow        []netip.Prefix // if not empty, clients outside of it are dropped
 }

@@ -248,7 +248,7 @@ func (b *Backend) reconcile(v virtual, have map[key]ipvs.Service, lull *lull) ([
 		reals = oldestFirst(list)
 	}
 	var later []step
-	for _, s := range steps(reals, v.reals) {
+	for _, s := range steps(reals, v.wanted(reals)) {
 		if s.action == removeReal {
 			later = append(later, s)
 			continue

@@ -3,6 +3,7 @@ package ipvs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -153,6 +154,43 @@ func TestSorryServer(t *testing.T) {
 	s.Reals = reals(1, 1)
 	apply(t, b, state(s))
 	equalText(t, "reals are back", k.table(), "TCP 10.0.0.100:80 rr: 10.0.0.11*1 10.0.0.12*1")
+}
+
+// An inhibited sorry server is not there before it serves, and stays with weight
+// 0 once it has, across another daemon, too; keepalived's does.
+func TestInhibitedSorryServerStays(t *testing.T) {
+	k, dir := newFakeKernel(), t.TempDir()
+	s := web(reals(1, 1))
+	s.Sorry, s.SorryInhibit = netip.MustParseAddr("10.0.0.20"), true
+	up, down, inFront := state(s), state(web(nil)), state(s)
+	down.Services[0].Sorry, down.Services[0].SorryInhibit = s.Sorry, true
+	inFront.Services[0].SorryInhibit = false
+	b := k.backend(t, dir)
+	for n, c := range []struct {
+		state lb.State
+		want  string
+	}{
+		{up, " 10.0.0.11*1 10.0.0.12*1"},
+		{down, " 10.0.0.20*1"},
+		{up, " 10.0.0.20*0 10.0.0.11*1 10.0.0.12*1"},
+		{up, " 10.0.0.20*0 10.0.0.11*1 10.0.0.12*1"},
+		{down, " 10.0.0.20*1"},
+		{up, " 10.0.0.20*0 10.0.0.11*1 10.0.0.12*1"},
+		{inFront, " 10.0.0.11*1 10.0.0.12*1"},
+	} {
+		if n == 3 {
+			b = k.backend(t, dir)
+		}
+		apply(t, b, c.state)
+		equalText(t, fmt.Sprint("step ", n), k.table(), "TCP 10.0.0.100:80 rr:"+c.want)
+	}
+	k.changes()
+	apply(t, b, down)
+	k.changes()
+	apply(t, b, up)
+	if moves := k.changes(); slices.ContainsFunc(moves, func(c string) bool { return strings.HasPrefix(c, "remove real") }) {
+		t.Errorf("its connections are cut: %q", moves)
+	}
 }
 
 func TestStandby(t *testing.T) {

@@ -30,6 +30,10 @@ type virtual struct {
 	name  string // of the lb.Service
 	svc   ipvs.Service
 	reals []ipvs.Destination
+
+	// The sorry server, quiesced, if it is to stay where it has served: see
+	// [lb.Service.SorryInhibit].
+	inhibited *ipvs.Destination
 }
 
 // A key identifies a service in the kernel: by mark, or by protocol, address
@@ -222,6 +226,11 @@ func virtuals(svc lb.Service, standby map[netip.Addr]bool, mark uint32) []virtua
 			v.svc.Protocol, v.svc.Address, v.svc.Port = ipvs.Protocol(mine[0].Proto), mine[0].Addr, mine[0].First
 		}
 		v.reals = destinations(svc, family)
+		if svc.SorryInhibit && svc.Sorry.IsValid() && familyOf(svc.Sorry) == family {
+			d := sorryOf(svc, family)
+			d.Weight = 0
+			v.inhibited = &d
+		}
 		vs = append(vs, v)
 	}
 	return vs
@@ -305,12 +314,37 @@ func destinations(svc lb.Service, family ipvs.AddressFamily) []ipvs.Destination 
 	if usable || !svc.Sorry.IsValid() || familyOf(svc.Sorry) != family {
 		return ds
 	}
-	sorry := ipvs.Destination{
+	sorry := sorryOf(svc, family)
+	ds = slices.DeleteFunc(ds, func(d ipvs.Destination) bool { return same(d, sorry) })
+	return append(ds, sorry)
+}
+
+// sorryOf is the sorry server of a service while it stands in.
+func sorryOf(svc lb.Service, family ipvs.AddressFamily) ipvs.Destination {
+	return ipvs.Destination{
 		Address: svc.Sorry, Port: realPort(lb.Real{Addr: svc.Sorry, Port: svc.SorryPort, Forward: svc.SorryForward}, svc), Family: family,
 		Weight: 1, FwdMethod: forwardMethod(svc.SorryForward),
 	}
-	ds = slices.DeleteFunc(ds, func(d ipvs.Destination) bool { return same(d, sorry) })
-	return append(ds, sorry)
+}
+
+// wanted are the reals of v where the kernel has those of have: a sorry server
+// that has served may stay. Behind those that are there before it, it need not
+// be moved.
+func (v virtual) wanted(have []ipvs.Destination) []ipvs.Destination {
+	if v.inhibited == nil || index(v.reals, *v.inhibited) >= 0 {
+		return v.reals
+	}
+	at := index(have, *v.inhibited)
+	if at < 0 {
+		return v.reals
+	}
+	before := 0
+	for _, d := range have[:at] {
+		if index(v.reals, d) >= 0 {
+			before++
+		}
+	}
+	return slices.Insert(slices.Clone(v.reals), before, *v.inhibited)
 }
 
 func forwardMethod(f lb.Forward) ipvs.ForwardType {

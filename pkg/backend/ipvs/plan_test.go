@@ -126,10 +126,10 @@ func TestVirtualsOfBothFamilies(t *testing.T) {
 		{Address: s.Sorry, Family: ipvs.INET, FwdMethod: ipvs.DirectRoute, Weight: 1},
 	}
 	want := []virtual{
-		{"web", ipvs.Service{FWMark: 9, Family: ipvs.INET, Scheduler: "rr", Netmask: whole4}, four},
+		{"web", ipvs.Service{FWMark: 9, Family: ipvs.INET, Scheduler: "rr", Netmask: whole4}, four, nil},
 		{
 			"web", ipvs.Service{FWMark: 9, Family: ipvs.INET6, Scheduler: "rr", Netmask: whole6},
-			[]ipvs.Destination{{Address: six, Family: ipvs.INET6, FwdMethod: ipvs.DirectRoute, Weight: 1}},
+			[]ipvs.Destination{{Address: six, Family: ipvs.INET6, FwdMethod: ipvs.DirectRoute, Weight: 1}}, nil,
 		},
 	}
 	if diff := cmp.Diff(want, p.virtuals, comparable...); diff != "" || len(errs) > 0 {

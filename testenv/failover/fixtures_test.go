@@ -1,14 +1,18 @@
 package failover
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/keepalived"
 )
 
@@ -102,41 +106,99 @@ func (p *fixturePair) alone(with string, daemons ...*Daemon) {
 	}, daemons...))
 }
 
+// contender is a program that a fixture is given to.
+type contender struct {
+	start func(t *testing.T, s *Segment, host, conf string) *Daemon
+	// follows wants the program's instance to be a backup.
+	follows func(p *fixturePair, host string, d *Daemon) error
+}
+
+var (
+	byKeepalived = contender{startKeepalivedFrom, func(_ *fixturePair, _ string, d *Daemon) error {
+		return says(d, "Entering BACKUP STATE")
+	}}
+	byLVX = contender{startImported, func(p *fixturePair, host string, _ *Daemon) error {
+		out, err := LVX{Self: self}.Run(p.t.Context(), p.Host(host), "status", "--json")
+		if err != nil {
+			return err
+		}
+		var st director.Status
+		if err := json.Unmarshal([]byte(out), &st); err != nil {
+			return err
+		}
+		if len(st.VRRP) != 1 || st.VRRP[0].Role != "BACKUP" || len(st.VRRP[0].Peers) == 0 {
+			return fmt.Errorf("no backup that has heard of a master: %+v", st.VRRP)
+		}
+		return nil
+	}}
+)
+
+// start starts a program on a host and waits until it follows the other host's.
+func (p *fixturePair) start(r contender, host string, priority int, other *Daemon) *Daemon {
+	p.t.Helper()
+	d := r.start(p.t, p.Segment, host, p.conf(host, priority))
+	if other != nil {
+		must(p.t, Await(p.t.Context(), host+" follows", func() error { return r.follows(p, host, d) }, d, other))
+	}
+	return d
+}
+
+// play lets one program with the better priority and another one be a pair of
+// the fixture: the better one alone has every address, the other one takes over
+// when it stops, and gives back when it returns, unless the file says nopreempt.
+func (p *fixturePair) play(better, other contender) {
+	res, err := keepalived.Import(osFiles{}, p.conf("a", 150), keepalived.Options{})
+	must(p.t, err)
+	conf := res.Config.VRRP[0]
+	for _, v := range conf.Addresses {
+		p.vips = append(p.vips, v.Addr())
+	}
+	a := p.start(better, "a", 150, nil)
+	p.alone("a", a)
+	b := p.start(other, "b", 100, a)
+	p.alone("a", a, b)
+	must(p.t, a.Stop())
+	p.alone("b", b)
+	if conf.NoPreempt {
+		a = p.start(better, "a", 150, b)
+		p.alone("b", a, b)
+	} else {
+		a = p.start(better, "a", 150, nil) // it need not be a backup for long
+		p.alone("a", a, b)
+	}
+	must(p.t, b.Stop())
+	p.alone("a", a)
+	must(p.t, a.Stop())
+}
+
+// mirrored are the fixtures whose pair is played with lvx the better one, too:
+// all with LVX_LOAD, else those that differ most.
+func mirrored() []string {
+	if os.Getenv("LVX_LOAD") != "" {
+		return slices.Sorted(maps.Keys(pairsOfFixtures))
+	}
+	return []string{"09-template", "16-every-keyword"}
+}
+
 // TestPairsOfFixtures: keepalived and lvx, each with the same file, whose shape
-// people use, are a pair: the better one alone has every address, the other one
-// takes over when it stops, and gives back when it returns, unless the file
-// says nopreempt.
+// people use, are a pair.
 func TestPairsOfFixtures(t *testing.T) {
 	t.Parallel()
 	if len(pairsOfFixtures) < 10 {
 		t.Errorf("%d fixtures (want at least 10)", len(pairsOfFixtures))
 	}
-	for fixture, name := range pairsOfFixtures {
-		t.Run(fixture, func(t *testing.T) {
+	play := func(fixture, kind string, better, other contender) {
+		t.Run(fixture+kind, func(t *testing.T) {
 			t.Parallel()
-			p := &fixturePair{newSegment(t), t, instanceOf(t, fixture, name), nil}
-			res, err := keepalived.Import(osFiles{}, p.conf("a", 150), keepalived.Options{})
-			must(t, err)
-			for _, v := range res.Config.VRRP[0].Addresses {
-				p.vips = append(p.vips, v.Addr())
-			}
-			k := startKeepalivedFrom(t, p.Segment, "a", p.conf("a", 150))
-			p.alone("a", k)
-			l := startImported(t, p.Segment, "b", p.conf("b", 100))
-			p.alone("a", k, l)
-			must(t, k.Stop())
-			p.alone("b", l)
-			k = startKeepalivedFrom(t, p.Segment, "a", p.conf("a", 150))
-			if res.Config.VRRP[0].NoPreempt {
-				must(t, Await(t.Context(), "keepalived is backup", func() error { return says(k, "Entering BACKUP STATE") }, k, l))
-				p.alone("b", k, l)
-			} else {
-				p.alone("a", k, l)
-			}
-			must(t, l.Stop())
-			p.alone("a", k)
-			must(t, k.Stop())
+			p := &fixturePair{newSegment(t), t, instanceOf(t, fixture, pairsOfFixtures[fixture]), nil}
+			p.play(better, other)
 		})
+	}
+	for fixture := range pairsOfFixtures {
+		play(fixture, "", byKeepalived, byLVX)
+	}
+	for _, fixture := range mirrored() {
+		play(fixture, "/mirrored", byLVX, byKeepalived)
 	}
 }
 

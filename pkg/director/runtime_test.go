@@ -177,6 +177,41 @@ func TestRuntimeRestoreKeepsNames(t *testing.T) {
 	})
 }
 
+// A file that names another service as the layer has named one of its own leaves
+// both served, each where it listens.
+func TestRuntimeNameTakenByFile(t *testing.T) {
+	cfg := configOf(service("web", 1))
+	cfg.StateDir = t.TempDir()
+	taken := *cfg
+	other := service("tcp-10-0-0-100-443", 5)
+	other.Listeners = slices.Clone(other.Listeners)
+	other.Listeners[0].First, other.Listeners[0].Last = 8443, 8443
+	taken.Services = append(slices.Clone(cfg.Services), other)
+	served := func(t *testing.T, r *rig, when string) {
+		t.Helper()
+		at := map[string]string{}
+		for _, s := range r.state().Services {
+			for _, l := range s.Listeners {
+				at[l.String()] = s.Name
+			}
+		}
+		if diff := cmp.Diff(map[string]string{
+			"10.0.0.100:80/tcp": "web", "10.0.0.100:8443/tcp": "tcp-10-0-0-100-443", "10.0.0.100:443/tcp": "tcp-10-0-0-100-443-2",
+		}, at); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.edit(vipRules)
+		r.next = &taken
+		if _, err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		served(t, r, "reloaded")
+	})
+	inBubble(t, &taken, func(t *testing.T, r *rig) { served(t, r, "restarted") })
+}
+
 // The last word wins: an edit of a weight ends the operator's override.
 func TestRuntimeEndsOverride(t *testing.T) {
 	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {

@@ -65,7 +65,11 @@ func newRuntimeTable(file *config.Config, rt *Runtime) *runtimeTable {
 		}
 		e := s.Entry
 		e.Servers = slices.Clone(e.Servers)
-		t.add(&e, s.Name)
+		name := s.Name
+		if t.taken[name] { // a service of the file that listens elsewhere has it now
+			name = t.newName(s.Key)
+		}
+		t.add(&e, name)
 	}
 	return t
 }
@@ -190,15 +194,15 @@ func (t *runtimeTable) layer() Runtime {
 func (rt *Runtime) rebase(file *config.Config) (next Runtime, dropped []string) {
 	next = newRuntimeTable(file, rt).layer()
 	next.Zeroed = rt.Zeroed
-	still := map[string]bool{}
+	stillAdded, still := map[ipvsadm.Key]bool{}, map[string]bool{}
 	for _, s := range next.Services {
-		still[s.Name] = true
+		stillAdded[s.Key] = true
 	}
 	for _, p := range next.Patches {
 		still[p.Service] = true
 	}
 	for _, s := range rt.Services {
-		if !still[s.Name] {
+		if !stillAdded[s.Key] {
 			dropped = append(dropped, s.Name)
 		}
 	}

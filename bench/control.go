@@ -51,7 +51,7 @@ func controlOf(ctx context.Context, j *job, scales []scale, restored int, idle t
 		fmt.Fprintln(j.notes)
 	}
 	fmt.Fprintf(j.notes, "control plane, %d rules of ipvsadm ", (1+restoredReals)*restored)
-	if err := p.restore(ctx, j, restored); err != nil {
+	if err := p.restore(ctx, j, restored, max(1, restored/10)); err != nil {
 		return err
 	}
 	fmt.Fprintln(j.notes)

@@ -31,6 +31,9 @@ type job struct {
 	report *Report
 }
 
+// singleEdits names the command that takes longer than the others together.
+const singleEdits = "edits"
+
 // commands are measured in this order by "all".
 var commands = []struct {
 	name, what string
@@ -42,6 +45,7 @@ var commands = []struct {
 	{"overload", "five times as many flows as the table is made for", overload},
 	{"race", "two CPUs in the same sets: does every packet go to its flow's real?", race},
 	{"verifier", "what the verifier has to do, here and on an older kernel", verifier},
+	{singleEdits, "12,700 rules of ipvsadm by one -R and by as many commands: minutes, not part of all", edits},
 }
 
 func main() {
@@ -112,7 +116,9 @@ func expand(names []string) []string {
 	}
 	var every []string
 	for _, c := range commands {
-		every = append(every, c.name)
+		if c.name != singleEdits {
+			every = append(every, c.name)
+		}
 	}
 	return every
 }

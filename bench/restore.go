@@ -42,15 +42,28 @@ func restoreRules(n int) string {
 	return rules.String()
 }
 
-// restore measures a table of ipvsadm's by one -R, and a tenth of it line by
-// line: all of it would take longer than everything else here.
-func (p *plant) restore(ctx context.Context, j *job, services int) (err error) {
+// edits measures a table of ipvsadm's by one -R, and all of it line by line.
+func edits(ctx context.Context, j *job) (err error) {
+	p, err := newPlant(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	services := restoredServices
+	if j.quick {
+		services /= 10
+	}
+	return p.restore(ctx, j, services, services)
+}
+
+// restore measures a table of ipvsadm's by one -R, and a part of it line by line.
+func (p *plant) restore(ctx context.Context, j *job, services, oneByOneServices int) (err error) {
 	d, err := p.start(ctx, manyServices(knownServices), &timings{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	rules, some := restoreRules(services), restoreRules(max(1, services/10))
+	rules, some := restoreRules(services), restoreRules(oneByOneServices)
 	file := filepath.Join(p.dir, "rules")
 	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -80,21 +81,47 @@ func (rt *Runtime) describeAll(dropped []string) (lines []string) {
 // layerChange is what became of a service in the layer.
 type layerChange struct{ service, text string }
 
-// changesSince compares two layers, service by service.
+// changesSince compares two layers, service by service. Of a large layer one edit
+// changes next to nothing: only what differs is put into words.
 func (rt *Runtime) changesSince(old *Runtime) (all []layerChange) {
-	before := old.texts()
-	for _, now := range rt.sortedTexts() {
+	now, then := rt.without(old), old.without(rt)
+	before := then.texts()
+	for _, now := range now.sortedTexts() {
 		if before[now.service] != now.text {
 			all = append(all, now)
 		}
 		delete(before, now.service)
 	}
-	for _, was := range old.sortedTexts() {
+	for _, was := range then.sortedTexts() {
 		if _, ok := before[was.service]; ok {
 			all = append(all, layerChange{was.service, "as the file has it"})
 		}
 	}
 	return all
+}
+
+// without is rt without the services and patches that o has, too.
+func (rt *Runtime) without(o *Runtime) *Runtime {
+	services := make(map[string]*RuntimeService, len(o.Services))
+	for i := range o.Services {
+		services[o.Services[i].Name] = &o.Services[i]
+	}
+	patches := make(map[string]*Patch, len(o.Patches))
+	for i := range o.Patches {
+		patches[o.Patches[i].Service] = &o.Patches[i]
+	}
+	own := Runtime{Daemons: rt.Daemons}
+	for _, s := range rt.Services {
+		if same := services[s.Name]; same == nil || same.Key != s.Key || same.Service != s.Service || !slices.Equal(same.Servers, s.Servers) {
+			own.Services = append(own.Services, s)
+		}
+	}
+	for _, p := range rt.Patches {
+		if same := patches[p.Service]; same == nil || !reflect.DeepEqual(*same, p) {
+			own.Patches = append(own.Patches, p)
+		}
+	}
+	return &own
 }
 
 // sortedTexts are the services of the layer in its order, in words.

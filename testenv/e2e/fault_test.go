@@ -124,7 +124,7 @@ func fullDisk(t *testing.T, r *rig.Rig) string {
 	t.Helper()
 	dir := filepath.Join(r.Cluster.Host("d1").Dir(), "full")
 	must(t, os.Mkdir(dir, 0o755))
-	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"))
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"))
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	f, err := os.Create(filepath.Join(dir, "everything"))
 	must(t, err)

@@ -127,8 +127,9 @@ func TestFault03DiskThatHangs(t *testing.T) {
 	says(t, r, "status", "VI_1  MASTER")
 	_, err = r.LVX(t.Context(), "d1", "reload")
 	must(t, err)
-	if _, err := d1.Run(t.Context(), "env", "LVX_SOCKET="+r.Socket("d1"), lvx, "ipvsadm", "-A", "-t", "172.25.0.102:80"); err != nil {
-		t.Errorf("ipvsadm: %v", err)
+	typed := lvx + " ipvsadm -A -t 172.25.0.102:80 2>&1"
+	if out, err := d1.Run(t.Context(), "env", "LVX_SOCKET="+r.Socket("d1"), "sh", "-c", typed); err != nil || !strings.Contains(out, "in force, but not stored: it will not survive a restart") {
+		t.Errorf("ipvsadm: %v\n%s", err, out)
 	}
 	says(t, r, "status", "not stored")
 	freeze(false) // no process can end while a thread of it hangs in the kernel

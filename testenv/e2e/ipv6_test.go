@@ -3,10 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,17 +33,21 @@ func newRig6(t *testing.T) *rig.Rig {
 	t.Helper()
 	r := newRig(t, testenv.Shape{Directors: 1})
 	for _, h := range r.Cluster.Hosts() {
-		if !h.Addr("eth0").IsValid() { // the switch
-			continue
+		if h.Addr("eth0").IsValid() { // not the switch
+			enableIPv6(t, h, "eth0", "fd25::")
 		}
-		v4 := h.Addr("eth0").As4()
-		must(t, h.Sysctl("net.ipv6.conf.eth0.disable_ipv6", "0"))
-		must(t, h.AddAddr("eth0", netip.MustParsePrefix(fmt.Sprintf("fd25::%d/64", v4[3]))))
 		if strings.HasPrefix(h.Name, "r") {
 			run(t, h, lvx, "real", "up", "--vip", vip6, "--state", filepath.Join(h.Dir(), "real6.json"))
 		}
 	}
 	return r
+}
+
+// enableIPv6 gives a NIC an address of a network, by its IPv4 address.
+func enableIPv6(t *testing.T, h *testenv.Host, nic, network string) {
+	t.Helper()
+	must(t, h.Sysctl("net.ipv6.conf."+nic+".disable_ipv6", "0"))
+	must(t, h.AddAddr(nic, netip.MustParsePrefix(fmt.Sprintf("%s%d/64", network, h.Addr(nic).As4()[3]))))
 }
 
 // IPv6 in XDP as users meet it: requests in turn, a connection that outlives
@@ -157,40 +159,4 @@ func TestIPv6Checks(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// A download through an IPv6 VIP from nginx by curl: 20 MB, or LVX_LOAD=1 for 200.
-func TestIPv6Download(t *testing.T) {
-	r := newRig6(t)
-	size := int64(20 << 20)
-	if os.Getenv("LVX_LOAD") != "" {
-		size *= 10
-	}
-	must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n  - name: files\n    listen: [\"["+vip6+"]:8080/tcp\"]\n    reals: [{address: \"fd25::12\"}]\n"))
-	serveNginx6(t, r.Cluster.Host("r1"), size)
-	eventually(t, func() error {
-		out, err := r.Client.Run(t.Context(), "curl", "-sS", "-g", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", "-m", "50", "http://["+vip6+"]:8080/file")
-		if want := fmt.Sprintf("200 %d", size); err != nil || out != want {
-			return fmt.Errorf("curl: %q, %v; want %q", out, err, want)
-		}
-		return nil
-	})
-}
-
-// serveNginx6 runs an nginx with one file of zeros.
-func serveNginx6(t *testing.T, h *testenv.Host, size int64) {
-	t.Helper()
-	dir := t.TempDir()
-	f, err := os.Create(filepath.Join(dir, "file"))
-	must(t, err)
-	_, err = io.Copy(f, zeros(size))
-	must(t, err)
-	must(t, f.Close())
-	conf := "daemon off; master_process off; pid " + dir + "/pid; error_log stderr; events {}\n" +
-		"http { access_log off; client_body_temp_path " + dir + "/a; proxy_temp_path " + dir + "/b; fastcgi_temp_path " + dir + "/c;" +
-		" uwsgi_temp_path " + dir + "/d; scgi_temp_path " + dir + "/e; server { listen [::]:8080; root " + dir + "; } }\n"
-	file := filepath.Join(dir, "nginx.conf")
-	must(t, os.WriteFile(file, []byte(conf), 0o600))
-	_, err = h.Start("nginx", "-c", file, "-e", "stderr")
-	must(t, err)
 }

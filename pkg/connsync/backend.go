@@ -4,9 +4,10 @@ package connsync
 type Backend interface {
 	Table
 
-	// TellNews calls tell with entries that are new or have changed, some
+	// TellNews calls send with entries that are new or have changed, some
 	// ten times a second, and with those that live on before their peers'
-	// copies would end. It does so until stop is called, which waits. Send
-	// must not wait and may keep the slice.
-	TellNews(send func([]Entry)) (stop func())
+	// copies would end. It does so until stop is called, which waits. Now
+	// tells at once, and reports whether there is more
+	// to tell than was told. Send must not wait and may keep the slice.
+	TellNews(send func([]Entry)) (now func() (more bool), stop func())
 }

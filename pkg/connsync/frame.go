@@ -30,8 +30,9 @@ const (
 	frameAck      = 4 // u64: frames of entries absorbed since the session began
 	frameAlive    = 5 // nothing new
 	frameDigest   = 6 // services: name and digest of each, see [Digest]
-	frameAsk      = 7 // u64: to be answered behind everything that is queued
+	frameAsk      = 7 // u64: to be answered behind everything that is queued, outside of a walk
 	frameAnswer   = 8 // u64: of the ask
+	frameAgain    = 9 // walk over the whole table again
 )
 
 // Entry is a record with what only lvx directors tell each other.

@@ -28,6 +28,10 @@ type Options struct {
 	Table Table
 	Log   *slog.Logger
 
+	// TellNow, if not nil, publishes what is new in the table at once: a peer
+	// wants to know.
+	TellNow func()
+
 	// Changed, if not nil, is called when a session begins, ends or is in
 	// sync. It must not wait.
 	Changed func()
@@ -54,6 +58,9 @@ func NewMesh(o Options) (*Mesh, error) {
 	}
 	if o.Changed == nil {
 		o.Changed = func() {}
+	}
+	if o.TellNow == nil {
+		o.TellNow = func() {}
 	}
 	m := &Mesh{o: o, keys: keys, peers: map[netip.Addr]*peer{}}
 	m.o.Peers = slices.DeleteFunc(slices.Clone(o.Peers), func(a netip.Addr) bool { return slices.Contains(o.Local, a) })
@@ -145,6 +152,23 @@ func (m *Mesh) Doubt() {
 		}
 	}
 	m.o.Changed()
+}
+
+// Flush waits until every peer with a session has absorbed what was published
+// before, or ctx ends. Peers without a session are not waited for.
+func (m *Mesh) Flush(ctx context.Context) error {
+	var g errgroup.Group
+	for addr, p := range m.peers {
+		if s := p.current(); s != nil {
+			g.Go(func() error {
+				if err := s.flush(ctx); err != nil {
+					return fmt.Errorf("peer %s does not have the latest connections: %w", addr, err)
+				}
+				return nil
+			})
+		}
+	}
+	return g.Wait()
 }
 
 // Status reports on every peer, in the order of the configuration.
@@ -255,6 +279,7 @@ func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
 		return
 	}
 	s := newSession(conn, m.o.Table, p.setDigests, m.o.Changed)
+	s.tellNow = m.o.TellNow
 	s.proof = proofOfPeer(conn)
 	p.begin(s)
 	if !m.keyring().accepted[s.proof] { // the key was removed during the handshake

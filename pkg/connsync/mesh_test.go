@@ -22,6 +22,13 @@ type memory struct {
 	mu      sync.Mutex
 	entries map[netip.AddrPort]Entry
 	block   chan struct{} // if not nil, Absorb waits until it is closed
+	missed  uint64
+}
+
+func (m *memory) Missed() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.missed
 }
 
 func newMemory(clients ...string) *memory {
@@ -107,10 +114,13 @@ func freePort(t *testing.T) uint16 {
 // start runs a mesh until the test ends.
 func start(t *testing.T, port uint16, table Table, local netip.Addr, keys []Key, peers ...netip.Addr) *Mesh {
 	t.Helper()
-	m, err := NewMesh(Options{
-		Local: []netip.Addr{local}, Peers: peers, Port: port, Keys: keys, Table: table,
-		Log: slog.New(slog.DiscardHandler),
-	})
+	return startOf(t, Options{Local: []netip.Addr{local}, Peers: peers, Port: port, Keys: keys, Table: table})
+}
+
+func startOf(t *testing.T, o Options) *Mesh {
+	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
+	m, err := NewMesh(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +130,7 @@ func start(t *testing.T, port uint16, table Table, local netip.Addr, keys []Key,
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("mesh of %s: %v", local, err)
+			t.Errorf("mesh of %s: %v", o.Local, err)
 		}
 	})
 	return m
@@ -270,6 +280,121 @@ func TestDoubtEndsBehindWhatThePeerHadToSay(t *testing.T) {
 	if !a.has("172.16.0.8:8") {
 		t.Error("in sync before what the peer had to say was absorbed")
 	}
+}
+
+// blockAbsorb keeps what a table is told on its way until release is called.
+func (m *memory) blockAbsorb() (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	block := make(chan struct{})
+	m.block = block
+	return func() {
+		m.mu.Lock()
+		m.block = nil
+		m.mu.Unlock()
+		close(block)
+	}
+}
+
+// A flush has ended when every peer has absorbed what was published before, and
+// not before; a peer without a session is not waited for.
+func TestFlushEndsWhenPeersHaveEverything(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory(), newMemory()
+	ma := start(t, port, a, one, []Key{keyA}, two, three)
+	start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "in sync with the one that is there", func() bool { return ma.Status()[0].IsInSync })
+	release := b.blockAbsorb()
+	ma.Publish([]Entry{entryOf("172.16.0.8:8")})
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := ma.Flush(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), two.String()) {
+		t.Errorf("while the entry is on its way: %v", err)
+	}
+	if st := ma.Status()[0]; !st.IsInSync {
+		t.Error("a flush has made the session one in doubt")
+	}
+	time.AfterFunc(20*time.Millisecond, release)
+	if err := ma.Flush(t.Context()); err != nil || !b.has("172.16.0.8:8") {
+		t.Errorf("flushed, and the peer has %v: %v", b.entries, err)
+	}
+}
+
+// A flush ends with the session of a peer that dies.
+func TestFlushEndsWithTheSession(t *testing.T) {
+	port := freePort(t)
+	b := newMemory()
+	ma := start(t, port, newMemory(), one, []Key{keyA}, two)
+	start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "in sync", ma.InSync)
+	release := b.blockAbsorb()
+	defer release()
+	ma.Publish([]Entry{entryOf("172.16.0.8:8")})
+	time.AfterFunc(20*time.Millisecond, func() { ma.peers[two].current().end(errors.New("cut")) })
+	if err := ma.Flush(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("behind the end of the session: %v", err)
+	}
+}
+
+// Who asks is told what is new in the table at that moment, too.
+func TestAnswerComesBehindTheLatestNews(t *testing.T) {
+	port := freePort(t)
+	a := newMemory()
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	var mb *Mesh
+	isMade := make(chan struct{})
+	mb = startOf(t, Options{
+		Local: []netip.Addr{two}, Peers: []netip.Addr{one}, Port: port, Keys: []Key{keyA}, Table: newMemory(),
+		TellNow: func() {
+			<-isMade
+			mb.Publish([]Entry{entryOf("172.16.0.8:8")})
+		},
+	})
+	close(isMade)
+	eventually(t, "in sync", ma.InSync)
+	ma.Doubt()
+	eventually(t, "the doubt has ended", ma.InSync)
+	if !a.has("172.16.0.8:8") {
+		t.Error("in sync without what was new when the peer was asked")
+	}
+}
+
+// A peer that had to drop what it had to say does not answer before it has said
+// it by another walk.
+func TestAnswerComesBehindAnotherWalk(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory(), newMemory("172.16.0.1:1")
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	mb := start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "both are in sync", func() bool { return ma.InSync() && mb.InSync() })
+	b.mu.Lock()
+	b.entries[at("172.16.0.7:7")] = entryOf("172.16.0.7:7")
+	b.mu.Unlock()
+	s := mb.peers[one].current()
+	s.mu.Lock()
+	s.queue, s.overflowed = nil, true
+	s.mu.Unlock()
+	ma.Doubt()
+	eventually(t, "the doubt has ended", ma.InSync)
+	if !a.has("172.16.0.7:7") {
+		t.Error("in sync without what the peer had dropped")
+	}
+}
+
+// A table that could not take what it was told is told of everything again once
+// it can.
+func TestMissedEntriesAreToldAgain(t *testing.T) {
+	port := freePort(t)
+	a, b := newMemory(), newMemory("172.16.0.1:1")
+	ma := start(t, port, a, one, []Key{keyA}, two)
+	start(t, port, b, two, []Key{keyA}, one)
+	eventually(t, "in sync", ma.InSync)
+	a.mu.Lock()
+	clear(a.entries)
+	a.missed++
+	a.mu.Unlock()
+	eventually(t, "told again", func() bool { return a.has("172.16.0.1:1") })
+	eventually(t, "in sync again", ma.InSync)
 }
 
 // A peer that does not read makes its session walk again, and nothing grows.

@@ -45,10 +45,8 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 		s.wakeWriter()
 		return entries, nil
 	case frameSnapshot:
-		if len(body) > 0 && body[0] == 1 {
-			s.complete.Store(true)
-			s.onState()
-		}
+		s.complete.Store(len(body) > 0 && body[0] == 1) // another walk has begun, or is complete
+		s.onState()
 	case frameAck:
 		if len(body) < 8 {
 			return entries, errors.New("short acknowledgement")
@@ -59,6 +57,8 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 			return entries, errors.New("short ask or answer")
 		}
 		s.takeAsk(kind, binary.BigEndian.Uint64(body))
+	case frameAgain:
+		s.tellAgain()
 	case frameDigest:
 		digests, err := parseDigests(body)
 		if err != nil {
@@ -72,11 +72,13 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 // takeAsk takes the peer's ask, or its answer to one.
 func (s *session) takeAsk(kind uint8, n uint64) {
 	if kind == frameAsk {
+		s.tellNow()
 		s.answers.Store(n)
 		s.wakeWriter()
 		return
 	}
 	s.answered.Store(n)
+	s.changed.wakeAll()
 	s.onState()
 }
 

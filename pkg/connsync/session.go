@@ -25,6 +25,10 @@ type Table interface {
 	// Absorb takes what a peer has sent, and reports how many entries it
 	// did not take. It does not keep the slice.
 	Absorb(entries []Entry) (rejected int, err error)
+
+	// Missed is another number once something is known here of which peers
+	// have told before, in vain: they have to tell of everything again.
+	Missed() uint64
 }
 
 // Times and sizes of a session.
@@ -55,7 +59,7 @@ type session struct {
 	mu         sync.Mutex
 	why        error // that this end has ended it; nil: it has not
 	queue      []Entry
-	overflowed bool        // entries were dropped: only another walk makes the peer complete
+	overflowed bool        // entries were dropped, here or there: only another walk makes the peer complete
 	digests    []Digest    // to be sent, nil: nothing new
 	acked      uint64      // frames of entries that the peer has absorbed
 	unacked    []time.Time // when each frame behind them was sent
@@ -67,18 +71,26 @@ type session struct {
 	received   atomic.Uint64
 	rejected   atomic.Uint64
 	complete   atomic.Bool   // the peer's walk has been absorbed whole
-	asks       atomic.Uint64 // times that what the peer has said was doubted to be all
+	asks       atomic.Uint64 // questions to the peer, see [session.ask]
 	askSent    uint64        // by the writer alone
+	doubted    atomic.Uint64 // the latest ask behind which the peer has said everything
 	answered   atomic.Uint64 // the latest ask that the peer has answered
 	answers    atomic.Uint64 // the peer's latest ask
 	answerSent uint64        // by the writer alone
+	missed     atomic.Uint64 // of the table when the peer was last asked for a walk
 	walked     atomic.Bool   // our walk has been sent whole
+	changed    broadcast     // an answer has come, or our walk has been sent whole
+	ended      chan struct{} // closed when the session has ended
 	onDigests  func([]Digest)
 	onState    func()
+	tellNow    func() // publishes what is new in the table
 }
 
 func newSession(conn net.Conn, table Table, onDigests func([]Digest), onState func()) *session {
-	return &session{conn: conn, table: table, wake: make(chan struct{}, 1), onDigests: onDigests, onState: onState}
+	return &session{
+		conn: conn, table: table, wake: make(chan struct{}, 1), ended: make(chan struct{}), onDigests: onDigests, onState: onState,
+		tellNow: func() {},
+	}
 }
 
 // greet exchanges the frames that begin a session. Only then does each end
@@ -104,6 +116,7 @@ func greet(conn net.Conn) error {
 // run speaks with the peer until ctx ends or the session breaks, and closes
 // the connection.
 func (s *session) run(ctx context.Context) error {
+	defer close(s.ended)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.read() })
 	g.Go(func() error { return s.write(ctx) })
@@ -134,13 +147,52 @@ func (s *session) end(why error) {
 
 // isInSync reports whether everything that the peer had to say has been
 // absorbed.
-func (s *session) isInSync() bool { return s.complete.Load() && s.answered.Load() == s.asks.Load() }
+func (s *session) isInSync() bool {
+	return s.complete.Load() && s.answered.Load() >= s.doubted.Load() && s.missed.Load() == s.table.Missed()
+}
+
+// ask asks the peer for a word. It is sent behind the entries that are queued now
+// and answered behind those that the peer has queued when it comes: the answer
+// says that each end has absorbed what the other had to say.
+func (s *session) ask() (number uint64) {
+	number = s.asks.Add(1)
+	s.wakeWriter()
+	return number
+}
 
 // doubt takes the session for out of step until the peer has answered: what it
 // said meanwhile may still be on its way.
 func (s *session) doubt() {
-	s.asks.Add(1)
-	s.wakeWriter()
+	number := s.ask()
+	for was := s.doubted.Load(); was < number && !s.doubted.CompareAndSwap(was, number); was = s.doubted.Load() {
+	}
+}
+
+// flush waits until the peer has absorbed everything that was published, and
+// the walk if one is under way.
+func (s *session) flush(ctx context.Context) error {
+	if err := s.await(ctx, s.walked.Load); err != nil {
+		return err
+	}
+	number := s.ask()
+	return s.await(ctx, func() bool { return s.answered.Load() >= number })
+}
+
+// await waits until is holds, or the session or ctx ends.
+func (s *session) await(ctx context.Context, is func() bool) error {
+	for {
+		next := s.changed.next()
+		if is() {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-s.ended:
+			return net.ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // publish queues entries for the peer.
@@ -148,6 +200,7 @@ func (s *session) publish(entries []Entry) {
 	s.mu.Lock()
 	if len(s.queue)+len(entries) > maxQueued {
 		s.queue, s.overflowed = nil, true
+		s.walked.Store(false)
 	} else {
 		s.queue = append(s.queue, entries...)
 	}
@@ -177,6 +230,7 @@ func (s *session) frame(kind uint8, body []byte) error {
 }
 
 func (s *session) write(ctx context.Context) error {
+	s.missed.Store(s.table.Missed())
 	if err := s.walk(ctx); err != nil {
 		return err
 	}
@@ -185,22 +239,60 @@ func (s *session) write(ctx context.Context) error {
 	for {
 		select {
 		case <-s.wake:
-			if err := s.sendNews(); err != nil {
+			if err := s.catchUp(ctx); err != nil {
 				return err
-			}
-			if s.takeOverflow() {
-				if err := s.walk(ctx); err != nil {
-					return err
-				}
 			}
 		case <-alive.C:
 			if err := s.frame(frameAlive, nil); err != nil {
+				return err
+			}
+			if err := s.askAgain(); err != nil {
 				return err
 			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// askAgain asks the peer for another walk if what it told of before is known here
+// only now. A peer of an earlier release passes it over.
+func (s *session) askAgain() error {
+	missed := s.table.Missed()
+	if missed == s.missed.Load() {
+		return nil
+	}
+	s.complete.Store(false)
+	s.missed.Store(missed)
+	return s.frame(frameAgain, nil)
+}
+
+// tellAgain has the writer walk again.
+func (s *session) tellAgain() {
+	s.mu.Lock()
+	s.overflowed = true
+	s.walked.Store(false)
+	s.mu.Unlock()
+	s.wakeWriter()
+}
+
+// catchUp sends what waits, walks again if entries were dropped, and answers the
+// peer behind that.
+func (s *session) catchUp(ctx context.Context) error {
+	answer := s.answers.Load() // first: what was queued before it came is sent before the answer
+	if err := s.sendNews(); err != nil {
+		return err
+	}
+	if s.takeOverflow() {
+		if err := s.walk(ctx); err != nil {
+			return err
+		}
+	}
+	if answer == s.answerSent {
+		return nil
+	}
+	s.answerSent = answer
+	return s.frame(frameAnswer, binary.BigEndian.AppendUint64(nil, answer))
 }
 
 func (s *session) takeOverflow() bool {
@@ -229,13 +321,18 @@ func (s *session) walk(ctx context.Context) error {
 	if err := s.frame(frameSnapshot, []byte{1}); err != nil {
 		return err
 	}
-	s.walked.Store(true)
+	s.mu.Lock()
+	s.walked.Store(!s.overflowed)
+	s.mu.Unlock()
+	s.changed.wakeAll()
 	s.onState()
 	return nil
 }
 
-// sendNews sends what waits: acknowledgements, digests, entries.
+// sendNews sends what waits: acknowledgements, digests, entries, and behind them
+// an ask.
 func (s *session) sendNews() error {
+	ask := s.asks.Load() // first: what was queued before it was made is sent before it
 	if n := s.absorbed.Load(); n != s.ackSent {
 		if err := s.frame(frameAck, binary.BigEndian.AppendUint64(nil, n)); err != nil {
 			return err
@@ -251,28 +348,11 @@ func (s *session) sendNews() error {
 			return err
 		}
 	}
-	if err := s.sendEntries(entries); err != nil {
+	if err := s.sendEntries(entries); err != nil || ask == s.askSent {
 		return err
 	}
-	return s.sendAsks()
-}
-
-// sendAsks sends the doubts that are new, and answers the peer's. Entries that
-// were queued go before an answer.
-func (s *session) sendAsks() error {
-	if n := s.asks.Load(); n != s.askSent {
-		if err := s.frame(frameAsk, binary.BigEndian.AppendUint64(nil, n)); err != nil {
-			return err
-		}
-		s.askSent = n
-	}
-	if n := s.answers.Load(); n != s.answerSent {
-		if err := s.frame(frameAnswer, binary.BigEndian.AppendUint64(nil, n)); err != nil {
-			return err
-		}
-		s.answerSent = n
-	}
-	return nil
+	s.askSent = ask
+	return s.frame(frameAsk, binary.BigEndian.AppendUint64(nil, ask))
 }
 
 func (s *session) sendEntries(entries []Entry) error {

@@ -51,6 +51,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(append(frameOf(frameAck, ack...), frameOf(frameAlive)...))
 	f.Add(frameOf(frameDigest, appendDigests(nil, []Digest{{"web", 1}, {"", 2}})...))
 	f.Add(append(frameOf(frameAsk, ack...), frameOf(frameAnswer, ack...)...))
+	f.Add(append(frameOf(frameAgain), frameOf(frameAgain, 1)...))
 	f.Add(frameOf(99, 1, 2, 3)) // of a later release
 	f.Add([]byte{frameEntries, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -53,6 +53,7 @@ type Wire struct {
 	sends  atomic.Bool
 	hears  atomic.Bool
 	pushed chan Record // what is sent whatever the role: see Push
+	flush  chan chan struct{}
 
 	mu  sync.Mutex
 	err error
@@ -88,7 +89,7 @@ func NewWire(o WireOptions) (*Wire, error) {
 	if _, err := o.packer(); err != nil {
 		return nil, err
 	}
-	return &Wire{o: o, queue: make(chan Record, wireQueued), pushed: make(chan Record)}, nil
+	return &Wire{o: o, queue: make(chan Record, wireQueued), pushed: make(chan Record), flush: make(chan chan struct{})}, nil
 }
 
 func (o WireOptions) packer() (*Packer, error) {
@@ -149,6 +150,23 @@ func (w *Wire) Push(ctx context.Context, records []Record) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	return nil
+}
+
+// Flush sends what was published before, and waits until it is on its way or ctx
+// ends. Nobody acknowledges it.
+func (w *Wire) Flush(ctx context.Context) error {
+	sent := make(chan struct{})
+	select {
+	case w.flush <- sent:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-sent:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return nil
 }
@@ -250,35 +268,52 @@ func (w *Wire) send(ctx context.Context, conn *net.UDPConn, to *net.UDPAddr) err
 	if err != nil {
 		return err
 	}
-	flush := time.NewTicker(flushAfter)
-	defer flush.Stop()
-	add := func(r Record) []byte {
-		full, err := packer.Add(r)
-		if err != nil {
-			w.counts.Rejected.Add(1) // version 0 and IPv6, most likely
-			return nil
-		}
-		w.counts.Sent.Add(1)
-		return full
-	}
-	for {
-		var datagram []byte
-		select {
-		case r := <-w.queue:
-			datagram = add(r)
-		case r := <-w.pushed:
-			datagram = add(r)
-		case <-flush.C:
-			datagram = packer.Flush()
-		case <-ctx.Done():
-			return nil
-		}
+	timer := time.NewTicker(flushAfter)
+	defer timer.Stop()
+	leave := func(datagram []byte) error {
 		if datagram == nil {
-			continue
+			return nil
 		}
 		if _, err := conn.WriteToUDP(datagram, to); err != nil {
 			return fmt.Errorf("send to %s: %w", to, err)
 		}
 		time.Sleep(pace)
+		return nil
 	}
+	for {
+		var err error
+		select {
+		case r := <-w.queue:
+			err = leave(w.pack(packer, r))
+		case r := <-w.pushed:
+			err = leave(w.pack(packer, r))
+		case <-timer.C:
+			err = leave(packer.Flush())
+		case sent := <-w.flush:
+			for n := len(w.queue); n > 0 && err == nil; n-- {
+				err = leave(w.pack(packer, <-w.queue))
+			}
+			if err == nil {
+				err = leave(packer.Flush())
+			}
+			close(sent)
+		case <-ctx.Done():
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pack adds a record to the datagram that is being filled, and returns the
+// datagram if that is full.
+func (w *Wire) pack(packer *Packer, r Record) (full []byte) {
+	full, err := packer.Add(r)
+	if err != nil {
+		w.counts.Rejected.Add(1) // version 0 and IPv6, most likely
+		return nil
+	}
+	w.counts.Sent.Add(1)
+	return full
 }

@@ -3,13 +3,16 @@ package connsync
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/testenv"
 )
@@ -111,6 +114,67 @@ func TestWireCarriesRecordsToTheGroup(t *testing.T) {
 	if got := hex.EncodeToString(payload[headerLen1:][:recordLen4]); got != record {
 		t.Errorf("on the wire %s, a kernel's is %s", got, record)
 	}
+}
+
+// What was published before a flush is on its way behind it, the part-filled
+// datagram as well.
+func TestWireFlushes(t *testing.T) {
+	open := func() *net.UDPConn {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	from, to := open(), open()
+	w, err := NewWire(WireOptions{SyncID: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.SetRole(true, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.send(ctx, from, to.LocalAddr().(*net.UDPAddr)) }()
+	const count = 50 // a full datagram and a part of another
+	for range count {
+		w.Publish(captured[0].want)
+	}
+	if err := w.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := recordsWaiting(t, to); got != count {
+		t.Errorf("%d records have left behind a flush, want %d", got, count)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := w.Flush(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a flush of a wire that does not run: %v", err)
+	}
+}
+
+// recordsWaiting takes the datagrams that a socket has received already.
+func recordsWaiting(t *testing.T, conn *net.UDPConn) (n int) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, MaxMaxLen)
+	for isMore := true; isMore; {
+		if err := raw.Control(func(fd uintptr) {
+			length, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
+			if isMore = err == nil; isMore {
+				records, _, _ := Parse(nil, b[:length])
+				n += len(records)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
 }
 
 func TestWireTakesAtMostItsBudget(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -238,6 +239,7 @@ func (d *Daemon) Serving() <-chan struct{} { return d.admin.Up() }
 // nothing that is served is taken down either: it waits for a successor, see
 // [config.Config.StopGrace].
 func (d *Daemon) Run(ctx context.Context) error {
+	began := time.Now()
 	record, notes, inner := newCircle(ctx), newCircle(ctx), newCircle(ctx)
 	record.start("history", d.history.Run) // of what could not be told at the end too
 	notes.start("notes", d.vips.holder.Run)
@@ -253,7 +255,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		inner.start("losses", d.losses.run)
 	}
 	inner.start("first VIPs", d.awaitVIPs)
-	how, err := d.face(ctx, inner)
+	how, err := d.face(ctx, inner, began)
 	return errors.Join(err, inner.stop(), d.finish(how), notes.stop(), record.stop())
 }
 
@@ -280,7 +282,7 @@ func (d *Daemon) awaitVIPs(ctx context.Context) error {
 // face runs what faces the outside, from when the data path holds its first
 // state until ctx ends or a part fails, also one of the inner circle. It
 // returns how all of it has to end.
-func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
+func (d *Daemon) face(ctx context.Context, inner *circle, began time.Time) (ending, error) {
 	select {
 	case <-d.director.Applied():
 	case <-inner.failed():
@@ -289,6 +291,7 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 		return endUndone, nil
 	}
 	outer := newCircle(ctx)
+	d.router.bearUntilChecked(began)
 	if d.sync != nil {
 		d.sync.hold.anew(func() {}) // before VRRP could preempt
 	}
@@ -307,6 +310,10 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	outer.start("readiness", d.sayReady)
 	outer.start("doctor", d.examine)
 	how := d.await(ctx, outer, inner)
+	handedOver := func() {}
+	if d.sync != nil && how == endStopped {
+		handedOver = d.sync.leave(leaveTime)
+	}
 	if d.routes != nil && how == endStopped {
 		d.routes.leave(context.WithoutCancel(ctx))
 	}
@@ -322,7 +329,9 @@ func (d *Daemon) face(ctx context.Context, inner *circle) (ending, error) {
 	if how == endRestarted || how == endUndone && d.found.datapath {
 		d.router.Abandon()
 	}
-	return how, outer.stop()
+	err := outer.stop()
+	handedOver()
+	return how, err
 }
 
 // await waits for the end and decides what kind it is. A part that fails in a

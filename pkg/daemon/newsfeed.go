@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lvx-lb/lvx/pkg/connsync"
 )
@@ -15,6 +16,7 @@ type newsFeed struct {
 
 	joining sync.Mutex // whoever joins or leaves; never held while members are notified
 	stop    func()
+	now     atomic.Pointer[func() bool] // nil: nobody wants news
 
 	mu      sync.Mutex
 	members map[*feedMember]bool
@@ -34,7 +36,9 @@ func (f *newsFeed) join(notify func([]connsync.Entry)) (leave func()) {
 	f.members[m] = true
 	f.mu.Unlock()
 	if f.stop == nil {
-		f.stop = f.table.TellNews(f.notifyAll)
+		now, stop := f.table.TellNews(f.notifyAll)
+		f.stop = stop
+		f.now.Store(&now)
 	}
 	return func() { f.leave(m) }
 }
@@ -47,9 +51,16 @@ func (f *newsFeed) leave(m *feedMember) {
 	isEmpty := len(f.members) == 0
 	f.mu.Unlock()
 	if isEmpty && f.stop != nil {
+		f.now.Store(nil)
 		f.stop()
 		f.stop = nil
 	}
+}
+
+// tellNow tells members at once what is new, and reports whether there is more.
+func (f *newsFeed) tellNow() (more bool) {
+	now := f.now.Load()
+	return now != nil && (*now)()
 }
 
 func (f *newsFeed) notifyAll(entries []connsync.Entry) {

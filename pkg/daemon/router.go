@@ -53,6 +53,7 @@ func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.
 			return 0
 		}
 	}
+	o.Yield = r.yield
 	o.Left = r.leftBehind
 	o.Recovered = r.recovered
 	r.Router = vrrp.NewRouter(o)
@@ -80,13 +81,34 @@ func (r *router) activate(instance string) error {
 	if r.sync != nil {
 		r.sync.setRole(instance, true)
 	}
-	return r.director.Activate(instance)
+	err := r.director.Activate(instance)
+	if r.sync != nil {
+		r.sync.table.Missed() // takes in what waited for the reals of the latest plan
+	}
+	return err
+}
+
+// bearUntilChecked has a master that lives borne until every real server has
+// been asked since the daemon began.
+func (r *router) bearUntilChecked(began time.Time) {
+	release := r.HoldPreemption("checks have not answered yet", verdictLimit)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), verdictLimit)
+		defer cancel()
+		r.monitor.AwaitVerdicts(ctx, began)
+		release()
+	}()
+}
+
+// yield has the other directors told of the latest connections before the VIPs
+// of an instance go to another one.
+func (r *router) yield(string) {
+	if r.sync != nil {
+		r.sync.flush(yieldTime)
+	}
 }
 
 func (r *router) deactivate(instance string) {
-	if r.sync != nil {
-		r.sync.setRole(instance, false)
-	}
 	r.mu.Lock()
 	at := r.places[instance]
 	r.mu.Unlock()
@@ -99,6 +121,10 @@ func (r *router) deactivate(instance string) {
 	}
 	if err := r.director.Deactivate(instance); err != nil {
 		r.log.Warn("data path still active for an instance that is not master", "component", "vrrp", "instance", instance, "err", err)
+	}
+	if r.sync != nil {
+		r.sync.flush(yieldTime) // what came last
+		r.sync.setRole(instance, false)
 	}
 }
 

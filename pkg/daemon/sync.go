@@ -34,6 +34,9 @@ type connSync struct {
 	changed  chan struct{} // a session has changed, or a role
 	watch    wireWatch
 
+	flushing sync.Mutex
+	flushed  time.Time // when the last flush began
+
 	mu      sync.Mutex
 	masters map[string]bool // VRRP instances that this host is master of
 	digests []connsync.Digest
@@ -79,6 +82,7 @@ func (s *connSync) newMesh() (*connsync.Mesh, error) {
 	}
 	return connsync.NewMesh(connsync.Options{
 		Local: local, Peers: s.cfg.Peers, Port: s.cfg.Port, Keys: keys, Table: s.table, Log: s.log, Changed: s.wake,
+		TellNow: func() { s.feed.tellNow() },
 	})
 }
 

@@ -27,7 +27,7 @@ type Announcer interface {
 // Options are a router's ties to the rest of the host. All may be left out.
 //
 // Becoming master goes: Activate, VIPs, Lease, advert, Announce. Leaving
-// goes: Withdraw, VIPs, Deactivate, Lease of 0. All but the renewals of the
+// goes: Withdraw, Yield, VIPs, Deactivate, Lease of 0. All but the renewals of the
 // lease may block: each virtual router has a goroutine for them, on which
 // they are called in order.
 type Options struct {
@@ -39,6 +39,10 @@ type Options struct {
 	// error the instance stays backup and tries again when no other master
 	// has turned up.
 	Activate func(instance string) error
+	// Yield is called before the VIPs of an instance go, which the data path
+	// still serves: others can be told what is known here. Until it returns
+	// two hosts may have the VIPs.
+	Yield func(instance string)
 	// Deactivate makes the data path inert for an instance.
 	Deactivate func(instance string)
 

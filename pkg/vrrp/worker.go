@@ -122,6 +122,9 @@ func (w *worker) doJob(j job) {
 	}
 	if w.serving {
 		w.withdrawVIPs(w.owned) // at once: it would draw traffic back
+		if w.opts.Yield != nil {
+			w.opts.Yield(j.cfg.Name)
+		}
 		if j.linger && w.waitForNewer(linger) {
 			return
 		}

@@ -35,6 +35,7 @@ func (r *recorder) options() *Options {
 	return &Options{
 		Announcer:  r,
 		Activate:   func(string) error { r.note("activate"); return r.fail },
+		Yield:      func(string) { r.note("yield") },
 		Deactivate: func(string) { r.note("deactivate") },
 		Lease:      func(_ string, d time.Duration) { r.note("lease " + d.String()) },
 	}
@@ -78,7 +79,7 @@ func (j job) with(gen uint64, serve bool, edit func(*job)) job {
 }
 
 // The data path is ready before the VIPs attract traffic and silent only
-// after they have gone.
+// after they have gone; others are told what is known here while it serves.
 func TestWorkerKeepsTheOrder(t *testing.T) {
 	withWorker(t, func(w *worker, r *recorder, j job) {
 		w.doJob(j.with(1, true, nil))
@@ -86,7 +87,7 @@ func TestWorkerKeepsTheOrder(t *testing.T) {
 		w.doJob(j.with(2, true, nil))
 		r.want("activate 2", "done 2 added 0 error <nil>, with 2")
 		w.doJob(j.with(3, false, nil))
-		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "done 3 added 0 error <nil>, with 0")
+		r.want("withdraw 2 of 2", "yield 2", "deactivate 0", "lease 0s 0", "done 3 added 0 error <nil>, with 0")
 		w.doJob(j.with(4, false, nil))
 		r.want("deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
 	})
@@ -154,11 +155,11 @@ func TestWorkerLingers(t *testing.T) {
 		back := j.with(3, true, nil)
 		w.setJob(back)
 		w.doJob(j.with(2, false, func(j *job) { j.linger = true }))
-		r.want("withdraw 2 of 2")
+		r.want("withdraw 2 of 2", "yield 2")
 		wantAddrs(t, r.index, "10.99.0.1/24", "10.99.0.100/24", "10.99.0.101/24")
 		w.next = nil
 		w.doJob(j.with(4, false, func(j *job) { j.linger = true }))
-		r.want("withdraw 2 of 2", "deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
+		r.want("withdraw 2 of 2", "yield 2", "deactivate 0", "lease 0s 0", "done 4 added 0 error <nil>, with 0")
 	})
 }
 

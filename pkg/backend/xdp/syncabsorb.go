@@ -9,26 +9,6 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// A peer may tell of a real or a service before this director's file has it:
-// such entries wait for the edit.
-const (
-	penSize = 1 << 14 // entries
-	penTime = time.Minute
-)
-
-// waiting is an entry of a real or service that is not known here.
-type waiting struct {
-	entry connsync.Entry
-	until time.Time
-}
-
-// pen holds entries that wait. They are tried again once a state was applied
-// after they came.
-type pen struct {
-	entries    []waiting
-	afterApply uint64 // the Apply after which they were tried last
-}
-
 // Absorb implements [connsync.Table].
 func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	b.mu.Lock()
@@ -46,11 +26,12 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 			unsigned = append(unsigned, e.IsUnsigned)
 		case known: // it has expired, or its state means nothing here
 			rejected++
-		case len(b.pen.entries) < penSize:
-			b.pen.entries = append(b.pen.entries, waiting{e, time.Now().Add(penTime)})
-		default:
+		case !b.pen.take(e, time.Now()):
 			rejected++
 		}
+	}
+	if len(batch) == 0 {
+		return rejected, nil
 	}
 	if err := b.dp.Absorb(batch); err != nil {
 		return rejected, err
@@ -64,29 +45,6 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 		}
 	}
 	return rejected, nil
-}
-
-// releasePen adds entries that wait, if an edit may have brought what they wait
-// for, and drops those that have waited too long.
-func (b *Backend) releasePen(entries []connsync.Entry) []connsync.Entry {
-	if len(b.pen.entries) == 0 || b.pen.afterApply == b.applies {
-		return entries
-	}
-	waited := b.pen.entries
-	b.pen = pen{afterApply: b.applies}
-	now := time.Now()
-	for _, w := range waited {
-		if now.After(w.until) {
-			continue
-		}
-		// What has just come is newer, so it is put in behind.
-		if _, known := b.absorption(w.entry, 0); known {
-			entries = append([]connsync.Entry{w.entry}, entries...)
-		} else {
-			b.pen.entries = append(b.pen.entries, w)
-		}
-	}
-	return entries
 }
 
 // absorption is an entry in this director's numbers. Known is false if it is of

@@ -53,11 +53,21 @@ func newNews(flowPlaces, templatePlaces int) *news {
 }
 
 // TellNews implements [connsync.Backend].
-func (b *Backend) TellNews(send func([]connsync.Entry)) (stop func()) {
+func (b *Backend) TellNews(send func([]connsync.Entry)) (now func() (more bool), stop func()) {
 	b.mu.Lock()
 	b.news = newNews(len(b.dp.Flows)/2, len(b.dp.Templates)/2)
 	b.applySettings()
 	b.mu.Unlock()
+	var telling sync.Mutex // nothing older is told behind anything newer
+	now = func() (more bool) {
+		telling.Lock()
+		defer telling.Unlock()
+		entries := b.takeNews()
+		if len(entries) > 0 {
+			send(entries)
+		}
+		return len(entries) >= notedNews
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -66,15 +76,13 @@ func (b *Backend) TellNews(send func([]connsync.Entry)) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				if entries := b.takeNews(); len(entries) > 0 {
-					send(entries)
-				}
+				now()
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
-	return func() {
+	return now, func() {
 		cancel()
 		done.Wait()
 		b.mu.Lock()

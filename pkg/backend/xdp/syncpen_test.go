@@ -1,0 +1,77 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// The pen does not grow: what does not fit is rejected and counted.
+func TestPenIsBounded(t *testing.T) {
+	h := newStill(t, 1024, 1024)
+	h.apply(lb.State{Services: []lb.Service{webService(2)}})
+	entries := make([]connsync.Entry, penSize+100)
+	for i := range entries {
+		entries[i].Record = connsync.Record{
+			Protocol: connsync.ProtocolTCP, State: connsync.StateEstablished, Timeout: 900 * time.Second,
+			Client: at(i), Virtual: web, Real: netip.MustParseAddrPort("10.9.9.9:80"),
+		}
+	}
+	rejected, err := h.Absorb(entries)
+	must(t, err)
+	if rejected != 100 || len(h.pen.entries) != penSize {
+		t.Errorf("%d rejected, %d wait (100, %d)", rejected, len(h.pen.entries), penSize)
+	}
+	for i := range 2 * maxTurnedAway {
+		entries[i].Real = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 80)
+	}
+	if _, err := h.Absorb(entries); err != nil || len(h.pen.turnedAway) != maxTurnedAway {
+		t.Errorf("%d reals of entries without room (%d): %v", len(h.pen.turnedAway), maxTurnedAway, err)
+	}
+}
+
+// Once a real is known whose entries waited, they are taken without another word
+// of a peer; where some had no room, peers have to tell of everything again.
+func TestEntriesOfRealsThatCome(t *testing.T) {
+	for _, test := range []struct {
+		count      int
+		wantMissed uint64
+	}{{penSize, 0}, {penSize + 1, 1}} {
+		t.Run(fmt.Sprint(test.count), func(t *testing.T) {
+			h := newStill(t, 4*penSize, 1024)
+			services := func(reals int, scheduler lb.Scheduler) lb.State {
+				s := webService(reals)
+				s.Scheduler = scheduler
+				return lb.State{Services: []lb.Service{s}}
+			}
+			h.apply(services(2, lb.RR))
+			entries := make([]connsync.Entry, test.count)
+			for i := range entries {
+				entries[i] = connsync.Entry{IsProven: true, Record: connsync.Record{
+					Protocol: connsync.ProtocolTCP, State: connsync.StateEstablished, Timeout: 900 * time.Second,
+					Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}), uint16(1000+i>>16)), Virtual: web,
+					Real: netip.AddrPortFrom(realN(3), 80),
+				}}
+			}
+			_, err := h.Absorb(entries)
+			must(t, err)
+			h.apply(services(2, lb.WRR)) // has nothing to do with it
+			if n := h.Missed(); n != 0 || len(h.pen.entries) != penSize {
+				t.Errorf("%d missed, %d wait (0, %d)", n, len(h.pen.entries), penSize)
+			}
+			h.apply(services(3, lb.WRR))
+			if n := h.Missed(); n != test.wantMissed || len(h.pen.entries) != 0 {
+				t.Errorf("the real is there: %d missed, %d wait (%d, 0)", n, len(h.pen.entries), test.wantMissed)
+			}
+			conns, err := h.Connections(0)
+			must(t, err)
+			if len(conns) != penSize {
+				t.Errorf("%d connections (%d)", len(conns), penSize)
+			}
+		})
+	}
+}

@@ -16,6 +16,7 @@ struct answer {
 	__u32 length; /* of the packet that is answered */
 	__u32 verdict; /* says which message it is */
 	__u32 mtu; /* of the way out, for VERDICT_ANSWERED_TOO_BIG */
+	__be32 from; /* IPv4: 0 is the destination of what is answered */
 };
 
 /* Whether the rate limit has room for one more. */

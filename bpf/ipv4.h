@@ -284,7 +284,8 @@ static __always_inline int parse_quoted(struct xdp_md *ctx, void *data, void *en
 #define ICMP_HEADERS 28
 
 /* The IP header of an answer to the packet that it quotes. */
-static __always_inline void fill_ip(struct iphdr *reply, const struct iphdr *quoted, __u32 size)
+static __always_inline void fill_ip(struct iphdr *reply, const struct iphdr *quoted, __u32 size,
+				    __be32 from)
 {
 	__u32 sum = 0;
 	__u16 *word = (__u16 *)reply;
@@ -298,7 +299,7 @@ static __always_inline void fill_ip(struct iphdr *reply, const struct iphdr *quo
 	reply->ttl = 64;
 	reply->protocol = IPPROTO_ICMP;
 	reply->check = 0;
-	reply->saddr = quoted->daddr;
+	reply->saddr = from ?: quoted->daddr;
 	reply->daddr = quoted->saddr;
 #pragma unroll
 	for (int i = 0; i < 10; i++)
@@ -337,7 +338,7 @@ __attribute__((noinline)) int answer(struct xdp_md *ctx, struct answer *a)
 	if ((void *)reply + ICMP_HEADERS + sizeof(*reply) > end)
 		return DROP(VERDICT_NO_REAL);
 	icmp = (void *)(reply + 1);
-	fill_ip(reply, (void *)(icmp + 1), size);
+	fill_ip(reply, (void *)(icmp + 1), size, a->from);
 	icmp->type = ICMP_UNREACHABLE;
 	icmp->code = ICMP_PORT;
 	icmp->mtu = 0;

@@ -37,6 +37,19 @@ static __always_inline int hand_on(struct run *r)
 	return DROP(VERDICT_REPLY_HANDED_ON);
 }
 
+/* What the host answers a real with, that of the interface: 0 if it has none. */
+static __always_inline __be32 first_own_address(const struct interface *me)
+{
+#pragma unroll
+	for (int i = 0; me && i < OWN_ADDRESSES; i++) {
+		const struct address *own = &me->own[i];
+
+		if (!own->word[0] && !own->word[1] && own->word[2] == bpf_htonl(0xffff))
+			return own->word[3];
+	}
+	return 0;
+}
+
 /* The real's address and port become the VIP's. 0 if that could be done. */
 static __always_inline int translate_reply(struct run *r, const struct departure *d)
 {
@@ -104,11 +117,11 @@ static __always_inline void continue_by_reply(struct run *r, struct real *real, 
 		state = next_two_way_state(value_two_way_state(value), r->p.tcp_flags, 1);
 	if (STORES)
 		flow_touch(place, r->key, r->hash, value, state);
-	if (state == STATE_UDP || (state == STATE_ESTABLISHED && value_state(value) != state))
+	if (state == STATE_ESTABLISHED && value_state(value) != state)
 		rank = TEMPLATE_ASSURED;
-	else if (state == STATE_ESTABLISHED && !(value & PROVEN))
-		rank = TEMPLATE_RANK;
-	if (rank)
+	else if (!(value & PROVEN) && (state == STATE_ESTABLISHED || state == STATE_UDP))
+		rank = state == STATE_UDP ? TEMPLATE_ASSURED : TEMPLATE_RANK;
+	if (rank && real->flags & REAL_THERE)
 		raise_template(r, real, value, rank);
 }
 
@@ -132,6 +145,7 @@ static __always_inline int use_flow(struct run *r, struct departure *d)
 	real = bpf_map_lookup_elem(&reals, &r->slot);
 	if (!real)
 		return PASS(VERDICT_NOT_OURS);
+	r->real = real;
 	if (r->verdict == VERDICT_ICMP_REPLIED) {
 		record(STEP_QUOTED, value);
 		return CONTINUE;
@@ -145,13 +159,16 @@ static __always_inline int use_flow(struct run *r, struct departure *d)
 static __always_inline int forward_later_part(struct run *r, struct departure *d)
 {
 	struct fragment *note = find_note(&r->p);
+	struct real *from;
 	__u32 real = r->p.source;
 	int outcome;
 
 	if (!note || !note->vip || (__u16)((__u16)clock_now(r->s) - note->tick) > fragment_ticks)
 		return PASS(VERDICT_NOT_OURS);
 	record(STEP_NOTE, note->real);
-	r->slot = note->real;
+	from = bpf_map_lookup_elem(&reals, &note->real);
+	if (from && real_generation(from) == note->generation)
+		r->slot = note->real; /* else it is another's now, who has sent nothing */
 	d->from = real;
 	d->is_later = 1;
 	r->p.source = r->p.destination;
@@ -163,7 +180,12 @@ static __always_inline int forward_later_part(struct run *r, struct departure *d
 /* The datagram's later fragments come from the VIP, too. */
 static __always_inline void note_reply(const struct run *r, const struct departure *d)
 {
-	struct fragment note = { .real = r->slot, .tick = clock_now(r->s), .vip = r->p.destination };
+	struct fragment note = {
+		.real = r->slot,
+		.generation = r->real ? real_generation(r->real) : 0,
+		.tick = clock_now(r->s),
+		.vip = r->p.destination,
+	};
 	struct fragment_key key = {
 		.source = d->from,
 		.destination = r->p.source,
@@ -244,6 +266,7 @@ __attribute__((noinline)) int long_way_back(struct xdp_md *ctx)
 			.length = run->p.length,
 			.verdict = run->verdict,
 			.mtu = d.hop.mtu,
+			.from = first_own_address(run->me),
 		};
 
 		outcome = answer(ctx, &a) & 0xffff;

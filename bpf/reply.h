@@ -56,7 +56,7 @@ static __always_inline int is_to(__u64 value, const struct reply *found)
 	       (real->port ?: value_port(value)) == found->port;
 }
 
-/* Whether a flow is of this place of replies; q names its VIP then. A global function: it is verified once. */
+/* Whether a live flow is of this place of replies; q names its VIP then. A global function: it is verified once. */
 __attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
 {
 	__u32 zero = 0, way = 0;
@@ -70,7 +70,7 @@ __attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
 	key = flow_key(q->client, q->client_port, at->number);
 	hash = flow_hash(s, q->client, q->client_port, at->vip, port);
 	value = peek_flow(key, hash, port, &way);
-	if (!value || !is_to(value, &q->found))
+	if (!value || flow_is_expired(s, value, clock_now(s)) || !is_to(value, &q->found))
 		return 0;
 	q->found.vip = at->vip;
 	q->found.vip_port = port;

@@ -83,8 +83,8 @@ func (d *Director) known(p packet, k tuple, f *flow, flags byte) (o Outcome, don
 		return Outcome{}, false
 	}
 	before := f.state
-	f.state, f.seen = next(k.proto, f.state, flags), d.now
-	f.proven = f.proven && (f.state == "ESTABLISHED" || f.state == "FIN_WAIT")
+	f.state, f.seen = progress(f, k.proto, flags, false), d.now
+	f.keepProven()
 	if f.state == "ESTABLISHED" && (before != "ESTABLISHED" || !f.proven) {
 		f.proven = f.proven || before == "ESTABLISHED" && len(d.twins(k)) == 0
 		d.assure(k, r)

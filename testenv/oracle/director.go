@@ -32,6 +32,14 @@ type World struct {
 	Host    func(netip.Addr) Host
 	Lives   func(lease uint32) bool // is the lease being renewed?
 	Name    func(netip.Addr) uint32 // what connections of IPv6 know a client by
+
+	// Way is how replies by NAT get to a client; false if that is not known.
+	Way func(client netip.Addr) (Host, bool)
+
+	// Order lists the VIPs' ports that a reply by NAT from a port may come from
+	// now. Where a client has connections to several of them by one port of its
+	// own, which nothing tells apart, the first of them is meant.
+	Order func(proto lb.Protocol, from netip.AddrPort) []netip.AddrPort
 }
 
 // Director is the model. Make it with [New].
@@ -133,7 +141,8 @@ func (d *Director) settle(v *service) {
 			v.reals[c.Key()] = r
 		}
 		r.conf, r.there, r.host, r.idle = c, true, d.world.Host(c.Addr), 0
-		r.host.Silent = r.host.Silent || r.host.Far && c.Forward == lb.DR
+		isMapped := r.host.Local && c.Forward == lb.NAT && c.Port != 0 // on this host no port is changed
+		r.host.Silent = r.host.Silent || isMapped || r.host.Far && c.Forward == lb.DR
 		if r.host.MAC != ([6]byte{}) {
 			r.mac = r.host.MAC
 		}
@@ -211,4 +220,6 @@ func add(to *lb.Counters, c lb.Counters) {
 	to.Conns += c.Conns
 	to.InPkts += c.InPkts
 	to.InBytes += c.InBytes
+	to.OutPkts += c.OutPkts
+	to.OutBytes += c.OutBytes
 }

@@ -87,12 +87,15 @@ func (d *Director) timeout(state string) int64 {
 	return d.ticks(map[string]time.Duration{
 		"SYN_RECV": 60 * time.Second, "ESTABLISHED": t.TCP, "FIN_WAIT": t.TCPFin,
 		"TIME_WAIT": 120 * time.Second, "CLOSE": 10 * time.Second, "UDP": t.UDP,
+		"SYN_SENT": 120 * time.Second, "CLOSE_WAIT": 60 * time.Second,
 	}[state])
 }
 
 func (d *Director) expired(f *flow) bool { return d.now-f.seen > d.timeout(f.state) }
 
-func active(state string) bool { return state == "SYN_RECV" || state == "ESTABLISHED" }
+func active(state string) bool {
+	return state == "SYN_RECV" || state == "ESTABLISHED" || state == "SYN_SENT"
+}
 
 // twins are the connections that are known by the same words as k: those of
 // clients of one name (IPv6). None of them is proven while there are several.

@@ -3,6 +3,7 @@ package oracle
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -48,6 +49,9 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	copy(out, r.mac[:])
 	copy(out[6:], r.host.Source[:])
 	decreaseTTL(out[p.ip:])
+	if r.conf.Forward == lb.NAT {
+		d.translate(p, out, netip.AddrPortFrom(r.conf.Addr, r.conf.Port), false, icmp)
+	}
 	o := Outcome{Verdict: "forwarded", Action: Transmit, Frame: out}
 	if isTunnel {
 		o.Frame = encapsulate(p, out, r)

@@ -18,7 +18,7 @@ func (d *Director) Connections() []lb.Connection {
 		all = append(all, lb.Connection{
 			Service: f.real.service.conf.Name, Proto: k.proto, State: f.state,
 			Expires: d.shown(d.timeout(f.state) - (d.now - f.seen)),
-			Client:  k.client, Virtual: k.vip, Real: netip.AddrPortFrom(f.real.conf.Addr, k.vip.Port()),
+			Client:  k.client, Virtual: k.vip, Real: f.real.portFor(k.vip.Port()),
 		})
 	}
 	for k, t := range d.templates {
@@ -45,7 +45,7 @@ func (d *Director) templateConnection(k client, t *template) lb.Connection {
 	}
 	l := conf.Listeners[0]
 	c.Proto, c.Virtual = l.Proto, netip.AddrPortFrom(l.Addr, l.First)
-	c.Real = netip.AddrPortFrom(t.real.conf.Addr, l.First)
+	c.Real = t.real.portFor(l.First)
 	return c
 }
 

@@ -67,11 +67,12 @@ type note struct {
 	real *real // nil: to the kernel, or, if it is lost, nowhere
 	lost bool  // it was dropped or answered, not passed up
 	at   int64
+	vip  netip.Addr // of a reply by NAT
 }
 
 // note remembers what became of a first fragment.
 func (d *Director) note(p packet, o Outcome) {
-	d.notes[p.datagram()] = note{o.to, o.to == nil && o.Action != Pass, d.now}
+	d.notes[p.datagram()] = note{real: o.to, lost: o.to == nil && o.Action != Pass, at: d.now}
 }
 
 // noteTime is how long a note holds (net.ipv4.ipfrag_time).
@@ -108,7 +109,7 @@ func (d *Director) decide(frame []byte) Outcome {
 		return passed("malformed")
 	}
 	if !d.owns(p.dst) {
-		return passed("not_ours")
+		return d.reply(p)
 	}
 	if isMartian(p.src) {
 		return passed("martian")

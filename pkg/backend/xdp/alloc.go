@@ -154,3 +154,26 @@ func (n *numbers) drop(v uint16) {
 	delete(n.idle, v)
 	n.free = append(n.free, v)
 }
+
+// freeNumbers frees those of VIPs that nothing refers to any more, at the end of a
+// pass of the sweeper.
+func (b *Backend) freeNumbers() {
+	used := map[endpoint]bool{}
+	for _, s := range b.state.Services {
+		for _, l := range s.Listeners {
+			used[endpoint{l.Addr, l.Proto}] = true
+		}
+	}
+	for vip := range bareVIPs(b.state) {
+		used[endpoint{vip, lb.TCP}] = true
+	}
+	for n, e := range b.numbers.who {
+		if _, live := b.sweep.perVIP[n]; live || used[e] || !b.applied {
+			delete(b.numbers.idle, n)
+			continue
+		}
+		if b.numbers.idle[n]++; b.numbers.idle[n] == idlePasses {
+			b.numbers.drop(n)
+		}
+	}
+}

@@ -100,7 +100,7 @@ func (b *Backend) templateConnection(e entry, t bpf.TemplateValue, now uint64) (
 	default: // a predecessor's, removed since: nobody knows where it listened
 		return c, false
 	}
-	c.Real = netip.AddrPortFrom(c.Real.Addr(), port)
+	c.Real = netip.AddrPortFrom(c.Real.Addr(), b.portOf(t.Real(), port))
 	return c, true
 }
 

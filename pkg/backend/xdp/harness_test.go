@@ -142,6 +142,7 @@ func (h *harness) reset(t testing.TB) {
 	clear(d.Leases)
 	clear(d.Reals[:h.slots.next])
 	clear(d.Loads[:h.slots.next])
+	clear(d.Replies)
 	clear(d.Labels)
 	for i := range d.Interfaces {
 		d.Interfaces[i].Peer = [len(d.Interfaces[i].Peer)]bpf.Peer{}

@@ -88,6 +88,14 @@ func finishSums(ip []byte) {
 	binary.BigEndian.PutUint16(l4[at:], sum)
 }
 
+// beginSum leaves of the checksum of TCP or UDP what the kernel begins with: the
+// sum of the pseudo-header.
+func beginSum(ip []byte) {
+	l4 := ip[int(ip[0]&15)*4 : binary.BigEndian.Uint16(ip[2:])]
+	sum := checksum(slices.Concat(ip[12:20], []byte{0, ip[9], byte(len(l4) >> 8), byte(len(l4))}))
+	binary.BigEndian.PutUint16(l4[map[byte]int{6: 16, 17: 6}[ip[9]]:], ^sum)
+}
+
 // translated is what in must become: between other addresses, one hop on.
 func translated(in []byte, at int, src, dst netip.AddrPort, from, to [6]byte) []byte {
 	out := bytes.Clone(in)
@@ -405,9 +413,7 @@ func TestNATOfUnfinishedChecksums(t *testing.T) {
 	h.dp.Interfaces[0].Mode, h.dp.Interfaces[0].MTU = bpf.ModeGeneric, 1500
 	begin := func(p natPacket) []byte {
 		f := p.frame()
-		l4 := f[34:]
-		sum := checksum(slices.Concat(f[26:34], []byte{0, 6, byte(len(l4) >> 8), byte(len(l4))}))
-		binary.BigEndian.PutUint16(l4[16:], ^sum)
+		beginSum(f[14:])
 		return f
 	}
 	for _, payload := range []int{0, 0, 0, 700, 20000} {

@@ -42,10 +42,11 @@ type duel struct {
 	state   lb.State
 	hosts   map[netip.Addr]oracle.Host
 	lives   map[uint32]bool
-	known   []endpoints // that packets were sent between
-	held    []byte      // what a first fragment was cut from
-	generic bool        // the interface is said to run generic XDP
-	unsure  bool        // time has passed without a sweep: counts of connections may lag
+	known   []endpoints     // that packets were sent between
+	open    []lb.Connection // as they were compared last
+	held    []byte          // what a first fragment was cut from
+	generic bool            // the interface is said to run generic XDP
+	unsure  bool            // time has passed without a sweep: counts of connections may lag
 	want    map[string]uint64
 	base    map[string]uint64
 	out     []byte
@@ -121,7 +122,10 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 		MAC: directorMAC, IfIndex: ingress, MTU: duelMTU, Generic: d.generic, Own: []netip.Addr{ownAddr}, Tick: ticksDuration(1),
 		Host:  func(a netip.Addr) oracle.Host { return d.hosts[a] },
 		Lives: func(id uint32) bool { return d.lives[id] },
+		Way:   d.wayTo,
+		Order: d.repliesFrom,
 	})
+	d.drawRoutes()
 	d.base = d.tallies()
 	d.drawState()
 	d.applyBoth("state")
@@ -243,6 +247,22 @@ func (d *duel) frame(what string, in []byte) {
 	}
 }
 
+// repliesFrom lists in the packet path's order what a reply from a port may be of.
+func (d *duel) repliesFrom(proto lb.Protocol, from netip.AddrPort) (vips []netip.AddrPort) {
+	lines := d.dp.Replies[d.dp.Settings.Half&1*bpf.ReplyLines:][:bpf.ReplyLines]
+	for _, port := range []uint16{from.Port(), 0} {
+		first := bpf.FirstReplyLine(from.Addr(), port, uint16(proto))
+		for i := range uint32(bpf.Probes) {
+			for _, reply := range lines[(first+i)%bpf.ReplyLines].Way {
+				if reply.Source == bpf.IPv4Word(from.Addr()) && bpf.PortWord(reply.Port) == port && reply.Protocol == uint16(proto) {
+					vips = append(vips, netip.AddrPortFrom(bpf.AddrOfWord(reply.VIP), cmp.Or(bpf.PortWord(reply.VIPPort), from.Port())))
+				}
+			}
+		}
+	}
+	return vips
+}
+
 // verdictOf reads what was counted.
 func (d *duel) verdictOf(want oracle.Outcome) string {
 	index := verdictIndex[want.Verdict]
@@ -297,6 +317,9 @@ func (d *duel) explain(in []byte) func(oracle.Outcome) {
 		in[23] != 6 && in[23] != 17 || !bytes.Equal(in[:6], directorMAC[:]) || binary.BigEndian.Uint16(in[16:]) > 60 {
 		return func(oracle.Outcome) {}
 	}
+	if length := binary.BigEndian.Uint16(in[16:]); length < 28 || in[23] == 6 && length < 40 {
+		return func(oracle.Outcome) {} // malformed: of the frame, not of the packet
+	}
 	p := lb.Packet{
 		Proto: lb.Protocol(in[23]),
 		Src:   netip.AddrPortFrom(netip.AddrFrom4([4]byte(in[26:30])), binary.BigEndian.Uint16(in[34:])),
@@ -336,6 +359,7 @@ func (d *duel) compare() {
 	want := d.oracle.Connections()
 	slices.SortFunc(got, byClient)
 	slices.SortFunc(want, byClient)
+	d.open = slices.DeleteFunc(slices.Clone(got), func(c lb.Connection) bool { return c.Template })
 	if !slices.Equal(got, want) {
 		d.rt.Fatalf("connections (-oracle +lvx):\n%s", gocmp.Diff(want, got, gocmp.Comparer(equal[netip.AddrPort])))
 	}

@@ -23,7 +23,7 @@ var (
 	sorryOne   = netip.MustParseAddr("10.0.0.21")
 	farGateway = netip.MustParseAddr("10.0.0.254")
 	thisHost   = netip.MustParseAddr("127.0.0.1")
-	allHosts   = append([]netip.Addr{peerAddr, sorryOne, thisHost}, realAddrs...)
+	allHosts   = append([]netip.Addr{peerAddr, sorryOne, thisHost, farGateway}, realAddrs...)
 
 	realAddrs = func() (as []netip.Addr) {
 		for n := range 7 {
@@ -166,12 +166,13 @@ func (d *duel) addReal(s *lb.Service) {
 	r := lb.Real{
 		Addr:    rapid.SampledFrom(realAddrs).Draw(d.rt, "real"),
 		Weight:  rapid.SampledFrom(weights).Draw(d.rt, "weight"),
-		Forward: draw(d.rt, "forward", lb.DR, lb.DR, lb.DR, lb.Tunnel),
+		Forward: draw(d.rt, "forward", lb.DR, lb.DR, lb.Tunnel, lb.NAT, lb.NAT),
 	}
-	if chance(d.rt, 10, "own port") {
+	if chance(d.rt, 10, "own port") || r.Forward == lb.NAT && chance(d.rt, 2, "mapped port") {
 		r.Port = 8080
 	}
-	if slices.ContainsFunc(s.Reals, r.Same) {
+	isWide := func(l lb.Listener) bool { return l.Width() > 1 }
+	if slices.ContainsFunc(s.Reals, r.Same) || mapsPort(r) && slices.ContainsFunc(s.Listeners, isWide) {
 		return
 	}
 	at := len(s.Reals)
@@ -180,6 +181,9 @@ func (d *duel) addReal(s *lb.Service) {
 	}
 	s.Reals = slices.Insert(slices.Clone(s.Reals), at, r)
 }
+
+// mapsPort reports whether a real gets all packets at a port of its own.
+func mapsPort(r lb.Real) bool { return r.Forward == lb.NAT && r.Port != 0 }
 
 func (d *duel) drawLists(deny, allow *[]netip.Prefix) {
 	*deny, *allow = nil, nil
@@ -197,7 +201,7 @@ func (d *duel) drawLists(deny, allow *[]netip.Prefix) {
 // drawSetting changes what is not of one service.
 func (d *duel) drawSetting() {
 	s := &d.state
-	switch rapid.IntRange(0, 8).Draw(d.rt, "setting") {
+	switch rapid.IntRange(0, 9).Draw(d.rt, "setting") {
 	case 0:
 		s.SloppyTCP = !s.SloppyTCP
 	case 1:
@@ -234,7 +238,33 @@ func (d *duel) drawSetting() {
 		}
 	case 8:
 		d.drawHost(rapid.SampledFrom(allHosts).Draw(d.rt, "host"))
+	case 9:
+		d.drawRoutes()
 	}
+}
+
+// drawRoutes are the ways of replies by NAT: by a gateway, as the kernel has them
+// (there is none in the test's namespace), or not at all.
+func (d *duel) drawRoutes() {
+	d.net.routes = nil
+	if chance(d.rt, 3, "a route for some") {
+		to := rapid.SampledFrom(prefixes).Draw(d.rt, "to")
+		d.net.routes = append(d.net.routes, Route{To: to, Gateway: draw(d.rt, "gateway", netip.Addr{}, farGateway, sorryOne)})
+	}
+	if !chance(d.rt, 6, "no default route") {
+		d.net.routes = append(d.net.routes, Route{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: farGateway})
+	}
+}
+
+// wayTo is how a reply by NAT gets to a client.
+func (d *duel) wayTo(client netip.Addr) (oracle.Host, bool) {
+	for _, r := range d.net.routes {
+		if r.To.Contains(client) {
+			h := d.hosts[r.Gateway]
+			return h, h.MAC != ([6]byte{}) && !h.Far
+		}
+	}
+	return oracle.Host{}, false
 }
 
 // withRoles is what a state says of the VIPs, after a change to each.
@@ -303,13 +333,30 @@ func (d *duel) drawListeners(s *lb.Service) {
 		s.Listeners = slices.Delete(s.Listeners, at, at+1)
 		return
 	}
-	if l := rapid.SampledFrom(pool).Draw(d.rt, "listener"); slices.Contains(d.free(), l) {
+	l := rapid.SampledFrom(pool).Draw(d.rt, "listener")
+	if l.Width() > 1 && slices.ContainsFunc(s.Reals, mapsPort) {
+		return
+	}
+	if slices.Contains(d.free(), l) {
 		s.Listeners = append(s.Listeners, l)
 	}
 }
 
+// drawReply is what a real would send on a connection, or nearly.
+func (d *duel) drawReply() endpoints {
+	c := rapid.SampledFrom(d.open).Draw(d.rt, "of")
+	e := endpoints{proto: c.Proto, src: c.Real, dst: c.Client}
+	if chance(d.rt, 12, "another port") {
+		e.src = netip.AddrPortFrom(e.src.Addr(), draw[uint16](d.rt, "port", 80, 8080, 53))
+	}
+	return e
+}
+
 // drawEndpoints: mostly those of a packet that was sent before.
 func (d *duel) drawEndpoints() endpoints {
+	if len(d.open) > 0 && chance(d.rt, 3, "the other way") {
+		return d.drawReply()
+	}
 	if len(d.known) > 0 && !chance(d.rt, 5, "new") {
 		return rapid.SampledFrom(d.known).Draw(d.rt, "known")
 	}
@@ -343,6 +390,7 @@ func (d *duel) drawFrame() (string, []byte) {
 	if p.Flags == "none" && p.Proto == lb.TCP {
 		in[47] = 0
 	}
+	d.drawSum(in)
 	kind := rapid.IntRange(0, 24).Draw(d.rt, "kind")
 	if kind < 12 {
 		return "packet", in
@@ -375,6 +423,7 @@ func (d *duel) drawLong(p lb.Packet) (string, []byte) {
 	in[22] = draw[byte](d.rt, "TTL", 64, 255, 2, 1, 0)
 	binary.BigEndian.PutUint16(in[18:], uint16(rapid.IntRange(0, 0xffff).Draw(d.rt, "id")))
 	binary.BigEndian.PutUint16(in[24:], ipSum(in[14:34]))
+	d.drawSum(in)
 	if words := draw(d.rt, "options", 0, 0, 0, 1, 10); words > 0 {
 		df := in[20]
 		in = withOptions(in, words)
@@ -396,6 +445,18 @@ func (d *duel) drawLong(p lb.Packet) (string, []byte) {
 		in = tagged(in, 0x8100, 0x8100, 0x8100)
 	}
 	return "long packet", in
+}
+
+// drawSum makes the checksum of TCP or UDP, which is 0, right, or one that the
+// kernel has only begun.
+func (d *duel) drawSum(in []byte) {
+	ip := in[14:]
+	switch rapid.IntRange(0, 3).Draw(d.rt, "checksum") {
+	case 2:
+		finishSums(ip)
+	case 3:
+		beginSum(ip)
+	}
 }
 
 // drawError quotes a packet that a real may have sent.

@@ -13,9 +13,9 @@ import (
 
 var errTooManyReplies = errors.New("too many VIPs' ports lead to one port of a real server by NAT, or too many such ports meet in one place of the table")
 
-// layOutReplies writes into one half by what their replies are known, and the
-// routes to the clients. Reals that are gone keep theirs: connections of theirs
-// may live.
+// layOutReplies writes into one half by what replies are known, and the routes to
+// the clients. What the other half has besides is kept as long as a connection may
+// need it: of reals, listeners and services that are gone.
 func (b *Backend) layOutReplies(half uint32) error {
 	if !b.hasNAT {
 		return nil
@@ -26,11 +26,11 @@ func (b *Backend) layOutReplies(half uint32) error {
 		return err
 	}
 	for _, s := range b.byIndex {
-		if s == nil {
+		if s == nil || !s.isThere {
 			continue
 		}
 		for _, r := range s.reals {
-			if r.conf.Forward != lb.NAT {
+			if r.conf.Forward != lb.NAT || r.near.Local { // this host answers as the VIP
 				continue
 			}
 			if err := b.addReplies(lines, s, r); err != nil {
@@ -38,17 +38,51 @@ func (b *Backend) layOutReplies(half uint32) error {
 			}
 		}
 	}
+	other := b.dp.Replies[(1-half)*bpf.ReplyLines : (2-half)*bpf.ReplyLines]
+	b.formerReplies = b.keepReplies(lines, other)
 	b.dp.Routes[half] = b.routeList()
 	return nil
+}
+
+// keepReplies adds to lines what other has besides, as far as there is room, and
+// returns it: by how many passes of the sweeper have seen no connection that
+// needs it.
+func (b *Backend) keepReplies(lines, other []bpf.ReplyLine) map[bpf.Reply]int {
+	former := map[bpf.Reply]int{}
+	for i := range other {
+		for _, reply := range other[i].Way {
+			who, ok := b.numbers.who[reply.Number]
+			if !ok || who.proto != lb.Protocol(reply.Protocol) || bpf.IPv4Word(who.vip) != reply.VIP || b.formerReplies[reply] >= idlePasses {
+				continue
+			}
+			if isNew, err := addReply(lines, reply); err == nil && isNew {
+				former[reply] = b.formerReplies[reply]
+			}
+		}
+	}
+	return former
+}
+
+// vipPort is a port of a VIP, by the VIP's number.
+type vipPort struct{ number, port uint16 }
+
+// ageReplies counts another pass of the sweeper for what replies were known by.
+func (b *Backend) ageReplies() {
+	for reply := range b.formerReplies {
+		_, live := b.sweep.perPort[vipPort{reply.Number, bpf.PortWord(reply.VIPPort)}]
+		if reply.VIPPort == 0 {
+			_, live = b.sweep.perVIP[reply.Number]
+		}
+		b.formerReplies[reply]++
+		if live {
+			b.formerReplies[reply] = 0
+		}
+	}
 }
 
 // addReplies adds where a real's replies come from.
 func (b *Backend) addReplies(lines []bpf.ReplyLine, s *service, r *real) error {
 	for _, l := range s.conf.Listeners {
-		_, ok := b.numbers.of[endpoint{l.Addr, l.Proto}]
-		if !ok && !s.isThere {
-			continue // no flow of this VIP is left
-		}
 		n, err := b.numbers.get(endpoint{l.Addr, l.Proto})
 		if err != nil {
 			return err
@@ -61,7 +95,7 @@ func (b *Backend) addReplies(lines []bpf.ReplyLine, s *service, r *real) error {
 			}
 			reply.Port, reply.VIPPort = bpf.PortWord(port), bpf.PortWord(l.First)
 		}
-		if err := addReply(lines, reply); err != nil {
+		if _, err := addReply(lines, reply); err != nil {
 			return err
 		}
 	}
@@ -69,21 +103,21 @@ func (b *Backend) addReplies(lines []bpf.ReplyLine, s *service, r *real) error {
 }
 
 // addReply writes one place, unless it is there.
-func addReply(lines []bpf.ReplyLine, reply bpf.Reply) error {
+func addReply(lines []bpf.ReplyLine, reply bpf.Reply) (isNew bool, err error) {
 	first := bpf.FirstReplyLine(bpf.AddrOfWord(reply.Source), bpf.PortWord(reply.Port), reply.Protocol)
 	for i := range uint32(bpf.Probes) {
 		line := &lines[(first+i)%bpf.ReplyLines]
 		for w := range line.Way {
 			switch {
 			case line.Way[w] == reply:
-				return nil
+				return false, nil
 			case line.Way[w].Protocol == 0:
 				line.Way[w] = reply
-				return nil
+				return true, nil
 			}
 		}
 	}
-	return errTooManyReplies
+	return false, errTooManyReplies
 }
 
 // routeList is what the packet path knows itself of the host's routes.

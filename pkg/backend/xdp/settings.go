@@ -58,7 +58,7 @@ func (b *Backend) applyInterfaces(all bool) {
 	if all {
 		own := b.ownAddresses()
 		for _, a := range b.dp.Attachments {
-			b.dp.Interfaces[a.Slot].Own = own
+			b.dp.Interfaces[a.Slot].Own = listOwn(own, a.Index)
 		}
 	}
 	for _, a := range b.dp.Attachments {
@@ -73,9 +73,33 @@ func (b *Backend) applyInterfaces(all bool) {
 	}
 }
 
-// ownAddresses are the host's addresses, as many as the packet path can know;
-// VIPs are not among them, which it knows already, nor those of the loopback.
-func (b *Backend) ownAddresses() (own [bpf.OwnAddresses]bpf.Address) {
+// listOwn are addresses of the host as an interface knows them, as many as it can:
+// its own first, with which it answers reals by NAT.
+func listOwn(own []netip.Addr, index int) (list [bpf.OwnAddresses]bpf.Address) {
+	here := map[netip.Addr]bool{}
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				here[p.Addr()] = true
+			}
+		}
+	}
+	n := 0
+	for _, isHere := range []bool{true, false} {
+		for _, a := range own {
+			if here[a] == isHere && n < len(list) {
+				list[n] = bpf.AddressOf(a)
+				n++
+			}
+		}
+	}
+	return list
+}
+
+// ownAddresses are the host's addresses; VIPs are not among them, which the packet
+// path knows already, nor those of the loopback.
+func (b *Backend) ownAddresses() (own []netip.Addr) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
 		b.log.Warn("own addresses are not known", "err", err)
@@ -89,16 +113,12 @@ func (b *Backend) ownAddresses() (own [bpf.OwnAddresses]bpf.Address) {
 			vips[l.Addr] = true
 		}
 	}
-	n := 0
 	for _, a := range all {
 		p, err := netip.ParsePrefix(a.String())
 		if err != nil || p.Addr().IsLoopback() || vips[p.Addr()] {
 			continue
 		}
-		own[n] = bpf.AddressOf(p.Addr())
-		if n++; n == len(own) {
-			break
-		}
+		own = append(own, p.Addr())
 	}
 	return own
 }

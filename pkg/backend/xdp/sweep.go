@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
-	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Timeouts that ipvsadm cannot set either (tcp_timeouts of
@@ -47,6 +46,7 @@ type sweeper struct {
 	next    int                 // set to go on with
 	perReal map[uint32]struct{} // slots seen in this pass
 	perVIP  map[uint16]struct{}
+	perPort map[vipPort]struct{} // where formerReplies are asked for
 }
 
 func (b *Backend) runSweeper(ctx context.Context) {
@@ -69,7 +69,7 @@ func (b *Backend) sweepPart(sets int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.sweep.perReal == nil {
-		b.sweep.perReal, b.sweep.perVIP = map[uint32]struct{}{}, map[uint16]struct{}{}
+		b.sweep.perReal, b.sweep.perVIP, b.sweep.perPort = map[uint32]struct{}{}, map[uint16]struct{}{}, map[vipPort]struct{}{}
 	}
 	now := b.now()
 	end, first := min(b.sweep.next+sets, b.flowSets()), 0
@@ -113,6 +113,9 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 		}
 		b.sweep.perReal[v.Real()] = struct{}{}
 		b.sweep.perVIP[bpf.FlowKey(e.key).VIP()] = struct{}{}
+		if len(b.formerReplies) > 0 {
+			b.sweep.perPort[vipPort{bpf.FlowKey(e.key).VIP(), v.Port()}] = struct{}{}
+		}
 		b.restampFlow(e.client(), v, now)
 		if b.news != nil && !t.isIPv6() {
 			b.findFlowNews(set, w, v)
@@ -209,8 +212,9 @@ func (b *Backend) finishPass() {
 			b.forget(name, s)
 		}
 	}
+	b.ageReplies()
 	b.freeNumbers()
-	sw.perReal, sw.perVIP = map[uint32]struct{}{}, map[uint16]struct{}{}
+	sw.perReal, sw.perVIP, sw.perPort = map[uint32]struct{}{}, map[uint16]struct{}{}, map[vipPort]struct{}{}
 	sw.next = 0
 }
 
@@ -220,27 +224,6 @@ func (b *Backend) forget(name string, s *service) {
 	b.byIndex[s.index] = nil
 	b.freeIndex = min(b.freeIndex, int(s.index))
 	delete(b.services, name)
-}
-
-func (b *Backend) freeNumbers() {
-	used := map[endpoint]bool{}
-	for _, s := range b.state.Services {
-		for _, l := range s.Listeners {
-			used[endpoint{l.Addr, l.Proto}] = true
-		}
-	}
-	for vip := range bareVIPs(b.state) {
-		used[endpoint{vip, lb.TCP}] = true
-	}
-	for n, e := range b.numbers.who {
-		if _, live := b.sweep.perVIP[n]; live || used[e] || !b.applied {
-			delete(b.numbers.idle, n)
-			continue
-		}
-		if b.numbers.idle[n]++; b.numbers.idle[n] == idlePasses {
-			b.numbers.drop(n)
-		}
-	}
 }
 
 // now is the packet path's clock (clock_now of bpf/flow.h).

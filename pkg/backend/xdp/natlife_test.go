@@ -1,0 +1,78 @@
+package xdp
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+// Replies of a connection are known as long as it lives: when its listener has
+// gone, when its service was gone for a while, and to a successor. Nothing is kept
+// after that.
+func TestNATRepliesOutliveTheirListener(t *testing.T) {
+	h := newNAT(t)
+	admin := netip.AddrPortFrom(web.Addr(), 443)
+	s := natService()
+	s.Listeners = append(slices.Clone(s.Listeners[:1]), lb.Listener{Addr: admin.Addr(), Proto: lb.TCP, First: 443, Last: 443})
+	apply := func(services ...lb.Service) {
+		t.Helper()
+		h.apply(lb.State{ExpireNodestConn: true, Services: services})
+	}
+	apply(s)
+	other := netip.AddrPortFrom(client.Addr(), 1234)
+	both := func(flags string) {
+		t.Helper()
+		h.wantIn(natPacket{proto: lb.TCP, src: other, dst: admin, flags: flags}, natReal)
+		h.wantOut(natPacket{proto: lb.TCP, src: natReal, dst: other, flags: "A", payload: 3}, admin)
+	}
+	both("S")
+	both("A")
+	less := s
+	less.Listeners = s.Listeners[:1]
+	apply(less)
+	both("A")
+	for range idlePasses + 1 {
+		h.Sweep()
+	}
+	apply(less)
+	both("A")
+	h.succeed()
+	h.net.asking = false
+	apply(less)
+	both("A")
+	apply()
+	apply(less)
+	both("A")
+	h.dp.Settings.Clock += 1000
+	for range idlePasses {
+		h.Sweep()
+	}
+	apply(less)
+	if len(h.formerReplies) != 0 {
+		t.Errorf("%d ways to know replies are kept without a connection", len(h.formerReplies))
+	}
+}
+
+// A connection that has ended does not stand in the way of one that goes on, where
+// client and real are the same.
+func TestNATRepliesOfTheConnectionThatLives(t *testing.T) {
+	h := newNAT(t)
+	s := natService()
+	second := netip.AddrPortFrom(web.Addr(), 443)
+	for _, order := range [][]uint16{{80, 443}, {443, 80}} {
+		s.Listeners = nil
+		for _, port := range order {
+			s.Listeners = append(s.Listeners, lb.Listener{Addr: web.Addr(), Proto: lb.TCP, First: port, Last: port})
+		}
+		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+		for _, vip := range []netip.AddrPort{web, second} {
+			h.wantIn(natPacket{proto: lb.TCP, src: client, dst: vip, flags: "S"}, natReal)
+			h.dp.Settings.Clock += 100 // SYN_RECV lasts a minute
+			h.wantIn(natPacket{proto: lb.TCP, src: client, dst: vip, flags: "S"}, natReal)
+			h.wantOut(natPacket{proto: lb.TCP, src: natReal, dst: client, flags: "SA"}, vip)
+			h.dp.Settings.Clock += 100
+		}
+	}
+}

@@ -13,9 +13,9 @@ import (
 var special = []string{
 	"script", "interval", "timeout", "fall", "rise", "init_fail", "track_script", "track_file", "track_process", "track_interface",
 	"notify", "notify_master", "notify_backup", "notify_fault", "notify_stop", "quorum_up", "quorum_down", "notify_up", "notify_down",
-	"alpha", "omega", "inhibit_on_failure", "quorum", "hysteresis", "sorry_server", "unicast_src_ip", "virtual_ipaddress_excluded", "dev",
+	"alpha", "omega", "inhibit_on_failure", "quorum", "hysteresis", "sorry_server", "sorry_server_inhibit", "unicast_src_ip", "virtual_ipaddress_excluded", "dev",
 	"virtual_routes", "virtual_rules", "connect_ip", "bindto", "SMTP_CHECK", "FILE_CHECK", "digest", "regex_no_match", "misc_dynamic",
-	"uthreshold", "lthreshold", "lvs_sync_daemon",
+	"uthreshold", "lthreshold", "lvs_sync_daemon", "lb_algo", "protocol",
 }
 
 // TestWordsHaveTests: every special word has a test of what it does, and every

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,7 +73,9 @@ becomes the usual one again when the trace ends.
 // that is 0, and what drivers have lost meanwhile to lost. It says on stderr how
 // many packets could not be shown.
 func watch(cmd *cobra.Command, c *admin.Client, words []string, keep, count int, see func(lb.TracedPacket) error, lost func(director.Loss) error) error {
-	seen, meter := 0, newLossMeter(cmd.Context(), c)
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	seen, meter := 0, newLossMeter(ctx, c)
 	showLosses := func(ctx context.Context) (err error) {
 		for _, l := range meter.grown(ctx) {
 			err = errors.Join(err, lost(l))
@@ -79,12 +83,12 @@ func watch(cmd *cobra.Command, c *admin.Client, words []string, keep, count int,
 		return err
 	}
 	started := func() { fmt.Fprintln(cmd.ErrOrStderr(), "watching; Ctrl-C ends it") }
-	missed, err := c.Trace(cmd.Context(), words, keep, started, func(p lb.TracedPacket) error {
+	missed, err := c.Trace(ctx, words, keep, started, func(p lb.TracedPacket) error {
 		if err := see(p); err != nil {
 			return err
 		}
 		if meter.isDue() {
-			if err := showLosses(cmd.Context()); err != nil {
+			if err := showLosses(ctx); err != nil {
 				return err
 			}
 		}
@@ -93,10 +97,10 @@ func watch(cmd *cobra.Command, c *admin.Client, words []string, keep, count int,
 		}
 		return nil
 	})
-	if errors.Is(err, errEnough) {
+	if errors.Is(err, errEnough) || ctx.Err() != nil {
 		err = nil
 	}
-	err = errors.Join(err, showLosses(context.WithoutCancel(cmd.Context())))
+	err = errors.Join(err, showLosses(context.WithoutCancel(ctx)))
 	if err == nil || seen > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%d packets, %d more not shown because they came too fast\n", seen, missed)
 	}

@@ -21,8 +21,12 @@ const maxKeep = 2048
 // traceWrite is how long a listener may take to read a packet.
 const traceWrite = 5 * time.Second
 
-// traceLine is a line of a trace: a packet, or, with neither, a sign that the
-// trace has begun.
+// lostPause is how long a trace waits for a packet before it tells how many were
+// not shown.
+const lostPause = time.Second
+
+// traceLine is a line of a trace: a packet, or, without one, how many are not
+// shown; the first says that the trace has begun.
 type traceLine struct {
 	Packet *lb.TracedPacket `json:"packet,omitempty"`
 	Lost   uint64           `json:"lost"` // packets so far that are not shown
@@ -89,13 +93,30 @@ func (s *Server) streamTrace(w http.ResponseWriter, r *http.Request, t lb.Trace)
 		}
 		return conn.Flush()
 	}
+	told := uint64(0) // of packets that are not shown
 	err := send(traceLine{})
 	for err == nil {
-		var p lb.TracedPacket
-		if p, err = t.Next(ctx); err == nil {
-			err = send(traceLine{Packet: &p, Lost: t.Lost()})
-		}
+		err = sendNext(ctx, t, send, &told)
 	}
+}
+
+// sendNext sends the next packet, or, if none comes, how many were lost since
+// that was told.
+func sendNext(ctx context.Context, t lb.Trace, send func(traceLine) error, told *uint64) error {
+	soon, cancel := context.WithTimeout(ctx, lostPause)
+	defer cancel()
+	p, err := t.Next(soon)
+	line := traceLine{Lost: t.Lost()}
+	switch {
+	case err == nil:
+		line.Packet = &p
+	case ctx.Err() != nil || soon.Err() == nil:
+		return err
+	case line.Lost == *told:
+		return nil
+	}
+	*told = line.Lost
+	return send(line)
 }
 
 // Trace calls see with each packet that the filter's words want, with at most
@@ -121,6 +142,7 @@ func (c *Client) Trace(ctx context.Context, words []string, keep int, started fu
 				}
 			case started != nil:
 				started()
+				started = nil
 			}
 		}
 	}

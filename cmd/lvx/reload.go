@@ -29,12 +29,16 @@ not changed is not disturbed: connections, checks, VRRP.`,
 		if err != nil {
 			return err
 		}
+		pid, err := c.PID(cmd.Context())
+		if err != nil {
+			return err
+		}
 		r, err := c.Reload(cmd.Context())
 		if err != nil {
 			return err
 		}
 		if r.Renews {
-			after, err := awaitRenewal(cmd, c, before)
+			after, err := awaitRenewal(cmd, c, pid, before)
 			if err != nil {
 				return err
 			}

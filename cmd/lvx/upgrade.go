@@ -9,13 +9,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lvx-lb/lvx/internal/progress"
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
-// renewalTimeout is how long a daemon may take to start anew.
-const renewalTimeout = time.Minute
+// renewalIdle is how long a daemon that starts anew may make no progress.
+const renewalIdle = time.Minute
 
 func newUpgradeCmd() *cobra.Command {
 	cmd := &cobra.Command{
@@ -44,11 +45,15 @@ in charge. The binary must be owned by root and not writable by others.`,
 		if err != nil {
 			return err
 		}
+		pid, err := c.PID(cmd.Context())
+		if err != nil {
+			return err
+		}
 		r, err := c.Upgrade(cmd.Context(), binary)
 		if err != nil {
 			return err
 		}
-		after, err := awaitRenewal(cmd, c, before)
+		after, err := awaitRenewal(cmd, c, pid, before)
 		if err != nil {
 			return err
 		}
@@ -63,9 +68,11 @@ in charge. The binary must be owned by root and not writable by others.`,
 	return cmd
 }
 
-// awaitRenewal waits until the daemon has started anew.
-func awaitRenewal(cmd *cobra.Command, c *admin.Client, before director.Status) (director.Status, error) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), renewalTimeout)
-	defer cancel()
+// awaitRenewal waits until the daemon has started anew, in the same process.
+func awaitRenewal(cmd *cobra.Command, c *admin.Client, pid int, before director.Status) (director.Status, error) {
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	defer cancel(nil)
+	stop := progress.Watch(pid, renewalIdle, cancel)
+	defer stop()
 	return c.AwaitRenewal(ctx, before.Started)
 }

@@ -33,6 +33,7 @@ var walls = map[string][]string{
 	"internal/arch":     {},
 	"packaging":         {},
 	"internal/jsonfile": {},
+	"internal/progress": {},
 	"loader":            {"bpf", "loader/echo", "loader/gate"},
 	"loader/echo":       {},
 	"loader/gate":       {"bpf", "loader/tc"},

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strconv"
 	"syscall"
@@ -117,17 +119,29 @@ func (c *Client) Upgrade(ctx context.Context, binary string) (r director.Result,
 // renewalPause is how often a daemon that starts anew is asked.
 const renewalPause = 50 * time.Millisecond
 
+// unchangedTime is how long a daemon may answer as it was before it is taken for
+// one that does not start anew.
+const unchangedTime = time.Minute
+
 // AwaitRenewal waits until a daemon that started at before has started anew
 // and answers, or ctx ends.
 func (c *Client) AwaitRenewal(ctx context.Context, before time.Time) (director.Status, error) {
+	var unchanged time.Time // since when it answers as it was
 	for {
 		st, err := c.Status(ctx)
-		if err == nil && !st.Started.Equal(before) {
+		switch {
+		case err == nil && !st.Started.Equal(before):
 			return st, nil
+		case ctx.Err() != nil:
+			return st, fmt.Errorf("the daemon has not started anew: %w (see its log)", context.Cause(ctx))
+		case err != nil: // it is starting
+		case unchanged.IsZero():
+			unchanged = time.Now()
+		case time.Since(unchanged) > unchangedTime:
+			return st, errors.New("the daemon has not started anew: it goes on as it was (see its log)")
 		}
 		select {
 		case <-ctx.Done():
-			return st, fmt.Errorf("the daemon has not started anew: %w (see its log)", errors.Join(ctx.Err(), err))
 		case <-time.After(renewalPause):
 		}
 	}
@@ -176,7 +190,10 @@ func (c *Client) do(ctx context.Context, method, path string, body, answer any) 
 	defer stop(nil)
 	bound := time.AfterFunc(c.patience, func() { stop(errSilent) })
 	defer bound.Stop()
-	req, err := http.NewRequestWithContext(waiting, method, "http://lvx"+path, r)
+	working := httptrace.WithClientTrace(waiting, &httptrace.ClientTrace{
+		Got1xxResponse: func(int, textproto.MIMEHeader) error { bound.Reset(c.patience); return nil },
+	})
+	req, err := http.NewRequestWithContext(working, method, "http://lvx"+path, r)
 	if err != nil {
 		return fmt.Errorf("request: %w", err)
 	}

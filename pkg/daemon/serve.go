@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/progress"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
@@ -68,8 +71,13 @@ func (d *Daemon) startAnew(cfg *config.Config) {
 	}
 }
 
-// rehearsalTimeout bounds what a new binary may take to look at everything.
-const rehearsalTimeout = time.Minute
+// Bounds of a rehearsal, of which none goes by the clock as long as it makes
+// progress: on a loaded machine the kernel's verifier takes its time.
+const (
+	rehearsalIdle   = time.Minute // without progress
+	rehearsalWork   = 60          // seconds of processor time
+	rehearsalOutput = 64 << 10    // bytes that are kept
+)
 
 // Rehearsed is what a binary prints once it has done everything that a start
 // does and that needs no ownership: reading the file, asking the kernel's
@@ -96,15 +104,47 @@ func (d *Daemon) upgrade(ctx context.Context, binary string) (director.Result, e
 
 // rehearse runs a binary with this process's arguments as if it were to serve.
 func rehearse(ctx context.Context, file string) error {
-	ctx, cancel := context.WithTimeout(ctx, rehearsalTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, file, append(os.Args[1:], "--rehearse")...).CombinedOutput()
-	text := guard.Text(strings.TrimSpace(string(out)))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cmd := exec.CommandContext(ctx, file, append(os.Args[1:], "--rehearse")...)
+	out := &head{left: rehearsalOutput}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second // a child of its own may keep the pipe open
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	most := unix.Rlimit{Cur: rehearsalWork, Max: rehearsalWork}
+	_ = unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_CPU, &most, nil) // if it has ended already, it needs none
+	stop := progress.Watch(cmd.Process.Pid, rehearsalIdle, func(err error) {
+		if errors.Is(err, progress.ErrIdle) {
+			cancel(err)
+		}
+	})
+	err := cmd.Wait()
+	stop()
+	if why := context.Cause(ctx); why != nil {
+		err = why
+	}
+	text := guard.Text(strings.TrimSpace(out.String()))
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %s", err, text)
-	case !strings.Contains(string(out), Rehearsed):
+	case !strings.Contains(out.String(), Rehearsed):
 		return fmt.Errorf("it says %q", text)
 	}
 	return nil
+}
+
+// head keeps the begin of what is written to it.
+type head struct {
+	strings.Builder
+	left int
+}
+
+// Write implements [io.Writer].
+func (h *head) Write(p []byte) (int, error) {
+	n := min(h.left, len(p))
+	h.left -= n
+	_, _ = h.Builder.Write(p[:n])
+	return len(p), nil
 }

@@ -1,0 +1,85 @@
+package progress
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// said is what a watch of a process that read describes has said within some time.
+func said(t *testing.T, read func(age time.Duration) (uint64, error), within time.Duration) (said error, when time.Duration) {
+	synctest.Test(t, func(*testing.T) {
+		began := time.Now()
+		stop := watch(func() (uint64, error) { return read(time.Since(began)) }, time.Minute, func(err error) {
+			said, when = err, time.Since(began)
+		})
+		time.Sleep(within)
+		stop()
+		stop()
+	})
+	return said, when
+}
+
+func TestWhoIsWaitedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		read func(age time.Duration) (uint64, error)
+		want error
+		at   time.Duration
+	}{
+		"works, a tick in 50 s": {func(age time.Duration) (uint64, error) { return uint64(age / (50 * time.Second)), nil }, nil, 0},
+		"hangs":                 {func(time.Duration) (uint64, error) { return 7, nil }, ErrIdle, time.Minute},
+		"hangs later":           {func(age time.Duration) (uint64, error) { return uint64(min(age, time.Hour)), nil }, ErrIdle, time.Hour + time.Minute},
+		"ends": {func(age time.Duration) (uint64, error) {
+			if age > time.Second {
+				return 0, os.ErrNotExist
+			}
+			return 7, nil
+		}, ErrEnded, time.Second},
+		"cannot be seen": {func(time.Duration) (uint64, error) { return 0, os.ErrPermission }, ErrIdle, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err, when := said(t, c.read, 10*time.Hour)
+			if !errors.Is(err, c.want) || when < c.at || when > c.at+time.Second {
+				t.Errorf("%v after %v, want %v after %v", err, when, c.want, c.at)
+			}
+		})
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	const rest = " 1 2 3 4 5 6 7 8 9 10 400 30 0 0 20 0 4 0 100"
+	for text, want := range map[string]uint64{"7 (lvx) S" + rest: 430, "7 (a) Z (b) R" + rest: 430, "7 (x) Z" + rest: 0, "": 0, "7 (x) S 1": 0} {
+		if got, err := parseStat(text); got != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
+		}
+	}
+}
+
+// A real process, seen from its start to its end; also while nobody has waited
+// for it.
+func TestWatchOfAProcess(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan error, 1)
+	stop := Watch(cmd.Process.Pid, time.Hour, func(err error) { heard <- err })
+	defer stop()
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-heard; !errors.Is(err, ErrEnded) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%v, want %v", err, ErrEnded)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}

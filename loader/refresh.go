@@ -44,7 +44,7 @@ func (d *Datapath) refresh(ctx context.Context, a *Attachment) error {
 	if iface.Index == a.Index && d.attached(a) {
 		return nil
 	}
-	d.opts.Log.Warn("attaching again", "interface", a.Name, "ifindex", iface.Index, "was", a.Index)
+	d.opts.Log.Warn("the interface was made anew, or somebody took the program off; attaching again", "interface", a.Name)
 	if err := d.endOldLink(a.Name); err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func TestPageScreenshots(t *testing.T) {
 	st := newStub()
 	st.varies = true
 	st.status.Warnings[0].Text = "not stored: no space left on device"
-	st.status.Services[0].Reals[1].Reason = "http GET /health: 503 (want 200-299), 3 of 3"
+	st.status.Services[0].Reals[1].Reason = "http GET /health: 503 (want 200-299) (failed 3 times)"
 	st.status.Services[0].Reals = append(st.status.Services[0].Reals, director.RealStatus{Addr: real1.Next(), State: "drained", Override: "drain", Active: 2, Since: st.status.Started})
 	addr := freeAddr(t)
 	start(t, Options{Director: st, Listen: addr})

@@ -93,16 +93,16 @@ func (s *Server) streamTrace(w http.ResponseWriter, r *http.Request, t lb.Trace)
 		}
 		return conn.Flush()
 	}
-	told := uint64(0) // of packets that are not shown
+	announced := uint64(0) // of packets that are not shown
 	err := send(traceLine{})
 	for err == nil {
-		err = sendNext(ctx, t, send, &told)
+		err = sendNext(ctx, t, send, &announced)
 	}
 }
 
 // sendNext sends the next packet, or, if none comes, how many were lost since
 // that was told.
-func sendNext(ctx context.Context, t lb.Trace, send func(traceLine) error, told *uint64) error {
+func sendNext(ctx context.Context, t lb.Trace, send func(traceLine) error, announced *uint64) error {
 	soon, cancel := context.WithTimeout(ctx, lostPause)
 	defer cancel()
 	p, err := t.Next(soon)
@@ -112,10 +112,10 @@ func sendNext(ctx context.Context, t lb.Trace, send func(traceLine) error, told 
 		line.Packet = &p
 	case ctx.Err() != nil || soon.Err() == nil:
 		return err
-	case line.Lost == *told:
+	case line.Lost == *announced:
 		return nil
 	}
-	*told = line.Lost
+	*announced = line.Lost
 	return send(line)
 }
 

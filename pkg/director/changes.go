@@ -154,7 +154,7 @@ func (d *Director) notify(e notify.Event) {
 }
 
 // line is an event for the log: "rs 172.25.0.12:80 down: tcp connect:
-// refused, 3 of 3".
+// refused (failed 3 times)".
 func line(e notify.Event) string {
 	s := string(e.Kind) + " " + e.Name + " " + e.New
 	if e.Kind == notify.Real {

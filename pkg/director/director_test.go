@@ -31,9 +31,9 @@ func TestHealthMovesTraffic(t *testing.T) {
 		r.health.result(2, true, "")
 		r.want("after the first passes", "1*1 2*1")
 		r.notified("rs 10.0.0.11:80 up", "rs 10.0.0.12:80 up", "service web up")
-		r.health.result(1, false, "tcp connect: refused, 3 of 3")
+		r.health.result(1, false, "tcp connect: refused (failed 3 times)")
 		r.want("one is down", "2*1")
-		r.notified("rs 10.0.0.11:80 down: tcp connect: refused, 3 of 3")
+		r.notified("rs 10.0.0.11:80 down: tcp connect: refused (failed 3 times)")
 		r.health.result(2, false, "timeout")
 		r.want("both are down", "")
 		r.notified("rs 10.0.0.12:80 down: timeout",

@@ -63,7 +63,7 @@ func results(svc config.Service, marks string) map[health.Target]health.Status {
 			case '+':
 				m[t] = health.Status{Known: true, Up: true}
 			case '-':
-				m[t] = health.Status{Known: true, Reason: "connect: refused, 3 of 3"}
+				m[t] = health.Status{Known: true, Reason: "connect: refused (failed 3 times)"}
 			}
 		}
 	}
@@ -169,11 +169,11 @@ func TestPlanReasons(t *testing.T) {
 	h := map[health.Target]health.Status{}
 	ts := targets(&svc, 0, false)
 	h[ts[0]] = health.Status{Known: true, Up: true, Since: late}
-	h[ts[1]] = health.Status{Known: true, Reason: "tcp 8080: refused, 3 of 3", Since: early, Flapping: true}
+	h[ts[1]] = health.Status{Known: true, Reason: "tcp 8080: refused (failed 3 times)", Since: early, Flapping: true}
 	h[targets(&svc, 1, false)[0]] = health.Status{Known: true, Up: true, Since: early}
 	out := Plan(Input{Config: configOf(svc), Health: h})
 	want := []RealPlan{
-		{Addr: server(1), Configured: 1, Weight: 1, Checks: 2, Since: early, Reason: "tcp 8080: refused, 3 of 3", Flapping: true},
+		{Addr: server(1), Configured: 1, Weight: 1, Checks: 2, Since: early, Reason: "tcp 8080: refused (failed 3 times)", Flapping: true},
 		{Addr: server(2), Configured: 1, Weight: 1, Checks: 1, Up: true, Since: early},
 		{Addr: server(3), Configured: 1, Weight: 1, Checks: 1, Unchecked: true, Reason: "not checked yet"},
 	}

@@ -206,7 +206,7 @@ func TestDetectionTime(t *testing.T) {
 				if took > bound || took < 2*spec.Interval*9/10 {
 					t.Errorf("%s: down after %s, bound %s", failure.name, took, bound)
 				}
-				if !strings.HasSuffix(e[0].New.Reason, ", 3 of 3") {
+				if !strings.HasSuffix(e[0].New.Reason, " (failed 3 times)") {
 					t.Errorf("reason %q", e[0].New.Reason)
 				}
 				m.set(tgt.Real, nil)

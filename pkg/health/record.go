@@ -73,7 +73,7 @@ func (r *record) addPass(now time.Time) {
 		r.Reason = fmt.Sprintf("flapping: up after passing for %s (%s so far)", FlapHold, now.Sub(r.passingSince).Round(time.Second))
 		return
 	case r.wasUp && r.Passes < r.rise:
-		r.Reason = fmt.Sprintf("%d of %d passes after: %s", r.Passes, r.rise, r.lastFailure)
+		r.Reason = fmt.Sprintf("passed %s, up after %d; before: %s", times(r.Passes), r.rise, r.lastFailure)
 		return
 	}
 	if r.Flapping {
@@ -87,17 +87,29 @@ func (r *record) addFailure(now time.Time, err error) {
 	r.Passes = 0
 	r.Fails++
 	r.lastFailure = err.Error()
-	r.Reason = r.lastFailure
-	if r.wasUp {
-		r.Reason = fmt.Sprintf("%s, %d of %d", r.lastFailure, min(r.Fails, r.fall), r.fall)
-	}
 	if r.Up && r.Fails >= r.fall {
 		r.Up = false
 		r.addDown(now)
 	}
+	switch {
+	case r.Up:
+		r.Reason = fmt.Sprintf("%s (failed %s, down after %d)", r.lastFailure, times(r.Fails), r.fall)
+	case r.wasUp:
+		r.Reason = fmt.Sprintf("%s (failed %s)", r.lastFailure, times(min(r.Fails, r.fall)))
+	default:
+		r.Reason = r.lastFailure
+	}
 	if r.Flapping {
 		r.Reason = fmt.Sprintf("flapping, down %d times in %s: %s", FlapLimit, FlapWindow, r.lastFailure)
 	}
+}
+
+// times says how often.
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // addDown keeps the account of downs.

@@ -32,20 +32,20 @@ func TestRecord(t *testing.T) {
 		{"+", true, ""},
 		{"-", false, "tcp connect: refused"},
 		{"-----+", true, ""},
-		{"+-", true, "tcp connect: refused, 1 of 3"},
-		{"+--", true, "tcp connect: refused, 2 of 3"},
+		{"+-", true, "tcp connect: refused (failed once, down after 3)"},
+		{"+--", true, "tcp connect: refused (failed 2 times, down after 3)"},
 		{"+--+", true, ""},
-		{"+--+--", true, "tcp connect: refused, 2 of 3"},
-		{"+---", false, "tcp connect: refused, 3 of 3"},
-		{"+-----", false, "tcp connect: refused, 3 of 3"},
-		{"+---+", false, "1 of 2 passes after: tcp connect: refused"},
-		{"+---+-", false, "tcp connect: refused, 1 of 3"},
-		{"+---+-+", false, "1 of 2 passes after: tcp connect: refused"},
+		{"+--+--", true, "tcp connect: refused (failed 2 times, down after 3)"},
+		{"+---", false, "tcp connect: refused (failed 3 times)"},
+		{"+-----", false, "tcp connect: refused (failed 3 times)"},
+		{"+---+", false, "passed once, up after 2; before: tcp connect: refused"},
+		{"+---+-", false, "tcp connect: refused (failed once)"},
+		{"+---+-+", false, "passed once, up after 2; before: tcp connect: refused"},
 		{"+---++", true, ""},
 		{"?", false, "socket: not asked: no ports"},
 		{"+????", true, "socket: not asked: no ports"},
 		{"+--?", true, "socket: not asked: no ports"},
-		{"+--?-", false, "tcp connect: refused, 3 of 3"},
+		{"+--?-", false, "tcp connect: refused (failed 3 times)"},
 	} {
 		r := newRecord(Spec{}.WithDefaults())
 		play(&r, time.Unix(0, 0), tc.results)
@@ -59,7 +59,7 @@ func TestRecordStatus(t *testing.T) {
 	r := newRecord(Spec{}.WithDefaults())
 	at := play(&r, time.Unix(100, 0), "-++-")
 	want := Status{
-		Up: true, Known: true, Since: at.Add(-2 * time.Second), Reason: "tcp connect: refused, 1 of 3",
+		Up: true, Known: true, Since: at.Add(-2 * time.Second), Reason: "tcp connect: refused (failed once, down after 3)",
 		Fails: 1, Last: at, Took: time.Millisecond,
 	}
 	if diff := cmp.Diff(want, r.Status); diff != "" {

@@ -165,7 +165,7 @@ type Status struct {
 	Up       bool
 	Known    bool      // false until the first result: such a real is down
 	Since    time.Time // of the last change of Up
-	Reason   string    // why it is down, or what the last failure was: "http GET /health: 503 (want 200-299), 3 of 3"
+	Reason   string    // why it is down, or what the last failure was: "http GET /health: 503 (want 200-299) (failed 3 times)"
 	Fails    int       // consecutive failures
 	Passes   int       // consecutive passes
 	Flapping bool      // it changes so often that it is kept down

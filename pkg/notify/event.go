@@ -61,7 +61,7 @@ type message struct {
 }
 
 // text is the message in one line: "real 172.25.0.12:80 of web: up -> down:
-// tcp connect: refused, 3 of 3".
+// tcp connect: refused (failed 3 times)".
 func (m message) text() string {
 	if len(m.lines) > 0 {
 		_, first, _ := strings.Cut(m.lines[0], " ") // without its time

@@ -261,7 +261,7 @@ func (t *narrator) addReal(slot uint32) {
 		t.note("%s is this host", t.real)
 		return
 	}
-	t.note("to real %s, MAC %s, ifindex %d", t.real, macString(raw.MAC), raw.Ifindex)
+	t.note("to real %s, MAC %s, by %s", t.real, macString(raw.MAC), t.b.interfaceName(raw.Ifindex))
 	switch raw.Method() {
 	case bpf.ForwardNat:
 		port := cmp.Or(bpf.PortWord(raw.Port), t.destination().Port())
@@ -282,10 +282,10 @@ func (t *narrator) addReply(v bpf.FlowValue) {
 
 func (t *narrator) addRoute(ifindex uint32, kind bpf.RouteKind) {
 	if kind == bpf.RouteGateway {
-		t.note("to the client by a gateway, ifindex %d", ifindex)
+		t.note("to the client by a gateway, by %s", t.b.interfaceName(ifindex))
 		return
 	}
-	t.note("to the client as the kernel's routes and neighbours have it, ifindex %d", ifindex)
+	t.note("to the client as the kernel's routes and neighbours have it, by %s", t.b.interfaceName(ifindex))
 }
 
 // flagLetters are TCP flags as letters.

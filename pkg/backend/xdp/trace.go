@@ -3,6 +3,7 @@ package xdp
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -136,7 +137,10 @@ func (b *Backend) interfaceName(index uint32) string {
 	if name := b.deviceName(index); name != "" {
 		return name
 	}
-	return fmt.Sprintf("if%d", index)
+	if iface, err := net.InterfaceByIndex(int(index)); err == nil {
+		return iface.Name
+	}
+	return fmt.Sprintf("interface %d, which is gone", index)
 }
 
 // Lost implements [lb.Trace].

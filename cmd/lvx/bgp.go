@@ -7,7 +7,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
-// bgp shows the routers and what they are told.
+// bgp shows the routers, or who tells them, and what they are told.
 func (s *screen) bgp(st *bgp.Status) {
 	if st == nil {
 		return
@@ -24,6 +24,13 @@ func (s *screen) bgp(st *bgp.Status) {
 				detail += " BFD " + p.BFD
 			}
 			row(class, "bgp "+p.Peer.String(), p.State, since, fmt.Sprintf("AS %d", p.ASN), detail)
+		}
+		for _, h := range st.Hook {
+			class, state, since := "down", "not told", ""
+			if h.IsCurrent && !h.Since.IsZero() {
+				class, state, since = "up", "told", s.ago(h.Since)
+			}
+			row(class, "bgp "+h.Name, state, since, "", guard.Text(h.Reason))
 		}
 		for _, v := range st.VIPs {
 			class, state := "down", "not announced"

@@ -7,7 +7,7 @@ import (
 
 // Change is something that people are told of: a session, or an address.
 type Change struct {
-	Subject string // "router 192.0.2.254", "VIP 198.51.100.100"
+	Subject string // "router 192.0.2.254", "program /usr/local/sbin/announce", "VIP 198.51.100.100"
 	Text    string
 }
 
@@ -28,6 +28,18 @@ func Changes(before, after Status) []Change {
 			text = "session down: " + p.Reason
 		}
 		changes = append(changes, Change{"router " + p.Peer.String(), text})
+	}
+	failed := map[string]bool{}
+	for _, h := range before.Hook {
+		failed[h.Name] = h.Reason != ""
+	}
+	for _, h := range after.Hook {
+		switch {
+		case h.Reason != "" && !failed[h.Name]:
+			changes = append(changes, Change{h.Name, "not told what to announce: " + h.Reason})
+		case h.Reason == "" && failed[h.Name]:
+			changes = append(changes, Change{h.Name, "told what to announce"})
+		}
 	}
 	was := map[netip.Addr]Decision{}
 	for _, d := range before.VIPs {

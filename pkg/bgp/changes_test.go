@@ -12,6 +12,7 @@ func TestChangesAreToldOnce(t *testing.T) {
 	look := func(isUp bool, reason string, vips ...Decision) Status {
 		return Status{Peers: []PeerStatus{{Peer: router, IsUp: isUp, Reason: reason}}, VIPs: vips}
 	}
+	hook := func(reason string) Status { return Status{Hook: []HookStatus{{Name: "program /a", Reason: reason}}} }
 	announced := Decision{Addr: vip, IsAnnounced: true}
 	draining := Decision{Addr: vip, IsAnnounced: true, IsDraining: true}
 	held := Decision{Addr: vip, Reason: "no quorum"}
@@ -31,6 +32,9 @@ func TestChangesAreToldOnce(t *testing.T) {
 		{"withdrawn", look(true, "", draining), look(true, "", drained), []Change{{"VIP 192.0.2.100", "withdrawn: drained"}}},
 		{"still withdrawn", look(true, "", drained), look(true, "", held), nil},
 		{"gone from the file", look(true, "", announced), look(true, ""), []Change{{"VIP 192.0.2.100", "withdrawn: no longer configured"}}},
+		{"a hook fails", hook(""), hook("exit status 1"), []Change{{"program /a", "not told what to announce: exit status 1"}}},
+		{"and again", hook("exit status 1"), hook("exit status 2"), nil},
+		{"and works", hook("exit status 1"), hook(""), []Change{{"program /a", "told what to announce"}}},
 		{"nothing", look(true, "", announced), look(true, "", announced), nil},
 	} {
 		if diff := cmp.Diff(test.want, Changes(test.before, test.after)); diff != "" {

@@ -34,7 +34,7 @@ type Speaker struct {
 
 // NewSpeaker makes a speaker; nothing is opened before [Speaker.Start].
 func NewSpeaker(c Config, log *slog.Logger) *Speaker {
-	return &Speaker{log: log.With("component", "bgp"), config: c, announced: map[netip.Addr]Route{}, failures: map[netip.Addr]string{}}
+	return &Speaker{log: log, config: c, announced: map[netip.Addr]Route{}, failures: map[netip.Addr]string{}}
 }
 
 // Start opens the sessions. Routes that were set before are announced as soon
@@ -234,6 +234,9 @@ func (s *Speaker) path(r Route) (*apiutil.Path, error) {
 	}
 	return &apiutil.Path{Family: family(r.Addr), Nlri: nlri, Attrs: append(attrs, hop)}, nil
 }
+
+// Settle returns at once: what was set has been handed to the sessions.
+func (s *Speaker) Settle(context.Context) {}
 
 // Stop ends the sessions with a NOTIFICATION; routers forget our routes at
 // once.

@@ -188,7 +188,7 @@ func runSpeaker(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := writeJSON(filepath.Join(dir, "status"), st); err != nil {
+		if err := writeJSON(filepath.Join(dir, "status"), st.Peers); err != nil {
 			return err
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -15,6 +15,7 @@ import (
 // Status is what is announced to whom, for people and metrics.
 type Status struct {
 	Peers []PeerStatus `json:"peers"`
+	Hook  []HookStatus `json:"hook,omitempty"` // instead of peers, where another daemon speaks BGP
 	VIPs  []Decision   `json:"vips"`
 }
 
@@ -30,7 +31,12 @@ type PeerStatus struct {
 }
 
 // Status reports on every router, in the order of the configuration.
-func (s *Speaker) Status(ctx context.Context) ([]PeerStatus, error) {
+func (s *Speaker) Status(ctx context.Context) (Status, error) {
+	peers, err := s.peers(ctx)
+	return Status{Peers: peers}, err
+}
+
+func (s *Speaker) peers(ctx context.Context) ([]PeerStatus, error) {
 	s.mu.Lock()
 	srv := s.server
 	s.mu.Unlock()

@@ -13,8 +13,12 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// BGP says to which routers VIPs are announced. The zero value: to none.
+// BGP says to which routers VIPs are announced, or who tells routers. The zero
+// value: nobody is told.
 type BGP struct {
+	Engine string  // BGPByLVX, BGPByHook; "": no `bgp:`
+	Hook   BGPHook // of the engine hook
+
 	ASN         uint32
 	RouterID    netip.Addr // IPv4; zero: the first address of the first interface
 	Peers       []BGPPeer
@@ -29,6 +33,19 @@ type BGP struct {
 	LocalPref       *uint32
 }
 
+// BGPHook is how another routing daemon of this host hears what is to be
+// announced: from a file, or from a program, or both.
+type BGPHook struct {
+	File string   // that holds the routes, "": none
+	Exec []string // that reads them, an argument vector; nil: none
+}
+
+// Who speaks BGP.
+const (
+	BGPByLVX  = "gobgp" // lvx itself
+	BGPByHook = "hook"  // another daemon of this host
+)
+
 // BGPPeer is a router.
 type BGPPeer struct {
 	Address      netip.Addr
@@ -42,7 +59,7 @@ type BGPPeer struct {
 }
 
 // IsEnabled reports whether any VIP is announced by BGP.
-func (b BGP) IsEnabled() bool { return b.ASN != 0 }
+func (b BGP) IsEnabled() bool { return b.Engine != "" }
 
 // Announces reports whether a VIP that no virtual router has is announced by
 // BGP: such an address is on lo, and nobody is told of it by ARP.
@@ -73,18 +90,40 @@ const (
 // readBGP reads `bgp:`.
 func readBGP(c *cursor) BGP {
 	o := c.object()
-	asn := number[uint32](1, 1<<32-2)
 	b := BGP{
-		ASN:             need(o, "asn", "this director's AS number", asn),
-		RouterID:        get(o, "router_id", netip.Addr{}, address),
-		Peers:           need(o, "peers", "the routers, [{address: 192.0.2.254, asn: 65000}], for example", list(readBGPPeer)),
-		VIPs:            get(o, "vips", nil, readAnnounced),
-		AnnounceAll:     get(o, "announce", "any", oneOf("a rule", "any", "all")) == "all",
-		DrainTime:       get(o, "drain_time", defaultDrainTime, duration(0, time.Minute, time.Millisecond)),
-		HoldUp:          get(o, "hold_up", defaultHoldUp, duration(0, 10*time.Minute, time.Millisecond)),
-		GracefulRestart: get(o, "graceful_restart", 0, duration(0, 4095*time.Second, time.Second)),
-		Communities:     get(o, "communities", nil, list(community)),
+		Engine:      get(o, "engine", BGPByLVX, oneOf("an engine", BGPByLVX, BGPByHook)),
+		VIPs:        get(o, "vips", nil, readAnnounced),
+		AnnounceAll: get(o, "announce", "any", oneOf("a rule", "any", "all")) == "all",
+		DrainTime:   get(o, "drain_time", defaultDrainTime, duration(0, time.Minute, time.Millisecond)),
+		HoldUp:      get(o, "hold_up", defaultHoldUp, duration(0, 10*time.Minute, time.Millisecond)),
 	}
+	if b.Engine == BGPByHook {
+		b.Hook = need(o, "hook", "{file: PATH, exec: [PROGRAM]}, one of the two or both, of the daemon that speaks BGP", readBGPHook)
+		for _, key := range speakerKeys {
+			if _, has := o.ask(key); has {
+				o.at(key).onKey().errorf("beside engine: hook (want it in the configuration of the daemon that speaks BGP)")
+			}
+		}
+		o.done()
+		return b
+	}
+	if _, has := o.ask("hook"); has {
+		o.at("hook").onKey().errorf("without engine: hook (want both)")
+	}
+	readSpeaker(o, &b)
+	return b
+}
+
+// speakerKeys are what the engine hook has no use for.
+var speakerKeys = []string{"asn", "router_id", "peers", "graceful_restart", "communities", "med", "local_pref"}
+
+// readSpeaker reads what lvx needs for speaking BGP itself.
+func readSpeaker(o *object, b *BGP) {
+	b.ASN = need(o, "asn", "this director's AS number", number[uint32](1, 1<<32-2))
+	b.RouterID = get(o, "router_id", netip.Addr{}, address)
+	b.Peers = need(o, "peers", "the routers, [{address: 192.0.2.254, asn: 65000}], for example", list(readBGPPeer))
+	b.GracefulRestart = get(o, "graceful_restart", 0, duration(0, 4095*time.Second, time.Second))
+	b.Communities = get(o, "communities", nil, list(community))
 	optional := func(key string) *uint32 {
 		if !o.has(key) {
 			_, _ = o.ask(key)
@@ -95,7 +134,7 @@ func readBGP(c *cursor) BGP {
 	}
 	b.MED, b.LocalPref = optional("med"), optional("local_pref")
 	if !o.done() {
-		return b
+		return
 	}
 	if len(b.Peers) == 0 {
 		o.at("peers").errorf("no router (want at least one)")
@@ -108,7 +147,16 @@ func readBGP(c *cursor) BGP {
 			o.at("graceful_restart").errorf("without bfd for %s (want both: else its routes stay when this host is dead)", p.Address)
 		}
 	}
-	return b
+}
+
+// readBGPHook reads how another daemon hears what is to be announced.
+func readBGPHook(c *cursor) BGPHook {
+	o := c.object()
+	h := BGPHook{File: get(o, "file", "", path), Exec: get(o, "exec", nil, vector)}
+	if o.done() && h.File == "" && len(h.Exec) == 0 {
+		o.errorf("nobody is told (want file: PATH, or exec: [PROGRAM])")
+	}
+	return h
 }
 
 func readBGPPeer(c *cursor) BGPPeer {

@@ -38,7 +38,8 @@ func (r RoleHooks) Commands(role string) [][]string {
 	return r.Stop
 }
 
-// Programs lists the programs of all hooks and of VRRP's track_exec, each once.
+// Programs lists the programs of all hooks, BGP's too, and of VRRP's track_exec,
+// each once.
 func (c *Config) Programs() []string {
 	var all []string
 	add := func(commands ...[][]string) {
@@ -61,6 +62,9 @@ func (c *Config) Programs() []string {
 		for _, t := range inst.TrackExec {
 			add([][]string{t.Argv})
 		}
+	}
+	if len(c.BGP.Hook.Exec) > 0 {
+		add([][]string{c.BGP.Hook.Exec})
 	}
 	return all
 }

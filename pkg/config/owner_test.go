@@ -16,9 +16,12 @@ func TestFileThatOthersCanWrite(t *testing.T) {
 	const small = "interface: eth0\nservices:\n  - {name: web, listen: [\"192.0.2.1:80/tcp\"], reals: [{address: 192.0.2.11}]}\n"
 	const programs = `interface: eth0
 notify: {exec: [/usr/local/bin/on-change], webhook: "http://192.0.2.5/"}
+sloppy_tcp: true
+bgp: {engine: hook, hook: {exec: [/usr/local/bin/announce]}}
 services:
   - name: web
     listen: ["192.0.2.1:80/tcp"]
+    scheduler: mh
     hooks: {quorum_down: [/usr/local/bin/down]}
     reals: [{address: 192.0.2.11, hooks: {up: [/usr/local/bin/up]}, check: {type: exec, argv: [/usr/local/bin/check]}}]
 `

@@ -72,7 +72,7 @@ func (c *Config) withoutPrograms(why error) *Config {
 		text += "; the programs of notify and hooks are not run"
 	}
 	safe.Warnings = append(slices.Clone(c.Warnings), text)
-	safe.Notify.Exec, safe.RoleHooks = nil, nil
+	safe.Notify.Exec, safe.RoleHooks, safe.BGP.Hook.Exec = nil, nil, nil
 	safe.Services = slices.Clone(c.Services)
 	for i := range safe.Services {
 		s := &safe.Services[i]

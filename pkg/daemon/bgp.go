@@ -4,23 +4,21 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/bgp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
-	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 // Times of announcing.
 const (
-	routesLook   = time.Second // between looks at the sessions
-	withdrawWait = time.Second // for a withdrawal to reach everybody, before the data path ends
+	routesLook   = time.Second      // between looks at the sessions
+	withdrawWait = time.Second      // for a withdrawal to reach everybody, before the data path ends
+	settleLimit  = 15 * time.Second // for a withdrawal to be said: a hook's program may be slow
 )
 
 // bgpWarning is the kind of the warnings about routers.
@@ -30,7 +28,7 @@ const bgpWarning = "bgp"
 type routes struct {
 	file     *config.Config
 	cfg      config.BGP
-	speaker  *bgp.Speaker // run's own
+	speaker  announcer // run's own
 	policy   bgp.Policy
 	inStep   func() bool // nil: no director is told of connections
 	joining  joining
@@ -72,63 +70,6 @@ type joining struct {
 func (j *joining) isUnderWay(now time.Time, isInStep bool) bool {
 	j.isOver = j.isOver || isInStep || now.Sub(j.began) >= syncLimit
 	return !j.isOver
-}
-
-func speakerConfig(cfg *config.Config) (bgp.Config, error) {
-	b := cfg.BGP
-	c := bgp.Config{
-		ASN: b.ASN, RouterID: b.RouterID, MED: b.MED, LocalPref: b.LocalPref,
-		Communities: b.Communities, GracefulRestart: b.GracefulRestart,
-	}
-	if !c.RouterID.IsValid() {
-		var err error
-		if c.RouterID, err = firstIPv4(cfg.Interfaces[0]); err != nil {
-			return c, err
-		}
-	}
-	for _, p := range b.Peers {
-		peer := bgp.Peer{
-			Address: p.Address, ASN: p.ASN, HoldTime: p.HoldTime, Multihop: p.Multihop, GTSM: p.GTSM,
-			BFD: bgp.BFD{Interval: p.BFDInterval, Multiplier: p.BFDMissing},
-		}
-		if p.PasswordFile != "" {
-			secret, err := readPassword(p.PasswordFile)
-			if err != nil {
-				return c, fmt.Errorf("peer %s: %w", p.Address, err)
-			}
-			peer.Password = secret
-		}
-		c.Peers = append(c.Peers, peer)
-	}
-	return c, nil
-}
-
-// firstIPv4 is the router identifier of a director that has not been given one.
-func firstIPv4(name string) (netip.Addr, error) {
-	addrs, err := addressesOf(name)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	for _, a := range addrs {
-		if a.Is4() {
-			return a, nil
-		}
-	}
-	return netip.Addr{}, fmt.Errorf("interface %s has no IPv4 address for the router identifier (set router_id)", name)
-}
-
-// readPassword reads a file that holds a password and nothing else.
-func readPassword(path string) (string, error) {
-	const longest = 80 // TCP_MD5SIG_MAXKEYLEN
-	b, err := guard.ReadSecret(path, longest+int64(len("\r\n")))
-	if err != nil {
-		return "", fmt.Errorf("password file: %w", err)
-	}
-	secret := strings.TrimRight(string(b), "\r\n")
-	if secret == "" || len(secret) > longest {
-		return "", fmt.Errorf("password file %s holds %d characters (1 to %d)", path, len(secret), longest)
-	}
-	return secret, nil
 }
 
 // forDirector is r, or nil without a type.
@@ -186,11 +127,10 @@ func (r *routes) run(ctx context.Context) error {
 // whoever reaches it.
 func (r *routes) open(ctx context.Context) bool {
 	const subject = "sessions"
-	c, err := speakerConfig(r.file)
+	a, err := newAnnouncer(r.file, r.log)
 	if err == nil {
-		r.speaker = bgp.NewSpeaker(c, r.log)
-		if err = r.speaker.Start(context.WithoutCancel(ctx)); err != nil {
-			r.speaker.Stop()
+		if err = a.Start(context.WithoutCancel(ctx)); err != nil {
+			a.Stop()
 		}
 	}
 	if err != nil {
@@ -200,6 +140,9 @@ func (r *routes) open(ctx context.Context) bool {
 		})
 		return false
 	}
+	r.mu.Lock()
+	r.speaker = a
+	r.mu.Unlock()
 	r.warnings.End(bgpWarning, subject)
 	return true
 }
@@ -218,37 +161,47 @@ func (r *routes) announce(ctx context.Context) time.Duration {
 	if err := r.speaker.Set(bgp.Routes(decisions)); err != nil {
 		r.log.Warn("routes not announced as they should be", "err", err)
 	}
-	peers, err := r.speaker.Status(ctx)
+	st, err := r.speaker.Status(ctx)
 	if err != nil && ctx.Err() == nil {
 		r.log.Warn("state of the sessions not known", "err", err)
 	}
+	st.VIPs = decisions
 	r.mu.Lock()
 	before := r.status
-	r.status = bgp.Status{Peers: peers, VIPs: decisions}
+	r.status = st
 	r.mu.Unlock()
-	for _, c := range bgp.Changes(before, r.status) {
+	for _, c := range bgp.Changes(before, st) {
 		r.log.Info("session or announcement has changed", "subject", c.Subject, "now", c.Text)
 		r.history.Add(history.Event{Kind: history.Route, Subject: c.Subject, Text: c.Text})
 	}
-	r.warn(peers)
+	r.warn(st)
 	if next := bgp.Next(decisions); !next.IsZero() {
 		look = min(look, next.Sub(now))
 	}
 	return max(look, 0)
 }
 
-// warn keeps the warnings about routers.
-func (r *routes) warn(peers []bgp.PeerStatus) {
-	const kind = bgpWarning
-	for _, p := range peers {
-		subject := "router " + p.Peer.String()
-		if p.IsUp {
-			r.warnings.End(kind, subject)
-			continue
+// warn keeps the warnings about routers, and about who is to tell them.
+func (r *routes) warn(st bgp.Status) {
+	say := func(subject, trouble, cure string) {
+		if trouble == "" {
+			r.warnings.End(bgpWarning, subject)
+			return
 		}
-		r.warnings.Put(warnings.Warning{
-			Kind: kind, Subject: subject, Text: "no session (" + p.State + "): " + p.Reason,
-			Cure: "compare the session's configuration on both sides",
-		})
+		r.warnings.Put(warnings.Warning{Kind: bgpWarning, Subject: subject, Text: trouble, Cure: cure})
+	}
+	for _, p := range st.Peers {
+		trouble := ""
+		if !p.IsUp {
+			trouble = "no session (" + p.State + "): " + p.Reason
+		}
+		say("router "+p.Peer.String(), trouble, "compare the session's configuration on both sides")
+	}
+	for _, h := range st.Hook {
+		trouble := ""
+		if h.Reason != "" {
+			trouble = "not told what to announce: " + h.Reason
+		}
+		say(h.Name, trouble, "see bgp.hook in the configuration; lvx tries again")
 	}
 }

@@ -70,8 +70,33 @@ func (r *routes) beginDrain(why string) time.Duration {
 // leave drains for a stop. The data path must serve until it returns: then
 // withdrawals have reached everybody.
 func (r *routes) leave(ctx context.Context) {
-	if wait := r.beginDrain(drainedToStop); wait > 0 {
-		sleep(ctx, wait+withdrawWait)
+	wait := r.beginDrain(drainedToStop)
+	r.mu.Lock()
+	isOver := len(bgp.Routes(r.status.VIPs)) == 0
+	r.mu.Unlock()
+	if isOver {
+		return
+	}
+	sleep(ctx, wait)
+	r.settle(ctx)
+	sleep(ctx, withdrawWait)
+}
+
+// settle waits, for a time, until the withdrawal that is due has been said.
+func (r *routes) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		a, isOver := r.speaker, len(bgp.Routes(r.status.VIPs)) == 0
+		r.mu.Unlock()
+		if isOver {
+			if a != nil {
+				a.Settle(ctx)
+			}
+			return
+		}
+		sleep(ctx, 5*time.Millisecond)
 	}
 }
 

@@ -117,7 +117,7 @@ func sessionTroubles(cfg *config.Config) (all []string) {
 		_, err = addressesOf(cfg.Sync.Interface)
 		say("sync: connections are not shared", err)
 	}
-	if cfg.BGP.IsEnabled() {
+	if cfg.BGP.Engine == config.BGPByLVX {
 		_, err := speakerConfig(cfg)
 		say("bgp: no VIP is announced", err)
 	}

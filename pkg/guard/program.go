@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -28,9 +29,10 @@ const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // Program is a command of the operator's: an argument vector, never a shell
 // line.
 type Program struct {
-	Argv []string            // Argv[0] is an absolute path that passes [Trusted]
-	Env  []string            // all of the environment besides PATH, as "NAME=value"
-	As   *syscall.Credential // who runs it; nil = the daemon's own user
+	Argv  []string            // Argv[0] is an absolute path that passes [Trusted]
+	Env   []string            // all of the environment besides PATH, as "NAME=value"
+	Input string              // what it can read from its standard input
+	As    *syscall.Credential // who runs it; nil = the daemon's own user
 }
 
 // Run runs p until it exits or ctx ends, when p's whole process group is
@@ -50,6 +52,9 @@ func (p Program) Run(ctx context.Context) (string, error) {
 	cmd.Args[0] = p.Argv[0]
 	cmd.Env = append([]string{path}, p.Env...)
 	cmd.Dir = "/"
+	if p.Input != "" {
+		cmd.Stdin = strings.NewReader(p.Input)
+	}
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: p.As}
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }

@@ -140,13 +140,19 @@ func (f *fabric) spread() {
 	run(f.t, f.router, "ip", "route", "del", rig.VIP+"/32", "metric", "1")
 }
 
+// fabricLoad is the load that must not notice that directors come and go: 2,000
+// new connections a second beside 5,000 nearly idle ones with LVX_LOAD=1.
+func fabricLoad() rig.Demand {
+	return rig.Demand{PerSecond: share(2000), Long: share(5000), Most: 400_000, Every: 5 * time.Second}
+}
+
 // A director is drained, comes back, is drained across a restart, stops: under
 // new connections and with idle ones nothing fails. Killed, it costs at most
 // what was in flight; hung, BFD finds it within a second.
 func TestDirectorsLeaveUnderLoad(t *testing.T) {
 	f := newFabric(t)
 	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
-	load, err := f.Load(rig.Demand{PerSecond: share(2000), Long: share(5000), Most: 400_000})
+	load, err := f.Load(fabricLoad())
 	must(t, err)
 	must(t, load.Await(t.Context(), 20))
 
@@ -186,7 +192,7 @@ func TestDirectorsLeaveUnderLoad(t *testing.T) {
 func TestKilledAndHungDirectors(t *testing.T) {
 	f := newFabric(t)
 	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
-	load, err := f.Load(rig.Demand{PerSecond: share(500), Long: share(1000), Most: 200_000})
+	load, err := f.Load(fabricLoad())
 	must(t, err)
 	must(t, load.Await(t.Context(), 20))
 

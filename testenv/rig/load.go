@@ -21,6 +21,7 @@ type Load struct {
 	broken []string
 	cuts   []span // when nobody could be reached
 
+	every    time.Duration
 	patience time.Duration
 }
 
@@ -29,12 +30,16 @@ type Demand struct {
 	PerSecond int           // short connections
 	Long      int           // long ones, all the time
 	Most      int           // short ones in all
+	Every     time.Duration // between questions on a long one, which has a last one at the end; 0 is half a second
 	Patience  time.Duration // with a question on a long one; 0 is [Patience]
 }
 
 // Load puts connections on the VIP until it is stopped.
 func (r *Rig) Load(d Demand) (*Load, error) {
-	l := &Load{stop: make(chan struct{}), patience: max(d.Patience, Patience)}
+	l := &Load{stop: make(chan struct{}), every: d.Every, patience: max(d.Patience, Patience)}
+	if l.every == 0 {
+		l.every = 500 * time.Millisecond
+	}
 	for range d.Long {
 		conn, err := r.Client.Dial(context.Background(), "tcp", VIP+":80")
 		if err != nil {
@@ -49,14 +54,14 @@ func (r *Rig) Load(d Demand) (*Load, error) {
 	return l, nil
 }
 
-// use asks on one connection twice a second; each answer must come from the
-// same real.
+// use asks on one connection every so often, and once more at the end; each
+// answer must come from the same real.
 func (l *Load) use(conn net.Conn) {
 	defer conn.Close()
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(l.every)
 	defer tick.Stop()
 	first := ""
-	for {
+	for isOver := false; ; {
 		name, err := askWithin(conn, l.patience)
 		if first == "" {
 			first = name
@@ -65,14 +70,16 @@ func (l *Load) use(conn net.Conn) {
 		l.asked++
 		if err != nil || name != first {
 			l.broken = append(l.broken, fmt.Sprintf("%s: %s, %v", first, name, err))
-			l.mu.Unlock()
-			return
+			isOver = true
 		}
 		l.mu.Unlock()
+		if isOver {
+			return
+		}
 		select {
 		case <-tick.C:
 		case <-l.stop:
-			return
+			isOver = true
 		}
 	}
 }

@@ -73,7 +73,12 @@ func TestMigrationPage(t *testing.T) {
 		m.startKeepalived(lb)
 	}
 	m.serves("lb1", "lb2")
-	sections := strings.Split(string(page), "\n**")
+	text, rest, isThere := strings.Cut(string(page), "## Without losing a connection") // needs kernel IPVS: testenv/vm/handover
+	_, rest, hasNext := strings.Cut(rest, "\n## ")
+	if !isThere || !hasNext {
+		t.Fatal("the page has other parts")
+	}
+	sections := strings.Split(text+rest, "\n**")
 	if len(sections) < 5 {
 		t.Fatalf("the page has %d steps", len(sections))
 	}

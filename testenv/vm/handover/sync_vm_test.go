@@ -41,11 +41,11 @@ func port(vip netip.Addr, p uint16) func(int) netip.AddrPort {
 }
 
 // flowsOf is how many connections there are: 10,000 with
-// LVX_HANDOVER_FLOWS=10000, else a tenth.
+// LVX_HANDOVER_FLOWS=10000, else a twentieth.
 func flowsOf(t *testing.T) int {
 	text := os.Getenv("LVX_HANDOVER_FLOWS")
 	if text == "" {
-		return 1000
+		return 500
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 100 {

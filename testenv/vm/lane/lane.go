@@ -70,7 +70,15 @@ var Suites = []Suite{
 		Modules: []string{"ip_vs", "veth", "bridge"},
 	},
 	{
-		Name: "handover", Package: "./testenv/vm/handover", Icount: true, Memory: 2000, Timeout: 30 * time.Minute,
+		Name: "migration", Package: "./testenv/vm/handover", Run: "^TestMigration", Icount: true, Memory: 2000, Timeout: 30 * time.Minute,
+		Builds:  map[string]string{"lvx": "./cmd/lvx"},
+		Pass:    []string{"LVX_LOAD"},
+		Files:   map[string]string{"migrate.md": "docs/migrate.md"},
+		Tools:   []string{"ipvsadm", "ip", "iptables", "keepalived", "openssl"},
+		Modules: []string{"ip_vs", "nf_tables", "nft_compat", "xt_tcpudp", "veth", "bridge"},
+	},
+	{
+		Name: "handover", Package: "./testenv/vm/handover", Run: "^Test(Kernel|LVX)", Icount: true, Memory: 2000, Timeout: 30 * time.Minute,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Pass:    []string{"LVX_HANDOVER_FLOWS"},
 		Tools:   []string{"ipvsadm", "ip", "nft"},

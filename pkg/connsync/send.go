@@ -1,0 +1,166 @@
+package connsync
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+)
+
+func (s *session) frame(kind uint8, body []byte) error {
+	if err := s.conn.SetWriteDeadline(time.Now().Add(aliveTimeout)); err != nil {
+		return err
+	}
+	return writeFrame(s.conn, kind, body)
+}
+
+func (s *session) write(ctx context.Context) error {
+	s.missed.Store(s.table.Missed())
+	if err := s.walk(ctx); err != nil {
+		return err
+	}
+	alive := time.NewTicker(aliveInterval)
+	defer alive.Stop()
+	for {
+		select {
+		case <-s.wake:
+			if err := s.catchUp(ctx); err != nil {
+				return err
+			}
+		case <-alive.C:
+			if err := s.frame(frameAlive, nil); err != nil {
+				return err
+			}
+			if err := s.askAgain(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// askAgain asks the peer for another walk if what it told of before is known here
+// only now. A peer of an earlier release passes it over.
+func (s *session) askAgain() error {
+	missed := s.table.Missed()
+	if missed == s.missed.Load() {
+		return nil
+	}
+	s.complete.Store(false)
+	s.missed.Store(missed)
+	return s.frame(frameAgain, nil)
+}
+
+// tellAgain has the writer walk again.
+func (s *session) tellAgain() {
+	s.mu.Lock()
+	s.overflowed = true
+	s.walked.Store(false)
+	s.mu.Unlock()
+	s.wakeWriter()
+}
+
+// catchUp sends what waits, walks again if entries were dropped, and answers the
+// peer behind that.
+func (s *session) catchUp(ctx context.Context) error {
+	answer := s.answers.Load() // first: what was queued before it came is sent before the answer
+	if err := s.sendNews(); err != nil {
+		return err
+	}
+	if s.takeOverflow() {
+		if err := s.walk(ctx); err != nil {
+			return err
+		}
+	}
+	if answer == s.answerSent {
+		return nil
+	}
+	s.answerSent = answer
+	return s.frame(frameAnswer, binary.BigEndian.AppendUint64(nil, answer))
+}
+
+func (s *session) takeOverflow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.overflowed
+	s.overflowed = false
+	return was
+}
+
+// walk sends the whole table. News are sent in between, before the next part
+// is read, so that nothing older follows them.
+func (s *session) walk(ctx context.Context) error {
+	if err := s.frame(frameSnapshot, []byte{0}); err != nil {
+		return err
+	}
+	err := s.table.Walk(ctx, func(entries []Entry) error {
+		if err := s.sendEntries(entries); err != nil {
+			return err
+		}
+		return s.sendNews()
+	})
+	if err != nil {
+		return fmt.Errorf("walk over the table: %w", err)
+	}
+	if err := s.frame(frameSnapshot, []byte{1}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.walked.Store(!s.overflowed)
+	s.mu.Unlock()
+	s.changed.wakeAll()
+	s.onState()
+	return nil
+}
+
+// sendNews sends what waits: acknowledgements, digests, entries, and behind them
+// an ask.
+func (s *session) sendNews() error {
+	ask := s.asks.Load() // first: what was queued before it was made is sent before it
+	if n := s.absorbed.Load(); n != s.ackSent {
+		if err := s.frame(frameAck, binary.BigEndian.AppendUint64(nil, n)); err != nil {
+			return err
+		}
+		s.ackSent = n
+	}
+	s.mu.Lock()
+	entries, digests := s.queue, s.digests
+	s.queue, s.digests = nil, nil
+	s.mu.Unlock()
+	if digests != nil {
+		if err := s.frame(frameDigest, appendDigests(nil, digests)); err != nil {
+			return err
+		}
+	}
+	if err := s.sendEntries(entries); err != nil || ask == s.askSent {
+		return err
+	}
+	s.askSent = ask
+	return s.frame(frameAsk, binary.BigEndian.AppendUint64(nil, ask))
+}
+
+func (s *session) sendEntries(entries []Entry) error {
+	for part := range slices.Chunk(entries, batchEntries) {
+		var body []byte
+		for _, e := range part {
+			var err error
+			if body, err = appendEntry(body, e); err != nil {
+				return err
+			}
+		}
+		s.mu.Lock()
+		s.unacked = append(s.unacked, time.Now())
+		behind := len(s.unacked)
+		s.mu.Unlock()
+		if behind > maxUnacked {
+			return fmt.Errorf("the peer has not acknowledged %d frames of entries", behind)
+		}
+		if err := s.frame(frameEntries, body); err != nil {
+			return err
+		}
+		s.sent.Add(uint64(len(part)))
+	}
+	return nil
+}

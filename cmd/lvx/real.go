@@ -95,7 +95,8 @@ answers ARP: each setting as the kernel goes by it, the larger of the
 interface's own value and that of "all". What works counts as ready, whoever
 set it: the VIP on lo or on a dummy interface, arp_ignore 1 or 2,
 arp_announce 2. A VIP with a network (/24 on lo) is not: it makes the whole
-segment this host itself.
+segment this host itself. An IPv6 VIP on lo needs no setting: it is ready unless
+another interface has it, or answers for it by proxy_ndp.
 
 Of a VIP behind a tunnel (--tunnel, or as remembered from "lvx real up") it also
 shows whether a tunnel device is up, its rp_filter (the larger of its own and

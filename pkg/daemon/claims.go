@@ -145,8 +145,8 @@ func (c *claims) askOnce(p vip.Place) time.Duration {
 		return claimPause
 	case found:
 		c.warnings.Put(warnings.Warning{
-			Kind: vipAnswered, Subject: subject(p), Text: fmt.Sprintf("%s (%s) answers ARP for it", joinAddrs(known), mac),
-			Cure: "suppress ARP there: lvx real up --vip " + p.Address.String(),
+			Kind: vipAnswered, Subject: subject(p), Text: fmt.Sprintf("%s (%s) answers %s for it", joinAddrs(known), mac, neigh.Questions(p.Address)),
+			Cure: cureOfAnswers(p.Address),
 		})
 		if news {
 			c.changed()
@@ -158,6 +158,14 @@ func (c *claims) askOnce(p vip.Place) time.Duration {
 	}
 	c.warnings.End(vipAnswered, subject(p))
 	return 0
+}
+
+// cureOfAnswers is what to do on a real server that answers for a VIP.
+func cureOfAnswers(vip netip.Addr) string {
+	if vip.Is6() {
+		return "take it off every interface there but lo: lvx real status --vip " + vip.String() + " names it"
+	}
+	return "suppress ARP there: lvx real up --vip " + vip.String()
 }
 
 // note takes an answer down. It reports whether the VIP is still wanted, and

@@ -247,14 +247,23 @@ func (e *exam) examineVIPs(ctx context.Context) {
 // judgeOwner says what it means that another station answers for a VIP.
 func (e *exam) judgeOwner(vip netip.Addr, iface string, mac neigh.MAC) {
 	if real, ok := e.macs[mac]; ok {
-		e.add(RealAnswers, "real "+real.String(), fmt.Sprintf("answers ARP for VIP %s (%s on %s): clients reach it past the director", vip, mac, iface),
-			"on "+real.String()+": lvx real up --vip "+vip.String())
+		e.add(RealAnswers, "real "+real.String(), fmt.Sprintf("answers %s for VIP %s (%s on %s): clients reach it past the director", neigh.Questions(vip), vip, mac, iface),
+			"on "+real.String()+": "+cureOfAnswers(vip))
 		return
 	}
 	if e.Has(vip) { // else it is the master that answers
 		e.add(VIPElsewhere, "VIP "+vip.String(), fmt.Sprintf("another host (%s on %s) has it as well", mac, iface),
 			"take it off that host; two directors need the same virtual_router_id and password")
 	}
+}
+
+// cureOfAnswers is what to do on a real that answers for a VIP. For IPv6 there is no
+// setting: another interface has the VIP, or answers for it.
+func cureOfAnswers(vip netip.Addr) string {
+	if vip.Is6() {
+		return "lvx real status --vip " + vip.String() + " names the interface that answers; the VIP belongs on lo alone"
+	}
+	return "lvx real up --vip " + vip.String()
 }
 
 func (e *exam) examineInterfaces() {

@@ -44,6 +44,15 @@ func FindOwners(ctx context.Context, iface string, addr netip.Addr) (owners []MA
 	return owners, err
 }
 
+// Questions names what a segment asks by who has an address: ARP, or the
+// solicitations of Neighbour Discovery.
+func Questions(addr netip.Addr) string {
+	if addr.Is6() {
+		return "solicitations"
+	}
+	return "ARP"
+}
+
 // askSegment asks who has an address, and hands every answer to heard until
 // that is enough.
 func askSegment(ctx context.Context, iface string, addr netip.Addr, heard func(MAC) (isEnough bool)) error {

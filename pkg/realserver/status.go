@@ -139,6 +139,13 @@ func inspectVIP(addr netip.Addr, o Options, remembered *state) (VIP, []found, er
 			v.On = p.name
 		}
 	}
+	if addr.Is6() {
+		faults, err := proxyFaults(addr)
+		if err != nil {
+			return VIP{}, nil, err
+		}
+		v.Faults = append(v.Faults, faults...)
+	}
 	if v.On == "" {
 		v.Faults = append([]string{"on no interface that takes packets for it"}, v.Faults...)
 	}

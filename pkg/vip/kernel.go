@@ -117,7 +117,7 @@ type request struct {
 // message: one by one, hundreds of VIPs would delay a failover.
 func changeAddrs(op uint16, index int, ps []netip.Prefix) error {
 	var errs []error
-	for part := range slices.Chunk(requests(op, ps), batch) {
+	for part := range slices.Chunk(requests(op, index, ps), batch) {
 		failed, err := sendRequests(index, part)
 		if err != nil {
 			return fmt.Errorf("addresses of interface %d: %w", index, err)
@@ -131,14 +131,15 @@ func changeAddrs(op uint16, index int, ps []netip.Prefix) error {
 // local only when a work queue of the kernel's has come to it (addrconf_dad_work
 // in net/ipv6/addrconf.c), which takes up to a tenth of a second on a busy host:
 // what arrives meanwhile is lost. A local route of lvx's own counts at once, and
-// goes with the address.
-func requests(op uint16, ps []netip.Prefix) (rs []request) {
+// goes with the address. What a real server has on lo is in no haste, and is gone
+// with the address alone, whoever takes it off.
+func requests(op uint16, index int, ps []netip.Prefix) (rs []request) {
 	for _, p := range ps {
 		if op == unix.RTM_DELADDR && p.Addr().Is6() {
 			rs = append(rs, request{unix.RTM_DELROUTE, p})
 		}
 		rs = append(rs, request{op, p})
-		if op == unix.RTM_NEWADDR && p.Addr().Is6() {
+		if op == unix.RTM_NEWADDR && p.Addr().Is6() && index != loopback {
 			rs = append(rs, request{unix.RTM_NEWROUTE, p})
 		}
 	}
@@ -228,6 +229,9 @@ func (r request) appendAddr(b []byte, index int) []byte {
 	b = appendAttr(b, unix.IFA_LOCAL, r.prefix.Addr().AsSlice())
 	return appendAttr(b, unix.IFA_ADDRESS, r.prefix.Addr().AsSlice())
 }
+
+// loopback is the index of lo in every namespace (LOOPBACK_IFINDEX).
+const loopback = 1
 
 // localMetric is the metric of a local route of lvx's: the kernel's own has 0.
 const localMetric = 1

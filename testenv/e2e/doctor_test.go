@@ -59,11 +59,7 @@ func TestDoctor(t *testing.T) {
 		return err
 	}
 	const port = "d1" // of the switch
-	for _, c := range []struct {
-		name        string
-		plant, cure func() error
-		want        string
-	}{
+	for _, m := range []mistake{
 		{
 			"a real answers ARP for the VIP", func() error { return arp("0") }, func() error { return arp("1") },
 			"real-answers-arp real 172.25.0.12",
@@ -117,23 +113,36 @@ func TestDoctor(t *testing.T) {
 			"rp-filter interface eth0",
 		},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			must(t, c.plant())
-			eventually(t, func() error {
-				if found := examine(t, r); !slices.Contains(found, c.want) {
-					return fmt.Errorf("%q, want %s", found, c.want)
-				}
-				return nil
-			})
-			must(t, c.cure())
-			eventually(t, func() error {
-				if found := examine(t, r); len(found) > 0 {
-					return fmt.Errorf("%q are left after the cure", found)
-				}
-				return nil
-			})
-		})
+		m.check(t, r)
 	}
+}
+
+// mistake is one that the doctor knows, and how it is made and mended.
+type mistake struct {
+	name        string
+	plant, cure func() error
+	want        string // "kind subject"
+}
+
+// check expects the mistake to be named while it is there, and nothing after.
+func (m mistake) check(t *testing.T, r *rig.Rig) {
+	t.Helper()
+	t.Run(m.name, func(t *testing.T) {
+		must(t, m.plant())
+		eventually(t, func() error {
+			if found := examine(t, r); !slices.Contains(found, m.want) {
+				return fmt.Errorf("%q, want %s", found, m.want)
+			}
+			return nil
+		})
+		must(t, m.cure())
+		eventually(t, func() error {
+			if found := examine(t, r); len(found) > 0 {
+				return fmt.Errorf("%q are left after the cure", found)
+			}
+			return nil
+		})
+	})
 }
 
 // On a veth whose other end has no program, native mode would forward nothing:

@@ -126,6 +126,9 @@ func (d *Datapath) endLink(name string, l link.Link) error {
 	return nil
 }
 
+// FirstGeneric is why an interface that could be served in native mode is not.
+const FirstGeneric = "when lvx attached to it first; a fresh start tries again: lvx stop --purge"
+
 // whyStillGeneric is why an interface that was attached to before is served
 // in generic mode, although native is tried first.
 func (d *Datapath) whyStillGeneric(a *Attachment) string {
@@ -137,7 +140,7 @@ func (d *Datapath) whyStillGeneric(a *Attachment) string {
 			return err.Error()
 		}
 	}
-	return "when lvx attached to it first; a fresh start tries again: lvx stop --purge"
+	return FirstGeneric
 }
 
 func (d *Datapath) stillGood(l link.Link, a *Attachment) bool {

@@ -26,7 +26,7 @@ func TestPrintCheck(t *testing.T) {
 		err     string
 	}{
 		{"native", config.BackendAuto, config.XDPAuto, hostinfo.Host{Kernel: "6.1", Recent: true, Interfaces: []hostinfo.Interface{eth0}},
-			[]string{"eth0           driver igb, MTU 1500, native XDP, frames of any size", "IPVS           yes", "backend        xdp, native on eth0"}, ""},
+			[]string{"eth0           driver igb, MTU 1500, native XDP possible, frames of any size", "IPVS           yes", "backend        xdp, native on eth0"}, ""},
 		{"generic", config.BackendAuto, config.XDPAuto, hostinfo.Host{Recent: true, Interfaces: []hostinfo.Interface{unsupported}, IPVS: noIPVS},
 			[]string{"generic XDP only", "IPVS           no: module ip_vs missing", "xdp, generic on eth0"}, ""},
 		{"asked for generic", config.BackendXDP, config.XDPGeneric, hostinfo.Host{Recent: true, Interfaces: []hostinfo.Interface{eth0}},

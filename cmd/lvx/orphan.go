@@ -40,7 +40,7 @@ func lookWithoutDaemon(err error, path string, connections bool, limit int) (xdp
 	h, failed := xdp.Look(pinDir, configured, connections, limit)
 	switch {
 	case errors.Is(failed, loader.ErrNothingPinned):
-		return h, err
+		return h, fmt.Errorf("%w; and nothing is pinned in %s (--config names the file, if that is not %s)", err, pinDir, path)
 	case failed != nil:
 		return h, fmt.Errorf("%w; and what it left cannot be read: %w", err, failed)
 	}

@@ -19,7 +19,7 @@ func testStatus() director.Status {
 		Version: "1.2.3", Backend: "xdp", Mode: "native", Detail: "eth0: native", Now: now, Started: now.Add(-75 * time.Hour),
 		Reload: director.ReloadStatus{At: now.Add(-time.Hour)},
 		VRRP: []director.VRRPStatus{{
-			Instance: "VI_1", Interface: "eth0", Role: "MASTER", Since: now.Add(-90 * time.Minute), Priority: 150, Why: "master is down",
+			Instance: "VI_1", Interface: "eth0", Role: "MASTER", Since: now.Add(-90 * time.Minute), Priority: 150, Why: "no other master was heard",
 			Peers: []director.VRRPPeer{{Addr: addr("10.0.0.2"), Priority: 100, Seen: now.Add(-5 * time.Second)}},
 		}},
 		VIPs: []director.VIPStatus{{Addr: addr("10.0.0.100"), Held: true, Instance: "VI_1"}, {Addr: addr("10.0.0.101"), Held: true}},
@@ -46,7 +46,7 @@ const testScreen = `lvx 1.2.3, xdp native, up 3 days
 eth0: native
 configuration of TIME
 
-vrrp VI_1  MASTER  1h30m0s  priority 150  eth0  10.0.0.2 (100, 5s ago)  master is down
+vrrp VI_1  MASTER  1h30m0s  priority 150  eth0  10.0.0.2 (100, 5s ago)  no other master was heard
 
 VIP 10.0.0.100  held by VI_1
 VIP 10.0.0.101  held

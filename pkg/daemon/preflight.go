@@ -192,10 +192,20 @@ func XDPMode(cfg *config.Config, i hostinfo.Interface) (mode, why string) {
 		return "generic", ""
 	case cfg.XDPMode == config.XDPAuto && !i.Native:
 		return "generic", "driver " + i.Driver + " is not known to do XDP"
-	case cfg.XDPMode == config.XDPAuto && !loader.IsPinned(cfg.PinDir, i.Name):
-		if err := hostinfo.CannotSend(i.Name); err != nil {
-			return "generic", err.Error()
+	case cfg.XDPMode != config.XDPAuto:
+		return "native", ""
+	}
+	err := hostinfo.CannotSend(i.Name)
+	if loader.IsPinned(cfg.PinDir, i.Name) { // it stays as it is
+		switch l, unknown := hostinfo.ExamineLink(i.Name); {
+		case unknown != nil || l.IsNative:
+			return "native", ""
+		case err == nil:
+			return "generic", loader.FirstGeneric
 		}
+	}
+	if err != nil {
+		return "generic", err.Error()
 	}
 	return "native", ""
 }

@@ -78,7 +78,7 @@ func (d *Director) changeOverride(ctx context.Context, c change) (r Result, err 
 		did := d.describeReal(c.service, key) + unbound
 		r.Did = []string{did}
 		d.log.Info("operator override", "service", c.service, "real", RealName(key), "now", did)
-		d.history.Add(history.Event{Kind: history.Operator, Subject: RealName(key) + " of " + c.service, Text: did, UID: uid})
+		d.history.Add(history.Event{Kind: history.Operator, Subject: RealName(key) + " of " + c.service, Text: strings.TrimPrefix(did, c.service+" "+RealName(key)+": "), UID: uid})
 		return err
 	})
 	if r.Did != nil && d.notes.overrides != nil {

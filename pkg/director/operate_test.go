@@ -265,7 +265,7 @@ func TestDrainLastReal(t *testing.T) {
 		for _, e := range r.history.List(history.Filter{Kind: history.Operator}) {
 			logged = append(logged, e.Subject+": "+e.Text)
 		}
-		if len(logged) != 3 || !strings.HasPrefix(logged[1], "10.0.0.11 of web: web 10.0.0.11: drained;") {
+		if len(logged) != 3 || !strings.HasPrefix(logged[1], "10.0.0.11 of web: drained;") {
 			t.Errorf("history %q", logged)
 		}
 	})

@@ -159,9 +159,9 @@ func (r Interface) String() string {
 	}
 	switch {
 	case r.Native && r.Frags:
-		words = append(words, "native XDP, frames of any size")
+		words = append(words, "native XDP possible, frames of any size")
 	case r.Native:
-		words = append(words, "native XDP")
+		words = append(words, "native XDP possible")
 	default:
 		words = append(words, "generic XDP only")
 	}

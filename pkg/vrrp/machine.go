@@ -123,7 +123,7 @@ func (m *Machine) handleStart(in Start, now time.Time) []Action {
 		return append(m.changeRole(Fault, m.fault), Drop{})
 	}
 	m.notBefore = now.Add(m.cfg.StartupDelay)
-	acts := m.changeRole(Backup, "start")
+	acts := m.changeRole(Backup, "lvx started")
 	m.armMasterDown(now)
 	m.hasOldVIPs = in.Holding
 	switch {
@@ -175,7 +175,7 @@ func (m *Machine) advertise(now time.Time) []Action {
 
 // takeOver makes a backup master; its group calls it when all members want.
 func (m *Machine) takeOver() []Action {
-	why := "master is down"
+	why := "no other master was heard"
 	switch {
 	case m.cfg.Priority == 255:
 		why = "owns the addresses"

@@ -339,7 +339,7 @@ func TestRestartKeepsTheVIP(t *testing.T) {
 				t.Errorf("back after %s (resume %v): masters %v, gap %v, backup holds %v\n%s",
 					pause, resume, m, gap, b.held[0], strings.Join(s.log, "\n"))
 			}
-			if stayed := lastChange(s, "1") == "1.0 INIT→BACKUP: start"; !stayed && (pause <= 300*time.Millisecond || resume && pause < 3*sec-s.delay) {
+			if stayed := lastChange(s, "1") == "1.0 INIT→BACKUP: lvx started"; !stayed && (pause <= 300*time.Millisecond || resume && pause < 3*sec-s.delay) {
 				t.Errorf("back after %s: the backup noticed: %s", pause, lastChange(s, "1"))
 			}
 		}

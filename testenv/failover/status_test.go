@@ -112,17 +112,17 @@ func TestStatusOfDirectors(t *testing.T) {
 	t.Parallel()
 	program, diary := hook(t)
 	p := newPair(t, LVX{Self: self, Body: "services: []\nnotify: {exec: [" + program + "]}\n"}, v3tenth)
-	p.awaitSaid("a", "it is master", func(o observed) bool { return o.is("MASTER", "master is down") && o.Priority == 150 })
+	p.awaitSaid("a", "it is master", func(o observed) bool { return o.is("MASTER", "no other master was heard") && o.Priority == 150 })
 	p.awaitSaid("b", "it is backup and hears a", func(o observed) bool { return o.is("BACKUP", "") && o.hears(Addr("a"), 150) })
 
 	p.a.Kill()
-	p.awaitSaid("b", "it has taken over", func(o observed) bool { return o.is("MASTER", "master is down") })
+	p.awaitSaid("b", "it has taken over", func(o observed) bool { return o.is("MASTER", "no other master was heard") })
 	p.a = p.start("a", p.better)
 	p.awaitSaid("a", "it has preempted b", func(o observed) bool {
 		return o.is("MASTER", "preempts "+Addr("b").String()) && o.hears(Addr("b"), 100)
 	})
 	p.awaitSaid("b", "it gave way", func(o observed) bool { return o.is("BACKUP", Addr("a").String()+" has priority 150") })
-	want := []string{"vrrp VI_1 BACKUP MASTER master is down", "vrrp VI_1 MASTER BACKUP " + Addr("a").String() + " has priority 150"}
+	want := []string{"vrrp VI_1 BACKUP MASTER no other master was heard", "vrrp VI_1 MASTER BACKUP " + Addr("a").String() + " has priority 150"}
 	p.await("the hook has run for each transition", func() error {
 		b, err := os.ReadFile(diary)
 		for _, w := range want {

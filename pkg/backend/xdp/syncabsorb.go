@@ -9,21 +9,50 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// Absorb implements [connsync.Table].
+// Absorb implements [connsync.Table]. What waited is older than what has just
+// come, so it goes first.
 func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	entries = b.releasePen(entries)
+	waited := b.pen.release(b.applies, func(e connsync.Entry) bool {
+		_, isKnown := b.absorption(e, 0)
+		return isKnown
+	})
+	for _, part := range [][]connsync.Entry{waited, entries} {
+		n, err := b.absorb(part)
+		if rejected += n; err != nil {
+			return rejected, err
+		}
+	}
+	return rejected, nil
+}
+
+// absorb takes entries into the tables: those whose sender has proven who it is
+// first, since they decide what an unsigned word counts for.
+func (b *Backend) absorb(entries []connsync.Entry) (rejected int, err error) {
+	for _, isUnsigned := range []bool{false, true} {
+		n, err := b.absorbOf(entries, isUnsigned)
+		if rejected += n; err != nil {
+			return rejected, err
+		}
+	}
+	return rejected, nil
+}
+
+// absorbOf takes those of entries that are unsigned, or those that are not.
+func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected int, err error) {
 	now := b.now()
-	batch, unsigned := make([]bpf.Absorption, 0, len(entries)), make([]bool, 0, len(entries))
+	var batch []bpf.Absorption
 	for _, e := range entries {
+		if e.IsUnsigned != isUnsigned {
+			continue
+		}
 		a, known := b.absorption(e, now)
 		switch {
-		case known && e.IsUnsigned && b.knowsBetter(&a, now):
+		case known && isUnsigned && b.knowsBetter(&a, now):
 			rejected++
 		case known && a.Value != 0:
 			batch = append(batch, a)
-			unsigned = append(unsigned, e.IsUnsigned)
 		case known: // it has expired, or its state means nothing here
 			rejected++
 		case !b.pen.take(e, time.Now()):
@@ -39,7 +68,7 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	for i := range batch {
 		switch batch[i].Outcome {
 		case bpf.AbsorbStored, bpf.AbsorbChanged:
-			b.noteAbsorbed(&batch[i], unsigned[i])
+			b.noteAbsorbed(&batch[i], isUnsigned)
 		case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
 			rejected++
 		}

@@ -2,7 +2,6 @@ package xdp
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/connsync"
@@ -24,9 +23,11 @@ type waiting struct {
 
 // pen holds entries that wait. They are tried again once a state was applied
 // after they came. Of what it has no room for it keeps one entry of each real:
-// once that is known, peers have to tell of it again.
+// once that is known, peers have to tell of it again. Entries whose sender has not
+// proven who it is take half of the room at most.
 type pen struct {
 	entries    []waiting
+	unsigned   int // of them
 	turnedAway map[turnedAway]connsync.Entry
 	missed     uint64
 	afterApply uint64 // the Apply after which they were tried last
@@ -42,57 +43,62 @@ type turnedAway struct {
 
 // take lets an entry wait, and reports whether there was room.
 func (p *pen) take(e connsync.Entry, now time.Time) bool {
-	if len(p.entries) < penSize {
-		p.entries = append(p.entries, waiting{e, now.Add(penTime)})
-		return true
+	if len(p.entries) == penSize || e.IsUnsigned && p.unsigned == penSize/2 {
+		p.turnAway(e)
+		return false
 	}
-	p.turnAway(e)
-	return false
+	p.put(waiting{e, now.Add(penTime)})
+	return true
+}
+
+func (p *pen) put(w waiting) {
+	p.entries = append(p.entries, w)
+	if w.entry.IsUnsigned {
+		p.unsigned++
+	}
 }
 
 func (p *pen) turnAway(e connsync.Entry) {
+	if e.IsUnsigned { // nobody can be asked to tell of it again
+		return
+	}
 	if p.turnedAway == nil {
 		p.turnedAway = map[turnedAway]connsync.Entry{}
 	}
 	if len(p.turnedAway) < maxTurnedAway {
-		p.turnedAway[turnedAway{e.Real, e.Virtual, uint8(e.Protocol), e.Mark}] = e
+		p.turnedAway[turnedAway{e.Real, e.Virtual, e.Protocol, e.Mark}] = e
 	}
 }
 
-// releasePen adds entries that wait, if an edit may have brought what they wait
-// for, and drops those that have waited too long.
-func (b *Backend) releasePen(entries []connsync.Entry) []connsync.Entry {
-	p := &b.pen
-	if p.afterApply == b.applies || len(p.entries)+len(p.turnedAway) == 0 {
-		return entries
+// release gives up the entries that are known by the latest Apply, oldest first, and
+// drops those that have waited too long. It notes whether others are known that had
+// no room.
+func (p *pen) release(apply uint64, isKnown func(connsync.Entry) bool) (released []connsync.Entry) {
+	if p.afterApply == apply || len(p.entries)+len(p.turnedAway) == 0 {
+		return nil
 	}
-	p.afterApply = b.applies
+	p.afterApply = apply
 	waited, now := p.entries, time.Now()
-	p.entries = nil
-	var released []connsync.Entry
+	p.entries, p.unsigned = nil, 0
 	for _, w := range waited {
-		_, isKnown := b.absorption(w.entry, 0)
+		idle := w.entry
+		idle.Idle += penTime - w.until.Sub(now) // nobody has told of a packet since
 		switch {
 		case now.After(w.until):
 			p.turnAway(w.entry)
-		case isKnown:
-			released = append(released, w.entry)
+		case isKnown(w.entry):
+			released = append(released, idle)
 		default:
-			p.entries = append(p.entries, w)
+			p.put(w)
 		}
 	}
-	b.noteMissed()
-	return slices.Concat(released, entries) // what has just come is newer, so it is put in behind
-}
-
-// noteMissed looks whether a real is known by now whose entries had no room.
-func (b *Backend) noteMissed() {
-	for key, e := range b.pen.turnedAway {
-		if _, isKnown := b.absorption(e, 0); isKnown {
-			delete(b.pen.turnedAway, key)
-			b.pen.missed++
+	for key, e := range p.turnedAway {
+		if isKnown(e) {
+			delete(p.turnedAway, key)
+			p.missed++
 		}
 	}
+	return released
 }
 
 // Missed implements [connsync.Table].

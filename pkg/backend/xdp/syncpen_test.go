@@ -26,9 +26,22 @@ func TestPenIsBounded(t *testing.T) {
 	if rejected != 100 || len(h.pen.entries) != penSize {
 		t.Errorf("%d rejected, %d wait (100, %d)", rejected, len(h.pen.entries), penSize)
 	}
+	h.pen = pen{}
+	for i := range entries {
+		entries[i].IsUnsigned = true
+	}
+	rejected, err = h.Absorb(entries)
+	must(t, err)
+	if want := len(entries) - penSize/2; rejected != want || len(h.pen.entries) != penSize/2 || len(h.pen.turnedAway) != 0 {
+		t.Errorf("unsigned: %d rejected, %d wait, %d reals to be told of again (%d, %d, 0)", rejected, len(h.pen.entries), len(h.pen.turnedAway), want, penSize/2)
+	}
+	for i := range entries {
+		entries[i].IsUnsigned = false
+	}
 	for i := range 2 * maxTurnedAway {
 		entries[i].Real = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 80)
 	}
+	h.pen = pen{entries: make([]waiting, penSize), afterApply: h.applies}
 	if _, err := h.Absorb(entries); err != nil || len(h.pen.turnedAway) != maxTurnedAway {
 		t.Errorf("%d reals of entries without room (%d): %v", len(h.pen.turnedAway), maxTurnedAway, err)
 	}
@@ -71,6 +84,45 @@ func TestEntriesOfRealsThatCome(t *testing.T) {
 			must(t, err)
 			if len(conns) != penSize {
 				t.Errorf("%d connections (%d)", len(conns), penSize)
+			}
+		})
+	}
+}
+
+// What waited for its real is known as well as what did not: an unsigned word
+// that comes while it waits, or later, changes nothing of it.
+func TestUnsignedWordHarmsNothingThatWaited(t *testing.T) {
+	const count = 100
+	entryOf := func(i, real int, isUnsigned bool) connsync.Entry {
+		return connsync.Entry{IsProven: true, IsUnsigned: isUnsigned, Record: connsync.Record{
+			Protocol: connsync.ProtocolTCP, State: connsync.StateEstablished, Timeout: 900 * time.Second,
+			Client: at(i), Virtual: web, Real: netip.AddrPortFrom(realN(real), 80),
+		}}
+	}
+	for name, isEarly := range map[string]bool{"while it waits": true, "later": false} {
+		t.Run(name, func(t *testing.T) {
+			h := newStill(t, 1024, 1024)
+			h.apply(lb.State{Services: []lb.Service{webService(0)}})
+			signed, forged := make([]connsync.Entry, count), make([]connsync.Entry, count)
+			for i := range count {
+				signed[i], forged[i] = entryOf(i, 1+i%2, false), entryOf(i, 2-i%2, true)
+			}
+			absorb := func(entries []connsync.Entry) {
+				t.Helper()
+				_, err := h.Absorb(entries)
+				must(t, err)
+			}
+			absorb(signed)
+			if isEarly {
+				absorb(forged)
+			}
+			h.apply(lb.State{Services: []lb.Service{webService(2)}})
+			h.Missed()
+			absorb(forged)
+			for i := range count {
+				if got := h.data(at(i), web); got != realN(1+i%2) {
+					t.Errorf("connection %d reached %s, want %s", i, got, realN(1+i%2))
+				}
 			}
 		})
 	}

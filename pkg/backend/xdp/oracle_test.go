@@ -50,6 +50,13 @@ type duel struct {
 	want    map[string]uint64
 	base    map[string]uint64
 	out     []byte
+	byNAT   map[realOfName]bool // of reals that were drawn before
+}
+
+// realOfName is a real, by the name of its service.
+type realOfName struct {
+	service string
+	real    netip.AddrPort
 }
 
 type endpoints struct {
@@ -102,7 +109,7 @@ func setFlag(t *testing.T, name, value string) {
 func newDuel(h *harness, rt *rapid.T) *duel {
 	h.reset(h.home)
 	h.grace = func() {} // no packet runs beside the edits
-	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, want: map[string]uint64{}}
+	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, want: map[string]uint64{}, byNAT: map[realOfName]bool{}}
 	d.state.ExpireNodestConn = true
 	h.dp.Settings.Answers = 1 << 30
 	// Not drawn as they are: rapid likes small numbers, under which all flows

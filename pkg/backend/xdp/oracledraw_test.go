@@ -172,6 +172,13 @@ func (d *duel) addReal(s *lb.Service) {
 		r.Port = 8080
 	}
 	isWide := func(l lb.Listener) bool { return l.Width() > 1 }
+	// An edit between NAT and another way ends connections, which the model has not.
+	who := realOfName{s.Name, r.Key()}
+	if byNAT, ok := d.byNAT[who]; !ok {
+		d.byNAT[who] = r.Forward == lb.NAT
+	} else if byNAT != (r.Forward == lb.NAT) {
+		r.Forward = map[bool]lb.Forward{true: lb.NAT, false: lb.DR}[byNAT]
+	}
 	if slices.ContainsFunc(s.Reals, r.Same) || mapsPort(r) && slices.ContainsFunc(s.Listeners, isWide) {
 		return
 	}

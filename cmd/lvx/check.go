@@ -173,7 +173,7 @@ func backendWords(cfg *config.Config, h hostinfo.Host) string {
 	return "xdp, " + strings.Join(modes, ", ")
 }
 
-// serviceWords tells where a service would run: "xdp", "ipvs: forward nat".
+// serviceWords tells where a service would run: "xdp", "ipvs: SCTP listener ...".
 func serviceWords(cfg *config.Config, svc lb.Service, h hostinfo.Host) string {
 	backend, why := daemon.RunsOn(cfg, svc, h.XDP())
 	if why != "" {

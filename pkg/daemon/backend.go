@@ -68,7 +68,7 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 	o := auto.Options{Log: log, Cannot: xdp.Cannot, OpenIPVS: openIPVS, Leftover: ipvs.Leftover(ledger)}
 	b, err := openXDP()
 	if err == nil {
-		o.XDP, o.Cannot = b, b.Cannot
+		o.XDP, o.Cannot, o.Lacks = b, b.Cannot, func(s lb.Service) string { return xdp.LackOf(s, cfg.Interfaces, n.wayTo) }
 		return datapath{Backend: auto.New(o), canLease: true, xdp: b}, nil
 	}
 	if other := ipvs.Available(); other != nil {

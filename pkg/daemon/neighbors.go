@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
+	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/neigh"
 )
 
@@ -18,6 +19,15 @@ func (n *neighbors) Lookup(a netip.Addr) xdp.Neighbor {
 		MAC: e.MAC, Source: e.SrcMAC, IfIndex: e.IfIndex, Device: e.Device, MTU: e.MTU, From: e.SrcAddr, Gateway: e.Gateway, Local: e.Local, Err: e.Err,
 		Pending: e.Pending, OwnLink: e.OwnLink,
 	}
+}
+
+// wayTo is by which interface an address is reached, also one that nobody has
+// looked for yet.
+func (n *neighbors) wayTo(a netip.Addr) (device string, isLocal bool) {
+	if e := n.Resolver.Lookup(a); e.Device != "" || e.Local {
+		return e.Device, e.Local
+	}
+	return hostinfo.WayTo(a)
 }
 
 // Routes implements [xdp.Neighbors].

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
@@ -179,6 +180,9 @@ func RunsOn(cfg *config.Config, svc lb.Service, refused error) (backend, why str
 		return "ipvs", refused.Error()
 	}
 	if why := xdp.Cannot(svc); why != "" {
+		return "ipvs", why
+	}
+	if why := xdp.LackOf(svc, cfg.Interfaces, hostinfo.WayTo); why != "" && ipvs.Available() == nil {
 		return "ipvs", why
 	}
 	return "xdp", ""

@@ -2,7 +2,6 @@ package director
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
@@ -31,7 +30,8 @@ func (d *Director) watchFirewall(ctx context.Context) {
 		var served []lb.Listener
 		var on []string
 		if d.do(ctx, func(context.Context) error {
-			served, on = directListeners(d.cfg), d.cfg.Interfaces
+			observed, _ := d.opt.Backend.Observed() // without it, all of them are taken for XDP's
+			served, on = directListeners(d.cfg, observed), d.cfg.Interfaces
 			return nil
 		}) != nil {
 			return
@@ -54,10 +54,14 @@ func (d *Director) watchFirewall(ctx context.Context) {
 
 // directListeners lists the listeners whose packets XDP forwards; the others are
 // the kernel's, behind its firewall.
-func directListeners(cfg *config.Config) []lb.Listener {
+func directListeners(cfg *config.Config, observed lb.Observed) []lb.Listener {
+	isKernels := map[string]bool{}
+	for _, svc := range observed.Services {
+		isKernels[svc.Name] = svc.Backend == "ipvs"
+	}
 	var all []lb.Listener
 	for _, svc := range cfg.Services {
-		if !slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.NAT }) {
+		if !isKernels[svc.Name] {
 			all = append(all, svc.Listeners...)
 		}
 	}

@@ -127,16 +127,20 @@ func TestFirewallIsAskedForDirectRouting(t *testing.T) {
 		if last := fw.asked[len(fw.asked)-1]; len(last) != 1 || last[0].Addr != vip || !slices.Equal(fw.on, []string{"eth0"}) {
 			t.Errorf("asked for %v on %v", last, fw.on)
 		}
-		cfg := configOf(service("web", 1, 1))
-		cfg.Warnings = nil
-		cfg.Services[0].Reals[1].Forward = lb.NAT
-		r.next = cfg
-		if _, err := r.Reload(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if last := fw.asked[len(fw.asked)-1]; len(last) != 0 {
-			t.Errorf("asked for %v", last)
-		}
 	})
+}
+
+// By the way that a service takes it, not by what its file says: NAT may be either's.
+func TestDirectListeners(t *testing.T) {
+	cfg := configOf(service("web", 1, 1))
+	cfg.Services[0].Reals[1].Forward = lb.NAT
+	for backend, want := range map[string]int{"ipvs": 0, "xdp": 1, "": 1} {
+		observed := lb.Observed{Services: []lb.ObservedService{{Name: "web", Backend: backend}}}
+		if got := directListeners(cfg, observed); len(got) != want {
+			t.Errorf("on %q: %v", backend, got)
+		}
+	}
+	if got := directListeners(cfg, lb.Observed{}); len(got) != 1 {
+		t.Errorf("before it runs: %v", got)
+	}
 }

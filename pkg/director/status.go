@@ -116,7 +116,7 @@ type ServiceStatus struct {
 	State         string       `json:"state"` // "up", "sorry", "down"
 	Reason        string       `json:"reason,omitempty"`
 	Runtime       string       `json:"runtime,omitempty"`        // what ipvsadm did to the service
-	BackendReason string       `json:"backend_reason,omitempty"` // why this backend: "forward nat"; or what it had to change
+	BackendReason string       `json:"backend_reason,omitempty"` // why this backend: "SCTP listener ..."; or what it had to change
 	Sorry         string       `json:"sorry_server,omitempty"`
 	Quorum        bool         `json:"quorum"` // enough weight is up
 	Reals         []RealStatus `json:"reals"`

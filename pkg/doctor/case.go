@@ -15,8 +15,9 @@ func NewCase(cfg *config.Config, st director.Status) Case {
 	for _, v := range st.VIPs {
 		held[v.Addr] = v.Held
 	}
-	c := Case{Config: cfg, Has: func(a netip.Addr) bool { return held[a] }, MACs: map[neigh.MAC]netip.Addr{}}
+	c := Case{Config: cfg, Has: func(a netip.Addr) bool { return held[a] }, MACs: map[neigh.MAC]netip.Addr{}, OnIPVS: map[string]bool{}}
 	for _, svc := range st.Services {
+		c.OnIPVS[svc.Name] = svc.Backend == "ipvs"
 		for _, r := range svc.Reals {
 			var mac neigh.MAC
 			if b, err := net.ParseMAC(r.MAC); err == nil && copy(mac[:], b) == len(mac) {

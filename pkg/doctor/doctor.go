@@ -27,13 +27,15 @@ const (
 	ReversePath  = "rp-filter"        // the kernel drops what clients send to this host itself
 	LostFrames   = "lost-frames"      // frames that XDP sends do not arrive
 	BypassedMark = "bypassed-mark"    // a firewall mark is set too late
+	NoForwarding = "no-forwarding"    // this host is to pass on what reals by NAT send, and does not
+	NotServed    = "not-served"       // replies of a real by NAT come by an interface without XDP
 	Offload      = "offload"          // a note: what the NIC does to frames
 	Unknown      = "not-examined"     // a note: what could not be asked
 )
 
 // Kinds lists all of them.
 func Kinds() []string {
-	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, Offload, Unknown}
+	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, NoForwarding, NotServed, Offload, Unknown}
 }
 
 // Route is the way to an address.
@@ -72,6 +74,7 @@ type Case struct {
 	Config *config.Config
 	Has    func(vip netip.Addr) bool // whether this host has a VIP now
 	MACs   map[neigh.MAC]netip.Addr  // reals whose MAC is known; others are asked
+	OnIPVS map[string]bool           // services that the kernel's IPVS runs now
 }
 
 // maxQuestions is how many addresses are asked about at a time, and so a bound
@@ -98,6 +101,7 @@ func Examine(ctx context.Context, c Case, h Host) []warnings.Warning {
 	e.examineInterfaces()
 	e.examineLocalReals()
 	e.examineMarks()
+	e.examineNAT()
 	slices.SortStableFunc(e.found, func(a, b warnings.Warning) int {
 		if a.Note != b.Note {
 			if a.Note {
@@ -332,8 +336,7 @@ func (e *exam) isServer() bool {
 func (e *exam) examineMarks() {
 	var served []lb.Listener
 	for _, svc := range e.Config.Services {
-		isKernels := e.Config.Backend != config.BackendXDP && slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.NAT })
-		if svc.Mark == 0 && !isKernels {
+		if svc.Mark == 0 && !e.OnIPVS[svc.Name] {
 			served = append(served, svc.Listeners...)
 		}
 	}

@@ -162,6 +162,35 @@ func TestFindings(t *testing.T) {
 			func(c *Case, f *fake) {
 				f.marks = []string{"netfilter would mark packets"}
 				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				c.OnIPVS = map[string]bool{"web": true}
+			}, nil,
+		},
+		"NAT, and nothing is forwarded": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				f.sysctls = map[string]string{"net.ipv4.ip_forward": "0"}
+			}, []string{"no-forwarding sysctl net.ipv4.ip_forward"},
+		},
+		"NAT, and all is forwarded": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				f.sysctls = map[string]string{"net.ipv4.ip_forward": "1"}
+			}, nil,
+		},
+		"no NAT, and nothing is forwarded": {
+			func(_ *Case, f *fake) { f.sysctls = map[string]string{"net.ipv4.ip_forward": "0"} }, nil,
+		},
+		"NAT by another interface": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				f.routes[first.String()] = Route{Device: "eth1", MTU: 1500}
+			}, []string{"not-served real 192.0.2.11"},
+		},
+		"NAT by another interface, by the kernel": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				f.routes[first.String()] = Route{Device: "eth1", MTU: 1500}
+				c.OnIPVS = map[string]bool{"web": true}
 			}, nil,
 		},
 		"a mark, and NAT in XDP": {

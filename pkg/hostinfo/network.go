@@ -46,6 +46,23 @@ func MainInterface() (string, error) {
 	return name, nil
 }
 
+// WayTo is by which interface an address is reached, "" if no route leads there,
+// and whether it is this host's.
+func WayTo(a netip.Addr) (device string, isLocal bool) {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return "", false
+	}
+	if routes[0].Type == unix.RTN_LOCAL {
+		return "", true
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", false
+	}
+	return link.Attrs().Name, false
+}
+
 // Gateway is the router of the default route; ok is false without one.
 func Gateway() (gateway netip.Addr, ok bool) {
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)

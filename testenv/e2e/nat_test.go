@@ -74,7 +74,7 @@ func directNAT(t *testing.T, r *rig.Rig, body string) {
 	t.Helper()
 	d := r.Cluster.Host("d1")
 	file := filepath.Join(d.Dir(), "lvx.yaml")
-	head := fmt.Sprintf("interfaces: [eth0, eth1]\nbackend: xdp\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), r.Socket("d1"))
+	head := fmt.Sprintf("interfaces: [eth0, eth1]\nbackend: auto\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), r.Socket("d1"))
 	must(t, os.WriteFile(file, []byte(head+body), 0o600))
 	if r.Daemons["d1"] == nil {
 		must(t, r.Start(t.Context(), "d1"))
@@ -244,7 +244,7 @@ func TestNATWithoutTheInsideInterface(t *testing.T) {
 	near, _ := newNATRig(t)
 	d := near.Cluster.Host("d1")
 	file := filepath.Join(d.Dir(), "lvx.yaml")
-	head := fmt.Sprintf("interfaces: [eth0]\nbackend: xdp\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), near.Socket("d1"))
+	head := fmt.Sprintf("interfaces: [eth0]\nbackend: auto\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), near.Socket("d1"))
 	must(t, os.WriteFile(file, []byte(head+natService), 0o600))
 	must(t, near.Start(t.Context(), "d1"))
 	wantLines(t, near, []string{"status"}, "replies of 192.168.79.27 come by eth1, which XDP does not serve (add it to interfaces:)")

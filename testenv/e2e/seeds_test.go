@@ -230,7 +230,7 @@ var seeds = map[string]func(*seed){
 // elsewhere are the examples that need more than a director in XDP.
 var elsewhere = []string{
 	"001-keepalived-master", "001-keepalived-backup", // TestSeedKeepalived
-	"002-nat", // kernel IPVS, which these tests do without
+	"002-nat", // two networks: TestVerbatimNAT
 }
 
 // timeout asks with little patience.

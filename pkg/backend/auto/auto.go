@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -21,9 +20,14 @@ type Options struct {
 	XDP     lb.Backend
 	Refused error
 
-	// Cannot tells in a few words why XDP cannot run a service: "forward
-	// nat", "" if it can.
+	// Cannot tells in a few words why XDP cannot run a service: "SCTP
+	// listener", "" if it can.
 	Cannot func(lb.Service) string
+
+	// Lacks tells what XDP lacks for a service that it could run: where the
+	// kernel's IPVS can be opened, that runs it; else XDP does, as far as it
+	// can. Nil: nothing.
+	Lacks func(lb.Service) string
 
 	// OpenIPVS opens the kernel's IPVS. It is called when a service needs
 	// it, again after an error. With Leftover it is called by the first
@@ -44,6 +48,7 @@ type Backend struct {
 	why    places       // of state
 	onXDP  []lb.Service // as applied last, with those that are leaving
 	onIPVS []lb.Service
+	noIPVS bool // it could not be opened for what XDP lacks
 	closed bool
 }
 
@@ -98,71 +103,6 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 		return errors.Join(first, second)
 	}
 	return b.release(ctx, s, next)
-}
-
-// halves is a state taken apart.
-type halves struct {
-	xdp, ipvs []lb.Service
-	why       places
-}
-
-// joined is a, and b if there is any: a may be ten thousand services.
-func joined(a, b []lb.Service) []lb.Service {
-	if len(b) == 0 {
-		return a
-	}
-	return slices.Concat(a, b)
-}
-
-// split decides where every service runs, and opens IPVS if one runs there.
-func (b *Backend) split(ctx context.Context, s lb.State) (halves, error) {
-	h := halves{xdp: s.Services, why: places{}}
-	var needs []string
-	for i, svc := range s.Services {
-		why, ipvs := b.decide(svc)
-		switch {
-		case ipvs:
-			if len(h.ipvs) == 0 { // the first: what was shared so far is taken apart
-				h.xdp = slices.Clone(s.Services[:i])
-			}
-			h.ipvs, h.why[svc.Name] = append(h.ipvs, svc), why
-			needs = append(needs, fmt.Sprintf("%s (%s)", svc.Name, why))
-		case len(h.ipvs) > 0:
-			h.xdp = append(h.xdp, svc)
-		}
-	}
-	if b.ipvs != nil || len(needs) == 0 && !b.opt.Leftover {
-		return h, nil
-	}
-	ipvs, err := b.opt.OpenIPVS(ctx)
-	switch {
-	case err == nil:
-		b.ipvs, b.opt.Leftover = ipvs, false
-	case len(needs) == 0:
-		b.log.Warn("what an earlier daemon left in the kernel's IPVS cannot be removed", "err", err)
-		b.opt.Leftover = false
-	default:
-		return h, fmt.Errorf("the kernel's IPVS is needed for %s: %w", shorten(needs), err)
-	}
-	return h, nil
-}
-
-// decide is the whole policy.
-func (b *Backend) decide(svc lb.Service) (why string, ipvs bool) {
-	if b.xdp == nil {
-		return b.opt.Refused.Error(), true
-	}
-	why = b.opt.Cannot(svc)
-	return why, why != ""
-}
-
-// shorten keeps an error of ten thousand services readable.
-func shorten(names []string) string {
-	const most = 8
-	if len(names) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-	}
-	return strings.Join(names, ", ")
 }
 
 func (b *Backend) applyIPVS(ctx context.Context, s lb.State, services []lb.Service) error {

@@ -300,6 +300,30 @@ func TestFailure(t *testing.T) {
 		h.apply(nat)
 		h.want("web(drains)", "web")
 	})
+	t.Run("IPVS missing, and XDP lacks something", func(t *testing.T) {
+		h := newHost(t, nil, forwards)
+		tries, open := 0, h.opt.OpenIPVS
+		h.opt.OpenIPVS = func(ctx context.Context) (lb.Backend, error) {
+			tries++
+			return open(ctx)
+		}
+		h.openErr = broken
+		h.opt.Lacks = func(s lb.Service) string { return map[string]string{"web": "an interface"}[s.Name] }
+		other := service("new", 81, lb.DR, 12)
+		h.apply(dr, other)
+		h.apply(dr, other)
+		if h.want("web new", ""); tries != 1 {
+			t.Errorf("IPVS was opened %d times", tries)
+		}
+		h.openErr = nil
+		h.apply(dr, service("new", 81, lb.NAT, 12))
+		h.apply(dr, service("new", 81, lb.NAT, 12))
+		h.want("web(drains)", "web new")
+		o, err := h.Observed()
+		if err != nil || len(o.Services) != 2 || o.Services[0].Reason != "an interface" {
+			t.Errorf("observed %+v, %v", o.Services, err)
+		}
+	})
 	t.Run("IPVS fails", func(t *testing.T) {
 		h := newHost(t, nil, forwards)
 		h.apply(dr)

@@ -1,7 +1,6 @@
 package xdp
 
 import (
-	"cmp"
 	"errors"
 	"net/netip"
 	"testing"
@@ -37,8 +36,8 @@ func TestCannot(t *testing.T) {
 	}
 }
 
-// Where there is a choice, services by NAT are the kernel's; XDP can run them,
-// but for FTP, and where a reply's port does not name the VIP's.
+// XDP runs services by NAT, but for FTP, and where a reply's port does not name the
+// VIP's.
 func TestCannotNAT(t *testing.T) {
 	for want, change := range map[string]func(*lb.Service){
 		"": func(*lb.Service) {},
@@ -58,8 +57,30 @@ func TestCannotNAT(t *testing.T) {
 		if err := Supports(s); (err == nil) != (want == "") {
 			t.Errorf("%q: error %v", want, err)
 		}
-		if got := Cannot(s); got != cmp.Or(want, "forward nat") {
-			t.Errorf("%q: a choice is told %q", want, got)
+	}
+}
+
+// What a service by NAT needs of the host is known by its reals' ways.
+func TestLackOf(t *testing.T) {
+	on := func(device string, isLocal bool) func(netip.Addr) (string, bool) {
+		return func(netip.Addr) (string, bool) { return device, isLocal }
+	}
+	direct, nat, mapped := webService(1), webService(1), natService()
+	nat.Reals[0].Forward = lb.NAT
+	absent := natService()
+	absent.Absent, absent.Reals = absent.Reals, nil
+	notServed := "replies of 10.0.0.11 come by eth1, which XDP does not serve (add it to interfaces:)"
+	for _, c := range []struct {
+		service lb.Service
+		way     func(netip.Addr) (string, bool)
+		want    string
+	}{
+		{direct, on("eth1", false), ""}, {nat, on("eth0", false), ""}, {nat, on("", false), ""}, {nat, on("", true), ""},
+		{nat, on("eth1", false), notServed}, {mapped, on("eth1", false), notServed}, {absent, on("eth1", false), notServed},
+		{mapped, on("", true), "10.0.0.11 is this host, where XDP does not change the port (take the service's port, or backend: ipvs)"},
+	} {
+		if got := LackOf(c.service, []string{"eth0", "eth2"}, c.way); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.service.Reals, got, c.want)
 		}
 	}
 }

@@ -1,9 +1,9 @@
 package xdp
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -22,20 +22,40 @@ func supports(s lb.Service, ipv6 bool) error {
 	return nil
 }
 
-// Cannot says in a few words why a service is not given to XDP where there is a
-// choice: "" if it is. A service by NAT is one that XDP can run and that is left
-// to the kernel: XDP needs replies to come by an interface that it serves.
-func Cannot(s lb.Service) string { return cmp.Or(cannot(s, true), leftToKernel(s)) }
+// Cannot says in a few words why XDP cannot run a service: "" if it can.
+func Cannot(s lb.Service) string { return cannot(s, true) }
 
 // Cannot is [Cannot] for this packet path, which may be without IPv6.
-func (b *Backend) Cannot(s lb.Service) string { return cmp.Or(cannot(s, b.ipv6), leftToKernel(s)) }
+func (b *Backend) Cannot(s lb.Service) string { return cannot(s, b.ipv6) }
 
-func leftToKernel(s lb.Service) string {
-	isByNAT := func(r lb.Real) bool { return r.Forward == lb.NAT }
-	if slices.ContainsFunc(s.Reals, isByNAT) || slices.ContainsFunc(s.Absent, isByNAT) {
-		return "forward nat"
+// LackOf says what a service by NAT needs and XDP on these interfaces does not
+// have: "" if it has everything. wayTo is by which interface a real's replies come,
+// "" if that is not known. Other than with [Cannot], XDP takes the service, and
+// keeps those reals out.
+func LackOf(s lb.Service, interfaces []string, wayTo func(netip.Addr) (device string, isLocal bool)) string {
+	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
+		for _, r := range rs {
+			if r.Forward != lb.NAT {
+				continue
+			}
+			device, isLocal := wayTo(r.Addr)
+			switch {
+			case isLocal && r.Port != 0:
+				return whyNotMapped(r.Addr)
+			case !isLocal && device != "" && !slices.Contains(interfaces, device):
+				return whyNotServed(r.Addr, device)
+			}
+		}
 	}
 	return ""
+}
+
+func whyNotMapped(a netip.Addr) string {
+	return a.String() + " is this host, where XDP does not change the port (take the service's port, or backend: ipvs)"
+}
+
+func whyNotServed(a netip.Addr, device string) string {
+	return "replies of " + a.String() + " come by " + device + ", which XDP does not serve (add it to interfaces:)"
 }
 
 // withoutIPv6 is why a service of IPv6 cannot run in a packet path that was

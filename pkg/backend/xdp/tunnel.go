@@ -52,7 +52,7 @@ func (b *Backend) findWay(conf lb.Real) Neighbor {
 		near.Err = whyNot(conf, near)
 	}
 	if near.Err == "" && conf.Forward == lb.NAT && !near.Local && !b.serves(near.Device) {
-		near.Err = "replies of " + conf.Addr.String() + " come by " + near.Device + ", which XDP does not serve (add it to interfaces:)"
+		near.Err = whyNotServed(conf.Addr, near.Device)
 	}
 	return near
 }
@@ -67,7 +67,7 @@ func (b *Backend) serves(device string) bool {
 func whyNot(conf lb.Real, near Neighbor) string {
 	switch {
 	case near.Local && conf.Forward == lb.NAT && conf.Port != 0:
-		return conf.Addr.String() + " is this host, where XDP does not change the port (take the service's port, or backend: ipvs)"
+		return whyNotMapped(conf.Addr)
 	case near.Local:
 		return ""
 	case conf.Forward == lb.DR && near.Gateway.IsValid():

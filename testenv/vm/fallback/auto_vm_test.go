@@ -51,6 +51,10 @@ services:
     listen: ["192.168.79.99:8080/tcp"]
     forward: nat
     reals: [{address: 192.168.79.27, port: 80}, {address: 192.168.79.37, port: 80}]
+  - name: ftp
+    listen: ["192.168.79.99:21/tcp"]
+    forward: nat
+    reals: [{address: 192.168.79.27}]
   - name: tunnel
     listen: ["192.168.79.99:81/tcp"]
     forward: tunnel
@@ -72,7 +76,7 @@ services:
 func everywhere(l *lab) {
 	l.run(everything)
 	want := map[string]string{
-		"plain": "xdp", "nat": "ipvs: forward nat", "tunnel": "xdp", "thresholds": "xdp",
+		"plain": "xdp", "nat": "xdp", "ftp": "ipvs: FTP by NAT: its data connections need the kernel's helper", "tunnel": "xdp", "thresholds": "xdp",
 		"signalling": "ipvs: scheduler lblcr remembers destinations",
 		"six":        "xdp",
 	}

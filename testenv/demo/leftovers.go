@@ -9,7 +9,7 @@ import (
 )
 
 // leftovers names what a director that has ended still has of lvx: an XDP
-// program, pins, the VIP. "nothing" is the right answer.
+// program, pins, VIPs. "nothing" is the right answer.
 func leftovers(ctx context.Context, h *testenv.Host) (string, error) {
 	var left []string
 	link, err := h.Run(ctx, "ip", "-details", "link", "show", "dev", "eth0")
@@ -19,12 +19,14 @@ func leftovers(ctx context.Context, h *testenv.Host) (string, error) {
 	if strings.Contains(link, "xdp") {
 		left = append(left, "an XDP program")
 	}
-	addr, err := h.Run(ctx, "ip", "-4", "addr", "show")
+	addr, err := h.Run(ctx, "ip", "addr", "show")
 	if err != nil {
 		return "", err
 	}
-	if strings.Contains(addr, vip+"/") {
-		left = append(left, "the VIP")
+	for _, a := range []string{vip, vip6} {
+		if strings.Contains(addr, " "+a+"/") {
+			left = append(left, "VIP "+a)
+		}
 	}
 	if _, err := os.Stat(h.PinDir()); err == nil {
 		left = append(left, "pins in "+h.PinDir())

@@ -13,7 +13,7 @@ import (
 // acts are all scenes. Each act has a cluster of its own.
 var acts = []act{
 	{set: oneDirector, scenes: []scene{
-		{"rr", "round robin: requests alternate", roundRobin},
+		{"rr", "round robin: requests alternate, by IPv4 and by IPv6", roundRobin},
 		{"direct", "direct routing: replies come straight from the reals", straightReplies},
 		{"wrr", "wrr 1:2, changed while it runs", weighted},
 		{"quiesce", "weight 0: old connections stay, new ones go elsewhere", quiesced},
@@ -25,6 +25,7 @@ var acts = []act{
 		{"deny", "iptables -A INPUT -j DROP, the lvx way", denied},
 		{"health", "health checks: reals leave and return by themselves", healthChecks},
 		{"vip", "a real without the VIP is down, and lvx says why", missingVIP},
+		{"generic", "generic mode, where a driver takes no XDP program: both families", genericMode},
 		{"exit", "a clean end: nothing is left on the director", cleanExit},
 	}},
 	{set: twoDirectors, scenes: []scene{
@@ -38,12 +39,12 @@ var acts = []act{
 }
 
 func oneDirector(ctx context.Context, s *stage) error {
-	fmt.Fprintln(s.o.Out, "A client, a director and two real servers on one switch; the VIP is "+vip+".")
+	fmt.Fprintln(s.o.Out, "A client, a director and two real servers on one switch; the VIPs are "+vip+" and "+vip6+".")
 	if err := s.build(ctx, testenv.Shape{Directors: 1}); err != nil {
 		return err
 	}
-	s.say("reals r1, r2: VIP on lo, arp_ignore=1, arp_announce=2")
-	return nil
+	s.say("reals r1, r2: VIPs on lo, arp_ignore=1, arp_announce=2; IPv6 needs no setting")
+	return s.enableIPv6(ctx)
 }
 
 // twoReals is a service on some listeners with two reals.
@@ -62,7 +63,7 @@ func twoReals(name, listen, scheduler, rest string, weights ...int) string {
 const http80 = `"` + vip + `:80/tcp"`
 
 func roundRobin(ctx context.Context, s *stage) error {
-	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", bothFamilies()); err != nil {
 		return err
 	}
 	s.say("lvx runs on d1, without an interface of its own and without IPVS")
@@ -73,6 +74,9 @@ func roundRobin(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.check("address that a real's log shows", client, "172.25.0.50")
+	if err := viaIPv6(s); err != nil {
+		return err
+	}
 	return s.list(ctx, "d1")
 }
 
@@ -236,7 +240,7 @@ func lastLine(s string) string {
 // cleanExit ends the daemon and looks for leftovers.
 func cleanExit(ctx context.Context, s *stage) error {
 	d1 := s.Cluster.Host("d1")
-	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", "", 1, 1)); err != nil {
+	if err := s.Direct(ctx, "d1", inGenericMode+bothFamilies()); err != nil {
 		return err
 	}
 	if err := s.Stop("d1"); err != nil {

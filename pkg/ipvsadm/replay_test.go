@@ -62,13 +62,13 @@ func (h fixedHost) Port(name string, proto lb.Protocol) (uint16, bool) {
 // recordedMTU knows the one interface of the recording.
 func recordedMTU(device string) (int, bool) { return 65536, device == "lo" }
 
-// TestTranscript: on a table of its own, the package answers 300 command
+// TestTranscript: on a table of its own, the package answers 440 command
 // lines as ipvsadm does on the kernel's.
 func TestTranscript(t *testing.T) {
 	d := tableDirector{Table{MTU: recordedMTU}}
 	names := recordedNames(t).(fixedNames)
 	all := transcript.Parse(readTestdata(t, "transcript.txt"))
-	if len(all) < 280 {
+	if len(all) < 440 {
 		t.Fatalf("%d commands in the transcript only", len(all))
 	}
 	for _, want := range all {

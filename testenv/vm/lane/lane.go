@@ -61,7 +61,7 @@ var Suites = []Suite{
 		Tools: []string{"ipvsadm"},
 	},
 	{
-		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true, Timeout: 10 * time.Minute, // 300 processes
+		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true, Timeout: 10 * time.Minute, // 450 processes
 		Tools: []string{"ipvsadm"},
 	},
 	{

@@ -49,30 +49,24 @@ func (s typed) ruled() string {
 func TestRuntimeSurvivesKill(t *testing.T) {
 	s := newTyped(t)
 	atVIP := strings.NewReplacer("VIP", rig.VIP)
-	var rules []string // after each command, if nothing is killed
-	for _, c := range script {
-		s.mustType(atVIP.Replace(c.command))
-		rules = append(rules, s.ruled())
-		word, isAbsent := strings.CutPrefix(atVIP.Replace(c.leaves), "!")
-		if strings.Contains(rules[len(rules)-1], word) == isAbsent {
-			t.Fatalf("after %s:\n%s", c.command, rules[len(rules)-1])
-		}
-	}
-	s.mustType("ipvsadm -C")
-	s.lvx("runtime", "clear")
 	var conn net.Conn
 	for n, c := range script {
 		s.mustType(atVIP.Replace(c.command))
+		rules := s.ruled()
+		word, isAbsent := strings.CutPrefix(atVIP.Replace(c.leaves), "!")
+		if strings.Contains(rules, word) == isAbsent {
+			t.Fatalf("after %s:\n%s", c.command, rules)
+		}
 		s.Kill("d1")
 		must(t, s.Start(t.Context(), "d1"))
-		s.want("after "+c.command+" and kill -9", s.ruled(), rules[n])
+		s.want("after "+c.command+" and kill -9", s.ruled(), rules)
 		switch {
 		case n == 1:
 			held, err := s.Hold("r1")
 			must(t, err)
 			defer held.Close()
 			conn = held
-		case conn != nil && strings.Contains(rules[n], rig.VIP+":80 -r 172.25.0.12"):
+		case conn != nil && strings.Contains(rules, rig.VIP+":80 -r 172.25.0.12"):
 			name, err := rig.Ask(conn)
 			if err != nil || name != "r1" {
 				t.Fatalf("the connection, after %s: %s %v", c.command, name, err)

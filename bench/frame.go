@@ -14,6 +14,7 @@ const (
 
 // TCP flags.
 const (
+	fin = 1
 	syn = 2
 	ack = 16
 )

@@ -1,7 +1,8 @@
 // Command bench measures the packet path and what surrounds it against
 // yardsticks of its own, in one run, so that the figures can be compared.
 //
-// It sends no packet anywhere but into namespaces that it makes, and changes
+// It sends no packet anywhere but into namespaces that it makes and over
+// loopback, and changes
 // nothing of a running lvx. It does not judge a machine: absolute times are
 // printed for the reader who runs it, ratios are what it checks.
 package main
@@ -43,6 +44,7 @@ var commands = []struct {
 	{"veth", "packets per second through namespaces, native XDP, one core", veth},
 	{"control", "the daemon: from the file to the tables, a change, memory, idling", control},
 	{"overload", "five times as many flows as the table is made for", overload},
+	{"sync", "connection sync: a director joins, and a peer is told of what comes and goes", connections},
 	{"race", "two CPUs in the same sets: does every packet go to its flow's real?", race},
 	{"verifier", "what the verifier has to do, here and on an older kernel", verifier},
 	{singleEdits, "12,700 rules of ipvsadm by one -R and by as many commands: minutes, not part of all", edits},

@@ -36,6 +36,9 @@ type rig struct {
 // the veth measurement.
 const nic = "lvxb0"
 
+// nicPeer is its other end.
+const nicPeer = "lvxb1"
+
 // rigOptions are table sizes.
 type rigOptions struct {
 	flows     int // lvx's capacity
@@ -74,7 +77,7 @@ func ownNamespace() error {
 		return fmt.Errorf("memory lock limit: %w", err)
 	}
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: nic, HardwareAddr: directorMAC[:]}, PeerName: "lvxb1",
+		LinkAttrs: netlink.LinkAttrs{Name: nic, HardwareAddr: directorMAC[:]}, PeerName: nicPeer,
 	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("veth: %w", err)

@@ -107,6 +107,27 @@ func TestOverloadInterrupted(t *testing.T) {
 	}
 }
 
+// A director that joins gets what there is, and a peer is told of what comes and
+// goes; what that costs is nothing to judge by at this size.
+func TestSync(t *testing.T) {
+	r := tiny(t, func(ctx context.Context, j *job) error {
+		if err := ownNamespace(); err != nil {
+			return err
+		}
+		if err := joinWith(ctx, j, 20_000); err != nil {
+			return err
+		}
+		return churn(ctx, j, 5000, 1)
+	})
+	names := map[string]float64{}
+	for _, f := range r.Figures {
+		names[f.Name] = f.Value
+	}
+	if len(r.Checks) != 1 || names["join/20000"] <= 0 || names["join/20000/read"] <= 0 || names["churn/entries"] < 5000 {
+		t.Errorf("%+v\n%+v", r.Checks, r.Figures)
+	}
+}
+
 const shortRace = million // packets forwarded
 
 func shortHammer(t *testing.T, c contest, of func(int) int) (s sight) {

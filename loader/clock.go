@@ -3,13 +3,19 @@ package loader
 import (
 	"encoding/binary"
 	"math/bits"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // HZ is the kernel's timer frequency: the coarse clocks advance once a jiffy,
-// and their resolution says how long that is.
-func HZ() uint64 {
+// and their resolution says how long that is. It is asked for once: lists ask for
+// each of their entries.
+func HZ() uint64 { return hz() }
+
+var hz = sync.OnceValue(readHZ)
+
+func readHZ() uint64 {
 	var res unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil || res.Nano() <= 0 {
 		return 250

@@ -39,6 +39,7 @@ type news struct {
 	foundFlows, foundTemplates foundSets
 	limits                     newsLimits
 	unprovenLeft               int // that may be told of in this newsInterval
+	latest                     int // entries that were told of in the newsInterval before
 }
 
 // newsLimits are how many entries of each kind are told of in a newsInterval.
@@ -102,6 +103,8 @@ func (b *Backend) takeNews() (entries []connsync.Entry) {
 		return nil
 	}
 	now := b.now()
+	entries = make([]connsync.Entry, 0, n.latest+n.latest/4)
+	defer func() { n.latest = len(entries) }()
 	n.unprovenLeft = n.limits.unproven
 	flow := func(set int) { entries = b.flowNews(entries, set, now) }
 	template := func(set int) { entries = b.templateNews(entries, set, now) }

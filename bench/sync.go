@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/loader"
+	"github.com/lvx-lb/lvx/pkg/backend/xdp"
+	"github.com/lvx-lb/lvx/pkg/connsync"
+)
+
+// mostJoining is how long a director may take until it is in sync, in times of
+// reading the table once.
+const mostJoining = 5
+
+// churnRate is how many connections are opened, and closed, in a second.
+const churnRate = 100_000
+
+// connections measures how long a director that joins needs until it is in sync,
+// and what it costs to tell a peer of connections that come and go.
+func connections(ctx context.Context, j *job) error {
+	joins, seconds := []int{million, 10 * million}, 10
+	if j.quick {
+		joins, seconds = []int{million / 10}, 2
+	}
+	return connectionsOf(ctx, j, joins, seconds)
+}
+
+func connectionsOf(ctx context.Context, j *job, joins []int, seconds int) error {
+	if err := ownNamespace(); err != nil {
+		return err
+	}
+	for _, flows := range joins {
+		if err := joinWith(ctx, j, flows); err != nil {
+			return fmt.Errorf("join with %d flows: %w", flows, err)
+		}
+	}
+	return churn(ctx, j, churnRate, seconds)
+}
+
+// joinWith has a director with an empty table join one with so many flows.
+func joinWith(ctx context.Context, j *job, flows int) (err error) {
+	fmt.Fprintf(j.notes, "a director joins, %d flows ", flows)
+	r, err := newRig(rigOptions{flows: flows, templates: 1})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	joiner, err := xdp.Open(ctx, xdp.Options{
+		Log: slog.New(slog.DiscardHandler), Interfaces: []string{nicPeer}, Mode: loader.Native,
+		PinDir: fmt.Sprintf("/sys/fs/bpf/lvx-bench-%d-joiner", os.Getpid()), Flows: flows, Templates: 1,
+		Neighbors: segment{loopback}, NoSweeper: true,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, joiner.Close(false)) }()
+	state := services(1, 2)
+	if err := errors.Join(r.apply(state), joiner.Apply(ctx, state)); err != nil {
+		return err
+	}
+	if err := r.inPieces(ctx, j, 0, flows, r.establishAt); err != nil {
+		return err
+	}
+	began, entries := time.Now(), 0
+	if err := r.lvx.Walk(ctx, func(e []connsync.Entry) error { entries += len(e); return nil }); err != nil {
+		return err
+	}
+	reading := time.Since(began)
+	began = time.Now()
+	s, err := newSession(ctx, joiner, r.lvx)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	select {
+	case <-s.inSync:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	joining := time.Since(began)
+	st := s.first.Status()[0]
+	if got := int(st.Received - st.Rejected); got < entries-entries/1000 {
+		return fmt.Errorf("in sync with %d entries of %d", got, entries)
+	}
+	fmt.Fprintln(j.notes)
+	name := fmt.Sprintf("join/%d", flows)
+	j.report.figure("sync", name+"/read", fmt.Sprintf("%d flows: the table is read once", flows), "ms", milliseconds(reading))
+	j.report.figure("sync", name, fmt.Sprintf("%d flows: from the start of a director's session to in sync", flows), "ms", milliseconds(joining))
+	j.report.Checks = append(j.report.Checks, atMost(fmt.Sprintf("a director joins, %d flows: in sync / reading the table once", flows),
+		joining.Seconds()/reading.Seconds(), mostJoining))
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// nobody is a director that takes what it is told of and keeps nothing.
+type nobody struct{}
+
+func (nobody) Walk(context.Context, func([]connsync.Entry) error) error { return nil }
+func (nobody) Absorb([]connsync.Entry) (int, error)                     { return 0, nil }
+func (nobody) Missed() uint64                                           { return 0 }
+
+// churn opens and closes connections, alone and with a peer that is told of them,
+// and compares what that costs.
+func churn(ctx context.Context, j *job, rate, seconds int) error {
+	fmt.Fprintf(j.notes, "%d connections a second for twice %d s ", rate, seconds)
+	alone, _, err := churnOnce(ctx, j, rate, seconds, false)
+	if err != nil {
+		return err
+	}
+	synced, sent, err := churnOnce(ctx, j, rate, seconds, true)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(j.notes)
+	if least := uint64(rate * seconds); sent < least {
+		return fmt.Errorf("%d entries were sent, fewer than the %d that were opened", sent, least)
+	}
+	cost := max(0, synced.others-alone.others).Seconds() / float64(seconds)
+	forwarding := alone.forwarding.Seconds() / float64(seconds)
+	j.report.figure("sync", "churn/took", fmt.Sprintf("%d opens and closes a second for %d s: took", rate, seconds+1), "s", synced.took.Seconds())
+	j.report.figure("sync", "churn/forwarding", fmt.Sprintf("%d opens and closes a second: forwarding them, of a core", rate), "%", 100*forwarding)
+	j.report.figure("sync", "churn/sync", "the same: telling a peer of them, the peer's reading included, of a core", "%", 100*cost)
+	j.report.figure("sync", "churn/entries", "the same: entries that were sent", "per s", float64(sent)/float64(seconds))
+	j.report.figure("sync", "churn/forwarding-synced", "the same: forwarding them while a peer is told, of a core", "%", 100*synced.forwarding.Seconds()/float64(seconds))
+	j.report.figure("sync", "churn/share", "the same: CPU of telling and reading / CPU of forwarding by prog-run", "", cost/forwarding)
+	return nil
+}
+
+// spent is CPU time: of the thread that forwards, and of all others.
+type spent struct{ forwarding, others, took time.Duration }
+
+// churnOnce opens connections and closes them a second later, and returns what
+// that costs, and how many entries a peer was told of.
+func churnOnce(ctx context.Context, j *job, rate, seconds int, isSynced bool) (s spent, sent uint64, err error) {
+	r, err := newRig(rigOptions{flows: rate * (seconds + 2), templates: 1, sweeper: true})
+	if err != nil {
+		return s, 0, err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.apply(services(1, 2)); err != nil {
+		return s, 0, err
+	}
+	if isSynced {
+		peers, err := newSession(ctx, nobody{}, r.lvx)
+		if err != nil {
+			return s, 0, err
+		}
+		defer peers.stop()
+		_, stop := r.lvx.TellNews(peers.second.Publish)
+		defer stop()
+		<-peers.inSync
+		defer func() { sent = peers.second.Status()[0].Sent }()
+	}
+	part := rate / 10
+	began, before, thread := time.Now(), processTime(), cpuTime()
+	tick := time.NewTicker(time.Second / 10)
+	defer tick.Stop()
+	for n := range 10 * (seconds + 1) {
+		from := n * part
+		if n < 10*seconds {
+			err = r.establishAt(from, part)
+		}
+		if err == nil && n >= 10 {
+			err = r.sendFrom(fin|ack, from-10*part, part)
+		}
+		if err != nil {
+			return s, 0, err
+		}
+		if n%10 == 0 {
+			fmt.Fprint(j.notes, ".")
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return s, 0, ctx.Err()
+		}
+	}
+	s.forwarding = cpuTime() - thread
+	s.others = processTime() - before - s.forwarding
+	s.took = time.Since(began)
+	return s, 0, nil
+}
+
+// processTime is how long all threads of the process have run.
+func processTime() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t)
+	return time.Duration(t.Nano())
+}

@@ -28,13 +28,17 @@ type Speaker struct {
 	server    *server.BgpServer // nil: not running
 	announced map[netip.Addr]Route
 	wanted    []Route
-	failures  map[netip.Addr]string // why a router's last session ended, or did not begin
-	cancel    context.CancelFunc    // ends the watch for failures
+	cancel    context.CancelFunc // ends the watch for failures, and renewals
+	renewing  sync.WaitGroup
+
+	heard    sync.Mutex            // of what GoBGP tells, which may be while mu is held: nobody calls it with heard
+	failures map[netip.Addr]string // why a router's last session ended, or did not begin
+	renewals renewals
 }
 
 // NewSpeaker makes a speaker; nothing is opened before [Speaker.Start].
 func NewSpeaker(c Config, log *slog.Logger) *Speaker {
-	return &Speaker{log: log, config: c, announced: map[netip.Addr]Route{}, failures: map[netip.Addr]string{}}
+	return &Speaker{log: log, config: c, announced: map[netip.Addr]Route{}, failures: map[netip.Addr]string{}, renewals: newRenewals(len(c.Peers))}
 }
 
 // Start opens the sessions. Routes that were set before are announced as soon
@@ -42,7 +46,7 @@ func NewSpeaker(c Config, log *slog.Logger) *Speaker {
 func (s *Speaker) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log := slog.New(refusals{Handler: s.log.Handler(), note: s.setFailure})
+	log := slog.New(hearing{Handler: s.log.Handler(), failed: s.setFailure, reset: s.noteReset})
 	srv := server.NewBgpServer(server.LoggerOption(log, new(slog.LevelVar)))
 	go srv.Serve()
 	err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
@@ -66,6 +70,7 @@ func (s *Speaker) Start(ctx context.Context) error {
 		return fmt.Errorf("bgp: %w", err)
 	}
 	s.server, s.cancel = srv, cancel
+	s.renewing.Go(func() { s.renew(watch, srv) })
 	return s.announce()
 }
 
@@ -245,6 +250,7 @@ func (s *Speaker) Stop() {
 	defer s.mu.Unlock()
 	if s.server != nil {
 		s.cancel()
+		s.renewing.Wait()
 		s.server.Stop()
 		s.server = nil
 	}

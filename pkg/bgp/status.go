@@ -80,8 +80,8 @@ func word(name, prefix string) string {
 
 // failure is why there is no session with a router, for people.
 func (s *Speaker) failure(peer netip.Addr) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.heard.Lock()
+	defer s.heard.Unlock()
 	if why := s.failures[peer]; why != "" {
 		return why
 	}
@@ -91,8 +91,9 @@ func (s *Speaker) failure(peer netip.Addr) string {
 // noteFailure keeps the reason of a session's end.
 func (s *Speaker) noteFailure(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 	st := e.Peer.State
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.heard.Lock()
+	defer s.heard.Unlock()
+	s.renewals.is(st.NeighborAddress, st.SessionState == wire.BGP_FSM_ESTABLISHED)
 	if st.SessionState == wire.BGP_FSM_ESTABLISHED {
 		delete(s.failures, st.NeighborAddress)
 		return
@@ -103,9 +104,15 @@ func (s *Speaker) noteFailure(e *apiutil.WatchEventMessage_PeerEvent, _ time.Tim
 }
 
 func (s *Speaker) setFailure(peer netip.Addr, why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.heard.Lock()
+	defer s.heard.Unlock()
 	s.failures[peer] = why
+}
+
+func (s *Speaker) noteReset(peer netip.Addr) {
+	s.heard.Lock()
+	defer s.heard.Unlock()
+	s.renewals.hasBeenReset(peer)
 }
 
 const badPeerAS = "the router has another AS number than the configuration gives it (asn of the peer)"

@@ -206,6 +206,7 @@ func TestKilledAndHungDirectors(t *testing.T) {
 	if took > time.Second {
 		t.Errorf("a hung daemon was left after %s, want a second at most", took)
 	}
+	f.awaitPath("d2", true) // it goes on, and its session with it
 	must(t, load.Await(t.Context(), 20))
 	summary, err := load.Stop()
 	t.Log(summary)

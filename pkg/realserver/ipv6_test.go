@@ -29,6 +29,7 @@ func TestIPv6StatusJudgesWhatWorks(t *testing.T) {
 		noError(t, h.Sysctl("net.ipv6.conf.eth0.disable_ipv6", "0"))
 		noError(t, h.AddAddr("eth0", netip.MustParsePrefix(a)))
 	}
+	noError(t, r.Sysctl("net.ipv6.neigh.eth0.proxy_delay", "0")) // else a proxy answers up to 0.8 s later
 	host := netip.PrefixFrom(vip6, 128)
 	sysctl := func(value string, keys ...string) {
 		for _, k := range keys {

@@ -27,7 +27,7 @@ func TestDoctorIPv6(t *testing.T) {
 		return err
 	}
 	proxy := func(value, op string) error {
-		return errors.Join(r1.Sysctl("net.ipv6.conf.all.forwarding", value), r1.Sysctl("net.ipv6.conf.eth0.proxy_ndp", value),
+		return errors.Join(r1.Sysctl("net.ipv6.neigh.eth0.proxy_delay", "0"), r1.Sysctl("net.ipv6.conf.all.forwarding", value), r1.Sysctl("net.ipv6.conf.eth0.proxy_ndp", value),
 			ip(r1, "neigh "+op+" proxy "+vip6+" dev eth0"))
 	}
 	for _, m := range []mistake{

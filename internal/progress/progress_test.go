@@ -11,7 +11,7 @@ import (
 )
 
 // said is what a watch of a process that read describes has said within some time.
-func said(t *testing.T, read func(age time.Duration) (uint64, error), within time.Duration) (said error, when time.Duration) {
+func said(t *testing.T, read func(age time.Duration) (uint64, error), within time.Duration) (when time.Duration, said error) {
 	synctest.Test(t, func(*testing.T) {
 		began := time.Now()
 		stop := watch(func() (uint64, error) { return read(time.Since(began)) }, time.Minute, func(err error) {
@@ -21,7 +21,7 @@ func said(t *testing.T, read func(age time.Duration) (uint64, error), within tim
 		stop()
 		stop()
 	})
-	return said, when
+	return when, said
 }
 
 func TestWhoIsWaitedFor(t *testing.T) {
@@ -42,7 +42,7 @@ func TestWhoIsWaitedFor(t *testing.T) {
 		"cannot be seen": {func(time.Duration) (uint64, error) { return 0, os.ErrPermission }, ErrIdle, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, when := said(t, c.read, 10*time.Hour)
+			when, err := said(t, c.read, 10*time.Hour)
 			if !errors.Is(err, c.want) || when < c.at || when > c.at+time.Second {
 				t.Errorf("%v after %v, want %v after %v", err, when, c.want, c.at)
 			}

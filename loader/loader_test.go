@@ -140,7 +140,7 @@ func TestFault01PurgeDetachesAtOnce(t *testing.T) {
 // somebody looks at it at this moment.
 func TestFault01LinkIsMadeAnewAtOnce(t *testing.T) {
 	o := options(t)
-	for range 3 {
+	for range 2 {
 		for _, o.Mode = range []Mode{Native, Generic} {
 			lookAtLink(t, o)
 			d := open(t, o)
@@ -152,7 +152,7 @@ func TestFault01LinkIsMadeAnewAtOnce(t *testing.T) {
 	}
 	must(t, Purge(o.PinDir))
 	o.Mode = Auto
-	for range 3 {
+	for range 2 {
 		pinStrangeLink(t, o)
 		lookAtLink(t, o)
 		d := open(t, o)

@@ -169,12 +169,10 @@ func TestFault29InterfacesThatGoAndMove(t *testing.T) {
 		t.Errorf("a client hears %v, want silence", err)
 	}
 	must(t, d.Close(true))
-	for _, o.Interfaces = range [][]string{{"lvx1", "lvx0"}, {"lvx0", "lvx1"}} {
-		d = open(t, o)
-		if len(d.gates) != 0 || len(d.Attachments) != 2 || d.Attachments[0].Slot == d.Attachments[1].Slot {
-			t.Errorf("%d gates, %+v", len(d.gates), d.Attachments)
-		}
-		must(t, d.Close(true))
+	o.Interfaces = []string{"lvx0", "lvx1"} // in front of the one that has a slot
+	d = open(t, o)
+	if len(d.gates) != 0 || len(d.Attachments) != 2 || d.Attachments[0].Slot == slots["lvx1"] || d.Attachments[1].Slot != slots["lvx1"] {
+		t.Errorf("%d gates, slots %v, %+v", len(d.gates), slots, d.Attachments)
 	}
-	must(t, Purge(o.PinDir))
+	must(t, d.Close(false))
 }

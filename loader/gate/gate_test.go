@@ -3,9 +3,12 @@ package gate
 import (
 	"io"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/loader/tc"
 )
@@ -86,5 +89,46 @@ func TestGateOpensByItself(t *testing.T) {
 	}
 	if ret, err := g.objects.Gate.Run(&ebpf.RunOptions{Data: frame(vips[0], 0)}); err != nil || ret != 0xffffffff {
 		t.Errorf("%#x, %v", ret, err)
+	}
+}
+
+// On kernels without tcx the gate is a filter, which takes the place of one that a
+// killed process has left; opening it leaves nothing.
+func TestGateAsAFilter(t *testing.T) {
+	runtime.LockOSThread() // the thread ends with the test
+	must(t, unix.Unshare(unix.CLONE_NEWNET))
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "lvx0"
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "lvx0p"}))
+	l, err := netlink.LinkByName("lvx0")
+	must(t, err)
+	filters := func() int {
+		t.Helper()
+		all, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+		if err != nil { // there is no such hook
+			return 0
+		}
+		return len(all)
+	}
+	for range 2 { // the first one is left
+		_, err := shut(l.Attrs().Index, vips, tc.AttachFilters)
+		must(t, err)
+	}
+	if n := filters(); n != 1 {
+		t.Errorf("%d filters, want one", n)
+	}
+	g, err := shut(l.Attrs().Index, vips, tc.AttachFilters)
+	must(t, err)
+	must(t, g.Open())
+	must(t, g.Open())
+	if n := filters(); n != 0 {
+		t.Errorf("%d filters are left", n)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

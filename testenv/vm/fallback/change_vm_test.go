@@ -36,7 +36,7 @@ func TestKernelBackendChanges(t *testing.T) {
 			}
 		}
 	})
-	for _, to := range []string{"ipvs", "xdp", "ipvs", "xdp"} {
+	for _, to := range []string{"ipvs", "xdp"} {
 		from := map[string]string{"ipvs": "xdp", "xdp": "ipvs"}[to]
 		l.edit("backend: "+from, "backend: "+to)
 		l.curl(2, url)

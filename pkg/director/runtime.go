@@ -349,23 +349,24 @@ func patchOf(svc *config.Service, e *ipvsadm.Entry) *Patch {
 	if e.Service != file.Service {
 		p.Settings = &e.Service
 	}
-	had := make(map[netip.AddrPort]ipvsadm.Server, len(file.Servers))
+	had := make(map[netip.AddrPort]bool, len(file.Servers))
 	for _, s := range file.Servers {
-		had[netip.AddrPortFrom(s.Addr, s.Port)] = s
+		had[netip.AddrPortFrom(s.Addr, s.Port)] = true
 	}
+	now := make(map[netip.AddrPort]ipvsadm.Server, len(e.Servers))
 	for _, s := range e.Servers {
 		k := netip.AddrPortFrom(s.Addr, s.Port)
-		switch was, ok := had[k]; {
-		case !ok:
+		if now[k] = s; !had[k] {
 			p.Added = append(p.Added, s)
-		case was != s:
-			p.Changed = append(p.Changed, s)
 		}
-		delete(had, k)
 	}
-	for _, s := range file.Servers {
-		if k := netip.AddrPortFrom(s.Addr, s.Port); had[k] == s {
+	for _, was := range file.Servers { // in its order: that is the one that they are served in
+		k := netip.AddrPortFrom(was.Addr, was.Port)
+		switch s, isThere := now[k]; {
+		case !isThere:
 			p.Dropped = append(p.Dropped, k)
+		case s != was:
+			p.Changed = append(p.Changed, s)
 		}
 	}
 	if p.Settings == nil && p.Added == nil && p.Changed == nil && p.Dropped == nil {

@@ -353,6 +353,26 @@ func TestRuntimeTimeoutsAndZero(t *testing.T) {
 	})
 }
 
+// What a layer says of the reals of a file does not depend on the order in which
+// it was typed: one that was removed and added again is where the file has it.
+func TestRuntimePatchIsInTheFilesOrder(t *testing.T) {
+	file := configOf(service("web", 1, 2, 3))
+	table := newRuntimeTable(file, &Runtime{})
+	for _, c := range commandsOf(t, "-d -t 10.0.0.100:80 -r 10.0.0.11\n-e -t 10.0.0.100:80 -r 10.0.0.12 -w 0\n-a -t 10.0.0.100:80 -r 10.0.0.11 -w 0") {
+		if fail := table.do(c); fail != nil {
+			t.Fatal(fail.Text)
+		}
+	}
+	rt := table.layer()
+	again, _ := rt.rebase(file)
+	if diff := cmp.Diff(rt, again, compareAddrs); diff != "" {
+		t.Errorf("rebased on the same file (-layer +rebased):\n%s", diff)
+	}
+	if got := realsOf(lb.State{Services: []lb.Service{rt.merge(file, nil).Services[0].Service}}); got != "web 1*0 2*0 3*3" {
+		t.Errorf("served: %s", got)
+	}
+}
+
 // Whatever is typed: what runs, written down as a layer on the file, merges
 // to what runs; and a file that has it needs no layer.
 func TestRuntimeProperties(t *testing.T) {

@@ -77,17 +77,20 @@ static __always_inline int translate_reply(struct run *r, const struct departure
 	return 0;
 }
 
-/* Send what is a reply of the real in r->slot. */
+/*
+ * Send what is a reply of the real in r->slot. With TTL 1 it is not counted, and means
+ * nothing: ip_forward throws it away before ip_vs_out.
+ */
 static __always_inline int send_reply(struct run *r, struct departure *d)
 {
 	int found;
 
-	count_reply(r->slot, r->p.length);
 	if (r->p.ttl <= 1) {
 		if (r->verdict == VERDICT_ICMP_REPLIED)
 			return DROP(VERDICT_TTL_SILENT);
 		return answer_with(r, VERDICT_ANSWERED_TTL);
 	}
+	count_reply(r->slot, r->p.length);
 	found = find_hop(r->ctx, &d->hop, r->p.destination, r->p.source,
 			 is_merged(r) ? 0 : r->p.length);
 	record(STEP_ROUTE, d->hop.ifindex | (__u64)d->hop.kind << 32);
@@ -151,7 +154,8 @@ static __always_inline int use_flow(struct run *r, struct departure *d)
 		return CONTINUE;
 	}
 	record(STEP_REPLY, value);
-	continue_by_reply(r, real, place, value);
+	if (r->p.ttl > 1)
+		continue_by_reply(r, real, place, value);
 	return CONTINUE;
 }
 
@@ -236,7 +240,7 @@ static __always_inline int decide_reply(struct run *r, struct departure *d)
 	outcome = use_flow(r, d);
 	if (outcome != CONTINUE)
 		return outcome;
-	if (r->p.fragment)
+	if (r->p.fragment && r->p.ttl > 1)
 		note_reply(r, d);
 	return send_reply(r, d);
 }

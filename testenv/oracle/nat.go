@@ -119,11 +119,16 @@ func (d *Director) reply(p packet) Outcome {
 	if o, serve := d.roleOfReply(k.vip.Addr()); !serve {
 		return o
 	}
+	return d.sendBack(p, f.real, k.vip, false, func() { d.continueByReply(p, k, f, flags) })
+}
+
+// continueByReply is what a reply that leaves means for its connection.
+func (d *Director) continueByReply(p packet, k tuple, f *flow, flags byte) {
 	before := f.state
-	f.state, f.seen = progress(f, proto, flags, true), d.now
+	f.state, f.seen = progress(f, k.proto, flags, true), d.now
 	f.keepProven()
 	switch {
-	case proto == lb.UDP && !f.proven:
+	case k.proto == lb.UDP && !f.proven:
 		f.proven = true
 		d.assure(k, f.real)
 	case f.state == "ESTABLISHED" && (before != "ESTABLISHED" || !f.proven):
@@ -133,7 +138,6 @@ func (d *Director) reply(p packet) Outcome {
 	if p.more {
 		d.notes[p.datagram()] = note{real: f.real, at: d.now, vip: k.vip.Addr()}
 	}
-	return d.sendBack(p, f.real, k.vip, false)
 }
 
 // keepProven ends what a flow has proven where its state ends that.
@@ -158,7 +162,7 @@ func (d *Director) errorOfReal(p packet) Outcome {
 	if o, serve := d.roleOfReply(k.vip.Addr()); !serve {
 		return o
 	}
-	return d.sendBack(p, f.real, k.vip, true)
+	return d.sendBack(p, f.real, k.vip, true, func() {})
 }
 
 // quotedBy is the packet that an ICMP error quotes, which went from the error's
@@ -184,7 +188,7 @@ func (d *Director) laterReply(p packet) Outcome {
 	if o, serve := d.roleOfReply(n.vip); !serve {
 		return o
 	}
-	return d.sendBack(p, n.real, netip.AddrPortFrom(n.vip, 0), false)
+	return d.sendBack(p, n.real, netip.AddrPortFrom(n.vip, 0), false, func() {})
 }
 
 // roleOfReply asks whether the director may send from a VIP.
@@ -200,11 +204,15 @@ func (d *Director) roleOfReply(vip netip.Addr) (Outcome, bool) {
 	return Outcome{}, true
 }
 
-// sendBack counts a reply of a real and sends it to its client, from a VIP's
-// port.
-func (d *Director) sendBack(p packet, r *real, vip netip.AddrPort, icmp bool) Outcome {
-	r.counters.OutPkts++
-	r.counters.OutBytes += uint64(p.length)
+// sendBack sends a reply of a real to its client, from a VIP's port. It is counted,
+// and what follows is done, unless its TTL is 1: ip_forward throws it away before
+// ip_vs_out.
+func (d *Director) sendBack(p packet, r *real, vip netip.AddrPort, icmp bool, follow func()) Outcome {
+	if p.ttl > 1 {
+		r.counters.OutPkts++
+		r.counters.OutBytes += uint64(p.length)
+		follow()
+	}
 	o := d.wayBack(p, vip, icmp)
 	o.to = r
 	return o

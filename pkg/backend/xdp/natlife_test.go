@@ -76,3 +76,19 @@ func TestNATRepliesOfTheConnectionThatLives(t *testing.T) {
 		}
 	}
 }
+
+// A reply that gets no further than this host is none to the connection, as in the
+// kernel, whose ip_forward throws it away before ip_vs_out.
+func TestNATReplyWithoutTTLMeansNothing(t *testing.T) {
+	h := newNAT(t, natService())
+	h.wantIn(natPacket{proto: lb.TCP, src: client, dst: web, flags: "S"}, natReal)
+	h.want(natPacket{proto: lb.TCP, src: natReal, dst: client, flags: "R", change: func(ip []byte) { ip[8] = 1 }}.frame(), "answered_ttl", tx)
+	all, err := h.Connections(0)
+	must(t, err)
+	if len(all) != 1 || all[0].State != "SYN_RECV" {
+		t.Errorf("%+v", all)
+	}
+	if c := h.counters0(); c.OutPkts != 0 {
+		t.Errorf("%d replies were counted", c.OutPkts)
+	}
+}

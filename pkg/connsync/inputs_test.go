@@ -9,17 +9,16 @@ import (
 	"time"
 )
 
-// inputCount is how many inputs [TestMutatedInputs] makes: LVX_SYNC_INPUTS, or
-// some.
-func inputCount(t *testing.T) int {
+// numberOf is the number that an environment variable gives, or another one.
+func numberOf(t *testing.T, name string, otherwise int) int {
 	t.Helper()
-	text := os.Getenv("LVX_SYNC_INPUTS")
+	text := os.Getenv(name)
 	if text == "" {
-		return 100_000
+		return otherwise
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("LVX_SYNC_INPUTS=%s: not a number from 1", text)
+	if err != nil || n < 0 {
+		t.Fatalf("%s=%s: not a number from 0", name, text)
 	}
 	return n
 }
@@ -50,7 +49,8 @@ func mutate(r *rand.Rand, b []byte) []byte {
 
 // Every captured datagram, every kind of frame and a listing, changed at
 // random: nothing is read beyond its bounds, and what is read can be written
-// again. A failure names the seed of its input.
+// again. A failure names the seed of its input; LVX_SYNC_INPUTS is how many there
+// are, LVX_SYNC_SEED the first.
 func TestMutatedInputs(t *testing.T) {
 	var datagrams [][]byte
 	for _, c := range captured {
@@ -66,9 +66,9 @@ func TestMutatedInputs(t *testing.T) {
 		frameOf(frameDigest, appendDigests(nil, []Digest{{"web", 1}})...),
 	}
 	const line = "TCP AC100001 03E9 0A000064 0050 0A000005 0050 ESTABLISHED     899\n"
-	count := inputCount(t)
+	first, count := numberOf(t, "LVX_SYNC_SEED", 0), numberOf(t, "LVX_SYNC_INPUTS", 100_000)
 	begin := time.Now()
-	for seed := range count {
+	for seed := first; seed < first+count; seed++ {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
 		func() {
 			defer func() {

@@ -3,6 +3,7 @@ package failover
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/connsync"
+	"github.com/lvx-lb/lvx/testenv"
 )
 
 const hostileID = 51 // the syncid of a pair that is attacked
@@ -44,6 +46,34 @@ func (a *attacker) send(datagrams ...[]byte) {
 		if a.sent++; a.sent%50 == 0 {
 			time.Sleep(ms)
 		}
+	}
+}
+
+// captureWire hears what the master says on the wire from now on: what it returns
+// waits until there is something, and gives all datagrams.
+func (p *pair) captureWire(t *testing.T) func() [][]byte {
+	t.Helper()
+	c, err := p.Host("d").Capture("eth0")
+	must(t, err)
+	const headers = 14 + 20 + 8
+	isSaid := func(f testenv.Frame) bool {
+		return len(f.Data) > headers && netip.AddrFrom4([4]byte(f.Data[26:30])) == Addr("a") &&
+			netip.AddrFrom4([4]byte(f.Data[30:34])) == connsync.DefaultGroup
+	}
+	return func() (datagrams [][]byte) {
+		t.Helper()
+		p.await("the master has said something on the wire", func() error {
+			frames, err := c.Select(isSaid)
+			if err == nil && len(frames) == 0 {
+				err = errors.New("nothing yet")
+			}
+			datagrams = nil
+			for _, f := range frames {
+				datagrams = append(datagrams, bytes.Clone(f.Data[headers:]))
+			}
+			return err
+		})
+		return datagrams
 	}
 }
 
@@ -141,6 +171,7 @@ func TestHostileSync(t *testing.T) {
 	body := strings.Replace(syncedBody(t), "sync: {", fmt.Sprintf("sync: {syncid: %d, ", hostileID), 1)
 	p := newRealPair(t, v3tenth, body)
 	p.awaitSync()
+	wire := p.captureWire(t)
 	conns := p.holdAll()
 	p.await("b has been told", func() error {
 		known := map[connEnds]bool{}
@@ -167,13 +198,15 @@ func TestHostileSync(t *testing.T) {
 		x.send(d, append(d, make([]byte, rnd.IntN(60_000-len(d)))...)) // oversized
 	}
 	x.send(flood...)
+	genuine := wire() // all that the master has said
 	for range 3 {
-		x.send(forged...) // again
+		x.send(forged...)
+		x.send(genuine...)
 	}
 	refused := p.hammerSessions(t, "a", "b") + p.hammerSessions(t, "d", "b")
 	after := anonymous(t, p.b.Pid())
 	st := p.wireStatus("b")
-	t.Logf("%d datagrams; b: %+v; %d connections refused; RssAnon %d MiB, then %d", x.sent, st, refused, before, after)
+	t.Logf("%d datagrams, %d genuine ones three times among them; b: %+v; %d connections refused; RssAnon %d MiB, then %d", x.sent, len(genuine), st, refused, before, after)
 	if st.Malformed == 0 || st.Foreign == 0 || st.Rejected == 0 {
 		t.Errorf("not everything is counted: %+v", st)
 	}

@@ -9,6 +9,7 @@ import (
 // What the configuration says of routes is on the wire, and a session that takes
 // packets from the segment alone stands.
 func TestAttributesAreSpoken(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, "ttl security on; bfd on; graceful restart aware;")
 	med := uint32(50)
 	d := l.speak("d1", "172.25.0.11", func(c *Config) {

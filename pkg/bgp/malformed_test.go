@@ -140,6 +140,7 @@ func awaitMessage(conn net.Conn, kind uint8) error {
 // nothing, and its session with another router, and what is announced there,
 // stand all the time.
 func TestMalformedUpdatesDoNoHarm(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, "")
 	listener, err := l.Host("r1").Listen("tcp", "172.25.0.12:179")
 	if err != nil {

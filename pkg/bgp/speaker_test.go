@@ -239,6 +239,7 @@ func (l *lab) routes(addr netip.Addr) string {
 }
 
 func TestRouterSpreadsOverDirectorsThatAnnounce(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, "")
 	d1 := l.speak("d1", "172.25.0.11", func(c *Config) {
 		c.Peers = append(c.Peers, Peer{Address: netip.MustParseAddr("fd00::50"), ASN: routerASN})
@@ -285,6 +286,7 @@ func TestRouterSpreadsOverDirectorsThatAnnounce(t *testing.T) {
 }
 
 func TestKilledAndHungDirectorsAreLeft(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, "bfd on;")
 	bfd := func(c *Config) { c.Peers[0].BFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 3} }
 	d1 := l.speak("d1", "172.25.0.11", bfd)
@@ -308,6 +310,7 @@ func TestKilledAndHungDirectorsAreLeft(t *testing.T) {
 }
 
 func TestReasonsOfASessionThatIsDown(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, test := range []struct {
 		name   string
 		asn    uint32
@@ -333,6 +336,7 @@ func TestReasonsOfASessionThatIsDown(t *testing.T) {
 }
 
 func TestPasswordsAreSpoken(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, `password "secret";`)
 	d := l.speak("d1", "172.25.0.11", func(c *Config) { c.Peers[0].Password = "secret" })
 	d.announce(Route{Addr: vip})

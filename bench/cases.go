@@ -88,6 +88,16 @@ func manyFlows(flows int, name string, chunk int) []group {
 			{name: "floor_b/" + name + "_skewed", what: "floor B, " + name + " flows, skewed", prog: floorB, traffic: hot, packets: chunk},
 			{name: "established/" + name + "_skewed", what: "established TCP, " + name + " flows, skewed", prog: lvx, traffic: hot, packets: chunk, verdict: forwarded},
 		},
+	}, {
+		name: name + " flows, stateless", state: with(services(1, 2), stateless),
+		prepare: func(r *rig) error {
+			_ = r.forget()
+			return r.fillFloor(data, flows)
+		},
+		lanes: []lane{
+			{name: "floor_b/" + name + "_rows", what: "floor B, " + name + " flows, beside a stateless service", prog: floorB, traffic: data, packets: chunk},
+			{name: "stateless/" + name + "_rows", what: "stateless mh, " + name + " flows", prog: lvx, traffic: data, packets: chunk, verdict: forwarded},
+		},
 	}}
 }
 

@@ -59,6 +59,10 @@ func with(s lb.State, change func(*lb.Service)) lb.State {
 	return s
 }
 
+func stateless(svc *lb.Service) {
+	svc.Scheduler, svc.Flags, svc.Stateless = lb.MH, lb.MHPort, true
+}
+
 func persistent(svc *lb.Service) { svc.Persistence = lb.Persistence{Timeout: 360 * time.Second} }
 
 // both is one service on ports 80 and 443, persistent as a whole.

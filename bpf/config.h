@@ -49,4 +49,6 @@ volatile const enum route_kind names_of_route_kinds = 0;
 volatile const enum table_size names_of_table_sizes = 0;
 volatile const enum real_index names_of_real_indices = 0;
 volatile const enum filter_scope names_of_filter_scopes = 0;
+volatile const enum row_state names_of_row_states = 0;
 struct held_frame *volatile const names_of_held_frames = 0;
+struct row_value *volatile const names_of_row_values = 0;

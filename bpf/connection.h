@@ -125,6 +125,117 @@ static __always_inline __u32 find_listener(const struct run *r)
 	return find_service(&rq);
 }
 
+static __always_inline int is_first(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_SYN;
+}
+
+/* A packet that does not go on with a connection for sure: its source is looked at. */
+static __always_inline int may_begin(__u8 protocol, __u8 tcp_flags)
+{
+	return protocol != IPPROTO_TCP || tcp_flags & TCP_SYN;
+}
+
+/* What choose_by_row has to know of a packet. */
+enum row_question {
+	ROW_ASKED_BY_TCP = 1,
+	ROW_ASKED_BY_SYN = 2,
+	ROW_RESETS = 4, /* connections of removed reals (expire_nodest_conn) */
+};
+
+/* What it says of a packet that it has no real for. */
+enum row_end {
+	ROW_ENDS_UNKNOWN = 1,
+	ROW_ENDS_AWAY,
+	ROW_ENDS_GONE,
+};
+
+static __always_inline __u32 ask_row(const struct run *r)
+{
+	return (r->p.protocol == IPPROTO_TCP ? ROW_ASKED_BY_TCP : 0) | (is_first(&r->p) ? ROW_ASKED_BY_SYN : 0) |
+	       (r->s->flags & SETTING_EXPIRE_NODEST ? ROW_RESETS : 0);
+}
+
+/*
+ * No flow, and the service is stateless: the real that has the row now gets
+ * what begins a connection, the one that had it last all else. A slot, or enum
+ * row_end << 32. A global function: it is verified once.
+ */
+__attribute__((noinline)) __u64 choose_by_row(struct service *svc, __u32 value, __u32 question)
+{
+	__u64 row = find_row(svc, value), now = row_real(row);
+	__u32 settled = row_settled(row), flags = 0;
+	struct real *real;
+
+	if (!svc)
+		return NO_SLOT;
+	record(STEP_ROW, row);
+	if (now == ROW_NONE) {
+		record(STEP_SORRY, svc->sorry);
+		now = svc->sorry;
+	}
+	if (question & ROW_ASKED_BY_SYN)
+		return now;
+	real = bpf_map_lookup_elem(&reals, &settled);
+	if (real && real_generation(real) == row_generation(row))
+		flags = real->flags;
+	barrier_var(flags);
+	if (flags & REAL_THERE)
+		return flags & REAL_SILENT && !(question & ROW_ASKED_BY_TCP) ? now : settled;
+	if (!(question & ROW_ASKED_BY_TCP) || (settled == ROW_NONE && row_real(row) != ROW_NONE))
+		return now;
+	if (settled == ROW_NONE)
+		return (__u64)ROW_ENDS_UNKNOWN << 32;
+	if (!(question & ROW_RESETS) || flags & REAL_UNCHECKED)
+		return (__u64)ROW_ENDS_AWAY << 32;
+	return (__u64)ROW_ENDS_GONE << 32;
+}
+
+/* The outcome; each a constant, or Linux 6.1 takes it for SEND. */
+static __always_inline int end_by_row(__u32 end)
+{
+	if (end == ROW_ENDS_UNKNOWN)
+		return PASS(VERDICT_NO_FLOW);
+	barrier();
+	if (end == ROW_ENDS_AWAY)
+		return DROP(VERDICT_REAL_AWAY);
+	barrier();
+	return PASS(VERDICT_REAL_GONE);
+}
+
+/*
+ * The packet of a stateless service whose row is settled goes to the row's real,
+ * whatever flows there are. CONTINUE if the row is not settled, or there are none.
+ */
+static __always_inline int send_by_row(struct run *r)
+{
+	__u32 index = find_listener(r), slot;
+	struct service *svc;
+	struct real *real;
+	__u64 row;
+
+	if (index == NO_SERVICE)
+		return CONTINUE;
+	svc = get_service(r->s, index);
+	if (!svc || !svc->rows)
+		return CONTINUE;
+	row = find_row(svc, hash_input(svc, &r->p));
+	if (row_state(row) != ROW_SETTLED)
+		return CONTINUE;
+	slot = row_real(row);
+	real = bpf_map_lookup_elem(&reals, &slot);
+	if (!real || !(real->flags & REAL_THERE))
+		return CONTINUE;
+	record(STEP_SERVICE, index & (SERVICES - 1));
+	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
+		return DROP(VERDICT_DENIED);
+	if (may_begin(r->p.protocol, r->p.tcp_flags) && is_own_address(r->p.source))
+		return PASS(VERDICT_MARTIAN);
+	record(STEP_ROW, row);
+	r->connections = is_first(&r->p);
+	return send_to(r, real, slot, VERDICT_FORWARDED);
+}
+
 /* No flow: find the service, choose a real, remember it, send. */
 static __always_inline int open_connection(struct run *r)
 {
@@ -141,17 +252,25 @@ static __always_inline int open_connection(struct run *r)
 	record(STEP_SERVICE, index & (SERVICES - 1));
 	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
-	if (!can_open(r->s, &r->p)) {
+	if (!svc->rows && !can_open(r->s, &r->p)) {
 		record(STEP_OPENS_NOTHING, r->p.tcp_flags);
 		return PASS(VERDICT_NO_FLOW);
 	}
 	if (is_own_address(r->p.source))
 		return PASS(VERDICT_MARTIAN);
-	slot = choose_real(r, svc, index & (SERVICES - 1));
+	if (svc->rows) {
+		__u64 chosen = choose_by_row(svc, hash_input(svc, &r->p), ask_row(r));
+
+		if (chosen >> 32)
+			return end_by_row(chosen >> 32);
+		slot = chosen;
+	} else {
+		slot = choose_real(r, svc, index & (SERVICES - 1));
+	}
 	real = bpf_map_lookup_elem(&reals, &slot);
 	if (!real || !(real->flags & REAL_THERE))
 		return end_without_choice(r, svc);
-	r->connections = 1;
+	r->connections = !svc->rows || is_first(&r->p);
 	if (svc->flags & SERVICE_ONE_PACKET && r->p.protocol == IPPROTO_UDP)
 		return send_to(r, real, slot, VERDICT_FORWARDED);
 	if (r->p.protocol == IPPROTO_TCP)
@@ -320,6 +439,11 @@ static __always_inline int balance_packet(struct run *r)
 	if (!number)
 		return PASS(VERDICT_NO_LISTENER);
 	identify_flow(r, number);
+	if (r->vip->flags & VIP_STATELESS) {
+		outcome = send_by_row(r);
+		if (outcome != CONTINUE)
+			return outcome;
+	}
 	value = look_up_flow(r, &place);
 	if (!value && old_flow_sets)
 		value = find_left_flow(r, &place);
@@ -357,20 +481,21 @@ static __always_inline struct real *find_hashed_real(struct run *r, __u32 *slot)
 	struct real *real;
 	__u32 index;
 
-	if (r->p.protocol == IPPROTO_TCP && !(r->s->flags & SETTING_SLOPPY_TCP))
-		return 0;
 	index = find_listener(r);
 	if (index == NO_SERVICE)
 		return 0;
 	svc = get_service(r->s, index);
-	if (!svc || !svc->ring_size || svc->flags & SERVICE_PERSISTENT)
+	if (!svc || !(svc->ring_size | svc->rows) || svc->flags & SERVICE_PERSISTENT)
+		return 0;
+	if (r->p.protocol == IPPROTO_TCP && !(r->s->flags & SETTING_SLOPPY_TCP) && !svc->rows)
 		return 0;
 	if (svc->scheduler == SCHED_RR || svc->scheduler >= SCHED_LC)
 		return 0;
 	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
 		return 0;
 	record(STEP_SERVICE, index & (SERVICES - 1));
-	*slot = pick_by_walk(svc, hash_input(svc, &r->p));
+	*slot = svc->rows ? row_owner(find_row(svc, hash_input(svc, &r->p))) :
+			    pick_by_walk(svc, hash_input(svc, &r->p));
 	real = bpf_map_lookup_elem(&reals, slot);
 	return real && real->flags & REAL_THERE ? real : 0;
 }

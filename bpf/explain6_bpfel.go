@@ -72,6 +72,8 @@ const (
 	explain6VarNamesOfRealIndices    = "names_of_real_indices"
 	explain6VarNamesOfRecordingSizes = "names_of_recording_sizes"
 	explain6VarNamesOfRouteKinds     = "names_of_route_kinds"
+	explain6VarNamesOfRowStates      = "names_of_row_states"
+	explain6VarNamesOfRowValues      = "names_of_row_values"
 	explain6VarNamesOfStates         = "names_of_states"
 	explain6VarNamesOfSteps          = "names_of_steps"
 	explain6VarNamesOfTableSizes     = "names_of_table_sizes"
@@ -197,6 +199,8 @@ type explain6VariableSpecs struct {
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.VariableSpec `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.VariableSpec `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.VariableSpec `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
@@ -339,6 +343,8 @@ type explain6Variables struct {
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.Variable `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.Variable `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.Variable `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`

@@ -68,6 +68,8 @@ const (
 	explainVarNamesOfRealIndices    = "names_of_real_indices"
 	explainVarNamesOfRecordingSizes = "names_of_recording_sizes"
 	explainVarNamesOfRouteKinds     = "names_of_route_kinds"
+	explainVarNamesOfRowStates      = "names_of_row_states"
+	explainVarNamesOfRowValues      = "names_of_row_values"
 	explainVarNamesOfStates         = "names_of_states"
 	explainVarNamesOfSteps          = "names_of_steps"
 	explainVarNamesOfTableSizes     = "names_of_table_sizes"
@@ -189,6 +191,8 @@ type explainVariableSpecs struct {
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.VariableSpec `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.VariableSpec `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.VariableSpec `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
@@ -319,6 +323,8 @@ type explainVariables struct {
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.Variable `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.Variable `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.Variable `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`

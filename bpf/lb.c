@@ -43,6 +43,7 @@
  *   glance.h      the short way of nearly every packet: what both families have in common
  *   fast.h          IPv4's
  *   fast6.h         IPv6's
+ *   fastrows.h      that of stateless services
  *
  * The lookups of an established packet, in order; each is an inlined array
  * access, and what it costs is the cache line behind it:

@@ -68,6 +68,8 @@ const (
 	lb6VarNamesOfRealFlags      = "names_of_real_flags"
 	lb6VarNamesOfRealIndices    = "names_of_real_indices"
 	lb6VarNamesOfRouteKinds     = "names_of_route_kinds"
+	lb6VarNamesOfRowStates      = "names_of_row_states"
+	lb6VarNamesOfRowValues      = "names_of_row_values"
 	lb6VarNamesOfStates         = "names_of_states"
 	lb6VarNamesOfTableSizes     = "names_of_table_sizes"
 	lb6VarNamesOfVerdicts       = "names_of_verdicts"
@@ -186,6 +188,8 @@ type lb6VariableSpecs struct {
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.VariableSpec `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.VariableSpec `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
@@ -319,6 +323,8 @@ type lb6Variables struct {
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.Variable `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.Variable `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`

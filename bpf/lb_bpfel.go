@@ -64,6 +64,8 @@ const (
 	lbVarNamesOfRealFlags      = "names_of_real_flags"
 	lbVarNamesOfRealIndices    = "names_of_real_indices"
 	lbVarNamesOfRouteKinds     = "names_of_route_kinds"
+	lbVarNamesOfRowStates      = "names_of_row_states"
+	lbVarNamesOfRowValues      = "names_of_row_values"
 	lbVarNamesOfStates         = "names_of_states"
 	lbVarNamesOfTableSizes     = "names_of_table_sizes"
 	lbVarNamesOfVerdicts       = "names_of_verdicts"
@@ -178,6 +180,8 @@ type lbVariableSpecs struct {
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.VariableSpec `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.VariableSpec `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
@@ -299,6 +303,8 @@ type lbVariables struct {
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.Variable `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.Variable `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`

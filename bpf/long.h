@@ -8,6 +8,7 @@
 #include "admit.h"
 #include "connection.h"
 #include "family.h"
+#include "fastrows.h"
 #include "forward_dr.h"
 #include "fragment.h"
 #include "record.h"
@@ -189,8 +190,10 @@ __attribute__((noinline)) int long_way(struct xdp_md *ctx)
 		.slot = NO_SLOT,
 	};
 	struct run *run = &r;
-	int outcome;
+	int outcome = RECORDS ? CONTINUE : way_by_row_if_any(ctx);
 
+	if (outcome != CONTINUE)
+		return outcome;
 	asm volatile(""
 		     : "+r"(run)
 		     :

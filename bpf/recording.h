@@ -38,6 +38,7 @@ enum step {
 	STEP_REPLY, /* a real's reply by NAT: the flow's word */
 	STEP_ROUTE, /* its way to the client: the interface's number, 1 << 32 more if by a router that is known */
 	STEP_MTU, /* the packet is too long for the way out: that way's MTU */
+	STEP_ROW, /* the service is stateless: the word of the row that the hash names */
 };
 
 struct step_taken {

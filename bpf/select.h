@@ -237,6 +237,30 @@ static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 	return ring_slot(svc, (pick + svc->start) % svc->ring_size);
 }
 
+/* A row that there is not: it is not settled, and has no real. */
+#define NO_ROW (ROW_NONE | (__u64)ROW_NONE << ROW_SETTLED_SHIFT | (__u64)ROW_CHANGED << ROW_STATE_SHIFT)
+
+/* The row of a stateless service that a hashed value names. */
+static __always_inline __u64 row_of(const struct service *svc, __u32 value)
+{
+	struct ring_line *line;
+	__u32 row, at;
+
+	if (!svc->rows)
+		return NO_ROW;
+	row = svc->scheduler == SCHED_MH ? hsiphash(value, MH_KEY) : hash_bucket(value);
+	row %= svc->rows;
+	at = svc->ring + row / ROW_LINE_ROWS;
+	line = bpf_map_lookup_elem(&rings, &at);
+	return line ? READ_ONCE_64(((__u64 *)line)[row % ROW_LINE_ROWS]) : NO_ROW;
+}
+
+/* The same as a global function: it is verified once. */
+__attribute__((noinline)) __u64 find_row(struct service *svc, __u32 value)
+{
+	return svc ? row_of(svc, value) : NO_ROW;
+}
+
 /* What the hashing schedulers hash: an address, and the client's port. */
 static __always_inline __u32 hash_input(const struct service *svc, const struct packet *p)
 {

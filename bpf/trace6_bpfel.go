@@ -72,6 +72,8 @@ const (
 	trace6VarNamesOfRealIndices    = "names_of_real_indices"
 	trace6VarNamesOfRecordingSizes = "names_of_recording_sizes"
 	trace6VarNamesOfRouteKinds     = "names_of_route_kinds"
+	trace6VarNamesOfRowStates      = "names_of_row_states"
+	trace6VarNamesOfRowValues      = "names_of_row_values"
 	trace6VarNamesOfStates         = "names_of_states"
 	trace6VarNamesOfSteps          = "names_of_steps"
 	trace6VarNamesOfTableSizes     = "names_of_table_sizes"
@@ -197,6 +199,8 @@ type trace6VariableSpecs struct {
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.VariableSpec `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.VariableSpec `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.VariableSpec `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
@@ -339,6 +343,8 @@ type trace6Variables struct {
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.Variable `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.Variable `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.Variable `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`

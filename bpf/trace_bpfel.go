@@ -68,6 +68,8 @@ const (
 	traceVarNamesOfRealIndices    = "names_of_real_indices"
 	traceVarNamesOfRecordingSizes = "names_of_recording_sizes"
 	traceVarNamesOfRouteKinds     = "names_of_route_kinds"
+	traceVarNamesOfRowStates      = "names_of_row_states"
+	traceVarNamesOfRowValues      = "names_of_row_values"
 	traceVarNamesOfStates         = "names_of_states"
 	traceVarNamesOfSteps          = "names_of_steps"
 	traceVarNamesOfTableSizes     = "names_of_table_sizes"
@@ -189,6 +191,8 @@ type traceVariableSpecs struct {
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.VariableSpec `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.VariableSpec `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.VariableSpec `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.VariableSpec `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
@@ -319,6 +323,8 @@ type traceVariables struct {
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`
+	NamesOfRowStates      *ebpf.Variable `ebpf:"names_of_row_states"`
+	NamesOfRowValues      *ebpf.Variable `ebpf:"names_of_row_values"`
 	NamesOfStates         *ebpf.Variable `ebpf:"names_of_states"`
 	NamesOfSteps          *ebpf.Variable `ebpf:"names_of_steps"`
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`

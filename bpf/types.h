@@ -15,6 +15,8 @@ enum table_size {
 	SERVICES = 16384, /* per half */
 	RING_LINES = 262144,
 	RING_LINE_SLOTS = 16, /* in a line of a ring */
+	ROW_LINE_ROWS = 8, /* in a line of a stateless service's rows */
+	ROW_NONE = 0xfffff, /* in a row: no real */
 	REALS = 131072,
 	LEASES = 256,
 	LOCKS = 4096,
@@ -188,6 +190,7 @@ enum vip_flag {
 	VIP_STANDBY = 1, /* another director owns it */
 	VIP_LEASED = 2, /* served only while its lease lives */
 	VIP_PEERS = 4, /* this host is a real behind it: mind peer directors */
+	VIP_STATELESS = 8, /* a service of it is stateless */
 };
 
 /* One exact port of a VIP. */
@@ -286,9 +289,33 @@ struct ring_line {
 	__u32 real[RING_LINE_SLOTS];
 };
 
+/*
+ * What a row of a stateless service says: where the packets go whose clients
+ * the hash puts into it. Eight in a line of rings, in place of sixteen reals.
+ */
+struct row_value {
+	__u64 real : 20; /* that has the row now, or ROW_NONE */
+	__u64 settled : 20; /* that had it when it last was settled, or ROW_NONE */
+	__u64 generation : 4; /* of the settled real */
+	__u64 since : 16; /* tick: until then it was settled */
+	__u64 state : 2; /* enum row_state */
+	__u64 spare : 2;
+};
+
+/*
+ * A settled row needs no flows. Of others every flow is stored, and the sweeper
+ * counts the passes in which no flow of the row was at another real.
+ */
+enum row_state {
+	ROW_SETTLED,
+	ROW_PROVEN, /* one pass to go */
+	ROW_PROVABLE, /* the flows are all stored, or at the row's real */
+	ROW_CHANGED, /* there may be flows at the settled real that are not stored */
+};
+
 /* A virtual service: everything a new connection needs, in one line. */
 struct service {
-	__u32 ring; /* first line of its ring */
+	__u32 ring; /* first line of its ring, or of its rows */
 	__u32 ring_size; /* 0 = no usable real */
 	__u32 start; /* added to the counter of rr and wrr */
 	enum scheduler scheduler;
@@ -298,7 +325,8 @@ struct service {
 	__be32 persist_mask;
 	__u32 cookie; /* changes when the index changes hands: keys templates */
 	__u32 ring_reals; /* different reals of the ring */
-	__u32 spare[6];
+	__u32 rows; /* of a stateless service; 0: it has none */
+	__u32 spare[5];
 };
 
 /* How packets get to a real. */
@@ -393,6 +421,7 @@ enum setting {
 	SETTING_GLOBAL_FILTER = 8, /* there are deny or allow lists for all */
 	SETTING_NEWS = 16, /* connection sync wants to know which sets have changed */
 	SETTING_NAT = 32, /* there are reals by NAT: what is for no VIP may be a reply */
+	SETTING_STATELESS = 64, /* there are stateless services */
 };
 
 /* What user space may change at any time. */

@@ -11,7 +11,9 @@ const (
 	Ranges          = 65536 // per half
 	Services        = 16384 // per half
 	RingLines       = 262144
-	RingLineSlots   = 16 // in a line of a ring
+	RingLineSlots   = 16      // in a line of a ring
+	RowLineRows     = 8       // in a line of a stateless service's rows
+	RowNone         = 1048575 // in a row: no real
 	Reals           = 131072
 	Leases          = 256
 	Locks           = 4096
@@ -142,9 +144,10 @@ type VIPLine struct {
 }
 
 const (
-	VIPStandby = 1 // another director owns it
-	VIPLeased  = 2 // served only while its lease lives
-	VIPPeers   = 4 // this host is a real behind it: mind peer directors
+	VIPStandby   = 1 // another director owns it
+	VIPLeased    = 2 // served only while its lease lives
+	VIPPeers     = 4 // this host is a real behind it: mind peer directors
+	VIPStateless = 8 // a service of it is stateless
 )
 
 // One exact port of a VIP.
@@ -259,6 +262,18 @@ type RingLine struct {
 	Real [16]uint32
 }
 
+// A settled row needs no flows. Of others every flow is stored, and the sweeper
+// counts the passes in which no flow of the row was at another real.
+type RowState uint32
+
+// Values of RowState.
+const (
+	RowSettled  RowState = 0
+	RowProven   RowState = 1 // one pass to go
+	RowProvable RowState = 2 // the flows are all stored, or at the row's real
+	RowChanged  RowState = 3 // there may be flows at the settled real that are not stored
+)
+
 // A virtual service: everything a new connection needs, in one line.
 type Service struct {
 	_            structs.HostLayout
@@ -272,7 +287,8 @@ type Service struct {
 	PersistMask  uint32
 	Cookie       uint32
 	RingReals    uint32
-	Spare        [6]uint32
+	Rows         uint32
+	Spare        [5]uint32
 }
 
 // How packets get to a real.
@@ -374,6 +390,7 @@ const (
 	SettingGlobalFilter    Setting = 8  // there are deny or allow lists for all
 	SettingNews            Setting = 16 // connection sync wants to know which sets have changed
 	SettingNat             Setting = 32 // there are reals by NAT: what is for no VIP may be a reply
+	SettingStateless       Setting = 64 // there are stateless services
 )
 
 // What user space may change at any time.
@@ -601,6 +618,7 @@ const (
 	StepReply        Step = 20 // a real's reply by NAT: the flow's word
 	StepRoute        Step = 21 // its way to the client: the interface's number, 1 << 32 more if by a router that is known
 	StepMTU          Step = 22 // the packet is too long for the way out: that way's MTU
+	StepRow          Step = 23 // the service is stateless: the word of the row that the hash names
 )
 
 type StepTaken struct {

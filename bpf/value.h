@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The words of flows and templates: where each field of struct flow_value and
- * struct template_value lies when the structure is taken for a number. State
- * and nonce lie at the same place in both, so that one table serves both
- * (set.h).
+ * The words of flows, templates and rows: where each field of struct flow_value,
+ * struct template_value and struct row_value lies when the structure is taken for a number. State
+ * and nonce lie at the same place in flows and templates, so that one table
+ * serves both (set.h).
  */
 #pragma once
 
@@ -34,6 +34,38 @@
 #define TEMPLATE_RENEWED (1ULL << 49)
 #define TEMPLATE_LIVE (1ULL << STATE_SHIFT)
 #define TEMPLATE_RANK (TEMPLATE_ASSURED | PROVEN)
+
+/* struct row_value */
+#define ROW_SETTLED_SHIFT 20
+#define ROW_GENERATION_SHIFT 40
+#define ROW_STATE_SHIFT 60
+#define ROW_BITS 0xfffffULL
+
+static __always_inline __u32 row_real(__u64 row)
+{
+	return row & ROW_BITS;
+}
+
+static __always_inline __u32 row_settled(__u64 row)
+{
+	return row >> ROW_SETTLED_SHIFT & ROW_BITS;
+}
+
+static __always_inline __u32 row_generation(__u64 row)
+{
+	return row >> ROW_GENERATION_SHIFT & 15;
+}
+
+static __always_inline __u32 row_state(__u64 row)
+{
+	return row >> ROW_STATE_SHIFT & 3;
+}
+
+/* The real that has the row's connections which no flow tells of. */
+static __always_inline __u32 row_owner(__u64 row)
+{
+	return row_settled(row) != ROW_NONE ? row_settled(row) : row_real(row);
+}
 
 /* enum flow_state */
 static __always_inline __u32 value_code(__u64 v)

@@ -48,6 +48,14 @@ var faces = map[string]map[string]func(uint64) uint64{
 		"proven":     func(w uint64) uint64 { return bit(TemplateValue(w).IsProven()) },
 		"spare":      nil,
 	},
+	"row_value": {
+		"real":       func(w uint64) uint64 { return number(RowValue(w).Real()) },
+		"settled":    func(w uint64) uint64 { return number(RowValue(w).Settled()) },
+		"generation": func(w uint64) uint64 { return number(RowValue(w).Generation()) },
+		"since":      func(w uint64) uint64 { return number(RowValue(w).Since()) },
+		"state":      func(w uint64) uint64 { return number(RowValue(w).State()) },
+		"spare":      nil,
+	},
 	"template_key": {
 		"client":  func(w uint64) uint64 { return number(IPv4Word(TemplateKey(w).Client())) },
 		"service": func(w uint64) uint64 { return number(TemplateKey(w).Service()) },

@@ -22,6 +22,7 @@ import (
 var wordTypes = map[string]bool{
 	"flow_key": true, "flow_value": true, "flow_set": true,
 	"template_key": true, "template_value": true, "template_set": true,
+	"row_value": true,
 }
 
 // numbers are enums whose constants are compared with fields of other types:

@@ -276,6 +276,9 @@ func TestServiceShorthands(t *testing.T) {
 	if got := of("  listen: 192.0.2.1:53/udp\n  reals: []\n  ops: true"); !got.OnePacket {
 		t.Errorf("ops: %+v", got)
 	}
+	if got := of("  listen: 192.0.2.1:80/tcp\n  reals: []\n  scheduler: mh\n  stateless: true"); !got.KeepsNoFlows() {
+		t.Errorf("stateless: %+v", got)
+	}
 	if got := of("  listen: 192.0.2.1:80/tcp\n  reals: [{address: 192.0.2.11, port: 80}]").Reals[0].Port; got != 0 {
 		t.Errorf("a real server's port that is the listener's: %d, want 0", got)
 	}

@@ -194,6 +194,9 @@ func rewriteService(n *yaml.Node, from, to *Service) {
 	if from.OnePacket != to.OnePacket {
 		setNode(n, "ops", scalar(strconv.FormatBool(to.OnePacket)))
 	}
+	if from.Stateless != to.Stateless {
+		setNode(n, "stateless", scalar(strconv.FormatBool(to.Stateless)))
+	}
 	if from.Persistence != to.Persistence {
 		setNode(n, "persistence", persistenceNode(&to.Service))
 	}
@@ -279,6 +282,9 @@ func serviceNode(s *Service) *yaml.Node {
 	setNode(n, "flags", flagsNode(s.Flags))
 	if s.OnePacket {
 		setNode(n, "ops", scalar("true"))
+	}
+	if s.Stateless {
+		setNode(n, "stateless", scalar("true"))
 	}
 	if s.Persistence.Enabled() {
 		setNode(n, "persistence", persistenceNode(&s.Service))

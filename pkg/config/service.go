@@ -43,6 +43,7 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	s.Scheduler = get(o, "scheduler", lb.WLC, oneOf("a scheduler", lb.Schedulers()...))
 	s.Flags = flags(o, s.Scheduler)
 	s.OnePacket = get(o, "ops", false, boolean)
+	s.Stateless = get(o, "stateless", false, boolean)
 	s.Persistence = get(o, "persistence", lb.Persistence{}, persistence(s.bits()))
 	s.Deny, s.Allow = clients(o)
 	s.OnDown = get(o, "on_down", Remove, oneOf("a way to go", Remove, Quiesce))
@@ -62,6 +63,7 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	}))
 	if o.done() {
 		s.compare()
+		s.compareStateless(backend)
 		s.reals(rs, backend)
 	}
 	return s
@@ -268,6 +270,7 @@ func (s *service) fit(r *real) {
 		}
 		r.Port = 0 // the listener's
 	}
+	s.fitStateless(r)
 	for _, spec := range r.checks {
 		s.fitCheck(r, spec)
 	}

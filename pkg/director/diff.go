@@ -248,7 +248,7 @@ func diffService(a, b *config.Service) []string {
 		a, b any
 	}{
 		{"listen", listenersOf(a), listenersOf(b)}, {"scheduler", a.Scheduler, b.Scheduler}, {"mark", a.Mark, b.Mark},
-		{"persistence", a.Persistence, b.Persistence}, {"sorry_server", sorryOf(a), sorryOf(b)},
+		{"stateless", a.Stateless, b.Stateless}, {"persistence", a.Persistence, b.Persistence}, {"sorry_server", sorryOf(a), sorryOf(b)},
 	} {
 		if c.a != c.b {
 			words = append(words, fmt.Sprintf("%s %v -> %v", c.key, c.a, c.b))

@@ -241,7 +241,9 @@ func (p *Patch) apply(svc config.Service) config.Service {
 			reals, from = append(reals, realOf(s, key)), append(from, -1)
 		}
 	}
-	return svc.WithReals(reals, from)
+	edited := svc.WithReals(reals, from)
+	edited.Stateless = edited.KeepsNoFlows() // an edit may ask for what needs connections
+	return edited
 }
 
 // config is the service as the file would have it. Its reals have no checks:

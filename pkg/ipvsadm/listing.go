@@ -37,9 +37,21 @@ type ListedService struct {
 	Mask        string       `json:"mask,omitempty"`        // of persistent clients, "" for whole addresses
 	Engine      string       `json:"engine,omitempty"`      // of persistence; lvx has none
 	OnePacket   bool         `json:"one_packet,omitempty"`
+	Stateless   bool         `json:"stateless,omitempty"` // what it counts is connections of a change alone
 	Stats       ListedStats  `json:"stats"`
 	Rates       ListedRates  `json:"rates"`
 	Reals       []ListedReal `json:"reals"`
+}
+
+// words are what stands at the end of a service's line.
+func (l *ListedService) words() (all string) {
+	if l.OnePacket {
+		all += " ops"
+	}
+	if l.Stateless {
+		all += " stateless"
+	}
+	return all
 }
 
 // ListedReal is a real server of a service.
@@ -140,6 +152,7 @@ func newService(v lb.Service, o lb.ObservedService, st lb.ServiceStats, rate lb.
 		Scheduler: string(v.Scheduler), Flags: flagNames(v.Scheduler, v.Flags),
 		Persistence: int(v.Persistence.Timeout / time.Second),
 		OnePacket:   v.OnePacket,
+		Stateless:   v.KeepsNoFlows() && o.Backend == "xdp",
 		Stats:       ListedStats(st.Counters), Rates: ListedRates(rate.Rates),
 		Reals: []ListedReal{},
 	}

@@ -144,9 +144,7 @@ func (p listPrinter) service(s ListedService) {
 				fmt.Fprintf(p, " pe %s", s.Engine)
 			}
 		}
-		if s.OnePacket {
-			fmt.Fprint(p, " ops")
-		}
+		fmt.Fprint(p, s.words())
 	}
 	fmt.Fprint(p, "\n")
 }

@@ -180,6 +180,7 @@ type Service struct {
 	Scheduler    Scheduler
 	Flags        SchedFlags
 	OnePacket    bool // ipvsadm -o: every UDP packet is scheduled on its own
+	Stateless    bool // mh and sh in XDP: what a client's hash says alone decides, and no connection is kept; see [Service.KeepsNoFlows]
 	Persistence  Persistence
 	Reals        []Real         // in the order of the file; schedulers walk the list last-first, as the kernel does
 	Absent       []Real         // of the file too, but out for now: they get nothing; what they need decides where the service can run
@@ -198,6 +199,25 @@ func (s Service) Clone() Service {
 	s.Deny, s.Allow = slices.Clone(s.Deny), slices.Clone(s.Allow)
 	return s
 }
+
+// KeepsNoFlows reports whether the service is stateless and can be: what binds
+// a client, or counts connections, needs them.
+func (s *Service) KeepsNoFlows() bool {
+	if !s.Stateless || s.Scheduler != MH && s.Scheduler != SH || s.Persistence.Enabled() || s.OnePacket {
+		return false
+	}
+	for _, rs := range [][]Real{s.Reals, s.Absent} {
+		for i := range rs {
+			if rs[i].Forward == NAT || rs[i].Upper != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// HashesPort reports whether the scheduler hashes the client's port, too.
+func (s *Service) HashesPort() bool { return s.Flags&(SHPort|MHPort) != 0 }
 
 // ByMark reports whether the service is listed as "FWM n" rather than by its
 // address: it names a mark, or has more than what one address service of

@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 
@@ -25,6 +26,9 @@ func (d *Director) balance(p packet) Outcome {
 	}
 	if !d.speaks(k.vip.Addr(), k.proto) {
 		return passed("no_listener")
+	}
+	if o, done := d.bySettledRow(p, k, flags); done {
+		return o
 	}
 	if f := d.flows[k]; f != nil && !d.expired(f) {
 		if o, done := d.known(p, k, f, flags); done {
@@ -135,12 +139,21 @@ func (d *Director) open(p packet, k tuple, flags byte) Outcome {
 		return passed("no_listener")
 	case d.denied(v, p.src):
 		return dropped("denied")
-	case k.proto == lb.TCP && (flags&4 != 0 || flags&2 == 0 && !d.state.SloppyTCP):
+	case v.rows == nil && k.proto == lb.TCP && (flags&4 != 0 || flags&2 == 0 && !d.state.SloppyTCP):
 		return passed("no_flow")
 	case d.isOwn(p.src):
 		return passed("martian")
 	}
-	r := d.choose(v, k)
+	var r *real
+	if v.rows == nil {
+		r = d.choose(v, k)
+	} else {
+		var o Outcome
+		var done bool
+		if r, o, done = d.byRow(v, k, flags); done {
+			return o
+		}
+	}
 	if r == nil && v.isAwaited() {
 		return dropped("no_real")
 	}
@@ -158,7 +171,7 @@ func (d *Director) open(p packet, k tuple, flags byte) Outcome {
 	if f.state == "ESTABLISHED" {
 		d.assure(k, r)
 	}
-	return d.send(p, r, true, false)
+	return d.send(p, r, v.rows == nil || k.proto == lb.TCP && flags&2 != 0, false)
 }
 
 // choose asks the client's template, then the scheduler.
@@ -233,11 +246,15 @@ func (d *Director) quoted(p packet, k tuple) Outcome {
 // hashed is the real that every director gives a client, nil where only the
 // flow knows.
 func (d *Director) hashed(k tuple) *real {
-	if k.proto == lb.TCP && !d.state.SloppyTCP {
+	v := d.listener(k)
+	if v == nil || v.conf.Persistence.Enabled() || d.denied(v, k.client.Addr()) {
 		return nil
 	}
-	v := d.listener(k)
-	if v == nil || v.conf.Persistence.Enabled() || v.sched.idle() || d.denied(v, k.client.Addr()) {
+	if v.rows != nil {
+		w := v.rowOf(k)
+		return cmp.Or(w.last, w.now)
+	}
+	if v.sched.idle() || k.proto == lb.TCP && !d.state.SloppyTCP {
 		return nil
 	}
 	switch v.sched.name {

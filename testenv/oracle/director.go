@@ -68,6 +68,8 @@ type service struct {
 	there   bool
 	reals   map[netip.AddrPort]*real
 	sched   *scheduler
+	rows    []row       // of a stateless service
+	relaid  bool        // its rows have changed since the last sweep
 	removed lb.Counters // of reals that were forgotten
 }
 
@@ -109,9 +111,12 @@ func (d *Director) Apply(s lb.State) {
 		}
 		if !v.there {
 			v.sched = &scheduler{} // a service that returns begins its list anew
+			v.rows = nil
 		}
+		isSame := v.sched.name == conf.Scheduler && (v.sched.flags^conf.Flags)&(lb.SHPort|lb.MHPort) == 0
 		v.conf, v.there = conf, true
 		d.settle(v)
+		d.layRows(v, !ok, isSame)
 	}
 	for name, v := range d.services {
 		if _, ok := d.state.Service(name); !ok {
@@ -150,7 +155,7 @@ func (d *Director) settle(v *service) {
 	// The schedulers' list: those that answer, the last of the file first.
 	var list []*real
 	for _, c := range slices.Backward(v.conf.Reals) {
-		if r := v.reals[c.Key()]; !r.host.Silent {
+		if r := v.reals[c.Key()]; !r.host.Silent && (c.Weight > 0 || !v.conf.KeepsNoFlows()) {
 			list = append(list, r)
 		}
 	}
@@ -188,6 +193,7 @@ func (d *Director) Sweep() {
 		}
 		f.real.live = true
 		d.renew(k, f)
+		d.noteRow(k, f)
 	}
 	for k, t := range d.templates {
 		if t.expires < d.now {
@@ -195,6 +201,9 @@ func (d *Director) Sweep() {
 			continue
 		}
 		t.real.live = true
+	}
+	for _, v := range d.services {
+		d.settleRows(v)
 	}
 	for name, v := range d.services {
 		for k, r := range v.reals {

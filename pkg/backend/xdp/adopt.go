@@ -32,11 +32,14 @@ func (b *Backend) adoptTables() {
 		s.conf = lb.Service{Name: name, Mark: l.Mark}
 		s.entry = b.dp.Services[b.dp.Settings.Half&1*bpf.Services+uint32(i)]
 		s.span = span{s.entry.Ring, (s.entry.RingSize + bpf.RingLineSlots - 1) / bpf.RingLineSlots}
+		if s.entry.Rows > 0 {
+			s.span.n = linesOfRows(s.rowsIn())
+		}
 		if s.entry.Cookie == s.cookie && s.span.n > 0 {
 			b.rings.reserve(s.span)
 			s.isThere = true
 		} else {
-			s.span = span{}
+			s.span, s.entry.Rows = span{}, 0
 		}
 		s.since = load64(&b.dp.Cursors[i].Picks)
 		b.services[name], b.byIndex[i] = s, s

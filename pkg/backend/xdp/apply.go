@@ -139,7 +139,7 @@ func (b *Backend) removeGone(changed []*service) {
 func (b *Backend) retireRing(s *service) {
 	b.ringsInGrace = append(b.ringsInGrace, s.span)
 	s.span, s.ring, s.inRing = span{}, nil, nil
-	s.entry.Ring, s.entry.RingSize = 0, 0
+	s.entry.Ring, s.entry.RingSize, s.entry.Rows = 0, 0, 0
 }
 
 func (b *Backend) removeReals(s *service) {

@@ -89,5 +89,8 @@ func ringLines(conf *lb.Service) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
+	if conf.KeepsNoFlows() {
+		return linesOfRows(len(ring.Slots)), nil
+	}
 	return linesOf(ring), nil
 }

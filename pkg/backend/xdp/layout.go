@@ -44,6 +44,7 @@ type vipPlan struct {
 	tcp, udp             uint16
 	tcpRanges, udpRanges []portRange
 	hasLocal             bool
+	isStateless          bool
 }
 
 type portRange struct {
@@ -103,6 +104,7 @@ func (b *Backend) layOutListeners(l *layout, conf *lb.Service) error {
 	}
 	for _, lis := range conf.Listeners {
 		s.listened = append(s.listened, endpoint{lis.Addr, lis.Proto})
+		l.at(lis.Addr).isStateless = conf.KeepsNoFlows() || l.at(lis.Addr).isStateless
 		err := b.fail("listener")
 		if err == nil {
 			err = l.addListener(lis, s.index, s.local)
@@ -237,6 +239,9 @@ func (l *layout) setFlags(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
 	}
 	if p.hasLocal && l.hasPeers {
 		v.Flags |= bpf.VIPPeers
+	}
+	if p.isStateless {
+		v.Flags |= bpf.VIPStateless
 	}
 }
 

@@ -157,6 +157,7 @@ func (s *service) readEntry() {
 	if s.entry.Flags&bpf.ServiceFallback != 0 {
 		s.conf.Flags |= fallback
 	}
+	s.conf.Stateless = s.entry.Rows > 0
 	s.conf.OnePacket = s.entry.Flags&bpf.ServiceOnePacket != 0
 	if s.entry.Flags&bpf.ServicePersistent != 0 {
 		s.conf.Persistence = lb.Persistence{

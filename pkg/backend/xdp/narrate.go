@@ -149,6 +149,21 @@ func (t *narrator) addChoice(step bpf.Step, value uint64) {
 		t.note("the real that the hash names, %s, is not usable", t.realAt(uint32(value)))
 	case bpf.StepLeast:
 		t.note("%s", t.whyLeast())
+	case bpf.StepRow:
+		t.addRow(bpf.RowValue(value))
+	}
+}
+
+// addRow is about how a stateless service has decided.
+func (t *narrator) addRow(row bpf.RowValue) {
+	switch {
+	case row.State() == bpf.RowSettled:
+		t.note("stateless: the hash of the client names %s, and no connection is looked up", t.realAt(row.Real()))
+	case row.Settled() == bpf.RowNone:
+		t.note("stateless: the hash of the client names %s; connections are kept until all of them are there", t.realAt(row.Real()))
+	default:
+		ago := ticksDuration(int64(uint16(t.now) - row.Since()))
+		t.note("stateless: the hash of the client names %s now, and named %s until %s ago, which keeps its connections", t.realAt(row.Real()), t.realAt(row.Settled()), ago)
 	}
 }
 

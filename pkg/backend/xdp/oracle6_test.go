@@ -145,6 +145,7 @@ func (d *duel6) drawState6() {
 			s.Deny = []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/64")}
 		}
 		s.OnePacket = chance(d.rt, 8, "one packet")
+		drawStateless(d.rt, &s)
 		if chance(d.rt, 4, "flags") {
 			s.Flags = map[lb.Scheduler]lb.SchedFlags{lb.SH: lb.SHPort, lb.MH: lb.MHPort}[s.Scheduler]
 		}

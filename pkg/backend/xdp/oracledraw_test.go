@@ -130,6 +130,7 @@ func (d *duel) addService() {
 	d.drawScheduler(&s)
 	d.drawPersistence(&s)
 	s.OnePacket = chance(d.rt, 8, "one packet")
+	drawStateless(d.rt, &s)
 	for range rapid.IntRange(0, 5).Draw(d.rt, "reals") {
 		d.addReal(&s)
 	}
@@ -149,6 +150,16 @@ func (d *duel) drawScheduler(s *lb.Service) {
 		lb.MH: {0, lb.MHPort, lb.MHFallback, lb.MHPort | lb.MHFallback},
 		"":    {0, 0, 0, 0},
 	}[map[bool]lb.Scheduler{true: s.Scheduler}[s.Scheduler == lb.SH || s.Scheduler == lb.MH]][rapid.IntRange(0, 3).Draw(d.rt, "flags")]
+}
+
+// drawStateless makes a service stateless, or not.
+func drawStateless(rt *rapid.T, s *lb.Service) {
+	if s.Stateless = chance(rt, 4, "stateless"); !s.Stateless {
+		return
+	}
+	s.Scheduler = draw(rt, "hash", lb.MH, lb.SH)
+	s.Flags = map[lb.Scheduler]lb.SchedFlags{lb.MH: lb.MHPort, lb.SH: lb.SHPort}[s.Scheduler] * lb.SchedFlags(draw(rt, "by port", 0, 1))
+	s.Persistence, s.OnePacket = lb.Persistence{}, false
 }
 
 func (d *duel) drawPersistence(s *lb.Service) {
@@ -305,7 +316,9 @@ func (d *duel) drawEdit() {
 	case 3:
 		d.drawPersistence(s)
 	case 4:
-		s.OnePacket = !s.OnePacket
+		if s.OnePacket = !s.OnePacket; s.Scheduler == lb.MH || s.Scheduler == lb.SH {
+			s.OnePacket, s.Stateless = false, !s.Stateless
+		}
 	case 5:
 		s.Sorry = draw(d.rt, "sorry server", netip.Addr{}, sorryOne, thisHost, realN(1))
 	case 6:

@@ -41,7 +41,8 @@ func (b *Backend) prepareServices(before *lb.State) work {
 			s.conf = *conf // keep the new slices: the next compare can then stop at equal pointers
 			continue
 		}
-		relaid = relaid || !slices.Equal(before.Services[i].Listeners, conf.Listeners)
+		relaid = relaid || !slices.Equal(before.Services[i].Listeners, conf.Listeners) ||
+			before.Services[i].KeepsNoFlows() != conf.KeepsNoFlows()
 		s.wanted = *conf
 		todo.services = append(todo.services, s)
 	}
@@ -109,7 +110,7 @@ func (b *Backend) prepare(s *service) error {
 	if !s.isThere { // a service that returns has its flows, but starts anew
 		s.ring, s.inRing = nil, nil
 	}
-	s.isThere, s.isWritten, s.isNew = true, false, false
+	s.isThere, s.isWritten, s.isFresh, s.isNew = true, false, s.isNew, false
 	if err := b.placeReals(s); err != nil {
 		return err
 	}

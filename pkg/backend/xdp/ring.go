@@ -21,14 +21,15 @@ var needsKernel = map[lb.Scheduler]string{
 
 // layRing builds the ring of a service if its reals or scheduler changed.
 // Reals that cannot be reached are not in it; quiesced ones are where the
-// kernel's tables have them.
+// kernel's tables have them, but have no rows of a stateless service: its rows
+// are for new clients, who would find nobody there.
 func (b *Backend) layRing(s *service) error {
 	s.strand()
 	in := make([]sched.Real, 0, len(s.conf.Reals))
-	some := false
+	some, isStateless := false, s.conf.KeepsNoFlows()
 	for _, c := range s.conf.Reals {
 		r := s.reals[c.Key()]
-		if !r.isReachable() {
+		if !r.isReachable() || isStateless && c.Weight == 0 {
 			continue
 		}
 		some = some || c.Weight > 0
@@ -37,7 +38,7 @@ func (b *Backend) layRing(s *service) error {
 	if !some {
 		s.entry.RingSize = 0
 	}
-	same := s.ring != nil && s.ring.Scheduler == string(s.conf.Scheduler) &&
+	same := s.ring != nil && isStateless == (s.rowsIn() > 0) && s.ring.Scheduler == string(s.conf.Scheduler) &&
 		s.ring.Flags == sched.Flags(s.conf.Flags) && slices.Equal(in, s.inRing)
 	if !same {
 		picks := load64(&b.dp.Cursors[s.index].Picks) - s.since
@@ -75,6 +76,12 @@ func (b *Backend) writeRing(s *service, ring *sched.Ring) error {
 	if err := b.fail("ring"); err != nil {
 		return fmt.Errorf("service %s: %w", s.conf.Name, err)
 	}
+	if s.conf.KeepsNoFlows() {
+		if err := b.layRows(s, ring); err != nil {
+			return fmt.Errorf("service %s: %w", s.conf.Name, err)
+		}
+		return nil
+	}
 	at, err := b.rings.take(linesOf(ring))
 	if err != nil && len(ring.Slots) > 0 {
 		return fmt.Errorf("service %s: %w", s.conf.Name, err)
@@ -84,7 +91,7 @@ func (b *Backend) writeRing(s *service, ring *sched.Ring) error {
 	}
 	b.ringsToRetire = append(b.ringsToRetire, s.span)
 	s.span = at
-	s.entry.Ring = at.at
+	s.entry.Ring, s.entry.Rows = at.at, 0
 	s.since = load64(&b.dp.Cursors[s.index].Picks)
 	if n := uint64(len(ring.Slots)); n > 0 {
 		s.entry.Start = uint32((uint64(ring.Next) + n - s.since%n) % n)

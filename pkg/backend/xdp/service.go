@@ -35,6 +35,10 @@ type service struct {
 	span   span
 	entry  bpf.Service // what is published
 
+	isFresh     bool   // it was not there before the Apply that is under way
+	rowsChanged bool   // its rows are others than when the sweeper's pass began
+	elsewhere   []bool // rows that have a connection at another real than theirs, in this pass
+
 	base lb.Counters // of reals that are gone for good
 }
 

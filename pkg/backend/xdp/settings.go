@@ -46,6 +46,9 @@ func (b *Backend) applySettings() {
 	if b.hasNAT {
 		f |= bpf.SettingNat
 	}
+	if b.hasRows {
+		f |= bpf.SettingStateless
+	}
 	if b.news != nil {
 		f |= bpf.SettingNews
 	}

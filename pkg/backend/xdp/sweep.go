@@ -90,14 +90,6 @@ func (b *Backend) sweepPart(sets int) {
 	}
 }
 
-// emptySet reports whether no place of a set has a flow: of an idle director's,
-// a million in five seconds.
-func emptySet(set []uint64) bool { return emptyValues(set[bpf.Ways : 2*bpf.Ways]) }
-
-func emptyValues(v []uint64) bool {
-	return bpf.FlowValue(load64(&v[0])|load64(&v[1])|load64(&v[2])|load64(&v[3])).State() == bpf.StateEmpty
-}
-
 func (b *Backend) sweepSet(t table, set int, now uint64) {
 	for w := range bpf.Ways {
 		e := t.at(set, w)
@@ -117,6 +109,7 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 			b.sweep.perPort[vipPort{bpf.FlowKey(e.key).VIP(), v.Port()}] = struct{}{}
 		}
 		b.restampFlow(e.client(), v, now)
+		b.noteRow(e, v)
 		if b.news != nil && !t.isIPv6() {
 			b.findFlowNews(set, w, v)
 		}
@@ -194,6 +187,7 @@ func (b *Backend) sweepTemplate(p *uint64, now uint64) {
 // finishPass frees what no flow refers to any more.
 func (b *Backend) finishPass() {
 	sw := &b.sweep
+	b.settleAllRows()
 	for name, s := range b.services {
 		for k, r := range s.reals {
 			if _, live := sw.perReal[r.slot]; r.isThere || live {

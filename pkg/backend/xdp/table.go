@@ -83,3 +83,11 @@ func (b *Backend) flowSets() int {
 	}
 	return n
 }
+
+// emptySet reports whether no place of a set has a flow: of an idle director's,
+// a million in five seconds.
+func emptySet(set []uint64) bool { return emptyValues(set[bpf.Ways : 2*bpf.Ways]) }
+
+func emptyValues(v []uint64) bool {
+	return bpf.FlowValue(load64(&v[0])|load64(&v[1])|load64(&v[2])|load64(&v[3])).State() == bpf.StateEmpty
+}

@@ -99,6 +99,7 @@ type Backend struct {
 	sweep         sweeper
 	news          *news             // what peers are told, nil without connection sync
 	origins       *origins          // which entries peers told of, nil before the first
+	hasRows       bool              // some service is or was stateless
 	hasNAT        bool              // some real is or was by NAT: there may be replies
 	formerReplies map[bpf.Reply]int // see keepReplies
 	ipv6          bool              // the program of IPv6 is there: services of IPv6 are taken

@@ -1,0 +1,297 @@
+package xdp
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
+
+func statelessService(reals int, scheduler lb.Scheduler) lb.Service {
+	s := webService(reals)
+	s.Scheduler, s.Stateless = scheduler, true
+	s.Flags = map[lb.Scheduler]lb.SchedFlags{lb.MH: lb.MHPort, lb.SH: lb.SHPort}[scheduler]
+	return s
+}
+
+// What a row becomes by changes of its real and by the sweeper's passes.
+func TestRows(t *testing.T) {
+	settled := bpf.RowOf(1)
+	changed := settled.WithReal(2, 5, 1000)
+	if changed.Real() != 2 || changed.Settled() != 1 || changed.Generation() != 5 || changed.Since() != 1000 || changed.State() != bpf.RowChanged {
+		t.Fatalf("a settled row that gets another real is %x", changed)
+	}
+	if again := changed.WithReal(3, 9, 2000); again.Settled() != 1 || again.Generation() != 5 || again.Since() != 1000 || again.Real() != 3 {
+		t.Errorf("two changes in a row: %x", again)
+	}
+	provable := settled.WithState(bpf.RowProvable)
+	for name, c := range map[string]struct {
+		row, want           bpf.RowValue
+		isOver, isElsewhere bool
+	}{
+		"too early":                {changed, changed, false, false},
+		"the time is over":         {changed, bpf.RowOf(2).WithState(bpf.RowProvable), true, true},
+		"the real has come back":   {changed.WithReal(1, 0, 9), changed.WithReal(1, 0, 9).WithState(bpf.RowProvable), false, true},
+		"a clean pass":             {provable, provable.WithState(bpf.RowProven), true, false},
+		"another one":              {provable.WithState(bpf.RowProven), settled, true, false},
+		"a connection elsewhere":   {provable, provable, true, true},
+		"one in the second pass":   {provable.WithState(bpf.RowProven), provable, true, true},
+		"no real":                  {bpf.RowOf(bpf.RowNone).WithState(bpf.RowProven), bpf.RowOf(bpf.RowNone).WithState(bpf.RowProvable), true, false},
+		"back, and two passes":     {changed.WithReal(1, 0, 9).WithState(bpf.RowProven), settled, false, false},
+		"back, and away meanwhile": {changed.WithReal(1, 0, 9).WithState(bpf.RowProven).WithReal(4, 0, 9), changed.WithReal(4, 0, 9), false, false},
+	} {
+		if got := nearerToSettled(c.row, c.isOver, c.isElsewhere); got != c.want {
+			t.Errorf("%s: %x, want %x", name, uint64(got), uint64(c.want))
+		}
+	}
+}
+
+// residents are clients of a stateless service, with the real that each reached
+// when it was opened.
+type residents struct {
+	*harness
+	at    []netip.Addr // invalid: the connection is gone
+	moved int
+}
+
+func (c *residents) packet(n int, flags string) lb.Packet {
+	src := netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16 + byte(n>>16), byte(n >> 8), byte(n)}), uint16(1024+n%60000))
+	return lb.Packet{Proto: lb.TCP, Src: src, Dst: web, Flags: flags}
+}
+
+func (c *residents) open(n int) {
+	c.at[n] = c.Send(c.packet(n, "S")).Real
+	if !c.at[n].IsValid() {
+		c.t.Fatalf("connection %d reaches nobody", n)
+	}
+	c.talk(n, "A")
+}
+
+// talk sends a packet of an open connection, which must be where it was.
+func (c *residents) talk(n int, flags string) {
+	if real := c.Send(c.packet(n, flags)).Real; real != c.at[n] {
+		if c.moved++; c.moved < 10 {
+			c.t.Errorf("connection %d was at %s, is at %s", n, c.at[n], real)
+		}
+	}
+}
+
+// end forgets the connections of a real that is removed.
+func (c *residents) end(real netip.Addr) (n int) {
+	for i, at := range c.at {
+		if at == real {
+			c.at[i] = netip.Addr{}
+			n++
+		}
+	}
+	return n
+}
+
+func (c *residents) talkAll(part, of int) {
+	for n := part; n < len(c.at); n += of {
+		if c.at[n].IsValid() {
+			c.talk(n, "A")
+		}
+	}
+}
+
+// Established connections of a stateless service stay where they are while
+// reals are added, removed and drained, two changes within one timeout too:
+// only those of removed reals end. LVX_LOAD=1 is 50,000 of them.
+func TestStatelessUnderChange(t *testing.T) {
+	for _, scheduler := range []lb.Scheduler{lb.MH, lb.SH} {
+		t.Run(string(scheduler), func(t *testing.T) {
+			size := 1500
+			if os.Getenv("LVX_LOAD") != "" {
+				size = 50000
+			}
+			s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(8, scheduler)}}
+			h := newStill(t, 2*size, 1024)
+			h.apply(s)
+			c := &residents{harness: h, at: make([]netip.Addr, size)}
+			for n := range size {
+				c.open(n)
+			}
+			if n := h.connections(); n != 0 {
+				t.Fatalf("%d connections are stored while every row is settled", n)
+			}
+			rnd := rand.New(rand.NewPCG(1, 2))
+			ended := 0
+			reals := &s.Services[0].Reals
+			for change := range 20 {
+				switch change % 4 {
+				case 0: // a new one
+					*reals = append(slices.Clone(*reals), lb.Real{Addr: realN(20 + change), Weight: 1})
+				case 1, 3: // one is drained
+					*reals = slices.Clone(*reals)
+					(*reals)[change%len(*reals)].Weight = 0
+				case 2: // the one that was drained is gone
+					ended += c.end((*reals)[(change-1)%len(*reals)].Addr)
+					*reals = slices.Delete(slices.Clone(*reals), (change-1)%len(*reals), (change-1)%len(*reals)+1)
+				}
+				h.apply(s)
+				for range size / 100 { // new ones in place of those that have ended
+					if n := rnd.IntN(size); !c.at[n].IsValid() {
+						c.open(n)
+					}
+				}
+				if change%5 == 4 { // two changes within one timeout, and time for rows to settle
+					c.talkAll(0, 1)
+					h.pass(860)
+					c.talkAll(0, 1)
+					h.pass(60)
+					continue
+				}
+				c.talkAll(change%3, 3)
+				h.pass(80)
+			}
+			c.talkAll(0, 1)
+			if c.moved > 0 || ended == 0 {
+				t.Errorf("%d of %d connections have moved; %d ended with their reals", c.moved, size, ended)
+			}
+			// They end, all rows settle, and nothing is stored any more.
+			h.pass(1000)
+			for i := range h.services["web"].rowsIn() {
+				if row := bpf.RowValue(load64(h.row(h.services["web"], i))); row.State() != bpf.RowSettled {
+					t.Fatalf("row %d is not settled: %x", i, uint64(row))
+				}
+			}
+			if c.at[0].IsValid() || h.Send(c.packet(0, "S")).Real.IsValid() {
+				c.open(0)
+			}
+			if n := h.connections(); n != 0 {
+				t.Errorf("%d connections are stored in the end", n)
+			}
+		})
+	}
+}
+
+// A row that is not settled: what begins a connection goes to the new real, all
+// else to the one that had the row; when that is removed, its connections end.
+func TestUnsettledRow(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(1, lb.MH)}}
+	h := newStill(t, 4096, 1024)
+	h.apply(s)
+	data := frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "A"})
+	udp := frame(lb.Packet{Proto: lb.UDP, Src: client, Dst: web})
+	wantAt := func(what string, f []byte, n int) {
+		t.Helper()
+		if at := macOwner(h.want(f, "forwarded", tx)); at != realN(n) {
+			t.Errorf("%s: goes to %s, want %s", what, at, realN(n))
+		}
+	}
+	wantAt("settled", data, 1)
+	s.Services[0].Reals = []lb.Real{{Addr: realN(1)}, {Addr: realN(2), Weight: 1}}
+	h.apply(s)
+	wantAt("data without a flow", data, 1)
+	wantAt("a datagram without a flow", udp, 1)
+	wantAt("a SYN of another client", fresh(1), 2)
+	icmp := icmpErrorOf(3, 4, endpoints{lb.TCP, netip.AddrPortFrom(client.Addr(), 7777), web}, 0)
+	if at := macOwner(h.want(icmp, "icmp_forwarded", tx)); at != realN(1) {
+		t.Errorf("an ICMP error goes to %s", at)
+	}
+	if n := h.connections(); n != 3 {
+		t.Errorf("%d connections are stored, want 3", n)
+	}
+	s.Services[0].Reals = s.Services[0].Reals[1:]
+	h.apply(s)
+	late := frame(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), 41000), Dst: web, Flags: "A"})
+	h.want(late, "real_gone", pass)
+	wantAt("a datagram of a removed real", udp, 2)
+	// It returns: what is not stored is its own again.
+	s.Services[0].Reals = []lb.Real{{Addr: realN(2), Weight: 1}, {Addr: realN(1)}}
+	h.apply(s)
+	wantAt("data of a real that has returned", late, 1)
+	s.Services[0].Reals = s.Services[0].Reals[:1]
+	h.apply(s)
+	h.pass(905)
+	wantAt("data of nobody knows whom, after the timeout", late, 2)
+}
+
+// A successor goes on with the rows: what is not settled stays so.
+func TestRowsOutliveTheDaemon(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(3, lb.MH)}}
+	h := newStill(t, 4096, 1024)
+	h.apply(s)
+	c := &residents{harness: h, at: make([]netip.Addr, 300)}
+	for n := range c.at {
+		c.open(n)
+	}
+	s.Services[0].Reals[1].Weight = 0
+	h.apply(s)
+	c.talkAll(0, 2)
+	h.succeed()
+	c.talkAll(0, 1)
+	h.apply(s)
+	c.talkAll(0, 1)
+	h.pass(860)
+	c.talkAll(0, 1)
+	if c.moved > 0 {
+		t.Errorf("%d connections have moved", c.moved)
+	}
+}
+
+// A running service becomes stateless: connections that are stored stay where
+// they are, and those of rows that have the same real need no flow any more.
+func TestServiceBecomesStateless(t *testing.T) {
+	s := lb.State{Services: []lb.Service{statelessService(3, lb.MH)}}
+	s.Services[0].Scheduler, s.Services[0].Flags = lb.RR, 0
+	h := newStill(t, 4096, 1024)
+	h.apply(s)
+	c := &residents{harness: h, at: make([]netip.Addr, 300)}
+	for n := range c.at {
+		c.open(n)
+	}
+	s.Services[0].Scheduler, s.Services[0].Flags = lb.MH, lb.MHPort
+	for range 4 {
+		h.apply(s)
+		c.talkAll(0, 1)
+		h.pass(5)
+	}
+	if c.moved > 0 {
+		t.Errorf("%d connections have moved", c.moved)
+	}
+}
+
+// A VIP with a stateless service and another one: the other keeps connections.
+func TestStatelessBesideOthers(t *testing.T) {
+	other := webService(2)
+	other.Name, other.Mark = "other", 0
+	other.Listeners = []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 81, Last: 81}}
+	h := serving(t, lb.State{Services: []lb.Service{statelessService(2, lb.SH), other}})
+	dst := netip.AddrPortFrom(vip, 81)
+	h.want(frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: dst, Flags: "A"}), "no_flow", pass)
+	to := h.open(client, dst)
+	h.open(client, web)
+	if n := h.connections(); n != 1 || h.Send(lb.Packet{Proto: lb.TCP, Src: client, Dst: dst, Flags: "A"}).Real != to {
+		t.Errorf("%d connections are stored, want the one of the other service", n)
+	}
+}
+
+// Its real is the one that kernel IPVS chooses by the same scheduler.
+func TestStatelessHashesAsEver(t *testing.T) {
+	for _, scheduler := range []lb.Scheduler{lb.MH, lb.SH} {
+		t.Run(string(scheduler), func(t *testing.T) {
+			got := map[bool][]string{}
+			h := newHarness(t, 4096, 1024)
+			for _, stateless := range []bool{false, true} {
+				s := statelessService(5, scheduler)
+				s.Stateless = stateless
+				h.reset(t)
+				h.apply(lb.State{Services: []lb.Service{s}})
+				for n := range 200 {
+					src := netip.AddrPortFrom(client.Addr(), uint16(2000+7*n))
+					got[stateless] = append(got[stateless], fmt.Sprint(h.open(src, web)))
+				}
+			}
+			if !slices.Equal(got[false], got[true]) {
+				t.Errorf("the reals are\n%v, want\n%v", got[true], got[false])
+			}
+		})
+	}
+}

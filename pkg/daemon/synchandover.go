@@ -64,6 +64,9 @@ func (s *connSync) leave(limit time.Duration) (end func()) {
 			select {
 			case <-tick.C:
 				s.feed.tellNow()
+				if s.wire != nil { // a datagram would wait until it is full
+					_ = s.wire.Flush(ctx)
+				}
 			case <-ctx.Done():
 				return
 			}

@@ -236,6 +236,9 @@ func (m *migration) systemctl(lb, verb, unit string) {
 	case verb == "stop" && m.running[key] == nil:
 		m.Fatalf("%s does not run", key)
 	case verb == "stop":
+		if unit == "lvx" && m.running["lb1 keepalived"] != nil {
+			defer m.load.pause()()
+		}
 		m.must(m.running[key].Stop())
 		delete(m.running, key)
 		if unit == "lvx" { // ExecStopPost of the unit
@@ -279,6 +282,8 @@ type load struct {
 	m      *migration
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	opening sync.RWMutex // held by who opens a connection, until it has had its first answer
 
 	mu     sync.Mutex
 	opened int
@@ -325,18 +330,20 @@ func (m *migration) startLoad() *load {
 	return l
 }
 
+// pause keeps connections from being opened until goOn is called: kernel IPVS
+// acknowledges nothing that it is told, and stops listening as it takes over.
+func (l *load) pause() (goOn func()) {
+	l.opening.Lock()
+	return l.opening.Unlock
+}
+
 // use opens a connection and asks on it every two seconds for as long as it lives.
 func (l *load) use(ctx context.Context, life time.Duration) {
-	conn, err := l.m.hosts.Host("client").Dial(ctx, "tcp", netip.AddrPortFrom(migrationVIP, 80).String())
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		l.note("no connection: "+rig.Brief(err), false)
+	conn, who := l.open(ctx)
+	if conn == nil {
 		return
 	}
 	defer conn.Close()
-	who := l.ask(ctx, conn, "")
 	for end := time.Now().Add(life); who != "" && time.Now().Before(end); {
 		select {
 		case <-time.After(2 * time.Second):
@@ -345,6 +352,21 @@ func (l *load) use(ctx context.Context, life time.Duration) {
 		}
 		who = l.ask(ctx, conn, who)
 	}
+}
+
+// open opens a connection and asks on it once.
+func (l *load) open(ctx context.Context) (net.Conn, string) {
+	l.opening.RLock()
+	defer l.opening.RUnlock()
+	conn, err := l.m.hosts.Host("client").Dial(ctx, "tcp", netip.AddrPortFrom(migrationVIP, 80).String())
+	if ctx.Err() != nil {
+		return nil, ""
+	}
+	if err != nil {
+		l.note("no connection: "+rig.Brief(err), false)
+		return nil, ""
+	}
+	return conn, l.ask(ctx, conn, "")
 }
 
 // ask asks who answers: "" if it is not who did before.

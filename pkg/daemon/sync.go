@@ -279,12 +279,12 @@ func (s *connSync) forAdmin() admin.Sync {
 func (s *connSync) Status() connsync.Status { return s.status() }
 
 // Applied implements [director.Sync]: it tells peers what the data path holds.
-func (s *connSync) Applied(state lb.State) {
+func (s *connSync) Applied(services []lb.Service) {
 	if !s.hasPeers() {
 		return
 	}
-	digests := make([]connsync.Digest, 0, len(state.Services))
-	for _, svc := range state.Services {
+	digests := make([]connsync.Digest, 0, len(services))
+	for _, svc := range services {
 		digests = append(digests, connsync.Digest{Service: svc.Name, Sum: digestOf(svc)})
 	}
 	s.mu.Lock()
@@ -296,12 +296,16 @@ func (s *connSync) Applied(state lb.State) {
 	}
 }
 
-// digestOf stands for what decides where a new connection of a service goes.
-// Reals that are out for now count: health is seen from each director.
+// digestOf stands for what decides where a new connection of a service goes:
+// hashing schedulers make their rings by the order of the reals, too.
 func digestOf(svc lb.Service) uint64 {
 	h := fnv.New64a()
-	reals := slices.Concat(svc.Reals, svc.Absent)
-	slices.SortFunc(reals, func(a, b lb.Real) int { return a.Key().Compare(b.Key()) })
+	reals := svc.Reals
+	switch svc.Scheduler {
+	case lb.SH, lb.DH, lb.MH:
+	default:
+		reals = slices.SortedFunc(slices.Values(reals), func(a, b lb.Real) int { return a.Key().Compare(b.Key()) })
+	}
 	fmt.Fprint(h, svc.Listeners, svc.Mark, svc.Scheduler, svc.Flags, svc.Persistence, svc.Sorry)
 	for _, r := range reals {
 		fmt.Fprint(h, r.Key(), r.Weight, r.Forward)

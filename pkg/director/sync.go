@@ -1,6 +1,9 @@
 package director
 
 import (
+	"slices"
+
+	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -10,9 +13,10 @@ type Sync interface {
 	// Status reports on the other directors.
 	Status() connsync.Status
 
-	// Applied hears of every state that the data path holds. It does not
-	// keep s.
-	Applied(s lb.State)
+	// Applied hears of the services of every state that the data path holds,
+	// each with all reals of the file in its order, also those that are out for
+	// now: which ones these are, each director sees for itself.
+	Applied(services []lb.Service)
 }
 
 // syncStatus is nil without connection sync.
@@ -39,9 +43,24 @@ func (d *Director) announceState(err error) {
 		return
 	}
 	if d.opt.Sync != nil {
-		d.opt.Sync.Applied(d.out.State)
+		d.opt.Sync.Applied(wholeServices(d.cfg, d.out))
 	}
 	if d.opt.Routes != nil {
 		d.opt.Routes.Serving(servingVIPs(d.cfg, d.out))
 	}
+}
+
+// wholeServices are the services as they would be if every real were up, with
+// the weights that are in force.
+func wholeServices(cfg *config.Config, out Planned) []lb.Service {
+	services := make([]lb.Service, len(cfg.Services))
+	for i := range cfg.Services {
+		s := cfg.Services[i].Service
+		s.Reals, s.Absent = slices.Clone(s.Reals), nil
+		for n := range s.Reals {
+			s.Reals[n].Weight = out.Services[i].Reals[n].Weight
+		}
+		services[i] = s
+	}
+	return services
 }

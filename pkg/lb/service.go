@@ -130,7 +130,7 @@ const (
 // Forward is how a packet gets to the real server.
 type Forward uint8
 
-// Forwarding methods. XDP does [DR], and [Tunnel] for IPv4; the rest runs on kernel IPVS.
+// Forwarding methods. XDP does [DR] for both families, the others for IPv4.
 const (
 	DR     Forward = iota // direct routing: the frame's MAC is rewritten
 	NAT                   // masquerading

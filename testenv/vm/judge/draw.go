@@ -109,7 +109,7 @@ func (t *trial) drawService(i int) {
 	t.drawScheduler(&f.Service)
 	for n := 1; n <= most; n++ {
 		if chance(t.rnd, 2) {
-			f.Reals = append(f.Reals, lb.Real{Addr: onearm.Real(n), Weight: t.drawWeight()})
+			f.Reals = append(f.Reals, t.drawReal(f.Service, n))
 		}
 	}
 	if chance(t.rnd, 4) {
@@ -117,6 +117,15 @@ func (t *trial) drawService(i int) {
 	}
 	t.rnd.Shuffle(len(f.Reals), func(a, b int) { f.Reals[a], f.Reals[b] = f.Reals[b], f.Reals[a] })
 	t.files = append(t.files, f)
+}
+
+// drawReal is the n-th real of a service, by any way of forwarding.
+func (t *trial) drawReal(s lb.Service, n int) lb.Real {
+	r := lb.Real{Addr: onearm.Real(n), Weight: t.drawWeight(), Forward: pick(t.rnd, lb.DR, lb.DR, lb.Tunnel, lb.NAT, lb.NAT)}
+	if r.Forward == lb.NAT && !s.ByMark() && s.Listeners[0].Width() == 1 && chance(t.rnd, 2) {
+		r.Port = 8080
+	}
+	return r
 }
 
 // schedulers are those that run in XDP.

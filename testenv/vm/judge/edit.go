@@ -76,8 +76,8 @@ func (t *trial) change(f *file) (what string, rotates bool) {
 		t.state.ExpireQuiescentTempl = !t.state.ExpireQuiescentTempl
 		return "expire quiescent template", false
 	}
-	r := lb.Real{Addr: onearm.Real(1 + t.rnd.IntN(most)), Weight: t.drawWeight()}
-	if slices.ContainsFunc(f.Reals, r.Same) {
+	r := t.drawReal(f.Service, 1+t.rnd.IntN(most))
+	if slices.ContainsFunc(f.Reals, func(o lb.Real) bool { return o.Addr == r.Addr }) {
 		return "nothing", false
 	}
 	f.Reals = append(slices.Clone(f.Reals), r)

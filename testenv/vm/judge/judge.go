@@ -45,13 +45,14 @@ type trial struct {
 	report  *Report
 	files   []file
 	state   lb.State
-	pool    []endpoints        // that packets were sent between
-	log     []string           // the configuration, and the steps since
-	settled time.Time          // when the tables were compared last and nothing was near its end
-	serial  int                // of probes
-	away    map[endpoints]bool // see mute
-	muted   map[endpoints]bool // too
-	strays  map[endpoints]bool // left out: see leaveSorry, leaveWithoutTemplate
+	pool    []endpoints                  // that packets were sent between
+	servers map[endpoints]netip.AddrPort // where the packets of a connection went last
+	log     []string                     // the configuration, and the steps since
+	settled time.Time                    // when the tables were compared last and nothing was near its end
+	serial  int                          // of probes
+	away    map[endpoints]bool           // see mute
+	muted   map[endpoints]bool           // too
+	strays  map[endpoints]bool           // left out: see leaveSorry, leaveWithoutTemplate
 }
 
 // Run plays cases until there were o.Steps steps. The first difference is an
@@ -68,7 +69,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	start := time.Now()
 	for seed := o.Seed; r.Steps < o.Steps && err == nil; seed++ {
-		t := &trial{Options: o, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, strays: map[endpoints]bool{}}
+		t := &trial{Options: o, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, strays: map[endpoints]bool{}, servers: map[endpoints]netip.AddrPort{}}
 		if err = t.play(min(caseSteps, o.Steps-r.Steps)); err != nil {
 			err = fmt.Errorf("seed %d, step %d: %w\n%s", seed, len(t.log), err, strings.Join(t.log, "\n"))
 		}
@@ -169,6 +170,9 @@ func describe(s lb.State) string {
 		fmt.Fprintf(&b, "\n    %s %v mark %d %s flags %d ops %v persistent %v sorry %v:", v.Name, v.Listeners, v.Mark, v.Scheduler, v.Flags, v.OnePacket, v.Persistence, v.Sorry)
 		for _, r := range v.Reals {
 			fmt.Fprintf(&b, " %s=%d", shortReal(r.Addr), r.Weight)
+			if r.Forward != lb.DR {
+				fmt.Fprintf(&b, " by %s to %d", r.Forward, r.Port)
+			}
 			if r.Upper != 0 || r.Lower != 0 {
 				fmt.Fprintf(&b, "(%d-%d)", r.Lower, r.Upper)
 			}

@@ -27,6 +27,10 @@ func (t *trial) packet() error {
 	for t.muted[e] || t.strays[e] {
 		e = t.drawEndpoints()
 	}
+	if from, ok := t.serverOf(e); ok && chance(t.rnd, 3) {
+		t.report.Events["from a real"]++
+		e.src, e.dst = from, e.src
+	}
 	p := onearm.Packet{
 		Src: e.src, Dst: e.dst, UDP: e.proto == lb.UDP, Payload: make([]byte, t.rnd.IntN(3)*t.rnd.IntN(60)),
 		Flags: pick(t.rnd, "S", "S", "S", "A", "A", "A", "A", "PA", "FA", "F", "R", "RA", "SA", "SF", ""),
@@ -35,9 +39,20 @@ func (t *trial) packet() error {
 	if chance(t.rnd, 15) && !t.away[e] && !t.goesByRing(e) {
 		kind, code := pick(t.rnd, [2]byte{3, 1}, [2]byte{3, 3}, [2]byte{3, 4}, [2]byte{11, 0}, [2]byte{5, 1}, [2]byte{4, 0}, [2]byte{8, 0}), byte(0)
 		kind[1], code = kind[1]+code, kind[1]
-		return t.both(fmt.Sprintf("ICMP %d/%d about %s, TTL %d", kind[0], code, e, p.TTL), icmpAbout(e, kind[0], code, p.TTL))
+		return t.both(fmt.Sprintf("ICMP %d/%d about %s, TTL %d", kind[0], code, e, p.TTL), e, icmpAbout(e, kind[0], code, p.TTL))
 	}
 	return t.send(e, p)
+}
+
+// serverOf is where a connection's packets went last, as its real may answer.
+// Where the client has two of one port of the real, nothing tells the answers
+// apart: the kernel takes the newest, lvx any.
+func (t *trial) serverOf(e endpoints) (netip.AddrPort, bool) {
+	to, ok := t.servers[e]
+	for other, at := range t.servers {
+		ok = ok && (other == e || other.proto != e.proto || other.src != e.src || at != to)
+	}
+	return to, ok
 }
 
 // goesByRing reports whether lvx brings an ICMP error about a connection that
@@ -63,11 +78,16 @@ func (t *trial) send(e endpoints, p onearm.Packet) error {
 		// and counts until then.
 		defer t.sleep(2 * jiffy)
 	}
-	return t.both(fmt.Sprintf("%s %q, %d bytes, TTL %d", e, p.Flags, len(p.Payload), p.TTL), frame)
+	return t.both(fmt.Sprintf("%s %q, %d bytes, TTL %d", e, p.Flags, len(p.Payload), p.TTL), e, frame)
 }
 
 // both sends a frame to both sides and compares what comes back.
-func (t *trial) both(what string, frame []byte) error {
+func (t *trial) both(what string, e endpoints, frame []byte) error {
+	for n := 1; n <= onearm.Reals; n++ {
+		if onearm.Real(n) == e.src.Addr() {
+			copy(frame[6:], onearm.RealMAC(n))
+		}
+	}
 	want, err := t.kernel.send(frame)
 	if err != nil {
 		return err
@@ -78,6 +98,9 @@ func (t *trial) both(what string, frame []byte) error {
 	}
 	t.say("%s: %s", what, want.name)
 	t.report.Outcomes[want.kind]++
+	if want.to.IsValid() {
+		t.servers[e] = want.to
+	}
 	if got.bytes != want.bytes {
 		return fmt.Errorf("%s: lvx %s, kernel %s\nlvx    %x\nkernel %x", what, got.name, want.name, got.bytes, want.bytes)
 	}
@@ -93,6 +116,7 @@ type outcome struct {
 	kind  string // the name without a number
 	bytes string // all frames
 	real  int
+	to    netip.AddrPort // a real's, with the port that it is asked at
 }
 
 func (s *side) send(frame []byte) (outcome, error) {
@@ -110,7 +134,7 @@ func (s *side) send(frame []byte) (outcome, error) {
 		one := nameOf(f)
 		o.kind, o.real = one, f.Real
 		if f.Real != 0 {
-			o.kind = "real"
+			o.kind, o.to = "real", serverAt(f)
 		}
 		if i > 0 {
 			one = o.name + ", " + one
@@ -121,6 +145,21 @@ func (s *side) send(frame []byte) (outcome, error) {
 	return o, nil
 }
 
+// serverAt is where a packet reaches a real, through a tunnel too: by direct
+// routing it is for the VIP's port.
+func serverAt(f onearm.Seen) netip.AddrPort {
+	b := f.Frame.Data()[14:]
+	if b[9] == protoIPIP {
+		b = b[20:]
+	}
+	if b[9] != byte(lb.TCP) && b[9] != byte(lb.UDP) {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(onearm.Real(f.Real), binary.BigEndian.Uint16(b[22:]))
+}
+
+const protoIPIP = 4
+
 // comparable is a frame without what means nothing: padding, which the kernel
 // takes off, and the identification of what the director sends itself, once
 // its checksum was found right.
@@ -129,7 +168,10 @@ func comparable(f onearm.Seen) []byte {
 	if len(b) >= 34 && b[12] == 8 && b[13] == 0 {
 		b = b[:min(len(b), 14+int(binary.BigEndian.Uint16(b[16:])))]
 	}
-	if f.Real != 0 || len(b) < 34 || ipChecksum(b[14:34]) != 0 {
+	// What a tunnel carries may be fragmented if it has no DF: its identification is any number.
+	isOuter := len(b) >= 34 && b[23] == protoIPIP && b[20]&0x40 == 0
+	isAnswer := f.Real == 0 || isOuter || len(b) >= 34 && b[23] == 1 && netip.AddrFrom4([4]byte(b[26:30])) == onearm.Director
+	if !isAnswer || len(b) < 34 || ipChecksum(b[14:34]) != 0 {
 		return b
 	}
 	b[18], b[19], b[24], b[25] = 0, 0, 0, 0

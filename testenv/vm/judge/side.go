@@ -39,7 +39,7 @@ func newSide(ctx context.Context, name string, open func() (lb.Backend, error)) 
 		n, err := onearm.New(vips...)
 		if err == nil {
 			s.net = n
-			err = quiet()
+			err = settle()
 		}
 		if err == nil {
 			s.backend, err = open()
@@ -80,10 +80,21 @@ func (s *side) close() error {
 	return err
 }
 
-// quiet lifts the kernel's limits on ICMP, which would make answers depend on
-// how fast the guest is.
-func quiet() error {
-	return os.WriteFile("/proc/sys/net/ipv4/icmp_ratemask", []byte("0"), 0o644)
+// settle lifts the kernel's limits on ICMP, which would make answers depend on
+// how fast the guest is, and has it forward what reals send, without telling
+// them of a shorter way.
+func settle() error {
+	for _, knob := range [][2]string{
+		{"icmp_ratemask", "0"}, {"ip_forward", "1"},
+		{"conf/" + onearm.Wire + "/forwarding", "0"}, // behind ip_forward, which sets them all
+		{"conf/all/send_redirects", "0"},
+		{"conf/" + onearm.Device + "/send_redirects", "0"},
+	} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+knob[0], []byte(knob[1]), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newKernel(ctx context.Context, dir string) (*side, error) {
@@ -120,7 +131,7 @@ func newXDP(ctx context.Context) (*side, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.Datapath().Settings.Answers = 1 << 30 // as quiet does for the kernel
+		b.Datapath().Settings.Answers = 1 << 30 // as settle does for the kernel
 		return b, nil
 	})
 }
@@ -144,17 +155,24 @@ type segment int
 // Version implements xdp.Neighbors: nothing changes.
 func (s segment) Version() uint64 { return 1 }
 
-func (s segment) Routes() []xdp.Route { return nil }
+// Routes implements xdp.Neighbors: all clients are behind the router.
+func (s segment) Routes() []xdp.Route {
+	return []xdp.Route{{To: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: onearm.Router}}
+}
 
 // Lookup implements xdp.Neighbors.
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
-	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500}
+	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500, From: onearm.Director}
 	copy(n.Source[:], onearm.DirectorMAC)
 	for i := range onearm.Reals {
 		if onearm.Real(i+1) == a {
 			copy(n.MAC[:], onearm.RealMAC(i+1))
 			return n
 		}
+	}
+	if a == onearm.Router {
+		copy(n.MAC[:], onearm.RouterMAC)
+		return n
 	}
 	if a.IsLoopback() || a == onearm.Director {
 		return xdp.Neighbor{Local: true}

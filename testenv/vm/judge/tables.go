@@ -147,7 +147,7 @@ func connKey(c lb.Connection) string {
 	if c.Template {
 		what = "template"
 	}
-	return fmt.Sprintf("%s %d %s > %s real %s %s", what, c.Proto, c.Client, c.Virtual, c.Real.Addr(), c.State)
+	return fmt.Sprintf("%s %d %s > %s real %s %s", what, c.Proto, c.Client, c.Virtual, c.Real, c.State)
 }
 
 // look compares the tables as they are: nothing is about to end, so they have

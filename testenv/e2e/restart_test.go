@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -134,7 +135,7 @@ func TestFailedStarts(t *testing.T) {
 		"broken file":       spoil(t, file, good, func(s string) string { return s + "\nnonsense" }),
 		"no such interface": spoil(t, file, good, func(s string) string { return strings.Replace(s, "eth0", "eth7", 1) }),
 		"needs IPVS": spoil(t, file, good, func(s string) string {
-			return strings.Replace(s, "services:\n", "services:\n  - {name: nat, forward: nat, listen: [\"172.25.0.102:80/tcp\"], reals: [{address: 172.25.0.12}]}\n", 1)
+			return strings.Replace(s, "services:\n", "services:\n  - {name: lblc, scheduler: lblc, listen: [\"172.25.0.102:80/tcp\"], reals: [{address: 172.25.0.12}]}\n", 1)
 		}),
 		"directory at the socket": spoil(t, file, good, func(s string) string {
 			must(t, os.MkdirAll(filepath.Join(d1.Dir(), "dir.sock", "x"), 0o700))
@@ -157,9 +158,12 @@ func TestFailedStarts(t *testing.T) {
 				continue
 			}
 			undo := spoilIt()
-			out, err := d1.Run(t.Context(), r.Self, "run", "-c", file)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // one that starts would run for ever
+			out, err := d1.Run(ctx, r.Self, "run", "-c", file)
+			started := ctx.Err() != nil
+			cancel()
 			undo()
-			if err == nil {
+			if err == nil || started {
 				t.Errorf("%s: it started: %s", name, out)
 			}
 		}

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -98,19 +97,10 @@ func TestIPv6InXDP(t *testing.T) {
 // hold6 keeps a connection that reaches r1.
 func hold6(t *testing.T, r *rig.Rig) net.Conn {
 	t.Helper()
-	for range 4 {
-		ctx, cancel := context.WithTimeout(t.Context(), rig.Patience)
-		conn, err := r.Client.Dial(ctx, "tcp", "["+vip6+"]:80")
-		cancel()
-		must(t, err)
-		if name, err := rig.Ask(conn); err == nil && name == "r1" {
-			t.Cleanup(func() { _ = conn.Close() })
-			return conn
-		}
-		_ = conn.Close()
-	}
-	t.Fatal("no connection reached r1")
-	return nil
+	conn, err := r.HoldAt("["+vip6+"]:80", "r1")
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 func run6(t *testing.T, r *rig.Rig, args ...string) string {

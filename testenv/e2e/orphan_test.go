@@ -99,9 +99,10 @@ func TestExplainFile(t *testing.T) {
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	d1 := r.Cluster.Host("d1")
 	file := filepath.Join(d1.Dir(), "new.yaml")
-	must(t, os.WriteFile(file, []byte("interface: eth0\npin_dir: "+d1.PinDir()+"\n"+orphanServices+`  - name: masqueraded
+	must(t, os.WriteFile(file, []byte("interface: eth0\npin_dir: "+d1.PinDir()+"\n"+orphanServices+`  - name: cached
     listen: ["172.25.0.103:80/tcp"]
-    reals: [{address: 172.25.0.12, forward: nat}]
+    scheduler: lblc
+    reals: [{address: 172.25.0.12}]
 `), 0o600))
 	for packet, says := range map[string]string{
 		"tcp 172.25.0.9:1000 172.25.0.100:80":   "verdict: forwarded, service web, real 172.25.0.1",
@@ -109,7 +110,7 @@ func TestExplainFile(t *testing.T) {
 		"udp 172.25.0.9:1000 172.25.0.101:8050": "verdict: forwarded, service sticky, real 172.25.0.12",
 		"udp 172.25.0.9:1000 172.25.0.101:8101": "verdict: no_listener",
 		"tcp 172.25.0.9:1000 172.25.0.102:7":    "verdict: forwarded, service all, real 172.25.0.12",
-		"tcp 172.25.0.9:1000 172.25.0.103:80":   "verdict: ipvs, service masqueraded",
+		"tcp 172.25.0.9:1000 172.25.0.103:80":   "verdict: ipvs, service cached",
 		"tcp 172.25.0.9:1000 172.25.0.104:80":   "verdict: not_ours",
 	} {
 		out, err := d1.Run(t.Context(), append([]string{lvx, "explain", "-c", file}, strings.Fields(packet)...)...)

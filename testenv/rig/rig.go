@@ -209,11 +209,15 @@ func Brief(err error) string {
 	return err.Error()
 }
 
-// Hold opens connections until one reaches the real, and keeps that one.
-func (r *Rig) Hold(real string) (net.Conn, error) {
-	for range 8 {
+// Hold opens connections until one reaches the real, and keeps that one. A hash
+// that gives every second one to it misses it once in 2^64 times.
+func (r *Rig) Hold(real string) (net.Conn, error) { return r.HoldAt(VIP+":80", real) }
+
+// HoldAt is Hold at another address of the VIPs.
+func (r *Rig) HoldAt(addr, real string) (net.Conn, error) {
+	for range 64 {
 		ctx, cancel := context.WithTimeout(context.Background(), Patience)
-		conn, err := r.Client.Dial(ctx, "tcp", VIP+":80")
+		conn, err := r.Client.Dial(ctx, "tcp", addr)
 		cancel()
 		if err != nil {
 			return nil, err

@@ -354,7 +354,7 @@ func (d *duel) drawListeners(s *lb.Service) {
 		return
 	}
 	l := rapid.SampledFrom(pool).Draw(d.rt, "listener")
-	if l.Width() > 1 && slices.ContainsFunc(s.Reals, mapsPort) {
+	if l.Width() > 1 && slices.ContainsFunc(slices.Concat(s.Reals, s.Absent), mapsPort) {
 		return
 	}
 	if slices.Contains(d.free(), l) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,13 +178,19 @@ func TestFault02BrokenNotes(t *testing.T) {
 	dir := r.Cluster.Host("d1").Dir()
 	garbage := [][]byte{nil, make([]byte, 512), []byte("\x00\xffnonsense"), []byte("{"), []byte("[]"), nil}
 	repeatBesideLoad(t, r, faultLoad(), share(10)+2, func(i int, _ *rig.Load) {
-		r.Kill("d1")
-		notes, err := filepath.Glob(filepath.Join(dir, "*.json"))
-		must(t, err)
-		if len(notes) == 0 {
-			t.Errorf("notes: %v", notes)
+		list := func() []string {
+			notes, err := filepath.Glob(filepath.Join(dir, "*.json"))
+			must(t, err)
+			return notes
 		}
-		for _, file := range notes {
+		eventually(t, func() error { // the daemon serves first and writes notes afterwards
+			if len(list()) == 0 {
+				return errors.New("no notes in " + dir)
+			}
+			return nil
+		})
+		r.Kill("d1")
+		for _, file := range list() {
 			if strings.HasSuffix(file, "real.json") {
 				continue
 			}

@@ -89,6 +89,7 @@ func TestForeignVIPStays(t *testing.T) {
 // Real servers are found again after their MAC changed, and after the
 // director's interface was down.
 func TestLayer2Changes(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("", "172.25.0.12")))
 	r1, d1 := r.Cluster.Host("r1"), r.Cluster.Host("d1")

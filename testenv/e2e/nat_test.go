@@ -253,6 +253,7 @@ func TestNATWithoutTheInsideInterface(t *testing.T) {
 // A real whose gateway is another host answers its checks, and no client: status
 // and doctor name it until a reply comes.
 func TestNATWithTheWrongGateway(t *testing.T) {
+	t.Parallel()
 	near, _ := newNATRig(t)
 	r1 := near.Cluster.Host("r1")
 	run(t, r1, "ip", "route", "replace", "default", "via", "192.168.79.37")

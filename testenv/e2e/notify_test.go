@@ -17,6 +17,7 @@ import (
 // A real that goes down is told by mail, through a real mail server, by a
 // webhook and by a program.
 func TestPeopleAreTold(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, testenv.Shape{Directors: 1})
 	mails := mailServer(t, r.Client)
 	hooks := webhook(t, r.Client)

@@ -47,6 +47,7 @@ func (s typed) ruled() string {
 // A daemon that is killed the moment a command has been answered, whichever,
 // has lost neither that command nor those before it, and no connection.
 func TestRuntimeSurvivesKill(t *testing.T) {
+	t.Parallel()
 	s := newTyped(t)
 	atVIP := strings.NewReplacer("VIP", rig.VIP)
 	var conn net.Conn

@@ -307,6 +307,7 @@ func seedSorry(s *seed) {
 
 // Every example runs as it is, and shows what docs/seeds.md says.
 func TestSeeds(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(examples + "/*.yaml")
 	must(t, err)
 	r := newRig(t, testenv.Shape{Directors: 1})
@@ -359,6 +360,7 @@ func equipSeeds(t *testing.T, r *rig.Rig) {
 // The second half of the first article: two directors with keepalived's
 // configuration.
 func TestSeedKeepalived(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, testenv.Shape{})
 	for director, name := range map[string]string{"d1": "001-keepalived-master", "d2": "001-keepalived-backup"} {
 		must(t, r.Direct(t.Context(), director, example(t, name)))

@@ -84,6 +84,7 @@ func TestUDPFlowsStick(t *testing.T) {
 // Flows of a real that is gone, by reload, by a check or because it is silent
 // on the segment, move with the next packet; those of a drained one stay.
 func TestUDPFlowsMove(t *testing.T) {
+	t.Parallel()
 	udpCheck := fmt.Sprintf("check: {type: udp, send: ping, expect: r, interval: %s, timeout: %s, fall: 2, rise: 1}", checkEvery, checkTimeout)
 	for _, c := range []struct {
 		name, check string

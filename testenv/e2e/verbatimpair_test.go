@@ -75,6 +75,7 @@ func (p *pairTyped) master(name string) {
 // word, runs two directors: "on server14 only the state and the priority are
 // others".
 func TestVerbatimKeepalived(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("testdata/001-keepalived.conf")
 	must(t, err)
 	p := &pairTyped{&seed{T: t, Rig: newRig(t, testenv.Shape{})}, map[string]*testenv.Process{}, map[string]string{}}

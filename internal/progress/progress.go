@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -48,6 +49,9 @@ func watch(read func() (uint64, error), idle time.Duration, report func(error)) 
 // await returns nil when done is closed.
 func await(read func() (uint64, error), idle time.Duration, done <-chan struct{}) error {
 	last, first := read()
+	if errors.Is(first, ErrEnded) {
+		return ErrEnded
+	}
 	changed := time.Now()
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
@@ -59,7 +63,7 @@ func await(read func() (uint64, error), idle time.Duration, done <-chan struct{}
 		}
 		now, err := read()
 		switch {
-		case err != nil && first == nil:
+		case errors.Is(err, ErrEnded), err != nil && first == nil:
 			return ErrEnded
 		case err == nil && now != last:
 			last, changed = now, time.Now()
@@ -73,6 +77,9 @@ func await(read func() (uint64, error), idle time.Duration, done <-chan struct{}
 // that has ended and that nobody has waited for is none.
 func processorTime(pid int) (uint64, error) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) { // not merely hidden (proc(5), hidepid)
+		return 0, ErrEnded
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -39,7 +39,8 @@ func TestWhoIsWaitedFor(t *testing.T) {
 			}
 			return 7, nil
 		}, ErrEnded, time.Second},
-		"cannot be seen": {func(time.Duration) (uint64, error) { return 0, os.ErrPermission }, ErrIdle, time.Minute},
+		"has ended before": {func(time.Duration) (uint64, error) { return 0, ErrEnded }, ErrEnded, 0},
+		"cannot be seen":   {func(time.Duration) (uint64, error) { return 0, os.ErrPermission }, ErrIdle, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			when, err := said(t, c.read, 10*time.Hour)
@@ -81,5 +82,20 @@ func TestWatchOfAProcess(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A process that has ended before it is watched is not taken for one that
+// cannot be seen.
+func TestWatchOfAProcessThatHasEnded(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan error, 1)
+	stop := Watch(cmd.Process.Pid, time.Hour, func(err error) { heard <- err })
+	defer stop()
+	if err := <-heard; !errors.Is(err, ErrEnded) {
+		t.Errorf("%v, want %v", err, ErrEnded)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,12 +25,17 @@ func TestOwnFailureIsNoVerdict(t *testing.T) {
 	var log strings.Builder
 	synctest.Test(t, func(t *testing.T) {
 		w, real := newWorld(), loopback
-		var cut error
-		var failures int
+		var cut atomic.Pointer[error] // read and written by other goroutines than the test's, as failures is
+		var failures atomic.Int32
 		m := health.NewMonitor(health.Options{
 			New: w.build, Log: slog.New(slog.NewTextHandler(&log, nil)),
-			OnFailure: func(netip.Addr) { failures++ },
-			CannotAsk: func(netip.Addr) error { return cut },
+			OnFailure: func(netip.Addr) { failures.Add(1) },
+			CannotAsk: func(netip.Addr) error {
+				if why := cut.Load(); why != nil {
+					return *why
+				}
+				return nil
+			},
 		})
 		var events []health.Event
 		ctx, cancel := context.WithCancel(t.Context())
@@ -47,7 +53,8 @@ func TestOwnFailureIsNoVerdict(t *testing.T) {
 		synctest.Wait()
 
 		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		cut = errors.New("no way to it: eth0 has no carrier")
+		noCarrier := errors.New("no way to it: eth0 has no carrier")
+		cut.Store(&noCarrier)
 		w.set(real, hang)
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
@@ -55,7 +62,7 @@ func TestOwnFailureIsNoVerdict(t *testing.T) {
 		if !s.Up || !s.NotAsked || s.Fails != 0 || !strings.Contains(s.Reason, "eth0 has no carrier") {
 			t.Errorf("five minutes without a carrier: %+v", s)
 		}
-		if failures == 0 {
+		if failures.Load() == 0 {
 			t.Error("nobody was asked to look again")
 		}
 		// A check is on its way: the next one does not wait for its end.
@@ -64,7 +71,7 @@ func TestOwnFailureIsNoVerdict(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		since, asked := time.Now(), len(w.times(real))
-		cut = nil
+		cut.Store(nil)
 		w.set(real, nil)
 		answered := make(chan time.Duration, 1)
 		go func() { m.AwaitVerdicts(t.Context(), since); answered <- time.Since(since) }()

@@ -291,52 +291,59 @@ func TestManyAtOnceAreNotConfused(t *testing.T) {
 	}
 }
 
-// A prober that is killed leaves nothing that changes packets.
+// A prober that is killed leaves nothing that changes packets: with tcx its
+// programs end with it; with clsact, which is all that a kernel before 6.6 has,
+// the next prober takes over what it left, and takes it off.
 func TestKilledProberLeavesNothing(t *testing.T) {
-	c := network(t, false)
-	d1, r1 := c.Host("d1"), c.Host("r1")
-	carry(t, r1)
-	web(t, r1, ":80")
-	before := trace(t, d1)
-	if !strings.Contains(before, ebpf.AttachTCXEgress.String()) {
-		t.Skip("kernel without tcx (before 6.6): filters of clsact outlive the process")
+	for _, clsact := range []bool{false, true} {
+		t.Run(fmt.Sprintf("clsact=%t", clsact), func(t *testing.T) {
+			c := network(t, false)
+			d1, r1 := c.Host("d1"), c.Host("r1")
+			carry(t, r1)
+			web(t, r1, ":80")
+			before := trace(t, d1)
+			byFilters := clsact || !strings.Contains(before, ebpf.AttachTCXEgress.String())
+			p, _ := start(t, d1, job{Hang: true, Clsact: clsact})
+			tb.Eventually(t, patience, func() error {
+				if trace(t, d1) == before || byFilters && !hasFilter(t, d1) {
+					return fmt.Errorf("nothing is attached yet")
+				}
+				return nil
+			})
+			p.Kill()
+			if byFilters {
+				wantTakenOver(t, d1, r1, clsact)
+				return
+			}
+			tb.Eventually(t, patience, func() error {
+				if after := trace(t, d1); after != before {
+					return fmt.Errorf("left behind:\n%s", after)
+				}
+				return nil
+			})
+		})
 	}
-	p, _ := start(t, d1, job{Hang: true})
-	tb.Eventually(t, patience, func() error {
-		if trace(t, d1) == before {
-			return fmt.Errorf("nothing is attached yet")
-		}
-		return nil
-	})
-	p.Kill()
-	tb.Eventually(t, patience, func() error {
-		if after := trace(t, d1); after != before {
-			return fmt.Errorf("left behind:\n%s", after)
-		}
-		return nil
-	})
 }
 
-// With clsact, what a killed prober left is taken over by the next one.
-func TestKilledClsactIsTakenOver(t *testing.T) {
-	c := network(t, false)
-	d1, r1 := c.Host("d1"), c.Host("r1")
-	carry(t, r1)
-	web(t, r1, ":80")
-	p, _ := start(t, d1, job{Hang: true, Clsact: true})
-	tb.Eventually(t, patience, func() error {
-		if !strings.Contains(tb.Run(t, d1, "tc", "filter", "show", "dev", "eth0", "egress"), "lvx_probe") {
-			return fmt.Errorf("no filter yet")
-		}
-		return nil
-	})
-	p.Kill()
-	got := probe(t, d1, job{Clsact: true, Targets: []health.Target{through(r1, health.Spec{Type: health.HTTP}, 80)}})
+// hasFilter reports whether a prober's filter of clsact is attached.
+func hasFilter(t *testing.T, h *testenv.Host) bool {
+	t.Helper()
+	return strings.Contains(tb.Run(t, h, "tc", "filter", "show", "dev", "eth0", "egress"), "lvx_probe")
+}
+
+// wantTakenOver asks a real while a killed prober's filters are there: that works,
+// and ends with none of them left.
+func wantTakenOver(t *testing.T, d1, r1 *testenv.Host, clsact bool) {
+	t.Helper()
+	if !hasFilter(t, d1) {
+		t.Error("the killed prober's filter is gone: there is nothing to take over")
+	}
+	got := probe(t, d1, job{Clsact: clsact, Targets: []health.Target{through(r1, health.Spec{Type: health.HTTP}, 80)}})
 	if diff := cmp.Diff([]map[string]int{{"pass": 1}}, got); diff != "" {
 		t.Errorf("answers (-want +got):\n%s", diff)
 	}
-	if out := tb.Run(t, d1, "tc", "filter", "show", "dev", "eth0", "egress"); strings.Contains(out, "lvx_probe") {
-		t.Errorf("left behind:\n%s", out)
+	if hasFilter(t, d1) {
+		t.Error("the killed prober's filter is left behind")
 	}
 }
 

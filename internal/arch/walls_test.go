@@ -43,7 +43,7 @@ var walls = map[string][]string{
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
-	"pkg/bgp":           {},
+	"pkg/bgp":           {"internal/jsonfile"},
 	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {"pkg/guard"},
 	"pkg/director":      {"pkg/bgp", "pkg/connsync", "pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},

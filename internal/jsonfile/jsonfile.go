@@ -175,10 +175,11 @@ func Write(path string, v any, perm fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return replace(path, append(b, '\n'), perm)
+	return Replace(path, append(b, '\n'), perm)
 }
 
-func replace(path string, b []byte, perm fs.FileMode) (err error) {
+// Replace is Write for what is not JSON. perm is the file's whatever the umask.
+func Replace(path string, b []byte, perm fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -199,7 +200,7 @@ func replace(path string, b []byte, perm fs.FileMode) (err error) {
 	}()
 	_, err = f.Write(b)
 	if err == nil {
-		err = f.Sync()
+		err = errors.Join(f.Chmod(perm), f.Sync())
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err

@@ -157,3 +157,21 @@ func names(t *testing.T, dir string) []string {
 	}
 	return all
 }
+
+// Who reads a file is decided by its mode, not by how the daemon was started.
+func TestReplaceWhateverTheUmask(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "routes")
+	defer unix.Umask(unix.Umask(0o077))
+	for _, text := range []string{"one", ""} {
+		if err := jsonfile.Replace(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != text {
+			t.Errorf("%q, %v, want %q", got, err, text)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+			t.Errorf("mode %v, %v, want 0644", info.Mode(), err)
+		}
+	}
+}

@@ -39,7 +39,7 @@ type Keeper struct {
 // not wait for anything. [Keeper.Run] does the writing.
 func NewKeeper(path string, perm fs.FileMode, report func(error)) *Keeper {
 	return &Keeper{
-		path: path, perm: perm, report: report, replace: replace,
+		path: path, perm: perm, report: report, replace: Replace,
 		changed: make(chan struct{}, 1), stores: make(chan struct{}),
 	}
 }

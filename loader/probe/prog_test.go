@@ -84,9 +84,15 @@ func frame(t *testing.T, from, to netip.Addr, change func(*layers.IPv4), above .
 	if change != nil {
 		change(ip)
 	}
+	return serialize(t, layers.EthernetTypeIPv4, ip, above)
+}
+
+// serialize puts what is above Ethernet into a frame from one neighbour to the other.
+func serialize(t *testing.T, what layers.EthernetType, ip gopacket.SerializableLayer, above []gopacket.SerializableLayer) []byte {
+	t.Helper()
 	eth := &layers.Ethernet{
 		SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
-		EthernetType: layers.EthernetTypeIPv4,
+		EthernetType: what,
 	}
 	buf := gopacket.NewSerializeBuffer()
 	all := append([]gopacket.SerializableLayer{eth, ip}, above...)
@@ -170,14 +176,7 @@ func frame6(t *testing.T, from, to netip.Addr, above ...gopacket.SerializableLay
 	case *layers.IPv6Fragment:
 		ip.NextHeader = layers.IPProtocolIPv6Fragment
 	}
-	eth := &layers.Ethernet{
-		SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
-		EthernetType: layers.EthernetTypeIPv6,
-	}
-	buf := gopacket.NewSerializeBuffer()
-	all := append([]gopacket.SerializableLayer{eth, ip}, above...)
-	check(t, gopacket.SerializeLayers(buf, gopacket.SerializeOptions{ComputeChecksums: true, FixLengths: true}, all...))
-	return bytes.Clone(buf.Bytes())
+	return serialize(t, layers.EthernetTypeIPv6, ip, above)
 }
 
 func icmp6(typ uint8) *layers.ICMPv6 {

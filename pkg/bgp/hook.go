@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/lvx-lb/lvx/internal/jsonfile"
 )
 
 // Hook has another routing daemon of this host announce the routes: it writes
@@ -39,7 +41,9 @@ func NewHook(o HookOptions) *Hook {
 		h.outlets = append(h.outlets, &outlet{name: name, say: say, refresh: refresh, wake: make(chan struct{}, 1)})
 	}
 	if o.File != "" {
-		add("file "+o.File, 0, func(_ context.Context, routes string) error { return replaceFile(o.File, routes) })
+		add("file "+o.File, 0, func(_ context.Context, routes string) error {
+			return jsonfile.Replace(o.File, []byte(routes), 0o644) // the routing daemon's user reads it
+		})
 	}
 	if o.Exec != "" {
 		add("program "+o.Exec, hookRefresh, o.Run)

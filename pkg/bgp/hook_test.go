@@ -222,19 +222,6 @@ func TestHookFile(t *testing.T) {
 	}
 }
 
-func TestHookFileThatCannotBe(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "routes")
-	if err := os.Mkdir(file, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := replaceFile(file, "x"); err == nil {
-		t.Error("a directory was replaced")
-	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), ".routes*")); len(left) > 0 {
-		t.Errorf("left: %v", left)
-	}
-}
-
 func TestHookWithoutAnybody(t *testing.T) {
 	if err := NewHook(HookOptions{}).Start(t.Context()); err == nil {
 		t.Error(fmt.Errorf("nobody is told, and nobody hears of it"))

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -119,32 +117,4 @@ func (o *outlet) status() HookStatus {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return HookStatus{Name: o.name, IsCurrent: isCurrent, Since: o.since, Reason: o.why}
-}
-
-// replaceFile puts a file in place at once, so that a reader has the old or the
-// new one, whole.
-func replaceFile(path, text string) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Chmod(0o644) // the routing daemon's user reads it
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -173,7 +173,8 @@ func runSpeaker(dir string) error {
 		return err
 	}
 	s := NewSpeaker(o.Config, slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	if err := s.Start(ctx); err != nil {
+	asking := context.WithoutCancel(ctx) // SIGTERM ends the loop, and fails nothing that is under way
+	if err := s.Start(asking); err != nil {
 		return err
 	}
 	defer s.Stop()
@@ -184,7 +185,7 @@ func runSpeaker(dir string) error {
 		if err := s.Set(o.Routes); err != nil {
 			return err
 		}
-		st, err := s.Status(ctx)
+		st, err := s.Status(asking)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/vrrp"
+	"github.com/lvx-lb/lvx/testenv/pauses"
 )
 
 // A reload leaves what has not changed alone, changes VIPs under way, and
@@ -50,7 +51,7 @@ func TestReload(t *testing.T) {
 	d.signal(syscall.SIGHUP)
 	l.eventually("the new virtual router is master", func() bool { return d.says("resumes after a restart") })
 	time.Sleep(time.Second)
-	if got := p.since(begin); got.lost > 1 {
+	if got := p.since(begin); got.lost > 1+got.mayLose {
 		t.Errorf("a new identifier lost %d probes", got.lost)
 	}
 	d.stop()
@@ -132,8 +133,8 @@ func TestTracking(t *testing.T) {
 }
 
 // Adverts keep their rhythm while every processor is busy with garbage, as
-// in a large reload. The numbers are printed; the test fails only where a
-// peer would fail over.
+// in a large reload. The numbers are printed; the test fails where a peer
+// would fail over although the machine let its processors run.
 func TestBeatUnderLoad(t *testing.T) {
 	const interval = 50 * ms
 	for _, tt := range []struct {
@@ -142,22 +143,26 @@ func TestBeatUnderLoad(t *testing.T) {
 	}{{"idle", nil}, {"busy", []string{"-busy", "2"}}, {"busy, real time", []string{"-busy", "2", "-realtime", "50"}}} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newLab(t)
+			w := pauses.Start(t)
 			seen := l.capture("b", 0x0800)
 			l.lvxWith("a", tt.flags, instance(3, interval, 254))
 			l.eventually("100 adverts", func() bool { return len(seen.adverts(hostAddrs["a"])) > 100 })
 			fs := seen.adverts(hostAddrs["a"])
 			var late []time.Duration
-			longest := time.Duration(0)
-			for i := range fs[1:] {
-				due := fs[i+1].at.Sub(fs[0].at)
+			longest := 1 // the advert after the longest gap
+			gap := func(i int) time.Duration { return fs[i].at.Sub(fs[i-1].at) }
+			for i := 1; i < len(fs); i++ {
+				due := fs[i].at.Sub(fs[0].at)
 				late = append(late, due-(due+interval/5).Truncate(interval))
-				longest = max(longest, fs[i+1].at.Sub(fs[i].at))
+				if gap(i) > gap(longest) {
+					longest = i
+				}
 			}
 			slices.Sort(late)
-			t.Logf("off the schedule: median %s, p99 %s, worst %s; longest gap %s", late[len(late)/2], late[len(late)*99/100], late[len(late)-1], longest)
+			t.Logf("off the schedule: median %s, p99 %s, worst %s; longest gap %s", late[len(late)/2], late[len(late)*99/100], late[len(late)-1], gap(longest))
 			// Without real-time priority the host's other work counts.
-			if slices.Contains(tt.flags, "-realtime") && longest > 3*interval {
-				t.Errorf("%s between two adverts %s apart", longest, interval)
+			if most := 3*interval + w.Within(t, fs[longest-1].at, fs[longest].at); slices.Contains(tt.flags, "-realtime") && gap(longest) > most {
+				t.Errorf("%s between two adverts %s apart, want at most %s", gap(longest), interval, most)
 			}
 		})
 	}
@@ -192,7 +197,8 @@ func TestFailoverOfMany(t *testing.T) {
 	}
 }
 
-// failoverOf is the time from the death of a to the last VIP's arrival on b.
+// failoverOf is the time from the death of a to the last VIP's arrival on b,
+// without what the machine's processors stood still.
 func failoverOf(t *testing.T, name string, build func(uint8) []vrrp.Instance) time.Duration {
 	t.Helper()
 	l := newLab(t)
@@ -215,5 +221,5 @@ func failoverOf(t *testing.T, name string, build func(uint8) []vrrp.Instance) ti
 	time.Sleep(500 * ms)
 	got := p.since(begin)
 	t.Logf("%s: outage %s", name, got.outage.Round(ms))
-	return got.outage
+	return max(got.outage-got.paused, 0)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/vrrp"
+	"github.com/lvx-lb/lvx/testenv/pauses"
 	"golang.org/x/sys/unix"
 )
 
@@ -230,9 +231,14 @@ func (d *duo) checkBeat(begin time.Time) {
 			d.t.Error("b became master")
 		}
 	}
-	fs := d.adverts.adverts(hostAddrs["a"])
+	fs, w := d.adverts.adverts(hostAddrs["a"]), pauses.Start(d.t)
 	for i := 1; i < len(fs); i++ {
-		if gap := fs[i].at.Sub(fs[i-1].at); fs[i-1].at.After(begin) && (gap < 500*ms || gap > 1500*ms) {
+		first, next := fs[i-1].at, fs[i].at
+		if !first.After(begin) {
+			continue
+		}
+		stood := w.Within(d.t, first.Add(-1500*ms), next)
+		if gap := next.Sub(first); gap < 500*ms-stood || gap > 1500*ms+stood {
 			d.t.Errorf("adverts %s apart", gap)
 		}
 	}
@@ -261,8 +267,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// slack is how many probes a busy machine may cost beyond what is asked
-// for; more is not the machine.
+// slack is how many probes others' work may cost beyond what is asked for and
+// what the machine's pauses cost.
 const slack = 4
 
 func measure(t *testing.T, d *duo, f failover, n int) {
@@ -274,7 +280,9 @@ func measure(t *testing.T, d *duo, f failover, n int) {
 	slices.SortFunc(rs, func(a, b result) int { return a.lost - b.lost })
 	t.Logf("%-10s %-10s %-18s median of %d: %s", d.name, d.program, f.name, n, rs[n/2])
 	t.Logf("%-10s %-10s %-18s worst:       %s", d.name, d.program, f.name, rs[n-1])
-	if worst := rs[n-1]; d.program == "lvx" && worst.lost > f.lost(d.setting)+slack {
-		t.Errorf("%s: %d probes lost, want at most %d", f.name, worst.lost, f.lost(d.setting))
+	for _, r := range rs {
+		if most := f.lost(d.setting) + slack + r.mayLose; d.program == "lvx" && r.lost > most {
+			t.Errorf("%s: %d probes lost, want at most %d", f.name, r.lost, most)
+		}
 	}
 }

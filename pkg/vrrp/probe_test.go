@@ -4,17 +4,22 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/testenv/pauses"
 )
 
 // probe sends an ICMP echo to an address every 5 ms and notes which are
 // answered.
 type probe struct {
-	fd   int
-	stop chan struct{}
-	wg   sync.WaitGroup
+	t      testing.TB
+	pauses *pauses.Watch
+	fd     int
+	stop   chan struct{}
+	wg     sync.WaitGroup
 
 	mu       sync.Mutex
 	sent     []time.Time
@@ -25,7 +30,7 @@ const probeEvery = 5 * time.Millisecond
 
 func (l *lab) probe(host string, addr netip.Addr) *probe {
 	l.t.Helper()
-	p := &probe{stop: make(chan struct{})}
+	p := &probe{t: l.t, pauses: pauses.Start(l.t), stop: make(chan struct{})}
 	l.inside(host, func() (err error) {
 		p.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 		if err == nil {
@@ -104,8 +109,10 @@ func (p *probe) close() {
 
 // loss is what a probe saw since a moment.
 type loss struct {
-	lost   int
-	outage time.Duration // longest time without an answered probe: the prober's own pauses do not count
+	lost    int
+	paused  time.Duration // the machine's processors stood still
+	mayLose int           // how many probes that costs
+	outage  time.Duration // longest time without an answered probe: the prober's own pauses do not count
 }
 
 // since waits for the last answers and counts.
@@ -114,6 +121,8 @@ func (p *probe) since(begin time.Time) (r loss) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	end := time.Now().Add(-150 * time.Millisecond)
+	r.paused = p.pauses.Within(p.t, begin, end)
+	r.mayLose = int((r.paused + probeEvery - 1) / probeEvery)
 	dark := time.Time{} // when the first of a row of lost probes was sent
 	for i, at := range p.sent {
 		switch {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/pauses"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
 
@@ -114,9 +115,10 @@ func (f *fabric) awaitPath(name string, want bool) {
 }
 
 // measurePath waits until the router no longer sends to a director, and
-// returns how long that took.
+// returns how long that took, less what the machine's processors stood still.
 func (f *fabric) measurePath(name string) time.Duration {
 	f.t.Helper()
+	w := pauses.Start(f.t)
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(f.t.Context(), rig.Patience)
 	defer cancel()
@@ -125,7 +127,8 @@ func (f *fabric) measurePath(name string) time.Duration {
 			f.t.Fatalf("still sends to %s: %s", name, f.routes())
 		}
 	}
-	return time.Since(begin)
+	end := time.Now()
+	return end.Sub(begin) - w.Within(f.t, begin, end)
 }
 
 // only has the router send everything to one director.

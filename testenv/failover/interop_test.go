@@ -86,7 +86,8 @@ func (m *mixed) lvxIsBetter(wire string, unicast bool) {
 	// A hard stop costs keepalived's skew. How soon its announcement follows
 	// its advert is its own business; a tenth of a second shows nothing.
 	loss, skew := m.echo.Since(begin), m.dead()-3*m.worse.AdvertInterval
-	if m.worse.AdvertInterval >= time.Second && loss.Lost > int(skew/EchoEvery)/2 {
+	stood := m.pauses.Within(m.t, begin, time.Now())
+	if m.worse.AdvertInterval >= time.Second && loss.Lost > int(skew/EchoEvery)/2+lostBy(stood) {
 		m.t.Errorf("a clean stop beside keepalived: %d probes lost, %s, where a hard one costs %s", loss.Lost, loss.Outage, skew)
 	}
 	m.t.Logf("a clean stop beside keepalived: %d probes lost, %s", loss.Lost, loss.Outage.Round(ms))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/pauses"
 	"github.com/lvx-lb/lvx/testenv/rigtest"
 )
 
@@ -92,6 +93,7 @@ type pair struct {
 	program Program
 	a, b    *Daemon
 	echo    *Echo
+	pauses  *pauses.Watch
 	watch   *Watch
 }
 
@@ -113,6 +115,7 @@ func newPair(t testing.TB, program Program, s setting) *pair {
 // probe begins to ask for an address.
 func (p *pair) probe(addr netip.Addr) {
 	p.t.Helper()
+	p.pauses = pauses.Start(p.t)
 	var err error
 	p.echo, err = StartEcho(p.Host("c"), addr)
 	must(p.t, err)
@@ -186,6 +189,7 @@ type result struct {
 	takeover time.Duration // the first advert of b after the event; 0: none
 	both     time.Duration // two hosts answered for the VIP
 	changes  int           // times that b became the one who advertises
+	paused   time.Duration // the machine's processors stood still
 }
 
 func (r result) String() string {
@@ -197,6 +201,7 @@ func (r result) String() string {
 func (p *pair) measure(event time.Time, wait time.Duration) (r result) {
 	time.Sleep(time.Until(event.Add(wait)))
 	r.Loss = p.echo.Since(event)
+	r.paused = p.pauses.Within(p.t, event, time.Now())
 	r.both = p.watch.Both(event)
 	adverts := append(p.adverts("a", event), p.adverts("b", event)...)
 	slices.SortFunc(adverts, func(x, y Frame) int { return x.At.Compare(y.At) })

@@ -111,7 +111,6 @@ func (d *Director) Apply(s lb.State) {
 		}
 		if !v.there {
 			v.sched = &scheduler{} // a service that returns begins its list anew
-			v.rows = nil
 		}
 		isSame := v.sched.name == conf.Scheduler && (v.sched.flags^conf.Flags)&(lb.SHPort|lb.MHPort) == 0
 		v.conf, v.there = conf, true
@@ -120,7 +119,7 @@ func (d *Director) Apply(s lb.State) {
 	}
 	for name, v := range d.services {
 		if _, ok := d.state.Service(name); !ok {
-			v.there = false
+			v.there, v.rows = false, nil
 			for _, r := range v.reals {
 				r.there, r.unchecked = false, false
 			}

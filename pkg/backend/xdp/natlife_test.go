@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"testing"
@@ -86,6 +87,43 @@ func TestNATReplyWithoutTTLMeansNothing(t *testing.T) {
 	all, err := h.Connections(0)
 	must(t, err)
 	if len(all) != 1 || all[0].State != "SYN_RECV" {
+		t.Errorf("%+v", all)
+	}
+	if c := h.counters0(); c.OutPkts != 0 {
+		t.Errorf("%d replies were counted", c.OutPkts)
+	}
+}
+
+// A connection by another way has no replies here, also once its real is one by
+// NAT: it was the sorry server of a service, of which another with the same name has
+// this real. What the real sends on it is the kernel's, untouched.
+func TestNATKnowsNoReplyOfAnotherWay(t *testing.T) {
+	h := newNAT(t)
+	apply := func(services ...lb.Service) {
+		t.Helper()
+		h.apply(lb.State{ExpireNodestConn: true, Services: services})
+	}
+	before := webService(0)
+	before.Sorry = realN(1)
+	apply(before)
+	for _, flags := range []string{"S", "A"} {
+		h.want(natPacket{proto: lb.TCP, src: client, dst: web, flags: flags}.frame(), "forwarded", tx)
+	}
+	apply()
+	after := before
+	after.Sorry = netip.Addr{}
+	after.Listeners = []lb.Listener{{Addr: web.Addr(), Proto: lb.UDP, First: 0, Last: 0}}
+	after.Reals = []lb.Real{{Addr: realN(1), Weight: 1, Forward: lb.NAT}}
+	apply(after)
+	for _, flags := range []string{"S", "SA", "A", "FA", "R"} {
+		f := natPacket{proto: lb.TCP, src: netip.AddrPortFrom(realN(1), web.Port()), dst: client, flags: flags, options: 1}.frame()
+		if out := h.want(f, "not_ours", pass); !bytes.Equal(out, f) {
+			t.Errorf("%s was changed", flags)
+		}
+	}
+	all, err := h.Connections(0)
+	must(t, err)
+	if len(all) != 1 || all[0].State != "ESTABLISHED" {
 		t.Errorf("%+v", all)
 	}
 	if c := h.counters0(); c.OutPkts != 0 {

@@ -135,7 +135,7 @@ func (d *duel) addService() {
 		d.addReal(&s)
 	}
 	if chance(d.rt, 3, "sorry") {
-		s.Sorry = draw(d.rt, "sorry server", sorryOne, thisHost, realN(1))
+		d.drawSorry(&s, sorryOne, thisHost, realN(1))
 	}
 	if chance(d.rt, 10, "lists") {
 		d.drawLists(&s.Deny, &s.Allow)
@@ -183,11 +183,7 @@ func (d *duel) addReal(s *lb.Service) {
 		r.Port = 8080
 	}
 	isWide := func(l lb.Listener) bool { return l.Width() > 1 }
-	// An edit between NAT and another way ends connections, which the model has not.
-	who := realOfName{s.Name, r.Key()}
-	if byNAT, ok := d.byNAT[who]; !ok {
-		d.byNAT[who] = r.Forward == lb.NAT
-	} else if byNAT != (r.Forward == lb.NAT) {
+	if byNAT := d.goesByNAT(s.Name, r); byNAT != (r.Forward == lb.NAT) {
 		r.Forward = map[bool]lb.Forward{true: lb.NAT, false: lb.DR}[byNAT]
 	}
 	if slices.ContainsFunc(s.Reals, r.Same) || mapsPort(r) && slices.ContainsFunc(s.Listeners, isWide) {
@@ -198,6 +194,25 @@ func (d *duel) addReal(s *lb.Service) {
 		at = rapid.IntRange(0, at).Draw(d.rt, "at")
 	}
 	s.Reals = slices.Insert(slices.Clone(s.Reals), at, r)
+}
+
+// goesByNAT reports whether a real goes by NAT for as long as its service has its
+// name. An edit between NAT and another way ends connections, which the model has not.
+func (d *duel) goesByNAT(service string, r lb.Real) bool {
+	who := realOfName{service, r.Key()}
+	if _, ok := d.byNAT[who]; !ok {
+		d.byNAT[who] = r.Forward == lb.NAT
+	}
+	return d.byNAT[who]
+}
+
+// drawSorry gives a service a sorry server, which never goes by NAT: it is a real
+// like those of the list.
+func (d *duel) drawSorry(s *lb.Service, from ...netip.Addr) {
+	s.Sorry = draw(d.rt, "sorry server", from...)
+	if s.Sorry.IsValid() && d.goesByNAT(s.Name, lb.Real{Addr: s.Sorry}) {
+		s.Sorry = netip.Addr{}
+	}
 }
 
 // mapsPort reports whether a real gets all packets at a port of its own.
@@ -320,7 +335,7 @@ func (d *duel) drawEdit() {
 			s.OnePacket, s.Stateless = false, !s.Stateless
 		}
 	case 5:
-		s.Sorry = draw(d.rt, "sorry server", netip.Addr{}, sorryOne, thisHost, realN(1))
+		d.drawSorry(s, netip.Addr{}, sorryOne, thisHost, realN(1))
 	case 6:
 		d.drawLists(&s.Deny, &s.Allow)
 	case 7:

@@ -213,6 +213,27 @@ func TestUnsettledRow(t *testing.T) {
 	wantAt("data of nobody knows whom, after the timeout", late, 2)
 }
 
+// A service that has gone keeps no real for the rows that it had, settled or not: three
+// passes later it is forgotten, and its slots are free.
+func TestRowsOfARemovedServiceKeepNoReal(t *testing.T) {
+	s := statelessService(1, lb.MH)
+	h := newStill(t, 4096, 1024)
+	h.apply(lb.State{Services: []lb.Service{s}})
+	h.want(fresh(1), "forwarded", tx)
+	s.Reals = []lb.Real{{Addr: realN(1)}, {Addr: realN(2), Weight: 1}} // every row changes
+	h.apply(lb.State{Services: []lb.Service{s}})
+	h.apply(lb.State{})
+	for range idlePasses {
+		if h.byIndex[0] == nil {
+			t.Error("the service is forgotten too early")
+		}
+		h.Sweep()
+	}
+	if h.byIndex[0] != nil {
+		t.Errorf("the service is kept: %+v", h.byIndex[0].reals)
+	}
+}
+
 // A successor goes on with the rows: what is not settled stays so.
 func TestRowsOutliveTheDaemon(t *testing.T) {
 	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(3, lb.MH)}}

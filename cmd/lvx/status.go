@@ -203,6 +203,9 @@ func (s *screen) service(svc director.ServiceStatus) {
 		title += "  (" + guard.Text(svc.Reason) + ")"
 	}
 	s.line(svc.State, "%s", title)
+	if svc.Rows > 0 {
+		s.line("", "  stateless: %s", rowWords(svc.Rows, svc.UnsettledRows))
+	}
 	s.table(func(row func(class string, cells ...string)) {
 		for _, r := range svc.Reals {
 			row(r.State, "  "+director.RealName(netip.AddrPortFrom(r.Addr, r.Port)), r.State, weightWords(r), s.ago(r.Since), orDash(r.MAC), realWords(r))
@@ -211,6 +214,14 @@ func (s *screen) service(svc director.ServiceStatus) {
 			row("", "  "+svc.Sorry, "sorry server")
 		}
 	})
+}
+
+// rowWords says which connections of a stateless service are kept.
+func rowWords(all, unsettled int) string {
+	if unsettled == 0 {
+		return fmt.Sprintf("all %d rows are settled, no connections are kept", all)
+	}
+	return fmt.Sprintf("%d of %d rows are not settled, their connections are kept", unsettled, all)
 }
 
 // path prints how full the tables are, and the verdicts that are not zero.

@@ -34,6 +34,10 @@ func testStatus() director.Status {
 		}, {
 			Name: "mail", State: "down", Scheduler: "rr", Listeners: []string{"10.0.0.101:25/tcp"}, Reason: "weight 0 up, quorum needs 1",
 			Backend: "ipvs", BackendReason: "forward nat",
+		}, {
+			Name: "quic", State: "up", Scheduler: "mh", Listeners: []string{"10.0.0.101:443/udp"}, Backend: "xdp", Rows: 4093, UnsettledRows: 12,
+		}, {
+			Name: "dns", State: "up", Scheduler: "sh", Listeners: []string{"10.0.0.101:53/udp"}, Backend: "xdp", Rows: 256,
 		}},
 		Tables: []director.TableStatus{
 			{Name: "flows", Used: 950, Capacity: 1000, Evicted: map[string]uint64{"half_open": 3, "expired": 8}}, {Name: "templates", Capacity: 64},
@@ -58,6 +62,12 @@ web  up  wrr  10.0.0.100:80/tcp 10.0.0.100:443/tcp  FWM 10  xdp
   127.0.0.1     sorry server
 
 mail  down  rr  10.0.0.101:25/tcp  ipvs: forward nat  (weight 0 up, quorum needs 1)
+
+quic  up  mh  10.0.0.101:443/udp  xdp
+  stateless: 12 of 4093 rows are not settled, their connections are kept
+
+dns  up  sh  10.0.0.101:53/udp  xdp
+  stateless: all 256 rows are settled, no connections are kept
 
 table flows      950 of 1000, 8 expired given up, 3 half-open given up
 table templates  0 of 64

@@ -58,17 +58,14 @@ func (d *Director) diff(cfg *config.Config) []string {
 	}
 	renameAll(old.Services, renamed)
 	changes := lb.Diff(old, next)
-	ends := d.countEnds(changes, cfg, renamed)
+	ends := d.describeEnds(changes, ends{cfg, renamed, before, after})
 	edited := map[string]bool{}
 	for n, c := range changes {
 		line := describeChange(c, before[c.Service], after[c.Service])
 		if c.Op == lb.EditService {
 			edited[c.Service] = true
 		}
-		if ends[n] > 0 {
-			line += fmt.Sprintf(": ends %d connections", ends[n])
-		}
-		lines = append(lines, line)
+		lines = append(lines, line+ends[n])
 	}
 	for i := range cfg.Services {
 		b, a := before[cfg.Services[i].Name], &cfg.Services[i]
@@ -290,34 +287,4 @@ func diffChecks(a, b *config.Service) string {
 		words = append(words, "checks changed")
 	}
 	return strings.Join(words, ", ")
-}
-
-// countEnds counts the connections that each change would end: those of what
-// is removed. The connections of a removed real stay, silent, if they may wait
-// for its return.
-func (d *Director) countEnds(changes []lb.Change, cfg *config.Config, renamed map[string]string) []uint64 {
-	ends := make([]uint64, len(changes))
-	st, err := d.opt.Backend.Stats()
-	if err != nil {
-		return ends
-	}
-	index := make(map[string]*lb.ServiceStats, len(st.Services))
-	for i := range st.Services {
-		index[st.Services[i].Name] = &st.Services[i]
-	}
-	for n, c := range changes {
-		s := index[c.Service]
-		if was, ok := renamed[c.Service]; ok {
-			s = index[was]
-		}
-		if s == nil || c.Op == lb.RemoveReal && !cfg.ExpireNodestConn {
-			continue
-		}
-		for _, r := range s.Reals {
-			if c.Op == lb.RemoveService || c.Op == lb.RemoveReal && netip.AddrPortFrom(r.Addr, r.Port) == c.Real {
-				ends[n] += uint64(r.Active) + uint64(r.Inactive)
-			}
-		}
-	}
-	return ends
 }

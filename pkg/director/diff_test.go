@@ -91,6 +91,46 @@ func TestDiffAndReload(t *testing.T) {
 	}
 }
 
+// What a change of a stateless service does to connections that nobody stores.
+func TestDiffOfStatelessServices(t *testing.T) {
+	counted := &lb.ServiceStats{Counters: lb.Counters{Conns: 900}, Reals: []lb.RealStats{{Addr: server(1), Active: 3}, {Addr: server(2), Inactive: 4}}}
+	keeping := lb.Service{Scheduler: lb.MH, Flags: lb.MHPort}
+	stateless := keeping
+	stateless.Stateless = true
+	of := func(change func(*lb.Service)) lb.Service {
+		s := stateless
+		change(&s)
+		return s
+	}
+	for name, c := range map[string]struct {
+		before, after lb.Service
+		rows          int
+		want          string
+	}{
+		"switched on":         {keeping, stateless, 0, ": 7 connections stay stored until they end, new ones are not"},
+		"switched off":        {stateless, keeping, 4093, ": ends the connections that are not stored; 7 are stored, of 900 opened so far"},
+		"another scheduler":   {stateless, of(func(s *lb.Service) { s.Scheduler = lb.SH }), 4093, ": ends the connections that are not stored; 7 are stored, of 900 opened so far"},
+		"without the port":    {stateless, of(func(s *lb.Service) { s.Flags = 0 }), 4093, ": ends the connections that are not stored; 7 are stored, of 900 opened so far"},
+		"another mark":        {stateless, of(func(s *lb.Service) { s.Mark = 7 }), 4093, ""},
+		"keeps as before":     {keeping, of(func(s *lb.Service) { s.Stateless, s.Mark = false, 7 }), 0, ""},
+		"cannot be stateless": {keeping, of(func(s *lb.Service) { s.OnePacket = true }), 0, ""},
+	} {
+		counted.Rows = c.rows
+		if got := describeStatelessEdit(&c.before, &c.after, counted); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	counted.Rows = 0
+	removed := lb.Change{Op: lb.RemoveReal, Real: netip.AddrPortFrom(server(1), 0)}
+	if got, want := describeRemoval(removed, counted), ": ends 3 connections"; got != want {
+		t.Errorf("a real: %q, want %q", got, want)
+	}
+	counted.Rows = 4093
+	if got, want := describeRemoval(removed, counted), ": ends 3 connections and those that are not stored"; got != want {
+		t.Errorf("a real of a stateless service: %q, want %q", got, want)
+	}
+}
+
 func cloneConfig(c *config.Config) *config.Config {
 	n := *c
 	n.Services = slices.Clone(c.Services)

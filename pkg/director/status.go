@@ -118,7 +118,9 @@ type ServiceStatus struct {
 	Runtime       string       `json:"runtime,omitempty"`        // what ipvsadm did to the service
 	BackendReason string       `json:"backend_reason,omitempty"` // why this backend: "SCTP listener ..."; or what it had to change
 	Sorry         string       `json:"sorry_server,omitempty"`
-	Quorum        bool         `json:"quorum"` // enough weight is up
+	Quorum        bool         `json:"quorum"`                   // enough weight is up
+	Rows          int          `json:"rows,omitempty"`           // of a stateless service in XDP: how many its hash table has
+	UnsettledRows int          `json:"unsettled_rows,omitempty"` // those whose connections are kept
 	Reals         []RealStatus `json:"reals"`
 }
 
@@ -304,6 +306,7 @@ func (s *ServiceStatus) addCounters(counted *lb.ServiceStats) {
 	if counted == nil {
 		return
 	}
+	s.Rows, s.UnsettledRows = counted.Rows, counted.UnsettledRows
 	at := make(map[netip.AddrPort]*lb.RealStats, len(counted.Reals))
 	for i := range counted.Reals {
 		r := &counted.Reals[i]

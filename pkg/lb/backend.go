@@ -129,6 +129,11 @@ type ServiceStats struct {
 	Name string
 	Counters
 	Reals []RealStats
+
+	// Of a service that keeps no connections (see [Service.KeepsNoFlows]), where
+	// the data path is made for that: the rows of its hash table, and those whose
+	// connections are kept because the row has got another real.
+	Rows, UnsettledRows int
 }
 
 // Verdict counts packets by what the packet path decided.

@@ -24,6 +24,17 @@ func (b *Backend) row(s *service, i int) *uint64 {
 	return &b.dp.Rings[int(s.span.at)+i/bpf.RowLineRows].Rows()[i%bpf.RowLineRows]
 }
 
+// countRows counts the rows of s, and those that are not settled.
+func (b *Backend) countRows(s *service) (all, unsettled int) {
+	all = s.rowsIn()
+	for i := range all {
+		if bpf.RowValue(load64(b.row(s, i))).State() != bpf.RowSettled {
+			unsettled++
+		}
+	}
+	return all, unsettled
+}
+
 // linesOfRows is how many lines so many rows fill.
 func linesOfRows(n int) uint32 { return uint32(n+bpf.RowLineRows-1) / bpf.RowLineRows }
 

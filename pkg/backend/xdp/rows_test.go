@@ -10,6 +10,7 @@ import (
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/sched"
 )
 
 func statelessService(reals int, scheduler lb.Scheduler) lb.Service {
@@ -121,7 +122,7 @@ func TestStatelessUnderChange(t *testing.T) {
 				t.Fatalf("%d connections are stored while every row is settled", n)
 			}
 			rnd := rand.New(rand.NewPCG(1, 2))
-			ended := 0
+			ended, began := 0, h.now()
 			reals := &s.Services[0].Reals
 			for change := range 20 {
 				switch change % 4 {
@@ -140,7 +141,7 @@ func TestStatelessUnderChange(t *testing.T) {
 						c.open(n)
 					}
 				}
-				if change%5 == 4 { // two changes within one timeout, and time for rows to settle
+				if change%6 == 5 { // time for rows to settle; before, several changes within one timeout
 					c.talkAll(0, 1)
 					h.pass(860)
 					c.talkAll(0, 1)
@@ -148,7 +149,10 @@ func TestStatelessUnderChange(t *testing.T) {
 					continue
 				}
 				c.talkAll(change%3, 3)
-				h.pass(80)
+				h.pass(50)
+			}
+			if spent := h.now() - began; spent < 3600-20 || spent > 3600+20 {
+				t.Errorf("the changes took %d ticks, want an hour", spent)
 			}
 			c.talkAll(0, 1)
 			if c.moved > 0 || ended == 0 {
@@ -243,12 +247,26 @@ func TestRowsOutliveTheDaemon(t *testing.T) {
 	for n := range c.at {
 		c.open(n)
 	}
+	wantUnsettled := func(most int) { // a third of the rows change, and some for the sake of balance
+		t.Helper()
+		st, err := h.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, n := st.Services[0].Rows, st.Services[0].UnsettledRows
+		if all != sched.MHTableSize || n > most || most > 0 && n < all/4 {
+			t.Errorf("%d of %d rows are not settled", n, all)
+		}
+	}
+	wantUnsettled(0)
 	s.Services[0].Reals[1].Weight = 0
 	h.apply(s)
 	c.talkAll(0, 2)
+	wantUnsettled(2000)
 	h.succeed()
 	c.talkAll(0, 1)
 	h.apply(s)
+	wantUnsettled(2000)
 	c.talkAll(0, 1)
 	h.pass(860)
 	c.talkAll(0, 1)

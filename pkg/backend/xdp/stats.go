@@ -125,6 +125,7 @@ func (b *Backend) serviceStats() ([]lb.ServiceStats, error) {
 				Inactive: uint32(max(atomic.LoadInt32(&l.Inactive), 0)),
 			})
 		}
+		ss.Rows, ss.UnsettledRows = b.countRows(s)
 		out = append(out, ss)
 	}
 	return out, nil

@@ -275,6 +275,103 @@ func TestRowsOutliveTheDaemon(t *testing.T) {
 	}
 }
 
+// Two directors make the same rows from the same changes, whatever their slots
+// are: where one of them leaves off the other goes on, also with connections that
+// neither of them has stored.
+func TestDirectorsMakeTheSameRows(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(4, lb.MH)}}
+	older := lb.State{Services: []lb.Service{{
+		Name: "older", Scheduler: lb.RR, Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 81, Last: 81}}, Reals: webService(3).Reals,
+	}}}
+	p := newPair(t, lb.State{})
+	p.b.apply(older) // takes the first slots
+	for _, h := range []*harness{p.a, p.b} {
+		h.apply(s)
+	}
+	c := &residents{harness: p.a, at: make([]netip.Addr, 400)}
+	for n := range c.at {
+		c.open(n)
+	}
+	reals := &s.Services[0].Reals
+	for _, change := range []func(){
+		func() { (*reals)[1].Weight = 0 },
+		func() { *reals = append(*reals, lb.Real{Addr: realN(9), Weight: 1}) },
+		func() { (*reals)[1].Weight = 1 },
+		func() { (*reals)[0].Weight = 0 },
+	} {
+		*reals = slices.Clone(*reals)
+		change()
+		for _, h := range []*harness{p.a, p.b} {
+			h.apply(s)
+			h.pass(10)
+		}
+		c.talkAll(0, 5)
+		p.sync(t)
+	}
+	wantSameRows(t, p)
+	c.harness = p.b
+	c.talkAll(0, 1)
+	if c.moved > 0 {
+		t.Errorf("%d connections have moved to another real with the director", c.moved)
+	}
+}
+
+// wantSameRows compares the reals that rows have and had. A row of which one director
+// alone has a connection at another real may be further from being settled there.
+func wantSameRows(t *testing.T, p *pair) {
+	t.Helper()
+	unsettled := 0
+	name := func(h *harness, slot uint32) string {
+		if slot == bpf.RowNone {
+			return "nobody"
+		}
+		return h.addressOf(slot).String()
+	}
+	for i := range p.a.services["web"].rowsIn() {
+		var says [2]string
+		for k, h := range []*harness{p.a, p.b} {
+			row := bpf.RowValue(load64(h.row(h.services["web"], i)))
+			says[k] = name(h, row.Real())
+			if row.State() == bpf.RowChanged {
+				says[k] += " was " + name(h, row.Settled())
+				unsettled++
+			}
+		}
+		if says[0] != says[1] {
+			t.Errorf("row %d: %q and %q", i, says[0], says[1])
+			return
+		}
+	}
+	if unsettled == 0 {
+		t.Error("every row is settled")
+	}
+}
+
+// A director that starts while rows are not settled counts them as settled, until
+// it is told of a connection that is elsewhere: at once, not a pass later.
+func TestToldConnectionsUnsettleRows(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(3, lb.MH)}}
+	p := newPair(t, lb.State{})
+	p.a.apply(s)
+	c := &residents{harness: p.a, at: make([]netip.Addr, 200)}
+	for n := range c.at {
+		c.open(n)
+	}
+	s.Services[0].Reals = slices.Clone(s.Services[0].Reals)
+	s.Services[0].Reals[0].Weight = 0
+	p.a.apply(s)
+	c.talkAll(0, 1)
+	p.b.apply(s)
+	if rejected, err := p.b.Absorb(p.walk(t)); err != nil || rejected > 0 {
+		t.Fatal(rejected, err)
+	}
+	c.harness = p.b
+	c.talkAll(0, 1)
+	if c.moved > 0 {
+		t.Errorf("%d connections have moved to another real with the director", c.moved)
+	}
+}
+
 // A running service becomes stateless: connections that are stored stay where
 // they are, and those of rows that have the same real need no flow any more.
 func TestServiceBecomesStateless(t *testing.T) {

@@ -215,14 +215,18 @@ func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place int, value uin
 	}
 }
 
-// noteAbsorbed keeps what came from a peer from being told to peers as news, and
-// marks it in the list of connections if it was not there before.
+// noteAbsorbed keeps what came from a peer from being told to peers as news,
+// marks it in the list of connections if it was not there before, and has its row
+// ask for connections if it is at another real.
 func (b *Backend) noteAbsorbed(a *bpf.Absorption, isUnsigned bool) {
 	isTemplate := a.Kind == bpf.AbsorbTemplate
 	b.eachPlaceOf(a, func(place int, v uint64) {
 		wasTold, _ := b.originAt(isTemplate, place, a.Key, v)
 		if a.Outcome == bpf.AbsorbStored || wasTold || isUnsigned {
 			b.markOrigin(a, place, v, isUnsigned)
+		}
+		if !isTemplate {
+			b.noteRow(b.flowTables()[0].at(place/bpf.Ways, place%bpf.Ways), bpf.FlowValue(v))
 		}
 		switch {
 		case b.news == nil:

@@ -63,31 +63,33 @@ type RawTuple6 struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	RawMapBackends    = "backends"
-	RawMapCounts      = "counts"
-	RawMapPlans       = "plans"
-	RawMapSlots       = "slots"
-	RawMapTableB      = "table_b"
-	RawMapTableB6     = "table_b6"
-	RawMapTableLru    = "table_lru"
-	RawMapTableLru6   = "table_lru6"
-	RawProgAnswerDrop = "answer_drop"
-	RawProgAnswerTx   = "answer_tx"
-	RawProgFloorA     = "floor_a"
-	RawProgFloorB     = "floor_b"
-	RawProgFloorB6    = "floor_b6"
-	RawProgGenerate   = "generate"
-	RawProgGenerate6  = "generate6"
-	RawProgQuote      = "quote"
-	RawProgSendFrames = "send_frames"
-	RawProgSink       = "sink"
-	RawProgStoreB     = "store_b"
-	RawProgStoreB6    = "store_b6"
-	RawProgStoreLru   = "store_lru"
-	RawProgStoreLru6  = "store_lru6"
-	RawProgWalk       = "walk"
-	RawProgWalk6      = "walk6"
-	RawVarWayOut      = "way_out"
+	RawMapBackends     = "backends"
+	RawMapCounts       = "counts"
+	RawMapPlans        = "plans"
+	RawMapSlots        = "slots"
+	RawMapTableB       = "table_b"
+	RawMapTableB6      = "table_b6"
+	RawMapTableLru     = "table_lru"
+	RawMapTableLru6    = "table_lru6"
+	RawProgAnswerDrop  = "answer_drop"
+	RawProgAnswerTx    = "answer_tx"
+	RawProgFloorA      = "floor_a"
+	RawProgFloorB      = "floor_b"
+	RawProgFloorB6     = "floor_b6"
+	RawProgGenerate    = "generate"
+	RawProgGenerate6   = "generate6"
+	RawProgGenerateOwn = "generate_own"
+	RawProgQuote       = "quote"
+	RawProgSendFrames  = "send_frames"
+	RawProgSink        = "sink"
+	RawProgStoreB      = "store_b"
+	RawProgStoreB6     = "store_b6"
+	RawProgStoreLru    = "store_lru"
+	RawProgStoreLru6   = "store_lru6"
+	RawProgWalk        = "walk"
+	RawProgWalk6       = "walk6"
+	RawProgWalkOwn     = "walk_own"
+	RawVarWayOut       = "way_out"
 )
 
 // LoadRaw returns the embedded CollectionSpec for Raw.
@@ -132,22 +134,24 @@ type RawSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RawProgramSpecs struct {
-	AnswerDrop *ebpf.ProgramSpec `ebpf:"answer_drop"`
-	AnswerTx   *ebpf.ProgramSpec `ebpf:"answer_tx"`
-	FloorA     *ebpf.ProgramSpec `ebpf:"floor_a"`
-	FloorB     *ebpf.ProgramSpec `ebpf:"floor_b"`
-	FloorB6    *ebpf.ProgramSpec `ebpf:"floor_b6"`
-	Generate   *ebpf.ProgramSpec `ebpf:"generate"`
-	Generate6  *ebpf.ProgramSpec `ebpf:"generate6"`
-	Quote      *ebpf.ProgramSpec `ebpf:"quote"`
-	SendFrames *ebpf.ProgramSpec `ebpf:"send_frames"`
-	Sink       *ebpf.ProgramSpec `ebpf:"sink"`
-	StoreB     *ebpf.ProgramSpec `ebpf:"store_b"`
-	StoreB6    *ebpf.ProgramSpec `ebpf:"store_b6"`
-	StoreLru   *ebpf.ProgramSpec `ebpf:"store_lru"`
-	StoreLru6  *ebpf.ProgramSpec `ebpf:"store_lru6"`
-	Walk       *ebpf.ProgramSpec `ebpf:"walk"`
-	Walk6      *ebpf.ProgramSpec `ebpf:"walk6"`
+	AnswerDrop  *ebpf.ProgramSpec `ebpf:"answer_drop"`
+	AnswerTx    *ebpf.ProgramSpec `ebpf:"answer_tx"`
+	FloorA      *ebpf.ProgramSpec `ebpf:"floor_a"`
+	FloorB      *ebpf.ProgramSpec `ebpf:"floor_b"`
+	FloorB6     *ebpf.ProgramSpec `ebpf:"floor_b6"`
+	Generate    *ebpf.ProgramSpec `ebpf:"generate"`
+	Generate6   *ebpf.ProgramSpec `ebpf:"generate6"`
+	GenerateOwn *ebpf.ProgramSpec `ebpf:"generate_own"`
+	Quote       *ebpf.ProgramSpec `ebpf:"quote"`
+	SendFrames  *ebpf.ProgramSpec `ebpf:"send_frames"`
+	Sink        *ebpf.ProgramSpec `ebpf:"sink"`
+	StoreB      *ebpf.ProgramSpec `ebpf:"store_b"`
+	StoreB6     *ebpf.ProgramSpec `ebpf:"store_b6"`
+	StoreLru    *ebpf.ProgramSpec `ebpf:"store_lru"`
+	StoreLru6   *ebpf.ProgramSpec `ebpf:"store_lru6"`
+	Walk        *ebpf.ProgramSpec `ebpf:"walk"`
+	Walk6       *ebpf.ProgramSpec `ebpf:"walk6"`
+	WalkOwn     *ebpf.ProgramSpec `ebpf:"walk_own"`
 }
 
 // RawMapSpecs contains maps before they are loaded into the kernel.
@@ -225,22 +229,24 @@ type RawVariables struct {
 //
 // It can be passed to LoadRawObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RawPrograms struct {
-	AnswerDrop *ebpf.Program `ebpf:"answer_drop"`
-	AnswerTx   *ebpf.Program `ebpf:"answer_tx"`
-	FloorA     *ebpf.Program `ebpf:"floor_a"`
-	FloorB     *ebpf.Program `ebpf:"floor_b"`
-	FloorB6    *ebpf.Program `ebpf:"floor_b6"`
-	Generate   *ebpf.Program `ebpf:"generate"`
-	Generate6  *ebpf.Program `ebpf:"generate6"`
-	Quote      *ebpf.Program `ebpf:"quote"`
-	SendFrames *ebpf.Program `ebpf:"send_frames"`
-	Sink       *ebpf.Program `ebpf:"sink"`
-	StoreB     *ebpf.Program `ebpf:"store_b"`
-	StoreB6    *ebpf.Program `ebpf:"store_b6"`
-	StoreLru   *ebpf.Program `ebpf:"store_lru"`
-	StoreLru6  *ebpf.Program `ebpf:"store_lru6"`
-	Walk       *ebpf.Program `ebpf:"walk"`
-	Walk6      *ebpf.Program `ebpf:"walk6"`
+	AnswerDrop  *ebpf.Program `ebpf:"answer_drop"`
+	AnswerTx    *ebpf.Program `ebpf:"answer_tx"`
+	FloorA      *ebpf.Program `ebpf:"floor_a"`
+	FloorB      *ebpf.Program `ebpf:"floor_b"`
+	FloorB6     *ebpf.Program `ebpf:"floor_b6"`
+	Generate    *ebpf.Program `ebpf:"generate"`
+	Generate6   *ebpf.Program `ebpf:"generate6"`
+	GenerateOwn *ebpf.Program `ebpf:"generate_own"`
+	Quote       *ebpf.Program `ebpf:"quote"`
+	SendFrames  *ebpf.Program `ebpf:"send_frames"`
+	Sink        *ebpf.Program `ebpf:"sink"`
+	StoreB      *ebpf.Program `ebpf:"store_b"`
+	StoreB6     *ebpf.Program `ebpf:"store_b6"`
+	StoreLru    *ebpf.Program `ebpf:"store_lru"`
+	StoreLru6   *ebpf.Program `ebpf:"store_lru6"`
+	Walk        *ebpf.Program `ebpf:"walk"`
+	Walk6       *ebpf.Program `ebpf:"walk6"`
+	WalkOwn     *ebpf.Program `ebpf:"walk_own"`
 }
 
 func (p *RawPrograms) Close() error {
@@ -252,6 +258,7 @@ func (p *RawPrograms) Close() error {
 		p.FloorB6,
 		p.Generate,
 		p.Generate6,
+		p.GenerateOwn,
 		p.Quote,
 		p.SendFrames,
 		p.Sink,
@@ -261,6 +268,7 @@ func (p *RawPrograms) Close() error {
 		p.StoreLru6,
 		p.Walk,
 		p.Walk6,
+		p.WalkOwn,
 	)
 }
 

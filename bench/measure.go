@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -21,6 +22,8 @@ type lane struct {
 	same    bool             // every chunk sends the same, a sequence from its start
 	before  func(*rig) error // before each chunk, not measured
 	verdict bpf.Verdict      // where lvx must have put every packet
+	isPair  bool             // while another CPU sends the same
+	isGross bool             // the generator's time alone, in front of a program that returns at once
 }
 
 // Where lanes send frames to.
@@ -49,54 +52,69 @@ func (r *rig) measure(progress io.Writer, lanes []lane, rounds int) ([]Result, e
 	for round := range rounds {
 		for i := range lanes {
 			l := &lanes[i]
-			net, err := r.chunk(l)
+			net, counts, err := r.chunk(l)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}
-			if round > 0 || rounds == 1 { // the first one warms up
+			if counts && (round > 0 || rounds == 1) { // the first one warms up
 				samples[i] = append(samples[i], net)
 			}
 		}
 		fmt.Fprint(progress, ".")
 	}
 	fmt.Fprintln(progress)
-	results := make([]Result, len(lanes))
+	var results []Result
 	for i, l := range lanes {
-		results[i] = summarize(samples[i])
-		results[i].Name, results[i].What = l.name, l.what
+		if len(samples[i]) == 0 { // the machine had no two CPUs free
+			fmt.Fprintf(progress, "   %s: could not be measured\n", l.what)
+			continue
+		}
+		found := summarize(samples[i])
+		found.Name, found.What = l.name, l.what
+		results = append(results, found)
 	}
 	return results, nil
 }
 
+// send sends a chunk of the lane's packets. counts reports whether the other CPU
+// of a pair was there, too.
+func (r *rig) send(l *lane, target *ebpf.Program, t *traffic) (took time.Duration, counts bool, err error) {
+	if l.isPair {
+		return r.runBeside(target, t, l.packets)
+	}
+	took, _, err = r.run(target, t, l.packets)
+	return took, true, err
+}
+
 // chunk measures one lane once.
-func (r *rig) chunk(l *lane) (float64, error) {
+func (r *rig) chunk(l *lane) (net float64, counts bool, err error) {
 	if l.before != nil {
 		if err := l.before(r); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
 	idle := l.traffic
-	base, _, err := r.run(r.raw.AnswerTx, &idle, l.packets)
-	if err != nil {
-		return 0, err
+	base, counts, err := r.send(l, r.raw.AnswerTx, &idle)
+	if err != nil || l.isGross {
+		return float64(base) / float64(l.packets), counts, err
 	}
 	target := l.prog(r)
 	before, err := r.verdicts()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	hits, err := r.hits()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	t := &l.traffic
 	if l.same {
 		c := l.traffic
 		t = &c
 	}
-	took, _, err := r.run(target, t, l.packets)
+	took, alsoCounts, err := r.send(l, target, t)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	switch target {
 	case r.prog:
@@ -104,7 +122,7 @@ func (r *rig) chunk(l *lane) (float64, error) {
 	case r.raw.FloorB, r.raw.FloorB6:
 		err = r.allHit(hits, l.packets)
 	}
-	return float64(took-base) / float64(l.packets), err
+	return float64(took-base) / float64(l.packets), counts && alsoCounts, err
 }
 
 // verdicts reads the packet path's own count of what it decided.

@@ -70,7 +70,7 @@ func ownNamespace() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("network namespace: %w (run as root)", err)
 	}
-	if err := pin(runtime.NumCPU() - 1); err != nil {
+	if err := pin(measuringCPU()); err != nil {
 		return err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -136,7 +136,8 @@ func (r *rig) apply(s lb.State) error { return r.lvx.Apply(context.Background(),
 // traffic is what a generator is asked for.
 type traffic struct {
 	RawPlan
-	by func(*RawObjects) *ebpf.Program // the generator
+	by    func(*RawObjects) *ebpf.Program // the generator
+	isOwn bool                            // it goes by the CPU's own plan
 }
 
 func generate(o *RawObjects) *ebpf.Program  { return o.Generate }
@@ -217,8 +218,12 @@ func be16(p uint16) uint16 {
 // per packet; the thread's CPU time is finer and leaves out what else ran on
 // the CPU. The price of the system call is in the baseline too.
 func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint32, error) {
+	place := uint32(0)
+	if t.isOwn {
+		place = placeOfPlan(measuringCPU())
+	}
 	set := func() error {
-		if err := r.raw.Plans.Put(uint32(0), &t.RawPlan); err != nil {
+		if err := r.raw.Plans.Put(place, &t.RawPlan); err != nil {
 			return fmt.Errorf("plan: %w", err)
 		}
 		return nil
@@ -240,7 +245,7 @@ func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint3
 	if err != nil {
 		return 0, 0, fmt.Errorf("run: %w", err)
 	}
-	return took, answer, r.raw.Plans.Lookup(uint32(0), &t.RawPlan)
+	return took, answer, r.raw.Plans.Lookup(place, &t.RawPlan)
 }
 
 // cpuTime is how long the calling thread has run.

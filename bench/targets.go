@@ -57,5 +57,5 @@ func checks(results []Result) []Check {
 			out = append(out, atMost(t.what, over/under, t.most))
 		}
 	}
-	return out
+	return append(out, checkPairs(median)...)
 }

@@ -8,6 +8,7 @@
  *   walk       one flow after the other
  *   generate   any flow, as the plan has it
  *   quote      an ICMP error that quotes a packet of the flow
+ *   ..._own    the same by the CPU's own plan: two CPUs send at once
  *
  *   answer_tx  returns XDP_TX at once
  *   floor_a    rewrites both MACs: no direct router can do less
@@ -45,7 +46,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
+	__uint(max_entries, PLAN_OF_SECOND + 1);
 	__type(key, __u32);
 	__type(value, struct plan);
 } plans SEC(".maps");
@@ -156,26 +157,51 @@ static __always_inline struct plan *the_plan(void)
 	return bpf_map_lookup_elem(&plans, &zero);
 }
 
-SEC("xdp.frags")
-int generate(struct xdp_md *ctx)
+static __always_inline struct plan *own_plan(void)
 {
-	struct plan *p = the_plan();
+	__u32 at = bpf_get_smp_processor_id() & 1 ? PLAN_OF_SECOND : 0;
 
+	return bpf_map_lookup_elem(&plans, &at);
+}
+
+static __always_inline int send_any(struct xdp_md *ctx, struct plan *p)
+{
 	if (p && write_frame(ctx, p, any_flow(p)))
 		bpf_tail_call(ctx, &slots, 0);
 	return XDP_ABORTED;
 }
 
 SEC("xdp.frags")
-int walk(struct xdp_md *ctx)
+int generate(struct xdp_md *ctx)
 {
-	struct plan *p = the_plan();
+	return send_any(ctx, the_plan());
+}
 
+SEC("xdp.frags")
+int generate_own(struct xdp_md *ctx)
+{
+	return send_any(ctx, own_plan());
+}
+
+static __always_inline int send_next(struct xdp_md *ctx, struct plan *p)
+{
 	if (p && write_frame(ctx, p, p->next)) {
 		p->next += p->step;
 		bpf_tail_call(ctx, &slots, 0);
 	}
 	return XDP_ABORTED;
+}
+
+SEC("xdp.frags")
+int walk(struct xdp_md *ctx)
+{
+	return send_next(ctx, the_plan());
+}
+
+SEC("xdp.frags")
+int walk_own(struct xdp_md *ctx)
+{
+	return send_next(ctx, own_plan());
 }
 
 SEC("xdp.frags")

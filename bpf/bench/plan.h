@@ -11,6 +11,9 @@
 #define SHORT 64 /* bytes of the others */
 #define SHORT6 80 /* bytes of those of IPv6 */
 
+/* Place of the plan of CPUs of odd numbers: apart from the first, so that they share no line. */
+#define PLAN_OF_SECOND 8
+
 struct plan {
 	__u8 frame[FRAME]; /* what does not vary */
 	__u64 next; /* walk: number of the next flow */

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"time"
 
@@ -44,6 +45,9 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 func (b *Backend) eachFlow(visit func(entry, bpf.FlowValue) bool) {
 	for _, t := range b.flowTables() {
 		for set := range t.sets() {
+			if t.isEmpty(set) {
+				continue
+			}
 			for w := range bpf.Ways {
 				e := t.at(set, w)
 				if v := bpf.FlowValue(load64(e.value)); v.IsLive() && !visit(e, v) {
@@ -86,7 +90,7 @@ func (b *Backend) templateConnection(e entry, t bpf.TemplateValue, now uint64) (
 		c.State = "ASSURED"
 	}
 	if mark, ok := markOf(s); ok {
-		c.Virtual = netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(mark >> 24), byte(mark >> 16), byte(mark >> 8), byte(mark)}), 0)
+		c.Virtual = netip.AddrPortFrom(addressOfMark(mark, e.table.isIPv6()), 0)
 		return c, true
 	}
 	port := uint16(0)
@@ -102,6 +106,17 @@ func (b *Backend) templateConnection(e entry, t bpf.TemplateValue, now uint64) (
 	}
 	c.Real = netip.AddrPortFrom(c.Real.Addr(), b.portOf(t.Real(), port))
 	return c, true
+}
+
+// addressOfMark is the address that stands for a mark in a listing: the mark in
+// its last four bytes (ip_vs_sched_persist).
+func addressOfMark(mark uint32, isIPv6 bool) netip.Addr {
+	var a [16]byte
+	binary.BigEndian.PutUint32(a[12:], mark)
+	if isIPv6 {
+		return netip.AddrFrom16(a)
+	}
+	return netip.AddrFrom4([4]byte(a[12:]))
 }
 
 // markOf is the number under which a service is listed, if it is listed under
@@ -121,6 +136,9 @@ func shown(left int64) time.Duration {
 func (b *Backend) eachTemplate(visit func(entry, bpf.TemplateValue) bool) {
 	for _, table := range b.templateTables() {
 		for set := range table.sets() {
+			if table.isEmpty(set) {
+				continue
+			}
 			for w := range bpf.Ways {
 				e := table.at(set, w)
 				if t := bpf.TemplateValue(load64(e.value)); t.IsLive() && b.isOfSlot(t) && !visit(e, t) {

@@ -1,10 +1,12 @@
 package xdp
 
 import (
+	"context"
 	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -311,4 +313,21 @@ func sum6(ip []byte) uint16 {
 		sum = sum&0xffff + sum>>16
 	}
 	return uint16(sum)
+}
+
+// TestIPv6TemplateOfAMark: a template of a mark is listed with the mark for an
+// address, which has the family of the service.
+func TestIPv6TemplateOfAMark(t *testing.T) {
+	x := newSix(t)
+	x.hosts(2)
+	s := webService6(2)
+	s.Mark, s.Persistence.Timeout = 101, time.Minute
+	must(t, x.Apply(context.Background(), lb.State{Services: []lb.Service{s}}))
+	x.want6(frame6(lb.Packet{Proto: lb.TCP, Src: client6, Dst: web6}, 0, 0, nil), "forwarded", 3)
+	conns, err := x.Connections(0)
+	must(t, err)
+	i := slices.IndexFunc(conns, func(c lb.Connection) bool { return c.Template })
+	if want := netip.MustParseAddrPort("[::65]:0"); i < 0 || conns[i].Virtual != want || conns[i].Client != netip.AddrPortFrom(client6.Addr(), 0) {
+		t.Errorf("connections %+v, want a template of %s", conns, want)
+	}
 }

@@ -23,12 +23,13 @@ import (
 // duel6 is one case of IPv6: the program and the oracle.
 type duel6 struct {
 	*six
+	ledger *ledger
 	rt     *rapid.T
 	oracle *oracle.Director
 	state  lb.State
 	hosts  map[netip.Addr]oracle.Host
 	known  []endpoints
-	base   map[string]uint64
+	out    []byte
 }
 
 var (
@@ -57,6 +58,7 @@ func TestOracle6(t *testing.T) {
 			for range caseSteps {
 				d.step(seen)
 			}
+			d.ledger.compareVerdicts()
 		})
 	})
 	t.Logf("%d steps: %v", steps, seen)
@@ -110,7 +112,7 @@ func newDuel6(x *six, rt *rapid.T) *duel6 {
 	})
 	d.drawState6()
 	d.apply6()
-	d.base = d.counted()
+	d.ledger = newLedger(rt, x.dp.Maps.Verdicts)
 	return d
 }
 
@@ -344,19 +346,13 @@ func solicitation(target netip.Addr) []byte {
 func (d *duel6) frame6(what string, in []byte, seen map[string]uint64) {
 	d.rt.Logf("%s: %x", what, in)
 	want := d.oracle.Packet(in)
-	opts := &ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256)}
+	d.out = slices.Grow(d.out[:0], len(in)+256)[:len(in)+256]
+	opts := &ebpf.RunOptions{Data: in, DataOut: d.out}
 	action, err := d.prog.Run(opts)
 	if err != nil {
 		d.rt.Fatalf("run: %v", err)
 	}
-	verdict := ""
-	now := d.counted()
-	for name, n := range now {
-		if n != d.base[name] {
-			verdict = name
-		}
-	}
-	d.base = now
+	verdict := d.ledger.verdictOf(want.Verdict)
 	seen[verdict]++
 	if verdict != want.Verdict && want.Twin != nil {
 		want = want.Twin()

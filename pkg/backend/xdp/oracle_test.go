@@ -37,6 +37,7 @@ const (
 // duel is one case: both directors, and the world around them.
 type duel struct {
 	*harness
+	ledger  *ledger
 	rt      *rapid.T
 	oracle  *oracle.Director
 	state   lb.State
@@ -47,8 +48,6 @@ type duel struct {
 	held    []byte          // what a first fragment was cut from
 	generic bool            // the interface is said to run generic XDP
 	unsure  bool            // time has passed without a sweep: counts of connections may lag
-	want    map[string]uint64
-	base    map[string]uint64
 	out     []byte
 	byNAT   map[realOfName]bool // of reals that were drawn before
 }
@@ -83,8 +82,8 @@ func TestOracle(t *testing.T) {
 				d.step()
 				done++
 			}
-			d.compareVerdicts()
-			for name, n := range d.want {
+			d.ledger.compareVerdicts()
+			for name, n := range d.ledger.want {
 				seen[name] += n
 			}
 		})
@@ -109,7 +108,7 @@ func setFlag(t *testing.T, name, value string) {
 func newDuel(h *harness, rt *rapid.T) *duel {
 	h.reset(h.home)
 	h.grace = func() {} // no packet runs beside the edits
-	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, want: map[string]uint64{}, byNAT: map[realOfName]bool{}}
+	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, byNAT: map[realOfName]bool{}}
 	d.state.ExpireNodestConn = true
 	h.dp.Settings.Answers = 1 << 30
 	// Not drawn as they are: rapid likes small numbers, under which all flows
@@ -133,7 +132,7 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 		Order: d.repliesFrom,
 	})
 	d.drawRoutes()
-	d.base = d.tallies()
+	d.ledger = newLedger(rt, h.dp.Maps.Verdicts)
 	d.drawState()
 	d.applyBoth("state")
 	return d
@@ -234,7 +233,7 @@ func (d *duel) frame(what string, in []byte) {
 	if err != nil {
 		d.rt.Fatalf("run %x: %v", in, err)
 	}
-	verdict := d.verdictOf(want)
+	verdict := d.ledger.verdictOf(want.Verdict)
 	if action != want.Action || verdict != want.Verdict {
 		d.rt.Fatalf("%s: %s, action %d; the oracle says %s, %d\n%x", what, verdict, action, want.Verdict, want.Action, in)
 	}
@@ -268,53 +267,6 @@ func (d *duel) repliesFrom(proto lb.Protocol, from netip.AddrPort) (vips []netip
 		}
 	}
 	return vips
-}
-
-// verdictOf reads what was counted.
-func (d *duel) verdictOf(want oracle.Outcome) string {
-	index := verdictIndex[want.Verdict]
-	n, err := tally(d.dp.Maps.Verdicts, uint32(index))
-	if err != nil {
-		d.rt.Fatal(err)
-	}
-	if n == d.base[want.Verdict]+d.want[want.Verdict]+1 {
-		d.want[want.Verdict]++
-		return want.Verdict
-	}
-	for name, n := range d.tallies() {
-		if n != d.base[name]+d.want[name] {
-			return name
-		}
-	}
-	return "no verdict"
-}
-
-var verdictIndex = func() map[string]int {
-	m := map[string]int{}
-	for v := range bpf.Verdicts {
-		m[v.String()] = int(v)
-	}
-	return m
-}()
-
-func (d *duel) tallies() map[string]uint64 {
-	m := map[string]uint64{}
-	for name, i := range verdictIndex {
-		n, err := tally(d.dp.Maps.Verdicts, uint32(i))
-		if err != nil {
-			d.rt.Fatal(err)
-		}
-		m[name] = n
-	}
-	return m
-}
-
-func (d *duel) compareVerdicts() {
-	for name, n := range d.tallies() {
-		if n != d.base[name]+d.want[name] {
-			d.rt.Fatalf("%s was counted %d times, want %d", name, n-d.base[name], d.want[name])
-		}
-	}
 }
 
 // explain asks what would become of an ordinary packet, before it is sent,

@@ -51,6 +51,9 @@ func (b *Backend) keepReplies(lines, other []bpf.ReplyLine) map[bpf.Reply]int {
 	former := map[bpf.Reply]int{}
 	for i := range other {
 		for _, reply := range other[i].Way {
+			if reply.Protocol == 0 { // an empty place
+				continue
+			}
 			who, ok := b.numbers.who[reply.Number]
 			if !ok || who.proto != lb.Protocol(reply.Protocol) || bpf.IPv4Word(who.vip) != reply.VIP || b.formerReplies[reply] >= idlePasses {
 				continue

@@ -1,9 +1,13 @@
 package bgp
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lvx-lb/lvx/testenv"
 )
 
 // What the configuration says of routes is on the wire, and a session that takes
@@ -11,16 +15,17 @@ import (
 func TestAttributesAreSpoken(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, "ttl security on; bfd on; graceful restart aware;")
-	med := uint32(50)
+	med, localPref := uint32(50), uint32(250)
 	d := l.speak("d1", "172.25.0.11", func(c *Config) {
-		c.MED, c.Communities, c.GracefulRestart = &med, []uint32{directorASN<<16 | 1, directorASN<<16 | 2}, 30*time.Second
+		c.MED, c.LocalPref = &med, &localPref
+		c.Communities, c.GracefulRestart = []uint32{directorASN<<16 | 1, directorASN<<16 | 2}, 30*time.Second
 		c.Peers[0].GTSM = true
 		c.Peers[0].BFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 3}
 	})
 	d.announce(Route{Addr: vip})
 	l.eventually("announced", func() bool { return l.routes(vip) != "" })
 	route := l.birdc("show", "route", "for", vip.String(), "all")
-	for _, want := range []string{"BGP.med: 50", "(65010,1)", "(65010,2)", "BGP.as_path: 65010\n", "BGP.next_hop: 172.25.0.11\n"} {
+	for _, want := range []string{"BGP.med: 50", "(65010,1)", "(65010,2)", "BGP.as_path: 65010\n", "BGP.next_hop: 172.25.0.11\n", "BGP.local_pref: 100\n"} {
 		if !strings.Contains(route, want) {
 			t.Errorf("the route has no %q:\n%s", want, route)
 		}
@@ -29,5 +34,51 @@ func TestAttributesAreSpoken(t *testing.T) {
 	_, neighbor, _ := strings.Cut(session, "Neighbor capabilities")
 	if !strings.Contains(neighbor, "Restart time: 30") {
 		t.Errorf("the director does not offer to restart gracefully within 30 s:\n%s", session)
+	}
+}
+
+// sameASConf is a router that is of the directors' AS for IPv4, and of another one
+// for IPv6.
+const sameASConf = `
+router id 172.25.0.50;
+protocol device {}
+protocol bgp same { local 172.25.0.50 as 65000; neighbor 172.25.0.11 as 65000; direct; connect delay time 1; ipv4 { import all; export none; }; }
+protocol bgp foreign { local fd00::50 as 65001; neighbor fd00::11 as 65000; direct; connect delay time 1; ipv6 { import all; export none; }; }
+`
+
+// A router of the same AS hears the preference that the configuration gives, and
+// of a drain by the lowest one: it would take a longer AS path, of its own AS, for
+// a loop. A router of another AS beside it hears the longer path as ever.
+func TestRoutersOfTheSameASHearPreferences(t *testing.T) {
+	t.Parallel() // it waits most of its time
+	l := newNetwork(t, testenv.Shape{})
+	l.addIPv6()
+	l.startBIRD(sameASConf)
+	pref := uint32(250)
+	d := l.speak("d1", "172.25.0.11", func(c *Config) {
+		c.ASN, c.LocalPref = routerASN, &pref
+		c.Peers = append(c.Peers, Peer{Address: netip.MustParseAddr("fd00::50"), ASN: 65001})
+	})
+	for _, step := range []struct {
+		isDraining bool
+		same       []string // of the route to the router of the same AS
+		other      string
+	}{
+		{false, []string{"BGP.local_pref: 250\n", "BGP.as_path: \n", "BGP.next_hop: 172.25.0.11\n"}, "BGP.as_path: 65000\n"},
+		{true, []string{"BGP.local_pref: 0\n", "BGP.as_path: \n", "(65535,0)"}, "BGP.as_path: 65000 65000\n"},
+		{false, []string{"BGP.local_pref: 250\n", "BGP.as_path: \n"}, "BGP.as_path: 65000\n"},
+	} {
+		d.announce(Route{vip, step.isDraining}, Route{vip6, step.isDraining})
+		route, route6 := "", ""
+		l.eventually(fmt.Sprintf("draining %t: %q, %q", step.isDraining, step.same, step.other), func() bool {
+			route, route6 = l.birdc("show", "route", "for", vip.String(), "all"), l.birdc("show", "route", "for", vip6.String(), "all")
+			for _, want := range step.same {
+				if !strings.Contains(route, want) {
+					return false
+				}
+			}
+			return strings.Contains(route6, step.other)
+		})
+		t.Logf("draining %t:\n%s%s", step.isDraining, route, route6)
 	}
 }

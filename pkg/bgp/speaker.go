@@ -53,7 +53,7 @@ func (s *Speaker) Start(ctx context.Context) error {
 		Asn: s.config.ASN, RouterId: s.config.RouterID.String(), ListenPort: -1,
 	}})
 	if err == nil {
-		err = rejectAll(ctx, srv)
+		err = setRules(ctx, srv, s.config)
 	}
 	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	if err == nil {
@@ -72,31 +72,6 @@ func (s *Speaker) Start(ctx context.Context) error {
 	s.server, s.cancel = srv, cancel
 	s.renewing.Go(func() { s.renew(watch, srv) })
 	return s.announce()
-}
-
-// rejectAll makes the speaker learn nothing: of all routes only its own pass.
-func rejectAll(ctx context.Context, srv *server.BgpServer) error {
-	const name = "only our own"
-	if err := srv.AddPolicy(ctx, &api.AddPolicyRequest{Policy: &api.Policy{
-		Name: name,
-		Statements: []*api.Statement{{
-			Name:       name,
-			Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
-			Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
-		}},
-	}}); err != nil {
-		return err
-	}
-	for _, direction := range []api.PolicyDirection{api.PolicyDirection_POLICY_DIRECTION_IMPORT, api.PolicyDirection_POLICY_DIRECTION_EXPORT} {
-		if err := srv.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-			Name: "global", Direction: direction,
-			Policies:      []*api.Policy{{Name: name}},
-			DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
-		}}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // family is what is announced in a session: addresses of the family that the
@@ -212,12 +187,9 @@ func (s *Speaker) path(r Route) (*apiutil.Path, error) {
 		return nil, err
 	}
 	attrs := []wire.PathAttributeInterface{wire.NewPathAttributeOrigin(0)} // IGP
-	communities := slices.Clone(s.config.Communities)
+	communities, localPref := slices.Clone(s.config.Communities), s.config.LocalPref
 	if r.IsDraining {
-		communities = append(communities, gracefulShutdown)
-		attrs = append(attrs, wire.NewPathAttributeAsPath([]wire.AsPathParamInterface{
-			wire.NewAs4PathParam(wire.BGP_ASPATH_ATTR_TYPE_SEQ, []uint32{s.config.ASN}),
-		}))
+		communities, localPref = append(communities, gracefulShutdown), new(uint32)
 	}
 	if len(communities) > 0 {
 		attrs = append(attrs, wire.NewPathAttributeCommunities(communities))
@@ -225,8 +197,8 @@ func (s *Speaker) path(r Route) (*apiutil.Path, error) {
 	if s.config.MED != nil {
 		attrs = append(attrs, wire.NewPathAttributeMultiExitDisc(*s.config.MED))
 	}
-	if s.config.LocalPref != nil {
-		attrs = append(attrs, wire.NewPathAttributeLocalPref(*s.config.LocalPref))
+	if localPref != nil {
+		attrs = append(attrs, wire.NewPathAttributeLocalPref(*localPref))
 	}
 	var hop wire.PathAttributeInterface
 	if r.Addr.Is4() {

@@ -28,8 +28,11 @@ const (
 // lab is a network with BIRD on the router.
 type lab struct {
 	*testenv.Cluster
-	t   *testing.T
-	dir string
+	t    *testing.T
+	dir  string
+	bird *testenv.Process
+
+	speakers []*director
 }
 
 // birdConf is a router that takes what directors announce and announces a
@@ -58,7 +61,16 @@ protocol bgp d1v6 { local fd00::50 as 65000; neighbor fd00::11 as 65010; hold ti
 // newLab starts BIRD; asn and extra are what it expects of d1.
 func newLab(t *testing.T, asn uint32, extra string) *lab {
 	t.Helper()
-	c, err := testenv.New(testenv.Standard(testenv.Shape{}))
+	l := newNetwork(t, testenv.Shape{})
+	l.addIPv6()
+	l.startBIRD(fmt.Sprintf(birdConf, l.dir, asn, extra))
+	return l
+}
+
+// newNetwork is one whose router runs nothing yet.
+func newNetwork(t *testing.T, shape testenv.Shape) *lab {
+	t.Helper()
+	c, err := testenv.New(testenv.Standard(shape))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,20 +79,30 @@ func newLab(t *testing.T, asn uint32, extra string) *lab {
 			t.Error(err)
 		}
 	})
-	l := &lab{Cluster: c, t: t, dir: c.Host("client").Dir()}
+	return &lab{Cluster: c, t: t, dir: c.Host("client").Dir()}
+}
+
+// addIPv6 gives the router and d1 addresses of IPv6.
+func (l *lab) addIPv6() {
+	l.t.Helper()
 	for host, addr := range map[string]string{"client": "fd00::50/64", "d1": "fd00::11/64"} {
-		if err := c.Host(host).AddAddr("eth0", netip.MustParsePrefix(addr)); err != nil {
-			t.Fatal(err)
+		if err := l.Host(host).AddAddr("eth0", netip.MustParsePrefix(addr)); err != nil {
+			l.t.Fatal(err)
 		}
 	}
+}
+
+// startBIRD runs it on the router.
+func (l *lab) startBIRD(conf string) {
+	l.t.Helper()
 	path := filepath.Join(l.dir, "bird.conf")
-	if err := os.WriteFile(path, fmt.Appendf(nil, birdConf, l.dir, asn, extra), 0o600); err != nil {
-		t.Fatal(err)
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		l.t.Fatal(err)
 	}
-	if _, err := c.Host("client").Start("bird", "-f", "-c", path, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid")); err != nil {
-		t.Fatal(err)
+	var err error
+	if l.bird, err = l.Host("client").Start("bird", "-f", "-c", path, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid")); err != nil {
+		l.t.Fatal(err)
 	}
-	return l
 }
 
 // birdc asks the router.
@@ -121,6 +143,7 @@ func (l *lab) speak(host, addr string, change func(*Config)) *director {
 	if d.Process, err = l.Host(host).StartCmd(cmd); err != nil {
 		l.t.Fatal(err)
 	}
+	l.speakers = append(l.speakers, d)
 	return d
 }
 
@@ -221,7 +244,10 @@ func (l *lab) eventually(what string, is func() bool) {
 	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			log, _ := os.ReadFile(filepath.Join(l.dir, "bird.log"))
-			l.t.Fatalf("not within 30 s: %s\n%s\n%s", what, l.birdc("show", "protocols", "all"), log)
+			for _, d := range l.speakers {
+				l.t.Logf("speaker: %s", d.Output())
+			}
+			l.t.Fatalf("not within 30 s: %s\n%s\n%s%s", what, l.birdc("show", "protocols", "all"), l.bird.Output(), log)
 		}
 	}
 }

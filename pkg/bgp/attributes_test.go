@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket/layers"
+
 	"github.com/lvx-lb/lvx/testenv"
 )
 
@@ -34,6 +36,61 @@ func TestAttributesAreSpoken(t *testing.T) {
 	_, neighbor, _ := strings.Cut(session, "Neighbor capabilities")
 	if !strings.Contains(neighbor, "Restart time: 30") {
 		t.Errorf("the director does not offer to restart gracefully within 30 s:\n%s", session)
+	}
+}
+
+// farConf is a router behind another one; %[2]s is what it asks of sessions.
+const farConf = `
+router id 10.25.0.50;
+log "%[1]s/bird.log" all;
+protocol device {}
+protocol bgp d1 { local 10.25.0.50 as 65000; neighbor 172.25.0.11 as 65010; %[2]s connect delay time 1; error wait time 1, 2; ipv4 { import all; export none; }; }
+`
+
+// Sessions with a router that is two hops away stand, and what is sent there has
+// the TTL that the configuration gives it: with GTSM the highest one.
+func TestRouterOverHops(t *testing.T) {
+	t.Parallel() // it waits most of its time
+	for _, test := range []struct {
+		name, router string
+		gtsm         bool
+		ttl          uint8
+	}{
+		{"multihop", "multihop 2;", false, 1},
+		{"GTSM", "multihop 2; ttl security on;", true, 254},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			l := newNetwork(t, testenv.Shape{Routed: true})
+			l.startBIRD(fmt.Sprintf(farConf, l.dir, test.router))
+			wire, err := l.Host("client").Capture("eth0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer wire.Close()
+			d := l.speak("d1", "172.25.0.11", func(c *Config) {
+				c.Peers[0].Address, c.Peers[0].Multihop, c.Peers[0].GTSM = netip.MustParseAddr("10.25.0.50"), 2, test.gtsm
+			})
+			d.announce(Route{Addr: vip})
+			l.eventually("announced", func() bool {
+				return d.status().IsUp && strings.Contains(l.birdc("show", "route", "for", vip.String(), "all"), "BGP.next_hop: 172.25.0.11\n")
+			})
+			ttls := map[uint8]int{}
+			if _, err := wire.Select(func(f testenv.Frame) bool {
+				p := f.Packet()
+				ip, isIPv4 := p.NetworkLayer().(*layers.IPv4)
+				tcp, isTCP := p.TransportLayer().(*layers.TCP)
+				if isIPv4 && isTCP && !f.Out && !tcp.RST { // by which the kernel refuses the router's own attempts
+					ttls[ip.TTL]++
+				}
+				return false
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if len(ttls) != 1 || ttls[test.ttl] == 0 {
+				t.Errorf("packets of the director by TTL: %v, want %d alone", ttls, test.ttl)
+			}
+		})
 	}
 }
 

@@ -30,7 +30,7 @@ type Peer struct {
 	Password string // TCP MD5 (RFC 2385), "": none
 	HoldTime time.Duration
 	Multihop uint8 // hops to a router that is not on the segment; 0 or 1: it is
-	GTSM     bool  // only from a router on the segment (RFC 5082)
+	GTSM     bool  // only from a router that is so many hops away at most (RFC 5082)
 	BFD      BFD
 	Source   netip.Addr // our address of the session; zero: the kernel chooses
 }

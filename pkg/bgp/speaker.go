@@ -102,11 +102,11 @@ func (s *Speaker) peer(p Peer) *api.Peer {
 	if p.Source.IsValid() {
 		peer.Transport.LocalAddress = p.Source.String()
 	}
-	if p.Multihop > 1 {
+	switch {
+	case p.GTSM:
+		peer.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - max(1, uint32(p.Multihop))}
+	case p.Multihop > 1:
 		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.Multihop)}
-	}
-	if p.GTSM {
-		peer.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
 	}
 	if p.BFD.Interval > 0 {
 		us := uint32(p.BFD.Interval / time.Microsecond)

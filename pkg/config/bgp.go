@@ -178,8 +178,8 @@ func readBGPPeer(c *cursor) BGPPeer {
 	if !o.done() {
 		return p
 	}
-	if p.GTSM && p.Multihop > 1 {
-		o.at("gtsm").errorf("beside multihop: %d (want one of the two: RFC 5082 is for routers on the segment)", p.Multihop)
+	if p.BFDInterval > 0 && p.Multihop > 1 {
+		o.at("bfd").errorf("beside multihop: %d (want one of the two: BFD of one hop, RFC 5881, is for routers on the segment)", p.Multihop)
 	}
 	c.unique("peer", "bgp "+p.Address.String(), p.Address.String())
 	return p

@@ -131,16 +131,11 @@ func (f *fabric) measurePath(name string) time.Duration {
 	return end.Sub(begin) - w.Within(f.t, begin, end)
 }
 
-// only has the router send everything to one director.
-func (f *fabric) only(name string) {
+// sendErrors has the router send its own packets to the VIP, ICMP errors that is,
+// to one director; clients' packets are spread as ever.
+func (f *fabric) sendErrors(name string) {
 	f.t.Helper()
-	run(f.t, f.router, "ip", "route", "replace", rig.VIP+"/32", "via", f.address(name), "metric", "1")
-}
-
-// spread undoes only.
-func (f *fabric) spread() {
-	f.t.Helper()
-	run(f.t, f.router, "ip", "route", "del", rig.VIP+"/32", "metric", "1")
+	run(f.t, f.router, "ip", "route", "replace", rig.VIP+"/32", "via", f.address(name), "table", "100")
 }
 
 // fabricLoad is the load that must not notice that directors come and go: 2,000
@@ -216,33 +211,73 @@ func TestKilledAndHungDirectors(t *testing.T) {
 	must(t, err) // the packet path of both goes on forwarding what still arrives
 }
 
-// Path-MTU discovery works whichever director the router's error reaches, also
-// one that does not know the flow.
+// Path-MTU discovery works whichever director the router's error reaches: with mh
+// by the ring, of which no connection is made; with rr by connection sync.
 func TestPathMTUByAnyDirector(t *testing.T) {
-	f := newFabric(t)
-	f.direct(fabricDirectors, fabricBody(hashed, "sloppy_tcp: true\n"))
-	must(t, f.Cluster.SetHopMTU(1280))
-	for _, name := range fabricDirectors {
-		for _, real := range []string{"r1", "r2"} { // it has to learn the path's MTU again
-			run(t, f.Cluster.Host(real), "ip", "route", "flush", "cache")
-		}
-		conn, err := f.Hold("r1")
-		must(t, err)
-		other, err := f.Hold("r2")
-		must(t, err)
-		before := countedAt(t, f.Rig, name, bpf.ICMPForwarded)
-		f.only(name)
-		for real, c := range map[string]net.Conn{"r1": conn, "r2": other} {
-			if n, err := readLong(c); err != nil || n < 300000 {
-				t.Errorf("%s, errors by %s: %d bytes, %v", real, name, n, err)
+	for name, test := range map[string]struct {
+		body  func(f *fabric) string
+		knows int // how many directors know a connection
+	}{
+		"mh without sync": {func(*fabric) string { return fabricBody(hashed, "sloppy_tcp: true\n") }, 1},
+		"rr with sync":    {func(f *fabric) string { return fabricBody("    scheduler: rr\n", f.syncBody()) }, len(fabricDirectors)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFabric(t)
+			f.direct(fabricDirectors, test.body(f))
+			must(t, f.Cluster.SetHopMTU(1280))
+			run(t, f.router, "ip", "rule", "add", "iif", "lo", "to", rig.VIP, "lookup", "100")
+			for _, name := range fabricDirectors {
+				f.sendErrors(name)
+				f.learnPathMTU(name, test.knows)
 			}
-			c.Close()
+		})
+	}
+}
+
+// learnPathMTU has both reals learn the path's MTU from errors that reach a
+// director; so many directors know the connections by then.
+func (f *fabric) learnPathMTU(name string, knows int) {
+	f.t.Helper()
+	conns := map[string]net.Conn{}
+	for _, real := range []string{"r1", "r2"} {
+		run(f.t, f.Cluster.Host(real), "ip", "route", "flush", "cache") // it has to learn it again
+		conn, err := f.Hold(real)
+		must(f.t, err)
+		defer conn.Close()
+		conns[real] = conn
+		eventually(f.t, func() error { return f.knowConnection(conn, knows) })
+	}
+	before := countedAt(f.t, f.Rig, name, bpf.ICMPForwarded)
+	for real, conn := range conns {
+		if n, err := readLong(conn); err != nil || n < 300000 {
+			f.t.Errorf("%s, errors by %s: %d bytes, %v", real, name, n, err)
 		}
-		f.spread()
-		if n := countedAt(t, f.Rig, name, bpf.ICMPForwarded) - before; n < 2 {
-			t.Errorf("%s forwarded %d ICMP errors, want one to each real at least", name, n)
+		if err := f.knowConnection(conn, knows); err != nil {
+			f.t.Errorf("%s, errors by %s: %v", real, name, err)
 		}
 	}
+	if n := countedAt(f.t, f.Rig, name, bpf.ICMPForwarded) - before; n < 2 {
+		f.t.Errorf("%s forwarded %d ICMP errors, want one to each real at least", name, n)
+	}
+}
+
+// knowConnection is an error unless so many directors know a connection.
+func (f *fabric) knowConnection(conn net.Conn, want int) error {
+	n := 0
+	for _, d := range fabricDirectors {
+		out, err := f.LVX(f.t.Context(), d, "list", "--connections", "-n")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(out, " "+conn.LocalAddr().String()+" ") {
+			n++
+		}
+	}
+	if n != want {
+		return fmt.Errorf("%d directors know the connection of %s, want %d", n, conn.LocalAddr(), want)
+	}
+	return nil
 }
 
 // readLong reads a long answer on an open connection.

@@ -23,7 +23,7 @@ func Changes(before, after Status) []Change {
 		if wasUp[p.Peer] == p.IsUp {
 			continue
 		}
-		text := "session up"
+		text := strings.TrimSuffix("session up, "+p.Reason, ", ")
 		if !p.IsUp {
 			text = "session down: " + p.Reason
 		}

@@ -9,8 +9,8 @@ import (
 )
 
 // hearing passes GoBGP's log on, and hears in it what GoBGP tells nobody of
-// otherwise: why a session does not begin, of a router whose OPEN it refuses; and
-// that BFD has a session reset.
+// otherwise: why a session does not begin, of a router that takes no connection or
+// whose OPEN it refuses; and that BFD has a session reset.
 type hearing struct {
 	slog.Handler
 	peer   netip.Addr // that the log speaks of, if it does
@@ -28,7 +28,7 @@ func (h hearing) Enabled(context.Context, slog.Level) bool { return true }
 func (h hearing) Handle(ctx context.Context, r slog.Record) error {
 	peer := h.peer
 	var code, subcode uint64
-	operation := ""
+	operation, failure := "", ""
 	r.Attrs(func(a slog.Attr) bool {
 		switch a.Key {
 		case peerKey:
@@ -39,12 +39,16 @@ func (h hearing) Handle(ctx context.Context, r slog.Record) error {
 			subcode = number(a.Value)
 		case "Op":
 			operation = a.Value.String()
+		case "Error":
+			failure = a.Value.String()
 		}
 		return true
 	})
 	switch {
 	case r.Message == "sent notification" && code == wire.BGP_ERROR_OPEN_MESSAGE_ERROR && subcode == wire.BGP_ERROR_SUB_BAD_PEER_AS:
 		h.failed(peer, badPeerAS)
+	case r.Message == "failed to connect":
+		h.failed(peer, explainConnect(failure))
 	case r.Message == "Send operation notification" && operation == "Neighbor reset":
 		h.reset(peer)
 	}

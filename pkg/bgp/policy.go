@@ -31,13 +31,6 @@ type Decision struct {
 	Until       time.Time  `json:"until,omitzero"`   // when it will be, if nothing changes; zero: unknown
 }
 
-// Damping of addresses that come and go.
-const (
-	freeWithdrawals = 5               // in [flapWindow], after which waits grow
-	flapWindow      = 5 * time.Minute // how long a withdrawal is remembered
-	maxHold         = time.Minute     // the longest wait
-)
-
 // Policy decides which virtual addresses are announced. It remembers only
 // what damping needs: when each address was withdrawn for lack of service.
 type Policy struct {
@@ -49,8 +42,8 @@ type Policy struct {
 // memory is what is remembered of one address.
 type memory struct {
 	wasAnnounced bool
-	withdrawn    []time.Time // within the last flapWindow
-	serving      time.Time   // since when; zero: it is not
+	withdrawn    flaps
+	serving      time.Time // since when; zero: it is not
 }
 
 // Decide says for every address what becomes of it at now. An address is
@@ -82,7 +75,7 @@ func (p *Policy) Decide(now time.Time, in Input) []Decision {
 
 func (p *Policy) decide(now time.Time, in Input, v VIP, m *memory) Decision {
 	d := Decision{Addr: v.Addr, IsDraining: in.IsDraining}
-	m.forget(now)
+	m.withdrawn.forget(now)
 	if !v.IsServing {
 		if m.wasAnnounced {
 			m.withdrawn = append(m.withdrawn, now)
@@ -94,7 +87,8 @@ func (p *Policy) decide(now time.Time, in Input, v VIP, m *memory) Decision {
 	if m.serving.IsZero() {
 		m.serving = now
 	}
-	switch until := m.serving.Add(p.hold(m)); {
+	hold := m.withdrawn.hold(p.HoldUp)
+	switch until := m.serving.Add(hold); {
 	case in.Withdrawn != "":
 		m.wasAnnounced = false
 		d.Reason = in.Withdrawn
@@ -102,9 +96,9 @@ func (p *Policy) decide(now time.Time, in Input, v VIP, m *memory) Decision {
 		m.wasAnnounced = false
 		d.Reason = in.NotReady
 	case now.Before(until) && !m.wasAnnounced:
-		d.Reason = fmt.Sprintf("serves again, announced after %s of service", p.hold(m))
-		if n := len(m.withdrawn); n > freeWithdrawals {
-			d.Reason = fmt.Sprintf("flapping, withdrawn %d times within %s: announced after %s of service", n, flapWindow, p.hold(m))
+		d.Reason = fmt.Sprintf("serves again, announced after %s of service", hold)
+		if m.withdrawn.isFlapping() {
+			d.Reason = fmt.Sprintf("%s: announced after %s of service", m.withdrawn.describe("withdrawn"), hold)
 		}
 		d.Until = until
 	default:
@@ -112,25 +106,6 @@ func (p *Policy) decide(now time.Time, in Input, v VIP, m *memory) Decision {
 		d.IsAnnounced = true
 	}
 	return d
-}
-
-// forget drops withdrawals that are too long ago to count.
-func (m *memory) forget(now time.Time) {
-	for len(m.withdrawn) > 0 && now.Sub(m.withdrawn[0]) >= flapWindow {
-		m.withdrawn = m.withdrawn[1:]
-	}
-}
-
-// hold is how long an address has to serve before it is announced.
-func (p *Policy) hold(m *memory) time.Duration {
-	switch n := len(m.withdrawn); {
-	case n == 0:
-		return 0
-	case n <= freeWithdrawals:
-		return p.HoldUp
-	default:
-		return min(p.HoldUp<<min(n-freeWithdrawals, 10), max(maxHold, p.HoldUp))
-	}
 }
 
 // Routes are the routes of the addresses that are announced.

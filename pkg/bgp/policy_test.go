@@ -71,7 +71,7 @@ func TestFlappingWaitsLonger(t *testing.T) {
 		at += 100 * time.Millisecond
 		ask(p, at, false, true, false)
 		d := ask(p, at, true, true, false)
-		if is, want := strings.HasPrefix(d.Reason, "flapping, withdrawn"), len(waits) > freeWithdrawals; is != want {
+		if is, want := strings.HasPrefix(d.Reason, "flapping, withdrawn"), len(waits) > freeFlaps; is != want {
 			t.Errorf("withdrawn %d times: %+v", len(waits), d)
 		}
 		ask(p, at, false, true, false) // it was not announced: this is no withdrawal

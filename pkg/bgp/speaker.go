@@ -95,7 +95,7 @@ func (s *Speaker) peer(p Peer) *api.Peer {
 		},
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime: uint64(hold / time.Second), KeepaliveInterval: uint64(hold / time.Second / 3),
-			ConnectRetry: 5, IdleHoldTimeAfterReset: 1,
+			ConnectRetry: 5, IdleHoldTimeAfterReset: uint64(sessionHold / time.Second),
 		}},
 		Transport: &api.Transport{},
 	}

@@ -348,9 +348,11 @@ func TestReasonsOfASessionThatIsDown(t *testing.T) {
 		{"the router expects another AS", 65099, "", nil, "expects another AS"},
 		{"the configuration gives the router another AS", directorASN, "", func(c *Config) { c.Peers[0].ASN = 65001 }, "another AS number"},
 		{"another password", directorASN, `password "right";`, func(c *Config) { c.Peers[0].Password = "wrong" }, "another password"},
-		{"unreachable", directorASN, "", func(c *Config) { c.Peers[0].Address = netip.MustParseAddr("172.25.0.99") }, "unreachable"},
+		{"unreachable", directorASN, "", func(c *Config) { c.Peers[0].Address = netip.MustParseAddr("172.25.0.99") }, "is unreachable"},
+		{"no speaker listens there", directorASN, "", func(c *Config) { c.Peers[0].Address = netip.MustParseAddr("172.25.0.12") }, "no BGP speaker listens there"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t, test.asn, test.extra)
 			d := l.speak("d1", "172.25.0.11", test.change)
 			t.Cleanup(func() { t.Logf("%+v", d.status()) })

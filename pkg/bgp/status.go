@@ -26,7 +26,7 @@ type PeerStatus struct {
 	IsUp   bool       `json:"up"`
 	State  string     `json:"state"`            // of the session (RFC 4271 section 8.2.2): "established", "active" …
 	Since  time.Time  `json:"since"`            // when it was established; zero if it is not
-	Reason string     `json:"reason,omitempty"` // why it is not up, for people
+	Reason string     `json:"reason,omitempty"` // why it is not up, and that it flaps, for people
 	BFD    string     `json:"bfd,omitempty"`    // "up", "down", …; "" without BFD
 }
 
@@ -53,9 +53,9 @@ func (s *Speaker) peers(ctx context.Context) ([]PeerStatus, error) {
 		st := PeerStatus{Peer: c.Address, ASN: c.ASN, State: "idle", Reason: "not started"}
 		if p := found[c.Address.String()]; p != nil {
 			describe(&st, p)
-			if st.Reason = ""; !st.IsUp {
-				st.Reason = s.failure(c.Address)
-			}
+		}
+		if srv != nil {
+			st.Reason = s.reason(c.Address, st.IsUp)
 		}
 		status = append(status, st)
 	}
@@ -78,27 +78,32 @@ func word(name, prefix string) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", " ")
 }
 
-// failure is why there is no session with a router, for people.
-func (s *Speaker) failure(peer netip.Addr) string {
+// reason is why there is no session with a router, and that it flaps, for people.
+func (s *Speaker) reason(peer netip.Addr, isUp bool) string {
 	s.heard.Lock()
 	defer s.heard.Unlock()
-	if why := s.failures[peer]; why != "" {
-		return why
+	text := s.renewals.flapping(peer, time.Now())
+	switch why := s.failures[peer]; {
+	case isUp:
+		return text
+	case why != "":
+		return text + why
 	}
-	return "no answer to our connection: unreachable, no session for us configured there, or another password"
+	return text + "no answer to our connection yet"
 }
 
 // noteFailure keeps the reason of a session's end.
-func (s *Speaker) noteFailure(e *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
+func (s *Speaker) noteFailure(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	st := e.Peer.State
 	s.heard.Lock()
 	defer s.heard.Unlock()
-	s.renewals.is(st.NeighborAddress, st.SessionState == wire.BGP_FSM_ESTABLISHED)
+	isReset := s.renewals.isUp[st.NeighborAddress] && s.renewals.isDue[st.NeighborAddress] // the reason is BFD's
+	s.renewals.is(st.NeighborAddress, st.SessionState == wire.BGP_FSM_ESTABLISHED, at)
 	if st.SessionState == wire.BGP_FSM_ESTABLISHED {
 		delete(s.failures, st.NeighborAddress)
 		return
 	}
-	if why := explain(st.DisconnectReason, st.DisconnectMessage); why != "" {
+	if why := explain(st.DisconnectReason, st.DisconnectMessage); why != "" && !isReset {
 		s.failures[st.NeighborAddress] = why
 	}
 }
@@ -112,10 +117,30 @@ func (s *Speaker) setFailure(peer netip.Addr, why string) {
 func (s *Speaker) noteReset(peer netip.Addr) {
 	s.heard.Lock()
 	defer s.heard.Unlock()
+	if s.renewals.isUp[peer] {
+		s.failures[peer] = badBFD
+	}
 	s.renewals.hasBeenReset(peer)
 }
 
-const badPeerAS = "the router has another AS number than the configuration gives it (asn of the peer)"
+// Reasons that are heard in GoBGP's log.
+const (
+	badPeerAS = "the router has another AS number than the configuration gives it (asn of the peer)"
+	badBFD    = "BFD is down: the router is silent, or has ended BFD"
+)
+
+// explainConnect says in words why there is no connection.
+func explainConnect(err string) string {
+	switch {
+	case strings.HasSuffix(err, "connection refused"):
+		return "the router refuses connections: no BGP speaker listens there"
+	case strings.HasSuffix(err, "no route to host"), strings.HasSuffix(err, "network is unreachable"):
+		return "the router is unreachable: " + err[strings.LastIndex(err, ": ")+len(": "):]
+	case strings.HasSuffix(err, "timeout"):
+		return "no answer to our connection: another password on one side, or the router is unreachable"
+	}
+	return "no connection: " + err
+}
 
 // explain says in words why a session is down; "" where nothing has happened.
 func explain(reason api.PeerState_DisconnectReason, message string) string {
@@ -129,6 +154,8 @@ func explain(reason api.PeerState_DisconnectReason, message string) string {
 		return "the router was silent for the hold time"
 	case reason == api.PeerState_DISCONNECT_REASON_NOTIFICATION_RECEIVED:
 		return "the router ended the session: " + message
+	case reason == api.PeerState_DISCONNECT_REASON_READ_FAILED:
+		return "the router closed the connection: no session for us is configured there, or its BGP speaker ended (" + message + ")"
 	case reason == api.PeerState_DISCONNECT_REASON_UNSPECIFIED, reason == api.PeerState_DISCONNECT_REASON_IDLE_TIMER_EXPIRED:
 		return "" // another attempt begins
 	}

@@ -192,8 +192,11 @@ func (r *routes) warn(st bgp.Status) {
 	}
 	for _, p := range st.Peers {
 		trouble := ""
-		if !p.IsUp {
+		switch {
+		case !p.IsUp:
 			trouble = "no session (" + p.State + "): " + p.Reason
+		case p.Reason != "":
+			trouble = "session up, " + p.Reason
 		}
 		say("router "+p.Peer.String(), trouble, "compare the session's configuration on both sides")
 	}

@@ -221,12 +221,32 @@ func TestFloodBesideTraffic(t *testing.T) {
 // times, and the oldest half-open one goes.)
 func TestStatedCapacity(t *testing.T) {
 	size := floodPackets(t)
-	h := newStill(t, size, 1024)
+	t.Run("IPv4", func(t *testing.T) {
+		h := newStill(t, size, 1024)
+		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
+		fill(t, h.barrage(t), size)
+		if bytes := 8 * len(h.dp.Flows); bytes > 64*size {
+			t.Errorf("%d bytes for %d connections, want 64 for each", bytes, size)
+		}
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		h := openHarness(t, Options{Flows: size, Templates: 1024, StillClock: true, IPv6: true})
+		h.dp.Settings.NameKey = [...]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f}
+		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService6(3)}})
+		fill(t, h.barrage6(t), size)
+		if bytes := 8 * len(h.dp.Flows6); bytes > 128*size {
+			t.Errorf("%d bytes for %d connections, want 128 for each", bytes, size)
+		}
+	})
+}
+
+// fill opens as many connections as the table is for, and uses them.
+func fill(t *testing.T, b *barrage, size int) {
+	t.Helper()
+	h := b.harness
 	h.dp.Settings.Seed = [3]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb}
-	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 	before, err := h.Stats()
 	must(t, err)
-	b := h.barrage(t)
 	const volley = 250_000
 	for _, flags := range []string{"S", "A", "PA", "A"} {
 		random := uint64(1)

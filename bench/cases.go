@@ -23,7 +23,7 @@ const (
 
 // small are the groups that a table for a million flows is enough for.
 func small(chunk int) []group {
-	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), newFlows(chunk), persistence(chunk), scales(chunk), pairs(chunk))
+	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), newFlows(chunk), persistence(chunk), scales(chunk), pairs(million, chunk))
 }
 
 // brief are those that have a target.

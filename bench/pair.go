@@ -102,12 +102,12 @@ const partnersFlows = 40 * million
 
 // pairs is about what two CPUs share: lines of flows, cursors, counts of
 // connections. Beside each stands a program that returns at once and shares nothing.
-func pairs(chunk int) []group {
+func pairs(flows, chunk int) []group {
 	if runtime.NumCPU() < 2 {
 		return nil
 	}
 	const more = 16 * million // flows from here on are new
-	data := uniform(tcpFrame(ack), million)
+	data := uniform(tcpFrame(ack), flows)
 	one := uniform(tcpFrame(ack), 1)
 	data.by, one.by, data.isOwn, one.isOwn = generateOwn, generateOwn, true, true
 	fresh := sequence(tcpFrame(syn), more)
@@ -137,7 +137,7 @@ func pairs(chunk int) []group {
 		name: "two CPUs, established", state: services(1, 2),
 		prepare: func(r *rig) error {
 			_ = r.forget()
-			return r.establish(uniform(tcpFrame(ack), million), million)
+			return r.establish(uniform(tcpFrame(ack), flows), flows)
 		},
 		lanes: slices.Concat(
 			lanes("pair_established/1", "established TCP, 1 flow", lane{traffic: one, packets: 4 * chunk}),

@@ -42,8 +42,8 @@ func results(pairs ...any) (rs []Result) {
 func TestChecks(t *testing.T) {
 	got := checks(results("floor_b/1", 20.0, "established/1", 10.0, "floor_b/1M", 400.0, "established/1M", 200.0, "syn/full", 1.0))
 	want := []Check{
-		{What: "established, 1 flow / floor B", Value: 0.5, Bound: 1.3, OK: true},
-		{What: "established, 1M flows / floor B", Value: 0.5, Bound: 0.40},
+		{What: "established, 1 flow / floor B", Value: 0.5, Bound: 0.55, OK: true},
+		{What: "established, 1M flows / floor B", Value: 0.5, Bound: 0.38},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -81,7 +81,7 @@ func TestReport(t *testing.T) {
 	must(t, r.print(&out))
 	for _, want := range []string{
 		"established/1 +13.0 +0.0-0.0 +0.65", "one +1.80 +1.80-1.80 +0.90 +1.00 %", "gone astray +0 packets",
-		"applied +11 ms +10.50-11.50", "veth, 1M flows: .* 0.25 +>= 0.33 +MISS", "1 flow / floor B +0.65 +<= 1.30 +ok",
+		"applied +11 ms +10.50-11.50", "veth, 1M flows: .* 0.25 +>= 0.33 +MISS", "1 flow / floor B +0.65 +<= 0.55 +MISS", "veth, 1 flow: .* 0.90 +>= 0.80 +ok",
 	} {
 		if !matches(want, out.String()) {
 			t.Errorf("no %q in\n%s", want, out.String())
@@ -106,7 +106,7 @@ func TestReport(t *testing.T) {
 func TestTable(t *testing.T) {
 	text, err := report().table()
 	must(t, err)
-	if !strings.Contains(text, "| established, 1 flow / floor B | 0.65 | 1.30 |\n") {
+	if !strings.Contains(text, "| established, 1 flow / floor B | 0.65 | 0.55 |\n") {
 		t.Error(text)
 	}
 	if _, err := new(Report).table(); err == nil {

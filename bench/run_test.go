@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +57,42 @@ func TestPackets(t *testing.T) {
 	}
 	if len(r.Checks) != 2 || r.missed() > 0 {
 		t.Errorf("memory: %+v", r.Checks)
+	}
+}
+
+// Two CPUs at once: whether they have run side by side depends on what else the
+// machine does, and so does how many of the lanes count.
+func TestPairs(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("one CPU")
+	}
+	const flows = 10_000
+	r := tiny(t, func(ctx context.Context, j *job) error {
+		if err := ownNamespace(); err != nil {
+			return err
+		}
+		return j.measureAll(ctx, rigOptions{flows: flows, templates: 1}, pairs(flows, 1000), 2)
+	})
+	median := map[string]float64{}
+	for _, x := range r.Results {
+		median[x.Name] = x.Median
+	}
+	for _, name := range []string{"pair_established/1", "pair_established/1M", "pair_new"} {
+		if median[name+"/empty/one"] <= 0 {
+			t.Errorf("%s was not measured: %v", name, median)
+		}
+	}
+}
+
+// What a pair loses is what lvx takes longer, beside what an empty program does.
+func TestPairChecks(t *testing.T) {
+	median := map[string]float64{
+		"pair_new/empty/one": 30, "pair_new/empty/two": 33, "pair_new/lvx/one": 300, "pair_new/lvx/two": 440,
+		"pair_established/1/empty/one": 30, "pair_established/1/lvx/one": 20, "pair_established/1/lvx/two": 20,
+	}
+	checks := checkPairs(median)
+	if len(checks) != 1 || checks[0].OK || math.Abs(checks[0].Value-0.75) > 1e-9 {
+		t.Errorf("%+v", checks)
 	}
 }
 

@@ -63,9 +63,6 @@ func TestPackets(t *testing.T) {
 // Two CPUs at once: whether they have run side by side depends on what else the
 // machine does, and so does how many of the lanes count.
 func TestPairs(t *testing.T) {
-	if runtime.NumCPU() < 2 {
-		t.Skip("one CPU")
-	}
 	const flows = 10_000
 	r := tiny(t, func(ctx context.Context, j *job) error {
 		if err := ownNamespace(); err != nil {
@@ -78,7 +75,7 @@ func TestPairs(t *testing.T) {
 		median[x.Name] = x.Median
 	}
 	for _, name := range []string{"pair_established/1", "pair_established/1M", "pair_new"} {
-		if median[name+"/empty/one"] <= 0 {
+		if median[name+"/empty/one"] <= 0 && runtime.NumCPU() > 1 {
 			t.Errorf("%s was not measured: %v", name, median)
 		}
 	}

@@ -13,7 +13,8 @@ enum table_size {
 	PORT_LINES = 65536, /* per half: 262,144 ports at half load */
 	RANGES = 65536, /* per half */
 	SERVICES = 16384, /* per half */
-	RING_LINES = 262144,
+	RING_LINES = 262144, /* of a map that nobody has sized */
+	MOST_RING_LINES = 4194304, /* of the largest: 16,383 mh services */
 	RING_LINE_SLOTS = 16, /* in a line of a ring */
 	ROW_LINE_ROWS = 8, /* in a line of a stateless service's rows */
 	ROW_NONE = 0xfffff, /* in a row: no real */

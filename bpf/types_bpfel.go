@@ -6,11 +6,12 @@ import "structs"
 
 // How much there is of everything that has a fixed size.
 const (
-	VIPLines        = 16384 // per half: 16,384 VIPs at half load
-	PortLines       = 65536 // per half: 262,144 ports at half load
-	Ranges          = 65536 // per half
-	Services        = 16384 // per half
-	RingLines       = 262144
+	VIPLines        = 16384   // per half: 16,384 VIPs at half load
+	PortLines       = 65536   // per half: 262,144 ports at half load
+	Ranges          = 65536   // per half
+	Services        = 16384   // per half
+	RingLines       = 262144  // of a map that nobody has sized
+	MostRingLines   = 4194304 // of the largest: 16,383 mh services
 	RingLineSlots   = 16      // in a line of a ring
 	RowLineRows     = 8       // in a line of a stateless service's rows
 	RowNone         = 1048575 // in a row: no real

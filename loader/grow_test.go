@@ -141,7 +141,7 @@ func TestRoomFor(t *testing.T) {
 		{0, 0, Room{fewestReals, fewestRingLines}},
 		{fewestReals / 2, fewestRingLines / 2, Room{fewestReals, fewestRingLines}},
 		{fewestReals/2 + 1, 20000, Room{2 * fewestReals, 2 * fewestRingLines}},
-		{bpf.Reals, bpf.RingLines, Room{bpf.Reals, bpf.RingLines}},
+		{bpf.Reals, bpf.MostRingLines, Room{bpf.Reals, bpf.MostRingLines}},
 	} {
 		if got := RoomFor(c.reals, c.lines); got != c.want {
 			t.Errorf("RoomFor(%d, %d) = %+v, want %+v", c.reals, c.lines, got, c.want)

@@ -11,7 +11,7 @@ import (
 // Room is how much the maps hold whose size follows the configuration.
 type Room struct {
 	Reals     int // slots of real servers, at most [bpf.Reals]; 0: so many
-	RingLines int // lines of all schedulers' rings, at most [bpf.RingLines]; 0: so many
+	RingLines int // lines of all schedulers' rings, at most [bpf.MostRingLines]; 0: [bpf.RingLines]
 }
 
 // The least that there is room for.
@@ -26,7 +26,7 @@ const (
 func RoomFor(reals, ringLines int) Room {
 	return Room{
 		Reals:     roundUp(2*reals, fewestReals, bpf.Reals),
-		RingLines: roundUp(2*ringLines, fewestRingLines, bpf.RingLines),
+		RingLines: roundUp(2*ringLines, fewestRingLines, bpf.MostRingLines),
 	}
 }
 
@@ -64,7 +64,7 @@ func (r Room) entries(name string) uint32 {
 	case slices.Contains(mapsOfReals, name):
 		return uint32(min(r.Reals, bpf.Reals))
 	case slices.Contains(mapsOfRings, name):
-		return uint32(min(r.RingLines, bpf.RingLines))
+		return uint32(min(r.RingLines, bpf.MostRingLines))
 	}
 	return 0
 }

@@ -17,7 +17,7 @@ type span struct{ at, n uint32 }
 // arena hands out ring lines, first fit. Freed neighbours grow together.
 type arena struct{ free []span }
 
-var errNoRingSpace = fmt.Errorf("no space for its ring (the rings of all services have %d places; an mh service takes %d whatever its weights, a wrr service as many as its weights add up to)", bpf.RingLines*bpf.RingLineSlots, sched.MHTableSize)
+var errNoRingSpace = fmt.Errorf("no space for its ring (the rings of all services have %d places; an mh service takes %d whatever its weights, a wrr service as many as its weights add up to)", bpf.MostRingLines*bpf.RingLineSlots, sched.MHTableSize)
 
 func (a *arena) init(lines int) { a.free = []span{{0, uint32(lines)}} }
 

@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/sched"
 )
 
 // checkBooks fails unless what the backend remembers agrees with itself: every
@@ -52,8 +56,8 @@ func (h *harness) checkBooks(t testing.TB) {
 		}
 		at += s.n
 	}
-	if at != bpf.RingLines {
-		t.Fatalf("%d lines of rings have an owner, want %d", at, bpf.RingLines)
+	if want := h.dp.Room().RingLines; int(at) != want {
+		t.Fatalf("%d lines of rings have an owner, want %d", at, want)
 	}
 	for _, conf := range h.state.Services {
 		s := h.services[conf.Name]
@@ -190,15 +194,52 @@ func TestFault23RingsMakeRoomForEachOther(t *testing.T) {
 	must(t, Fits(mhServices(900, 3)))
 }
 
+// Each has a VIP and a ring of its own, all on one port. LVX_LOAD=1 is 10,000.
+func TestManyMHServices(t *testing.T) {
+	n := 1100
+	if os.Getenv("LVX_LOAD") != "" {
+		n = 10000
+	}
+	s := mhServices(n, 3)
+	h := openHarness(t, Options{Flows: 1024, Templates: 256, StillClock: true, Room: RoomFor(s.Services)})
+	start := time.Now()
+	must(t, h.Apply(context.Background(), s))
+	t.Logf("%d services of mh in %s, %d lines of rings", n, time.Since(start), h.dp.Room().RingLines)
+	h.checkBooks(t)
+	for _, i := range []int{0, 1, n / 2, n - 1} {
+		conf := &s.Services[i]
+		ring, err := sched.Build(string(lb.MH), 0, realsOfRing(conf), nil, 0)
+		must(t, err)
+		want := conf.Reals[ring.Slots[sched.MHSlot(client.Addr(), 0, 0)]].Addr
+		if got := h.open(client, netip.AddrPortFrom(conf.Listeners[0].Addr, 80)); got != want {
+			t.Errorf("service %d: %s, want %s", i, got, want)
+		}
+	}
+}
+
+func realsOfRing(conf *lb.Service) (in []sched.Real) {
+	for i, r := range conf.Reals {
+		in = append(in, sched.Real{ID: uint32(i), Weight: r.Weight, Addr: r.Addr})
+	}
+	return in
+}
+
 func TestFault23MoreRingsThanThereIsSpaceFor(t *testing.T) {
-	too := mhServices(1025, 3)
+	too := mhServices(bpf.MostRingLines*bpf.RingLineSlots/sched.MaxSlots+1, 2)
+	for i := range too.Services { // their rings are the longest that there are
+		s := &too.Services[i]
+		s.Scheduler, s.Reals[0].Weight, s.Reals[1].Weight = lb.WRR, sched.MaxSlots-1, 1
+	}
 	if err := Fits(too); !errors.Is(err, errNoRingSpace) {
 		t.Errorf("Fits: %v", err)
 	}
-	h := newStill(t, 1024, 256)
-	if err := h.Apply(context.Background(), too); !errors.Is(err, errNoRingSpace) {
+	h := openHarness(t, Options{Flows: 1024, Templates: 256, StillClock: true, Room: loader.Room{RingLines: bpf.MostRingLines}})
+	others, err := h.rings.take(bpf.MostRingLines - 600) // what is left is too little for three
+	must(t, err)
+	if err := h.Apply(context.Background(), mhServices(3, 2)); !errors.Is(err, errNoRingSpace) {
 		t.Errorf("Apply: %v", err)
 	}
+	h.rings.give(others)
 	h.checkBooks(t)
 	h.published(t)
 	must(t, h.Apply(context.Background(), mhServices(3, 2)))

@@ -71,7 +71,7 @@ func need(services []lb.Service) (n loader.Room, err error) {
 		if reals > bpf.Reals {
 			return n, fmt.Errorf("service %s: %w (at most %d, sorry servers included)", conf.Name, errNoSlots, bpf.Reals)
 		}
-		if lines+largest > bpf.RingLines {
+		if lines+largest > bpf.MostRingLines {
 			return n, fmt.Errorf("service %s: %w", conf.Name, errNoRingSpace)
 		}
 		n = loader.Room{Reals: reals, RingLines: lines + largest}

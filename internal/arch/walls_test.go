@@ -43,6 +43,7 @@ var walls = map[string][]string{
 	"pkg/backend/auto":  {"pkg/lb"},
 	"pkg/backend/ipvs":  {"pkg/lb", "internal/jsonfile"},
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
+	"pkg/bfd":           {},
 	"pkg/bgp":           {"internal/jsonfile"},
 	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {"pkg/guard"},

@@ -1,0 +1,220 @@
+package bfd
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// Speaker has the sessions of a host.
+type Speaker struct {
+	report func(Status)
+	ports  [2]uint16 // single hop, multihop
+
+	applying sync.Mutex // one [Speaker.Apply] at a time
+
+	mu        sync.RWMutex
+	byName    map[string]*member
+	byLocal   map[uint32]*member
+	byPeer    map[peer]*member
+	receivers map[port]*receiver
+
+	readers sync.WaitGroup
+}
+
+// peer is what finds the session of a packet that does not name it.
+type peer struct {
+	address  netip.Addr
+	multihop bool
+}
+
+// port is what a receiver is for.
+type port struct{ isSix, multihop bool }
+
+// member is a session with its socket.
+type member struct {
+	*session
+	sender *sender
+}
+
+// NewSpeaker makes a speaker without sessions. It calls report, from many
+// goroutines, with each change of a session's state; report must not call the
+// speaker.
+func NewSpeaker(report func(Status)) *Speaker {
+	return &Speaker{
+		report: report, ports: [2]uint16{portSingleHop, portMultihop},
+		byName: map[string]*member{}, byLocal: map[uint32]*member{}, byPeer: map[peer]*member{},
+		receivers: map[port]*receiver{},
+	}
+}
+
+// Apply has exactly the sessions that are wanted. One that was there before
+// goes on, with another timing if need be. Its error names the ports that it
+// could not have: their sessions stay down until it is called again.
+func (s *Speaker) Apply(want []Session) error {
+	if err := check(want); err != nil {
+		return err
+	}
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	s.remove(want)
+	err := s.listen(want)
+	for _, w := range want {
+		s.mu.RLock()
+		m := s.byName[w.Name]
+		s.mu.RUnlock()
+		if m == nil {
+			s.add(w)
+		} else {
+			m.change(w.Timing)
+		}
+	}
+	return err
+}
+
+// Close ends every session and lets its neighbour know that this is intended.
+func (s *Speaker) Close() {
+	_ = s.Apply(nil) // opens nothing, so nothing fails
+	s.readers.Wait()
+}
+
+// Status lists the sessions by name.
+func (s *Speaker) Status() []Status {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	all := make([]Status, 0, len(s.byName))
+	for _, m := range s.byName {
+		all = append(all, m.current())
+	}
+	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// check refuses what no session can be made of.
+func check(want []Session) error {
+	names, peers := map[string]bool{}, map[peer]string{}
+	for _, w := range want {
+		at := peer{w.Neighbour, w.Multihop}
+		switch t := w.Timing; {
+		case names[w.Name]:
+			return fmt.Errorf("BFD session %s: twice", w.Name)
+		case peers[at] != "":
+			return fmt.Errorf("BFD session %s: %s has one already, %s", w.Name, w.Neighbour, peers[at])
+		case !w.Neighbour.IsValid() || w.Source.IsValid() && w.Source.Is4() != w.Neighbour.Is4():
+			return fmt.Errorf("BFD session %s: neighbour %s, source %s", w.Name, w.Neighbour, w.Source)
+		case t.MinTx <= 0 || t.MinRx <= 0 || t.Multiplier == 0 || w.TTL == 0:
+			return fmt.Errorf("BFD session %s: an interval, the multiplier or the TTL is 0", w.Name)
+		}
+		names[w.Name], peers[at] = true, w.Name
+	}
+	return nil
+}
+
+// remove ends the sessions that are not wanted as they are.
+func (s *Speaker) remove(want []Session) {
+	stays := map[Session]bool{}
+	for _, w := range want {
+		stays[w.identity()] = true
+	}
+	var leaving []*member
+	s.mu.Lock()
+	for name, m := range s.byName {
+		if !stays[m.identity()] {
+			leaving = append(leaving, m)
+			delete(s.byName, name)
+			delete(s.byLocal, m.local)
+			delete(s.byPeer, peer{m.Neighbour, m.Multihop})
+		}
+	}
+	s.mu.Unlock()
+	for _, m := range leaving {
+		m.stop()
+		m.sender.close()
+	}
+}
+
+// listen has the receivers that the sessions need, and no other.
+func (s *Speaker) listen(want []Session) error {
+	needed := map[port]bool{}
+	for _, w := range want {
+		needed[port{w.Neighbour.Is6(), w.Multihop}] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at, r := range s.receivers {
+		if !needed[at] {
+			delete(s.receivers, at)
+			r.close()
+		}
+	}
+	var failed []error
+	for at := range needed {
+		if s.receivers[at] != nil {
+			continue
+		}
+		r, err := openReceiver(at.isSix, s.portNumber(at.multihop))
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		s.receivers[at] = r
+		s.readers.Go(func() { s.readFrom(r, at.multihop) })
+	}
+	return errors.Join(failed...)
+}
+
+func (s *Speaker) portNumber(multihop bool) uint16 {
+	if multihop {
+		return s.ports[1]
+	}
+	return s.ports[0]
+}
+
+// add begins a session.
+func (s *Speaker) add(w Session) {
+	out := &sender{from: w.Source, to: netip.AddrPortFrom(w.Neighbour, s.portNumber(w.Multihop)), ttl: w.TTL}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	local := rand.Uint32()
+	for local == 0 || s.byLocal[local] != nil {
+		local = rand.Uint32()
+	}
+	m := &member{startSession(w, local, out.send, s.report), out}
+	s.byName[w.Name], s.byLocal[local], s.byPeer[peer{w.Neighbour, w.Multihop}] = m, m, m
+}
+
+// readFrom hands the packets of a port to their sessions until it is closed.
+func (s *Speaker) readFrom(r *receiver, multihop bool) {
+	var b [packetLen + 256]byte // with what other versions and authentication may add
+	for {
+		d, err := r.read(b[:])
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		if p, err := Parse(d.payload); err == nil {
+			if m := s.find(&p, peer{d.from, multihop}); m != nil && m.acceptsTTL(d.ttl) {
+				m.deliver(p)
+			}
+		}
+	}
+}
+
+// find returns the session of a packet (RFC 5880 section 6.8.6). One that names
+// a session must come from its neighbour all the same.
+func (s *Speaker) find(p *Packet, from peer) *member {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m := s.byPeer[from]
+	if m == nil || p.YourDiscriminator != 0 && s.byLocal[p.YourDiscriminator] != m {
+		return nil
+	}
+	return m
+}

@@ -45,7 +45,7 @@ var walls = map[string][]string{
 	"pkg/backend/xdp":   {"bpf", "loader", "pkg/connsync", "pkg/sched", "pkg/lb"},
 	"pkg/bfd":           {},
 	"pkg/bgp":           {"internal/jsonfile"},
-	"pkg/config":        {"pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
+	"pkg/config":        {"pkg/bfd", "pkg/connsync", "pkg/guard", "pkg/health", "pkg/vrrp", "pkg/lb"},
 	"pkg/connsync":      {"pkg/guard"},
 	"pkg/director":      {"pkg/bgp", "pkg/connsync", "pkg/config", "pkg/ipvsadm", "pkg/health", "pkg/vrrp", "pkg/notify", "pkg/lb", "pkg/warnings", "pkg/history", "internal/jsonfile"},
 	"pkg/daemon":        {everything},

@@ -121,6 +121,7 @@ func (s *session) run() {
 			if p, isDue := m.transmit(time.Now()); isDue {
 				s.transmit(p)
 			}
+			s.record(m)
 			return
 		}
 		if p, isDue := m.transmit(time.Now()); isDue {

@@ -43,8 +43,8 @@ type member struct {
 }
 
 // NewSpeaker makes a speaker without sessions. It calls report, from many
-// goroutines, with each change of a session's state; report must not call the
-// speaker.
+// goroutines, with each change of a session's state, its end included (admin down); report must
+// not call [Speaker.Apply].
 func NewSpeaker(report func(Status)) *Speaker {
 	return &Speaker{
 		report: report, ports: [2]uint16{portSingleHop, portMultihop},
@@ -93,6 +93,17 @@ func (s *Speaker) Status() []Status {
 	}
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
 	return all
+}
+
+// Find returns how a session stands.
+func (s *Speaker) Find(name string) (st Status, isThere bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m := s.byName[name]
+	if m == nil {
+		return Status{}, false
+	}
+	return m.current(), true
 }
 
 // check refuses what no session can be made of.

@@ -75,8 +75,20 @@ func TestSpeakerOverSockets(t *testing.T) {
 	if st := <-reports; st.State != Up || st.NeighbourState != Init {
 		t.Errorf("session is %v, neighbour %v, want up by init", st.State, st.NeighbourState)
 	}
+	if st, isThere := s.Find("r1"); !isThere || st.State != Up {
+		t.Errorf("found %+v, %v", st, isThere)
+	}
 	if got := s.Status(); len(got) != 1 || got[0].State != Up || got[0].Err != nil {
 		t.Errorf("status %+v", got)
+	}
+	if err := s.Apply(nil); err != nil {
+		t.Fatal(err)
+	}
+	if st := <-reports; st.State != AdminDown {
+		t.Errorf("a session that ends is %v, want admin down", st.State)
+	}
+	if _, isThere := s.Find("r1"); isThere {
+		t.Error("a session that has ended is there")
 	}
 }
 

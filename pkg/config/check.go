@@ -29,7 +29,7 @@ const (
 const noJitter = 1e-9
 
 // checkTypes are the kinds of checks, in the order that documentation has.
-var checkTypes = []health.Type{health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.SMTP, health.File, health.Exec}
+var checkTypes = []health.Type{health.TCP, health.HTTP, health.HTTPS, health.DNS, health.UDP, health.ICMP, health.SMTP, health.File, health.Exec, health.BFD}
 
 // checkKeys says which kinds of checks a key is for; the others are for all.
 var checkKeys = map[string][]health.Type{
@@ -55,6 +55,7 @@ var checkKeys = map[string][]health.Type{
 	"helo":        {health.SMTP},
 	"file":        {health.File},
 	"factor":      {health.File},
+	"bfd":         {health.BFD},
 	"argv":        {health.Exec},
 	"env":         {health.Exec},
 
@@ -133,11 +134,12 @@ func digest(c *cursor) string {
 	return strings.ToLower(s)
 }
 
-// local reads what is about files and programs of this host, and mail.
+// local reads what is about files, programs and BFD sessions of this host, and mail.
 func local(o *object, s *health.Spec) {
 	s.Helo = get(o, "helo", "", word)
 	s.File = get(o, "file", "", path)
 	s.Factor = get(o, "factor", 0, number(-maxFactor, maxFactor))
+	s.Session = get(o, "bfd", "", name)
 	s.Argv = get(o, "argv", "", arguments)
 	s.Env = get(o, "env", "", environment)
 	s.DynamicWeight = get(o, "dynamic_weight", false, boolean)
@@ -158,11 +160,16 @@ func compareCheck(o *object, s health.Spec) {
 			o.at(key).onKey().errorf("%s in a check of type %s (want it with %s)", key, s.Type, joined(types))
 		}
 	}
+	if s.Session != "" {
+		o.at("bfd").usesBFD(s.Session)
+	}
 	switch {
 	case s.Type == health.Exec && s.Argv == "":
 		o.errorf("no argv (want the program and its arguments: [/usr/local/bin/check, web])")
 	case s.Type == health.File && s.File == "":
 		o.errorf("no file (want the path of a file that holds a number)")
+	case s.Type == health.BFD && s.Session == "":
+		o.errorf("no bfd (want the name of a session of bfd)")
 	case s.Address.IsValid() && s.Via == health.ViaVIP:
 		o.at("address").errorf("%s with via: vip (want via: real: the VIP is asked for at the real server's own address)", s.Address)
 	case s.Via == health.ViaVIP && !health.ThroughVIP(s):

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/bfd"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
@@ -28,6 +29,7 @@ type Config struct {
 	Tables    Tables
 	Sync      Sync
 	BGP       BGP
+	BFD       []bfd.Session
 
 	Timeouts             lb.Timeouts
 	SloppyTCP            bool

@@ -15,6 +15,7 @@ type decoder struct {
 	warnings []string
 	nodes    int             // nodes that may still be read, so that aliases cannot multiply without end
 	taken    map[string]int  // line of everything that must be unique
+	bfdUses  []bfdUse        // places that name a BFD session
 	keys     map[string]bool // if not nil, collects every key that is understood
 }
 

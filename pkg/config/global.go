@@ -45,6 +45,7 @@ func (d *decoder) config(c *cursor) *Config {
 	cfg.Deny, cfg.Allow = clients(o)
 	cfg.Sync = get(o, "sync", Sync{}, readSync(cfg.Interfaces))
 	cfg.BGP = get(o, "bgp", BGP{}, readBGP)
+	cfg.BFD = get(o, "bfd", nil, list(readBFDSession))
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))
 	routers := get(o, "vrrp", nil, list(func(c *cursor) router { return d.router(c, cfg.Interfaces) }))
 	if !o.done() {
@@ -54,6 +55,7 @@ func (d *decoder) config(c *cursor) *Config {
 	d.marks(services)
 	d.realsThatAreVIPs(services, routers)
 	d.groups(routers, services)
+	d.compareBFD(o, cfg)
 	compareBGP(o, cfg, routers, services)
 	cfg.MACs = joinMACs(services)
 	for _, s := range services {

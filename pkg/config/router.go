@@ -54,6 +54,7 @@ func (d *decoder) router(c *cursor, interfaces []string) router {
 	r.TrackExec = get(o, "track_exec", nil, list(trackExec))
 	r.TrackFiles = get(o, "track_file", nil, list(trackFile))
 	r.TrackProcesses = get(o, "track_process", nil, list(trackProcess))
+	r.TrackBFD = get(o, "track_bfd", nil, list(trackBFD))
 	r.SyncGroup = get(o, "sync_group", "", name)
 	r.Routing.Routes = get(o, "routes", nil, list(route))
 	r.Routing.Rules = get(o, "rules", nil, list(rule))

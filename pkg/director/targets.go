@@ -60,7 +60,7 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 	if spec.Via == health.ViaVIP {
 		t.Forward = r.Forward
 	}
-	if spec.Type != health.ICMP && spec.Type != health.File {
+	if spec.Type != health.ICMP && spec.Type != health.File && spec.Type != health.BFD {
 		t.Port = checkPort(svc, r, spec)
 	}
 	return t

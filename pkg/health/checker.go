@@ -49,6 +49,7 @@ type Option func(*options)
 type options struct {
 	path   Path
 	source func(real netip.Addr) netip.Addr
+	bfd    func(session string) error
 }
 
 // WithPath gives checks with a VIP the way there. Without it they cannot be
@@ -61,9 +62,13 @@ func WithPath(p Path) Option { return func(o *options) { o.path = p } }
 // kernel may choose that.
 func WithSource(f func(real netip.Addr) netip.Addr) Option { return func(o *options) { o.source = f } }
 
+// WithBFD says what checks of a BFD session find: nil while it is up, else why it
+// is not. Without it they cannot be built.
+func WithBFD(f func(session string) error) Option { return func(o *options) { o.bfd = f } }
+
 // ThroughVIP reports whether a check can prove that its real serves the VIP:
 // it must get an answer that only the real's owner of the VIP can give. That
-// is not so for exec, nor for a udp check that neither sends nor expects
+// is not so for exec and bfd, nor for a udp check that neither sends nor expects
 // anything, where silence is a pass.
 func ThroughVIP(s Spec) bool {
 	switch s.Type {
@@ -84,14 +89,15 @@ func New(t Target, opts ...Option) (Checker, error) {
 		opt(&o)
 	}
 	t.Spec = t.Spec.WithDefaults()
-	if t.Spec.Type != Exec && t.Spec.Type != File && !t.Real.IsValid() {
+	asksReal := t.Spec.Type != Exec && t.Spec.Type != File && t.Spec.Type != BFD
+	if asksReal && !t.Real.IsValid() {
 		return nil, fmt.Errorf("%s check of no address", t.Spec.Type)
 	}
 	direct, err := buildPlain(t, dialer{source: t.Spec.Source, choose: o.source}, o)
 	if err != nil {
 		return nil, err
 	}
-	if !t.VIP.IsValid() || t.Spec.Via == ViaReal || t.Spec.Type == Exec || t.Spec.Type == File {
+	if !t.VIP.IsValid() || t.Spec.Via == ViaReal || !asksReal {
 		return timedChecker{direct, t.Spec.Timeout}, nil
 	}
 	switch {
@@ -122,8 +128,10 @@ func buildPlain(t Target, d dialer, o options) (Checker, error) {
 		return newFile(t)
 	case Exec:
 		return newExec(t)
+	case BFD:
+		return newBFD(t, o.bfd)
 	}
-	return nil, fmt.Errorf("check type %q (known: tcp http https dns udp icmp smtp file exec)", t.Spec.Type)
+	return nil, fmt.Errorf("check type %q (known: tcp http https dns udp icmp smtp file exec bfd)", t.Spec.Type)
 }
 
 // timedChecker ends a check after its timeout.

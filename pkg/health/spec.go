@@ -28,6 +28,7 @@ const (
 	SMTP  Type = "smtp"
 	File  Type = "file"
 	Exec  Type = "exec"
+	BFD   Type = "bfd"
 )
 
 // Via is the address that a probe is sent to.
@@ -81,6 +82,8 @@ type Spec struct {
 	File   string
 	Factor int // the number times Factor is added to the real's weight; 0 = any number but 0 takes the real down
 
+	Session string // bfd: the name of the session
+
 	// dns
 	Query  string // name to ask for, default "."
 	QType  string // A, AAAA, NS, SOA, MX, TXT; default SOA
@@ -102,6 +105,10 @@ const (
 	DefaultFall     = 3
 	DefaultRise     = 2
 	DefaultJitter   = 0.1
+
+	// defaultBFDInterval is that of a check which is also asked whenever its
+	// answer changes.
+	defaultBFDInterval = time.Second
 )
 
 // WithDefaults fills what the configuration left out.
@@ -110,6 +117,10 @@ func (s Spec) WithDefaults() Spec {
 		if *d == 0 {
 			*d = v
 		}
+	}
+	if s.Type == BFD { // the session counts what is missing
+		def(&s.Interval, defaultBFDInterval)
+		s.Fall, s.Rise = max(s.Fall, 1), max(s.Rise, 1)
 	}
 	def(&s.Interval, DefaultInterval)
 	def(&s.Timeout, DefaultTimeout)
@@ -153,7 +164,7 @@ func (s Spec) WithDefaults() Spec {
 type Target struct {
 	Spec Spec
 	Real netip.Addr
-	Port uint16     // the port to ask, already resolved; 0 for icmp and file
+	Port uint16     // the port to ask, already resolved; 0 for icmp, file and bfd
 	VIP  netip.Addr // the VIP that a [ViaVIP] probe is addressed to, and that an exec check learns of
 
 	// Forward is how a [ViaVIP] probe gets to the real.

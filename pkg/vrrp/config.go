@@ -39,6 +39,7 @@ type Instance struct {
 	TrackExec      []TrackExec    // programs whose exit status counts
 	TrackFiles     []TrackFile    // files that hold a number which counts
 	TrackProcesses []TrackProcess // programs that must be running
+	TrackBFD       []TrackBFD     // BFD sessions that must be up
 	SyncGroup      string         // instances of one group fail over together
 	Addresses      []netip.Prefix // the VIPs, with the prefix length they get on the interface
 
@@ -76,6 +77,13 @@ type TrackProcess struct {
 	Name   string // the name of the command, or the path that it was started by
 	Quorum int    // how many must run; default 1
 	Weight int    // as with [TrackExec]
+}
+
+// TrackBFD is a BFD session of this host that must be up. One that nothing has
+// been heard of is down, as with keepalived.
+type TrackBFD struct {
+	Name   string
+	Weight int // as with [TrackExec]
 }
 
 // Track makes the state of an interface count.

@@ -79,7 +79,7 @@ func (c *controller) updatePlan() error {
 	r := c.router
 	r.mu.Lock()
 	want := r.want
-	services := maps.Clone(r.services)
+	services, sessions := maps.Clone(r.services), maps.Clone(r.sessions)
 	r.mu.Unlock()
 	c.trackers.set(want)
 	var ls links
@@ -90,7 +90,9 @@ func (c *controller) updatePlan() error {
 		}
 	}
 
-	p := plan{seen: seen, links: ls, services: services, tracked: c.trackers.snapshot()}
+	tracked := c.trackers.snapshot()
+	maps.Copy(tracked, sessions)
+	p := plan{seen: seen, links: ls, services: services, tracked: tracked}
 	for _, i := range want {
 		it := item{cfg: i}
 		if own, ok := ls[i.Interface]; ok {

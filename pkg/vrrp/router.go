@@ -83,6 +83,7 @@ type Router struct {
 	mu       sync.Mutex
 	want     []Instance
 	services map[string]bool
+	sessions readings      // of BFD
 	holds    []*hold       // why no backup takes over yet
 	loop     *loop         // while running
 	changed  chan struct{} // something for the controller to look at
@@ -101,7 +102,7 @@ func NewRouter(opts Options) *Router {
 	}
 	return &Router{
 		opts: opts, log: log.With("component", "vrrp"),
-		events: make(chan Event, 256), services: map[string]bool{}, changed: make(chan struct{}, 1),
+		events: make(chan Event, 256), services: map[string]bool{}, sessions: readings{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -229,6 +230,19 @@ func (r *Router) SetTracked(service string, ok bool) {
 		return
 	}
 	r.services[service] = ok
+	r.wakeController()
+}
+
+// SetBFD reports whether a BFD session is up, and else why it is not. A session
+// that was never reported is down.
+func (r *Router) SetBFD(session string, isUp bool, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key, now := TrackBFD{Name: session}.key(), reading{isKnown: true, isGood: isUp, why: why}
+	if r.sessions[key] == now {
+		return
+	}
+	r.sessions[key] = now
 	r.wakeController()
 }
 

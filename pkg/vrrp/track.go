@@ -42,6 +42,7 @@ func (t TrackExec) WithDefaults() TrackExec {
 func (t TrackExec) name() string    { return "exec " + guard.Text(strings.Join(t.Argv, " ")) }
 func (t TrackFile) name() string    { return "file " + guard.Text(t.Path) }
 func (t TrackProcess) name() string { return "process " + guard.Text(t.Name) }
+func (t TrackBFD) name() string     { return "bfd " + t.Name }
 
 // key distinguishes what has to be looked at; the weight does not count.
 func (t TrackExec) key() string {
@@ -49,6 +50,7 @@ func (t TrackExec) key() string {
 }
 
 func (t TrackFile) key() string    { return "file " + t.Path }
+func (t TrackBFD) key() string     { return "bfd " + t.Name }
 func (t TrackProcess) key() string { return fmt.Sprintf("process %d %s", t.Quorum, t.Name) }
 
 // reading is what was last seen of a tracked thing.
@@ -77,6 +79,13 @@ func (rs readings) applyTo(c *Condition, i Instance) {
 		if !r.isKnown {
 			c.Wait = t.name() + " has not been looked for yet"
 			r.isGood = true
+		}
+		r.weigh(c, t.Weight, t.name())
+	}
+	for _, t := range i.TrackBFD {
+		r, isKnown := rs[t.key()]
+		if !isKnown {
+			r.why = "down"
 		}
 		r.weigh(c, t.Weight, t.name())
 	}

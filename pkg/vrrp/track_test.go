@@ -25,6 +25,9 @@ func TestReadings(t *testing.T) {
 	f := func(weight int) Instance {
 		return sample(func(i *Instance) { i.TrackFiles = []TrackFile{{Path: "/run/x", Weight: weight}} })
 	}
+	b := func(weight int) Instance {
+		return sample(func(i *Instance) { i.TrackBFD = []TrackBFD{{Name: "r1", Weight: weight}} })
+	}
 	failFirst := x(0)
 	failFirst.TrackExec[0].InitFail = true
 	good, bad := reading{isKnown: true, isGood: true}, reading{isKnown: true, why: "exit status 1"}
@@ -44,6 +47,11 @@ func TestReadings(t *testing.T) {
 		"not ended, init fail":      {failFirst, nil, Condition{Fault: "exec /bin/x a b"}},
 		"runs":                      {p(5), &good, Condition{Penalty: -5}},
 		"does not run":              {p(0), &reading{isKnown: true, why: "0 running, want 1"}, Condition{Fault: "process nginx: 0 running, want 1"}},
+		"session is up":             {b(0), &good, Condition{}},
+		"session is up, above 0":    {b(7), &good, Condition{Penalty: -7}},
+		"session is down":           {b(0), &reading{isKnown: true, why: "neighbour silent"}, Condition{Fault: "bfd r1: neighbour silent"}},
+		"session is down, below 0":  {b(-7), &bad, Condition{Penalty: 7}},
+		"session never reported":    {b(0), nil, Condition{Fault: "bfd r1: down"}},
 		"a file that holds nothing": {f(0), nil, Condition{}},
 		"a file that holds a 1":     {f(0), &reading{isKnown: true, isGood: true, number: 1}, Condition{Fault: "file /run/x holds 1"}},
 		"a weighed number":          {f(3), &reading{isKnown: true, isGood: true, number: -7}, Condition{Penalty: 21}},
@@ -70,6 +78,9 @@ func keysOf(i Instance) (keys []string) {
 		keys = append(keys, x.key())
 	}
 	for _, x := range i.TrackFiles {
+		keys = append(keys, x.key())
+	}
+	for _, x := range i.TrackBFD {
 		keys = append(keys, x.key())
 	}
 	for _, x := range i.TrackProcesses {

@@ -139,6 +139,8 @@ func (m *mapper) readChecker(s *Statement, a asked) []*check {
 		all = m.scriptCheck(c, a)
 	case "FILE_CHECK":
 		all = m.fileCheck(c, a)
+	case "BFD_CHECK":
+		all = m.bfdCheck(c)
 	default:
 		s.overrule(Lost, "lvx has no such check: the real server is up as far as this is concerned")
 		s.markBlock(Lost, "of a check that lvx does not have")

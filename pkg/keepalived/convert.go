@@ -38,6 +38,8 @@ type mapper struct {
 	files    map[string]*Statement // track_file
 	scripts  map[string]*Statement // vrrp_script
 	process  map[string]*Statement // vrrp_track_process
+	bfd      map[string]*Statement // bfd_instance
+	sessions []*session            // of these, in their order
 	names    map[string]bool
 	taken    map[string]position // VIPs, listeners and virtual routers
 	served   map[netip.Addr]bool // addresses of services
@@ -50,7 +52,7 @@ type mapper struct {
 func newMapper(o Options) *mapper {
 	return &mapper{
 		o: o, groups: map[string]*Statement{}, files: map[string]*Statement{},
-		scripts: map[string]*Statement{}, process: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{},
+		scripts: map[string]*Statement{}, process: map[string]*Statement{}, bfd: map[string]*Statement{}, names: map[string]bool{}, taken: map[string]position{},
 		served: map[netip.Addr]bool{}, globals: newGlobals(o),
 	}
 }
@@ -90,6 +92,8 @@ func (m *mapper) readAll() {
 			m.scripts[s.arg(0)] = s
 		case s.Word == "vrrp_track_process":
 			m.process[s.arg(0)] = s
+		case s.Word == "bfd_instance":
+			m.readBFD(s)
 		}
 		if s.Word == "global_defs" && s.keyword != nil {
 			m.readGlobals(s)

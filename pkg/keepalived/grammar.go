@@ -79,7 +79,7 @@ var checkers = map[string]keyword{
 		map[string]keyword{"host": blocks(merge(checkCommon, connection))})),
 	"MISC_CHECK": blocks(merge(checkCommon, same(Mapped, "", "misc_path", "misc_timeout", "misc_dynamic", "user"))),
 	"FILE_CHECK": blocks(same(Mapped, "", "track_file", "weight")),
-	"BFD_CHECK":  blocks(same(Lost, "", "name", "alpha")),
+	"BFD_CHECK":  blocks(same(Mapped, "", "name", "alpha")),
 }
 
 var realServer = blocks(merge(checkers, timingWords,
@@ -107,7 +107,7 @@ var trackWords = map[string]keyword{
 	"track_script":    values(Mapped, ""),
 	"track_file":      values(Mapped, ""),
 	"track_process":   values(Mapped, ""),
-	"track_bfd":       values(Lost, "lvx has no BFD for VRRP"),
+	"track_bfd":       values(Mapped, ""),
 }
 
 var syncGroup = blocks(merge(notifyWords, trackWords,
@@ -225,7 +225,8 @@ var grammar = merge(
 			map[string]keyword{"interfaces": values(Harmless, textGARP)})),
 		"linkbeat_interfaces":      values(Harmless, "lvx watches interfaces by netlink"),
 		"interface_up_down_delays": values(Changed, "lvx believes an interface at once"),
-		"bfd_instance": blocks(same(Lost, "lvx has no BFD of its own", "neighbor_ip", "source_ip", "min_rx", "min_tx", "idle_tx", "multiplier",
-			"passive", "ttl", "hoplimit", "max_hops", "weight")),
+		"bfd_instance": blocks(merge(same(Mapped, "", "neighbor_ip", "neighbour_ip", "source_ip", "min_rx", "min_tx", "idle_tx", "multiplier",
+			"passive", "ttl", "hoplimit", "max_hops", "weight"),
+			same(Harmless, "checks and virtual routers may both name a session", "vrrp", "checker"))),
 		"SSL": blocks(same(Lost, "lvx's checks show no certificate and trust any", "password", "ca", "certificate", "key")),
 	})

@@ -38,7 +38,7 @@ type router struct {
 	source    *Statement // of unicast_src_ip or mcast_src_ip
 	routes    []routed
 	rules     []routed
-	lines     []pair // of track_exec, track_file, track_process, each an entry
+	lines     []pair // of track_exec, track_file, track_process, track_bfd, each an entry
 	group     string
 	smtpAlert *Statement
 	hooks     []roleHook // of one role
@@ -198,13 +198,11 @@ func (m *mapper) tracked(r *router, c *Statement) bool {
 		for _, t := range c.Block {
 			r.trackInterface(t)
 		}
-	case "track_script", "track_process", "track_file":
+	case "track_script", "track_process", "track_file", "track_bfd":
 		c.mark(Mapped, "")
 		for _, t := range c.Block {
 			m.trackOther(r, c.Word, t)
 		}
-	case "track_bfd":
-		c.markBlock(Lost, "not tracked")
 	default:
 		return false
 	}
@@ -333,7 +331,7 @@ func (r *router) keys() []pair {
 		}
 		put("track_interfaces", "[%s]", strings.Join(tracks, ", "))
 	}
-	for _, kind := range []string{"track_exec", "track_file", "track_process"} {
+	for _, kind := range []string{"track_exec", "track_file", "track_process", "track_bfd"} {
 		var entries []string
 		for _, l := range r.lines {
 			if l.key == kind {

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// trackOther reads an entry of track_script, track_file or track_process: the
+// trackOther reads an entry of track_script, track_file, track_process or track_bfd: the
 // name of a block at the top of the file, and a weight of its own.
 func (m *mapper) trackOther(r *router, kind string, t *Statement) {
-	tables := map[string]map[string]*Statement{"track_script": m.scripts, "track_file": m.files, "track_process": m.process}
+	tables := map[string]map[string]*Statement{"track_script": m.scripts, "track_file": m.files, "track_process": m.process, "track_bfd": m.bfd}
 	block := tables[kind][t.Word]
 	if block == nil {
 		t.mark(Harmless, "keepalived knows no %s of this name", kind)
@@ -29,6 +29,8 @@ func (m *mapper) trackOther(r *router, kind string, t *Statement) {
 		key, text = "track_exec", m.scriptText(block, weight)
 	case "track_file":
 		key, text = "track_file", m.fileText(block, weight)
+	case "track_bfd":
+		key, text = "track_bfd", m.bfdText(block, weight)
 	default:
 		key, text = "track_process", processText(block, weight)
 	}

@@ -74,6 +74,7 @@ func (m *mapper) writeGlobals(d *document) {
 	if len(m.globals.sync) > 0 && !m.globals.syncItem.isLeftOut() {
 		d.put(0, m.globals.syncItem, "sync: {%s}", joinPairs(m.globals.sync))
 	}
+	m.writeBFD(d)
 	m.secret = false
 	if m.sendsMail() {
 		g := m.globals

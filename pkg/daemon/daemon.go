@@ -73,7 +73,8 @@ type Daemon struct {
 	sync     *connSync // nil: connections are not shared by the file
 	// syncDaemons are nil where no table can be shared.
 	syncDaemons *syncDaemons
-	routes      *routes // nil: nothing is announced by BGP
+	routes      *routes   // nil: nothing is announced by BGP
+	sessions    *sessions // nil: no BFD of its own
 	director    *director.Director
 	admin       *admin.Server
 	ready       chan struct{} // closed by awaitVIPs
@@ -113,11 +114,15 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
 		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
 	}
+	d.sessions = newSessions(cfg, d.warnings, o.Log)
 	d.monitor = health.NewMonitor(health.Options{
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
 	d.router = newRouter(cfg.Interfaces, d.announce, d.backend, d.monitor, o.Log)
 	d.router.canLease, d.router.sync = d.canLease, d.sync
+	if d.sessions != nil {
+		d.sessions.monitor, d.sessions.tracker = d.monitor, d.router.Router
+	}
 	if d.sync != nil && len(cfg.VRRP) > 0 {
 		d.sync.hold.take = d.router.HoldPreemption
 	}
@@ -219,10 +224,14 @@ func (d *Daemon) askNow(real netip.Addr) { d.monitor.AskNow(real) }
 func (d *Daemon) sourceFor(real netip.Addr) netip.Addr { return d.neigh.Resolver.Lookup(real).SrcAddr }
 
 func (d *Daemon) newChecker(t health.Target) (health.Checker, error) {
-	if d.path == nil {
-		return health.New(t, health.WithSource(d.sourceFor))
+	options := []health.Option{health.WithSource(d.sourceFor)}
+	if d.path != nil {
+		options = append(options, health.WithPath(d.path))
 	}
-	return health.New(t, health.WithPath(d.path), health.WithSource(d.sourceFor))
+	if d.sessions != nil {
+		options = append(options, health.WithBFD(d.sessions.find))
+	}
+	return health.New(t, options...)
 }
 
 // Serving is closed once the socket answers: the data path holds its first
@@ -250,6 +259,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("interfaces", d.links.run)
 	inner.start("VIPs", d.vips.Run)
 	inner.start("checks", d.monitor.Run)
+	if d.sessions != nil {
+		inner.start("bfd", d.sessions.run)
+	}
 	inner.start("director", d.director.Run)
 	if d.losses != nil {
 		inner.start("losses", d.losses.run)

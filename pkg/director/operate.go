@@ -237,6 +237,7 @@ func (d *Director) renewalKeys(cfg *config.Config) (keys []string) {
 		{"admin", reflect.DeepEqual(cfg.Admin, d.cfg.Admin)},
 		{"sync", reflect.DeepEqual(cfg.Sync, d.cfg.Sync)},
 		{"bgp", reflect.DeepEqual(cfg.BGP, d.cfg.BGP)},
+		{"bfd", slices.Equal(cfg.BFD, d.cfg.BFD)},
 		{"first VIP of IPv6", !bringsIPv6(d.cfg, cfg)},
 	} {
 		if !c.same {

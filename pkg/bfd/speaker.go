@@ -20,14 +20,14 @@ type Speaker struct {
 
 	mu        sync.RWMutex
 	byName    map[string]*member
-	byLocal   map[uint32]*member
+	locals    map[uint32]bool // discriminators of this side
 	byPeer    map[peer]*member
 	receivers map[port]*receiver
 
 	readers sync.WaitGroup
 }
 
-// peer is what finds the session of a packet that does not name it.
+// peer is what finds the session of a packet.
 type peer struct {
 	address  netip.Addr
 	multihop bool
@@ -48,7 +48,7 @@ type member struct {
 func NewSpeaker(report func(Status)) *Speaker {
 	return &Speaker{
 		report: report, ports: [2]uint16{portSingleHop, portMultihop},
-		byName: map[string]*member{}, byLocal: map[uint32]*member{}, byPeer: map[peer]*member{},
+		byName: map[string]*member{}, locals: map[uint32]bool{}, byPeer: map[peer]*member{},
 		receivers: map[port]*receiver{},
 	}
 }
@@ -138,7 +138,7 @@ func (s *Speaker) remove(want []Session) {
 		if !stays[m.identity()] {
 			leaving = append(leaving, m)
 			delete(s.byName, name)
-			delete(s.byLocal, m.local)
+			delete(s.locals, m.local)
 			delete(s.byPeer, peer{m.Neighbour, m.Multihop})
 		}
 	}
@@ -192,11 +192,11 @@ func (s *Speaker) add(w Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	local := rand.Uint32()
-	for local == 0 || s.byLocal[local] != nil {
+	for local == 0 || s.locals[local] {
 		local = rand.Uint32()
 	}
 	m := &member{startSession(w, local, out.send, s.report), out}
-	s.byName[w.Name], s.byLocal[local], s.byPeer[peer{w.Neighbour, w.Multihop}] = m, m, m
+	s.byName[w.Name], s.byPeer[peer{w.Neighbour, w.Multihop}], s.locals[local] = m, m, true
 }
 
 // readFrom hands the packets of a port to their sessions until it is closed.
@@ -211,21 +211,17 @@ func (s *Speaker) readFrom(r *receiver, multihop bool) {
 			continue
 		}
 		if p, err := Parse(d.payload); err == nil {
-			if m := s.find(&p, peer{d.from, multihop}); m != nil && m.acceptsTTL(d.ttl) {
+			if m := s.with(peer{d.from, multihop}); m != nil && m.acceptsTTL(d.ttl) {
 				m.deliver(p)
 			}
 		}
 	}
 }
 
-// find returns the session of a packet (RFC 5880 section 6.8.6). One that names
-// a session must come from its neighbour all the same.
-func (s *Speaker) find(p *Packet, from peer) *member {
+// with returns the session with a neighbour; there is one at most, so that a packet
+// that names another session is that one's to discard (RFC 5880 section 6.8.6).
+func (s *Speaker) with(from peer) *member {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	m := s.byPeer[from]
-	if m == nil || p.YourDiscriminator != 0 && s.byLocal[p.YourDiscriminator] != m {
-		return nil
-	}
-	return m
+	return s.byPeer[from]
 }

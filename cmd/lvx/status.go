@@ -105,6 +105,7 @@ func printStatus(w io.Writer, st director.Status, color bool) error {
 	s.vips(st.VIPs)
 	s.sync(st.Sync)
 	s.bgp(st.BGP)
+	s.bfd(st.BFD)
 	for _, svc := range st.Services {
 		s.service(svc)
 	}

@@ -23,6 +23,10 @@ func testStatus() director.Status {
 			Peers: []director.VRRPPeer{{Addr: addr("10.0.0.2"), Priority: 100, Seen: now.Add(-5 * time.Second)}},
 		}},
 		VIPs: []director.VIPStatus{{Addr: addr("10.0.0.100"), Held: true, Instance: "VI_1"}, {Addr: addr("10.0.0.101"), Held: true}},
+		BFD: []director.BFDStatus{
+			{Session: "r1", Neighbour: addr("10.0.0.11"), IsUp: true, State: "up", Since: now.Add(-time.Hour), Detection: 300 * time.Millisecond},
+			{Session: "r2", Neighbour: addr("10.0.0.12"), State: "down", Since: now.Add(-time.Minute), Reason: "down: detection time expired"},
+		},
 		Services: []director.ServiceStatus{{
 			Name: "web", State: "up", Scheduler: "wrr", Listeners: []string{"10.0.0.100:80/tcp", "10.0.0.100:443/tcp"}, Mark: 10,
 			Backend: "xdp", Sorry: "127.0.0.1",
@@ -54,6 +58,9 @@ vrrp VI_1  MASTER  1h30m0s  priority 150  eth0  10.0.0.2 (100, 5s ago)  no other
 
 VIP 10.0.0.100  held by VI_1
 VIP 10.0.0.101  held
+
+bfd r1  up    1h0m0s  10.0.0.11  detects in 300ms
+bfd r2  down  1m0s    10.0.0.12  down: detection time expired
 
 web  up  wrr  10.0.0.100:80/tcp 10.0.0.100:443/tcp  FWM 10  xdp
   10.0.0.11     up       weight 1                 250ms  02:00:00:00:00:0b

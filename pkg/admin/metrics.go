@@ -177,6 +177,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	m.losses(st.Losses)
 	m.vrrp(st)
 	m.bgp(st)
+	m.bfd(st)
 	l, err := c.director.List(ctx, director.Want{})
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(packets.Desc, fmt.Errorf("counters: %w", err))

@@ -14,9 +14,9 @@ type Timing struct {
 	Multiplier uint8         // so many packets may be missing
 }
 
-// unheard is the shortest interval that a neighbour accepts, as long as it has
-// not been heard (RFC 5880 section 6.8.1).
-const unheard = time.Microsecond
+// assumedMinRx is the shortest interval that a neighbour is taken to accept, as
+// long as it has not been heard (RFC 5880 section 6.8.1).
+const assumedMinRx = time.Microsecond
 
 // machine is the state of one session (RFC 5880 section 6.8.1). It knows the
 // time only as it is told it, sends nothing and waits for nothing.
@@ -55,7 +55,7 @@ func newMachine(local uint32, t Timing, isPassive bool, random func() float64, n
 }
 
 func (m *machine) forgetNeighbour() {
-	m.remote, m.remoteState, m.remoteMinRx, m.remoteWantsQuiet = 0, Down, unheard, false
+	m.remote, m.remoteState, m.remoteMinRx, m.remoteWantsQuiet = 0, Down, assumedMinRx, false
 	m.isPolling, m.mustPollNext = false, false
 	m.lastHeard = time.Time{}
 }

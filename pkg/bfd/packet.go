@@ -16,6 +16,7 @@ const (
 	Up
 )
 
+// String is the state in words.
 func (s State) String() string { return [...]string{"admin down", "down", "init", "up"}[s&3] }
 
 // Diagnostic says why a session left the state up (RFC 5880 section 4.1).
@@ -40,6 +41,7 @@ var diagnostics = [lastAssigned + 1]string{
 	"reverse concatenated path down",
 }
 
+// String is the diagnostic in words.
 func (d Diagnostic) String() string {
 	if d > lastAssigned {
 		return "unassigned diagnostic"
@@ -77,6 +79,7 @@ const (
 // Reason says why a packet is discarded.
 type Reason string
 
+// Error implements error.
 func (r Reason) Error() string { return string(r) }
 
 // The reasons for which [Parse] discards a packet (RFC 5880 section 6.8.6).

@@ -132,21 +132,27 @@ func (s *Speaker) remove(want []Session) {
 	for _, w := range want {
 		stays[w.identity()] = true
 	}
-	var leaving []*member
+	leaving := s.pick(func(m *member) bool { return !stays[m.identity()] })
+	endAll(leaving) // they hear their neighbours until then
 	s.mu.Lock()
-	for name, m := range s.byName {
-		if !stays[m.identity()] {
-			leaving = append(leaving, m)
-			delete(s.byName, name)
-			delete(s.locals, m.local)
-			delete(s.byPeer, peer{m.Neighbour, m.Multihop})
+	defer s.mu.Unlock()
+	for _, m := range leaving {
+		delete(s.byName, m.Name)
+		delete(s.locals, m.local)
+		delete(s.byPeer, peer{m.Neighbour, m.Multihop})
+	}
+}
+
+// pick lists the sessions that are wanted.
+func (s *Speaker) pick(isWanted func(*member) bool) (picked []*member) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, m := range s.byName {
+		if isWanted(m) {
+			picked = append(picked, m)
 		}
 	}
-	s.mu.Unlock()
-	for _, m := range leaving {
-		m.stop()
-		m.sender.close()
-	}
+	return picked
 }
 
 // listen has the receivers that the sessions need, and no other.
@@ -188,15 +194,28 @@ func (s *Speaker) portNumber(multihop bool) uint16 {
 
 // add begins a session.
 func (s *Speaker) add(w Session) {
-	out := &sender{from: w.Source, to: netip.AddrPortFrom(w.Neighbour, s.portNumber(w.Multihop)), ttl: w.TTL}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	local := rand.Uint32()
+	s.mu.RLock()
 	for local == 0 || s.locals[local] {
 		local = rand.Uint32()
 	}
-	m := &member{startSession(w, local, out.send, s.report), out}
+	s.mu.RUnlock()
+	s.begin(w, local, nil)
+}
+
+// begin begins a session, or carries on a predecessor's.
+func (s *Speaker) begin(w Session, local uint32, inherited *Memory) {
+	out := &sender{from: w.Source, to: netip.AddrPortFrom(w.Neighbour, s.portNumber(w.Multihop)), ttl: w.TTL}
+	m := &member{newSession(w, local, out.send, s.report), out}
+	m.inherited = inherited
+	s.mu.Lock()
 	s.byName[w.Name], s.byPeer[peer{w.Neighbour, w.Multihop}], s.locals[local] = m, m, true
+	s.mu.Unlock()
+	if inherited != nil {
+		m.status.State, m.status.NeighbourState = Up, Up
+		s.report(m.status)
+	}
+	go m.run()
 }
 
 // readFrom hands the packets of a port to their sessions until it is closed.
@@ -210,10 +229,17 @@ func (s *Speaker) readFrom(r *receiver, multihop bool) {
 		if err != nil {
 			continue
 		}
-		if p, err := Parse(d.payload); err == nil {
-			if m := s.with(peer{d.from, multihop}); m != nil && m.acceptsTTL(d.ttl) {
-				m.deliver(p)
-			}
+		m := s.with(peer{d.from, multihop})
+		if m == nil {
+			continue
+		}
+		switch p, err := Parse(d.payload); {
+		case err != nil:
+			m.refuse(err)
+		case !m.acceptsTTL(d.ttl):
+			m.refuse(fmt.Errorf("TTL %d, want %d at least (max_hops)", d.ttl, int(m.TTL)-int(m.MaxHops)))
+		default:
+			m.deliver(p)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lvx-lb/lvx/pkg/bfd"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
@@ -17,7 +19,11 @@ func TestWhyASessionIsDown(t *testing.T) {
 		"":                                     {State: bfd.Up},
 		"down: nothing heard of the neighbour": {State: bfd.Down},
 		"down: detection time expired":         {State: bfd.Down, Diagnostic: bfd.DetectionTimeExpired},
-		"down: no route":                       {State: bfd.Down, Diagnostic: bfd.DetectionTimeExpired, Err: errors.New("no route")},
+		"down: nothing can be sent: no route":  {State: bfd.Down, Diagnostic: bfd.DetectionTimeExpired, Err: errors.New("no route")},
+		"init: nothing heard of the neighbour": {State: bfd.Init, Err: unix.EHOSTUNREACH},
+		"down: packets of the neighbour are discarded: TTL 254": {
+			State: bfd.Down, Diagnostic: bfd.DetectionTimeExpired, Refused: errors.New("TTL 254"),
+		},
 		"down: the neighbour says administratively down": {
 			State: bfd.Down, Diagnostic: bfd.NeighborSignaledDown, NeighbourReason: bfd.AdministrativelyDown,
 		},
@@ -30,12 +36,12 @@ func TestWhyASessionIsDown(t *testing.T) {
 
 // A check of a session that has not begun says nothing about its real server.
 func TestCheckOfASessionThatHasNotBegun(t *testing.T) {
-	if newSessions(&config.Config{}, nil, slog.New(slog.DiscardHandler)) != nil {
+	if newSessions(&config.Config{}, nil, nil, slog.New(slog.DiscardHandler)) != nil {
 		t.Error("there are sessions without any in the file")
 	}
 	cfg := &config.Config{BFD: []bfd.Session{{Name: "r1", Neighbour: netip.MustParseAddr("192.0.2.11")}}}
 	log := slog.New(slog.DiscardHandler)
-	s := newSessions(cfg, warnings.New(log), log)
+	s := newSessions(cfg, warnings.New(log), nil, log)
 	if err := s.find("r1"); !errors.Is(err, health.ErrNotAsked) {
 		t.Errorf("%v, want one that says that nothing was asked", err)
 	}

@@ -114,15 +114,13 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
 		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
 	}
-	d.sessions = newSessions(cfg, d.warnings, o.Log)
+	d.sessions = newSessions(cfg, d.warnings, d.history, o.Log)
 	d.monitor = health.NewMonitor(health.Options{
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
 	d.router = newRouter(cfg.Interfaces, d.announce, d.backend, d.monitor, o.Log)
 	d.router.canLease, d.router.sync = d.canLease, d.sync
-	if d.sessions != nil {
-		d.sessions.monitor, d.sessions.tracker = d.monitor, d.router.Router
-	}
+	d.sessions.connect(d.monitor, d.router.Router)
 	if d.sync != nil && len(cfg.VRRP) > 0 {
 		d.sync.hold.take = d.router.HoldPreemption
 	}
@@ -131,7 +129,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
 		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.startAnew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),
-		SyncDaemons: d.syncDaemons.forDirector(), Losses: d.losses.forDirector(),
+		SyncDaemons: d.syncDaemons.forDirector(), Losses: d.losses.forDirector(), BFD: d.sessions.forDirector(),
 	})
 	d.router.director = d.director
 	d.links.follow = d.director.Sync
@@ -259,15 +257,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("interfaces", d.links.run)
 	inner.start("VIPs", d.vips.Run)
 	inner.start("checks", d.monitor.Run)
-	if d.sessions != nil {
-		inner.start("bfd", d.sessions.run)
-	}
+	d.sessions.start(inner)
 	inner.start("director", d.director.Run)
 	if d.losses != nil {
 		inner.start("losses", d.losses.run)
 	}
 	inner.start("first VIPs", d.awaitVIPs)
 	how, err := d.face(ctx, inner, began)
+	d.sessions.foresee(how == endRestarted || how == endUndone && d.found.datapath)
 	return errors.Join(err, inner.stop(), d.finish(how), notes.stop(), record.stop())
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 
+	"github.com/lvx-lb/lvx/internal/jsonfile"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/backend/auto"
 	"github.com/lvx-lb/lvx/pkg/backend/ipvs"
@@ -171,7 +172,7 @@ func purgeRouters(cfg *config.Config) error {
 // purgeDatapath detaches the program, removes what is pinned, and takes lvx's
 // services out of the kernel's IPVS.
 func purgeDatapath(ctx context.Context, cfg *config.Config) error {
-	return errors.Join(loader.Purge(cfg.PinDir), purgeIPVS(ctx, cfg), director.Forget(cfg))
+	return errors.Join(loader.Purge(cfg.PinDir), purgeIPVS(ctx, cfg), director.Forget(cfg), jsonfile.Remove(bfdNotes(cfg)))
 }
 
 // purgeIPVS takes lvx's services out of the kernel's IPVS.

@@ -108,6 +108,7 @@ type Options struct {
 	Routes      Routes // nil = nothing is announced by BGP
 	// Losses says what was lost behind the packet path; nil = nobody knows.
 	Losses func() []Loss
+	BFD    func() []BFDStatus // nil = no BFD session of the file
 
 	Warnings *warnings.Registry // nil = the director has its own
 	History  *history.Log       // nil = kept in memory only

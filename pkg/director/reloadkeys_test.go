@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/bfd"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -51,6 +52,7 @@ func fullConfig() *config.Config {
 	c.Notify.Webhook = "http://192.0.2.1/"
 	c.Admin.Listen, c.Tables.Flows = "127.0.0.1:9100", 1000
 	c.Sync.Peers, c.BGP.ASN = []netip.Addr{addr}, 65010
+	c.BFD = []bfd.Session{{Name: "r1"}}
 	c.Timeouts, c.SloppyTCP, c.ExpireNodestConn, c.ExpireQuiescentTempl = lb.Timeouts{TCP: time.Minute}, true, true, true
 	c.Deny, c.Allow, c.Peers = []netip.Prefix{prefix}, []netip.Prefix{prefix}, []netip.Addr{addr}
 	c.MACs = map[netip.Addr][6]byte{addr: {2}}

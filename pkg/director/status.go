@@ -29,6 +29,7 @@ type Status struct {
 	VRRP     []VRRPStatus       `json:"vrrp,omitempty"`
 	Sync     *connsync.Status   `json:"sync,omitempty"`
 	BGP      *bgp.Status        `json:"bgp,omitempty"`
+	BFD      []BFDStatus        `json:"bfd,omitempty"`
 	VIPs     []VIPStatus        `json:"vips"`
 	Services []ServiceStatus    `json:"services"`
 	Messages Messages           `json:"messages"`
@@ -182,6 +183,7 @@ func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 		Verdicts: countedVerdicts(stats.Verdicts),
 		Sync:     d.syncStatus(),
 		BGP:      d.routesStatus(),
+		BFD:      d.bfdStatus(),
 	}
 	if stats.Flows.Capacity > 0 { // the kernel's IPVS has no tables of a size
 		st.Tables = []TableStatus{tableStatus("flows", stats.Flows), tableStatus("templates", stats.Template)}

@@ -1,10 +1,13 @@
 package health_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/health"
@@ -47,5 +50,47 @@ func TestBFDCheckBelievesItsSessionAtOnce(t *testing.T) {
 	s := health.Spec{Type: health.BFD, Session: "r1"}.WithDefaults()
 	if s.Fall != 1 || s.Rise != 1 || s.Interval != time.Second {
 		t.Errorf("fall %d, rise %d, interval %v", s.Fall, s.Rise, s.Interval)
+	}
+}
+
+// Where a real cannot be reached, silence says nothing about it. What was heard,
+// or read in a file, does.
+func TestVerdictsThatNeedNoWayToTheReal(t *testing.T) {
+	down := errors.New("down: the neighbour says administratively down")
+	silent := fmt.Errorf("down: %w", health.ErrSilent)
+	for _, c := range []struct {
+		name  string
+		check health.Spec
+		err   error
+		isUp  bool
+	}{
+		{"a session that was heard to be down", health.Spec{Type: health.BFD, Session: "r1"}, down, false},
+		{"a session that is silent", health.Spec{Type: health.BFD, Session: "r1"}, silent, true},
+		{"a file", health.Spec{Type: health.File, File: "/run/x", Fall: 1}, errors.New("holds 1"), false},
+		{"a program", health.Spec{Type: health.Exec, Argv: "/bin/x", Fall: 1}, errors.New("exit status 1"), true},
+		{"a connection", health.Spec{Type: health.TCP, Fall: 1}, errors.New("refused"), true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			m := health.NewMonitor(health.Options{New: w.build, CannotAsk: func(netip.Addr) error { return errors.New("no carrier") }})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); _ = m.Run(ctx) }()
+			go func() {
+				for range m.Events() {
+				}
+			}()
+			target := health.Target{Spec: c.check, Real: loopback}
+			m.Set([]health.Target{target})
+			synctest.Wait()
+			w.set(loopback, func(context.Context) error { return c.err })
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if s := m.Status(target); s.Up != c.isUp || s.NotAsked != c.isUp {
+				t.Errorf("%s: %+v, want up %v", c.name, s, c.isUp)
+			}
+			cancel()
+			<-done
+		})
 	}
 }

@@ -31,6 +31,10 @@ type Weigher interface {
 // port or path left. The monitor does not count it.
 var ErrNotAsked = errors.New("not asked")
 
+// ErrSilent is in the chain of the error of a BFD session whose neighbour is not
+// heard: where this host cannot reach the real, that says nothing about it.
+var ErrSilent = errors.New("neighbour silent")
+
 // Path delivers probes that are addressed to a VIP to one real server.
 type Path interface {
 	// Open makes packets of sockets that are connected to real and carry

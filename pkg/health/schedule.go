@@ -50,9 +50,13 @@ func (m *Monitor) runProbe(ctx context.Context, p *probe) {
 	}
 }
 
-// excuseOwnFailure takes a failure back that is this host's own.
+// excuseOwnFailure takes a failure back that is this host's own. What was not
+// asked of the real, or is not concluded from silence, needs no way to it.
 func (m *Monitor) excuseOwnFailure(p *probe, err error) error {
-	if err == nil || errors.Is(err, ErrNotAsked) {
+	if err == nil || errors.Is(err, ErrNotAsked) || p.spec.Type == File {
+		return err
+	}
+	if p.spec.Type == BFD && !errors.Is(err, ErrSilent) {
 		return err
 	}
 	m.opts.OnFailure(p.target.Real)

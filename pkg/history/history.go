@@ -31,6 +31,7 @@ const (
 	Role     Kind = "role"     // a VRRP instance changed its role
 	Reload   Kind = "reload"   // the configuration was read again, or refused
 	Route    Kind = "route"    // a BGP session, or a VIP that is announced by it
+	BFD      Kind = "bfd"      // a BFD session of the file went up or down
 	Operator Kind = "operator" // somebody gave a command
 	Daemon   Kind = "daemon"   // start, adoption, stop
 	Warning  Kind = "warning"  // a warning began or ended
@@ -38,7 +39,9 @@ const (
 )
 
 // Kinds lists every [Kind].
-func Kinds() []Kind { return []Kind{Health, Role, Route, Reload, Operator, Daemon, Warning, Notify} }
+func Kinds() []Kind {
+	return []Kind{Health, Role, Route, BFD, Reload, Operator, Daemon, Warning, Notify}
+}
 
 // Event is one thing that happened.
 type Event struct {

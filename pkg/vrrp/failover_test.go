@@ -254,15 +254,15 @@ func TestFailover(t *testing.T) {
 	n, programs := failoverRuns(t)
 	for _, s := range settings {
 		for _, program := range programs {
-			t.Run(s.name+"/"+program, func(t *testing.T) {
-				t.Parallel()
-				d := newDuo(t, program, s)
-				for _, f := range failovers {
-					if f.only == "" || f.only == s.name {
-						measure(t, d, f, n)
-					}
+			for _, f := range failovers {
+				if f.only != "" && f.only != s.name {
+					continue
 				}
-			})
+				t.Run(s.name+"/"+program+"/"+f.name, func(t *testing.T) {
+					t.Parallel()
+					measure(t, newDuo(t, program, s), f, n)
+				})
+			}
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 // never answers a client that asks again. Clients that still have the host's
 // MAC meet silence.
 func TestFault29NobodyIsRefused(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	router := "vrrp:\n  - {name: VI_1, interface: eth0, virtual_router_id: 51, priority: 100, advert_interval: 100ms, version: 3, addresses: [" + rig.VIP + "/24]}\n"
 	for name, c := range map[string]struct {
 		body string

@@ -42,6 +42,7 @@ func examine(t *testing.T, r *rig.Rig) []string {
 
 // Each mistake is planted, named with its subject, and cured.
 func TestDoctor(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1, r1, client, sw := r.Cluster.Host("d1"), r.Cluster.Host("r1"), r.Client, r.Cluster.Switch()
 	healthy := service("sorry_server: 127.0.0.1")

@@ -86,6 +86,7 @@ func TestFault22UpgradesOverChangedMaps(t *testing.T) {
 // A daemon that was dead for long is followed by one whose checks take their
 // time: until they have answered, the reals are as the dead one left them.
 func TestFault21StartAfterAMinute(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	slow := "check: {type: exec, argv: [/bin/sleep, \"0.5\"], interval: 2s, timeout: 1500ms, fall: 2, rise: 2}"
 	must(t, r.Direct(t.Context(), "d1", service(slow)))
@@ -101,6 +102,7 @@ func TestFault21StartAfterAMinute(t *testing.T) {
 // A port of the director that is down costs what is asked meanwhile, and
 // nothing else.
 func TestFault20PortDown(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", checked("type: tcp", "")))
 	realsUp(t, r, "r1", "r2")

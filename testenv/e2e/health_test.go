@@ -101,6 +101,7 @@ func TestRealStopsAndReturns(t *testing.T) {
 }
 
 func TestRealBehindAFirewallOrGone(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", checked("type: tcp", "")))
 	realsUp(t, r, "r1", "r2")
@@ -120,6 +121,7 @@ func TestRealBehindAFirewallOrGone(t *testing.T) {
 // The one thing that a check of the real's own address cannot see: the VIP is
 // missing on the real.
 func TestRealWithoutTheVIP(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for via, green := range map[string]bool{"vip": false, "real": true} {
 		t.Run("via "+via, func(t *testing.T) {
 			r := newRig(t, testenv.Shape{Directors: 1})

@@ -125,6 +125,7 @@ func wantListed(t *testing.T, r *rig.Rig, args []string, want ...string) {
 // A check takes a dead IPv6 real out, also of a service that a reload brought
 // to a daemon that had none of IPv6.
 func TestIPv6Checks(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig6(t)
 	check := "    check: {type: tcp, interval: 200ms, timeout: 1s}\n"
 	must(t, r.Direct(t.Context(), "d1", "backend: xdp\n"+service("")))

@@ -12,7 +12,10 @@ import (
 // lvx is the binary under test.
 var lvx string
 
-func TestMain(m *testing.M) { os.Exit(rigtest.Main(m, &lvx)) }
+func TestMain(m *testing.M) {
+	rigtest.PlaySideBySide(4)
+	os.Exit(rigtest.Main(m, &lvx))
+}
 
 // The words of [rigtest] that the tests here use all the time.
 var (

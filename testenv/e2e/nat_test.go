@@ -87,6 +87,7 @@ func directNAT(t *testing.T, r *rig.Rig, body string) {
 // Article 002's first half, without the kernel's IPVS: curl, listing, counters,
 // weights; a client of the director's own segment, and one behind its gateway.
 func TestNAT(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
 			near, far := newNATRig(t)

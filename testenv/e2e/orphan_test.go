@@ -32,6 +32,7 @@ const orphanServices = `services:
 
 // What the daemon lists, the pinned maps still say when it is dead.
 func TestListWithoutDaemon(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", orphanServices))
 	d1 := r.Cluster.Host("d1")
@@ -95,6 +96,7 @@ func TestStatusOfLeases(t *testing.T) {
 // A file that is not in force is asked without a daemon, and nothing of it
 // stays.
 func TestExplainFile(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	d1 := r.Cluster.Host("d1")

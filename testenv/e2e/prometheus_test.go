@@ -17,6 +17,7 @@ import (
 // Every expression of the alert rules and of the dashboard is evaluated by a
 // real Prometheus that scrapes a live lvx, and returns data.
 func TestPrometheusEvaluatesExpressions(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{})
 	d1 := r.Cluster.Host("d1")
 	run(t, d1, "iptables", "-A", "INPUT", "-d", rig.VIP, "-j", "DROP") // a warning

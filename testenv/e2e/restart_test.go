@@ -81,6 +81,7 @@ func TestKillsUnderLoad(t *testing.T) {
 // Without a successor the host falls silent by itself: it forwards nothing,
 // and answers no ARP for the VIP. The next start serves again.
 func TestStopWithoutSuccessor(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", "stop_grace: 2s\n"+service("")))
 	conn, err := r.Hold("r1")
@@ -184,6 +185,7 @@ func spoil(t *testing.T, file string, good []byte, change func(string) string) f
 // What is not needed to serve is no reason not to: notes that a power cut
 // left broken, a state directory that takes nothing, a taken port for metrics.
 func TestStartWithoutLuxuries(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, c := range map[string]struct {
 		spoil func(t *testing.T, d1 *testenv.Host) (extra string)
 		says  string

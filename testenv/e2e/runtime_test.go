@@ -105,6 +105,7 @@ func TestRuntimeRestoreSurvivesKill(t *testing.T) {
 // Saving, restoring over what runs, and saving again is the same, and no
 // connection notices; a table of 12,700 rules comes into force at once.
 func TestRuntimeRestore(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	s := newTyped(t)
 	s.mustType("ipvsadm -A -t " + rig.VIP + ":80 -s rr && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.12 && ipvsadm -a -t " + rig.VIP + ":80 -r 172.25.0.13")
 	conn, err := s.Hold("r1")

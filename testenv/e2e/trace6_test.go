@@ -14,6 +14,7 @@ import (
 // lists with the daemon dead. A daemon that is killed while somebody listens
 // leaves a packet path that serves on.
 func TestIPv6IsShown(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig6(t)
 	must(t, r.Direct(t.Context(), "d1", "backend: xdp\n"+service6("", "fd25::12", "fd25::13")))
 	d1 := r.Cluster.Host("d1")

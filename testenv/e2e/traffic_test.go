@@ -35,6 +35,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestTransfers(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
 			r := newRig(t, testenv.Shape{Directors: 1})
@@ -131,6 +132,7 @@ func oneOfMany(t *testing.T, r *rig.Rig, together *sync.WaitGroup) error {
 
 // What is not the service's reaches the director's own kernel.
 func TestOthersAreUntouched(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	run(t, r.Client, "ping", "-c", "3", "-W", "2", rig.VIP)

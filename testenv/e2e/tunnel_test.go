@@ -37,6 +37,7 @@ services:
 // behind a router. What the client sends is first too long for the tunnel: the
 // director says so, and the client's path-MTU discovery does the rest.
 func TestTunnel(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
 			r := newRig(t, testenv.Shape{Directors: 1})

@@ -238,6 +238,7 @@ func fragmented(t *testing.T, r *rig.Rig, port, id uint16, size int) [][]byte {
 // A tagged frame is forwarded with its tag; replies do not pass the director,
 // so what is looked at is what the director sends.
 func TestVLAN(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, tags := range map[string][]uint16{"802.1Q": {100}, "QinQ": {200, 100}} {
 		for _, mode := range []string{"native", "generic"} {
 			t.Run(name+" "+mode, func(t *testing.T) {

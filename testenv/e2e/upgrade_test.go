@@ -67,6 +67,7 @@ func TestUpgradeToNothing(t *testing.T) {
 // A reload changes what a daemon is made of, too: it starts anew in place. A
 // configuration that does not start leaves the one before in force.
 func TestReloadOfEverything(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	d1 := r.Cluster.Host("d1")

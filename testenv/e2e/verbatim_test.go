@@ -73,6 +73,7 @@ func readSections(t *testing.T, name string) []verbatim.Section {
 
 // TestVerbatim: the commands of the four articles work as they are typed.
 func TestVerbatim(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	s := newTyped(t)
 	equipSeeds(t, s.Rig)
 	sections := readSections(t, "verbatim.txt")
@@ -101,6 +102,7 @@ func (s typed) script(name string) {
 // TestVerbatimReals: what the articles' scripts set on the reals is what direct
 // routing needs, and lvx real status says so.
 func TestVerbatimReals(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	s := newTyped(t)
 	s.script("002-setparam.sh")
 	s.script("004-setka.sh")
@@ -121,6 +123,7 @@ func TestVerbatimReals(t *testing.T) {
 // TestVerbatimScript: the loop of the first article, which asks the reals by
 // curl and adds and deletes them by ipvsadm.
 func TestVerbatimScript(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	s := newTyped(t)
 	s.script("001-lvs.sh")
 	s.mustType("ipvsadm -A -t " + rig.VIP + ":80 -s rr")

@@ -15,6 +15,7 @@ import (
 // A change of xdp_mode keeps what is open, and whose client belongs to which real;
 // clients that come meanwhile meet silence at most, and are not refused.
 func TestFault22ChangeOfTheMode(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	body := service("persistence: {timeout: 300s}")
 	must(t, r.Direct(t.Context(), "d1", "xdp_mode: native\n"+body))
@@ -49,6 +50,7 @@ func TestFault22ChangeOfTheMode(t *testing.T) {
 // The sorry server may be one of the reals; templates are counted where the
 // table is.
 func TestFault17WhatIsCounted(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("persistence: {timeout: 300s}")))
 	if got := r.Curl(3, "http://"+rig.VIP); got != "r1 r1 r1" && got != "r2 r2 r2" {

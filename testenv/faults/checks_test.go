@@ -28,6 +28,7 @@ func writeProgram(t *testing.T, h *testenv.Host, text string) (path, dir string)
 // check, or one of another type or port: bad answers fewer than fall cost
 // nothing.
 func TestFault08NewCheckOfALiveReal(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	const times = "interval: 200ms, timeout: 150ms, fall: 1000, rise: 1"
 	for name, before := range map[string]string{
 		"first check":  "",
@@ -65,6 +66,7 @@ func TestFault08NewCheckOfALiveReal(t *testing.T) {
 // Programs find in their environment what the documents say: checks the real,
 // its port and the VIP; hooks and notify what has changed.
 func TestFault09VariablesOfPrograms(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	check, out := writeProgram(t, d1, "env >$LVX_REAL.new && mv $LVX_REAL.new $LVX_REAL\nexec test ! -e down\n")

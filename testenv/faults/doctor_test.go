@@ -16,6 +16,7 @@ import (
 // Whatever the doctor meets, it examines what it can, ends, says in a line each
 // what is odd, and never that nothing is wrong.
 func TestFault19DoctorOfOddDaemons(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	file, err := r.Config("d1", service(""))
@@ -58,6 +59,7 @@ func answerAll(l net.Listener, answer string) {
 // What is around the doctor may be missing or broken: a daemon's notes, its pins,
 // every tool of the host, interfaces. None of it is needed to examine the rest.
 func TestFault02DoctorOfABrokenHost(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	must(t, r.Direct(t.Context(), "d1", service("")))

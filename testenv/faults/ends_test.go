@@ -17,6 +17,7 @@ import (
 // nothing, holds up neither the end of the daemon nor its successor: what could
 // not be told is in the history.
 func TestFault19StopDoesNotWaitForMail(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, server := range map[string]string{"silent": "172.25.0.50:25", "unreachable": "172.25.0.77:25"} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, testenv.Shape{Directors: 1})
@@ -57,6 +58,7 @@ func acceptAll(l net.Listener) {
 
 // Commands do not wait for ever for a daemon that hangs: they say so.
 func TestFault19CommandsOfAHungDaemon(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	realsUp(t, r, "r1", "r2")

@@ -16,6 +16,7 @@ import (
 // In a state_dir where others can write, links that they plant are not followed;
 // from a file that others can write no program is run, and that is said.
 func TestFault27PlacesOfOthers(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	notes, victim := filepath.Join(d1.Dir(), "notes"), filepath.Join(d1.Dir(), "victim")
@@ -95,6 +96,7 @@ func frozen(t *testing.T, r *rig.Rig) (dir string, freeze func(bool)) {
 // its effect: verdicts of checks, commands of the operator, reloads, status, a
 // role of VRRP.
 func TestFault03DiskThatHangs(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	notes, freeze := frozen(t, r)

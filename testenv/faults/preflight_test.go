@@ -16,6 +16,7 @@ import (
 // lvx check refuses what lvx run refuses, in the same words, and warns of what
 // lvx run warns of; what a running lvx holds itself is no conflict.
 func TestFault12CheckAgreesWithRun(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	taken, err := d1.Listen("tcp", "127.0.0.1:9100")
@@ -126,6 +127,7 @@ func withProgram(t *testing.T, h *testenv.Host) string {
 // A configuration that a reload would refuse is named by lvx diff, and the unit
 // of systemd runs no check that would stop a start which must succeed.
 func TestFault12KeysThatAReloadRefuses(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
 	d1 := r.Cluster.Host("d1")

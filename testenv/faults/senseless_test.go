@@ -88,23 +88,19 @@ func otherFamily(s string) any {
 	return s
 }
 
-// afresh starts a director anew that has no past.
-func afresh(t *testing.T, r *rig.Rig) {
+// director is a director that checks its reals, and its host.
+func director(t *testing.T) (*rig.Rig, *testenv.Host) {
 	t.Helper()
-	d1 := r.Cluster.Host("d1")
-	must(t, r.Leave("d1"))
-	run(t, d1, "sh", "-c", lvx+" purge -c "+d1.Dir()+"/lvx.yaml; rm -f "+d1.Dir()+"/*.json* && ip address del "+rig.VIP+"/32 dev eth0 2>&1 || true")
-	must(t, r.Start(t.Context(), "d1"))
+	r := newRig(t, testenv.Shape{Directors: 1})
+	must(t, r.Direct(t.Context(), "d1", checked("type: tcp")))
 	realsUp(t, r, "r1", "r2")
+	return r, r.Cluster.Host("d1")
 }
 
 // Notes that are JSON and make no sense: lvx serves, keeps the addresses of the
 // host, answers its commands, and keeps notes again.
 func TestFault02SenselessNotes(t *testing.T) {
-	r := newRig(t, testenv.Shape{Directors: 1})
-	d1 := r.Cluster.Host("d1")
-	must(t, r.Direct(t.Context(), "d1", checked("type: tcp")))
-	realsUp(t, r, "r1", "r2")
+	t.Parallel() // it waits most of its time
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	must(t, err)
 	sameBoot := strings.TrimSpace(string(boot))
@@ -131,6 +127,8 @@ func TestFault02SenselessNotes(t *testing.T) {
 		"another kind of value": func(any) any { return map[string]any{"vips": map[string]any{"a": 1}, "boot": sameBoot} },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, d1 := director(t)
 			for _, edit := range edits {
 				run(t, d1, "sh", "-c", "LVX_SOCKET="+r.Socket("d1")+" "+lvx+" "+edit+" || true")
 			}
@@ -165,10 +163,14 @@ func TestFault02SenselessNotes(t *testing.T) {
 			if out := run(t, d1, "ip", "address", "show", "dev", "eth0"); !strings.Contains(out, "172.25.0.11/24") || !strings.Contains(out, rig.VIP+"/32") {
 				t.Errorf("addresses are missing:\n%s", out)
 			}
-			afresh(t, r)
 		})
 	}
-	// Notes of 100 MB are not read whole, and say so.
+}
+
+// Notes of 100 MB are not read whole, and say so.
+func TestFault02EndlessNotes(t *testing.T) {
+	t.Parallel() // it waits most of its time
+	r, d1 := director(t)
 	r.Kill("d1")
 	for _, name := range []string{"vips.json", "overrides.json", "memory.json", "runtime.json"} {
 		must(t, os.WriteFile(filepath.Join(d1.Dir(), name), nil, 0o600))
@@ -179,7 +181,4 @@ func TestFault02SenselessNotes(t *testing.T) {
 	if log := r.Daemons["d1"].Output(); !strings.Contains(log, "more than") {
 		t.Errorf("the log does not say that notes are too large:\n%s", log)
 	}
-	moved, err := filepath.Glob(filepath.Join(d1.Dir(), "*.broken-*"))
-	must(t, err)
-	t.Logf("moved aside: %d", len(moved))
 }

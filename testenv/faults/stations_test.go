@@ -34,6 +34,7 @@ const stranger = "02:00:00:00:00:66"
 // the log names who has sent it; a real that the user has bound to a MAC is not
 // moved either. Somebody who claims the VIP hears at once who has it.
 func TestFault26ForeignARP(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, c := range map[string]struct {
 		bind func(t *testing.T, r *rig.Rig, body string) string
 		says string
@@ -99,6 +100,7 @@ func TestFault26ForeignARP(t *testing.T) {
 // a real's, which says nothing of it, is found as soon as the real does not
 // answer a check. Connections go on.
 func TestFault28NewMACs(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1, r1 := r.Cluster.Host("d1"), r.Cluster.Host("r1")
 	must(t, r.Direct(t.Context(), "d1", checked("type: tcp")))
@@ -133,6 +135,7 @@ func TestFault28NewMACs(t *testing.T) {
 // A packet that comes by the wire with an address of this host, or the VIP, as
 // its source opens nothing and counts for nothing.
 func TestFault18MartianSources(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", strings.Replace(service(""), "scheduler: rr", "scheduler: lc", 1)))
 	realsUp(t, r, "r1", "r2")
@@ -162,6 +165,7 @@ func TestFault18MartianSources(t *testing.T) {
 // host, over IPv6, which withholds that VIP alone; and a file that takes it
 // all the same.
 func TestFault15VIPsThatSomebodyHas(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	second := func(vip, real, extra string) string {
 		return "  - {name: other, listen: [\"" + vip + ":80/tcp\"], reals: [{address: \"" + real + "\"}]" + extra + "}\n"
 	}

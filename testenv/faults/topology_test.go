@@ -27,6 +27,7 @@ func secondSegment(t *testing.T, r *rig.Rig) {
 // names, and where the named one is a port of a bridge that has the address. A
 // check that has no way says so.
 func TestFault04ChecksLeaveByTheRoute(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, via := range []string{"vip", "real"} {
 		t.Run("second interface, via "+via, func(t *testing.T) {
 			r := newRig(t, testenv.Shape{Directors: 1})
@@ -62,6 +63,7 @@ func TestFault04ChecksLeaveByTheRoute(t *testing.T) {
 // The addresses of a virtual router go where their network is, or where the
 // file says, not to the router's own interface, and are announced there.
 func TestFault05AddressesOfARouter(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	secondSegment(t, r)
 	d1 := r.Cluster.Host("d1")
@@ -124,6 +126,7 @@ func announced(frame []byte) (by string, addr netip.Addr) {
 // table, mac: in the file, and both where the interface does no ARP; and what
 // the user changes is followed.
 func TestFault06UsersWordOfNeighbours(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	d1 := r.Cluster.Host("d1")
 	mac := map[string]string{}
@@ -161,6 +164,7 @@ func TestFault06UsersWordOfNeighbours(t *testing.T) {
 // A VIP is back on an interface that was removed and made anew, and so is the
 // packet path.
 func TestFault13InterfaceMadeAnew(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	r := newRig(t, testenv.Shape{Directors: 1})
 	secondSegment(t, r)
 	d1, r1 := r.Cluster.Host("d1"), r.Cluster.Host("r1")

@@ -233,6 +233,7 @@ func before(command string) string {
 // director that serves, or on a real: it is a command, its options are options, and it ends
 // as it should.
 func TestFault09DocumentedCommands(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	s := &typing{T: t, Rig: newRig(t, testenv.Shape{Directors: 1})}
 	s.d1 = s.Cluster.Host("d1")
 	var err error

@@ -5,6 +5,7 @@ package rigtest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,6 +39,15 @@ func Main(m *testing.M, lvx *string) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// PlaySideBySide has so many parallel tests of a package run at a time, unless
+// the command line says otherwise, before [Main]: tests that wait for daemons
+// and timers leave processors idle. It is not for tests that bound times.
+func PlaySideBySide(tests int) {
+	if err := flag.Set("test.parallel", strconv.Itoa(tests)); err != nil {
+		panic(err) // no test runs this
+	}
 }
 
 // New builds a cluster that runs an lvx and ends with the test.

@@ -29,11 +29,16 @@ template bgp director {
 // as its neighbours, as 65010. imports is BIRD's word for what it takes from them:
 // "all", or a filter.
 func (r *Rig) StartBIRD(imports string, directors ...string) error {
-	router := r.Cluster.Host("router")
 	conf := fmt.Sprintf(birdConfig, imports)
 	for _, d := range directors {
 		conf += fmt.Sprintf("protocol bgp %s from director { neighbor %s as 65010; }\n", d, r.Cluster.Host(d).Addr("eth0"))
 	}
+	return r.RunBIRD(conf)
+}
+
+// RunBIRD runs BIRD on the router of a routed cluster with a configuration.
+func (r *Rig) RunBIRD(conf string) error {
+	router := r.Cluster.Host("router")
 	in := func(name string) string { return filepath.Join(router.Dir(), name) }
 	if err := os.WriteFile(in("bird.conf"), []byte(conf), 0o600); err != nil {
 		return err

@@ -94,6 +94,57 @@ func TestRouterOverHops(t *testing.T) {
 	}
 }
 
+// linkLocalConf is a router on a link without other addresses than link-local ones;
+// %[2]s is d1's.
+const linkLocalConf = `
+router id 172.25.0.50;
+log "%[1]s/bird.log" all;
+protocol device {}
+protocol kernel { ipv4 { export where source = RTS_BGP; }; }
+protocol kernel { ipv6 { export where source = RTS_BGP; }; }
+protocol bfd { interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }; }
+protocol bgp d1 {
+  local as 65000; neighbor %[2]s%%eth0 as 65010; direct; bfd on; hold time 9; connect delay time 1;
+  ipv4 { extended next hop on; import all; export none; }; ipv6 { import all; export none; };
+}
+`
+
+// One session of link-local addresses, with BFD, announces VIPs of both families.
+func TestLinkLocalSession(t *testing.T) {
+	t.Parallel() // it waits most of its time
+	l := newNetwork(t, testenv.Shape{})
+	l.addIPv6()
+	router, director := l.linkLocal("client"), l.linkLocal("d1")
+	l.startBIRD(fmt.Sprintf(linkLocalConf, l.dir, director))
+	d := l.speak("d1", "172.25.0.11", func(c *Config) {
+		c.Peers[0].Address = router.WithZone("eth0")
+		c.Peers[0].BFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 3}
+	})
+	d.announce(Route{Addr: vip}, Route{Addr: vip6})
+	l.eventually("VIPs of both families are announced", func() bool {
+		return d.status().IsUp && d.status().BFD == "up" &&
+			strings.Contains(l.routes(vip), "via inet6 "+director.String()+" ") && strings.Contains(l.routes(vip6), "via "+director.String()+" ")
+	})
+	d.announce(Route{Addr: vip6})
+	l.eventually("the IPv4 one is withdrawn", func() bool { return l.routes(vip) == "" && l.routes(vip6) != "" })
+}
+
+// linkLocal is the link-local address of a host's interface.
+func (l *lab) linkLocal(host string) netip.Addr {
+	l.t.Helper()
+	out, err := l.Host(host).Run(l.t.Context(), "ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(out, "inet6 ")
+	prefix, _, _ := strings.Cut(rest, " ")
+	p, err := netip.ParsePrefix(prefix)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return p.Addr()
+}
+
 // sameASConf is a router that is of the directors' AS for IPv4, and of another one
 // for IPv6.
 const sameASConf = `

@@ -49,6 +49,8 @@ func (h hearing) Handle(ctx context.Context, r slog.Record) error {
 		h.failed(peer, badPeerAS)
 	case r.Message == "failed to connect":
 		h.failed(peer, explainConnect(failure))
+	case r.Message == "outgoing connection IO error":
+		h.failed(peer, closedByRouter)
 	case r.Message == "Send operation notification" && operation == "Neighbor reset":
 		h.reset(peer)
 	}

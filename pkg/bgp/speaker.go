@@ -74,14 +74,23 @@ func (s *Speaker) Start(ctx context.Context) error {
 	return s.announce()
 }
 
-// family is what is announced in a session: addresses of the family that the
-// session itself has, so that the next hop is our end of it. A router that
-// takes both has two sessions.
+// family is what an address is announced as.
 func family(a netip.Addr) wire.Family {
 	if a.Is4() {
 		return wire.RF_IPv4_UC
 	}
 	return wire.RF_IPv6_UC
+}
+
+// families is what is announced in a session: addresses of the family that the
+// session itself has, so that the next hop is our end of it. A router that takes
+// both has two sessions, or one of link-local addresses: it is told of IPv4 with a
+// next hop of IPv6 (RFC 8950).
+func families(peer netip.Addr) []wire.Family {
+	if peer.IsLinkLocalUnicast() && peer.Is6() {
+		return []wire.Family{wire.RF_IPv4_UC, wire.RF_IPv6_UC}
+	}
+	return []wire.Family{family(peer)}
 }
 
 func (s *Speaker) peer(p Peer) *api.Peer {
@@ -121,13 +130,14 @@ func (s *Speaker) peer(p Peer) *api.Peer {
 			Enabled: true, RestartTime: uint32(s.config.GracefulRestart / time.Second), NotificationEnabled: true,
 		}
 	}
-	f := family(p.Address)
-	peer.AfiSafis = []*api.AfiSafi{{
-		Config: &api.AfiSafiConfig{
-			Family: &api.Family{Afi: api.Family_Afi(f.Afi()), Safi: api.Family_Safi(f.Safi())}, Enabled: true,
-		},
-		MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restarts}},
-	}}
+	for _, f := range families(p.Address) {
+		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{
+			Config: &api.AfiSafiConfig{
+				Family: &api.Family{Afi: api.Family_Afi(f.Afi()), Safi: api.Family_Safi(f.Safi())}, Enabled: true,
+			},
+			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: restarts}},
+		})
+	}
 	return peer
 }
 

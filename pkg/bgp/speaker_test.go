@@ -350,10 +350,14 @@ func TestReasonsOfASessionThatIsDown(t *testing.T) {
 		{"another password", directorASN, `password "right";`, func(c *Config) { c.Peers[0].Password = "wrong" }, "another password"},
 		{"unreachable", directorASN, "", func(c *Config) { c.Peers[0].Address = netip.MustParseAddr("172.25.0.99") }, "is unreachable"},
 		{"no speaker listens there", directorASN, "", func(c *Config) { c.Peers[0].Address = netip.MustParseAddr("172.25.0.12") }, "no BGP speaker listens there"},
+		{"no session for us is configured there", directorASN, "", func(c *Config) { c.Peers[0].Source = netip.MustParseAddr("172.25.0.111") }, "no session for us is configured there"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, test.asn, test.extra)
+			if err := l.Host("d1").AddAddr("eth0", netip.MustParsePrefix("172.25.0.111/24")); err != nil {
+				t.Fatal(err)
+			}
 			d := l.speak("d1", "172.25.0.11", test.change)
 			t.Cleanup(func() { t.Logf("%+v", d.status()) })
 			l.eventually("the reason is named", func() bool {

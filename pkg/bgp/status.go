@@ -127,6 +127,8 @@ func (s *Speaker) noteReset(peer netip.Addr) {
 const (
 	badPeerAS = "the router has another AS number than the configuration gives it (asn of the peer)"
 	badBFD    = "BFD is down: the router is silent, or has ended BFD"
+
+	closedByRouter = "the router closed the connection: no session for us is configured there, or its BGP speaker ended"
 )
 
 // explainConnect says in words why there is no connection.
@@ -155,7 +157,7 @@ func explain(reason api.PeerState_DisconnectReason, message string) string {
 	case reason == api.PeerState_DISCONNECT_REASON_NOTIFICATION_RECEIVED:
 		return "the router ended the session: " + message
 	case reason == api.PeerState_DISCONNECT_REASON_READ_FAILED:
-		return "the router closed the connection: no session for us is configured there, or its BGP speaker ended (" + message + ")"
+		return closedByRouter
 	case reason == api.PeerState_DISCONNECT_REASON_UNSPECIFIED, reason == api.PeerState_DISCONNECT_REASON_IDLE_TIMER_EXPIRED:
 		return "" // another attempt begins
 	}

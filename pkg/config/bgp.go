@@ -162,7 +162,7 @@ func readBGPHook(c *cursor) BGPHook {
 func readBGPPeer(c *cursor) BGPPeer {
 	o := c.object()
 	p := BGPPeer{
-		Address:      need(o, "address", "the router's address", address),
+		Address:      need(o, "address", "the router's address", routerAddress),
 		ASN:          need(o, "asn", "the router's AS number", number[uint32](1, 1<<32-2)),
 		PasswordFile: get(o, "password_file", "", path),
 		HoldTime:     get(o, "hold_time", defaultBGPHold, duration(3*time.Second, 65535*time.Second, time.Second)),
@@ -183,6 +183,24 @@ func readBGPPeer(c *cursor) BGPPeer {
 	}
 	c.unique("peer", "bgp "+p.Address.String(), p.Address.String())
 	return p
+}
+
+// routerAddress reads an address, which has an interface if it is a link-local one.
+func routerAddress(c *cursor) netip.Addr {
+	s, _, hasZone := strings.Cut(c.node.Value, "%")
+	a, err := netip.ParseAddr(s)
+	isLinkLocal := err == nil && a.Is6() && a.IsLinkLocalUnicast()
+	switch {
+	case isLinkLocal && !hasZone:
+		c.errorf("%s is the same on every link (want its interface, too: \"%s%%eth0\", for example)", a, a)
+	case isLinkLocal:
+		if a, err = netip.ParseAddr(c.node.Value); err != nil {
+			c.errorf("%s is not an IP address (want one such as \"fe80::1%%eth0\")", quoted(c.node.Value))
+		}
+	default:
+		return address(c)
+	}
+	return a
 }
 
 // readAnnounced reads "all" or a list of addresses.

@@ -33,16 +33,17 @@ func (r *Rig) StartBIRD(imports string, directors ...string) error {
 	for _, d := range directors {
 		conf += fmt.Sprintf("protocol bgp %s from director { neighbor %s as 65010; }\n", d, r.Cluster.Host(d).Addr("eth0"))
 	}
-	return r.RunBIRD(conf)
+	return r.RunBIRD("bird", conf)
 }
 
-// RunBIRD runs BIRD on the router of a routed cluster with a configuration.
-func (r *Rig) RunBIRD(conf string) error {
+// RunBIRD runs BIRD on the router of a routed cluster with a configuration, which
+// is NAME.conf in the router's directory, beside NAME.ctl, its socket.
+func (r *Rig) RunBIRD(name, conf string) error {
 	router := r.Cluster.Host("router")
-	in := func(name string) string { return filepath.Join(router.Dir(), name) }
-	if err := os.WriteFile(in("bird.conf"), []byte(conf), 0o600); err != nil {
+	in := func(ending string) string { return filepath.Join(router.Dir(), name+ending) }
+	if err := os.WriteFile(in(".conf"), []byte(conf), 0o600); err != nil {
 		return err
 	}
-	_, err := router.Start("bird", "-f", "-c", in("bird.conf"), "-s", in("bird.ctl"), "-P", in("bird.pid"))
+	_, err := router.Start("bird", "-f", "-c", in(".conf"), "-s", in(".ctl"), "-P", in(".pid"))
 	return err
 }

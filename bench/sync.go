@@ -68,6 +68,8 @@ func joinWith(ctx context.Context, j *job, flows int) (err error) {
 	if err := r.inPieces(ctx, j, 0, flows, r.establishAt); err != nil {
 		return err
 	}
+	_, stop := joiner.TellNews(func([]connsync.Entry) {}) // as each director does
+	defer stop()
 	began, entries := time.Now(), 0
 	if err := r.lvx.Walk(ctx, func(e []connsync.Entry) error { entries += len(e); return nil }); err != nil {
 		return err

@@ -26,6 +26,7 @@ const (
 	explain6MapFamilies              = "families"
 	explain6MapFilters               = "filters"
 	explain6MapFlowNews              = "flow_news"
+	explain6MapFlowNews6             = "flow_news6"
 	explain6MapFlows                 = "flows"
 	explain6MapFlows6                = "flows6"
 	explain6MapFragments             = "fragments"
@@ -52,11 +53,13 @@ const (
 	explain6MapServices              = "services"
 	explain6MapSettings              = "settings"
 	explain6MapTemplateNews          = "template_news"
+	explain6MapTemplateNews6         = "template_news6"
 	explain6MapTemplates             = "templates"
 	explain6MapTemplates6            = "templates6"
 	explain6MapTunnels               = "tunnels"
 	explain6MapVerdicts              = "verdicts"
 	explain6MapVips                  = "vips"
+	explain6ProgAbsorb               = "absorb"
 	explain6ProgLb6                  = "lb6"
 	explain6VarFlowSets              = "flow_sets"
 	explain6VarFlowsAreUnread        = "flows_are_unread"
@@ -131,7 +134,8 @@ type explain6Specs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type explain6ProgramSpecs struct {
-	Lb6 *ebpf.ProgramSpec `ebpf:"lb6"`
+	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
+	Lb6    *ebpf.ProgramSpec `ebpf:"lb6"`
 }
 
 // explain6MapSpecs contains maps before they are loaded into the kernel.
@@ -148,6 +152,7 @@ type explain6MapSpecs struct {
 	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowNews6     *ebpf.MapSpec `ebpf:"flow_news6"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -174,6 +179,7 @@ type explain6MapSpecs struct {
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
+	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
@@ -246,6 +252,7 @@ type explain6Maps struct {
 	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -272,6 +279,7 @@ type explain6Maps struct {
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
+	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
@@ -291,6 +299,7 @@ func (m *explain6Maps) Close() error {
 		m.Families,
 		m.Filters,
 		m.FlowNews,
+		m.FlowNews6,
 		m.Flows,
 		m.Flows6,
 		m.Fragments,
@@ -317,6 +326,7 @@ func (m *explain6Maps) Close() error {
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
+		m.TemplateNews6,
 		m.Templates,
 		m.Templates6,
 		m.Tunnels,
@@ -364,11 +374,13 @@ type explain6Variables struct {
 //
 // It can be passed to loadExplain6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type explain6Programs struct {
-	Lb6 *ebpf.Program `ebpf:"lb6"`
+	Absorb *ebpf.Program `ebpf:"absorb"`
+	Lb6    *ebpf.Program `ebpf:"lb6"`
 }
 
 func (p *explain6Programs) Close() error {
 	return _Explain6Close(
+		p.Absorb,
 		p.Lb6,
 	)
 }

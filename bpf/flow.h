@@ -177,11 +177,11 @@ struct insertion {
 
 /*
  * Write a new flow into a place, the cheapest one below a class: 0 if that was
- * done. Expired is the value of the same flow in place, or 0: one key never has
- * two places. The key's lock is held.
+ * done, and *place is where. Expired is the value of the same flow in *place, or
+ * 0: one key never has two places. The key's lock is held.
  */
 static __always_inline int flow_store(struct settings *s, struct set *a, struct set *b,
-				      struct insertion *in, __u64 *place, __u64 expired,
+				      struct insertion *in, __u64 **place, __u64 expired,
 				      __u64 now, __u32 class)
 {
 	for (int i = 0; i < CLAIM_TRIES; i++) {
@@ -192,8 +192,8 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
 			continue;
 		c = claim_for(a, b, choice);
 		if (expired) {
-			c.key = place - WAYS;
-			c.value = place;
+			c.key = *place - WAYS;
+			c.value = *place;
 			c.old = expired;
 			c.owner = 0; /* it is there */
 		}
@@ -208,6 +208,7 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
 		in->value |= c.nonce;
 		load_open(value_real(in->value), value_state(in->value));
 		store_64(c.value, in->value);
+		*place = c.value;
 		return 0;
 	}
 	return 1;
@@ -250,11 +251,11 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 	in->value |= now & SEEN_MASK;
 	if (HAS_OWNERS)
 		disprove_twins(in->key, in->hash, value_port(in->value));
-	result = flow_store(s, a, b, in, place, value, now, CLASS_BUSY);
+	result = flow_store(s, a, b, in, &place, value, now, CLASS_BUSY);
+	if (!result && place && is_shared(value_state(in->value)))
+		note_news(s, &FLOW_NEWS, a, place, in->hash, flow_sets);
 out:
 	set_unlock(lock);
-	if (!result && is_shared(value_state(in->value)))
-		note_news(s, &flow_news, in->hash, flow_sets);
 	return result;
 }
 
@@ -300,12 +301,13 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 {
 	__u32 zero = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct set *a = flow_set(first_set(hash, flow_sets));
 	__u64 wanted, now;
 
 	/* IPv4 does not need it, and would leave it out of its calls. */
 	asm volatile(""
 		     : "+r"(key));
-	if (!s || !place)
+	if (!s || !place || !a)
 		return 0;
 	now = clock_now(s);
 	if (value_two_way_state(value) == state &&
@@ -316,7 +318,7 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 	}
 	if (HAS_OWNERS && value_state(value) == state) {
 		if (flow_prove(key, hash, value, now))
-			note_news(s, &flow_news, hash, flow_sets);
+			note_news(s, &FLOW_NEWS, a, place, hash, flow_sets);
 		else if ((value & SEEN_MASK) != (now & SEEN_MASK))
 			store_16(place, now);
 		return 0;
@@ -331,7 +333,7 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 		if (found == value) {
 			load_move(value_real(value), value_state(value), state & 7);
 			if (wanted & PROVEN || is_shared(state))
-				note_news(s, &flow_news, hash, flow_sets);
+				note_news(s, &FLOW_NEWS, a, place, hash, flow_sets);
 			return 0;
 		}
 		/* Only the time stamp may have changed; else leave it be. */
@@ -363,6 +365,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 		wanted = in->value | next_nonce(value);
 	if (swap_64(place, value, wanted) != value)
 		return ABSORB_BUSY;
+	in->value = wanted;
 	if (real && real_generation(real) == value_generation(value))
 		load_add(slot, value_state(value), -1);
 	load_open(value_real(wanted), value_state(wanted));
@@ -392,6 +395,9 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	if (!value)
 		value = flow_find(b, in->key, value_port(in->value), &place);
 	now = clock_now(s);
+	/* Nobody has looked whether a flow with a twin is proven (flow_prove). */
+	if (HAS_OWNERS && count_twins(a, b, in->key, value_port(in->value)) > !!value)
+		in->value &= ~proven_of(in->value);
 	if (value && place && !flow_is_expired(s, value, now)) {
 		in->outcome = flow_update(in, place, value, now);
 	} else {
@@ -399,11 +405,16 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 		new.value = in->value;
 		if (HAS_OWNERS)
 			disprove_twins(in->key, in->hash, value_port(in->value));
-		in->outcome = flow_store(s, a, b, &new, place, value, now, CLASS_PROVEN) ?
+		in->outcome = flow_store(s, a, b, &new, &place, value, now, CLASS_PROVEN) ?
 				      ABSORB_NO_PLACE :
 				      ABSORB_STORED;
+		in->value = new.value;
 	}
 	set_unlock(lock);
+	if (!place)
+		return 0;
+	in->set = set_of_place(a, place, in->hash, flow_sets);
+	in->way = ((__u64)((const char *)place - (const char *)a) >> 3) & (WAYS - 1);
 	return 0;
 }
 

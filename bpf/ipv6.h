@@ -26,6 +26,8 @@
 #define ICMP_PROTOCOL IPPROTO_ICMPV6
 #define FLOWS flows6
 #define TEMPLATES templates6
+#define FLOW_NEWS flow_news6
+#define TEMPLATE_NEWS template_news6
 #define OLD_FLOWS old_flows6
 #define OLD_TEMPLATES old_templates6
 #define FRAGMENT_OFFSET 0xfff8
@@ -213,6 +215,17 @@ static __always_inline __u32 name_of(const struct settings *s, const struct addr
 	return (s->name_key[0] + s->name_key[1] * a->word[0] + s->name_key[2] * a->word[1] +
 		s->name_key[3] * a->word[2] + s->name_key[4] * a->word[3]) >>
 	       32;
+}
+
+/* Whose flows and templates are meant, without a packet. */
+static __always_inline void set_current_owner(const struct address *owner)
+{
+	struct addresses6 *a = get_addresses();
+
+	if (!a)
+		return;
+	a->client = *owner;
+	a->network = *owner;
 }
 
 static __always_inline const struct address *current_client(void)

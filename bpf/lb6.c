@@ -16,6 +16,7 @@
 #include "config.h"
 #include "stats.h"
 #include "long.h"
+#include "absorb.h"
 #include "fast6.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -26,6 +26,7 @@ const (
 	lb6MapFamilies              = "families"
 	lb6MapFilters               = "filters"
 	lb6MapFlowNews              = "flow_news"
+	lb6MapFlowNews6             = "flow_news6"
 	lb6MapFlows                 = "flows"
 	lb6MapFlows6                = "flows6"
 	lb6MapFragments             = "fragments"
@@ -50,11 +51,13 @@ const (
 	lb6MapServices              = "services"
 	lb6MapSettings              = "settings"
 	lb6MapTemplateNews          = "template_news"
+	lb6MapTemplateNews6         = "template_news6"
 	lb6MapTemplates             = "templates"
 	lb6MapTemplates6            = "templates6"
 	lb6MapTunnels               = "tunnels"
 	lb6MapVerdicts              = "verdicts"
 	lb6MapVips                  = "vips"
+	lb6ProgAbsorb               = "absorb"
 	lb6ProgLb6                  = "lb6"
 	lb6VarFlowSets              = "flow_sets"
 	lb6VarFlowsAreUnread        = "flows_are_unread"
@@ -124,7 +127,8 @@ type lb6Specs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lb6ProgramSpecs struct {
-	Lb6 *ebpf.ProgramSpec `ebpf:"lb6"`
+	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
+	Lb6    *ebpf.ProgramSpec `ebpf:"lb6"`
 }
 
 // lb6MapSpecs contains maps before they are loaded into the kernel.
@@ -141,6 +145,7 @@ type lb6MapSpecs struct {
 	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowNews6     *ebpf.MapSpec `ebpf:"flow_news6"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -165,6 +170,7 @@ type lb6MapSpecs struct {
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
+	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
@@ -232,6 +238,7 @@ type lb6Maps struct {
 	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -256,6 +263,7 @@ type lb6Maps struct {
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
+	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
@@ -275,6 +283,7 @@ func (m *lb6Maps) Close() error {
 		m.Families,
 		m.Filters,
 		m.FlowNews,
+		m.FlowNews6,
 		m.Flows,
 		m.Flows6,
 		m.Fragments,
@@ -299,6 +308,7 @@ func (m *lb6Maps) Close() error {
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
+		m.TemplateNews6,
 		m.Templates,
 		m.Templates6,
 		m.Tunnels,
@@ -341,11 +351,13 @@ type lb6Variables struct {
 //
 // It can be passed to loadLb6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type lb6Programs struct {
-	Lb6 *ebpf.Program `ebpf:"lb6"`
+	Absorb *ebpf.Program `ebpf:"absorb"`
+	Lb6    *ebpf.Program `ebpf:"lb6"`
 }
 
 func (p *lb6Programs) Close() error {
 	return _Lb6Close(
+		p.Absorb,
 		p.Lb6,
 	)
 }

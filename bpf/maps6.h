@@ -61,6 +61,23 @@ struct {
 	__type(value, struct template_set6);
 } old_templates6 SEC(".maps");
 
+/* As flow_news and template_news. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1048576 / NEWS_LINE_SETS);
+	__type(key, __u32);
+	__type(value, struct news_line);
+} flow_news6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 65536 / NEWS_LINE_SETS);
+	__type(key, __u32);
+	__type(value, struct news_line);
+} template_news6 SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);

@@ -12,20 +12,18 @@
 #include "set.h"
 #include "store.h"
 
-static __always_inline void note_set(void *news, __u32 set)
+/* Note the set of a place, see set_of_place. */
+static __always_inline void note_news(const struct settings *s, void *news, const struct set *a,
+				      const __u64 *place, __u64 hash, __u32 sets)
 {
-	__u32 at = set / NEWS_LINE_SETS;
-	struct news_line *line = bpf_map_lookup_elem(news, &at);
+	struct news_line *line;
+	__u32 set, at;
 
-	if (line)
-		store_8(&line->of_set[set % NEWS_LINE_SETS], 1);
-}
-
-/* Which of its two sets an entry is in is not known here, so both are noted. */
-static __always_inline void note_news(const struct settings *s, void *news, __u64 hash, __u32 sets)
-{
 	if (!(s->flags & SETTING_NEWS))
 		return;
-	note_set(news, first_set(hash, sets));
-	note_set(news, second_set(hash, sets));
+	set = set_of_place(a, place, hash, sets);
+	at = set / NEWS_LINE_SETS;
+	line = bpf_map_lookup_elem(news, &at);
+	if (line)
+		store_8(&line->of_set[set % NEWS_LINE_SETS], 1);
 }

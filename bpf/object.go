@@ -17,13 +17,17 @@ const SetWords6 = 4 * Ways
 // Maps6 are the maps that only IPv6 has and that outlive its program, with tags
 // as [Maps] has them.
 type Maps6 struct {
-	Flows6     *ebpf.Map `ebpf:"flows6"`
-	Templates6 *ebpf.Map `ebpf:"templates6"`
-	Fragments6 *ebpf.Map `ebpf:"fragments6"`
+	Flows6        *ebpf.Map `ebpf:"flows6"`
+	Templates6    *ebpf.Map `ebpf:"templates6"`
+	Fragments6    *ebpf.Map `ebpf:"fragments6"`
+	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
+	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 }
 
 // Close lets go of the maps.
-func (m *Maps6) Close() error { return _LbClose(m.Flows6, m.Templates6, m.Fragments6) }
+func (m *Maps6) Close() error {
+	return _LbClose(m.Flows6, m.Templates6, m.Fragments6, m.FlowNews6, m.TemplateNews6)
+}
 
 // LoadSpec reads the compiled packet path.
 func LoadSpec() (*ebpf.CollectionSpec, error) {

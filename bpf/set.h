@@ -55,6 +55,15 @@ static __always_inline __u32 second_set(__u64 hash, __u32 sets)
 	return second == first_set(hash, sets) ? second ^ 1 : second;
 }
 
+/* Which set a place is in: in a, the first of its hash, or else in the second. */
+static __always_inline __u32 set_of_place(const struct set *a, const __u64 *place, __u64 hash,
+					  __u32 sets)
+{
+	__u64 offset = (const char *)place - (const char *)a;
+
+	return offset < sizeof(*a) ? first_set(hash, sets) : second_set(hash, sets);
+}
+
 /* offset if x is 0, else 0, without a branch (or offset, if x has bit 63). */
 static __always_inline __u64 if_zero(__u64 x, __u64 offset)
 {

@@ -94,9 +94,9 @@ static __always_inline __u64 template_until(__u64 value, __u64 ticks, __u64 now)
 	return (now + (value & TEMPLATE_RENEWED ? renewal_ticks : ticks)) & TEMPLATE_EXPIRES;
 }
 
-/* 0 if it was stored, 1 if there is no place for it. */
+/* 0 if it was stored, in *place, 1 if there is no place for it. */
 static __always_inline int template_insert(struct template_request *rq, struct set *a,
-					   struct set *b, __u64 now)
+					   struct set *b, __u64 **place, __u64 now)
 {
 	__u32 rank = template_rank(rq->value);
 
@@ -116,6 +116,7 @@ static __always_inline int template_insert(struct template_request *rq, struct s
 		store_64(c.key, rq->key);
 		rq->value |= TEMPLATE_LIVE | c.nonce | template_until(rq->value, rq->ticks, now);
 		store_64(c.value, rq->value);
+		*place = c.value;
 		return 0;
 	}
 	return 1;
@@ -176,14 +177,18 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		rq->value = wanted;
 		result = 0;
 	} else if (rq->action == TEMPLATE_CREATE) {
-		result = template_insert(rq, a, b, now);
+		result = template_insert(rq, a, b, &place, now);
 	}
 	set_unlock(lock);
 	if (result)
 		return 1;
-	/* Looked up and computed again: kept, both would cost stack (struct run). */
+	/* Looked up and computed again: kept, they would cost stack (struct run). */
 	s = bpf_map_lookup_elem(&settings, &zero);
-	if (s)
-		note_news(s, &template_news, template_hash(s, rq->key), template_sets);
+	if (!s || !place)
+		return 0;
+	hash = template_hash(s, rq->key);
+	a = template_set(first_set(hash, template_sets));
+	if (a)
+		note_news(s, &TEMPLATE_NEWS, a, place, hash, template_sets);
 	return 0;
 }

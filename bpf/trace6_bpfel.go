@@ -26,6 +26,7 @@ const (
 	trace6MapFamilies              = "families"
 	trace6MapFilters               = "filters"
 	trace6MapFlowNews              = "flow_news"
+	trace6MapFlowNews6             = "flow_news6"
 	trace6MapFlows                 = "flows"
 	trace6MapFlows6                = "flows6"
 	trace6MapFragments             = "fragments"
@@ -52,11 +53,13 @@ const (
 	trace6MapServices              = "services"
 	trace6MapSettings              = "settings"
 	trace6MapTemplateNews          = "template_news"
+	trace6MapTemplateNews6         = "template_news6"
 	trace6MapTemplates             = "templates"
 	trace6MapTemplates6            = "templates6"
 	trace6MapTunnels               = "tunnels"
 	trace6MapVerdicts              = "verdicts"
 	trace6MapVips                  = "vips"
+	trace6ProgAbsorb               = "absorb"
 	trace6ProgLb6                  = "lb6"
 	trace6VarFlowSets              = "flow_sets"
 	trace6VarFlowsAreUnread        = "flows_are_unread"
@@ -131,7 +134,8 @@ type trace6Specs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type trace6ProgramSpecs struct {
-	Lb6 *ebpf.ProgramSpec `ebpf:"lb6"`
+	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
+	Lb6    *ebpf.ProgramSpec `ebpf:"lb6"`
 }
 
 // trace6MapSpecs contains maps before they are loaded into the kernel.
@@ -148,6 +152,7 @@ type trace6MapSpecs struct {
 	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowNews6     *ebpf.MapSpec `ebpf:"flow_news6"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
@@ -174,6 +179,7 @@ type trace6MapSpecs struct {
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
+	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
@@ -246,6 +252,7 @@ type trace6Maps struct {
 	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Flows6        *ebpf.Map `ebpf:"flows6"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
@@ -272,6 +279,7 @@ type trace6Maps struct {
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
+	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
@@ -291,6 +299,7 @@ func (m *trace6Maps) Close() error {
 		m.Families,
 		m.Filters,
 		m.FlowNews,
+		m.FlowNews6,
 		m.Flows,
 		m.Flows6,
 		m.Fragments,
@@ -317,6 +326,7 @@ func (m *trace6Maps) Close() error {
 		m.Services,
 		m.Settings,
 		m.TemplateNews,
+		m.TemplateNews6,
 		m.Templates,
 		m.Templates6,
 		m.Tunnels,
@@ -364,11 +374,13 @@ type trace6Variables struct {
 //
 // It can be passed to loadTrace6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type trace6Programs struct {
-	Lb6 *ebpf.Program `ebpf:"lb6"`
+	Absorb *ebpf.Program `ebpf:"absorb"`
+	Lb6    *ebpf.Program `ebpf:"lb6"`
 }
 
 func (p *trace6Programs) Close() error {
 	return _Trace6Close(
+		p.Absorb,
 		p.Lb6,
 	)
 }

@@ -531,16 +531,19 @@ enum absorb_outcome {
 struct absorption {
 	__u64 key;
 	__u64 hash;
-	__u64 value; /* without nonce; of a flow with the tick when it was seen */
+	__u64 value; /* without nonce; of a flow with the tick when it was seen; out: as it is in force */
 	__u32 ticks; /* of a template: what it has left */
 	enum absorb_kind kind;
 	__u32 replaces; /* 1: if it is known with another real, the peer is right */
 	enum absorb_outcome outcome;
+	__u32 set; /* out, of a flow: where it is */
+	__u32 way;
+	struct address owner; /* of IPv6: the client, of a template the network */
 };
 
 struct absorb_batch {
 	__u32 count;
-	__u32 spare;
+	__u32 sum; /* see fetch_sets */
 	struct absorption entry[ABSORPTIONS];
 };
 

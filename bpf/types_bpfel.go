@@ -522,12 +522,15 @@ type Absorption struct {
 	Kind     AbsorbKind
 	Replaces uint32
 	Outcome  AbsorbOutcome
+	Set      uint32
+	Way      uint32
+	Owner    Address
 }
 
 type AbsorbBatch struct {
 	_     structs.HostLayout
 	Count uint32
-	Spare uint32
+	Sum   uint32
 	Entry [64]Absorption
 }
 

@@ -54,6 +54,12 @@ func FlowKeyOf(client netip.Addr, port, vip uint16) FlowKey {
 	return FlowKey(IPv4Word(client)) | FlowKey(PortWord(port))<<32 | FlowKey(vip)<<48
 }
 
+// FlowKeyOfName is the key of a flow of the IPv6 client that has a name (see
+// [Settings.NameOf]).
+func FlowKeyOfName(name uint32, port, vip uint16) FlowKey {
+	return FlowKey(name) | FlowKey(PortWord(port))<<32 | FlowKey(vip)<<48
+}
+
 // Client is the client's address.
 func (k FlowKey) Client() netip.Addr { return AddrOfWord(uint32(k)) }
 

@@ -116,7 +116,7 @@ func (d *Datapath) copyLeft() error {
 			return nil // by moveTables
 		case "families":
 			return nil // by putFamilies
-		case "locks", "fragments", "fragments6", "held", "answers", "flow_news", "template_news", "absorptions":
+		case "locks", "fragments", "fragments6", "held", "answers", "flow_news", "template_news", "flow_news6", "template_news6", "absorptions":
 			return nil // nothing that lasts
 		case "vips", "ports", "ranges", "services", "replies":
 			if l.old.MaxEntries() != (*m).MaxEntries() {

@@ -113,8 +113,10 @@ type Datapath struct {
 	Flows6     []uint64 // sixteen words a set: four keys, four values, four addresses
 	Templates6 []uint64 // the same
 
-	FlowNews     []uint64 // a byte for each set of flows: 1 if it has changed (with bpf.SettingNews)
-	TemplateNews []uint64 // the same, of templates
+	FlowNews      []uint64 // a byte for each set of flows: 1 if it has changed (with bpf.SettingNews)
+	TemplateNews  []uint64 // the same, of templates
+	FlowNews6     []uint64 // the same, of IPv6
+	TemplateNews6 []uint64 // the same, of IPv6
 
 	opts   Options
 	pins   pinDir
@@ -122,7 +124,7 @@ type Datapath struct {
 	memory map[*ebpf.Map]mapped
 	spec   *ebpf.CollectionSpec
 	clock  *ebpf.Program
-	absorb *ebpf.Program
+	absorb [2]*ebpf.Program // of IPv4 and of IPv6, once there was something to absorb
 
 	absorptions *bpf.AbsorbBatch
 	program     map[string]*ebpf.Program
@@ -260,6 +262,8 @@ func (d *Datapath) mapAll(protection int) error {
 		{d.Maps6.Templates6, func(b mapped, n uint32) { d.Templates6 = view[uint64](b, bpf.SetWords6*n) }},
 		{m.FlowNews, func(b mapped, n uint32) { d.FlowNews = view[uint64](b, bpf.NewsLineSets/8*n) }},
 		{m.TemplateNews, func(b mapped, n uint32) { d.TemplateNews = view[uint64](b, bpf.NewsLineSets/8*n) }},
+		{d.Maps6.FlowNews6, func(b mapped, n uint32) { d.FlowNews6 = view[uint64](b, bpf.NewsLineSets/8*n) }},
+		{d.Maps6.TemplateNews6, func(b mapped, n uint32) { d.TemplateNews6 = view[uint64](b, bpf.NewsLineSets/8*n) }},
 		{m.Absorptions, func(b mapped, n uint32) { d.absorptions = &view[bpf.AbsorbBatch](b, n)[0] }},
 	} {
 		mem, err := get(v.of)
@@ -347,7 +351,7 @@ func (d *Datapath) release() {
 	for _, e := range d.explainers {
 		e.close()
 	}
-	for _, p := range []*ebpf.Program{d.clock, d.absorb} {
+	for _, p := range []*ebpf.Program{d.clock, d.absorb[0], d.absorb[1]} {
 		if p != nil {
 			_ = p.Close()
 		}

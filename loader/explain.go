@@ -111,7 +111,7 @@ func (d *Datapath) explain6(e *explainer, slot uint32, maps map[string]*ebpf.Map
 	if d.program6[slot] == nil {
 		return nil
 	}
-	spec, err := loadSpec6(bpf.LoadExplainSpec6)
+	spec, err := bpf.LoadExplainSpec6()
 	if err != nil {
 		return err
 	}

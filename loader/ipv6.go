@@ -18,27 +18,6 @@ const program6 = "lb6"
 // isTable6 reports whether a map is one of IPv6's tables.
 func isTable6(name string) bool { return name == "flows6" || name == "templates6" }
 
-// isUnshared6 reports whether IPv6's program has a map of its own instead of
-// the shared one: it tells connection sync nothing, whose news are of IPv4's
-// tables.
-func isUnshared6(spec *ebpf.CollectionSpec, name string) bool {
-	return spec.Programs[program6] != nil && (name == "flow_news" || name == "template_news")
-}
-
-// loadSpec6 reads one of the objects of IPv6.
-func loadSpec6(load func() (*ebpf.CollectionSpec, error)) (*ebpf.CollectionSpec, error) {
-	spec, err := load()
-	if err != nil {
-		return nil, err
-	}
-	for name := range spec.Maps {
-		if isUnshared6(spec, name) {
-			spec.Maps[name].MaxEntries = 1
-		}
-	}
-	return spec, nil
-}
-
 // addMaps6 adds the maps of IPv6 to the object of IPv4, as large as they are
 // needed: where IPv6 is not served, of one entry.
 func addMaps6(spec *ebpf.CollectionSpec, o Options) error {
@@ -46,7 +25,11 @@ func addMaps6(spec *ebpf.CollectionSpec, o Options) error {
 	if err != nil {
 		return err
 	}
-	for name, entries := range map[string]uint32{"flows6": sets(o.Flows), "templates6": sets(o.Templates), "fragments6": spec6.Maps["fragments6"].MaxEntries} {
+	flows, templates := sets(o.Flows), sets(o.Templates)
+	for name, entries := range map[string]uint32{
+		"flows6": flows, "templates6": templates, "fragments6": spec6.Maps["fragments6"].MaxEntries,
+		"flow_news6": newsLines(flows), "template_news6": newsLines(templates),
+	} {
 		m := spec6.Maps[name]
 		if m.MaxEntries = entries; !o.IPv6 {
 			m.MaxEntries = 1
@@ -78,7 +61,7 @@ func (d *Datapath) load6(slot uint32) error {
 	if !d.opts.IPv6 {
 		return nil
 	}
-	spec, err := loadSpec6(bpf.LoadSpec6)
+	spec, err := bpf.LoadSpec6()
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func (d *Datapath) loadMoving6(a Attachment) (*ebpf.Program, error) {
 	if !d.opts.IPv6 {
 		return nil, nil
 	}
-	spec, err := loadSpec6(bpf.LoadSpec6)
+	spec, err := bpf.LoadSpec6()
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func (d *Datapath) sharedMaps(spec *ebpf.CollectionSpec, more map[string]*ebpf.M
 		shared = map[string]*ebpf.Map{}
 	}
 	_ = d.eachMap(func(name string, m **ebpf.Map) error {
-		if spec.Maps[name] != nil && more[name] == nil && !isUnshared6(spec, name) {
+		if spec.Maps[name] != nil && more[name] == nil {
 			shared[name] = *m
 			spec.Maps[name].MaxEntries = (*m).MaxEntries()
 		}
@@ -85,7 +85,7 @@ func (d *Datapath) bindMaps(prog *ebpf.Program) error {
 func (d *Datapath) loadCollection(spec *ebpf.CollectionSpec, program string, slot uint32, more map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec = spec.Copy()
 	constants := d.constants(slot)
-	if program == program6 {
+	if spec.Programs[program6] != nil {
 		constants["flow_sets"], constants["template_sets"] = d.Maps6.Flows6.MaxEntries(), d.Maps6.Templates6.MaxEntries()
 	}
 	for name, value := range constants {

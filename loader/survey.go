@@ -81,7 +81,10 @@ func sizedSpec(o Options) (*ebpf.CollectionSpec, error) {
 	spec.Maps["templates"].MaxEntries = sets(o.Templates)
 	for _, table := range []string{"flow", "template"} {
 		n := spec.Maps[table+"s"].MaxEntries
-		spec.Maps[table+"_news"].MaxEntries = (n + bpf.NewsLineSets - 1) / bpf.NewsLineSets
+		spec.Maps[table+"_news"].MaxEntries = newsLines(n)
 	}
 	return spec, addMaps6(spec, o)
 }
+
+// newsLines is how many lines the notes of so many sets take.
+func newsLines(sets uint32) uint32 { return (sets + bpf.NewsLineSets - 1) / bpf.NewsLineSets }

@@ -116,7 +116,7 @@ func (t *Tracer) load6(a Attachment, shared map[string]*ebpf.Map, filter bpf.Rec
 	if t.d.program6[a.Slot] == nil {
 		return nil
 	}
-	spec, err := loadSpec6(bpf.LoadTraceSpec6)
+	spec, err := bpf.LoadTraceSpec6()
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ type Crowd struct {
 // CrowdFlow is one connection of a [Crowd].
 type CrowdFlow struct {
 	UDP             bool
-	Client, Virtual netip.AddrPort // IPv4
+	Client, Virtual netip.AddrPort // of one family
 }
 
 // crowdBurst is how many frames are under way at a time: what a queue holds.
@@ -129,12 +129,13 @@ func (c *Crowd) sendBurst(ctx context.Context, frames [][]byte) (map[CrowdFlow]s
 
 // frame is a packet of a flow. A datagram has four bytes, whatever flags says.
 func (c *Crowd) frame(f CrowdFlow, flags string) ([]byte, error) {
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: f.Client.Addr().AsSlice(), DstIP: f.Virtual.Addr().AsSlice()}
-	all := []gopacket.SerializableLayer{
-		&layers.Ethernet{SrcMAC: c.From.MAC(c.NIC), DstMAC: c.To, EthernetType: layers.EthernetTypeIPv4}, ip,
-	}
+	protocol := layers.IPProtocolTCP
 	if f.UDP {
-		ip.Protocol = layers.IPProtocolUDP
+		protocol = layers.IPProtocolUDP
+	}
+	all := c.networkLayers(f, protocol)
+	ip := all[1].(gopacket.NetworkLayer)
+	if f.UDP {
 		udp := &layers.UDP{SrcPort: layers.UDPPort(f.Client.Port()), DstPort: layers.UDPPort(f.Virtual.Port())}
 		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
 			return nil, err
@@ -156,17 +157,39 @@ func (c *Crowd) frame(f CrowdFlow, flags string) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
+// networkLayers are Ethernet's header and that of IP.
+func (c *Crowd) networkLayers(f CrowdFlow, protocol layers.IPProtocol) []gopacket.SerializableLayer {
+	ethernet := &layers.Ethernet{SrcMAC: c.From.MAC(c.NIC), DstMAC: c.To, EthernetType: layers.EthernetTypeIPv4}
+	from, to := f.Client.Addr().AsSlice(), f.Virtual.Addr().AsSlice()
+	if f.Client.Addr().Is6() {
+		ethernet.EthernetType = layers.EthernetTypeIPv6
+		return []gopacket.SerializableLayer{ethernet, &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: protocol, SrcIP: from, DstIP: to}}
+	}
+	return []gopacket.SerializableLayer{ethernet, &layers.IPv4{Version: 4, TTL: 64, Protocol: protocol, SrcIP: from, DstIP: to}}
+}
+
 // crowdFlowOf is the flow that a frame belongs to.
 func crowdFlowOf(frame []byte) (f CrowdFlow, ok bool) {
-	const ethernet, header = 14, 14 + 20
-	if len(frame) < header+4 || frame[12] != 8 || frame[13] != 0 || frame[ethernet] != 0x45 {
+	const ethernet = 14
+	if len(frame) < ethernet+1 {
 		return f, false
 	}
-	address := func(at int) netip.Addr { return netip.AddrFrom4([4]byte(frame[at : at+4])) }
-	f = CrowdFlow{
-		UDP:     frame[ethernet+9] == byte(layers.IPProtocolUDP),
-		Client:  netip.AddrPortFrom(address(ethernet+12), binary.BigEndian.Uint16(frame[header:])),
-		Virtual: netip.AddrPortFrom(address(ethernet+16), binary.BigEndian.Uint16(frame[header+2:])),
+	kind, ip := binary.BigEndian.Uint16(frame[12:]), frame[ethernet:]
+	header, protocol, address, size := 20, 9, 12, 4
+	switch {
+	case kind == uint16(layers.EthernetTypeIPv6) && ip[0]>>4 == 6:
+		header, protocol, address, size = 40, 6, 8, 16
+	case kind != uint16(layers.EthernetTypeIPv4) || ip[0] != 0x45:
+		return f, false
 	}
-	return f, true
+	if len(ip) < header+4 {
+		return f, false
+	}
+	client, _ := netip.AddrFromSlice(ip[address : address+size])
+	virtual, _ := netip.AddrFromSlice(ip[address+size : address+2*size])
+	return CrowdFlow{
+		UDP:     ip[protocol] == byte(layers.IPProtocolUDP),
+		Client:  netip.AddrPortFrom(client, binary.BigEndian.Uint16(ip[header:])),
+		Virtual: netip.AddrPortFrom(virtual, binary.BigEndian.Uint16(ip[header+2:])),
+	}, true
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -47,20 +48,42 @@ type Entry struct {
 }
 
 // appendEntry appends e to the body of a frame of entries.
-func appendEntry(b []byte, e Entry) ([]byte, error) {
-	record, err := encode1(e.Record)
+func appendEntry(b []byte, e *Entry) ([]byte, error) {
+	begin := len(b)
+	b, err := appendRecord1(append(b, 0, 0), &e.Record)
 	if err != nil {
-		return b, err
+		return b[:begin], err
 	}
-	b = binary.BigEndian.AppendUint16(b, uint16(len(record)+entryTail))
-	b = append(b, record...)
 	idle := min(max(e.Idle, 0), MaxTimeout)
 	b = binary.BigEndian.AppendUint32(b, uint32(idle/time.Second))
 	var bits uint8
 	if e.IsProven {
 		bits |= bitProven
 	}
-	return append(b, bits), nil
+	b = append(b, bits)
+	binary.BigEndian.PutUint16(b[begin:], uint16(len(b)-begin-2))
+	return b, nil
+}
+
+// entryFrame is a frame of entries as it is sent.
+type entryFrame struct {
+	bytes []byte
+	count int // of entries
+}
+
+// framesOf are the frames that tell of entries.
+func framesOf(entries []Entry) (frames []entryFrame, err error) {
+	for part := range slices.Chunk(entries, batchEntries) {
+		b := make([]byte, frameHeader, frameHeader+len(part)*(2+recordLen4+entryTail))
+		for i := range part {
+			if b, err = appendEntry(b, &part[i]); err != nil {
+				return nil, err
+			}
+		}
+		binary.BigEndian.PutUint32(b, frameEntries<<24|uint32(len(b)-frameHeader))
+		frames = append(frames, entryFrame{b, len(part)})
+	}
+	return frames, nil
 }
 
 var errEntry = errors.New("entry that does not fit its frame")
@@ -85,18 +108,19 @@ func parseEntries(dst []Entry, b []byte) ([]Entry, error) {
 		if len(entry) < n+entryTail {
 			return dst, errEntry
 		}
-		r, known, err := parseRecord1(entry[:n])
+		at := len(dst)
+		dst = slices.Grow(dst, 1)[:at+1]
+		e := &dst[at]
+		known, err := parseRecord1(&e.Record, entry[:n])
 		if err != nil {
-			return dst, err
+			return dst[:at], err
 		}
-		if !known || !r.isKnown() {
+		if !known || !e.isKnown() {
+			dst = dst[:at]
 			continue
 		}
-		dst = append(dst, Entry{
-			Record:   r,
-			Idle:     time.Duration(binary.BigEndian.Uint32(entry[n:])) * time.Second,
-			IsProven: entry[n+4]&bitProven != 0,
-		})
+		e.Idle = time.Duration(binary.BigEndian.Uint32(entry[n:])) * time.Second
+		e.IsProven, e.IsUnsigned = entry[n+4]&bitProven != 0, false
 	}
 	return dst, nil
 }

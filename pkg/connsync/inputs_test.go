@@ -56,7 +56,7 @@ func TestMutatedInputs(t *testing.T) {
 	for _, c := range captured {
 		datagrams = append(datagrams, unhex(t, c.hex))
 	}
-	entry, err := appendEntry(nil, entryOf("172.16.0.1:1"))
+	entry, err := appendEntry(nil, new(entryOf("172.16.0.1:1")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,12 +109,22 @@ func (m *Mesh) keyring() *keyring {
 
 // Publish tells all peers of entries that are new or have changed. It does not
 // wait: what a slow peer cannot take is made good by another walk over the
-// table.
+// table. It does not keep the slice.
 func (m *Mesh) Publish(entries []Entry) {
+	var frames []entryFrame
 	for _, p := range m.peers {
-		if s := p.current(); s != nil {
-			s.publish(entries)
+		s := p.current()
+		if s == nil {
+			continue
 		}
+		if frames == nil { // the same bytes for all
+			var err error
+			if frames, err = framesOf(entries); err != nil {
+				s.end(err)
+				continue
+			}
+		}
+		s.publish(frames, len(entries))
 	}
 }
 

@@ -99,37 +99,55 @@ func (p *Packer) encode(r Record) ([]byte, error) {
 	if p.version == 0 {
 		return encode0(r)
 	}
-	return encode1(r)
+	return appendRecord1(nil, &r)
 }
 
-func encode1(r Record) ([]byte, error) {
-	size, length := 4, recordLen4
-	if !r.Client.Addr().Is4() {
-		size, length = 16, recordLen6
+// appendRecord1 appends a record of version 1; on error b is as it was.
+func appendRecord1(b []byte, r *Record) ([]byte, error) {
+	if r.Client.Addr().Is4() {
+		var fixed [recordLen4]byte
+		putFixed1(fixed[:], r)
+		for i, a := range [...]*netip.AddrPort{&r.Client, &r.Virtual, &r.Real} {
+			*(*[4]byte)(fixed[24+4*i:]) = a.Addr().As4()
+		}
+		return appendOptions(append(b, fixed[:]...), len(b), r.Options)
 	}
-	b := make([]byte, length, length+2*len(r.Options))
-	if size == 16 {
-		b[0] = typeIPv6
+	var fixed [recordLen6]byte
+	fixed[0] = typeIPv6
+	putFixed1(fixed[:], r)
+	for i, a := range [...]*netip.AddrPort{&r.Client, &r.Virtual, &r.Real} {
+		*(*[16]byte)(fixed[24+16*i:]) = a.Addr().As16()
 	}
+	return appendOptions(append(b, fixed[:]...), len(b), r.Options)
+}
+
+// putFixed1 writes what is at the same place in records of both families.
+func putFixed1(b []byte, r *Record) {
+	b = b[:recordLen4]
 	b[1] = r.Protocol
 	binary.BigEndian.PutUint32(b[4:], uint32(r.Flags))
 	binary.BigEndian.PutUint16(b[8:], uint16(r.State))
+	binary.BigEndian.PutUint16(b[10:], r.Client.Port())
+	binary.BigEndian.PutUint16(b[12:], r.Virtual.Port())
+	binary.BigEndian.PutUint16(b[14:], r.Real.Port())
 	binary.BigEndian.PutUint32(b[16:], r.Mark)
 	binary.BigEndian.PutUint32(b[20:], uint32(r.Timeout/time.Second))
-	for i, a := range []netip.AddrPort{r.Client, r.Virtual, r.Real} {
-		binary.BigEndian.PutUint16(b[10+2*i:], a.Port())
-		copy(b[24+i*size:], a.Addr().AsSlice())
-	}
-	for _, o := range r.Options {
+}
+
+// appendOptions appends the options of the record that begins at a byte of b, and
+// writes how long the record is.
+func appendOptions(b []byte, begin int, options []Option) ([]byte, error) {
+	for _, o := range options {
 		if len(o.Data) == 0 || len(o.Data) > 255 {
-			return nil, fmt.Errorf("option %d of %d bytes (1 to 255)", o.Type, len(o.Data))
+			return b[:begin], fmt.Errorf("option %d of %d bytes (1 to 255)", o.Type, len(o.Data))
 		}
 		b = append(append(b, o.Type, uint8(len(o.Data))), o.Data...)
 	}
-	if len(b) > lengthMask {
-		return nil, fmt.Errorf("record of %d bytes (at most %d)", len(b), lengthMask)
+	length := len(b) - begin
+	if length > lengthMask {
+		return b[:begin], fmt.Errorf("record of %d bytes (at most %d)", length, lengthMask)
 	}
-	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	binary.BigEndian.PutUint16(b[begin+2:], uint16(length))
 	return b, nil
 }
 

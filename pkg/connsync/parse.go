@@ -56,7 +56,8 @@ func parse1(dst []Record, b []byte) ([]Record, Header, error) {
 		if err != nil {
 			return dst, h, fmt.Errorf("record %d at byte %d: %w", i, at, err)
 		}
-		r, known, err := parseRecord1(b[at : at+length])
+		var r Record
+		known, err := parseRecord1(&r, b[at:at+length])
 		if err != nil {
 			return dst, h, fmt.Errorf("record %d at byte %d: %w", i, at, err)
 		}
@@ -99,24 +100,28 @@ func recordLength(b []byte) (int, error) {
 
 // parseRecord1 decodes b, which is as long as the record. Known is false if b
 // has an option that is mandatory and unknown.
-func parseRecord1(b []byte) (r Record, known bool, err error) {
-	r = Record{
-		Protocol: b[1],
-		Flags:    Flags(binary.BigEndian.Uint32(b[4:])) & wireFlags,
-		State:    State(binary.BigEndian.Uint16(b[8:])),
-		Mark:     binary.BigEndian.Uint32(b[16:]),
-		Timeout:  time.Duration(binary.BigEndian.Uint32(b[20:])) * time.Second,
+func parseRecord1(r *Record, b []byte) (known bool, err error) {
+	r.Protocol = b[1]
+	r.Flags = Flags(binary.BigEndian.Uint32(b[4:])) & wireFlags
+	r.State = State(binary.BigEndian.Uint16(b[8:]))
+	r.Mark = binary.BigEndian.Uint32(b[16:])
+	r.Timeout = time.Duration(binary.BigEndian.Uint32(b[20:])) * time.Second
+	r.Options = nil
+	options := recordLen4
+	for i, to := range [...]*netip.AddrPort{&r.Client, &r.Virtual, &r.Real} {
+		port := binary.BigEndian.Uint16(b[10+2*i:])
+		if b[0] == typeIPv6 {
+			options = recordLen6
+			*to = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24+16*i:])), port)
+		} else {
+			*to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[24+4*i:])), port)
+		}
 	}
-	size, options := 4, recordLen4
-	if b[0] == typeIPv6 {
-		size, options = 16, recordLen6
-	}
-	for i, to := range []*netip.AddrPort{&r.Client, &r.Virtual, &r.Real} {
-		addr, _ := netip.AddrFromSlice(b[24+i*size:][:size])
-		*to = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[10+2*i:]))
+	if len(b) == options {
+		return true, nil
 	}
 	r.Options, known, err = parseOptions(b[options:])
-	return r, known, err
+	return known, err
 }
 
 func parseOptions(b []byte) (options []Option, known bool, err error) {

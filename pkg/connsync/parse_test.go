@@ -84,7 +84,7 @@ func drawRecord(t *rapid.T, version uint8) Record {
 		Flags:    Flags(rapid.Uint32().Draw(t, "flags")) & wireFlags,
 		Client:   addr("client"), Virtual: addr("virtual"), Real: addr("real"),
 	}
-	r.State = State(rapid.IntRange(0, int(stateCounts[r.Protocol])-1).Draw(t, "state"))
+	r.State = State(rapid.IntRange(0, int(stateCount(r.Protocol))-1).Draw(t, "state"))
 	if version == 0 {
 		r.Flags &^= FlagSequence
 		return r

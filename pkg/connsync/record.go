@@ -60,9 +60,19 @@ const (
 	StateAssured State = 1
 )
 
-// stateCounts holds how many states each protocol has. A record with another
-// protocol, or with a state beyond, is skipped.
-var stateCounts = map[uint8]State{ProtocolTCP: 11, ProtocolUDP: 1, ProtocolSCTP: 14}
+// stateCount is how many states a protocol has. A record with another protocol,
+// or with a state beyond, is skipped.
+func stateCount(protocol uint8) State {
+	switch protocol {
+	case ProtocolTCP:
+		return 11
+	case ProtocolUDP:
+		return 1
+	case ProtocolSCTP:
+		return 14
+	}
+	return 0
+}
 
 // MaxTimeout is the longest timeout that version 1 can carry: whole seconds in
 // 32 bits.
@@ -97,14 +107,8 @@ type Record struct {
 }
 
 // IsTemplate reports whether r is a persistence template.
-func (r Record) IsTemplate() bool { return r.Flags&FlagTemplate != 0 }
+func (r *Record) IsTemplate() bool { return r.Flags&FlagTemplate != 0 }
 
 // isKnown reports whether r's protocol and state have a meaning. A template's
 // state is not looked at, as in the kernel.
-func (r Record) isKnown() bool {
-	if r.IsTemplate() {
-		return true
-	}
-	states, ok := stateCounts[r.Protocol]
-	return ok && r.State < states
-}
+func (r *Record) isKnown() bool { return r.IsTemplate() || r.State < stateCount(r.Protocol) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -126,15 +125,15 @@ func (s *session) sendNews() error {
 		s.ackSent = n
 	}
 	s.mu.Lock()
-	entries, digests := s.queue, s.digests
-	s.queue, s.digests = nil, nil
+	frames, digests := s.queue, s.digests
+	s.queue, s.queued, s.digests = nil, 0, nil
 	s.mu.Unlock()
 	if digests != nil {
 		if err := s.frame(frameDigest, appendDigests(nil, digests)); err != nil {
 			return err
 		}
 	}
-	if err := s.sendEntries(entries); err != nil || ask == s.askSent {
+	if err := s.sendFrames(frames); err != nil || ask == s.askSent {
 		return err
 	}
 	s.askSent = ask
@@ -142,14 +141,15 @@ func (s *session) sendNews() error {
 }
 
 func (s *session) sendEntries(entries []Entry) error {
-	for part := range slices.Chunk(entries, batchEntries) {
-		var body []byte
-		for _, e := range part {
-			var err error
-			if body, err = appendEntry(body, e); err != nil {
-				return err
-			}
-		}
+	frames, err := framesOf(entries)
+	if err != nil {
+		return err
+	}
+	return s.sendFrames(frames)
+}
+
+func (s *session) sendFrames(frames []entryFrame) error {
+	for _, f := range frames {
 		s.mu.Lock()
 		s.unacked = append(s.unacked, time.Now())
 		behind := len(s.unacked)
@@ -157,10 +157,13 @@ func (s *session) sendEntries(entries []Entry) error {
 		if behind > maxUnacked {
 			return fmt.Errorf("the peer has not acknowledged %d frames of entries", behind)
 		}
-		if err := s.frame(frameEntries, body); err != nil {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(aliveTimeout)); err != nil {
 			return err
 		}
-		s.sent.Add(uint64(len(part)))
+		if _, err := s.conn.Write(f.bytes); err != nil {
+			return err
+		}
+		s.sent.Add(uint64(f.count))
 	}
 	return nil
 }

@@ -57,7 +57,8 @@ type session struct {
 
 	mu         sync.Mutex
 	why        error // that this end has ended it; nil: it has not
-	queue      []Entry
+	queue      []entryFrame
+	queued     int         // entries in queue
 	overflowed bool        // entries were dropped, here or there: only another walk makes the peer complete
 	digests    []Digest    // to be sent, nil: nothing new
 	acked      uint64      // frames of entries that the peer has absorbed
@@ -194,14 +195,14 @@ func (s *session) await(ctx context.Context, is func() bool) error {
 	}
 }
 
-// publish queues entries for the peer.
-func (s *session) publish(entries []Entry) {
+// publish queues frames of so many entries for the peer. It keeps the frames.
+func (s *session) publish(frames []entryFrame, count int) {
 	s.mu.Lock()
-	if len(s.queue)+len(entries) > maxQueued {
-		s.queue, s.overflowed = nil, true
+	if s.queued+count > maxQueued {
+		s.queue, s.queued, s.overflowed = nil, 0, true
 		s.walked.Store(false)
 	} else {
-		s.queue = append(s.queue, entries...)
+		s.queue, s.queued = append(s.queue, frames...), s.queued+count
 	}
 	s.mu.Unlock()
 	s.wakeWriter()

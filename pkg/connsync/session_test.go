@@ -41,7 +41,7 @@ func frameOf(kind uint8, body ...byte) []byte {
 // it ends with an error or with the connection, and nothing that it keeps is
 // larger than what was said.
 func FuzzSession(f *testing.F) {
-	entries, err := appendEntry(nil, entryOf("172.16.0.1:1"))
+	entries, err := appendEntry(nil, new(entryOf("172.16.0.1:1")))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func FuzzSession(f *testing.F) {
 // follows the known part of a hello and of an entry: two releases share
 // connections.
 func TestLaterReleaseIsUnderstood(t *testing.T) {
-	entry, err := appendEntry(nil, entryOf("172.16.0.1:1"))
+	entry, err := appendEntry(nil, new(entryOf("172.16.0.1:1")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package failover
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,17 +28,23 @@ var synced = []struct {
 
 func syncedBody(t *testing.T) string {
 	t.Helper()
+	return syncedBodyOf(t, VIP, Addr)
+}
+
+// syncedBodyOf is the body of a pair whose VIP and hosts have these addresses.
+func syncedBodyOf(t *testing.T, vip netip.Addr, addr func(host string) netip.Addr) string {
+	t.Helper()
 	key := filepath.Join(t.TempDir(), "sync.key")
 	must(t, os.WriteFile(key, []byte(strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600))
 	var b strings.Builder
-	fmt.Fprintf(&b, "sync: {peers: [%s, %s], key_file: %s}\nservices:\n", Addr("a"), Addr("b"), key)
+	fmt.Fprintf(&b, "sync: {peers: [%q, %q], key_file: %s}\nservices:\n", addr("a"), addr("b"), key)
 	for _, s := range synced {
-		fmt.Fprintf(&b, "  - name: %s\n    listen: [%q]\n    scheduler: %s\n", s.name, fmt.Sprintf("%s:%d/tcp", VIP, s.port), s.scheduler)
+		fmt.Fprintf(&b, "  - name: %s\n    listen: [%q]\n    scheduler: %s\n", s.name, netip.AddrPortFrom(vip, uint16(s.port)).String()+"/tcp", s.scheduler)
 		if s.persistent {
 			b.WriteString("    persistence: {timeout: 300s}\n")
 		}
 		fmt.Fprintf(&b, "    check: {type: tcp, port: %d, interval: 1s, timeout: 1s}\n", s.port)
-		fmt.Fprintf(&b, "    reals:\n      - {address: %s, weight: 1}\n      - {address: %s, weight: 2}\n", Addr("r1"), Addr("r2"))
+		fmt.Fprintf(&b, "    reals:\n      - {address: %q, weight: 1}\n      - {address: %q, weight: 2}\n", addr("r1"), addr("r2"))
 	}
 	return b.String()
 }
@@ -120,10 +127,11 @@ func (p *pair) holdAll() map[string][]held {
 // A pair that shares connections loses none that is older than 300 ms, whatever
 // the scheduler: neither when the master is killed, nor when it comes back and
 // takes over, nor when it is stopped. Without sloppy_tcp a director that was
-// not told would have a connection reset.
+// not told would have a connection reset. This is so over IPv6, of the clients
+// and of the session; TestSyncedPairUnderLoad is over IPv4.
 func TestSyncedConnectionsSurvive(t *testing.T) {
 	t.Parallel()
-	p := newRealPair(t, v3tenth, syncedBody(t))
+	p := newRealPair(t, v3tenth6, syncedBodyOf(t, v3tenth6.vip(), addr6))
 	p.awaitSync()
 	conns := p.holdAll()
 	p.awaitAcknowledged("a")
@@ -139,7 +147,7 @@ func TestSyncedConnectionsSurvive(t *testing.T) {
 	_, err := p.Host("a").Run(t.Context(), self, "purge", "-c", filepath.Join(p.Host("a").Dir(), "lvx.yaml"))
 	must(t, err)
 	p.a = p.start("a", p.better)
-	p.await("a is master again", func() error { return p.Alone("a", "b", VIP) })
+	p.await("a is master again", func() error { return p.Alone("a", "b", p.vip()) })
 	p.settle()
 	p.checkAlive("after the return", conns)
 	p.checkAlive("after the return, opened meanwhile", fresh)
@@ -155,7 +163,7 @@ func TestSyncedConnectionsSurvive(t *testing.T) {
 
 // hasVIP reports that a host has the VIP.
 func (p *pair) hasVIP(host string) error {
-	if ok, err := p.Has(host, VIP); err != nil || !ok {
+	if ok, err := p.Has(host, p.vip()); err != nil || !ok {
 		return fmt.Errorf("no VIP on %s: %v", host, err)
 	}
 	return nil

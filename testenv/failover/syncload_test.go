@@ -402,7 +402,7 @@ func (p *pair) hasLeft(director string, real netip.Addr) error {
 
 // editsOfReals add a real, drain it and another one, and remove it.
 func editsOfReals(body string) []editOfReals {
-	line := fmt.Sprintf("      - {address: %s, weight: 2}\n", Addr("r2"))
+	line := fmt.Sprintf("      - {address: %q, weight: 2}\n", Addr("r2"))
 	with := func(second, third int) string {
 		lines := fmt.Sprintf("      - {address: %s, weight: %d}\n", Addr("r2"), second)
 		if third >= 0 {

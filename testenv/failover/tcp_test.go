@@ -56,7 +56,7 @@ func newRealPair(t *testing.T, s setting, body string) *pair {
 	p := newPair(t, LVX{Self: self, Body: body}, s)
 	for _, name := range []string{"r1", "r2"} {
 		h := p.Host(name)
-		_, err := h.Run(t.Context(), self, "real", "up", "--vip", VIP.String(), "--interface", "eth0", "--state", filepath.Join(h.Dir(), "real.json"))
+		_, err := h.Run(t.Context(), self, "real", "up", "--vip", p.vip().String(), "--interface", "eth0", "--state", filepath.Join(h.Dir(), "real.json"))
 		must(t, err)
 		_, err = h.ServeWeb(":80", ":81", ":82", ":83")
 		must(t, err)

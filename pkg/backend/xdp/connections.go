@@ -26,14 +26,14 @@ func (b *Backend) Connections(limit int) ([]lb.Connection, error) {
 	b.eachFlow(func(e entry, v bpf.FlowValue) bool {
 		if !b.expired(v, now) && !full() {
 			c := b.connection(e, v, now)
-			c.Synced = !e.table.isIPv6() && b.isSynced(false, e.place(), e.key, uint64(v))
+			c.Synced = b.isSynced(false, e, uint64(v))
 			out = append(out, c)
 		}
 		return !full()
 	})
 	b.eachTemplate(func(e entry, t bpf.TemplateValue) bool {
 		if c, ok := b.templateConnection(e, t, now); ok && !full() {
-			c.Synced = !e.table.isIPv6() && b.isSynced(true, e.place(), e.key, uint64(t))
+			c.Synced = b.isSynced(true, e, uint64(t))
 			out = append(out, c)
 		}
 		return !full()

@@ -1,14 +1,19 @@
 package xdp
 
-import "math/bits"
+import (
+	"math/bits"
 
-// peerView is what peers know of each place of a table.
-type peerView struct {
-	word []uint8  // nonce, state and proven of what they know; 0: nothing
-	tick []uint16 // of a flow its time stamp then, of a template its end
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// peerView is what peers know of each set of a table.
+type peerView []knownSet
+
+// knownSet is what peers know of the places of a set.
+type knownSet struct {
+	word [bpf.Ways]uint8  // nonce, state and proven of what they know; 0: nothing
+	tick [bpf.Ways]uint16 // of a flow its time stamp then, of a template its end
 }
-
-func newPeerView(places int) peerView { return peerView{make([]uint8, places), make([]uint16, places)} }
 
 // wordOf are the bits of a value whose change is news. They are never 0 in a
 // live entry.
@@ -16,18 +21,20 @@ func wordOf(v uint64) uint8 { return uint8(v >> 56) }
 
 // isNews reports whether peers know an entry otherwise, or know it from so long
 // ago that it must be told again; life is in ticks.
-func (t *peerView) isNews(place int, v uint64, tick uint16, life uint32) bool {
-	return t.word[place] != wordOf(v) || uint32(tick-t.tick[place]) >= max(life/refreshShare, 1)
+func (t peerView) isNews(set, way int, v uint64, tick uint16, life uint32) bool {
+	known := &t[set]
+	return known.word[way] != wordOf(v) || uint32(tick-known.tick[way]) >= max(life/refreshShare, 1)
 }
 
 // isKnown reports whether peers know the entry that has a place, however it has
 // changed since.
-func (t *peerView) isKnown(place int, v uint64) bool {
-	return t.word[place] != 0 && (t.word[place]^wordOf(v))&0xf == 0 // the nonce
+func (t peerView) isKnown(set, way int, v uint64) bool {
+	known := t[set].word[way]
+	return known != 0 && (known^wordOf(v))&0xf == 0 // the nonce
 }
 
-func (t *peerView) note(place int, v uint64, tick uint16) {
-	t.word[place], t.tick[place] = wordOf(v), tick
+func (t peerView) note(set, way int, v uint64, tick uint16) {
+	t[set].word[way], t[set].tick[way] = wordOf(v), tick
 }
 
 // foundSets are the sets of a table in which the sweeper has found news: a bit

@@ -110,8 +110,8 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 		}
 		b.restampFlow(e.client(), v, now)
 		b.noteRow(e, v)
-		if b.news != nil && !t.isIPv6() {
-			b.findFlowNews(set, w, v)
+		if b.news != nil {
+			b.findFlowNews(t, set, w, v)
 		}
 	}
 }
@@ -165,8 +165,8 @@ func (b *Backend) sweepTemplates(now uint64) {
 			for w := range bpf.Ways {
 				p := table.at(set, w).value
 				b.sweepTemplate(p, now)
-				if b.news != nil && !table.isIPv6() {
-					b.findTemplateNews(set, w, bpf.TemplateValue(load64(p)))
+				if b.news != nil {
+					b.findTemplateNews(table, set, w, bpf.TemplateValue(load64(p)))
 				}
 			}
 		}

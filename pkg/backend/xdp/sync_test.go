@@ -15,11 +15,7 @@ import (
 )
 
 // pair is two directors with the same services, each a loaded program.
-type pair struct {
-	a, b *harness
-	sent []connsync.Entry // what a has told so far
-	stop func()
-}
+type pair struct{ a, b *harness }
 
 // another has a network namespace of its own.
 type another struct{ testing.TB }
@@ -34,14 +30,19 @@ func newPairOf(t *testing.T, s lb.State, flows int) *pair {
 	p := &pair{a: newStill(t, flows, 1024), b: newStill(another{t}, flows, 1024)}
 	p.a.apply(s)
 	p.b.apply(s)
-	_, p.stop = p.a.TellNews(func(e []connsync.Entry) { p.sent = append(p.sent, e...) })
-	// The test asks for news itself: nothing may depend on the time.
-	p.stop()
-	p.a.mu.Lock()
-	p.a.news = newNews(len(p.a.dp.Flows)/2, len(p.a.dp.Templates)/2)
-	p.a.applySettings()
-	p.a.mu.Unlock()
+	p.a.tellOnRequest()
 	return p
+}
+
+// tellOnRequest has the packet path note news, for which the test asks itself:
+// nothing may depend on the time.
+func (h *harness) tellOnRequest() {
+	_, stop := h.TellNews(func([]connsync.Entry) {})
+	stop()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.news = h.newNews()
+	h.applySettings()
 }
 
 // sync brings b what is new on a.

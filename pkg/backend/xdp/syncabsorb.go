@@ -15,7 +15,7 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	waited := b.pen.release(b.applies, func(e connsync.Entry) bool {
-		_, isKnown := b.absorption(e, 0)
+		_, isKnown := b.absorption(&e, 0)
 		return isKnown
 	})
 	for _, part := range [][]connsync.Entry{waited, entries} {
@@ -39,11 +39,16 @@ func (b *Backend) absorb(entries []connsync.Entry) (rejected int, err error) {
 	return rejected, nil
 }
 
+// absorptions are entries in this director's numbers, those of IPv4 apart from
+// those of IPv6: each family has a program of its own.
+type absorptions [2][]bpf.Absorption
+
 // absorbOf takes those of entries that are unsigned, or those that are not.
 func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected int, err error) {
 	now := b.now()
-	var batch []bpf.Absorption
-	for _, e := range entries {
+	var batch absorptions
+	for i := range entries {
+		e := &entries[i]
 		if e.IsUnsigned != isUnsigned {
 			continue
 		}
@@ -52,25 +57,31 @@ func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected 
 		case known && isUnsigned && b.knowsBetter(&a, now):
 			rejected++
 		case known && a.Value != 0:
-			batch = append(batch, a)
+			family := 0
+			if e.Client.Addr().Is6() {
+				family = 1
+			}
+			batch[family] = append(batch[family], a)
 		case known: // it has expired, or its state means nothing here
 			rejected++
-		case !b.pen.take(e, time.Now()):
+		case !b.pen.take(*e, time.Now()):
 			rejected++
 		}
 	}
-	if len(batch) == 0 {
-		return rejected, nil
-	}
-	if err := b.dp.Absorb(batch); err != nil {
-		return rejected, err
-	}
-	for i := range batch {
-		switch batch[i].Outcome {
-		case bpf.AbsorbStored, bpf.AbsorbChanged:
-			b.noteAbsorbed(&batch[i], isUnsigned)
-		case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
-			rejected++
+	for family, store := range []func([]bpf.Absorption) error{b.dp.Absorb, b.dp.Absorb6} {
+		if len(batch[family]) == 0 {
+			continue
+		}
+		if err := store(batch[family]); err != nil {
+			return rejected, err
+		}
+		for i := range batch[family] {
+			switch a := &batch[family][i]; a.Outcome {
+			case bpf.AbsorbStored, bpf.AbsorbChanged:
+				b.noteAbsorbed(a, isUnsigned)
+			case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
+				rejected++
+			}
 		}
 	}
 	return rejected, nil
@@ -79,12 +90,16 @@ func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected 
 // absorption is an entry in this director's numbers. Known is false if it is of
 // a service or real that this director does not have; its Value is 0 if there
 // is nothing to store.
-func (b *Backend) absorption(e connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
-	if !e.Client.Addr().Is4() || !e.Virtual.Addr().Is4() { // IPv6 is not synced
+func (b *Backend) absorption(e *connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
+	isIPv6 := e.Client.Addr().Is6()
+	if isIPv6 != e.Virtual.Addr().Is6() {
 		return a, true
 	}
+	if isIPv6 && !b.ipv6 {
+		return a, false // as for a service that the file does not have yet
+	}
 	if e.IsTemplate() {
-		return b.templateAbsorption(e, now)
+		return b.templateAbsorption(e)
 	}
 	proto := lb.TCP
 	state, isTaken := localStates[e.State]
@@ -92,7 +107,7 @@ func (b *Backend) absorption(e connsync.Entry, now uint64) (a bpf.Absorption, kn
 		proto, state, isTaken = lb.UDP, bpf.StateUDP, true
 	}
 	number, isNumbered := b.numbers.of[endpoint{e.Virtual.Addr(), proto}]
-	s := b.serviceOf(e.Record, proto)
+	s := b.serviceOf(&e.Record, proto)
 	if !isNumbered || s == nil {
 		return a, false
 	}
@@ -107,22 +122,27 @@ func (b *Backend) absorption(e connsync.Entry, now uint64) (a bpf.Absorption, kn
 	if !isTaken || age > uint32(b.dp.Settings.Timeout[state]) {
 		return a, true
 	}
-	a.Key = uint64(bpf.FlowKeyOf(e.Client.Addr(), e.Client.Port(), number))
-	a.Hash = b.dp.Settings.FlowHash(e.Client, e.Virtual)
 	a.Value = uint64(bpf.FlowValueOf(e.Virtual.Port(), r.slot, r.gen, state, e.IsProven, uint16(now)-uint16(age)))
 	a.Kind = bpf.AbsorbFlow
+	if isIPv6 {
+		key := bpf.FlowKeyOfName(b.dp.Settings.NameOf(e.Client.Addr()), e.Client.Port(), number)
+		a.Key, a.Hash, a.Owner = uint64(key), b.dp.Settings.FlowHash6(key, e.Virtual.Port()), bpf.AddressOf(e.Client.Addr())
+	} else {
+		a.Key = uint64(bpf.FlowKeyOf(e.Client.Addr(), e.Client.Port(), number))
+		a.Hash = b.dp.Settings.FlowHash(e.Client, e.Virtual)
+	}
 	if e.Flags&connsync.FlagInactive == 0 || proto == lb.UDP {
 		a.Replaces = 1
 	}
 	return a, true
 }
 
-func (b *Backend) templateAbsorption(e connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
+func (b *Backend) templateAbsorption(e *connsync.Entry) (a bpf.Absorption, known bool) {
 	proto := lb.TCP
 	if e.Protocol == connsync.ProtocolUDP {
 		proto = lb.UDP
 	}
-	s := b.serviceOf(e.Record, proto)
+	s := b.serviceOf(&e.Record, proto)
 	if s == nil || !s.conf.Persistence.Enabled() {
 		return a, false
 	}
@@ -137,7 +157,10 @@ func (b *Backend) templateAbsorption(e connsync.Entry, now uint64) (a bpf.Absorp
 	if e.Idle >= lifetime {
 		return a, true
 	}
-	key := bpf.TemplateKeyOf(bpf.IPv4Word(e.Client.Addr())&s.entry.PersistMask, s.cookie)
+	network, key := b.templateOf(s, e.Client.Addr())
+	if network.Is6() {
+		a.Owner = bpf.AddressOf(network)
+	}
 	a.Key = uint64(key)
 	a.Hash = b.dp.Settings.TemplateHash(key)
 	a.Value = uint64(bpf.TemplateValueOf(r.slot, r.gen, e.State == connsync.StateAssured, e.IsProven))
@@ -151,9 +174,9 @@ func (b *Backend) templateAbsorption(e connsync.Entry, now uint64) (a bpf.Absorp
 
 // serviceOf is the service that a record is of: by its mark, else by where it
 // listens.
-func (b *Backend) serviceOf(r connsync.Record, proto lb.Protocol) *service {
+func (b *Backend) serviceOf(r *connsync.Record, proto lb.Protocol) *service {
 	if r.Mark != 0 {
-		return b.index().byMark[r.Mark]
+		return b.index().byMark[familyMark{r.Mark, r.Client.Addr().Is6()}]
 	}
 	return b.index().find(r.Virtual, proto)
 }
@@ -179,12 +202,12 @@ func (b *Backend) knowsBetter(a *bpf.Absorption, now uint64) (is bool) {
 	if a.Kind != bpf.AbsorbFlow {
 		return false // a template that lives is kept in any case
 	}
-	b.eachPlaceOf(a, func(place int, value uint64) {
+	b.eachPlaceOf(a, func(place entry, value uint64) {
 		v := bpf.FlowValue(value)
 		if !v.IsLive() || !v.IsProven() || b.expired(v, now) {
 			return
 		}
-		isTold, isUnsigned := b.originAt(false, place, a.Key, value)
+		isTold, isUnsigned := b.originAt(false, place, value)
 		switch {
 		case isUnsigned:
 		case isTold, uint32(age(v, now)) <= ticks(ownTime):
@@ -196,20 +219,21 @@ func (b *Backend) knowsBetter(a *bpf.Absorption, now uint64) (is bool) {
 
 // eachPlaceOf visits the places where the entry of an absorption may be, of
 // flows those with its port.
-func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place int, value uint64)) {
-	isTemplate := a.Kind == bpf.AbsorbTemplate
-	table := b.dp.Flows
+func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place entry, value uint64)) {
+	isTemplate, family := a.Kind == bpf.AbsorbTemplate, familyOfOwner(a)
+	t := b.flowTables()[family]
 	if isTemplate {
-		table = b.dp.Templates
+		t = b.templateTables()[family]
 	}
-	for _, set := range bpf.TwoSets(a.Hash, uint32(len(table)/8)) {
-		for w := range uint32(bpf.Ways) {
-			if load64(&table[set*8+w]) != a.Key {
+	for _, set := range bpf.TwoSets(a.Hash, uint32(t.sets())) {
+		for way := range bpf.Ways {
+			place := t.at(int(set), way)
+			if place.key != a.Key || family == 1 && bpf.AddressOf(place.client()) != a.Owner {
 				continue
 			}
-			v := load64(&table[set*8+4+w])
+			v := load64(place.value)
 			if isTemplate || bpf.FlowValue(v).Port() == bpf.FlowValue(a.Value).Port() {
-				visit(int(set*bpf.Ways+w), v)
+				visit(place, v)
 			}
 		}
 	}
@@ -219,21 +243,40 @@ func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place int, value uin
 // marks it in the list of connections if it was not there before, and has its row
 // ask for connections if it is at another real.
 func (b *Backend) noteAbsorbed(a *bpf.Absorption, isUnsigned bool) {
+	if a.Kind == bpf.AbsorbFlow { // the program says where
+		t := b.flowTables()[familyOfOwner(a)]
+		b.noteAbsorbedAt(a, t.placeOf(a.Key, int(a.Set), int(a.Way)), a.Value, isUnsigned)
+		return
+	}
+	b.eachPlaceOf(a, func(place entry, v uint64) { b.noteAbsorbedAt(a, place, v, isUnsigned) })
+}
+
+func (b *Backend) noteAbsorbedAt(a *bpf.Absorption, place entry, v uint64, isUnsigned bool) {
 	isTemplate := a.Kind == bpf.AbsorbTemplate
-	b.eachPlaceOf(a, func(place int, v uint64) {
-		wasTold, _ := b.originAt(isTemplate, place, a.Key, v)
-		if a.Outcome == bpf.AbsorbStored || wasTold || isUnsigned {
-			b.markOrigin(a, place, v, isUnsigned)
-		}
-		if !isTemplate {
-			b.noteRow(b.flowTables()[0].at(place/bpf.Ways, place%bpf.Ways), bpf.FlowValue(v))
-		}
-		switch {
-		case b.news == nil:
-		case isTemplate:
-			b.news.templates.note(place, v, uint16(v))
-		default:
-			b.news.flows.note(place, v, uint16(v))
-		}
-	})
+	isMarked := a.Outcome == bpf.AbsorbStored || isUnsigned
+	if !isMarked {
+		isMarked, _ = b.originAt(isTemplate, place, v)
+	}
+	if isMarked {
+		b.markOrigin(isTemplate, place, v, isUnsigned)
+	}
+	if !isTemplate {
+		b.noteRow(place, bpf.FlowValue(v))
+	}
+	if b.news == nil {
+		return
+	}
+	of := &b.news.flows[familyOf(place.table)]
+	if isTemplate {
+		of = &b.news.templates[familyOf(place.table)]
+	}
+	of.view.note(place.set, place.way, v, uint16(v))
+}
+
+// familyOfOwner is the place of an absorption's table among those of both families.
+func familyOfOwner(a *bpf.Absorption) int {
+	if a.Owner != (bpf.Address{}) {
+		return 1
+	}
+	return 0
 }

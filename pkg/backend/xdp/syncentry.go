@@ -2,25 +2,29 @@ package xdp
 
 import (
 	"cmp"
-	"net/netip"
 	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/connsync"
-	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// wireStates are the states of flows as peers are told of them. A half-open
+// wireState is the state of a flow as peers are told of it.
+type wireState struct {
+	state  connsync.State
+	isTold bool
+}
+
+// wireStates are the states of flows that peers are told of. A half-open
 // connection is not told of, as in the kernel (ip_vs_sync_conn_needed).
-var wireStates = map[bpf.FlowState]connsync.State{
-	bpf.StateEstablished: connsync.StateEstablished,
-	bpf.StateFinWait:     connsync.StateFinWait,
-	bpf.StateTimeWait:    connsync.StateTimeWait,
-	bpf.StateClose:       connsync.StateClose,
-	bpf.StateUDP:         connsync.StateNone,
-	bpf.StateSynSent:     connsync.StateSynSent,
-	bpf.StateCloseWait:   connsync.StateCloseWait,
-	bpf.StateLastAck:     connsync.StateLastAck,
+var wireStates = [bpf.States]wireState{
+	bpf.StateEstablished: {connsync.StateEstablished, true},
+	bpf.StateFinWait:     {connsync.StateFinWait, true},
+	bpf.StateTimeWait:    {connsync.StateTimeWait, true},
+	bpf.StateClose:       {connsync.StateClose, true},
+	bpf.StateUDP:         {connsync.StateNone, true},
+	bpf.StateSynSent:     {connsync.StateSynSent, true},
+	bpf.StateCloseWait:   {connsync.StateCloseWait, true},
+	bpf.StateLastAck:     {connsync.StateLastAck, true},
 }
 
 // localStates are the states of TCP connections that peers tell of. Those that
@@ -41,16 +45,6 @@ var twoWayStates = map[connsync.State]bpf.FlowState{
 	connsync.StateSynSent:   bpf.StateSynSent,
 	connsync.StateCloseWait: bpf.StateCloseWait,
 	connsync.StateLastAck:   bpf.StateLastAck,
-}
-
-// wireFlags are the flags of an entry of a real, by how the real is reached. What
-// a tunnel reaches is told of as direct routing's: each director forwards by its
-// own configuration.
-func (b *Backend) wireFlags(slot uint32) connsync.Flags {
-	if b.dp.Reals[slot].Method() == bpf.ForwardNat {
-		return connsync.ForwardMasq
-	}
-	return directRouting
 }
 
 // portOf is the port of a real that packets to a VIP's port go to.
@@ -98,67 +92,4 @@ func isToldOf(v bpf.FlowValue) bool {
 		return v.IsProven()
 	}
 	return true
-}
-
-// flowEntry is a live flow as peers are told of it. It is false for one that
-// they are not told of, or that has outlived its real.
-func (b *Backend) flowEntry(k bpf.FlowKey, v bpf.FlowValue, now uint64) (connsync.Entry, bool) {
-	if !isToldOf(v) {
-		return connsync.Entry{}, false
-	}
-	state, isTold := wireStates[v.State()]
-	e, isNumbered := b.numbers.who[k.VIP()]
-	if !isTold || !isNumbered || !b.current(v) || b.expired(v, now) {
-		return connsync.Entry{}, false
-	}
-	r := connsync.Record{
-		Protocol: connsync.ProtocolTCP, Flags: b.wireFlags(v.Real()), State: state,
-		Client:  netip.AddrPortFrom(k.Client(), k.ClientPort()),
-		Virtual: netip.AddrPortFrom(e.vip, v.Port()),
-		Real:    netip.AddrPortFrom(b.addressOf(v.Real()), b.portOf(v.Real(), v.Port())),
-		Timeout: b.stateTimeout(v.State()),
-	}
-	if e.proto == lb.UDP {
-		r.Protocol = connsync.ProtocolUDP
-	}
-	if v.State() != bpf.StateEstablished {
-		r.Flags |= connsync.FlagInactive
-	}
-	if s := b.byIndex[b.dp.Reals[v.Real()].Service%bpf.Services]; s != nil {
-		if mark, ok := markOf(s); ok {
-			r.Mark = mark
-		}
-	}
-	idle := ticksDuration(int64(age(v, now)))
-	return connsync.Entry{Record: r, Idle: idle, IsProven: v.IsProven()}, true
-}
-
-// templateEntry is a live template as peers are told of it.
-func (b *Backend) templateEntry(k bpf.TemplateKey, t bpf.TemplateValue, now uint64) (connsync.Entry, bool) {
-	c, ok := b.templateConnection(entry{key: uint64(k), table: b.templateTables()[0]}, t, now)
-	if !ok || !b.isOfSlot(t) {
-		return connsync.Entry{}, false
-	}
-	s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
-	r := connsync.Record{
-		Flags:  b.wireFlags(t.Real()) | connsync.FlagInactive | connsync.FlagTemplate,
-		Client: c.Client, Virtual: c.Virtual, Real: c.Real,
-		Timeout: s.conf.Persistence.Timeout,
-	}
-	switch mark, isByMark := markOf(s); {
-	case isByMark:
-		r.Mark = mark
-	case c.Proto == lb.UDP:
-		r.Protocol = connsync.ProtocolUDP
-	default:
-		r.Protocol = connsync.ProtocolTCP
-	}
-	if t.IsAssured() {
-		r.State = connsync.StateAssured
-	}
-	if t.IsRenewed() {
-		r.Timeout = renewTicks * time.Second
-	}
-	left := ticksDuration(int64(t.Left(now)))
-	return connsync.Entry{Record: r, Idle: max(r.Timeout-left, 0), IsProven: t.IsProven()}, true
 }

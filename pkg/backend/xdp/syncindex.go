@@ -13,7 +13,13 @@ type listenerIndex struct {
 	ports   map[port]*service
 	ranges  map[endpoint][]lb.Listener
 	ofName  map[lb.Listener]*service
-	byMark  map[uint32]*service
+	byMark  map[familyMark]*service
+}
+
+// familyMark is a mark: of IPv4 and of IPv6 the same one may be two services'.
+type familyMark struct {
+	mark   uint32
+	isIPv6 bool
 }
 
 type port struct {
@@ -28,11 +34,11 @@ func (b *Backend) index() *listenerIndex {
 	}
 	x := &listenerIndex{
 		ofApply: b.applies, ports: map[port]*service{}, ranges: map[endpoint][]lb.Listener{},
-		ofName: map[lb.Listener]*service{}, byMark: map[uint32]*service{},
+		ofName: map[lb.Listener]*service{}, byMark: map[familyMark]*service{},
 	}
 	for _, s := range b.order {
 		if mark, ok := markOf(s); ok {
-			x.byMark[mark] = s
+			x.byMark[familyMark{mark, s.conf.IsIPv6()}] = s
 		}
 		for _, l := range s.conf.Listeners {
 			at := endpoint{l.Addr, l.Proto}

@@ -16,6 +16,7 @@ const (
 	newsInterval = 100 * time.Millisecond
 	walkSets     = 1 << 13 // of a table that are read at a time
 	refreshShare = 3       // an entry is told of again after this share of its life: peers' copies must not end
+	setsAhead    = 64      // that are read in one go, so that their cache misses overlap
 
 	// unprovenNews is how many connections that may be made up are told of in a
 	// newsInterval: of a flood's the others wait for the sweeper's next pass,
@@ -34,30 +35,58 @@ const (
 // are told of changes alone. The packet path notes which sets to look at; the
 // sweeper looks at all of them, so that what a note missed is told too.
 type news struct {
-	flows, templates           peerView
-	nextFlows, nextTemplates   int // words of notes to go on with
-	foundFlows, foundTemplates foundSets
-	limits                     newsLimits
-	unprovenLeft               int // that may be told of in this newsInterval
-	latest                     int // entries that were told of in the newsInterval before
+	flows, templates [2]tableNews // of IPv4 and of IPv6
+	turn             int          // the family that is looked at first
+	limits           newsLimits
+	unprovenLeft     int // that may be told of in this newsInterval
+	entries          []connsync.Entry
+}
+
+// tableNews are the news of one table.
+type tableNews struct {
+	table table
+	notes []uint64 // a byte for each set that the packet path has noted
+	next  int      // word of notes to go on with
+	view  peerView
+	found foundSets
+	sum   uint64 // see readAhead
 }
 
 // newsLimits are how many entries of each kind are told of in a newsInterval.
 type newsLimits struct{ noted, found, unproven int }
 
-func newNews(flowPlaces, templatePlaces int) *news {
-	return &news{
-		flows: newPeerView(flowPlaces), templates: newPeerView(templatePlaces),
-		foundFlows: newFoundSets(flowPlaces / bpf.Ways), foundTemplates: newFoundSets(templatePlaces / bpf.Ways),
-		limits: newsLimits{notedNews, foundNews, unprovenNews}, unprovenLeft: unprovenNews,
+func (b *Backend) newNews() *news {
+	n := &news{limits: newsLimits{notedNews, foundNews, unprovenNews}, unprovenLeft: unprovenNews}
+	notes := [2][2][]uint64{{b.dp.FlowNews, b.dp.FlowNews6}, {b.dp.TemplateNews, b.dp.TemplateNews6}}
+	for i, t := range b.flowTables() {
+		n.flows[i] = newTableNews(t, notes[0][i])
 	}
+	for i, t := range b.templateTables() {
+		n.templates[i] = newTableNews(t, notes[1][i])
+	}
+	return n
+}
+
+func newTableNews(t table, notes []uint64) tableNews {
+	return tableNews{table: t, notes: notes, view: make(peerView, t.sets()), found: newFoundSets(t.sets())}
+}
+
+// familyOf is the place of a table's news among those of both families.
+func familyOf(t table) int {
+	if t.isIPv6() {
+		return 1
+	}
+	return 0
 }
 
 // TellNews implements [connsync.Backend].
 func (b *Backend) TellNews(send func([]connsync.Entry)) (now func() (more bool), stop func()) {
 	b.mu.Lock()
-	b.news = newNews(len(b.dp.Flows)/2, len(b.dp.Templates)/2)
+	b.news = b.newNews()
 	b.applySettings()
+	if err := b.dp.PrepareAbsorb(); err != nil {
+		b.log.Warn("connections that peers tell of cannot be taken", "err", err)
+	}
 	b.mu.Unlock()
 	var telling sync.Mutex // nothing older is told behind anything newer
 	now = func() (more bool) {
@@ -94,192 +123,156 @@ func (b *Backend) TellNews(send func([]connsync.Entry)) (now func() (more bool),
 }
 
 // takeNews reads the sets that the packet path has noted, and those in which the
-// sweeper has found something, as far as the limits go.
-func (b *Backend) takeNews() (entries []connsync.Entry) {
+// sweeper has found something, as far as the limits go. What it returns is valid
+// until the next call.
+func (b *Backend) takeNews() []connsync.Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.news
 	if n == nil {
 		return nil
 	}
-	now := b.now()
-	entries = make([]connsync.Entry, 0, n.latest+n.latest/4)
-	defer func() { n.latest = len(entries) }()
+	t := b.newTeller()
+	n.entries = n.entries[:0]
 	n.unprovenLeft = n.limits.unproven
-	flow := func(set int) { entries = b.flowNews(entries, set, now) }
-	template := func(set int) { entries = b.templateNews(entries, set, now) }
+	n.turn ^= 1
 	most := n.limits.noted
-	isEnough := func() bool { return len(entries) >= most }
-	n.nextFlows = takeNoted(b.dp.FlowNews, len(b.dp.Flows)/8, n.nextFlows, isEnough, flow)
-	if b.persistent {
-		most = len(entries) + n.limits.noted
-		n.nextTemplates = takeNoted(b.dp.TemplateNews, len(b.dp.Templates)/8, n.nextTemplates, isEnough, template)
+	isEnough := func() bool { return len(n.entries) >= most }
+	for i := range n.flows {
+		of := &n.flows[i^n.turn]
+		of.takeNoted(isEnough, func(set int) { n.tellFlows(t, of, set) })
 	}
-	most = len(entries) + n.limits.found
-	n.foundTemplates.take(isEnough, template)
-	n.foundFlows.take(isEnough, flow)
-	return entries
+	if b.persistent {
+		most = len(n.entries) + n.limits.noted
+		for i := range n.templates {
+			of := &n.templates[i^n.turn]
+			of.takeNoted(isEnough, func(set int) { n.tellTemplates(t, of, set) })
+		}
+	}
+	most = len(n.entries) + n.limits.found
+	for i := range n.flows {
+		templates, flows := &n.templates[i^n.turn], &n.flows[i^n.turn]
+		templates.found.take(isEnough, func(set int) { n.tellTemplates(t, templates, set) })
+		flows.found.take(isEnough, func(set int) { n.tellFlows(t, flows, set) })
+	}
+	return n.entries
 }
 
 // takeNoted visits the sets that are noted, from a word of notes on and round,
-// until it is enough, and returns the word to go on with. Each note is taken
-// away before the set is visited: a change behind the visit is another note.
-func takeNoted(notes []uint64, sets, next int, isEnough func() bool, visit func(set int)) int {
-	for range notes {
-		if isEnough() {
-			return next
+// until it is enough. Each note is taken away before the set is visited: a change
+// behind the visit is another note.
+func (n *tableNews) takeNoted(isEnough func() bool, visit func(set int)) {
+	var ahead [setsAhead]int
+	sets, count := n.table.sets(), 0
+	flush := func() {
+		n.readAhead(ahead[:count])
+		for _, set := range ahead[:count] {
+			visit(set)
 		}
-		i := next
-		next = (next + 1) % len(notes)
-		if load64(&notes[i]) == 0 {
+		count = 0
+	}
+	for range n.notes {
+		if count == 0 && isEnough() {
+			return
+		}
+		i := n.next
+		if n.next++; n.next == len(n.notes) {
+			n.next = 0
+		}
+		if load64(&n.notes[i]) == 0 {
 			continue
 		}
-		for word := atomic.SwapUint64(&notes[i], 0); word != 0; {
+		for word := atomic.SwapUint64(&n.notes[i], 0); word != 0; {
 			at := bits.TrailingZeros64(word) / 8
 			word &^= 0xff << (8 * at)
 			if set := 8*i + at; set < sets {
-				visit(set)
+				ahead[count] = set
+				count++
 			}
 		}
+		if count > setsAhead-8 {
+			flush()
+		}
 	}
-	return next
+	flush()
+}
+
+// readAhead has the CPU fetch sets that are going to be visited. The sum is for
+// the compiler, which leaves out what nobody uses.
+func (n *tableNews) readAhead(sets []int) {
+	sum := uint64(0)
+	for _, set := range sets {
+		sum += load64(&n.table.words[set*n.table.stride]) + uint64(n.view[set].word[0])
+	}
+	n.sum = sum
 }
 
 // findFlowNews notes the set of a flow if peers do not know the flow as it is.
-func (b *Backend) findFlowNews(set, way int, v bpf.FlowValue) {
-	if isToldOf(v) && b.isFlowNews(set*bpf.Ways+way, v) {
-		b.news.foundFlows.add(set)
+func (b *Backend) findFlowNews(t table, set, way int, v bpf.FlowValue) {
+	n := &b.news.flows[familyOf(t)]
+	if isToldOf(v) && n.view.isNews(set, way, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
+		n.found.add(set)
 	}
 }
 
 // findTemplateNews notes the set of a template if peers do not know the template
 // as it is.
-func (b *Backend) findTemplateNews(set, way int, t bpf.TemplateValue) {
-	if t.IsLive() && b.isTemplateNews(set*bpf.Ways+way, t) {
-		b.news.foundTemplates.add(set)
+func (b *Backend) findTemplateNews(table table, set, way int, t bpf.TemplateValue) {
+	n := &b.news.templates[familyOf(table)]
+	if t.IsLive() && b.isTemplateNews(n, set, way, t) {
+		n.found.add(set)
 	}
 }
 
-func (b *Backend) isFlowNews(place int, v bpf.FlowValue) bool {
-	return b.news.flows.isNews(place, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()]))
-}
-
-func (b *Backend) isTemplateNews(place int, t bpf.TemplateValue) bool {
+func (b *Backend) isTemplateNews(n *tableNews, set, way int, t bpf.TemplateValue) bool {
 	s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
-	return s != nil && b.news.templates.isNews(place, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
+	return s != nil && n.view.isNews(set, way, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
 }
 
-// flowNews appends what peers do not know yet of a set of flows. Of those that
+// tellFlows appends what peers do not know yet of a set of flows. Of those that
 // were never seen at work no more are told of than a flood of made-up ones may
 // take, unless peers know them already.
-func (b *Backend) flowNews(entries []connsync.Entry, set int, now uint64) []connsync.Entry {
-	for w := range bpf.Ways {
-		at := set*8 + w
-		v := bpf.FlowValue(load64(&b.dp.Flows[at+4]))
+func (n *news) tellFlows(t *teller, of *tableNews, set int) {
+	for way := range bpf.Ways {
+		e := of.table.at(set, way)
+		v := bpf.FlowValue(load64(e.value))
+		if !v.IsLive() || !of.view.isNews(set, way, uint64(v), v.Seen(), uint32(t.b.dp.Settings.Timeout[v.State()])) {
+			continue
+		}
+		isFree := v.IsProven() || of.view.isKnown(set, way, uint64(v))
+		if !isFree && n.unprovenLeft == 0 {
+			continue
+		}
+		e.key = e.keyNow()
+		client := e.client()
+		if bpf.FlowValue(load64(e.value)).Nonce() != v.Nonce() {
+			continue // the place has changed hands, and is noted
+		}
+		if !t.appendFlow(&n.entries, bpf.FlowKey(e.key), client, v) {
+			continue
+		}
+		of.view.note(set, way, uint64(v), v.Seen())
+		if !isFree {
+			n.unprovenLeft--
+		}
+	}
+}
+
+// tellTemplates appends what peers do not know yet of a set of templates.
+func (n *news) tellTemplates(t *teller, of *tableNews, set int) {
+	for way := range bpf.Ways {
+		e := of.table.at(set, way)
+		v := bpf.TemplateValue(load64(e.value))
 		if !v.IsLive() {
 			continue
 		}
-		place := set*4 + w
-		if !b.isFlowNews(place, v) {
+		e.key = e.keyNow()
+		client := e.client()
+		if bpf.TemplateValue(load64(e.value)).Nonce() != v.Nonce() || !t.b.isTemplateNews(of, set, way, v) {
 			continue
 		}
-		isFree := v.IsProven() || b.news.flows.isKnown(place, uint64(v))
-		if !isFree && b.news.unprovenLeft == 0 {
-			continue
-		}
-		k := bpf.FlowKey(load64(&b.dp.Flows[at]))
-		if bpf.FlowValue(load64(&b.dp.Flows[at+4])).Nonce() != v.Nonce() {
-			continue // the place has changed hands, and is noted
-		}
-		e, ok := b.flowEntry(k, v, now)
-		if !ok {
-			continue
-		}
-		entries = append(entries, e)
-		b.news.flows.note(place, uint64(v), v.Seen())
-		if !isFree {
-			b.news.unprovenLeft--
-		}
-	}
-	return entries
-}
-
-// templateNews appends what peers do not know yet of a set of templates.
-func (b *Backend) templateNews(entries []connsync.Entry, set int, now uint64) []connsync.Entry {
-	for w := range bpf.Ways {
-		at := set*8 + w
-		t := bpf.TemplateValue(load64(&b.dp.Templates[at+4]))
-		if !t.IsLive() {
-			continue
-		}
-		place := set*4 + w
-		k := bpf.TemplateKey(load64(&b.dp.Templates[at]))
-		if bpf.TemplateValue(load64(&b.dp.Templates[at+4])).Nonce() != t.Nonce() {
-			continue
-		}
-		if !b.isTemplateNews(place, t) {
-			continue
-		}
-		if e, ok := b.templateEntry(k, t, now); ok {
-			entries = append(entries, e)
-			b.news.templates.note(place, uint64(t), uint16(t.Expires()))
-		}
-	}
-	return entries
-}
-
-// Walk implements [connsync.Table].
-func (b *Backend) Walk(ctx context.Context, yield func([]connsync.Entry) error) error {
-	flowSets, templateSets := len(b.dp.Flows)/8, len(b.dp.Templates)/8
-	for set := 0; set < flowSets+templateSets; set += walkSets {
-		entries := b.readPart(set, min(set+walkSets, flowSets+templateSets), flowSets)
-		if len(entries) > 0 {
-			if err := yield(entries); err != nil {
-				return err
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readPart reads sets first to last-1, those of templates counted on from the
-// flows'.
-func (b *Backend) readPart(first, last, flowSets int) []connsync.Entry {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.now()
-	var entries []connsync.Entry
-	add := func(e connsync.Entry, ok bool) {
-		if ok {
-			entries = append(entries, e)
-		}
-	}
-	for set := first; set < last; set++ {
-		if set >= flowSets {
-			b.eachTemplateOf(set-flowSets, func(k bpf.TemplateKey, t bpf.TemplateValue) { add(b.templateEntry(k, t, now)) })
-			continue
-		}
-		at := set * 8
-		if emptySet(b.dp.Flows[at : at+8]) {
-			continue
-		}
-		for w := range bpf.Ways {
-			if v := bpf.FlowValue(load64(&b.dp.Flows[at+4+w])); v.IsLive() {
-				add(b.flowEntry(bpf.FlowKey(load64(&b.dp.Flows[at+w])), v, now))
-			}
-		}
-	}
-	return entries
-}
-
-// eachTemplateOf visits the live templates of a set.
-func (b *Backend) eachTemplateOf(set int, visit func(k bpf.TemplateKey, t bpf.TemplateValue)) {
-	for w := range bpf.Ways {
-		if t := bpf.TemplateValue(load64(&b.dp.Templates[set*8+4+w])); t.IsLive() {
-			visit(bpf.TemplateKey(load64(&b.dp.Templates[set*8+w])), t)
+		if t.appendTemplate(&n.entries, e, client, v) {
+			of.view.note(set, way, uint64(v), uint16(v.Expires()))
 		}
 	}
 }

@@ -28,16 +28,33 @@ func (t table) isIPv6() bool { return t.stride == bpf.SetWords6 }
 
 // entry is a place of a table.
 type entry struct {
-	key   uint64
-	value *uint64
-	table table
-	at    int // of the key
+	key      uint64
+	value    *uint64
+	table    table
+	set, way int
 }
 
 // at is the place of a way in a set.
 func (t table) at(set, way int) entry {
-	at := set*t.stride + way
-	return entry{load64(&t.words[at]), &t.words[at+bpf.Ways], t, at}
+	return t.placeOf(load64(&t.words[set*t.stride+way]), set, way)
+}
+
+// placeOf is the place of a way in a set, whose key is known.
+func (t table) placeOf(key uint64, set, way int) entry {
+	return entry{key, &t.words[set*t.stride+way+bpf.Ways], t, set, way}
+}
+
+// read is what is at a place, which may change hands: the value, then key and
+// client, and that they are of each other. It is false for a place without an
+// entry, or with another by now.
+func (t table) read(set, way int) (e entry, client netip.Addr, value uint64, isLive bool) {
+	e = t.at(set, way)
+	value = load64(e.value)
+	if !bpf.FlowValue(value).IsLive() {
+		return e, client, 0, false
+	}
+	e.key, client = e.keyNow(), e.client()
+	return e, client, value, bpf.FlowValue(load64(e.value)).Nonce() == bpf.FlowValue(value).Nonce()
 }
 
 // isEmpty reports whether no place of a set has an entry: of an idle
@@ -48,15 +65,17 @@ func (t table) isEmpty(set int) bool {
 }
 
 // place is the number of the place among all of its table.
-func (e entry) place() int { return e.at/e.table.stride*bpf.Ways + e.at%e.table.stride }
+func (e entry) place() int { return e.set*bpf.Ways + e.way }
+
+// keyNow is the key that is at the place by now.
+func (e entry) keyNow() uint64 { return load64(&e.table.words[e.set*e.table.stride+e.way]) }
 
 // client is the client's address; of a template masked.
 func (e entry) client() netip.Addr {
 	if !e.table.isIPv6() {
 		return bpf.FlowKey(e.key).Client() // a template's key begins alike
 	}
-	way := e.at % e.table.stride
-	at := e.at - way + 2*bpf.Ways + 2*way
+	at := e.set*e.table.stride + 2*bpf.Ways + 2*e.way
 	low, high := load64(&e.table.words[at]), load64(&e.table.words[at+1])
 	return bpf.Address{Word: [4]uint32{uint32(low), uint32(low >> 32), uint32(high), uint32(high >> 32)}}.Addr()
 }
@@ -83,10 +102,6 @@ func (b *Backend) flowSets() int {
 	}
 	return n
 }
-
-// emptySet reports whether no place of a set has a flow: of an idle director's,
-// a million in five seconds.
-func emptySet(set []uint64) bool { return emptyValues(set[bpf.Ways : 2*bpf.Ways]) }
 
 func emptyValues(v []uint64) bool {
 	return bpf.FlowValue(load64(&v[0])|load64(&v[1])|load64(&v[2])|load64(&v[3])).State() == bpf.StateEmpty

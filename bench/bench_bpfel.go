@@ -80,6 +80,9 @@ const (
 	RawProgGenerate6   = "generate6"
 	RawProgGenerateOwn = "generate_own"
 	RawProgQuote       = "quote"
+	RawProgRegenerate  = "regenerate"
+	RawProgReply       = "reply"
+	RawProgRewalk      = "rewalk"
 	RawProgSendFrames  = "send_frames"
 	RawProgSink        = "sink"
 	RawProgStoreB      = "store_b"
@@ -143,6 +146,9 @@ type RawProgramSpecs struct {
 	Generate6   *ebpf.ProgramSpec `ebpf:"generate6"`
 	GenerateOwn *ebpf.ProgramSpec `ebpf:"generate_own"`
 	Quote       *ebpf.ProgramSpec `ebpf:"quote"`
+	Regenerate  *ebpf.ProgramSpec `ebpf:"regenerate"`
+	Reply       *ebpf.ProgramSpec `ebpf:"reply"`
+	Rewalk      *ebpf.ProgramSpec `ebpf:"rewalk"`
 	SendFrames  *ebpf.ProgramSpec `ebpf:"send_frames"`
 	Sink        *ebpf.ProgramSpec `ebpf:"sink"`
 	StoreB      *ebpf.ProgramSpec `ebpf:"store_b"`
@@ -238,6 +244,9 @@ type RawPrograms struct {
 	Generate6   *ebpf.Program `ebpf:"generate6"`
 	GenerateOwn *ebpf.Program `ebpf:"generate_own"`
 	Quote       *ebpf.Program `ebpf:"quote"`
+	Regenerate  *ebpf.Program `ebpf:"regenerate"`
+	Reply       *ebpf.Program `ebpf:"reply"`
+	Rewalk      *ebpf.Program `ebpf:"rewalk"`
 	SendFrames  *ebpf.Program `ebpf:"send_frames"`
 	Sink        *ebpf.Program `ebpf:"sink"`
 	StoreB      *ebpf.Program `ebpf:"store_b"`
@@ -260,6 +269,9 @@ func (p *RawPrograms) Close() error {
 		p.Generate6,
 		p.GenerateOwn,
 		p.Quote,
+		p.Regenerate,
+		p.Reply,
+		p.Rewalk,
 		p.SendFrames,
 		p.Sink,
 		p.StoreB,

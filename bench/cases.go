@@ -23,14 +23,15 @@ const (
 
 // small are the groups that a table for a million flows is enough for.
 func small(chunk int) []group {
-	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), newFlows(chunk), persistence(chunk), scales(chunk), pairs(million, chunk))
+	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), ways(1, "1", chunk), ways(million, "1M", chunk),
+		newFlows(chunk), persistence(chunk), scales(chunk), pairs(million, chunk))
 }
 
 // brief are those that have a target.
 func brief(chunk int) []group {
 	sizes := scales(chunk)[0]
 	sizes.lanes = sizes.lanes[:2]
-	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), newFlows(chunk)[:2], []group{sizes})
+	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), ways(million, "1M", chunk), newFlows(chunk)[:2], []group{sizes})
 }
 
 // oneFlow is about instructions: every line is in the cache.

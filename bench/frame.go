@@ -30,8 +30,12 @@ var (
 	clientMAC   = [6]byte{2, 0, 0, 0, 0, 200}
 	elsewhere   = [6]byte{2, 0, 0, 0, 0, 99}
 
-	firstVIP = netip.MustParseAddr("10.240.0.1")
-	otherVIP = netip.MustParseAddr("10.250.0.1") // no VIP of ours
+	firstVIP  = netip.MustParseAddr("10.240.0.1")
+	firstReal = netip.MustParseAddr("10.242.0.1")
+	otherVIP  = netip.MustParseAddr("10.250.0.1") // no VIP of ours
+
+	ownAddr = netip.MustParseAddr("10.241.0.1")   // of the director
+	gateway = netip.MustParseAddr("10.241.0.254") // of all clients
 
 	firstVIP6 = netip.MustParseAddr("2001:db8:240::1")
 	client6   = netip.MustParseAddr("2001:db8:10::") // the last word is the flow's

@@ -25,7 +25,6 @@ func listener(vip netip.Addr, proto lb.Protocol, port uint16) lb.Listener {
 // with so many reals.
 func services(n, reals int) lb.State {
 	var s lb.State
-	firstReal := netip.MustParseAddr("10.242.0.1")
 	for i := range n {
 		svc := lb.Service{
 			Name: consecutive(firstVIP, i).String(), Scheduler: lb.RR,

@@ -55,12 +55,14 @@ type segment struct{ index int }
 
 func (s segment) Version() uint64 { return 1 }
 
-func (s segment) Routes() []xdp.Route { return nil }
+func (s segment) Routes() []xdp.Route {
+	return []xdp.Route{{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: gateway}}
+}
 
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	b := a.AsSlice()
 	b = b[len(b)-4:]
-	return xdp.Neighbor{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: s.index, Device: nic, MTU: 1500}
+	return xdp.Neighbor{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: s.index, Device: nic, MTU: 1500, From: ownAddr}
 }
 
 // ownNamespace moves the calling goroutine, for good, to a thread with an
@@ -140,11 +142,13 @@ type traffic struct {
 	isOwn bool                            // it goes by the CPU's own plan
 }
 
-func generate(o *RawObjects) *ebpf.Program  { return o.Generate }
-func generate6(o *RawObjects) *ebpf.Program { return o.Generate6 }
-func quote(o *RawObjects) *ebpf.Program     { return o.Quote }
-func walk(o *RawObjects) *ebpf.Program      { return o.Walk }
-func walk6(o *RawObjects) *ebpf.Program     { return o.Walk6 }
+func generate(o *RawObjects) *ebpf.Program   { return o.Generate }
+func generate6(o *RawObjects) *ebpf.Program  { return o.Generate6 }
+func regenerate(o *RawObjects) *ebpf.Program { return o.Regenerate }
+func reply(o *RawObjects) *ebpf.Program      { return o.Reply }
+func quote(o *RawObjects) *ebpf.Program      { return o.Quote }
+func walk(o *RawObjects) *ebpf.Program       { return o.Walk }
+func walk6(o *RawObjects) *ebpf.Program      { return o.Walk6 }
 
 // uniform sends frames like f, to the first VIP, port 80, of any of so many
 // flows.

@@ -43,7 +43,7 @@ func TestPackets(t *testing.T) {
 			return err
 		}
 		const flows = 10_000
-		groups := slices.Concat(oneFlow(1000), manyFlows(flows, "10k", 1000))
+		groups := slices.Concat(oneFlow(1000), manyFlows(flows, "10k", 1000), ways(flows, "10k", 1000))
 		size := rigOptions{flows: flows, templates: 1, hash: flows}
 		if err := j.measureAll(ctx, size, groups, 1); err != nil {
 			return err
@@ -52,7 +52,7 @@ func TestPackets(t *testing.T) {
 		groups = slices.Concat(oneFlow6(1000), manyFlows6(flows, "10k", 1000))
 		return j.measureAll(ctx, size, groups, 1)
 	})
-	if len(r.Results) < 12 || r.yardstick("established/10k") == 0 || r.yardstick("established6/10k") == 0 {
+	if len(r.Results) < 18 || r.yardstick("established/10k") == 0 || r.yardstick("established6/10k") == 0 {
 		t.Errorf("results: %+v", r.Results)
 	}
 	if len(r.Checks) != 2 || r.missed() > 0 {

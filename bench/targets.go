@@ -25,6 +25,10 @@ var targets = []target{
 	{"established IPv6, 1M flows / floor B of IPv6", "established6/1M", "floor_b6/1M", 0.38},
 	{"established IPv6, 10M flows / floor B of IPv6", "established6/10M", "floor_b6/10M", 0.38},
 	{"new SYN of IPv6, full table / insert into a full LRU_HASH", "syn6/full", "lru_insert6", 0.6},
+	{"IPIP, 1M flows / direct routing", "ipip/1M_ways", "dr/1M_ways", 1.12},
+	{"IPIP, 1M flows / floor B", "ipip/1M_ways", "floor_b/1M_ways", 0.58},
+	{"NAT from the client, 1M flows / direct routing", "nat_in/1M_ways", "dr/1M_ways", 1.15},
+	{"NAT from the real, 1M flows / direct routing", "nat_out/1M_ways", "dr/1M_ways", 1.15},
 	{"1,000 services x 12 / 1 service x 2", "services/1000x12", "services/1x2", 1.15},
 }
 

@@ -17,7 +17,8 @@
  *   store_b    puts the flow into floor_b's map
  *   store_lru  puts the flow into an LRU map
  *
- * ipv6.h has those that look at addresses once more, for IPv6.
+ * ipv6.h has those that look at addresses once more, for IPv6, and ways.h the
+ * generators in front of tunnels and NAT.
  *
  * BPF_PROG_TEST_RUN does not restore the frame between runs, so they
  * write all of it. All are xdp.frags, as the program that is measured: the
@@ -349,5 +350,6 @@ int store_lru(struct xdp_md *ctx)
 }
 
 #include "ipv6.h"
+#include "ways.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -144,4 +145,25 @@ func TestFault17SorryServerIsNotUp(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// transfer sends so many bytes both ways, each on a connection of its own.
+func transfer(t *testing.T, r *rig.Rig, n int64) {
+	t.Helper()
+	resp, err := r.HTTP(3 * time.Minute).Get(fmt.Sprintf("http://%s/bytes/%d", rig.VIP, n))
+	must(t, err)
+	got, err := io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	if got != n || err != nil {
+		t.Fatalf("download: %d of %d bytes, %v", got, n, err)
+	}
+	for range 2 { // so that the next download goes to the other real
+		resp, err = r.HTTP(3*time.Minute).Post("http://"+rig.VIP+"/", "application/octet-stream", zeros(n))
+		must(t, err)
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || strings.TrimSpace(string(body)) != fmt.Sprint(n) {
+			t.Fatalf("upload: the real counted %q, want %d (%v)", body, n, err)
+		}
+	}
 }

@@ -34,6 +34,13 @@ services:
       - {address: 192.168.79.37, port: 8080, weight: 1}
 `
 
+// natFiles is a service of one real's nginx, beside it.
+const natFiles = `  - name: files
+    listen: ["172.16.0.7:8080/tcp"]
+    forward: nat
+    reals: [{address: 192.168.79.27, port: 8081}]
+`
+
 // newNATRig is the network of article 002: the reals have no other way out than
 // the director. One client is on the director's segment, another one behind its
 // gateway.
@@ -91,7 +98,8 @@ func TestNAT(t *testing.T) {
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
 			near, far := newNATRig(t)
-			directNAT(t, near, "xdp_mode: "+mode+natService)
+			directNAT(t, near, "xdp_mode: "+mode+natService+natFiles)
+			dir := startNginx(t, near.Cluster.Host("r1"), "8081")
 			for _, r := range []*rig.Rig{near, far} {
 				if got := r.Curl(6, natURL); got != "r2 r1 r2 r1 r2 r1" {
 					t.Fatalf("curl saw %q, want r2 r1 r2 r1 r2 r1", got)
@@ -105,7 +113,7 @@ func TestNAT(t *testing.T) {
 			wantLines(t, near, []string{"list", "-n", "-c"}, "172.16.0.7:80 192.168.79.27:8080", "TIME_WAIT")
 			wantLines(t, near, []string{"explain", "tcp", "172.16.0.50:3000", "172.16.0.7:80"}, "by NAT: addressed to 192.168.79.")
 			for _, r := range []*rig.Rig{near, far} {
-				transferNAT(t, r, tunnelBytes())
+				transferFiles(t, r.Client, natURL+":8080/", dir, tunnelBytes())
 			}
 			weigh := strings.Replace(strings.Replace(natService, "scheduler: rr", "scheduler: wrr", 1), "37, port: 8080, weight: 1", "37, port: 8080, weight: 2", 1)
 			directNAT(t, near, "xdp_mode: "+mode+weigh)
@@ -143,25 +151,6 @@ func wantLines(t *testing.T, r *rig.Rig, args []string, want ...string) string {
 	return out
 }
 
-// transferNAT sends so many bytes both ways.
-func transferNAT(t *testing.T, r *rig.Rig, n int64) {
-	t.Helper()
-	resp, err := r.HTTP(3 * time.Minute).Get(fmt.Sprintf("%s/bytes/%d", natURL, n))
-	must(t, err)
-	got, err := io.Copy(io.Discard, resp.Body)
-	_ = resp.Body.Close()
-	if got != n || err != nil {
-		t.Fatalf("download: %d of %d bytes, %v", got, n, err)
-	}
-	resp, err = r.HTTP(3*time.Minute).Post(natURL+"/", "application/octet-stream", zeros(n))
-	must(t, err)
-	body, err := io.ReadAll(resp.Body)
-	_ = resp.Body.Close()
-	if err != nil || strings.TrimSpace(string(body)) != fmt.Sprint(n) {
-		t.Fatalf("upload: the real counted %q, want %d (%v)", body, n, err)
-	}
-}
-
 // A hop that takes less says so, whichever way the data go: to a real by what
 // quotes the VIP's packet, to the client by the director itself.
 func TestNATPathMTU(t *testing.T) {
@@ -170,10 +159,8 @@ func TestNATPathMTU(t *testing.T) {
 	must(t, router.SetRoute(testenv.Route{To: netip.MustParsePrefix("10.25.0.0/24"), NIC: "eth1", MTU: 1200}))
 	run(t, d1, "ip", "route", "replace", "192.168.79.27/32", "dev", "eth1", "mtu", "1300")
 	run(t, d1, "ip", "route", "replace", "192.168.79.37/32", "dev", "eth1", "mtu", "1300")
-	directNAT(t, near, natService)
-	for range 2 {
-		transferNAT(t, far, tunnelBytes()/4)
-	}
+	directNAT(t, near, natService+natFiles)
+	transferFiles(t, far.Client, natURL+":8080/", startNginx(t, near.Cluster.Host("r1"), "8081"), tunnelBytes()/4)
 	metrics, err := near.LVX(t.Context(), "d1", "metrics")
 	must(t, err)
 	for _, verdict := range []string{"answered_too_big", "icmp_forwarded"} {

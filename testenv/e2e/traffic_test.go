@@ -91,7 +91,13 @@ func upload(t *testing.T, r *rig.Rig) {
 func TestThousandConnections(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
-	const n = 1000
+	askTogether(t, r, 1000)
+}
+
+// askTogether opens so many connections, asks on each once all are open, and wants
+// every one answered.
+func askTogether(t *testing.T, r *rig.Rig, n int) {
+	t.Helper()
 	conns := make(chan error, n)
 	var together, all sync.WaitGroup
 	together.Add(n)

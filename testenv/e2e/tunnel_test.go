@@ -1,12 +1,11 @@
 package e2e
 
 import (
-	"fmt"
-	"io"
+	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
@@ -31,7 +30,12 @@ services:
       - {address: 172.25.0.12}
       - {address: 172.25.0.13, forward: ipip}
     check: {type: tcp, interval: 1s}
+  - name: files
+    listen: [172.25.0.100:8080/tcp]
+    reals: [{address: 172.25.0.13, forward: ipip}]
 `
+
+const tunnelFolder = "http://" + rig.VIP + ":8080/"
 
 // A service whose reals are reached by direct routing and by IPIP, the latter
 // behind a router. What the client sends is first too long for the tunnel: the
@@ -60,30 +64,29 @@ func TestTunnel(t *testing.T) {
 			if !strings.Contains(out, "inside an IP packet from 172.25.0.11 to 172.25.0.13") {
 				t.Errorf("explain does not name the tunnel:\n%s", out)
 			}
-			for range 2 { // a download from each real
-				transfer(t, r, tunnelBytes())
+			transferFiles(t, r.Client, tunnelFolder, startNginx(t, r2, "8080"), tunnelBytes())
+			if mode == "native" {
+				askTogether(t, r, 1000)
 			}
 		})
 	}
 }
 
-// transfer sends so many bytes both ways, each on a connection of its own.
-func transfer(t *testing.T, r *rig.Rig, n int64) {
-	t.Helper()
-	resp, err := r.HTTP(3 * time.Minute).Get(fmt.Sprintf("http://%s/bytes/%d", rig.VIP, n))
+// Hops that take less than the tunnel does: before the real the director itself says
+// so, and on a reply's way to the client a router, whose error goes through the tunnel.
+func TestTunnelPathMTU(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1, Routed: true})
+	router, d1, r1 := r.Cluster.Host("router"), r.Cluster.Host("d1"), r.Cluster.Host("r1")
+	must(t, r1.Decapsulate("eth0"))
+	run(t, d1, "ip", "route", "replace", "172.25.0.12/32", "dev", "eth0", "mtu", "1300")
+	must(t, router.SetRoute(testenv.Route{To: netip.MustParsePrefix("10.25.0.0/24"), NIC: "eth1", MTU: 1200}))
+	must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n  - {name: files, listen: [\""+rig.VIP+":8080/tcp\"], forward: ipip, reals: [{address: 172.25.0.12}]}\n"))
+	transferFiles(t, r.Client, tunnelFolder, startNginx(t, r1, "8080"), tunnelBytes()/4)
+	metrics, err := r.LVX(t.Context(), "d1", "metrics")
 	must(t, err)
-	got, err := io.Copy(io.Discard, resp.Body)
-	_ = resp.Body.Close()
-	if got != n || err != nil {
-		t.Fatalf("download: %d of %d bytes, %v", got, n, err)
-	}
-	for range 2 { // so that the next download goes to the other real
-		resp, err = r.HTTP(3*time.Minute).Post("http://"+rig.VIP+"/", "application/octet-stream", zeros(n))
-		must(t, err)
-		body, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if err != nil || strings.TrimSpace(string(body)) != fmt.Sprint(n) {
-			t.Fatalf("upload: the real counted %q, want %d (%v)", body, n, err)
+	for _, verdict := range []string{"answered_too_big", "icmp_forwarded"} {
+		if !regexp.MustCompile(`verdict="` + verdict + `"[^\n]*\} [1-9]`).MatchString(metrics) {
+			t.Errorf("no packet was %s", verdict)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/testenv/oracle"
 )
@@ -46,7 +47,7 @@ func newTrial(t *testing.T, h *harness) *trial {
 	hosts := map[netip.Addr]oracle.Host{}
 	for _, a := range allHosts {
 		b := a.As4()
-		o := oracle.Host{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: ingress, MTU: 1500}
+		o := oracle.Host{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: ingress, MTU: 1500, From: ownAddr}
 		switch a {
 		case thisHost, realN(7):
 			o = oracle.Host{Local: true}
@@ -56,8 +57,9 @@ func newTrial(t *testing.T, h *harness) *trial {
 			o.IfIndex = h.dp.Attachments[0].Index
 		}
 		hosts[a] = o
-		h.net.hosts[a] = Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", Local: o.Local}
+		h.net.hosts[a] = Neighbor{MAC: o.MAC, Source: o.Source, IfIndex: o.IfIndex, MTU: o.MTU, Device: "lvx0", From: o.From, Local: o.Local}
 	}
+	h.net.routes = []Route{{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: farGateway}}
 	for n := range 8 {
 		a := realN6(n + 1)
 		o := oracle.Host{MAC: mac6(a), Source: directorMAC, IfIndex: ingress, MTU: 1500}
@@ -74,20 +76,26 @@ func newTrial(t *testing.T, h *harness) *trial {
 	h.dp.Settings.NameKey = [...]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f}
 	x := &trial{harness: h, t: t, often: 2000, want: map[string]uint64{}, base: h.counted()}
 	x.oracle = oracle.New(oracle.World{
-		MAC: directorMAC, IfIndex: ingress, MTU: 1500, IPv6: true, Tick: ticksDuration(1),
+		MAC: directorMAC, IfIndex: ingress, MTU: 1500, IPv6: true, Own: []netip.Addr{ownAddr}, Tick: ticksDuration(1),
 		Host:  func(a netip.Addr) oracle.Host { return hosts[a] },
 		Lives: func(id uint32) bool { return id == 0 },
 		Name:  h.dp.Settings.NameOf,
+		Way:   func(netip.Addr) (oracle.Host, bool) { return hosts[farGateway], true },
+		Order: h.repliesFrom,
 	})
 	h.apply(trialState())
+	h.dp.Interfaces[0].Own = [len(h.dp.Interfaces[0].Own)]bpf.Address{bpf.AddressOf(ownAddr)}
 	x.oracle.Apply(trialState())
 	must(t, h.Renew(0, time.Hour))
 	must(t, h.Renew(1, 0))
 	return x
 }
 
-// Addresses beside vips that the trial serves, or not any more.
+// Addresses beside vips that the trial serves, or not any more, and what it serves
+// otherwise than by direct routing.
 var (
+	byNAT      = netip.AddrPortFrom(vips[0], 443)
+	byTunnel   = netip.AddrPortFrom(vips[2], 8080)
 	standbyVIP = netip.MustParseAddr("10.0.0.103")
 	overVIP    = netip.MustParseAddr("10.0.0.104")
 )
@@ -120,6 +128,14 @@ func trialState4() lb.State {
 				Listeners: []lb.Listener{at(vips[1], lb.TCP, 0, 0), at(vips[1], lb.UDP, 0, 0)},
 			},
 			{Name: "none", Scheduler: lb.RR, Reals: reals(3), Listeners: []lb.Listener{at(vips[2], lb.TCP, 80, 80), at(vips[2], lb.UDP, 80, 80)}},
+			{
+				Name: "nat", Scheduler: lb.RR, Mark: 3, Reals: []lb.Real{{Addr: natReal.Addr(), Port: natReal.Port(), Weight: 1, Forward: lb.NAT}},
+				Listeners: []lb.Listener{at(byNAT.Addr(), lb.TCP, byNAT.Port(), byNAT.Port()), at(byNAT.Addr(), lb.UDP, byNAT.Port(), byNAT.Port())},
+			},
+			{
+				Name: "tunnel", Scheduler: lb.RR, Mark: 4, Reals: []lb.Real{{Addr: realN(2), Weight: 1, Forward: lb.Tunnel}, {Addr: realN(5), Weight: 1, Forward: lb.Tunnel}},
+				Listeners: []lb.Listener{at(byTunnel.Addr(), lb.TCP, byTunnel.Port(), byTunnel.Port()), at(byTunnel.Addr(), lb.UDP, byTunnel.Port(), byTunnel.Port())},
+			},
 			{Name: "old", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(standbyVIP, lb.TCP, 80, 80)}},
 			{Name: "over", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(overVIP, lb.TCP, 80, 80)}},
 		},
@@ -288,7 +304,7 @@ func TestHostileNoise(t *testing.T) {
 	h := openHarness(t, Options{Flows: trialTable, Templates: 4096, StillClock: true, IPv6: true})
 	seed, isChosen := seedFrom(t, "LVX_HOSTILE_SEED")
 	var total [5]int
-	start, sent := time.Now(), 0
+	start, sent, replied := time.Now(), 0, uint64(0)
 	for round := uint64(0); sent < frames && (end.IsZero() || time.Now().Before(end)); round++ {
 		x, n := newTrial(t, h), newNoise(seed+round)
 		if isChosen {
@@ -302,10 +318,13 @@ func TestHostileNoise(t *testing.T) {
 				x.oracle.Pass(7)
 			}
 		}
-		sent += x.frames
+		sent, replied = sent+x.frames, replied+x.want["replied"]+x.want["icmp_replied"]
 		x.done(&total)
 	}
-	t.Logf("%d frames in %.1f s; dropped, passed, sent, redirected: %v", sent, time.Since(start).Seconds(), total[1:])
+	t.Logf("%d frames in %.1f s; dropped, passed, sent, redirected: %v; replies: %d", sent, time.Since(start).Seconds(), total[1:], replied)
+	if replied == 0 {
+		t.Errorf("no reply by NAT in %d frames: the noise is too dull", sent)
+	}
 	for action, n := range total[1:] {
 		if n == 0 { // how many depends on the seed: of redirected frames, 31 to 191 were seen
 			t.Errorf("action %d never came in %d frames: the noise is too dull", action+1, sent)

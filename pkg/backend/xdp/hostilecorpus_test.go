@@ -37,7 +37,7 @@ func settlers() iter.Seq2[string, []byte] {
 
 // known are the connections that are there.
 func known() (es []endpoints) {
-	for _, to := range []netip.AddrPort{web, netip.AddrPortFrom(vips[0], 8050), netip.AddrPortFrom(vips[1], 22)} {
+	for _, to := range []netip.AddrPort{web, netip.AddrPortFrom(vips[0], 8050), netip.AddrPortFrom(vips[1], 22), byNAT, byTunnel} {
 		es = append(es, endpoints{lb.TCP, client, to}, endpoints{lb.UDP, client, to})
 	}
 	return es
@@ -61,6 +61,8 @@ func goodFrames() map[string][]byte {
 		"elsewhere":   frameOf(lb.Packet{Proto: lb.TCP, Src: client, Dst: netip.MustParseAddrPort("10.0.0.250:80"), Flags: "A"}, 20),
 		"standby":     frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: netip.AddrPortFrom(standbyVIP, 80)}),
 		"over":        frame(lb.Packet{Proto: lb.TCP, Src: client, Dst: netip.AddrPortFrom(overVIP, 80)}),
+		"reply":       frameOf(lb.Packet{Proto: lb.TCP, Src: natReal, Dst: client, Flags: "PA"}, 20),
+		"reply error": icmpErrorOf(3, 4, endpoints{lb.TCP, natReal, client}, 0),
 		"jumbo":       frameOf(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "A"}, 8900),
 	}
 }
@@ -309,6 +311,12 @@ func newNoise(seed uint64) *noise {
 	}
 	for _, e := range known() {
 		n.good = append(n.good, frame(lb.Packet{Proto: e.proto, Src: e.src, Dst: e.dst, Flags: "A"}), icmpErrorOf(3, 1, e, 2))
+	}
+	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} { // what the real by NAT sends
+		for range 4 {
+			n.good = append(n.good, frameOf(lb.Packet{Proto: proto, Src: natReal, Dst: client, Flags: "A"}, 9))
+		}
+		n.good = append(n.good, icmpErrorOf(3, 1, endpoints{proto, natReal, client}, 1))
 	}
 	for i := range uint16(8) { // by sh, so that each of its reals gets some, one of which is behind another interface
 		n.good = append(n.good, frame(lb.Packet{Proto: lb.TCP, Src: nextTo(client, i), Dst: netip.AddrPortFrom(vips[0], 8050), Flags: "S"}),

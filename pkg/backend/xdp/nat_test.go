@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -138,6 +139,22 @@ func (h *harness) wantOut(p natPacket, vip netip.AddrPort) {
 	if !bytes.Equal(out, want) {
 		h.t.Errorf("%+v out\n%x became\n%x, want\n%x", p, f, out, want)
 	}
+}
+
+// repliesFrom lists in the packet path's order what a reply from a port may be of.
+func (h *harness) repliesFrom(proto lb.Protocol, from netip.AddrPort) (vips []netip.AddrPort) {
+	lines := h.dp.Replies[h.dp.Settings.Half&1*bpf.ReplyLines:][:bpf.ReplyLines]
+	for _, port := range []uint16{from.Port(), 0} {
+		first := bpf.FirstReplyLine(from.Addr(), port, uint16(proto))
+		for i := range uint32(bpf.Probes) {
+			for _, reply := range lines[(first+i)%bpf.ReplyLines].Way {
+				if reply.Source == bpf.IPv4Word(from.Addr()) && bpf.PortWord(reply.Port) == port && reply.Protocol == uint16(proto) {
+					vips = append(vips, netip.AddrPortFrom(bpf.AddrOfWord(reply.VIP), cmp.Or(bpf.PortWord(reply.VIPPort), from.Port())))
+				}
+			}
+		}
+	}
+	return vips
 }
 
 // A connection's packets both ways, by the short way and the long way, with

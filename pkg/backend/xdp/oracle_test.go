@@ -253,22 +253,6 @@ func (d *duel) frame(what string, in []byte) {
 	}
 }
 
-// repliesFrom lists in the packet path's order what a reply from a port may be of.
-func (d *duel) repliesFrom(proto lb.Protocol, from netip.AddrPort) (vips []netip.AddrPort) {
-	lines := d.dp.Replies[d.dp.Settings.Half&1*bpf.ReplyLines:][:bpf.ReplyLines]
-	for _, port := range []uint16{from.Port(), 0} {
-		first := bpf.FirstReplyLine(from.Addr(), port, uint16(proto))
-		for i := range uint32(bpf.Probes) {
-			for _, reply := range lines[(first+i)%bpf.ReplyLines].Way {
-				if reply.Source == bpf.IPv4Word(from.Addr()) && bpf.PortWord(reply.Port) == port && reply.Protocol == uint16(proto) {
-					vips = append(vips, netip.AddrPortFrom(bpf.AddrOfWord(reply.VIP), cmp.Or(bpf.PortWord(reply.VIPPort), from.Port())))
-				}
-			}
-		}
-	}
-	return vips
-}
-
 // explain asks what would become of an ordinary packet, before it is sent,
 // and returns what compares the answer with what became of it.
 func (d *duel) explain(in []byte) func(oracle.Outcome) {

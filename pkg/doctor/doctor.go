@@ -29,13 +29,14 @@ const (
 	BypassedMark = "bypassed-mark"    // a firewall mark is set too late
 	NoForwarding = "no-forwarding"    // this host is to pass on what reals by NAT send, and does not
 	NotServed    = "not-served"       // replies of a real by NAT come by an interface without XDP
+	Merged       = "merged-packets"   // packets that are too long for a tunnel once they are merged
 	Offload      = "offload"          // a note: what the NIC does to frames
 	Unknown      = "not-examined"     // a note: what could not be asked
 )
 
 // Kinds lists all of them.
 func Kinds() []string {
-	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, NoForwarding, NotServed, Offload, Unknown}
+	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, Merged, NoForwarding, NotServed, Offload, Unknown}
 }
 
 // Route is the way to an address.
@@ -52,7 +53,9 @@ type Interface struct {
 	IsNative     bool   // an XDP program is attached to its driver
 	LacksPeer    bool   // a veth, whose other end has no XDP program
 	Bridge       string // that it is a port of
+	IsGeneric    bool   // an XDP program is attached in generic mode
 	HasLRO       bool
+	HasGRO       bool
 	HasVLANStrip bool // VLAN tags are taken out of frames before XDP sees them
 	IsDefault    bool // the default route leaves by it, or there is none
 }
@@ -197,11 +200,32 @@ func (e *exam) examineReals(ctx context.Context) {
 			e.add(OffSegment, "real "+addr.String(), "no way leads to it: "+err.Error(), "give this host an address on its segment")
 			continue
 		}
+		if forward == lb.Tunnel {
+			e.judgeTunnel(addr, route, width)
+		}
 		if forward == lb.DR && e.judgeRoute(addr, route, width) && !known[addr] {
 			unknown = append(unknown, question{addr, route.Device})
 		}
 	}
 	e.ask(ctx, "real", unknown, func(q question, mac neigh.MAC) { e.macs[mac] = q.addr })
+}
+
+// judgeTunnel looks at the way of a tunnel to a real. What the outer header takes
+// of the way is in what the real offers its clients, where `lvx real up --tunnel`
+// has put it; a way that is narrower yet is not.
+func (e *exam) judgeTunnel(addr netip.Addr, r Route, width int) {
+	const outer, headers = 20, 40 // of IPIP; of IPv4 and TCP
+	if !r.IsLocal && r.MTU < width {
+		e.add(SmallMTU, "real "+addr.String(), fmt.Sprintf("the way to it takes %d bytes, %d in the tunnel: longer packets are refused with ICMP", r.MTU, r.MTU-outer),
+			fmt.Sprintf("on %s: ip route change default ... advmss %d", addr, r.MTU-outer-headers))
+	}
+}
+
+// hasTunnels reports whether a real is reached by a tunnel.
+func (e *exam) hasTunnels() bool {
+	return slices.ContainsFunc(e.Config.Services, func(svc config.Service) bool {
+		return slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return r.Forward == lb.Tunnel })
+	})
 }
 
 // width is the MTU of the VIPs' segment.
@@ -285,6 +309,10 @@ func (e *exam) examineInterfaces() {
 		if i.IsNative && i.Bridge != "" {
 			e.add(LostFrames, subject, "a port of "+i.Bridge+": frames leave by the bridge, which takes none from native XDP",
 				"xdp_mode: generic, or auto and a fresh start: lvx stop --purge")
+		}
+		if i.IsGeneric && i.HasGRO && e.hasTunnels() {
+			e.add(Merged, subject, "GRO is on, and XDP in generic mode sees packets that it has merged: they are too long for a tunnel",
+				"ethtool -K "+name+" gro off")
 		}
 		if i.HasLRO && !i.IsNative {
 			e.addNote(Offload, subject, "LRO is on: many drivers refuse native XDP then", "ethtool -K "+name+" lro off")

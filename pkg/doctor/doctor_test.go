@@ -123,6 +123,33 @@ func TestFindings(t *testing.T) {
 			func(_ *Case, f *fake) { f.routes[second.String()] = Route{Device: "eth1", MTU: 1400} },
 			[]string{"small-mtu real 192.0.2.12"},
 		},
+		"a narrow way for a tunnel, behind a gateway": {
+			func(c *Case, f *fake) {
+				f.routes[second.String()] = Route{Device: "eth1", MTU: 1400, IsGateway: true}
+				c.Config.Services[0].Reals[1].Forward = lb.Tunnel
+			}, []string{"small-mtu real 192.0.2.12"},
+		},
+		"a tunnel over a way as wide as the segment": {
+			func(c *Case, f *fake) {
+				f.routes[second.String()] = Route{Device: "eth1", MTU: 1500, IsGateway: true}
+				c.Config.Services[0].Reals[1].Forward = lb.Tunnel
+			}, nil,
+		},
+		"merged packets and a tunnel": {
+			func(c *Case, f *fake) {
+				f.iface.IsNative, f.iface.IsGeneric, f.iface.HasGRO = false, true, true
+				c.Config.Services[0].Reals[1].Forward = lb.Tunnel
+			}, []string{"merged-packets interface eth0"},
+		},
+		"merged packets and a tunnel, by IPVS": {
+			func(c *Case, f *fake) {
+				f.iface.IsNative, f.iface.HasGRO = false, true
+				c.Config.Services[0].Reals[1].Forward = lb.Tunnel
+			}, nil,
+		},
+		"merged packets, no tunnel": {
+			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.IsGeneric, f.iface.HasGRO = false, true, true }, nil,
+		},
 		"frames are lost": {
 			func(_ *Case, f *fake) { f.iface.LacksPeer = true },
 			[]string{"lost-frames interface eth0"},

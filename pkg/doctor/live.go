@@ -60,6 +60,7 @@ func (*Live) Interface(name string) (Interface, error) {
 	}
 	return Interface{
 		MTU: link.Attrs().MTU, IsNative: l.IsNative, LacksPeer: l.LacksPeer, Bridge: l.Bridge, HasLRO: l.HasLRO, HasVLANStrip: l.HasStrip,
+		IsGeneric: l.IsGeneric, HasGRO: l.HasGRO,
 		IsDefault: isDefaultRouted(link.Attrs().Index),
 	}, nil
 }

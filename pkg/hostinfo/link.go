@@ -13,10 +13,12 @@ import (
 // Link is what an interface is doing now.
 type Link struct {
 	IsNative  bool // a program is attached to its driver
+	IsGeneric bool // a program is attached behind it: XDP in generic mode
 	IsVeth    bool
 	LacksPeer bool   // IsVeth, and the other end has no program: what XDP sends is lost
 	Bridge    string // that it is a port of; "" if it is none
 	HasLRO    bool   // frames are merged before XDP sees them
+	HasGRO    bool   // the same before XDP in generic mode sees them
 	HasStrip  bool   // VLAN tags are taken out of them
 }
 
@@ -27,7 +29,7 @@ func ExamineLink(name string) (Link, error) {
 	if err != nil {
 		return Link{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	l := Link{IsVeth: driver(name) == "veth", IsNative: isNative(link), Bridge: bridgeOf(link)}
+	l := Link{IsVeth: driver(name) == "veth", IsNative: isAttached(link, nl.XDP_ATTACHED_DRV), IsGeneric: isAttached(link, nl.XDP_ATTACHED_SKB), Bridge: bridgeOf(link)}
 	if l.IsVeth {
 		has, err := peerIsNative(link.Attrs())
 		if err != nil {
@@ -36,8 +38,9 @@ func ExamineLink(name string) (Link, error) {
 		l.LacksPeer = !has
 		return l, nil // what it does to frames, XDP does not see
 	}
-	flags := offloadFlags(name)
+	flags := askEthtool(name, unix.ETHTOOL_GFLAGS)
 	l.HasLRO, l.HasStrip = flags&flagLRO != 0, flags&flagRXVLAN != 0
+	l.HasGRO = askEthtool(name, unix.ETHTOOL_GGRO) != 0
 	return l, nil
 }
 
@@ -68,9 +71,9 @@ func bridgeOf(link netlink.Link) string {
 	return master.Attrs().Name
 }
 
-func isNative(link netlink.Link) bool {
+func isAttached(link netlink.Link, mode uint32) bool {
 	x := link.Attrs().Xdp
-	return x != nil && x.AttachMode == nl.XDP_ATTACHED_DRV
+	return x != nil && x.AttachMode == mode
 }
 
 // peerIsNative reports whether the other end of a veth has a program in its
@@ -92,7 +95,7 @@ func peerIsNative(a *netlink.LinkAttrs) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if isNative(peer) {
+		if isAttached(peer, nl.XDP_ATTACHED_DRV) {
 			return true, nil
 		}
 	}
@@ -105,14 +108,14 @@ const (
 	flagLRO    = 1 << 15
 )
 
-// offloadFlags asks what `ethtool -k` shows; 0 if it is not known.
-func offloadFlags(name string) uint32 {
+// askEthtool asks what `ethtool -k` shows; 0 if it is not known.
+func askEthtool(name string, command uint32) uint32 {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0
 	}
 	defer unix.Close(fd)
-	value := &struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_GFLAGS} // struct ethtool_value
+	value := &struct{ cmd, data uint32 }{cmd: command} // struct ethtool_value
 	if ethtool(fd, name, unsafe.Pointer(value)) != nil {
 		return 0
 	}

@@ -79,9 +79,11 @@ func TestTunnelPathMTU(t *testing.T) {
 	router, d1, r1 := r.Cluster.Host("router"), r.Cluster.Host("d1"), r.Cluster.Host("r1")
 	must(t, r1.Decapsulate("eth0"))
 	run(t, d1, "ip", "route", "replace", "172.25.0.12/32", "dev", "eth0", "mtu", "1300")
-	must(t, router.SetRoute(testenv.Route{To: netip.MustParsePrefix("10.25.0.0/24"), NIC: "eth1", MTU: 1200}))
 	must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n  - {name: files, listen: [\""+rig.VIP+":8080/tcp\"], forward: ipip, reals: [{address: 172.25.0.12}]}\n"))
-	transferFiles(t, r.Client, tunnelFolder, startNginx(t, r1, "8080"), tunnelBytes()/4)
+	dir := startNginx(t, r1, "8080")
+	transferFiles(t, r.Client, tunnelFolder, dir, tunnelBytes()/8)
+	must(t, router.SetRoute(testenv.Route{To: netip.MustParsePrefix("10.25.0.0/24"), NIC: "eth1", MTU: 1200}))
+	transferFiles(t, r.Client, tunnelFolder, dir, tunnelBytes()/8)
 	metrics, err := r.LVX(t.Context(), "d1", "metrics")
 	must(t, err)
 	for _, verdict := range []string{"answered_too_big", "icmp_forwarded"} {

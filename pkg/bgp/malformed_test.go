@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	wire "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 // The types of messages (RFC 4271 section 4.1).
@@ -185,4 +187,27 @@ func TestMalformedUpdatesDoNoHarm(t *testing.T) {
 	if r := l.routes(vip); !strings.Contains(r, "172.25.0.11") {
 		t.Errorf("the other router sends to %q", r)
 	}
+}
+
+// FuzzUpdate has the library read what a router sends as an UPDATE, as it does in a
+// session: it takes each for granted whose error is not one of a message, and ends
+// the process.
+func FuzzUpdate(f *testing.F) {
+	for _, m := range soundUpdates() {
+		f.Add(m[19:])
+	}
+	families := map[wire.Family]wire.BGPAddPathMode{wire.RF_IPv4_UC: wire.BGP_ADD_PATH_NONE, wire.RF_IPv6_UC: wire.BGP_ADD_PATH_NONE}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if len(body) > 65535-19 {
+			return
+		}
+		header := &wire.BGPHeader{Type: wire.BGP_MSG_UPDATE, Len: uint16(19 + len(body))}
+		m, err := wire.ParseBGPBody(header, body, &wire.MarshallingOption{AddPath: families, ExtendedMessage: true})
+		if m != nil && err == nil {
+			_, err = wire.ValidateUpdateMsg(m.Body.(*wire.BGPUpdate), families, true, false, false)
+		}
+		if _, is := err.(*wire.MessageError); m != nil && err != nil && !is {
+			t.Fatalf("%T: %v", err, err)
+		}
+	})
 }

@@ -194,7 +194,7 @@ func (r *routes) warn(st bgp.Status) {
 		trouble := ""
 		switch {
 		case !p.IsUp:
-			trouble = "no session (" + p.State + "): " + p.Reason
+			trouble = "no session: " + p.Reason // and not its state, which changes with every attempt
 		case p.Reason != "":
 			trouble = "session up, " + p.Reason
 		}

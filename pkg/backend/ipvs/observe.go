@@ -2,6 +2,7 @@ package ipvs
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -220,11 +221,12 @@ func (b *Backend) serviceOf(c lb.Connection) string {
 }
 
 // templateMark reads the mark that the kernel keeps in place of the virtual
-// address: 0.0.0.10 is mark 10, for IPv6 ::a (ip_vs_sched_persist).
+// address, in its first four bytes: 0.0.0.10 is mark 10, for IPv6 0:a:: (ip_vs_sched_persist).
 func templateMark(c lb.Connection) uint32 {
-	b := c.Virtual.Addr().AsSlice()
-	b = b[len(b)-4:]
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	if !c.Virtual.IsValid() {
+		return 0
+	}
+	return binary.BigEndian.Uint32(c.Virtual.Addr().AsSlice())
 }
 
 // Explain follows a packet through what the kernel holds. It does not

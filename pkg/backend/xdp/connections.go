@@ -109,14 +109,14 @@ func (b *Backend) templateConnection(e entry, t bpf.TemplateValue, now uint64) (
 }
 
 // addressOfMark is the address that stands for a mark in a listing: the mark in
-// its last four bytes (ip_vs_sched_persist).
+// its first four bytes (ip_vs_sched_persist).
 func addressOfMark(mark uint32, isIPv6 bool) netip.Addr {
 	var a [16]byte
-	binary.BigEndian.PutUint32(a[12:], mark)
+	binary.BigEndian.PutUint32(a[:], mark)
 	if isIPv6 {
 		return netip.AddrFrom16(a)
 	}
-	return netip.AddrFrom4([4]byte(a[12:]))
+	return netip.AddrFrom4([4]byte(a[:]))
 }
 
 // markOf is the number under which a service is listed, if it is listed under

@@ -327,7 +327,7 @@ func TestIPv6TemplateOfAMark(t *testing.T) {
 	conns, err := x.Connections(0)
 	must(t, err)
 	i := slices.IndexFunc(conns, func(c lb.Connection) bool { return c.Template })
-	if want := netip.MustParseAddrPort("[::65]:0"); i < 0 || conns[i].Virtual != want || conns[i].Client != netip.AddrPortFrom(client6.Addr(), 0) {
+	if want := netip.MustParseAddrPort("[0:65::]:0"); i < 0 || conns[i].Virtual != want || conns[i].Client != netip.AddrPortFrom(client6.Addr(), 0) {
 		t.Errorf("connections %+v, want a template of %s", conns, want)
 	}
 }

@@ -185,6 +185,16 @@ func (s *Speaker) listen(want []Session) error {
 	return errors.Join(failed...)
 }
 
+// TryPorts is why sessions could not have their ports at this moment, nil if they
+// could.
+func TryPorts(want []Session) error {
+	s := NewSpeaker(nil)
+	err := s.listen(want)
+	_ = s.listen(nil) // opens nothing, so nothing fails
+	s.readers.Wait()
+	return err
+}
+
 func (s *Speaker) portNumber(multihop bool) uint16 {
 	if multihop {
 		return s.ports[1]

@@ -176,6 +176,9 @@ func TestPortThatIsTaken(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another BFD daemon") {
 		t.Errorf("error %v", err)
 	}
+	if err := TryPorts(nil); err != nil {
+		t.Errorf("no port is wanted: %v", err)
+	}
 	s.ports[0] = 0
 	if err := s.Apply([]Session{segment("one", there)}); err != nil || len(s.receivers) != 1 {
 		t.Errorf("with a port that is free: %v, %d ports", err, len(s.receivers))

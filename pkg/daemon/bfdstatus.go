@@ -8,7 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/pkg/bfd"
+	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/doctor"
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
@@ -33,6 +35,20 @@ func (s *sessions) list() (all []director.BFDStatus) {
 			Reason: whyDown(st), Diagnostic: st.Diagnostic.String(), NeighbourState: st.NeighbourState.String(),
 			Downs: st.Downs, Interval: st.Interval, Detection: st.Detection,
 		})
+	}
+	return all
+}
+
+// bfdTroubles is what keeps BFD sessions down from the start. What a running lvx
+// holds is no trouble.
+func bfdTroubles(cfg *config.Config) (all []string) {
+	if !answers(cfg.Admin.Socket) {
+		if err := bfd.TryPorts(cfg.BFD); err != nil {
+			all = append(all, fmt.Sprintf("bfd: sessions stay down: %v (stop the other BFD daemon of this host, or leave bfd out)", err))
+		}
+	}
+	for _, w := range doctor.FindFarNeighbours(cfg, new(doctor.Live)) {
+		all = append(all, fmt.Sprintf("%s: %s (%s)", w.Subject, w.Text, w.Cure))
 	}
 	return all
 }

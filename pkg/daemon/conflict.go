@@ -84,6 +84,7 @@ func passingTrouble(cfg *config.Config) (all []string) {
 	}
 	all = append(all, lostPins(cfg)...)
 	all = append(all, sessionTroubles(cfg)...)
+	all = append(all, bfdTroubles(cfg)...)
 	if cfg.Admin.Listen != "" && !answers(cfg.Admin.Socket) {
 		l, err := net.Listen("tcp", cfg.Admin.Listen)
 		if err != nil {

@@ -36,7 +36,7 @@ const (
 
 // Kinds lists all of them.
 func Kinds() []string {
-	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, Merged, NoForwarding, NotServed, Offload, Unknown}
+	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, Merged, NoForwarding, NotServed, OffSegmentBFD, Offload, Unknown}
 }
 
 // Route is the way to an address.
@@ -105,6 +105,9 @@ func Examine(ctx context.Context, c Case, h Host) []warnings.Warning {
 	e.examineLocalReals()
 	e.examineMarks()
 	e.examineNAT()
+	for _, w := range FindFarNeighbours(e.Config, e.host) {
+		e.put(w)
+	}
 	slices.SortStableFunc(e.found, func(a, b warnings.Warning) int {
 		if a.Note != b.Note {
 			if a.Note {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lvx-lb/lvx/pkg/bfd"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/neigh"
@@ -229,6 +230,16 @@ func TestFindings(t *testing.T) {
 		"notes": {
 			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.HasLRO, f.iface.HasVLANStrip = false, true, true },
 			[]string{"note: offload interface eth0", "note: offload interface eth0"},
+		},
+		"BFD on the segment": {func(c *Case, _ *fake) { c.Config.BFD = []bfd.Session{{Name: "r1", Neighbour: first}} }, nil},
+		"BFD behind a router, to this host, to nowhere": {
+			func(c *Case, f *fake) {
+				f.routes["192.0.2.7"], f.routes["192.0.2.8"] = Route{Device: "eth0", IsGateway: true}, Route{Device: "lo", IsLocal: true}
+				c.Config.BFD = []bfd.Session{
+					{Name: "far", Neighbour: netip.MustParseAddr("192.0.2.7")}, {Name: "own", Neighbour: netip.MustParseAddr("192.0.2.8")},
+					{Name: "nowhere", Neighbour: netip.MustParseAddr("192.0.2.9")}, {Name: "multihop", Neighbour: netip.MustParseAddr("192.0.2.9"), Multihop: true},
+				}
+			}, []string{"bfd-off-segment bfd far", "bfd-off-segment bfd nowhere", "bfd-off-segment bfd own"},
 		},
 		"native in spite of LRO": {
 			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.HasLRO = true, true }, nil,

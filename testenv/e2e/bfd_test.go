@@ -215,7 +215,16 @@ func TestBFDWithBIRDAndKeepalived(t *testing.T) {
 		}
 		return nil
 	})
-	out, err := p.LVX(t.Context(), "d1", "history", "--kind", "bfd")
+	r1 := p.Cluster.Host("r1") // BIRD has its port
+	other := filepath.Join(r1.Dir(), "lvx.yaml")
+	must(t, os.WriteFile(other, []byte("interface: eth0\nbfd: [{name: x, neighbour: 10.25.0.50}]\nadmin: {socket: "+r1.Dir()+"/none}\n"), 0o600))
+	out, _ := r1.Run(t.Context(), lvx, "check", "-c", other) // XDP may be refused there
+	for _, want := range []string{"bfd: sessions stay down: ", "address already in use", "bfd x: 10.25.0.50 is behind a router"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lvx check says nothing of %q:\n%s", want, out)
+		}
+	}
+	out, err = p.LVX(t.Context(), "d1", "history", "--kind", "bfd")
 	must(t, err)
 	for _, want := range []string{"bird: down: detection time expired", "bird: up"} {
 		if !strings.Contains(out, want) {

@@ -59,7 +59,7 @@ func trackBFD(c *cursor) vrrp.TrackBFD {
 	o := c.object()
 	t := vrrp.TrackBFD{
 		Name:   need(o, "name", "the name of a session of bfd", name),
-		Weight: get(o, "weight", 0, number(-maxTracked, maxTracked)),
+		Weight: get(o, "weight", 0, number(-maxTracked, maxTracked)), IsReversed: get(o, "reverse", false, boolean),
 	}
 	if o.done() {
 		o.at("name").usesBFD(t.Name)

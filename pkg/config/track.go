@@ -21,7 +21,7 @@ func trackExec(c *cursor) vrrp.TrackExec {
 		Timeout:  get(o, "timeout", 0, duration(minTimeout, time.Hour, time.Millisecond)),
 		Fall:     get(o, "fall", 0, number(1, maxCount)),
 		Rise:     get(o, "rise", 0, number(1, maxCount)),
-		Weight:   get(o, "weight", 0, number(-maxTracked, maxTracked)),
+		Weight:   get(o, "weight", 0, number(-maxTracked, maxTracked)), IsReversed: get(o, "reverse", false, boolean),
 		InitFail: get(o, "init_fail", false, boolean),
 	}
 	if o.done() && t.Argv[0] == "" {
@@ -35,7 +35,7 @@ func trackFile(c *cursor) vrrp.TrackFile {
 	o := c.object()
 	t := vrrp.TrackFile{
 		Path:   need(o, "path", "the path of a file that holds a whole number", path),
-		Weight: get(o, "weight", 0, number(-maxTracked, maxTracked)),
+		Weight: get(o, "weight", 0, number(-maxTracked, maxTracked)), IsReversed: get(o, "reverse", false, boolean),
 	}
 	o.done()
 	return t
@@ -47,7 +47,7 @@ func trackProcess(c *cursor) vrrp.TrackProcess {
 	t := vrrp.TrackProcess{
 		Name:   need(o, "name", "the name of a command, or the path that it was started by", line),
 		Quorum: get(o, "quorum", 1, number(1, maxCount)),
-		Weight: get(o, "weight", 0, number(-maxTracked, maxTracked)),
+		Weight: get(o, "weight", 0, number(-maxTracked, maxTracked)), IsReversed: get(o, "reverse", false, boolean),
 	}
 	o.done()
 	return t

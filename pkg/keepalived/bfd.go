@@ -37,7 +37,7 @@ type session struct {
 	tx, rx, idle             time.Duration
 	multiplier, ttl, maxHops uint64
 	isPassive                bool
-	weight                   *int
+	weight                   weighting
 }
 
 // readBFD reads a bfd_instance. One that keepalived does not run is none.
@@ -100,7 +100,7 @@ func (b *session) take(c *Statement) {
 		}
 		b.maxHops = or(b.maxHops, count(c, 0, 255))
 	case "weight":
-		b.weight = first(blockWeight(c), b.weight)
+		b.weight = blockWeight(c).within(b.weight)
 	}
 }
 
@@ -164,9 +164,9 @@ func (m *mapper) sessionOf(s *Statement) *session {
 }
 
 // bfdText is a bfd_instance as an entry of track_bfd.
-func (m *mapper) bfdText(s *Statement, weight *int) string {
+func (m *mapper) bfdText(s *Statement, weight weighting) string {
 	b := m.sessionOf(s)
-	return "name: " + scalar(b.name) + weightWords(first(weight, b.weight))
+	return "name: " + scalar(b.name) + weight.within(b.weight).words(0)
 }
 
 // bfdCheck makes a check of a BFD_CHECK.

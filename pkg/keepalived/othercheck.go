@@ -136,6 +136,10 @@ func (m *mapper) fileCheck(c *check, a asked) []*check {
 		}
 	}
 	path := ""
+	if weight != nil && weight.arg(0) == "0" {
+		weight.mark(Mapped, "the file's")
+		weight = nil
+	}
 	if file != nil {
 		file.mark(Mapped, "")
 		path, weight = trackedFile(file, weight)
@@ -175,18 +179,25 @@ func trackedFile(file, weight *Statement) (path string, _ *Statement) {
 	return path, weight
 }
 
+// defaultFileWeight is what a tracked file's number is multiplied by where nothing
+// is said of it.
+const defaultFileWeight = 1
+
 // fileWeight reads what a tracked file's number is multiplied by.
 func fileWeight(s *Statement) int {
 	if s == nil {
-		return 0
+		return defaultFileWeight
 	}
 	n, err := strconv.Atoi(s.arg(0))
+	isReversed := s.arg(1) == "reverse"
 	switch {
 	case err != nil || n < -254 || n > 254:
 		s.mark(Harmless, "keepalived ignores %s here", quote(s.arg(0)))
-		return 0
-	case s.arg(1) == "reverse":
-		s.overrule(Lost, "lvx does not count backwards")
+		return defaultFileWeight
+	case isReversed && n == 0:
+		s.overrule(Lost, "lvx has the real server down unless the number is 0, not while it is 0")
+	case isReversed:
+		n = -n
 	}
 	s.mark(Mapped, "")
 	return n

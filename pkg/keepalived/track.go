@@ -19,10 +19,6 @@ func (m *mapper) trackOther(r *router, kind string, t *Statement) {
 		return
 	}
 	weight := ownWeight(t)
-	if slices.Contains(t.Args, "reverse") {
-		t.mark(Lost, "lvx does not count backwards")
-		return
-	}
 	var key, text string
 	switch kind {
 	case "track_script":
@@ -47,38 +43,70 @@ func (m *mapper) trackOther(r *router, kind string, t *Statement) {
 	}
 }
 
-// ownWeight is the weight that stands behind the name, nil if there is none.
-func ownWeight(t *Statement) *int {
-	if t.arg(0) != "weight" {
-		return nil
+// weighting is how a tracked thing counts; nil where a statement does not say.
+type weighting struct {
+	by         *int
+	isReversed *bool
+}
+
+// within is a weighting where what it does not say itself is the block's.
+func (w weighting) within(block weighting) weighting {
+	return weighting{first(w.by, block.by), first(w.isReversed, block.isReversed)}
+}
+
+// words are the keys of it, behind others; by is the weight where none is given.
+func (w weighting) words(by int) (words string) {
+	if n := or(by, w.by); n != 0 {
+		words = fmt.Sprintf(", weight: %d", n)
 	}
-	n, err := strconv.Atoi(t.arg(1))
+	if or(false, w.isReversed) {
+		words += ", reverse: true"
+	}
+	return words
+}
+
+// readWeighting reads a weight and the word behind it.
+func readWeighting(words []string) (w weighting) {
+	if len(words) == 0 {
+		return w
+	}
+	n, err := strconv.Atoi(words[0])
 	if err != nil || n < -254 || n > 254 {
-		return nil
+		return w
 	}
-	return ptr(max(-maxWeight, min(maxWeight, n)))
+	w.by = ptr(max(-maxWeight, min(maxWeight, n)))
+	if len(words) > 1 && (words[1] == "reverse" || words[1] == "noreverse") {
+		w.isReversed = ptr(words[1] == "reverse")
+	}
+	return w
+}
+
+// ownWeight is the weight that stands behind the name.
+func ownWeight(t *Statement) weighting {
+	if t.arg(0) != "weight" {
+		return weighting{}
+	}
+	return readWeighting(t.Args[1:])
 }
 
 // blockWeight is the weight that a block gives.
-func blockWeight(c *Statement) *int {
-	n, err := strconv.Atoi(c.arg(0))
-	switch {
-	case err != nil || n < -254 || n > 254:
+func blockWeight(c *Statement) weighting {
+	w := readWeighting(c.Args)
+	if w.by == nil {
 		c.mark(Harmless, "keepalived ignores %s here", quote(c.arg(0)))
-		return nil
-	case c.arg(1) == "reverse":
-		c.mark(Lost, "lvx does not count backwards")
+		return w
 	}
+	w.isReversed = ptr(c.arg(1) == "reverse")
 	c.mark(Mapped, "")
-	return ptr(max(-maxWeight, min(maxWeight, n)))
+	return w
 }
 
 // scriptText is a vrrp_script as an entry of track_exec.
-func (m *mapper) scriptText(s *Statement, weight *int) string {
+func (m *mapper) scriptText(s *Statement, weight weighting) string {
 	var argv []string
 	var interval, timeout *time.Duration
 	var fall, rise *uint64
-	var own *int
+	var own weighting
 	init := false
 	for _, c := range s.Block {
 		switch {
@@ -94,7 +122,7 @@ func (m *mapper) scriptText(s *Statement, weight *int) string {
 		case c.Word == "rise":
 			rise = first(count(c, 1, maxFall), rise)
 		case c.Word == "weight":
-			own = first(blockWeight(c), own)
+			own = blockWeight(c).within(own)
 		case c.Word == "init_fail":
 			c.mark(Mapped, "")
 			init = true
@@ -122,14 +150,7 @@ func (m *mapper) scriptText(s *Statement, weight *int) string {
 	if init {
 		words += ", init_fail: true"
 	}
-	return words + weightWords(first(weight, own))
-}
-
-func weightWords(n *int) string {
-	if n == nil || *n == 0 {
-		return ""
-	}
-	return fmt.Sprintf(", weight: %d", *n)
+	return words + weight.within(own).words(0)
 }
 
 // scriptArgv reads the command of a vrrp_script. One that sends signal 0 asks
@@ -159,8 +180,8 @@ func scriptArgv(s, c *Statement) []string {
 }
 
 // fileText is a track_file as an entry of lvx's.
-func (m *mapper) fileText(s *Statement, weight *int) string {
-	path, own := "", (*int)(nil)
+func (m *mapper) fileText(s *Statement, weight weighting) string {
+	path, own := "", weighting{}
 	for _, c := range s.Block {
 		switch {
 		case c.keyword == nil:
@@ -168,7 +189,7 @@ func (m *mapper) fileText(s *Statement, weight *int) string {
 			c.mark(Mapped, "")
 			path = c.arg(0)
 		case c.Word == "weight":
-			own = first(blockWeight(c), own)
+			own = blockWeight(c).within(own)
 		case c.Word == "init_file" && (c.arg(0) == "" || c.arg(0) == "0"):
 			c.mark(Harmless, "a file that is not there counts as 0")
 		case c.Word == "init_file":
@@ -178,12 +199,12 @@ func (m *mapper) fileText(s *Statement, weight *int) string {
 	if !strings.HasPrefix(path, "/") {
 		return ""
 	}
-	return "path: " + scalar(path) + weightWords(first(weight, own))
+	return "path: " + scalar(path) + weight.within(own).words(defaultFileWeight)
 }
 
 // processText is a vrrp_track_process as an entry of track_process.
-func processText(s *Statement, weight *int) string {
-	name, own, quorum := "", (*int)(nil), uint64(1)
+func processText(s *Statement, weight weighting) string {
+	name, own, quorum := "", weighting{}, uint64(1)
 	for _, c := range s.Block {
 		if c.keyword == nil {
 			continue
@@ -199,7 +220,7 @@ func processText(s *Statement, weight *int) string {
 			}
 			c.mark(Mapped, "")
 		case "weight":
-			own = first(blockWeight(c), own)
+			own = blockWeight(c).within(own)
 		case "quorum":
 			quorum = or(quorum, count(c, 1, maxFall))
 		case "quorum_max", "param_match":
@@ -217,5 +238,5 @@ func processText(s *Statement, weight *int) string {
 	if quorum != 1 {
 		words += fmt.Sprintf(", quorum: %d", quorum)
 	}
-	return words + weightWords(first(weight, own))
+	return words + weight.within(own).words(0)
 }

@@ -61,6 +61,9 @@ type TrackExec struct {
 	// Weight is added to the priority while the program passes if it is above
 	// 0, and while it fails if it is below; 0 = go to fault while it fails.
 	Weight int
+	// IsReversed has Weight taken off instead; with 0, go to fault while the
+	// program passes.
+	IsReversed bool
 }
 
 // TrackFile is a file that holds a whole number. A file that is not there, or
@@ -69,21 +72,25 @@ type TrackFile struct {
 	Path string
 	// Weight times the number is added to the priority; 0 = any number but 0
 	// is a fault.
-	Weight int
+	Weight     int
+	IsReversed bool // the number is taken off; with weight 0, 0 alone is a fault
 }
 
 // TrackProcess is a program that must be running.
 type TrackProcess struct {
 	Name   string // the name of the command, or the path that it was started by
 	Quorum int    // how many must run; default 1
-	Weight int    // as with [TrackExec]
+
+	Weight     int // as with [TrackExec]
+	IsReversed bool
 }
 
 // TrackBFD is a BFD session of this host that must be up. One that nothing has
 // been heard of is down, as with keepalived.
 type TrackBFD struct {
-	Name   string
-	Weight int // as with [TrackExec]
+	Name       string
+	Weight     int // as with [TrackExec]
+	IsReversed bool
 }
 
 // Track makes the state of an interface count.

@@ -72,7 +72,7 @@ func (rs readings) applyTo(c *Condition, i Instance) {
 			c.Wait = t.name() + " has not ended yet"
 			r.isGood = true // keepalived's assumption
 		}
-		r.weigh(c, t.Weight, t.name())
+		r.weigh(c, t.Weight, t.IsReversed, t.name())
 	}
 	for _, t := range i.TrackProcesses {
 		r := rs[t.key()]
@@ -80,29 +80,39 @@ func (rs readings) applyTo(c *Condition, i Instance) {
 			c.Wait = t.name() + " has not been looked for yet"
 			r.isGood = true
 		}
-		r.weigh(c, t.Weight, t.name())
+		r.weigh(c, t.Weight, t.IsReversed, t.name())
 	}
 	for _, t := range i.TrackBFD {
 		r, isKnown := rs[t.key()]
 		if !isKnown {
 			r.why = "down"
 		}
-		r.weigh(c, t.Weight, t.name())
+		r.weigh(c, t.Weight, t.IsReversed, t.name())
 	}
 	for _, t := range i.TrackFiles {
 		switch r := rs[t.key()]; {
+		case t.IsReversed && t.Weight != 0:
+			c.Penalty += r.number * t.Weight
 		case t.Weight != 0:
 			c.Penalty -= r.number * t.Weight
-		case r.number != 0:
+		case (r.number != 0) != t.IsReversed:
 			c.weigh(0, fmt.Sprintf("%s holds %d", t.name(), r.number))
 		}
 	}
 }
 
 // weigh lets a weight count as keepalived does: one above 0 while all is well,
-// one below 0 while it is not, and 0 is a fault.
-func (r reading) weigh(c *Condition, weight int, name string) {
+// one below 0 while it is not, and 0 is a fault. Reversed, a weight counts at the
+// same time with the other sign, and all being well is the fault.
+func (r reading) weigh(c *Condition, weight int, isReversed bool, name string) {
 	switch {
+	case isReversed && weight == 0:
+		if r.isGood {
+			c.weigh(0, name+": reversed, and all is well")
+		}
+	case isReversed && r.isGood == (weight > 0):
+		c.Penalty += weight
+	case isReversed:
 	case r.isGood && weight > 0:
 		c.Penalty -= weight
 	case !r.isGood && weight <= 0:

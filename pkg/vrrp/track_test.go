@@ -28,6 +28,16 @@ func TestReadings(t *testing.T) {
 	b := func(weight int) Instance {
 		return sample(func(i *Instance) { i.TrackBFD = []TrackBFD{{Name: "r1", Weight: weight}} })
 	}
+	reversed := func(weight int) Instance {
+		i := b(weight)
+		i.TrackBFD[0].IsReversed = true
+		return i
+	}
+	reversedFile := func(weight int) Instance {
+		i := f(weight)
+		i.TrackFiles[0].IsReversed = true
+		return i
+	}
 	failFirst := x(0)
 	failFirst.TrackExec[0].InitFail = true
 	good, bad := reading{isKnown: true, isGood: true}, reading{isKnown: true, why: "exit status 1"}
@@ -51,6 +61,15 @@ func TestReadings(t *testing.T) {
 		"session is up, above 0":    {b(7), &good, Condition{Penalty: -7}},
 		"session is down":           {b(0), &reading{isKnown: true, why: "neighbour silent"}, Condition{Fault: "bfd r1: neighbour silent"}},
 		"session is down, below 0":  {b(-7), &bad, Condition{Penalty: 7}},
+		"reversed, up":              {reversed(0), &good, Condition{Fault: "bfd r1: reversed, and all is well"}},
+		"reversed, down":            {reversed(0), &bad, Condition{}},
+		"reversed, up, above 0":     {reversed(7), &good, Condition{Penalty: 7}},
+		"reversed, down, above 0":   {reversed(7), &bad, Condition{}},
+		"reversed, up, below 0":     {reversed(-7), &good, Condition{}},
+		"reversed, down, below 0":   {reversed(-7), &bad, Condition{Penalty: -7}},
+		"a number taken off":        {reversedFile(3), &reading{isKnown: true, isGood: true, number: 7}, Condition{Penalty: 21}},
+		"a reversed 0":              {reversedFile(0), &reading{isKnown: true, isGood: true}, Condition{Fault: "file /run/x holds 0"}},
+		"a reversed 1":              {reversedFile(0), &reading{isKnown: true, isGood: true, number: 1}, Condition{}},
 		"session never reported":    {b(0), nil, Condition{Fault: "bfd r1: down"}},
 		"a file that holds nothing": {f(0), nil, Condition{}},
 		"a file that holds a 1":     {f(0), &reading{isKnown: true, isGood: true, number: 1}, Condition{Fault: "file /run/x holds 1"}},

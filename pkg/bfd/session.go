@@ -83,12 +83,6 @@ func newSession(want Session, local uint32, send func([]byte) error, report func
 	}
 }
 
-func startSession(want Session, local uint32, send func([]byte) error, report func(Status)) *session {
-	s := newSession(want, local, send, report)
-	go s.run()
-	return s
-}
-
 // deliver hands over a packet that was received.
 func (s *session) deliver(p Packet) {
 	select {

@@ -28,7 +28,8 @@ func (l *line) carry(from int) func([]byte) error {
 
 // connect begins a session at an end of the line.
 func (l *line) connect(end int, timing Timing, isPassive bool, report func(Status)) *session {
-	s := startSession(Session{Name: "s", Timing: timing, IsPassive: isPassive}, uint32(end+1), l.carry(end), report)
+	s := newSession(Session{Name: "s", Timing: timing, IsPassive: isPassive}, uint32(end+1), l.carry(end), report)
+	go s.run()
 	l.ends[end].Store(s)
 	return s
 }

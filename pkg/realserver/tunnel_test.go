@@ -89,7 +89,8 @@ func TestTunnelThatWasThere(t *testing.T) {
 	}
 }
 
-// What keeps a real behind a tunnel from serving, one thing at a time.
+// What keeps a real behind a tunnel from serving, one thing at a time, until it is set
+// up again.
 func TestTunnelStatus(t *testing.T) {
 	noRules := []string{"nft", "delete", "table", "ip", "lvx_real"}
 	for name, c := range map[string]struct {
@@ -123,6 +124,10 @@ func TestTunnelStatus(t *testing.T) {
 			got := troubles(r.status(t))
 			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
 				t.Errorf("status says %q, want %q", got, c.want)
+			}
+			r.do(t, realserver.Up, tunnelled) // the cure of all
+			if got := troubles(r.status(t)); got != "" {
+				t.Errorf("set up again, status says %q", got)
 			}
 		})
 	}

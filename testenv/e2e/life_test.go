@@ -179,7 +179,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 		"rings": `"real"`, "tunnels": `"destination"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
 		"flows6": `"client"`, "templates6": `"client"`, "fragments6": "[]", "families": "[]",
 		"leases": `"value"`, "locks": `"value"`,
-		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`,
+		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`, "flow_news6": `"of_set"`, "template_news6": `"of_set"`,
 		"losses": `"netns"`, "replies": `"vip_port"`, "reply_counters": `"packets"`, "routes": `"network"`,
 	}
 	seen := 0

@@ -10,7 +10,8 @@
 // that docs/semantics.md lists are kept out of its way or looked at by rules
 // of their own, each named where it is applied: a rotation of rr and wrr after
 // an edit, connections of a removed real, which the kernel throws away at once
-// and lvx when their next packet comes, and ICMP errors that go by the ring.
+// and lvx when their next packet comes, ICMP errors that go by the ring, and the
+// identification of IPv6's fragments, which the kernel makes anew.
 // The probes that tell a rotation are more on lvx's side: they have to end
 // before a scheduler that counts connections takes over.
 //

@@ -8,25 +8,17 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/backend/xdp"
 	"github.com/lvx-lb/lvx/pkg/lb"
-	"github.com/lvx-lb/lvx/testenv/vm/onearm"
 )
 
 // most is how many reals a service has at most, all reals are from 1 to 7.
 const most = 7
 
-var (
-	vips    = []netip.Addr{netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101"), netip.MustParseAddr("10.0.0.102")}
-	clients = []netip.Addr{
-		netip.MustParseAddr("172.16.0.5"), netip.MustParseAddr("172.16.0.77"), netip.MustParseAddr("172.16.1.5"),
-		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.9"), netip.MustParseAddr("203.0.113.200"),
-	}
-)
-
 // A file is a service as its configuration has it, with reals that are out
 // for now.
 type file struct {
 	lb.Service
-	out map[netip.Addr]bool
+	family *family
+	out    map[netip.Addr]bool
 }
 
 // compile is what the service's checks leave of it.
@@ -68,10 +60,10 @@ func (t *trial) drawState() {
 	t.compile()
 }
 
-// listeners are those that nobody has.
-func (t *trial) listeners() []lb.Listener {
+// listeners are those of a family that nobody has.
+func (t *trial) listeners(of *family) []lb.Listener {
 	var free []lb.Listener
-	for _, v := range vips {
+	for _, v := range of.vips {
 		for _, p := range []lb.Protocol{lb.TCP, lb.UDP} {
 			for _, r := range [][2]uint16{{80, 80}, {443, 443}, {53, 53}, {8000, 8020}, {0, 0}} {
 				l := lb.Listener{Addr: v, Proto: p, First: r[0], Last: r[1]}
@@ -86,17 +78,17 @@ func (t *trial) listeners() []lb.Listener {
 }
 
 func (t *trial) drawService(i int) {
-	f := file{out: map[netip.Addr]bool{}}
+	f := file{family: pick(t.rnd, ipv4, ipv6), out: map[netip.Addr]bool{}}
 	f.Name = fmt.Sprintf("s%d", i)
 	for range 1 + t.rnd.IntN(3)*t.rnd.IntN(2) {
-		l := pick(t.rnd, t.listeners()...)
+		l := pick(t.rnd, t.listeners(f.family)...)
 		if !slices.Contains(f.Listeners, l) {
 			f.Listeners = append(f.Listeners, l)
 		}
 	}
 	if chance(t.rnd, 3) {
 		f.Persistence.Timeout = time.Duration(pick(t.rnd, 30, 90, 150, 360)) * time.Second
-		f.Persistence.Prefix = pick(t.rnd, 0, 0, 24, 20)
+		f.Persistence.Prefix = pick(t.rnd, f.family.prefixes...)
 	}
 	// The kernel has every port of an address for persistent services only.
 	if f.ByMark() || f.Listeners[0].EveryPort() && !f.Persistence.Enabled() || chance(t.rnd, 5) {
@@ -104,12 +96,12 @@ func (t *trial) drawService(i int) {
 	}
 	f.OnePacket = chance(t.rnd, 8)
 	if chance(t.rnd, 3) {
-		f.Sorry = onearm.Real(9) // not the director: of its own answers XDP sees nothing
+		f.Sorry = f.family.real(9) // not the director: of its own answers XDP sees nothing
 	}
 	t.drawScheduler(&f.Service)
 	for n := 1; n <= most; n++ {
 		if chance(t.rnd, 2) {
-			f.Reals = append(f.Reals, t.drawReal(f.Service, n))
+			f.Reals = append(f.Reals, t.drawReal(&f, n))
 		}
 	}
 	if chance(t.rnd, 4) {
@@ -120,9 +112,9 @@ func (t *trial) drawService(i int) {
 }
 
 // drawReal is the n-th real of a service, by any way of forwarding.
-func (t *trial) drawReal(s lb.Service, n int) lb.Real {
-	r := lb.Real{Addr: onearm.Real(n), Weight: t.drawWeight(), Forward: pick(t.rnd, lb.DR, lb.DR, lb.Tunnel, lb.NAT, lb.NAT)}
-	if r.Forward == lb.NAT && !s.ByMark() && s.Listeners[0].Width() == 1 && chance(t.rnd, 2) {
+func (t *trial) drawReal(f *file, n int) lb.Real {
+	r := lb.Real{Addr: f.family.real(n), Weight: t.drawWeight(), Forward: pick(t.rnd, f.family.forwards...)}
+	if r.Forward == lb.NAT && !f.ByMark() && f.Listeners[0].Width() == 1 && chance(t.rnd, 2) {
 		r.Port = 8080
 	}
 	return r

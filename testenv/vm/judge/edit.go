@@ -42,7 +42,7 @@ func (t *trial) edit() error {
 	} else if err := t.touch(before, known); err != nil {
 		return err
 	}
-	return t.align(f.compile(), rotates)
+	return t.align(f, rotates)
 }
 
 // change edits one service, or a setting. rotates reports whether rr may begin
@@ -76,7 +76,7 @@ func (t *trial) change(f *file) (what string, rotates bool) {
 		t.state.ExpireQuiescentTempl = !t.state.ExpireQuiescentTempl
 		return "expire quiescent template", false
 	}
-	r := t.drawReal(f.Service, 1+t.rnd.IntN(most))
+	r := t.drawReal(f, 1+t.rnd.IntN(most))
 	if slices.ContainsFunc(f.Reals, func(o lb.Real) bool { return o.Addr == r.Addr }) {
 		return "nothing", false
 	}
@@ -214,16 +214,17 @@ func removed(before, now lb.State, c lb.Connection) bool {
 // align finds out by probes where rr and wrr stand in their round on both
 // sides, and sends further probes to lvx until it stands where the kernel
 // does. The rounds themselves must be the same.
-func (t *trial) align(s lb.Service, rotates bool) error {
+func (t *trial) align(f *file, rotates bool) error {
+	s := f.compile()
 	round := roundOf(s)
 	if round == 0 {
 		return nil
 	}
-	want, err := t.probe(t.kernel, s, round)
+	want, err := t.probe(t.kernel, f, round)
 	if err != nil {
 		return err
 	}
-	got, err := t.probe(t.xdp, s, 2*round) // once more than all: the second is the first again
+	got, err := t.probe(t.xdp, f, 2*round) // once more than all: the second is the first again
 	if err != nil {
 		return err
 	}
@@ -238,7 +239,7 @@ func (t *trial) align(s lb.Service, rotates bool) error {
 		if r > 0 {
 			t.report.Events["rotation"]++
 		}
-		_, err := t.probe(t.xdp, s, r)
+		_, err := t.probe(t.xdp, f, r)
 		return err
 	}
 	return fmt.Errorf("not the same round: lvx %v, kernel %v", got, want)
@@ -279,14 +280,13 @@ func divisor(a, b int) int {
 }
 
 // probe opens connections from clients of their own and returns who got them.
-func (t *trial) probe(s *side, svc lb.Service, n int) ([]int, error) {
-	l := svc.Listeners[0]
+func (t *trial) probe(s *side, f *file, n int) ([]int, error) {
+	l := f.Listeners[0]
 	to := portOf(l)
 	var got []int
 	for range n {
 		t.serial++
-		from := netip.AddrFrom4([4]byte{11, byte(t.serial), byte(t.serial >> 8 << 4), 1}) // each in a /20 of its own
-		p := onearm.Packet{Src: netip.AddrPortFrom(from, 40000), Dst: to, UDP: l.Proto == lb.UDP, Flags: "S"}
+		p := onearm.Packet{Src: netip.AddrPortFrom(f.family.probe(t.serial), 40000), Dst: to, UDP: l.Proto == lb.UDP, Flags: "S"}
 		frame, err := p.Bytes()
 		if err != nil {
 			return nil, err
@@ -296,7 +296,7 @@ func (t *trial) probe(s *side, svc lb.Service, n int) ([]int, error) {
 			return nil, err
 		}
 		if o.real == 0 || strings.Contains(o.name, ",") {
-			return nil, fmt.Errorf("%s: probe of %s: %s", s.name, svc.Name, o.name)
+			return nil, fmt.Errorf("%s: probe of %s: %s", s.name, f.Name, o.name)
 		}
 		got = append(got, o.real)
 	}

@@ -73,7 +73,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		if err = t.play(min(caseSteps, o.Steps-r.Steps)); err != nil {
 			err = fmt.Errorf("seed %d, step %d: %w\n%s", seed, len(t.log), err, strings.Join(t.log, "\n"))
 		}
-		if r.Steps%(20*caseSteps) == 0 {
+		if r.Steps%(4*caseSteps) == 0 {
 			o.Logf("seeds to %d, %d steps: the same", seed, r.Steps)
 		}
 	}
@@ -181,7 +181,7 @@ func describe(s lb.State) string {
 	return b.String()
 }
 
-func shortReal(a netip.Addr) string { return fmt.Sprintf("rs%d", int(a.As4()[3])-10) }
+func shortReal(a netip.Addr) string { return fmt.Sprintf("rs%d", realNumber(a)) }
 
 // pick picks one of several values.
 func pick[T any](rnd *rand.Rand, from ...T) T { return from[rnd.IntN(len(from))] }

@@ -1,7 +1,6 @@
 package judge
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -36,12 +35,51 @@ func (t *trial) packet() error {
 		Flags: pick(t.rnd, "S", "S", "S", "A", "A", "A", "A", "PA", "FA", "F", "R", "RA", "SA", "SF", ""),
 		TTL:   pick[uint8](t.rnd, 64, 64, 64, 64, 64, 64, 2, 255, 1),
 	}
+	if e.dst.Addr().Is6() {
+		return t.packet6(e, p)
+	}
 	if chance(t.rnd, 15) && !t.away[e] && !t.goesByRing(e) {
 		kind, code := pick(t.rnd, [2]byte{3, 1}, [2]byte{3, 3}, [2]byte{3, 4}, [2]byte{11, 0}, [2]byte{5, 1}, [2]byte{4, 0}, [2]byte{8, 0}), byte(0)
 		kind[1], code = kind[1]+code, kind[1]
 		return t.both(fmt.Sprintf("ICMP %d/%d about %s, TTL %d", kind[0], code, e, p.TTL), e, icmpAbout(e, kind[0], code, p.TTL))
 	}
 	return t.send(e, p)
+}
+
+// packet6 varies what a packet of IPv6 has in front of its ports.
+func (t *trial) packet6(e endpoints, p onearm.Packet) error {
+	switch n := t.rnd.IntN(30); {
+	case n < 2 && !t.away[e] && !t.goesByRing(e):
+		kind := pick(t.rnd, [2]byte{1, 0}, [2]byte{1, 4}, [2]byte{2, 0}, [2]byte{3, 0}, [2]byte{4, 1}, [2]byte{128, 0}, [2]byte{129, 0})
+		return t.both(fmt.Sprintf("ICMPv6 %d/%d about %s, hop limit %d", kind[0], kind[1], e, p.TTL), e, icmpAbout6(e, kind[0], kind[1], p.TTL))
+	case n < 4:
+		p.TTL, p.Payload = 64, make([]byte, 100+t.rnd.IntN(100))
+		return t.sendAs(e, p, "in fragments", func(frame []byte) [][]byte { return fragments6(frame, t.rnd.Uint32()) })
+	case n < 10:
+		kinds := pick(t.rnd, extensionChains...)
+		if t.isOfMark(e) && slices.Contains(kinds, protoAuth) {
+			kinds = []byte{60}
+		}
+		return t.sendAs(e, p, fmt.Sprintf("behind headers %d", kinds), func(frame []byte) [][]byte { return [][]byte{behindHeaders(frame, kinds)} })
+	}
+	return t.send(e, p)
+}
+
+// isOfMark reports whether a packet may get a mark: the kernel's nftables finds
+// no ports behind an authentication header, and marks nothing.
+func (t *trial) isOfMark(e endpoints) bool {
+	return slices.ContainsFunc(t.state.Services, func(s lb.Service) bool {
+		return s.ByMark() && slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool {
+			return l.Proto == e.proto && l.Addr == e.dst.Addr() && l.Contains(e.dst.Port())
+		})
+	})
+}
+
+// extensionChains are extension headers, in the order in which they stand: only
+// the first may be a hop-by-hop header (0), the others are routing (43),
+// authentication (51) and destination options (60).
+var extensionChains = [][]byte{
+	{0}, {43}, {51}, {60}, {60}, {0, 60}, {0, 43, 51}, {60, 43, 60}, {0, 60, 43, 51, 60, 60, 60, 60},
 }
 
 // serverOf is where a connection's packets went last, as its real may answer.
@@ -69,6 +107,11 @@ func (t *trial) goesByRing(e endpoints) bool {
 
 // send sends a packet to both sides.
 func (t *trial) send(e endpoints, p onearm.Packet) error {
+	return t.sendAs(e, p, "", func(frame []byte) [][]byte { return [][]byte{frame} })
+}
+
+// sendAs sends what is made of a packet's frame.
+func (t *trial) sendAs(e endpoints, p onearm.Packet, how string, framesOf func([]byte) [][]byte) error {
 	frame, err := p.Bytes()
 	if err != nil {
 		return err
@@ -78,21 +121,21 @@ func (t *trial) send(e endpoints, p onearm.Packet) error {
 		// and counts until then.
 		defer t.sleep(2 * jiffy)
 	}
-	return t.both(fmt.Sprintf("%s %q, %d bytes, TTL %d", e, p.Flags, len(p.Payload), p.TTL), e, frame)
+	return t.both(fmt.Sprintf("%s %q, %d bytes, TTL %d %s", e, p.Flags, len(p.Payload), p.TTL, how), e, framesOf(frame)...)
 }
 
-// both sends a frame to both sides and compares what comes back.
-func (t *trial) both(what string, e endpoints, frame []byte) error {
-	for n := 1; n <= onearm.Reals; n++ {
-		if onearm.Real(n) == e.src.Addr() {
+// both sends frames to both sides and compares what comes back.
+func (t *trial) both(what string, e endpoints, frames ...[]byte) error {
+	if n := realNumber(e.src.Addr()); n > 0 {
+		for _, frame := range frames {
 			copy(frame[6:], onearm.RealMAC(n))
 		}
 	}
-	want, err := t.kernel.send(frame)
+	want, err := t.kernel.send(frames...)
 	if err != nil {
 		return err
 	}
-	got, err := t.xdp.send(frame)
+	got, err := t.xdp.send(frames...)
 	if err != nil {
 		return err
 	}
@@ -101,10 +144,13 @@ func (t *trial) both(what string, e endpoints, frame []byte) error {
 	if want.to.IsValid() {
 		t.servers[e] = want.to
 	}
+	if want.isAnswer && len(frames) > 1 && got.kind == want.kind {
+		got.bytes = want.bytes // the kernel quotes the whole datagram, lvx its first fragment
+	}
 	if got.bytes != want.bytes {
 		return fmt.Errorf("%s: lvx %s, kernel %s\nlvx    %x\nkernel %x", what, got.name, want.name, got.bytes, want.bytes)
 	}
-	if want.kind == "ICMP 3/3" {
+	if want.kind == "ICMP 3/3" || want.kind == "ICMPv6 1/4" {
 		return t.leaveWithoutTemplate()
 	}
 	return nil
@@ -112,27 +158,30 @@ func (t *trial) both(what string, e endpoints, frame []byte) error {
 
 // An outcome is what a side sent because of a packet.
 type outcome struct {
-	name  string // "rs3", "RST", "ICMP 3/3", "nothing", or several
-	kind  string // the name without a number
-	bytes string // all frames
-	real  int
-	to    netip.AddrPort // a real's, with the port that it is asked at
+	name     string // "rs3", "RST", "ICMP 3/3", "nothing", or several
+	kind     string // the name without a number
+	bytes    string // all frames
+	real     int
+	isAnswer bool           // of the director's own, by ICMP
+	to       netip.AddrPort // a real's, with the port that it is asked at
 }
 
-func (s *side) send(frame []byte) (outcome, error) {
+func (s *side) send(frames ...[]byte) (outcome, error) {
 	o := outcome{name: "nothing", kind: "nothing"}
-	seen, err := s.net.SendFrame(frame)
-	if err != nil {
-		return o, fmt.Errorf("%s: %w", s.name, err)
-	}
-	if len(seen) == 0 {
-		if seen, err = s.net.Finish(); err != nil {
+	var seen []onearm.Seen
+	for _, frame := range frames {
+		some, err := s.net.SendFrame(frame)
+		if err == nil && len(some) == 0 {
+			some, err = s.net.Finish()
+		}
+		if err != nil {
 			return o, fmt.Errorf("%s: %w", s.name, err)
 		}
+		seen = append(seen, some...)
 	}
 	for i, f := range seen {
 		one := nameOf(f)
-		o.kind, o.real = one, f.Real
+		o.kind, o.real, o.isAnswer = one, f.Real, f.Real == 0 && strings.HasPrefix(one, "ICMP")
 		if f.Real != 0 {
 			o.kind, o.to = "real", serverAt(f)
 		}
@@ -145,110 +194,26 @@ func (s *side) send(frame []byte) (outcome, error) {
 	return o, nil
 }
 
-// serverAt is where a packet reaches a real, through a tunnel too: by direct
-// routing it is for the VIP's port.
-func serverAt(f onearm.Seen) netip.AddrPort {
-	b := f.Frame.Data()[14:]
-	if b[9] == protoIPIP {
-		b = b[20:]
-	}
-	if b[9] != byte(lb.TCP) && b[9] != byte(lb.UDP) {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(onearm.Real(f.Real), binary.BigEndian.Uint16(b[22:]))
-}
-
-const protoIPIP = 4
-
-// comparable is a frame without what means nothing: padding, which the kernel
-// takes off, and the identification of what the director sends itself, once
-// its checksum was found right.
-func comparable(f onearm.Seen) []byte {
-	b := f.Frame.Data()
-	if len(b) >= 34 && b[12] == 8 && b[13] == 0 {
-		b = b[:min(len(b), 14+int(binary.BigEndian.Uint16(b[16:])))]
-	}
-	// What a tunnel carries may be fragmented if it has no DF: its identification is any number.
-	isOuter := len(b) >= 34 && b[23] == protoIPIP && b[20]&0x40 == 0
-	isAnswer := f.Real == 0 || isOuter || len(b) >= 34 && b[23] == 1 && netip.AddrFrom4([4]byte(b[26:30])) == onearm.Director
-	if !isAnswer || len(b) < 34 || ipChecksum(b[14:34]) != 0 {
-		return b
-	}
-	b[18], b[19], b[24], b[25] = 0, 0, 0, 0
-	return b
-}
-
-func nameOf(f onearm.Seen) string {
-	b := f.Frame.Data()
-	switch {
-	case f.Real != 0:
-		return fmt.Sprintf("rs%d", f.Real)
-	case len(b) > 35 && b[23] == 1:
-		return fmt.Sprintf("ICMP %d/%d", b[34], b[35])
-	case len(b) > 47 && b[23] == 6 && b[47]&4 != 0:
-		return "RST"
-	}
-	return "frame"
-}
-
 // drawEndpoints: mostly those of a packet that was sent before.
 func (t *trial) drawEndpoints() endpoints {
 	if len(t.pool) > 0 && !chance(t.rnd, 5) {
 		return pick(t.rnd, t.pool...)
 	}
 	e := endpoints{proto: pick(t.rnd, lb.TCP, lb.TCP, lb.UDP)}
-	e.src = netip.AddrPortFrom(pick(t.rnd, clients...), pick[uint16](t.rnd, 40000, 40001, 40002, 40003))
-	e.dst = netip.AddrPortFrom(pick(t.rnd, vips...), pick[uint16](t.rnd, 80, 443, 53, 8000, 8007, 8020, 8021, 22, 65535))
+	of := pick(t.rnd, ipv4, ipv6)
+	e.dst = netip.AddrPortFrom(pick(t.rnd, of.vips...), pick[uint16](t.rnd, 80, 443, 53, 8000, 8007, 8020, 8021, 22, 65535))
 	if len(t.files) > 0 && !chance(t.rnd, 10) {
-		l := pick(t.rnd, pick(t.rnd, t.files...).Listeners...)
+		f := pick(t.rnd, t.files...)
+		of = f.family
+		l := pick(t.rnd, f.Listeners...)
 		e.proto, e.dst = l.Proto, netip.AddrPortFrom(l.Addr, l.Last)
 		if l.EveryPort() {
 			e.dst = netip.AddrPortFrom(l.Addr, pick[uint16](t.rnd, 80, 443, 22, 9999))
 		}
 	}
+	e.src = netip.AddrPortFrom(pick(t.rnd, of.clients...), pick[uint16](t.rnd, 40000, 40001, 40002, 40003))
 	if t.pool = append(t.pool, e); len(t.pool) > 24 {
 		t.pool = t.pool[1:]
 	}
 	return e
-}
-
-// icmpAbout is an ICMP message to the VIP that quotes a reply from it.
-func icmpAbout(e endpoints, kind, code, ttl byte) []byte {
-	quoted := make([]byte, 20+8)
-	ipHeader(quoted, byte(e.proto), 60, 64, e.dst.Addr(), e.src.Addr())
-	binary.BigEndian.PutUint16(quoted[20:], e.dst.Port())
-	binary.BigEndian.PutUint16(quoted[22:], e.src.Port())
-	b := make([]byte, 14+20+8, 14+20+8+len(quoted))
-	copy(b, onearm.DirectorMAC)
-	copy(b[6:], onearm.RouterMAC)
-	b[12] = 8
-	ipHeader(b[14:], 1, 20+8+len(quoted), ttl, e.src.Addr(), e.dst.Addr())
-	b[34], b[35] = kind, code
-	if kind == 3 && code == 4 {
-		binary.BigEndian.PutUint16(b[40:], 1400)
-	}
-	b = append(b, quoted...)
-	binary.BigEndian.PutUint16(b[36:], ipChecksum(b[34:]))
-	return b
-}
-
-func ipHeader(b []byte, proto byte, length int, ttl byte, src, dst netip.Addr) {
-	b[0], b[8], b[9] = 0x45, ttl, proto
-	binary.BigEndian.PutUint16(b[2:], uint16(length))
-	s, d := src.As4(), dst.As4()
-	copy(b[12:], s[:])
-	copy(b[16:], d[:])
-	binary.BigEndian.PutUint16(b[10:], ipChecksum(b[:20]))
-}
-
-// ipChecksum is RFC 1071's; over a header with a right one it is 0.
-func ipChecksum(b []byte) uint16 {
-	sum := uint32(0)
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
 }

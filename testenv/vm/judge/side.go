@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -36,7 +37,7 @@ func newSide(ctx context.Context, name string, open func() (lb.Backend, error)) 
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread() // onearm's lock is nested in this one: the thread ends with the goroutine
-		n, err := onearm.New(vips...)
+		n, err := onearm.New(slices.Concat(ipv4.vips, ipv6.vips)...)
 		if err == nil {
 			s.net = n
 			err = settle()
@@ -81,16 +82,18 @@ func (s *side) close() error {
 }
 
 // settle lifts the kernel's limits on ICMP, which would make answers depend on
-// how fast the guest is, and has it forward what reals send, without telling
-// them of a shorter way.
+// how fast the guest is, has answers of IPv6 carry no random flow labels, and
+// has the kernel forward what reals send, without telling them of a shorter way.
 func settle() error {
 	for _, knob := range [][2]string{
-		{"icmp_ratemask", "0"}, {"ip_forward", "1"},
-		{"conf/" + onearm.Wire + "/forwarding", "0"}, // behind ip_forward, which sets them all
-		{"conf/all/send_redirects", "0"},
-		{"conf/" + onearm.Device + "/send_redirects", "0"},
+		{"ipv4/icmp_ratemask", "0"}, {"ipv4/ip_forward", "1"},
+		{"ipv4/conf/" + onearm.Wire + "/forwarding", "0"}, // behind ip_forward, which sets them all
+		{"ipv4/conf/all/send_redirects", "0"},
+		{"ipv4/conf/" + onearm.Device + "/send_redirects", "0"},
+		{"ipv6/icmp/ratemask", "0"}, // a list of types, of which 0 is none
+		{"ipv6/auto_flowlabels", "0"},
 	} {
-		if err := os.WriteFile("/proc/sys/net/ipv4/"+knob[0], []byte(knob[1]), 0o644); err != nil {
+		if err := os.WriteFile("/proc/sys/net/"+knob[0], []byte(knob[1]), 0o644); err != nil {
 			return err
 		}
 	}
@@ -126,7 +129,7 @@ func newXDP(ctx context.Context) (*side, error) {
 		}
 		b, err := xdp.Open(ctx, xdp.Options{
 			Interfaces: []string{onearm.Device}, Mode: loader.Native, PinDir: fmt.Sprintf("/sys/fs/bpf/lvx-judge-%d", os.Getpid()),
-			Flows: flowPlaces, Templates: templatePlaces, Neighbors: segment(dev.Attrs().Index),
+			Flows: flowPlaces, Templates: templatePlaces, IPv6: true, Neighbors: segment(dev.Attrs().Index),
 		})
 		if err != nil {
 			return nil, err
@@ -144,6 +147,8 @@ func (s *side) empty() error {
 	}
 	clear(b.Datapath().Flows)
 	clear(b.Datapath().Templates)
+	clear(b.Datapath().Flows6)
+	clear(b.Datapath().Templates6)
 	clear(b.Datapath().Loads)
 	return nil
 }
@@ -164,11 +169,9 @@ func (s segment) Routes() []xdp.Route {
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500, From: onearm.Director}
 	copy(n.Source[:], onearm.DirectorMAC)
-	for i := range onearm.Reals {
-		if onearm.Real(i+1) == a {
-			copy(n.MAC[:], onearm.RealMAC(i+1))
-			return n
-		}
+	if number := realNumber(a); number > 0 {
+		copy(n.MAC[:], onearm.RealMAC(number))
+		return n
 	}
 	if a == onearm.Router {
 		copy(n.MAC[:], onearm.RouterMAC)

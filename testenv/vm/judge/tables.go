@@ -3,7 +3,6 @@ package judge
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -20,9 +19,6 @@ const (
 	probeLife = 400 * time.Second    // more than the longest timeout that a probe can have, UDP's
 	sweep     = 6 * time.Second      // until lvx's counts know that a connection has ended
 )
-
-// probes are the clients of probe packets; they are left out of comparisons.
-var probes = netip.MustParsePrefix("11.0.0.0/8")
 
 // A view is what one side's tables hold.
 type view struct {
@@ -65,7 +61,7 @@ func (t *trial) view(s *side, list bool) (view, error) {
 				out = append(out, c)
 			case c.Template && (sorry || invalid(c)):
 				out = append(out, c)
-			case probes.Contains(c.Client.Addr()):
+			case isProbe(c.Client.Addr()):
 				if !c.Template {
 					v.probes[c.Service]++
 					v.ending = v.ending || c.Expires < margin

@@ -31,7 +31,7 @@ func small(chunk int) []group {
 func brief(chunk int) []group {
 	sizes := scales(chunk)[0]
 	sizes.lanes = sizes.lanes[:2]
-	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), ways(million, "1M", chunk), newFlows(chunk)[:2], []group{sizes})
+	return slices.Concat(oneFlow(chunk), manyFlows(million, "1M", chunk), ways(million, "1M", chunk), newFlows(chunk)[:2], []group{sizes}, pairs(million, chunk))
 }
 
 // oneFlow is about instructions: every line is in the cache.

@@ -22,7 +22,7 @@ type lane struct {
 	same    bool             // every chunk sends the same, a sequence from its start
 	before  func(*rig) error // before each chunk, not measured
 	verdict bpf.Verdict      // where lvx must have put every packet
-	isPair  bool             // while another CPU sends the same
+	cpus    int              // how many send at once, each by its own plan; 0: one, by the only plan
 	isGross bool             // the generator's time alone, in front of a program that returns at once
 }
 
@@ -76,11 +76,11 @@ func (r *rig) measure(progress io.Writer, lanes []lane, rounds int) ([]Result, e
 	return results, nil
 }
 
-// send sends a chunk of the lane's packets. counts reports whether the other CPU
-// of a pair was there, too.
+// send sends a chunk of the lane's packets. counts reports whether the chunk
+// was sent without a break, where that matters.
 func (r *rig) send(l *lane, target *ebpf.Program, t *traffic) (took time.Duration, counts bool, err error) {
-	if l.isPair {
-		return r.runBeside(target, t, l.packets)
+	if l.cpus > 0 {
+		return r.runInPieces(target, t, l.packets, l.cpus > 1)
 	}
 	took, _, err = r.run(target, t, l.packets)
 	return took, true, err

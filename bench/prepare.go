@@ -58,8 +58,11 @@ func with(s lb.State, change func(*lb.Service)) lb.State {
 	return s
 }
 
+func byHash(svc *lb.Service) { svc.Scheduler, svc.Flags = lb.MH, lb.MHPort }
+
 func stateless(svc *lb.Service) {
-	svc.Scheduler, svc.Flags, svc.Stateless = lb.MH, lb.MHPort, true
+	byHash(svc)
+	svc.Stateless = true
 }
 
 func persistent(svc *lb.Service) { svc.Persistence = lb.Persistence{Timeout: 360 * time.Second} }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,9 @@ type rig struct {
 	dp   *loader.Datapath
 	prog *ebpf.Program // lvx
 	raw  RawObjects
+
+	held   *ebpf.Program // a generator that is attached to an interface,
+	holder link.Link     // and by what
 
 	repeated int // runs that a signal interrupted, and that began again
 }
@@ -130,7 +134,7 @@ func newRig(o rigOptions) (*rig, error) {
 }
 
 func (r *rig) close() error {
-	return errors.Join(r.raw.Close(), r.lvx.Close(false))
+	return errors.Join(r.release(), r.raw.Close(), r.lvx.Close(false))
 }
 
 func (r *rig) apply(s lb.State) error { return r.lvx.Apply(context.Background(), s) }
@@ -138,8 +142,7 @@ func (r *rig) apply(s lb.State) error { return r.lvx.Apply(context.Background(),
 // traffic is what a generator is asked for.
 type traffic struct {
 	RawPlan
-	by    func(*RawObjects) *ebpf.Program // the generator
-	isOwn bool                            // it goes by the CPU's own plan
+	by func(*RawObjects) *ebpf.Program // the generator
 }
 
 func generate(o *RawObjects) *ebpf.Program   { return o.Generate }
@@ -222,12 +225,8 @@ func be16(p uint16) uint16 {
 // per packet; the thread's CPU time is finer and leaves out what else ran on
 // the CPU. The price of the system call is in the baseline too.
 func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint32, error) {
-	place := uint32(0)
-	if t.isOwn {
-		place = placeOfPlan(measuringCPU())
-	}
 	set := func() error {
-		if err := r.raw.Plans.Put(place, &t.RawPlan); err != nil {
+		if err := r.raw.Plans.Put(uint32(0), &t.RawPlan); err != nil {
 			return fmt.Errorf("plan: %w", err)
 		}
 		return nil
@@ -249,7 +248,7 @@ func (r *rig) run(target *ebpf.Program, t *traffic, n int) (time.Duration, uint3
 	if err != nil {
 		return 0, 0, fmt.Errorf("run: %w", err)
 	}
-	return took, answer, r.raw.Plans.Lookup(place, &t.RawPlan)
+	return took, answer, r.raw.Plans.Lookup(uint32(0), &t.RawPlan)
 }
 
 // cpuTime is how long the calling thread has run.

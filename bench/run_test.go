@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,25 +59,17 @@ func TestPackets(t *testing.T) {
 	}
 }
 
-// Two CPUs at once: whether they have run side by side depends on what else the
-// machine does, and so does how many of the lanes count.
+// Two CPUs at once: whether they have run side by side, so that their times count,
+// depends on what else the machine does. That every packet of both goes where it
+// should does not: measure checks verdicts.
 func TestPairs(t *testing.T) {
 	const flows = 10_000
-	r := tiny(t, func(ctx context.Context, j *job) error {
+	tiny(t, func(ctx context.Context, j *job) error {
 		if err := ownNamespace(); err != nil {
 			return err
 		}
-		return j.measureAll(ctx, rigOptions{flows: flows, templates: 1}, pairs(flows, 1000), 2)
+		return j.measureAll(ctx, rigOptions{flows: flows, templates: 1}, pairs(flows, 10_000), 1)
 	})
-	median := map[string]float64{}
-	for _, x := range r.Results {
-		median[x.Name] = x.Median
-	}
-	for _, name := range []string{"pair_established/1", "pair_established/1M", "pair_new"} {
-		if median[name+"/empty/one"] <= 0 && runtime.NumCPU() > 1 {
-			t.Errorf("%s was not measured: %v", name, median)
-		}
-	}
 }
 
 // What a pair loses is what lvx takes longer, beside what an empty program does.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -90,9 +91,15 @@ func manyFlows(flows int, name string, chunk int) []group {
 			{name: "established/" + name + "_skewed", what: "established TCP, " + name + " flows, skewed", prog: lvx, traffic: hot, packets: chunk, verdict: forwarded},
 		},
 	}, {
-		name: name + " flows, stateless", state: with(services(1, 2), stateless),
+		name: name + " flows, stateless", // of no service: that of before is gone
 		prepare: func(r *rig) error {
 			_ = r.forget()
+			if err := r.apply(with(services(1, 2), stateless)); err != nil {
+				return err
+			}
+			if st, err := r.lvx.Stats(); err != nil || st.Services[0].Rows == 0 || st.Services[0].UnsettledRows > 0 {
+				return fmt.Errorf("rows that are not settled: %+v, %v", st.Services, err)
+			}
 			return r.fillFloor(data, flows)
 		},
 		lanes: []lane{

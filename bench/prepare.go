@@ -60,9 +60,11 @@ func with(s lb.State, change func(*lb.Service)) lb.State {
 
 func byHash(svc *lb.Service) { svc.Scheduler, svc.Flags = lb.MH, lb.MHPort }
 
+// stateless is another service than those of before: behind a state without
+// services its rows are settled at once.
 func stateless(svc *lb.Service) {
 	byHash(svc)
-	svc.Stateless = true
+	svc.Name, svc.Stateless = "stateless", true
 }
 
 func persistent(svc *lb.Service) { svc.Persistence = lb.Persistence{Timeout: 360 * time.Second} }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,9 @@ web             up               3       30     800    2       5
   10.0.0.12:81  down     2       1       20     560    0       0
   10.0.0.11     up       1       2       10     240    0       0
   10.0.0.13     drained  0       0       0      0      2       5
+dns             up               0       0      0      0       0
 mail            down             0       0      0      0       0
+quic            up               0       0      0      0       0
 `
 
 func TestPrintTop(t *testing.T) {
@@ -32,10 +35,7 @@ func TestPrintTop(t *testing.T) {
 	}
 	for order, first := range map[string]string{"connections": "10.0.0.11", "packets": "10.0.0.12:81", "active": "10.0.0.13", "name": "10.0.0.11"} {
 		rows := topRows(testStatus(), rates, order)
-		web := rows[0]
-		if web.name != "web" {
-			web = rows[1]
-		}
+		web := rows[slices.IndexFunc(rows, func(r topRow) bool { return r.name == "web" })]
 		if web.reals[0].name != first {
 			t.Errorf("by %s the first real is %s, want %s", order, web.reals[0].name, first)
 		}

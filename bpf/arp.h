@@ -29,9 +29,10 @@ static __always_inline __be32 four_bytes(const __u8 *at)
  */
 static __always_inline int pass_or_silence(struct run *r, int verdict)
 {
-	struct arp *arp = r->data + ETHER;
+	__u32 at = parse_ethernet(r->data, r->end, bpf_htons(ETH_P_ARP));
+	struct arp *arp = r->data + at;
 
-	if (*(__be16 *)(r->data + 12) != bpf_htons(ETH_P_ARP) || (void *)(arp + 1) > r->end ||
+	if (!at || (void *)(arp + 1) > r->end ||
 	    arp->operation != bpf_htons(ARP_REQUEST) ||
 	    four_bytes(arp->sender) == four_bytes(arp->target))
 		return PASS(verdict);

@@ -12,10 +12,10 @@
  */
 static __always_inline int pass_or_silence(struct run *r, int verdict)
 {
-	struct solicitation *ask = r->data + ETHER;
+	struct solicitation *ask = find_solicitation(r->data, r->end);
 	struct addresses6 *a = get_addresses();
 
-	if (!a || !is_solicitation(r->data, r->end) || (void *)(ask + 1) > r->end)
+	if (!a || !ask)
 		return PASS(verdict);
 	a->network = ask->target;
 	return is_silent(r->s, &a->network) ? DROP(VERDICT_ARP_SILENCED) : PASS(verdict);

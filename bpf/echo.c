@@ -3,8 +3,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * A proof that frames which XDP sends leave the host. The answer to this host's
- * first echo goes back to whoever sent it as a second echo: its answer comes only
- * if the driver has sent it.
+ * first echo goes back to whoever sent it as a second echo, with the same VLAN tag: its
+ * answer comes only if the driver has sent it.
  */
 #include <linux/bpf.h>
 
@@ -14,6 +14,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 
+#define TAG 4
 #define ECHO_REPLY 0
 #define ECHO 8
 #define FIRST bpf_htons(1)
@@ -57,12 +58,19 @@ SEC("xdp.frags")
 int bounce(struct xdp_md *ctx)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	struct iphdr *ip = (void *)(eth + 1);
-	struct echo *echo = (void *)(ip + 1);
+	void *network = eth + 1;
+	struct iphdr *ip;
+	struct echo *echo;
 
+	if (network + TAG > (void *)(long)ctx->data_end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_8021Q))
+		network += TAG;
+	ip = network;
+	echo = (void *)(ip + 1);
 	if ((void *)(echo + 1) > (void *)(long)ctx->data_end)
 		return XDP_PASS;
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_ICMP)
+	if (*((__be16 *)network - 1) != bpf_htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_ICMP)
 		return XDP_PASS;
 	if (echo->type != ECHO_REPLY || echo->code || echo->id != echo_id || echo->sequence != FIRST)
 		return XDP_PASS;

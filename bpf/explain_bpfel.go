@@ -51,6 +51,7 @@ const (
 	explainMapTunnels               = "tunnels"
 	explainMapVerdicts              = "verdicts"
 	explainMapVips                  = "vips"
+	explainMapWays                  = "ways"
 	explainProgAbsorb               = "absorb"
 	explainProgClock                = "clock"
 	explainProgLb                   = "lb"
@@ -75,6 +76,7 @@ const (
 	explainVarNamesOfTableSizes     = "names_of_table_sizes"
 	explainVarNamesOfVerdicts       = "names_of_verdicts"
 	explainVarNamesOfVipFlags       = "names_of_vip_flags"
+	explainVarNamesOfWayParts       = "names_of_way_parts"
 	explainVarOldFlowSets           = "old_flow_sets"
 	explainVarOldTemplateSets       = "old_template_sets"
 	explainVarOwnMac                = "own_mac"
@@ -171,6 +173,7 @@ type explainMapSpecs struct {
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
+	Ways          *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // explainVariableSpecs contains global variables before they are loaded into the kernel.
@@ -198,6 +201,7 @@ type explainVariableSpecs struct {
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.VariableSpec `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
@@ -263,6 +267,7 @@ type explainMaps struct {
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
+	Ways          *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *explainMaps) Close() error {
@@ -302,6 +307,7 @@ func (m *explainMaps) Close() error {
 		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
+		m.Ways,
 	)
 }
 
@@ -330,6 +336,7 @@ type explainVariables struct {
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.Variable `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`

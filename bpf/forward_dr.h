@@ -12,6 +12,7 @@
 
 #include "packet.h"
 #include "types.h"
+#include "vlan.h"
 
 static __always_inline void rewrite_macs(void *data, const struct real *real)
 {
@@ -21,7 +22,7 @@ static __always_inline void rewrite_macs(void *data, const struct real *real)
 	*(__u16 *)(data + 10) = *(__u16 *)(real->source + 4);
 }
 
-/* Out by the interface that the real is reached by. */
+/* Out by the interface that the real is reached by, which is no VLAN's. */
 static __always_inline int transmit(struct xdp_md *ctx, const struct real *real, int verdict)
 {
 	if (real->ifindex == ctx->ingress_ifindex)
@@ -29,4 +30,12 @@ static __always_inline int transmit(struct xdp_md *ctx, const struct real *real,
 	if (verdict == VERDICT_FORWARDED)
 		verdict = VERDICT_REDIRECTED;
 	return OUTCOME(verdict, bpf_redirect(real->ifindex, 0));
+}
+
+/* The same, of every real. */
+static __always_inline int transmit_tagged(struct xdp_md *ctx, const struct real *real, int verdict)
+{
+	if (real->generation & FORWARD_TAGGED << 4)
+		return leave_tagged(ctx, real->ifindex, verdict);
+	return transmit(ctx, real, verdict);
 }

@@ -202,12 +202,21 @@ static __always_inline int is_later_fragment(const struct packet *p)
 	return p->fragment & bpf_htons(FRAGMENT_OFFSET);
 }
 
+/* The neighbour solicitation that the frame is, or 0. */
+static __always_inline struct solicitation *find_solicitation(void *data, void *end)
+{
+	__u32 at = parse_ethernet(data, end, bpf_htons(ETH_P_IPV6));
+	struct solicitation *ask = data + at;
+
+	if (!at || (void *)(ask + 1) > end || ask->ip.nexthdr != IPPROTO_ICMPV6 ||
+	    ask->type != ICMP_SOLICITATION)
+		return 0;
+	return ask;
+}
+
 static __always_inline int is_solicitation(void *data, void *end)
 {
-	struct solicitation *ask = data + ETHER;
-
-	return *(__be16 *)(data + 12) == bpf_htons(ETH_P_IPV6) && (void *)(ask + 1) <= end &&
-	       ask->ip.nexthdr == IPPROTO_ICMPV6 && ask->type == ICMP_SOLICITATION;
+	return !!find_solicitation(data, end);
 }
 
 static __always_inline __u32 name_of(const struct settings *s, const struct address *a)

@@ -30,6 +30,7 @@
  *   filter.h      deny and allow lists
  *   fragment.h    fragments
  *   forward_dr.h  the frame's way out
+ *   vlan.h        its tag
  *   tunnel.h      the outer header of what does not go by direct routing
  *   nat.h         addresses, ports and checksums of what goes by NAT
  *   reply.h       what comes back by NAT: whose it is,

@@ -57,6 +57,7 @@ const (
 	lb6MapTunnels               = "tunnels"
 	lb6MapVerdicts              = "verdicts"
 	lb6MapVips                  = "vips"
+	lb6MapWays                  = "ways"
 	lb6ProgAbsorb               = "absorb"
 	lb6ProgLb6                  = "lb6"
 	lb6VarFlowSets              = "flow_sets"
@@ -77,6 +78,7 @@ const (
 	lb6VarNamesOfTableSizes     = "names_of_table_sizes"
 	lb6VarNamesOfVerdicts       = "names_of_verdicts"
 	lb6VarNamesOfVipFlags       = "names_of_vip_flags"
+	lb6VarNamesOfWayParts       = "names_of_way_parts"
 	lb6VarOldFlowSets           = "old_flow_sets"
 	lb6VarOldTemplateSets       = "old_template_sets"
 	lb6VarOwnMac                = "own_mac"
@@ -176,6 +178,7 @@ type lb6MapSpecs struct {
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
+	Ways          *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // lb6VariableSpecs contains global variables before they are loaded into the kernel.
@@ -200,6 +203,7 @@ type lb6VariableSpecs struct {
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.VariableSpec `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
@@ -269,6 +273,7 @@ type lb6Maps struct {
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
+	Ways          *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *lb6Maps) Close() error {
@@ -314,6 +319,7 @@ func (m *lb6Maps) Close() error {
 		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
+		m.Ways,
 	)
 }
 
@@ -339,6 +345,7 @@ type lb6Variables struct {
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.Variable `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`

@@ -49,6 +49,7 @@ const (
 	lbMapTunnels               = "tunnels"
 	lbMapVerdicts              = "verdicts"
 	lbMapVips                  = "vips"
+	lbMapWays                  = "ways"
 	lbProgAbsorb               = "absorb"
 	lbProgClock                = "clock"
 	lbProgLb                   = "lb"
@@ -70,6 +71,7 @@ const (
 	lbVarNamesOfTableSizes     = "names_of_table_sizes"
 	lbVarNamesOfVerdicts       = "names_of_verdicts"
 	lbVarNamesOfVipFlags       = "names_of_vip_flags"
+	lbVarNamesOfWayParts       = "names_of_way_parts"
 	lbVarOldFlowSets           = "old_flow_sets"
 	lbVarOldTemplateSets       = "old_template_sets"
 	lbVarOwnMac                = "own_mac"
@@ -162,6 +164,7 @@ type lbMapSpecs struct {
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
+	Ways          *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -186,6 +189,7 @@ type lbVariableSpecs struct {
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.VariableSpec `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
@@ -247,6 +251,7 @@ type lbMaps struct {
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
+	Ways          *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *lbMaps) Close() error {
@@ -284,6 +289,7 @@ func (m *lbMaps) Close() error {
 		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
+		m.Ways,
 	)
 }
 
@@ -309,6 +315,7 @@ type lbVariables struct {
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.Variable `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`

@@ -46,7 +46,7 @@ static __always_inline int send_through_tunnel(struct run *r)
 
 	if (!t || encapsulate(r->ctx, r->real, t, r->p.ip))
 		return DROP(VERDICT_NO_HEADROOM);
-	return transmit(r->ctx, r->real, r->verdict);
+	return transmit_tagged(r->ctx, r->real, r->verdict);
 }
 #endif
 
@@ -84,7 +84,7 @@ static __always_inline int send_otherwise(struct run *r)
 	if (translate(r))
 		return PASS(VERDICT_MALFORMED);
 	rewrite_macs(r->data, r->real);
-	return transmit(r->ctx, r->real, r->verdict);
+	return transmit_tagged(r->ctx, r->real, r->verdict);
 }
 #endif
 
@@ -117,7 +117,7 @@ static __always_inline int send_to_real(struct run *r)
 		return send_otherwise(r);
 #endif
 	rewrite_macs(r->data, real);
-	return transmit(r->ctx, real, r->verdict);
+	return transmit_tagged(r->ctx, real, r->verdict);
 }
 
 static __always_inline int send_answer(struct run *r)
@@ -147,6 +147,8 @@ static __always_inline int decide(struct run *r)
 		return PASS(VERDICT_NOT_OUR_MAC);
 	if (!is_for_us(r->data, r->me) || is_solicitation(r->data, r->end))
 		return pass_or_silence(r, VERDICT_NOT_OUR_MAC);
+	if (has_vlans(r->me) && !is_vlan_served(r->ctx))
+		return PASS(VERDICT_NOT_OUR_MAC);
 	r->p.ip = parse_ethernet(r->data, r->end, bpf_htons(ETHERTYPE));
 	if (!r->p.ip)
 		return pass_or_silence(r, VERDICT_NOT_IPV4);

@@ -211,7 +211,7 @@ static __always_inline int decide_reply(struct run *r, struct departure *d)
 		return PASS(VERDICT_NOT_OURS);
 	r->me = bpf_map_lookup_elem(&interfaces, &slot);
 	r->s = bpf_map_lookup_elem(&settings, &zero);
-	if (!r->me || !r->s)
+	if (!r->me || !r->s || (has_vlans(r->me) && !is_vlan_served(r->ctx)))
 		return PASS(VERDICT_NOT_OURS);
 	r->p.ip = parse_ethernet(r->data, r->end, bpf_htons(ETHERTYPE));
 	if (!r->p.ip || parse_header(r->ctx, r->data, r->end, &r->p) != CONTINUE)

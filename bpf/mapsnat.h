@@ -35,3 +35,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct route_list);
 } routes SEC(".maps");
+
+/* The ways out that the kernel names by the interface of a VLAN, by its index. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WAYS_OUT);
+	__type(key, __u32);
+	__type(value, struct way_out);
+} ways SEC(".maps");

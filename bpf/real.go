@@ -5,4 +5,4 @@ package bpf
 func (r *Real) TenantGeneration() uint8 { return r.Generation & 15 }
 
 // Method is how packets get to the real.
-func (r *Real) Method() ForwardMethod { return ForwardMethod(r.Generation >> 4) }
+func (r *Real) Method() ForwardMethod { return ForwardMethod(r.Generation>>4) &^ ForwardTagged }

@@ -51,7 +51,7 @@ static __always_inline int is_to(__u64 value, const struct reply *found)
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 	struct address *addr = bpf_map_lookup_elem(&addresses, &slot);
 
-	return real && addr && real->generation == (FORWARD_NAT << 4 | value_generation(value)) &&
+	return real && addr && (real->generation & ~(FORWARD_TAGGED << 4)) == (FORWARD_NAT << 4 | value_generation(value)) &&
 	       addr->word[3] == found->source &&
 	       (real->port ?: value_port(value)) == found->port;
 }

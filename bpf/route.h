@@ -7,6 +7,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "vlan.h"
 
 #define AF_INET 2
 
@@ -67,6 +68,7 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 		.ipv4_dst = client,
 	};
 	__u32 zero = 0;
+	struct way_out *out;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
 	int found;
 
@@ -77,7 +79,8 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 		return length > h->mtu ? VERDICT_ANSWERED_TOO_BIG : VERDICT_REPLIED;
 	found = bpf_fib_lookup(ctx, &f, sizeof(f), 0);
 	h->mtu = f.mtu_result;
-	h->ifindex = f.ifindex;
+	out = bpf_map_lookup_elem(&ways, &f.ifindex);
+	h->ifindex = out ? out->way : f.ifindex;
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
 		return verdict_of_fib(found);
 	__builtin_memcpy(h->mac, f.dmac, 6);
@@ -102,5 +105,7 @@ static __always_inline int leave_by(struct xdp_md *ctx, void *data, const struct
 	*(__u32 *)(data + 8) = *(__u32 *)(h->source + 2);
 	if (h->ifindex == ctx->ingress_ifindex)
 		return OUTCOME(verdict, XDP_TX);
+	if (h->ifindex >> WAY_VLAN_SHIFT)
+		return leave_tagged(ctx, h->ifindex, verdict);
 	return OUTCOME(verdict, bpf_redirect(h->ifindex, 0));
 }

@@ -59,6 +59,7 @@ const (
 	trace6MapTunnels               = "tunnels"
 	trace6MapVerdicts              = "verdicts"
 	trace6MapVips                  = "vips"
+	trace6MapWays                  = "ways"
 	trace6ProgAbsorb               = "absorb"
 	trace6ProgLb6                  = "lb6"
 	trace6VarFlowSets              = "flow_sets"
@@ -82,6 +83,7 @@ const (
 	trace6VarNamesOfTableSizes     = "names_of_table_sizes"
 	trace6VarNamesOfVerdicts       = "names_of_verdicts"
 	trace6VarNamesOfVipFlags       = "names_of_vip_flags"
+	trace6VarNamesOfWayParts       = "names_of_way_parts"
 	trace6VarOldFlowSets           = "old_flow_sets"
 	trace6VarOldTemplateSets       = "old_template_sets"
 	trace6VarOwnMac                = "own_mac"
@@ -185,6 +187,7 @@ type trace6MapSpecs struct {
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
+	Ways          *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // trace6VariableSpecs contains global variables before they are loaded into the kernel.
@@ -212,6 +215,7 @@ type trace6VariableSpecs struct {
 	NamesOfTableSizes     *ebpf.VariableSpec `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.VariableSpec `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.VariableSpec `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.VariableSpec `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
@@ -285,6 +289,7 @@ type trace6Maps struct {
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
+	Ways          *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *trace6Maps) Close() error {
@@ -332,6 +337,7 @@ func (m *trace6Maps) Close() error {
 		m.Tunnels,
 		m.Verdicts,
 		m.Vips,
+		m.Ways,
 	)
 }
 
@@ -360,6 +366,7 @@ type trace6Variables struct {
 	NamesOfTableSizes     *ebpf.Variable `ebpf:"names_of_table_sizes"`
 	NamesOfVerdicts       *ebpf.Variable `ebpf:"names_of_verdicts"`
 	NamesOfVipFlags       *ebpf.Variable `ebpf:"names_of_vip_flags"`
+	NamesOfWayParts       *ebpf.Variable `ebpf:"names_of_way_parts"`
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`

@@ -33,6 +33,17 @@ enum table_size {
 	REPLY_WAYS = 4, /* in a line of replies */
 	ROUTES = 8, /* on the way back to clients that the packet path knows itself */
 	FRAGMENT_SECONDS = 30, /* that a fragment's note is good for: net.ipv4.ipfrag_time */
+	VLANS = 4096,
+	WAYS_OUT = 1024, /* interfaces of the host that replies may leave by, where there are VLANs */
+};
+
+/* How a frame leaves, in one word: the index of an interface, and the tag behind it. */
+enum way_part {
+	WAY_DEVICE = 0xfffff, /* the interface, below its VLANs */
+	WAY_VLAN_SHIFT = 20, /* from there on the VLAN; 0: the tags stay as they are, */
+	UNTAGGED = 0xfff, /* there is none, */
+	VLAN_MOST = 0xfff,
+	TWO_TAGS = 0xfff, /* in interface.vlans: frames with two tags, and so every frame */
 };
 
 /* One address, IPv4 as ::ffff:a.b.c.d: 16 bytes from the start. */
@@ -46,7 +57,7 @@ struct address {
  * sentence that the user reads.
  */
 enum verdict {
-	VERDICT_NOT_OUR_MAC, /* passed: the frame is for another host */
+	VERDICT_NOT_OUR_MAC, /* passed: the frame is for another host, or of a VLAN that is not served */
 	VERDICT_NOT_IPV4, /* passed: neither IPv4 nor, where it is served, IPv6 */
 	VERDICT_NOT_OURS, /* passed: the destination is no VIP of a service */
 	VERDICT_MALFORMED, /* passed: headers are cut short or contradict each other */
@@ -239,9 +250,14 @@ enum route_kind {
 struct hop {
 	__u8 mac[6];
 	__u8 source[6]; /* MAC of the interface that it leaves by */
-	__u32 ifindex;
+	__u32 ifindex; /* with the VLAN: enum way_part */
 	__u32 mtu;
 	enum route_kind kind;
+};
+
+/* The way out that the kernel calls by the index of a VLAN's interface. */
+struct way_out {
+	__u32 way; /* enum way_part */
 };
 
 /* A part of the host's routes: how replies by NAT get to a client. */
@@ -336,6 +352,7 @@ enum forward_method {
 	FORWARD_NAT,
 	FORWARD_IPIP,
 	FORWARD_GUE,
+	FORWARD_TAGGED = 8, /* with each of them: not by the short way, since a tag has to be looked after */
 };
 
 enum real_flag {
@@ -360,7 +377,7 @@ struct real {
 	__u8 flags; /* enum real_flag */
 	__u8 source[6]; /* MAC of the interface it is reached by */
 	__u16 mtu; /* of the way there, less what a tunnel adds */
-	__u32 ifindex;
+	__u32 ifindex; /* with the VLAN: enum way_part */
 	__u32 service;
 	__u32 cookie; /* of the service */
 	__be16 port; /* with FORWARD_NAT; 0: the VIP's */
@@ -459,6 +476,7 @@ struct interface {
 	__u32 spare;
 	struct peer peer[PEERS];
 	struct address own[OWN_ADDRESSES]; /* addresses of the host besides VIPs, up to the first that is 0 */
+	__u64 vlans[VLANS / 64]; /* whose frames are looked at, a bit each: 0 is without a tag */
 };
 
 /* Which real the fragments of a datagram go to. */

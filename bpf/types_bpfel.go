@@ -30,6 +30,17 @@ const (
 	ReplyWays       = 4     // in a line of replies
 	Routes          = 8     // on the way back to clients that the packet path knows itself
 	FragmentSeconds = 30    // that a fragment's note is good for: net.ipv4.ipfrag_time
+	VLANs           = 4096
+	WaysOut         = 1024 // interfaces of the host that replies may leave by, where there are VLANs
+)
+
+// How a frame leaves, in one word: the index of an interface, and the tag behind it.
+const (
+	WayDevice    = 1048575 // the interface, below its VLANs
+	WayVLANShift = 20      // from there on the VLAN; 0: the tags stay as they are,
+	Untagged     = 4095    // there is none,
+	VLANMost     = 4095
+	TwoTags      = 4095 // in interface.vlans: frames with two tags, and so every frame
 )
 
 // One address, IPv4 as ::ffff:a.b.c.d: 16 bytes from the start.
@@ -45,7 +56,7 @@ type Verdict uint32
 
 // Values of Verdict.
 const (
-	NotOurMAC           Verdict = 0  // passed: the frame is for another host
+	NotOurMAC           Verdict = 0  // passed: the frame is for another host, or of a VLAN that is not served
 	NotIPv4             Verdict = 1  // passed: neither IPv4 nor, where it is served, IPv6
 	NotOurs             Verdict = 2  // passed: the destination is no VIP of a service
 	Malformed           Verdict = 3  // passed: headers are cut short or contradict each other
@@ -208,6 +219,12 @@ type Hop struct {
 	Kind    RouteKind
 }
 
+// The way out that the kernel calls by the index of a VLAN's interface.
+type WayOut struct {
+	_   structs.HostLayout
+	Way uint32
+}
+
 // A part of the host's routes: how replies by NAT get to a client.
 type Route struct {
 	_       structs.HostLayout
@@ -297,10 +314,11 @@ type ForwardMethod uint32
 
 // Values of ForwardMethod.
 const (
-	ForwardDr   ForwardMethod = 0
-	ForwardNat  ForwardMethod = 1
-	ForwardIpip ForwardMethod = 2
-	ForwardGue  ForwardMethod = 3
+	ForwardDr     ForwardMethod = 0
+	ForwardNat    ForwardMethod = 1
+	ForwardIpip   ForwardMethod = 2
+	ForwardGue    ForwardMethod = 3
+	ForwardTagged ForwardMethod = 8 // with each of them: not by the short way, since a tag has to be looked after
 )
 
 const (
@@ -434,6 +452,7 @@ type Interface struct {
 	Spare   uint32
 	Peer    [8]Peer
 	Own     [16]Address
+	VLANs   [64]uint64
 }
 
 // Which real the fragments of a datagram go to.
@@ -550,7 +569,7 @@ type Label struct {
 }
 
 var verdictTexts = [Verdicts]struct{ name, meaning string }{
-	NotOurMAC:           {"not_our_mac", "passed: the frame is for another host"},
+	NotOurMAC:           {"not_our_mac", "passed: the frame is for another host, or of a VLAN that is not served"},
 	NotIPv4:             {"not_ipv4", "passed: neither IPv4 nor, where it is served, IPv6"},
 	NotOurs:             {"not_ours", "passed: the destination is no VIP of a service"},
 	Malformed:           {"malformed", "passed: headers are cut short or contradict each other"},

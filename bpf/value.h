@@ -117,7 +117,7 @@ static __always_inline __u32 real_generation(const struct real *real)
 /* enum forward_method */
 static __always_inline __u32 real_method(const struct real *real)
 {
-	return real->generation >> 4;
+	return real->generation >> 4 & ~FORWARD_TAGGED;
 }
 
 static __always_inline __u32 value_real(__u64 v)

@@ -17,7 +17,8 @@ import (
 
 // loadFor loads the program of an interface: one that knows the interface's
 // slot.
-func (d *Datapath) loadFor(name string) (Attachment, error) {
+func (d *Datapath) loadFor(p placement) (Attachment, error) {
+	name := p.device
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("interface %s: no such interface (see `ip link`)", name)
@@ -29,8 +30,8 @@ func (d *Datapath) loadFor(name string) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, err
 	}
-	a := Attachment{Name: name, Index: iface.Index, Slot: slot}
-	d.Interfaces[slot].Ifindex, d.Interfaces[slot].MTU = uint32(iface.Index), uint32(iface.MTU)
+	a := Attachment{Name: name, Index: iface.Index, Slot: slot, IsUntagged: p.isUntagged, VLANs: p.vlans, isAbove: p.why}
+	d.Interfaces[slot].Ifindex, d.Interfaces[slot].MTU, d.Interfaces[slot].VLANs = uint32(iface.Index), uint32(iface.MTU), a.served()
 	prog, ownMAC, err := d.load(d.spec, slot, nil)
 	if err != nil {
 		return a, err
@@ -48,7 +49,7 @@ func (d *Datapath) attach(ctx context.Context, a *Attachment, prog *ebpf.Program
 	if done, err := d.takeOver(ctx, a, prog); done || err != nil {
 		return err
 	}
-	return d.attachNew(ctx, a, prog)
+	return d.attachBelow(ctx, a, prog)
 }
 
 // setMAC tells the programs of an interface which frames are for it. A short
@@ -57,6 +58,9 @@ func (d *Datapath) setMAC(a *Attachment, mac net.HardwareAddr) error {
 	var m [8]uint8
 	copy(m[:], mac)
 	d.Interfaces[a.Slot].MAC = m
+	if !a.IsUntagged {
+		m = [8]uint8{} // a short way has no business with what has no tag
+	}
 	for _, own := range []*ebpf.Variable{d.ownMAC[a.Name], d.ownMAC6[a.Slot]} {
 		if own == nil { // IPv6 is not served
 			continue
@@ -135,6 +139,9 @@ func (d *Datapath) whyStillGeneric(a *Attachment) string {
 	if a.Mode != Generic || d.opts.Mode == Generic {
 		return ""
 	}
+	if a.isAbove != "" {
+		return a.isAbove
+	}
 	if d.opts.CannotSend != nil {
 		if err := d.opts.CannotSend(a.Name); err != nil {
 			return err.Error()
@@ -193,6 +200,10 @@ func (d *Datapath) tryModes(ctx context.Context, a *Attachment, prog *ebpf.Progr
 
 // mayBeNative reports whether native mode is to be tried.
 func (d *Datapath) mayBeNative(a *Attachment) bool {
+	if a.isAbove != "" && d.opts.Mode != Generic {
+		a.Why = a.isAbove
+		return d.opts.Mode == Native
+	}
 	if d.opts.Mode != Auto || d.opts.CannotSend == nil {
 		return d.opts.Mode != Generic
 	}
@@ -224,7 +235,7 @@ func (d *Datapath) dropStrayLinks() error {
 		return err
 	}
 	for _, name := range names {
-		if slices.Contains(d.opts.Interfaces, name) {
+		if slices.ContainsFunc(d.Attachments, func(a Attachment) bool { return a.Name == name }) {
 			continue
 		}
 		d.opts.Log.Info("detaching from an interface that is no longer configured", "interface", name)

@@ -35,6 +35,10 @@ type Options struct {
 	Interfaces []string // at least one
 	Mode       Mode
 	CannotSend func(iface string) error // with Mode Auto, why frames would be lost in native mode; nil = nobody knows
+	// VLANs are those of the host; nil: nobody knows any. The frames of one are served by
+	// the program of the interface below it, unless CannotServe says why that cannot be.
+	VLANs       func() []VLAN
+	CannotServe func(VLAN) error
 	// Neighbors are asked, before native mode is used first on an interface, for a
 	// proof that frames leave it; none = it is not asked for.
 	Neighbors []netip.Addr
@@ -81,7 +85,11 @@ type Attachment struct {
 	Why   string // why it is not native, if native was tried
 	Proof Proof  // of native mode
 
-	isUntried bool // lvx has not served there in native mode
+	IsUntagged bool   // the interface itself is served,
+	VLANs      []VLAN // and these of its VLANs
+
+	isUntried bool   // lvx has not served there in native mode
+	isAbove   string // a VLAN's own interface: why that below it does not serve
 }
 
 // Datapath is a loaded and attached packet path. Its maps are exported as
@@ -131,6 +139,8 @@ type Datapath struct {
 	ownMAC      map[string]*ebpf.Variable // by interface
 	links       map[string]link.Link
 	gates       map[string]*gate.Gate // by interface, those that are shut
+
+	vlans map[string]VLAN // of the host, by name, when it was looked last
 
 	explainers map[uint32]*explainer // by slot of the interface, once asked
 	tracer     *Tracer               // while somebody watches
@@ -195,8 +205,8 @@ func Open(ctx context.Context, o Options) (_ *Datapath, err error) {
 // attachAll puts the programs on all interfaces. Nothing of what the
 // interfaces do has changed before all that takes long is done.
 func (d *Datapath) attachAll(ctx context.Context) error {
-	for _, name := range d.opts.Interfaces {
-		a, err := d.loadFor(name)
+	for _, p := range d.place() {
+		a, err := d.loadFor(p)
 		if err != nil {
 			return err
 		}

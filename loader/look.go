@@ -118,7 +118,7 @@ func (d *Datapath) findAttachments() error {
 		if iface, err := net.InterfaceByName(name); slot < 0 || err != nil || iface.Index != int(index) {
 			continue
 		}
-		d.Attachments = append(d.Attachments, Attachment{Name: name, Index: int(index), Slot: uint32(slot), Mode: modeOf(d.Interfaces[slot].Mode)})
+		d.Attachments = append(d.Attachments, Attachment{Name: name, Index: int(index), Slot: uint32(slot), Mode: modeOf(d.Interfaces[slot].Mode), IsUntagged: true})
 	}
 	slices.SortFunc(d.Attachments, func(a, b Attachment) int { return strings.Compare(a.Name, b.Name) })
 	return nil

@@ -20,6 +20,7 @@ func (d *Datapath) Refresh(ctx context.Context) error {
 	if d.opts.Detached {
 		return nil
 	}
+	d.findVLANs()
 	var failed []error
 	if err := d.repin(); err != nil {
 		failed = append(failed, err)

@@ -48,7 +48,7 @@ func (d *Datapath) attachNative(ctx context.Context, a *Attachment, prog *ebpf.P
 
 // prove asks the neighbours.
 func (d *Datapath) prove(ctx context.Context, a *Attachment, test *echo.Test) Proof {
-	result, err := test.Run(ctx, a.Name, d.opts.Neighbors)
+	result, err := test.Run(ctx, a.Names()[0], d.opts.Neighbors)
 	switch {
 	case err != nil:
 		d.opts.Log.Warn("whether frames leave in native mode cannot be tried out", "interface", a.Name, "err", err)

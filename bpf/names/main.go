@@ -28,7 +28,7 @@ var wordTypes = map[string]bool{
 // numbers are enums whose constants are compared with fields of other types:
 // sizes, and flags that are kept in less than 32 bits.
 var numbers = map[string]bool{
-	"table_size": true, "recording_size": true, "real_index": true, "filter_scope": true, "real_flag": true, "vip_flag": true,
+	"table_size": true, "recording_size": true, "real_index": true, "filter_scope": true, "real_flag": true, "vip_flag": true, "way_part": true,
 }
 
 func main() {
@@ -217,7 +217,7 @@ func commentAbove(lines []string) []string {
 var initialisms = map[string]string{
 	"arp": "ARP", "icmp": "ICMP", "id": "ID", "ipv4": "IPv4", "mac": "MAC", "mtu": "MTU",
 	"rr": "RR", "sh": "SH", "dh": "DH", "mh": "MH", "lc": "LC", "wlc": "WLC", "sed": "SED", "nq": "NQ", "fo": "FO", "ovf": "OVF",
-	"tcp": "TCP", "ttl": "TTL", "udp": "UDP", "vip": "VIP", "vips": "VIPs",
+	"tcp": "TCP", "ttl": "TTL", "udp": "UDP", "vip": "VIP", "vips": "VIPs", "vlan": "VLAN", "vlans": "VLANs",
 }
 
 // constantName is the Go name of a constant of C. Verdicts go without their

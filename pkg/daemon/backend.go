@@ -40,6 +40,7 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 			Log: log, Interfaces: cfg.Interfaces, Mode: mode, CannotSend: hostinfo.CannotSend, PinDir: cfg.PinDir,
 			Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, Neighbors: n,
 			IPv6: servesIPv6(cfg), Echoes: echoTargets(cfg), Room: roomFor(cfg),
+			VLANs: listVLANs, CannotServe: cannotServe,
 		})
 		if err == nil {
 			noteProofs(b.Datapath().Attachments, w)

@@ -24,7 +24,7 @@ import (
 // foreignProgram finds an XDP program that is not lvx's on an interface that
 // lvx is to attach to: the kernel takes one at a time.
 func foreignProgram(cfg *config.Config) error {
-	for _, name := range cfg.Interfaces {
+	for _, name := range programDevices(cfg) {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			continue

@@ -57,11 +57,12 @@ type lossWatch struct {
 
 // watchLosses begins to count. Nothing of it is needed to serve.
 func watchLosses(cfg *config.Config, w *warnings.Registry, log *slog.Logger) *lossWatch {
+	devices := programDevices(cfg)
 	l := &lossWatch{
-		interfaces: cfg.Interfaces, driver: hostinfo.DriverErrors, warnings: w, log: log.With("component", "losses"),
+		interfaces: devices, driver: hostinfo.DriverErrors, warnings: w, log: log.With("component", "losses"),
 		said: map[string]map[string]uint64{}, total: map[string]uint64{}, lastOne: map[string]time.Time{},
 	}
-	watch, err := losses.Open(cfg.PinDir, cfg.Interfaces)
+	watch, err := losses.Open(cfg.PinDir, devices)
 	if err != nil {
 		w.Put(warnings.Warning{
 			Kind: lossesUnknown, Subject: "packet path", Text: "frames that drivers lose are not counted by the kernel's tracepoints: " + err.Error(),

@@ -191,9 +191,15 @@ func RunsOn(cfg *config.Config, svc lb.Service, refused error) (backend, why str
 // XDPMode returns how the daemon would attach to an interface, and why not
 // natively. What only a frame can prove it does not know.
 func XDPMode(cfg *config.Config, i hostinfo.Interface) (mode, why string) {
+	device, notBelow := programDevice(cfg, i.Name)
 	switch {
 	case cfg.XDPMode == config.XDPGeneric:
 		return "generic", ""
+	case device != i.Name:
+		mode, why = XDPMode(cfg, hostinfo.Examine([]string{device}).Interfaces[0])
+		return mode, strings.TrimSuffix("its frames are served on "+device+", "+why, ", ")
+	case cfg.XDPMode == config.XDPAuto && notBelow != nil:
+		return "generic", notBelow.Error()
 	case cfg.XDPMode == config.XDPAuto && !i.Native:
 		return "generic", "driver " + i.Driver + " is not known to do XDP"
 	case cfg.XDPMode != config.XDPAuto:

@@ -56,8 +56,11 @@ type Interface struct {
 	IsGeneric    bool   // an XDP program is attached in generic mode
 	HasLRO       bool
 	HasGRO       bool
-	HasVLANStrip bool // VLAN tags are taken out of frames before XDP sees them
-	IsDefault    bool // the default route leaves by it, or there is none
+	HasVLANStrip bool   // VLAN tags are taken out of frames before XDP sees them
+	Below        string // of a VLAN's: the interface below it,
+	NotBelow     string // why XDP there cannot serve its frames, "" if it can,
+	IsServed     bool   // and that it is to serve them
+	IsDefault    bool   // the default route leaves by it, or there is none
 }
 
 // Host is what the doctor asks. [Live] is this one.
@@ -319,6 +322,12 @@ func (e *exam) examineInterfaces() {
 		}
 		if i.HasLRO && !i.IsNative {
 			e.addNote(Offload, subject, "LRO is on: many drivers refuse native XDP then", "ethtool -K "+name+" lro off")
+		}
+		switch {
+		case i.NotBelow != "" && i.IsServed:
+			e.add(Offload, subject, "is served on "+i.Below+", which cannot see its frames: "+i.NotBelow, "undo that, or start lvx anew: it falls back to generic mode")
+		case i.NotBelow != "":
+			e.addNote(Offload, subject, "is served in generic mode, which is slower: "+i.NotBelow, "change that, and start lvx anew")
 		}
 		if i.HasVLANStrip {
 			e.addNote(Offload, subject, "the NIC takes VLAN tags out of frames: VIPs on a tagged segment lose them",

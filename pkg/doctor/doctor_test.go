@@ -241,6 +241,19 @@ func TestFindings(t *testing.T) {
 				}
 			}, []string{"bfd-off-segment bfd far", "bfd-off-segment bfd nowhere", "bfd-off-segment bfd own"},
 		},
+		"a VLAN in generic mode": {
+			func(_ *Case, f *fake) { f.iface.Below, f.iface.NotBelow = "eth0", "eth0 takes VLAN tags out of frames" },
+			[]string{"note: offload interface eth0"},
+		},
+		"a VLAN whose tags are taken out below it": {
+			func(_ *Case, f *fake) {
+				f.iface.Below, f.iface.NotBelow, f.iface.IsServed = "eth0", "eth0 takes VLAN tags out of frames", true
+			},
+			[]string{"offload interface eth0"},
+		},
+		"a VLAN served below it": {
+			func(_ *Case, f *fake) { f.iface.Below, f.iface.IsServed = "eth0", true }, nil,
+		},
 		"native in spite of LRO": {
 			func(_ *Case, f *fake) { f.iface.IsNative, f.iface.HasLRO = true, true }, nil,
 		},

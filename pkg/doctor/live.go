@@ -58,7 +58,9 @@ func (*Live) Interface(name string) (Interface, error) {
 	if err != nil {
 		return Interface{}, err
 	}
+	below, notBelow, isServed := examineBelow(name)
 	return Interface{
+		Below: below, NotBelow: notBelow, IsServed: isServed,
 		MTU: link.Attrs().MTU, IsNative: l.IsNative, LacksPeer: l.LacksPeer, Bridge: l.Bridge, HasLRO: l.HasLRO, HasVLANStrip: l.HasStrip,
 		IsGeneric: l.IsGeneric, HasGRO: l.HasGRO,
 		IsDefault: isDefaultRouted(link.Attrs().Index),
@@ -93,4 +95,21 @@ func isDefaultRouted(index int) bool {
 		}
 	}
 	return !found
+}
+
+// examineBelow looks at the interface below a VLAN's: why it cannot serve the VLAN's
+// frames, and whether a program of its driver is there to do so, because none is on the
+// VLAN's own.
+func examineBelow(name string) (below, why string, isServed bool) {
+	v, ok := hostinfo.VLANOf(name)
+	if !ok {
+		return "", "", false
+	}
+	if err := hostinfo.CannotServe(v); err != nil {
+		why = err.Error()
+	}
+	own, err := netlink.LinkByName(name)
+	l, err2 := hostinfo.ExamineLink(v.Device)
+	hasOwn := err == nil && own.Attrs().Xdp != nil && own.Attrs().Xdp.Attached
+	return v.Device, why, err2 == nil && l.IsNative && !hasOwn
 }

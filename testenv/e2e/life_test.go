@@ -180,7 +180,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 		"flows6": `"client"`, "templates6": `"client"`, "fragments6": "[]", "families": "[]",
 		"leases": `"value"`, "locks": `"value"`,
 		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`, "flow_news6": `"of_set"`, "template_news6": `"of_set"`,
-		"losses": `"netns"`, "replies": `"vip_port"`, "reply_counters": `"packets"`, "routes": `"network"`,
+		"losses": `"netns"`, "replies": `"vip_port"`, "reply_counters": `"packets"`, "routes": `"network"`, "ways": "[]",
 	}
 	seen := 0
 	for _, p := range pins {

@@ -77,10 +77,11 @@ func (d *Director) twin(p packet) func() Outcome {
 
 // solicited is the target of a neighbour solicitation (RFC 4861).
 func solicited(frame []byte) (target netip.Addr, ok bool) {
-	if len(frame) < 14+40+24 || binary.BigEndian.Uint16(frame[12:]) != 0x86dd || frame[20] != 58 || frame[54] != 135 {
+	at := offset6(frame)
+	if at == 0 || len(frame) < at+40+24 || frame[at+6] != 58 || frame[at+40] != 135 {
 		return target, false
 	}
-	return netip.AddrFrom16([16]byte(frame[62:78])), true
+	return netip.AddrFrom16([16]byte(frame[at+48 : at+64])), true
 }
 
 // offset6 finds IPv6 behind at most two VLAN tags, 0 if it is not there.

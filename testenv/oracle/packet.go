@@ -247,11 +247,11 @@ func macOf(h Host) []byte { return h.MAC[:] }
 // passOrSilence passes what is not balanced, except requests "who has VIP"
 // that this director must not answer now.
 func (d *Director) passOrSilence(frame []byte, verdict string) Outcome {
-	if len(frame) < 42 || binary.BigEndian.Uint16(frame[12:]) != 0x0806 || binary.BigEndian.Uint16(frame[20:]) != 1 ||
-		bytes.Equal(frame[28:32], frame[38:42]) {
+	at := offsetOf(frame, 0x0806)
+	if at == 0 || len(frame) < at+28 || binary.BigEndian.Uint16(frame[at+6:]) != 1 || bytes.Equal(frame[at+14:at+18], frame[at+24:at+28]) {
 		return passed(verdict)
 	}
-	target := netip.AddrFrom4([4]byte(frame[38:42]))
+	target := netip.AddrFrom4([4]byte(frame[at+24 : at+28]))
 	if d.vip(target).Standby || d.isLeaseOver(target) {
 		return dropped("arp_silenced")
 	}

@@ -101,7 +101,7 @@ func (b *Backend) whereLeft(slot uint32) (near Neighbor, ok bool) {
 		return Neighbor{Err: "not looked up yet"}, false
 	}
 	near = Neighbor{
-		MAC: raw.MAC, Source: raw.Source, IfIndex: int(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
+		MAC: raw.MAC, Source: raw.Source, IfIndex: b.dp.DeviceOf(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
 		MTU: int(raw.MTU), Local: raw.Flags&bpf.RealLocal != 0,
 	}
 	if raw.Method() == bpf.ForwardIpip {
@@ -111,9 +111,17 @@ func (b *Backend) whereLeft(slot uint32) (near Neighbor, ok bool) {
 	return near, true
 }
 
-func (b *Backend) deviceName(index uint32) string {
-	for _, a := range b.dp.Attachments {
-		if a.Index == int(index) {
+// deviceName is the interface that a way leads to, "" if it is not one that is served.
+func (b *Backend) deviceName(way uint32) string {
+	index := b.dp.DeviceOf(way)
+	for i := range b.dp.Attachments {
+		a := &b.dp.Attachments[i]
+		for _, v := range a.VLANs {
+			if v.Index == index {
+				return v.Name
+			}
+		}
+		if a.Index == index {
 			return a.Name
 		}
 	}

@@ -20,6 +20,9 @@ func (b *Backend) Explain(p lb.Packet) (lb.Explanation, error) {
 	if err != nil {
 		return lb.Explanation{}, err
 	}
+	if !at.IsUntagged {
+		f, _ = retag(f, b.dp.Way(at.VLANs[0].Index))
+	}
 	x, err := b.dp.Explain(at.Name, f)
 	if err != nil {
 		return lb.Explanation{}, fmt.Errorf("explain %s > %s: %w", p.Src, p.Dst, err)

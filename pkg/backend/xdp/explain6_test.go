@@ -79,7 +79,7 @@ func TestExplainAgreesOfIPv6(t *testing.T) {
 	h.dp.Settings.Answers = 1 << 30
 	r := rand.New(rand.NewPCG(1, 2))
 	met := map[string]int{}
-	for i := range 3000 {
+	for i := range explainedPackets(t, 3000) {
 		if i%500 == 499 {
 			for j := range s.Services {
 				s.Services[j].Reals = newWeights(s.Services[j].Reals, r)

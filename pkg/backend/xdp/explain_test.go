@@ -101,17 +101,78 @@ func withoutRandom(frame []byte, verdict string) []byte {
 	return frame
 }
 
-// What explain says is what happens next. LVX_EXPLAIN_PACKETS sets how many
-// random packets are asked about.
-func TestExplainAgreesWithWhatHappens(t *testing.T) {
-	n := 10_000
+// mixedWorld is [explainedWorld] with services by NAT, at ports of the reals' and at
+// the VIP's, and by tunnel. h gets the hosts that it has besides.
+func (h *harness) mixedWorld() lb.State {
+	s := explainedWorld()
+	for i, forward := range []lb.Forward{lb.NAT, lb.NAT, lb.Tunnel} {
+		svc := webService(0)
+		svc.Name, svc.Scheduler = fmt.Sprintf("%s%d", forward, i), lb.RR
+		for j := range svc.Listeners {
+			svc.Listeners[j].First, svc.Listeners[j].Last = uint16(86+i), uint16(86+i)
+		}
+		for j := range 3 {
+			real := lb.Real{Addr: realN(mixedReals + 4*i + j), Weight: 1, Forward: forward}
+			if i == 0 {
+				real.Port = natReal.Port()
+			}
+			svc.Reals = append(svc.Reals, real)
+		}
+		s.Services = append(s.Services, svc)
+	}
+	tunnels := s.Services[len(s.Services)-1].Reals
+	h.net.hosts = map[netip.Addr]Neighbor{}
+	for _, r := range tunnels {
+		n := h.net.Lookup(r.Addr)
+		n.From = outerSource
+		h.net.hosts[r.Addr] = n
+	}
+	h.net.routes = []Route{{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: natGateway}}
+	return s
+}
+
+// mixedReals is where the numbers of the reals begin that [harness.mixedWorld] adds.
+const mixedReals = 20
+
+// mixedPacket is [randomPacket] in a [harness.mixedWorld]: it may be a reply.
+func mixedPacket(r *rand.Rand) lb.Packet {
+	p := randomPacket(r)
+	if p.Quotes != nil || r.IntN(3) == 0 {
+		p.Dst = netip.AddrPortFrom(p.Dst.Addr(), p.Dst.Port()+uint16(r.IntN(4)))
+		return p
+	}
+	to := uint16(86 + r.IntN(3))
+	p.Dst = netip.AddrPortFrom(p.Dst.Addr(), to)
+	if to != 88 && r.IntN(4) > 0 { // back
+		from := natReal.Port()
+		if to == 87 {
+			from = to
+		}
+		p.Src, p.Dst = netip.AddrPortFrom(realN(mixedReals+4*int(to-86)+r.IntN(3)), from), p.Src
+		if p.Proto == lb.TCP {
+			p.Flags = []string{"SA", "A", "PA", "FA", "R"}[r.IntN(5)]
+		}
+	}
+	return p
+}
+
+// explainedPackets is how many random packets are asked about: n, or what
+// LVX_EXPLAIN_PACKETS says.
+func explainedPackets(t *testing.T, n int) int {
+	t.Helper()
 	if s := os.Getenv("LVX_EXPLAIN_PACKETS"); s != "" {
 		if _, err := fmt.Sscan(s, &n); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return n
+}
+
+// What explain says is what happens next.
+func TestExplainAgreesWithWhatHappens(t *testing.T) {
+	n := explainedPackets(t, 10_000)
 	h := newStill(t, 1024, 256)
-	s := explainedWorld()
+	s := h.mixedWorld()
 	h.net.silent[realN(3)] = "does not answer ARP"
 	h.apply(s)
 	h.dp.Settings.Answers = 1 << 30
@@ -125,7 +186,7 @@ func TestExplainAgreesWithWhatHappens(t *testing.T) {
 			h.apply(s)
 			h.pass(r.IntN(100))
 		}
-		p := randomPacket(r)
+		p := mixedPacket(r)
 		f, err := buildFrame(p, h.dp.Interfaces[0].MAC)
 		must(t, err)
 		var x lb.Explanation
@@ -143,7 +204,7 @@ func TestExplainAgreesWithWhatHappens(t *testing.T) {
 		}
 	}
 	t.Logf("verdicts: %v", met)
-	for _, v := range []bpf.Verdict{bpf.Redirected, bpf.NotOurs, bpf.Standby, bpf.NoListener, bpf.NoFlow, bpf.Denied, bpf.AnsweredUnreachable, bpf.AnsweredTooBig, bpf.ICMPForwarded, bpf.ICMPNoFlow, bpf.OtherProtocol} {
+	for _, v := range []bpf.Verdict{bpf.Redirected, bpf.NotOurs, bpf.Standby, bpf.NoListener, bpf.NoFlow, bpf.Denied, bpf.AnsweredUnreachable, bpf.AnsweredTooBig, bpf.ICMPForwarded, bpf.ICMPNoFlow, bpf.OtherProtocol, bpf.Replied} {
 		if met[v.String()] == 0 {
 			t.Errorf("no packet was %s", v)
 		}

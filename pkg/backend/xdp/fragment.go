@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -176,13 +177,35 @@ func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
 		if frame == nil {
 			continue
 		}
-		to := &unix.SockaddrLinklayer{Ifindex: int(real.Ifindex), Halen: 6}
+		frame, device := retag(frame, real.Ifindex)
+		to := &unix.SockaddrLinklayer{Ifindex: device, Halen: 6}
 		copy(to.Addr[:], real.MAC[:])
 		if err := unix.Sendto(h.socket, frame, 0, to); err != nil {
 			h.b.log.Warn("send held fragment", "err", err)
 		}
 	}
 }
+
+// retag does to a frame what bpf/vlan.h does, and gives the index of the interface that
+// it leaves by.
+func retag(frame []byte, way uint32) (out []byte, device int) {
+	if !loader.IsTagged(way) {
+		return frame, int(way)
+	}
+	const macs = 12
+	head, rest := slices.Clone(frame[:macs]), frame[macs:]
+	priority := byte(0)
+	if isTag(frame[macs:]) {
+		priority, rest = frame[ethernetLen]&0xf0, frame[macs+tagLen:]
+	}
+	if id := way >> bpf.WayVLANShift; id != bpf.Untagged {
+		head = append(head, 0x81, 0, priority|byte(id>>8), byte(id))
+	}
+	return append(head, rest...), int(way & bpf.WayDevice)
+}
+
+// isTag reports whether bytes begin with the type of a VLAN tag.
+func isTag(b []byte) bool { return b[0] == 0x81 && b[1] == 0 || b[0] == 0x88 && b[1] == 0xa8 }
 
 // addressed is a frame as the packet path would send it to the real in a slot;
 // nil if it must not be sent.
@@ -205,8 +228,8 @@ func (h *holder) addressed(frame []byte, slot uint32) []byte {
 // headerOffset is where the IPv4 header of a frame is, behind its tags; 0 if it is not whole.
 func headerOffset(frame []byte) int {
 	at := ethernetLen
-	for at+ipv4Len <= len(frame) && at <= 18 && (frame[at-2] == 0x81 && frame[at-1] == 0 || frame[at-2] == 0x88 && frame[at-1] == 0xa8) {
-		at += 4
+	for at+ipv4Len <= len(frame) && at <= 18 && isTag(frame[at-2:]) {
+		at += tagLen
 	}
 	if at+ipv4Len > len(frame) {
 		return 0

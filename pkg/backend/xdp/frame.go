@@ -12,6 +12,7 @@ import (
 // Lengths of headers.
 const (
 	ethernetLen = 14
+	tagLen      = 4 // of a VLAN
 	ipv4Len     = 20
 	ipv6Len     = 40
 	tcpLen      = 20

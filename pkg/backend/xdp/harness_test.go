@@ -115,7 +115,10 @@ func newStill(t testing.TB, flows, templates int) *harness {
 func openHarness(t testing.TB, o Options) *harness {
 	t.Helper()
 	h := &harness{t: t, home: t, net: newSegment(), opts: o}
-	h.opts.Log, h.opts.Interfaces, h.opts.Mode = quiet(t), []string{"lvx0"}, loader.Auto
+	h.opts.Log, h.opts.Mode = quiet(t), loader.Auto
+	if len(h.opts.Interfaces) == 0 {
+		h.opts.Interfaces = []string{"lvx0"}
+	}
 	h.opts.PinDir = fmt.Sprintf("/sys/fs/bpf/lvx-test-%d-%d", os.Getpid(), pinCount.Add(1))
 	h.opts.Neighbors, h.opts.NoSweeper = h.net, true
 	h.Backend = openIn(t, h.opts)

@@ -41,7 +41,7 @@ func (b *Backend) layOutReplies(half uint32) error {
 	other := b.dp.Replies[(1-half)*bpf.ReplyLines : (2-half)*bpf.ReplyLines]
 	b.formerReplies = b.keepReplies(lines, other)
 	b.dp.Routes[half] = b.routeList()
-	return nil
+	return b.layOutWays()
 }
 
 // keepReplies adds to lines what other has besides, as far as there is room, and
@@ -149,7 +149,7 @@ func (b *Backend) routeTo(route Route) bpf.Route {
 	if near.Local || near.Gateway != (netip.Addr{}) || near.MAC == ([6]byte{}) {
 		return raw
 	}
-	raw.Hop = bpf.Hop{MAC: near.MAC, Source: near.Source, Ifindex: uint32(near.IfIndex), MTU: uint32(near.MTU), Kind: bpf.RouteGateway}
+	raw.Hop = bpf.Hop{MAC: near.MAC, Source: near.Source, Ifindex: b.dp.Way(near.IfIndex), MTU: uint32(near.MTU), Kind: bpf.RouteGateway}
 	if near.MTU <= 0 {
 		raw.Hop.MTU = 0xffff
 	}

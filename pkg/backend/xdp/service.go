@@ -196,7 +196,7 @@ func (b *Backend) write(s *service, r *real) {
 	raw := &b.dp.Reals[r.slot]
 	raw.Source = r.near.Source
 	raw.MTU = r.mtu()
-	raw.Ifindex = uint32(r.near.IfIndex)
+	raw.Ifindex = b.dp.Way(r.near.IfIndex)
 	raw.Service, raw.Cookie = s.index, s.cookie
 	b.dp.Addresses[r.slot] = bpf.AddressOf(r.conf.Addr)
 	raw.Port, raw.Weight = bpf.PortWord(r.conf.Port), r.conf.Weight
@@ -208,6 +208,9 @@ func (b *Backend) write(s *service, r *real) {
 	method := methods[r.conf.Forward]
 	if method == bpf.ForwardIpip {
 		b.dp.Tunnels[r.slot] = tunnelTo(r)
+	}
+	if loader.IsTagged(raw.Ifindex) {
+		method |= bpf.ForwardTagged
 	}
 	publishNextHop(raw, nextHopWord(mac, r.gen, method, b.flags(s, r, mac)))
 }

@@ -61,7 +61,7 @@ func (b *Backend) applyInterfaces(all bool) {
 	if all {
 		own := b.ownAddresses()
 		for _, a := range b.dp.Attachments {
-			b.dp.Interfaces[a.Slot].Own = listOwn(own, a.Index)
+			b.dp.Interfaces[a.Slot].Own = listOwn(own, a.Names())
 		}
 	}
 	for _, a := range b.dp.Attachments {
@@ -78,9 +78,13 @@ func (b *Backend) applyInterfaces(all bool) {
 
 // listOwn are addresses of the host as an interface knows them, as many as it can:
 // its own first, with which it answers reals by NAT.
-func listOwn(own []netip.Addr, index int) (list [bpf.OwnAddresses]bpf.Address) {
+func listOwn(own []netip.Addr, names []string) (list [bpf.OwnAddresses]bpf.Address) {
 	here := map[netip.Addr]bool{}
-	if i, err := net.InterfaceByIndex(index); err == nil {
+	for _, name := range names {
+		i, err := net.InterfaceByName(name)
+		if err != nil {
+			continue
+		}
 		addrs, _ := i.Addrs()
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -133,6 +137,7 @@ func (b *Backend) peer(p netip.Addr, index int, known []bpf.Peer) (raw bpf.Peer,
 		return raw, false
 	}
 	near := b.neigh.Lookup(p)
+	near.IfIndex = b.dp.ServedBy(near.IfIndex)
 	if near.Pending && (near.IfIndex == 0 || near.IfIndex == index) {
 		i := slices.IndexFunc(known, func(k bpf.Peer) bool { return k.Addr == bpf.IPv4Word(p) })
 		if i < 0 {

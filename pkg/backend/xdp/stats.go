@@ -22,7 +22,10 @@ func (b *Backend) Observed() (lb.Observed, error) {
 	var detail []string
 	for _, a := range b.dp.Attachments {
 		o.Mode = string(a.Mode)
-		d := fmt.Sprintf("%s: %s", a.Name, a.Mode)
+		d := fmt.Sprintf("%s: %s", strings.Join(a.Names(), ", "), a.Mode)
+		if len(a.VLANs) > 0 {
+			d += " on " + a.Name
+		}
 		if a.Why != "" {
 			d += " (native refused: " + a.Why + ")"
 		}

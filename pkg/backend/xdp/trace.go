@@ -133,11 +133,12 @@ func (t *trace) packet(rec *bpf.Recording) lb.TracedPacket {
 	return p
 }
 
-func (b *Backend) interfaceName(index uint32) string {
-	if name := b.deviceName(index); name != "" {
+func (b *Backend) interfaceName(way uint32) string {
+	if name := b.deviceName(way); name != "" {
 		return name
 	}
-	if iface, err := net.InterfaceByIndex(int(index)); err == nil {
+	index := b.dp.DeviceOf(way)
+	if iface, err := net.InterfaceByIndex(index); err == nil {
 		return iface.Name
 	}
 	return fmt.Sprintf("interface %d, which is gone", index)

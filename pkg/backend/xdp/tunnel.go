@@ -59,7 +59,7 @@ func (b *Backend) findWay(conf lb.Real) Neighbor {
 
 // serves reports whether the packet path is attached to an interface.
 func (b *Backend) serves(device string) bool {
-	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return a.Name == device })
+	return slices.ContainsFunc(b.dp.Attachments, func(a loader.Attachment) bool { return slices.Contains(a.Names(), device) })
 }
 
 // whyNot says why packets cannot get to r by its way of forwarding, although

@@ -47,20 +47,22 @@ type Route struct {
 
 // Options say where the packet path runs.
 type Options struct {
-	Log        *slog.Logger
-	Interfaces []string
-	Mode       loader.Mode
-	CannotSend func(iface string) error // see [loader.Options]
-	Echoes     []netip.Addr             // who is asked for a proof of native mode: Neighbors of [loader.Options]
-	PinDir     string
-	Flows      int // connections that are guaranteed a place
-	Templates  int
-	IPv6       bool        // serve IPv6 too, in tables as large again
-	Room       loader.Room // for reals and rings, to begin with; none: as much as there can be
-	Neighbors  Neighbors
-	Detached   bool // see [loader.Options]; nothing is swept then
-	NoSweeper  bool // tests sweep by hand
-	StillClock bool // tests move the clock by hand
+	Log         *slog.Logger
+	Interfaces  []string
+	Mode        loader.Mode
+	CannotSend  func(iface string) error // see [loader.Options]
+	Echoes      []netip.Addr             // who is asked for a proof of native mode: Neighbors of [loader.Options]
+	VLANs       func() []loader.VLAN     // see [loader.Options]; with CannotServe
+	CannotServe func(loader.VLAN) error
+	PinDir      string
+	Flows       int // connections that are guaranteed a place
+	Templates   int
+	IPv6        bool        // serve IPv6 too, in tables as large again
+	Room        loader.Room // for reals and rings, to begin with; none: as much as there can be
+	Neighbors   Neighbors
+	Detached    bool // see [loader.Options]; nothing is swept then
+	NoSweeper   bool // tests sweep by hand
+	StillClock  bool // tests move the clock by hand
 
 	// Injected by tests: an error from here fails the named step.
 	fail func(step string) error
@@ -102,6 +104,7 @@ type Backend struct {
 	hasRows       bool              // some service is or was stateless
 	hasNAT        bool              // some real is or was by NAT: there may be replies
 	formerReplies map[bpf.Reply]int // see keepReplies
+	hasWays       bool              // some reply may leave by a VLAN
 	ipv6          bool              // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen               // entries of peers that wait for an edit
 	listeners     *listenerIndex    // see index
@@ -127,6 +130,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	dp, err := loader.Open(ctx, loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend, Neighbors: o.Echoes,
+		VLANs: o.VLANs, CannotServe: o.CannotServe,
 		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, Room: o.Room, StillClock: o.StillClock, Detached: o.Detached,
 	})
 	if err != nil {

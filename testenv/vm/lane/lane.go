@@ -99,7 +99,7 @@ var Suites = []Suite{
 	{
 		Name: "wiring", Package: "./testenv/vm/wiring", Icount: true, Memory: 2000, Cables: 1, Timeout: 30 * time.Minute,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
-		Tools:   []string{"ip"},
+		Tools:   []string{"ip", "ethtool"},
 		Modules: []string{"veth", "bridge", "8021q", "bonding", "virtio_pci", "virtio_net"},
 	},
 	{

@@ -3,6 +3,7 @@
 package wiring
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -45,7 +46,8 @@ var (
 type lab struct {
 	*testing.T
 	*testenv.Cluster
-	file string
+	file    string
+	forward string // dr if it is ""
 }
 
 // newLab makes the hosts; the director's NICs are given.
@@ -83,8 +85,9 @@ func (l *lab) ip(host, commands string) {
 	}
 }
 
-// serve starts the daemon with a service of these reals.
-func (l *lab) serve(head string, reals map[string]string) {
+// serve starts the daemon with a service of these reals, until stop is called or the test
+// ends.
+func (l *lab) serve(head string, reals map[string]string) (stop func()) {
 	l.Helper()
 	var list []string
 	for _, addr := range reals {
@@ -93,7 +96,7 @@ func (l *lab) serve(head string, reals map[string]string) {
 	d := l.Host("director")
 	l.file = filepath.Join(d.Dir(), "lvx.yaml")
 	body := fmt.Sprintf("pin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n%s\n", d.PinDir(), d.Dir(), l.socket(), head) +
-		"services:\n  - {name: web, listen: [\"" + vip + ":80/tcp\"], scheduler: rr, reals: [" + strings.Join(list, ", ") + "]}\n"
+		"services:\n  - {name: web, listen: [\"" + vip + ":80/tcp\"], scheduler: rr, forward: " + cmp.Or(l.forward, "dr") + ", reals: [" + strings.Join(list, ", ") + "]}\n"
 	if err := os.WriteFile(l.file, []byte(body), 0o600); err != nil {
 		l.Fatal(err)
 	}
@@ -108,6 +111,11 @@ func (l *lab) serve(head string, reals map[string]string) {
 		_, err := d.Run(l.Context(), lvxBinary, "status", "--socket", l.socket())
 		return err
 	})
+	return func() {
+		if err := p.Stop(); err != nil {
+			l.Fatal(err)
+		}
+	}
 }
 
 func (l *lab) socket() string { return filepath.Join(l.Host("director").Dir(), "lvx.sock") }

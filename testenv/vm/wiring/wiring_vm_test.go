@@ -5,12 +5,30 @@ package wiring
 import (
 	"os/exec"
 	"testing"
+
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // tag moves a host's address to VLAN 100 of a NIC.
 func (l *lab) tag(host, nic, addr string) {
 	l.Helper()
-	l.ip(host, "link add link "+nic+" name "+nic+".100 type vlan id 100\naddress flush dev "+nic+"\naddress add "+addr+" dev "+nic+".100\nlink set dev "+nic+".100 up")
+	l.ip(host, "address flush dev "+nic)
+	l.addVLAN(host, nic, "100", addr)
+}
+
+// addVLAN gives a host an address in a VLAN of a NIC.
+func (l *lab) addVLAN(host, nic, id, addr string) {
+	l.Helper()
+	name := nic + "." + id
+	l.ip(host, "link add link "+nic+" name "+name+" type vlan id "+id+"\naddress add "+addr+" dev "+name+"\nlink set dev "+name+" up")
+}
+
+// keepTags has tags stay in the frames: what NICs do that put them in and take them out
+// themselves, a veth only says, and so the sender's has to be told, too.
+func (l *lab) keepTags(host, nic, port string) {
+	l.Helper()
+	tb.Run(l, l.Host(host), "ethtool", "-K", nic, "rxvlan", "off")
+	tb.Run(l, l.Host("lan"), "ethtool", "-K", port, "txvlan", "off")
 }
 
 func (l *lab) tagAll() {
@@ -46,8 +64,9 @@ func TestBond(t *testing.T) {
 	l.losesFrames("lan", "director.1", "bond0", "xdp_redirect")
 }
 
-// A VLAN of a bond by 802.3ad, with the switch's ports as its partner: a VLAN device
-// takes the program in generic mode, and the tags stay.
+// A VLAN of a bond by 802.3ad, with the switch's ports as its partner. As long as NICs
+// take tags out of frames the VLAN's own interface has the program, in generic mode; then
+// the bond has it, in native mode.
 func TestVLANOfBond(t *testing.T) {
 	l := newLab(t, nic("lan"), nic("lan"))
 	l.bond("802.3ad")
@@ -60,10 +79,55 @@ func TestVLANOfBond(t *testing.T) {
 		link set dev bond0 up`)
 	l.tagAll()
 	l.tag("director", "bond0", director)
+	const reason = "eth0 takes VLAN tags out of frames before XDP sees them (ethtool -K eth0 rxvlan off)"
+	stop := l.serve("interface: bond0.100", reals)
+	l.served()
+	l.says(l.status(), "bond0.100: generic (native refused: "+reason)
+	l.says(l.lvx("check", "-c", l.file), "backend xdp, generic on bond0.100 ("+reason)
+	l.says(l.lvx("doctor", "-c", l.file), "is served in generic mode, which is slower: "+reason)
+	stop()
+	l.keepTags("director", "eth0", "director")
+	l.keepTags("director", "eth1", "director.1")
 	l.serve("interface: bond0.100", reals)
 	l.served()
-	l.says(l.status(), "bond0.100: generic")
-	l.says(l.lvx("check", "-c", l.file), "backend xdp, generic on bond0.100 (driver 802.1Q VLAN Support is not known to do XDP)")
+	l.says(l.status(), "bond0.100: native on bond0")
+	l.says(l.lvx("check", "-c", l.file), "backend xdp, native on bond0.100 (its frames are served on bond0)")
+	tb.Run(l, l.Host("director"), "ethtool", "-K", "eth0", "rxvlan", "on")
+	l.says(l.lvx("doctor", "-c", l.file), "wrong interface bond0.100: is served on bond0, which cannot see its frames: "+reason)
+}
+
+// Clients are in one VLAN of a NIC, reals in another one: one program on the NIC
+// changes the tag. Replies by NAT change it back.
+func TestVLANs(t *testing.T) {
+	for _, forward := range []string{"dr", "nat"} {
+		t.Run(forward, func(t *testing.T) {
+			l := newLab(t, nic("lan"))
+			l.keepTags("director", "eth0", "director")
+			l.tag("client", "eth0", client)
+			l.tag("director", "eth0", director)
+			l.addVLAN("director", "eth0", "200", "10.79.0.7/24")
+			for name, addr := range reals {
+				l.ip(name, "address flush dev eth1\naddress flush dev eth0")
+				l.addVLAN(name, "eth0", "200", backReals[name])
+				if forward == "nat" {
+					l.ip(name, "route add default via 10.79.0.7")
+				} else {
+					l.addVLAN(name, "eth0", "100", addr)
+				}
+			}
+			if err := l.Host("director").Sysctl("net.ipv4.ip_forward", "1"); err != nil {
+				t.Fatal(err)
+			}
+			l.forward = forward
+			l.serve("interfaces: [eth0.100, eth0.200]", backReals)
+			l.served()
+			l.says(l.status(), "eth0.100, eth0.200: native on eth0")
+			l.says(l.lvx("check", "-c", l.file), "native on eth0.100 (its frames are served on eth0), native on eth0.200 (its frames are served on eth0)")
+			if n := l.lost("eth0", "xdp_tx"); n != 0 {
+				t.Errorf("%d frames are lost while all is well", n)
+			}
+		})
+	}
 }
 
 // The NIC of a virtual machine serves in native mode.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,10 +25,10 @@ func newDrainCmd() *cobra.Command {
 		Short: "take a real server, or this director, out gently, until it is undone",
 		Long: `Gives a real server no new connections; those that it has stay. This wins over
 weight and configuration, across reloads and restarts, until it is undone. It
-prints how many connections are left. Clients that persistence binds to the real
-come back to it until their templates expire, and are named; with --now-persistent
-their templates end now, so that the next connection of each goes elsewhere. With
-expire_quiescent_template: true this is always so.
+prints how many connections are left, of a real that is down, too. Clients that
+persistence binds to the real come back to it until their templates expire, and are
+named; with --now-persistent their templates end now, so that the next connection of
+each goes elsewhere. With expire_quiescent_template: true this is always so.
 
 The last real that takes connections is drained with --force only.
 
@@ -75,7 +76,10 @@ func waitForReal(cmd *cobra.Command, c *admin.Client, wait time.Duration, servic
 	rest := leftover{"connections", "the real stays drained (--undo gives it its weight back)"}
 	err := waitDrained(cmd.Context(), cmd.OutOrStdout(), wait, rest, func(ctx context.Context) (n uint64, err error) {
 		l, err := c.List(ctx, director.Want{})
-		n, bound = connectionsOf(l.Stats, service, real)
+		if err != nil {
+			return 0, err
+		}
+		n, bound, err = connectionsOf(l.Stats, service, real)
 		return n, err
 	})
 	if err != nil || bound == 0 {
@@ -171,15 +175,20 @@ func waitDrained(ctx context.Context, w io.Writer, limit time.Duration, rest lef
 
 // connectionsOf counts the connections of a real of a service, and the clients
 // that persistence binds to it.
-func connectionsOf(st lb.Stats, service, real string) (n, bound uint64) {
+func connectionsOf(st lb.Stats, service, real string) (n, bound uint64, err error) {
+	isKnown := false
 	for _, s := range st.Services {
-		for _, r := range s.Reals {
+		for _, r := range slices.Concat(s.Reals, s.Absent) {
 			name := director.RealName(netip.AddrPortFrom(r.Addr, r.Port))
 			if s.Name == service && (name == real || r.Addr.String() == real) {
+				isKnown = true
 				n += uint64(r.Active) + uint64(r.Inactive)
 				bound += uint64(r.Persist)
 			}
 		}
 	}
-	return n, bound
+	if !isKnown {
+		return 0, 0, fmt.Errorf("%s of %s is down: how many connections are left is not known", real, service)
+	}
+	return n, bound, nil
 }

@@ -62,6 +62,7 @@ func (d *recorder) List(_ context.Context, w director.Want) (director.Listing, e
 		Observed: lb.Observed{Services: []lb.ObservedService{{
 			Name: "web", Reals: []lb.ObservedReal{{Addr: netip.MustParseAddr("10.0.0.11"), Weight: 3, Usable: true}},
 		}}},
+		Stats: lb.Stats{Services: []lb.ServiceStats{{Name: "web", Reals: []lb.RealStats{{Addr: netip.MustParseAddr("10.0.0.11")}}}}},
 	}
 	if w.Connections {
 		l.Connections = []lb.Connection{{

@@ -150,8 +150,15 @@ func (d *Director) remaining(service string, r RealPlan) string {
 	if err != nil {
 		return ""
 	}
-	left := statsOf(st, service, r.Key())
-	text := fmt.Sprintf("; %d active and %d inactive connections are left", left.Active, left.Inactive)
+	text := "; "
+	if !r.Up {
+		text += "it is down; "
+	}
+	if left, ok := statsOf(st, service, r.Key()); ok {
+		text += fmt.Sprintf("%d active and %d inactive connections are left", left.Active, left.Inactive)
+	} else {
+		text += "how many connections are left is not known"
+	}
 	return text + d.describeBound(service, r.Key())
 }
 
@@ -203,16 +210,11 @@ func (d *Director) unbind(service string, real netip.AddrPort) (string, error) {
 }
 
 // statsOf finds the counters of a real.
-func statsOf(st lb.Stats, service string, real netip.AddrPort) lb.RealStats {
-	for _, s := range st.Services {
-		if s.Name != service {
-			continue
-		}
-		for _, r := range s.Reals {
-			if r.Addr == real.Addr() && r.Port == real.Port() {
-				return r
-			}
+func statsOf(st lb.Stats, service string, real netip.AddrPort) (r lb.RealStats, ok bool) {
+	for i := range st.Services {
+		if st.Services[i].Name == service {
+			return st.Services[i].Real(real)
 		}
 	}
-	return lb.RealStats{}
+	return r, false
 }

@@ -247,8 +247,9 @@ func TestDrainLastReal(t *testing.T) {
 			t.Errorf("drained the last real: %v", err)
 		}
 		r.want("nothing happened", "1*1")
-		if _, err := r.Drain(t.Context(), "web", "10.0.0.12", DrainOptions{}); err != nil {
-			t.Errorf("a real that takes no connections: %v", err)
+		down, err := r.Drain(t.Context(), "web", "10.0.0.12", DrainOptions{})
+		if want := []string{"web 10.0.0.12: drained; it is down; 0 active and 0 inactive connections are left"}; err != nil || !slices.Equal(down.Did, want) {
+			t.Errorf("a real that takes no connections: %+v, %v, want %q", down, err, want)
 		}
 		r.backend.Fail(errors.New("busy"))
 		if _, err := r.Drain(t.Context(), "web", "10.0.0.11", DrainOptions{Force: true}); err == nil || err.Error() != "in force, but not applied yet: busy" {
@@ -267,6 +268,32 @@ func TestDrainLastReal(t *testing.T) {
 		}
 		if len(logged) != 3 || !strings.HasPrefix(logged[1], "10.0.0.11 of web: drained;") {
 			t.Errorf("history %q", logged)
+		}
+	})
+}
+
+// A real that is down while clients are connected to it: they are not forgotten.
+func TestDrainOfARealThatIsDown(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
+		r.health.result(1, true, "")
+		r.health.result(2, true, "")
+		r.want("before", "1*1 2*1")
+		p := lb.Packet{Proto: lb.TCP, Src: netip.MustParseAddrPort("172.16.0.1:40000"), Dst: netip.AddrPortFrom(vip, 80), Flags: "S"}
+		home := r.backend.Send(p).Real
+		r.health.result(int(home.As4()[3])-10, false, "refused")
+		time.Sleep(time.Second)
+		got, err := r.Drain(t.Context(), "web", home.String(), DrainOptions{})
+		if want := "web " + home.String() + ": drained; it is down; 1 active and 0 inactive connections are left"; err != nil || got.Did[0] != want {
+			t.Errorf("%+v, %v, want %q", got, err, want)
+		}
+		st, err := r.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, real := range st.Services[0].Reals {
+			if real.Addr == home && real.Active != 1 {
+				t.Errorf("the status has %d connections of it", real.Active)
+			}
 		}
 	})
 }

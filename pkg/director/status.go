@@ -309,10 +309,11 @@ func (s *ServiceStatus) addCounters(counted *lb.ServiceStats) {
 		return
 	}
 	s.Rows, s.UnsettledRows = counted.Rows, counted.UnsettledRows
-	at := make(map[netip.AddrPort]*lb.RealStats, len(counted.Reals))
-	for i := range counted.Reals {
-		r := &counted.Reals[i]
-		at[netip.AddrPortFrom(r.Addr, r.Port)] = r
+	at := make(map[netip.AddrPort]*lb.RealStats, len(counted.Reals)+len(counted.Absent))
+	for _, all := range [][]lb.RealStats{counted.Absent, counted.Reals} {
+		for i := range all {
+			at[netip.AddrPortFrom(all[i].Addr, all[i].Port)] = &all[i]
+		}
 	}
 	for i := range s.Reals {
 		if c := at[netip.AddrPortFrom(s.Reals[i].Addr, s.Reals[i].Port)]; c != nil {

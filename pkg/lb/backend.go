@@ -128,12 +128,25 @@ type RealStats struct {
 type ServiceStats struct {
 	Name string
 	Counters
-	Reals []RealStats
+	Reals  []RealStats
+	Absent []RealStats // the connections of those that are down, where the data path keeps them
 
 	// Of a service that keeps no connections (see [Service.KeepsNoFlows]), where
 	// the data path is made for that: the rows of its hash table, and those whose
 	// connections are kept because the row has got another real.
 	Rows, UnsettledRows int
+}
+
+// Real finds the counters of a real, which may be absent.
+func (s *ServiceStats) Real(key netip.AddrPort) (r RealStats, ok bool) {
+	for _, all := range [][]RealStats{s.Reals, s.Absent} {
+		for _, r := range all {
+			if r.Addr == key.Addr() && r.Port == key.Port() {
+				return r, true
+			}
+		}
+	}
+	return RealStats{}, false
 }
 
 // Verdict counts packets by what the packet path decided.

@@ -106,6 +106,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 		}
 		if old, was := left[svc.Name]; was {
 			s.Reals = withConnections(s.Reals, old.Reals)
+			s.Absent = withConnections(s.Absent, old.Absent)
 		}
 		all.Services = append(all.Services, s)
 	}

@@ -49,6 +49,30 @@ func TestServiceWithoutListenersDrains(t *testing.T) {
 	h.want(fresh[lb.TCP], "forwarded", tx)
 }
 
+// A real that is down has its connections until they expire.
+func TestConnectionsOfARealThatIsDown(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(2)}}
+	h := serving(t, s)
+	first := h.Send(syn(lb.TCP)).Real
+	left := func(want uint32) {
+		t.Helper()
+		st, err := h.Stats()
+		must(t, err)
+		if len(st.Services[0].Reals) != 1 {
+			t.Errorf("%+v are there", st.Services[0].Reals)
+		}
+		r, ok := st.Services[0].Real(netip.AddrPortFrom(first, 0))
+		if !ok || r.Active != want {
+			t.Errorf("%+v (known: %t), want %d active", r, ok, want)
+		}
+	}
+	h.applyWithout(s, first, false)
+	left(1)
+	h.pass(100)
+	h.Sweep()
+	left(0)
+}
+
 // When the last connection is over, the VIP is forgotten, and the number with
 // it.
 func TestDrainEnds(t *testing.T) {

@@ -121,17 +121,28 @@ func (b *Backend) serviceStats() ([]lb.ServiceStats, error) {
 			add(&ss.Counters, c)
 		}
 		for _, r := range s.listed() {
-			l := &b.dp.Loads[r.slot]
-			ss.Reals = append(ss.Reals, lb.RealStats{
-				Addr: r.conf.Addr, Port: r.conf.Port, Counters: all[r], Persist: persist[r.slot],
-				Active:   uint32(max(atomic.LoadInt32(&l.Active), 0)),
-				Inactive: uint32(max(atomic.LoadInt32(&l.Inactive), 0)),
-			})
+			ss.Reals = append(ss.Reals, b.realStats(r, all[r], persist[r.slot]))
+		}
+		for _, down := range conf.Absent {
+			if r := s.reals[down.Key()]; r == nil { // nothing is left of it
+				ss.Absent = append(ss.Absent, lb.RealStats{Addr: down.Addr, Port: down.Port})
+			} else if !r.isThere {
+				ss.Absent = append(ss.Absent, b.realStats(r, all[r], persist[r.slot]))
+			}
 		}
 		ss.Rows, ss.UnsettledRows = b.countRows(s)
 		out = append(out, ss)
 	}
 	return out, nil
+}
+
+func (b *Backend) realStats(r *real, c lb.Counters, persist uint32) lb.RealStats {
+	l := &b.dp.Loads[r.slot]
+	return lb.RealStats{
+		Addr: r.conf.Addr, Port: r.conf.Port, Counters: c, Persist: persist,
+		Active:   uint32(max(atomic.LoadInt32(&l.Active), 0)),
+		Inactive: uint32(max(atomic.LoadInt32(&l.Inactive), 0)),
+	}
 }
 
 func add(to *lb.Counters, c lb.Counters) {

@@ -187,6 +187,9 @@ func (f *Fake) Stats() (lb.Stats, error) {
 		for _, r := range s.svc.Reals {
 			ss.Reals = append(ss.Reals, f.realStats(s, r))
 		}
+		for _, r := range s.svc.Absent {
+			ss.Absent = append(ss.Absent, f.realStats(s, r))
+		}
 		st.Services = append(st.Services, ss)
 	}
 	for _, fl := range f.flows {

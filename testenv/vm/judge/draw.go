@@ -136,6 +136,9 @@ func (t *trial) drawScheduler(s *lb.Service) {
 	switch s.Scheduler {
 	case lb.SH:
 		s.Flags = pick(t.rnd, 0, lb.SHPort, lb.SHFallback, lb.SHPort|lb.SHFallback)
+		if s.Sorry.IsValid() {
+			s.Flags |= lb.SHFallback // without it sh does as dh
+		}
 	case lb.MH:
 		s.Flags = pick(t.rnd, 0, lb.MHPort, lb.MHFallback, lb.MHPort|lb.MHFallback)
 	}

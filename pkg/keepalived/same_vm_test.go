@@ -19,9 +19,13 @@ import (
 	"github.com/lvx-lb/lvx/pkg/keepalived"
 )
 
+// alpha is why rules of a fixture differ that has the word.
+const alpha = "keepalived takes no real server in before it has been checked, and here none answers"
+
 // different are the fixtures whose rules differ, with the reason.
 var different = map[string]string{
-	"07-extra-words.conf":    "alpha: keepalived takes no real server in before it has been checked, and here none answers",
+	"07-extra-words.conf":    alpha,
+	"24-bfd.conf":            alpha,
 	"20-later-versions.conf": "keepalived 2.2.7 has faults that lvx and later versions have not",
 }
 

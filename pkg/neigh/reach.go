@@ -46,8 +46,10 @@ func (r *Resolver) AddrsOf(mac MAC) []netip.Addr {
 // has as many others asked.
 const fewOthers = 8
 
-// askOthers asks some other reals on the interface of one that has missed a
-// question: if none of them answers, it is the interface and not the real.
+// askOthers asks some other reals on the interface of one whose check has
+// failed, or that has missed a question: if none of them answers, it is the
+// interface and not the real. They are asked beside it and not after it, since
+// checks go on meanwhile.
 func (l *loop) askOthers(t *target, now time.Time) {
 	n := 0
 	for _, o := range l.targets {

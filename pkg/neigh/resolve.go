@@ -180,11 +180,12 @@ func (r *Resolver) Run(ctx context.Context) error {
 			if t == nil {
 				continue
 			}
-			t.askSoon(time.Now())
-			if t.due.IsZero() || !t.due.Before(due) {
+			now := time.Now()
+			if !t.askSoon(now) {
 				continue
 			}
-			due = t.due
+			l.askOthers(t, now)
+			due = now
 		case <-r.wake:
 			l.syncTargets()
 			l.routesDue = time.Now()

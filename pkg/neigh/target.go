@@ -154,12 +154,14 @@ func (t *target) setMAC(mac MAC, now time.Time) {
 }
 
 // askSoon makes the next question due now: something else says that the real
-// may not be where it was.
-func (t *target) askSoon(now time.Time) {
+// may not be where it was. It reports whether it did: a real that cannot be
+// asked, or is being asked, is left alone.
+func (t *target) askSoon(now time.Time) bool {
 	if t.due.IsZero() || t.mac == (MAC{}) || t.unanswered > 0 || t.rival != (MAC{}) {
-		return // it cannot be asked, or is being asked
+		return false
 	}
 	t.urgent, t.due = true, now
+	return true
 }
 
 // isMissed reports whether a question to the station that had the address, and

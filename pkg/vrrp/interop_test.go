@@ -92,7 +92,7 @@ func TestKeepalived(t *testing.T) {
 			// How soon keepalived's announcement follows its advert is its own
 			// business: a clean stop is told from a hard one, which costs
 			// keepalived's skew, where the skew is not short.
-			got, i := p.since(begin), v.config(100, "")
+			got, i := p.since(begin), v.config(100, hostAddrs["a"])
 			skew := i.AdvertInterval * (256 - 100) / 256
 			if i.AdvertInterval >= time.Second && got.lost > int(skew/probeEvery)/2+got.mayLose {
 				t.Errorf("a clean stop lost %d probes (%s), a hard one costs %s", got.lost, got.outage, skew)

@@ -12,7 +12,7 @@ import (
 )
 
 // Every metric that a document names is there once a director has what it is of:
-// a virtual router, other directors, routers, and packets.
+// a virtual router, other directors, routers, sessions of BFD, and packets.
 func TestFault09DocumentedMetrics(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 2})
 	d1 := r.Cluster.Host("d1")
@@ -23,6 +23,7 @@ func TestFault09DocumentedMetrics(t *testing.T) {
   - {name: VI_2, virtual_router_id: 52, version: 3, advert_interval: 100ms, addresses: [172.25.0.103/24]}
 sync: {peers: [172.25.0.11, 172.25.0.14], key_file: ` + key + `}
 bgp: {asn: 65010, peers: [{address: 172.25.0.50, asn: 65000}]}
+bfd: [{name: router, neighbour: 172.25.0.51}]
 `
 	must(t, r.Direct(t.Context(), "d1", body))
 	must(t, r.Direct(t.Context(), "d2", `vrrp:

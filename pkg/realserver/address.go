@@ -22,7 +22,7 @@ type found struct {
 
 // find lists the interfaces that have an address.
 func find(addr netip.Addr) ([]found, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := vip.Addresses(nil)
 	if err != nil {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}

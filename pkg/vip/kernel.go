@@ -25,7 +25,7 @@ var addrMutex sync.Mutex
 // List lists the addresses of interface index, and those of them that
 // the kernel calls secondary.
 func List(index int) (all, secondary []netip.Prefix, err error) {
-	list, err := netlink.AddrList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.FAMILY_ALL)
+	list, err := Addresses(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}})
 	if err != nil {
 		return nil, nil, fmt.Errorf("addresses of interface %d: %w", index, err)
 	}

@@ -123,7 +123,7 @@ func (r Route) findOwn(want *netlink.Route) error {
 	if table == 0 {
 		table = unix.RT_TABLE_MAIN
 	}
-	list, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	list, err := routesOf(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
@@ -175,7 +175,7 @@ func (r Rule) change(what string, do func(*netlink.Rule) error, done error) erro
 
 // hasRule reports whether the kernel has a rule.
 func hasRule(want *netlink.Rule) (bool, error) {
-	list, err := netlink.RuleList(want.Family)
+	list, err := Complete(func() ([]netlink.Rule, error) { return netlink.RuleList(want.Family) })
 	if err != nil {
 		return false, fmt.Errorf("rules: %w", err)
 	}

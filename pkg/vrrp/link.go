@@ -25,11 +25,11 @@ type links map[string]link
 // readLinks asks the kernel for all interfaces and their addresses. An IPv6
 // address that is still being probed for duplicates does not count.
 func readLinks() (links, error) {
-	list, err := netlink.LinkList()
+	list, err := vips.Complete(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := vips.Addresses(nil)
 	if err != nil {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}

@@ -14,6 +14,15 @@ type Timing struct {
 	Multiplier uint8         // so many packets may be missing
 }
 
+// What a session of lvx may be told: [Timing]'s MinTx and MinRx, and its IdleTx,
+// which is no shorter than RFC 5880 section 6.8.3 has it.
+const (
+	MinInterval = 10 * time.Millisecond
+	MaxInterval = 10 * time.Second
+	MinIdle     = time.Second
+	MaxIdle     = time.Minute
+)
+
 // assumedMinRx is the shortest interval that a neighbour is taken to accept, as
 // long as it has not been heard (RFC 5880 section 6.8.1).
 const assumedMinRx = time.Microsecond

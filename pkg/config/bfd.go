@@ -8,14 +8,8 @@ import (
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
-// Limits and defaults of `bfd:`.
-const (
-	minBFD            = 10 * time.Millisecond
-	maxBFD            = 10 * time.Second
-	defaultBFDIdle    = time.Second
-	longestBFDIdle    = time.Minute
-	defaultSessionTTL = 255
-)
+// defaultSessionTTL is what a session of `bfd:` sends with.
+const defaultSessionTTL = 255
 
 // readBFDSession reads one entry of `bfd:`.
 func readBFDSession(c *cursor) bfd.Session {
@@ -25,9 +19,9 @@ func readBFDSession(c *cursor) bfd.Session {
 		Neighbour: need(o, "neighbour", "the neighbour's address", address),
 		Source:    get(o, "source", netip.Addr{}, address),
 		Timing: bfd.Timing{
-			MinTx:      get(o, "min_tx", defaultBFD, duration(minBFD, maxBFD, time.Millisecond)),
-			MinRx:      get(o, "min_rx", defaultBFD, duration(minBFD, maxBFD, time.Millisecond)),
-			IdleTx:     get(o, "idle_tx", defaultBFDIdle, duration(defaultBFDIdle, longestBFDIdle, time.Millisecond)),
+			MinTx:      get(o, "min_tx", defaultBFD, duration(bfd.MinInterval, bfd.MaxInterval, time.Millisecond)),
+			MinRx:      get(o, "min_rx", defaultBFD, duration(bfd.MinInterval, bfd.MaxInterval, time.Millisecond)),
+			IdleTx:     get(o, "idle_tx", bfd.MinIdle, duration(bfd.MinIdle, bfd.MaxIdle, time.Millisecond)),
 			Multiplier: get(o, "multiplier", defaultBFDMissing, number[uint8](1, 255)),
 		},
 		IsPassive: get(o, "passive", false, boolean),

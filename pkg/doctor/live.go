@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/internal/kernellist"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/neigh"
@@ -81,7 +82,7 @@ func (l *Live) Marks(served []lb.Listener, interfaces []string) ([]string, error
 // isDefaultRouted reports whether the default route leaves by an interface; if
 // there is none, nothing leaves elsewhere.
 func isDefaultRouted(index int) bool {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := kernellist.Complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return true
 	}

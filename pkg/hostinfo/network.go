@@ -7,12 +7,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // MainInterface is the interface of the default route; without one, the only
 // Ethernet interface there is.
 func MainInterface() (string, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := mainRoutes()
 	if err != nil {
 		return "", fmt.Errorf("routes: %w", err)
 	}
@@ -26,7 +28,7 @@ func MainInterface() (string, error) {
 		}
 		return link.Attrs().Name, nil
 	}
-	links, err := netlink.LinkList()
+	links, err := kernellist.Complete(netlink.LinkList)
 	if err != nil {
 		return "", fmt.Errorf("interfaces: %w", err)
 	}
@@ -65,7 +67,7 @@ func WayTo(a netip.Addr) (device string, isLocal bool) {
 
 // Gateway is the router of the default route; ok is false without one.
 func Gateway() (gateway netip.Addr, ok bool) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := mainRoutes()
 	if err != nil {
 		return netip.Addr{}, false
 	}
@@ -85,7 +87,7 @@ func Network(name string) (netip.Prefix, bool) {
 	if err != nil {
 		return netip.Prefix{}, false
 	}
-	list, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	list, err := kernellist.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return netip.Prefix{}, false
 	}
@@ -97,4 +99,11 @@ func Network(name string) (netip.Prefix, bool) {
 		}
 	}
 	return netip.Prefix{}, false
+}
+
+// mainRoutes are those of the main table of IPv4.
+func mainRoutes() ([]netlink.Route, error) {
+	return kernellist.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 }

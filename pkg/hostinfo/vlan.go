@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // VLAN is an interface of a VLAN (802.1Q).
@@ -25,7 +27,7 @@ func VLANs() (all []VLAN) {
 	if _, err := os.Stat("/proc/thread-self/net/vlan"); err != nil {
 		return nil
 	}
-	links, err := netlink.LinkList()
+	links, err := kernellist.Complete(netlink.LinkList)
 	if err != nil {
 		return nil
 	}
@@ -88,7 +90,7 @@ func TakesTags(name string) error {
 	ports := []string{name}
 	if link, err := netlink.LinkByName(name); err == nil && link.Type() == "bond" {
 		ports = nil // a bond has the same flag, and no frames of its own
-		links, _ := netlink.LinkList()
+		links, _ := kernellist.Complete(netlink.LinkList)
 		for _, l := range links {
 			if l.Attrs().MasterIndex == link.Attrs().Index {
 				ports = append(ports, l.Attrs().Name)

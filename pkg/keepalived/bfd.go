@@ -8,15 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/bfd"
 	"github.com/lvx-lb/lvx/pkg/health"
-)
-
-// Bounds of what lvx takes for a BFD session (pkg/config).
-const (
-	minBFD     = 10 * time.Millisecond
-	maxBFD     = 10 * time.Second
-	minBFDIdle = time.Second
-	maxBFDIdle = time.Minute
 )
 
 // keepalived's defaults of a bfd_instance.
@@ -42,7 +35,7 @@ type session struct {
 
 // readBFD reads a bfd_instance. One that keepalived does not run is none.
 func (m *mapper) readBFD(s *Statement) {
-	b := &session{item: &item{from: s}, tx: defaultBFD, rx: defaultBFD, idle: minBFDIdle, multiplier: defaultBFDMultiplier}
+	b := &session{item: &item{from: s}, tx: defaultBFD, rx: defaultBFD, idle: bfd.MinIdle, multiplier: defaultBFDMultiplier}
 	for _, c := range s.Block {
 		if c.keyword != nil {
 			b.take(c)
@@ -80,11 +73,11 @@ func (b *session) take(c *Statement) {
 	case "source_ip":
 		b.source = bfdAddress(c)
 	case "min_tx":
-		b.tx = milliseconds(c, b.tx, minBFD, maxBFD)
+		b.tx = milliseconds(c, b.tx, bfd.MinInterval, bfd.MaxInterval)
 	case "min_rx":
-		b.rx = milliseconds(c, b.rx, minBFD, maxBFD)
+		b.rx = milliseconds(c, b.rx, bfd.MinInterval, bfd.MaxInterval)
 	case "idle_tx":
-		b.idle = milliseconds(c, b.idle, minBFDIdle, maxBFDIdle)
+		b.idle = milliseconds(c, b.idle, bfd.MinIdle, bfd.MaxIdle)
 	case "multiplier":
 		b.multiplier = or(b.multiplier, count(c, 1, 255))
 	case "passive":
@@ -137,7 +130,7 @@ func (b *session) text() string {
 		parts = append(parts, "source: "+scalar(b.source.String()))
 	}
 	parts = append(parts, "min_tx: "+duration(b.tx), "min_rx: "+duration(b.rx))
-	if b.idle != minBFDIdle {
+	if b.idle != bfd.MinIdle {
 		parts = append(parts, "idle_tx: "+duration(b.idle))
 	}
 	parts = append(parts, "multiplier: "+strconv.FormatUint(b.multiplier, 10))

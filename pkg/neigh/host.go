@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // rtnlgrpIPv6Rule is RTNLGRP_IPV6_RULE (linux/rtnetlink.h).
@@ -147,11 +149,11 @@ func eventOf(m syscall.NetlinkMessage) (event, bool) {
 }
 
 func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, bound map[netip.Addr]MAC) ([]path, error) {
-	links, err := h.handle.LinkList()
+	links, err := kernellist.Complete(h.handle.LinkList)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
-	own, err := h.handle.AddrList(nil, netlink.FAMILY_ALL)
+	own, err := kernellist.Complete(func() ([]netlink.Addr, error) { return h.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // neighbour is an address on an interface.
@@ -20,7 +22,7 @@ type neighbour struct {
 func (h *liveNetwork) permanentEntries() (map[neighbour]MAC, error) {
 	found := map[neighbour]MAC{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := h.handle.NeighList(0, family)
+		list, err := kernellist.Complete(func() ([]netlink.Neigh, error) { return h.handle.NeighList(0, family) })
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil, fmt.Errorf("neighbours: %w", err)
 		}

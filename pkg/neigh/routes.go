@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // Route is a part of the host's routes.
@@ -64,7 +66,7 @@ func (l *loop) readTable() (added []netip.Addr, err error) {
 
 // table is the host's main table of IPv4, the longest prefixes first.
 func (h *liveNetwork) table() ([]Route, error) {
-	rules, err := h.handle.RuleList(netlink.FAMILY_V4)
+	rules, err := kernellist.Complete(func() ([]netlink.Rule, error) { return h.handle.RuleList(netlink.FAMILY_V4) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("routing rules: %w", err)
 	}
@@ -73,7 +75,9 @@ func (h *liveNetwork) table() ([]Route, error) {
 			return nil, nil
 		}
 	}
-	routes, err := h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := kernellist.Complete(func() ([]netlink.Route, error) {
+		return h.handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("routes: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // liveSegment is the segment of the machine itself.
@@ -59,7 +61,7 @@ type runningLink struct {
 // those whose MAC changes.
 func (w *liveSegment) readLinkEvents(up chan<- linkEvent) {
 	running := map[int]runningLink{}
-	links, _ := w.handle.LinkList() // without it an interface may be reported once too often
+	links, _ := kernellist.Complete(w.handle.LinkList) // without it an interface may be reported once too often
 	for _, l := range links {
 		if at := l.Attrs(); at.RawFlags&unix.IFF_RUNNING != 0 {
 			mac, _ := macFrom(at.HardwareAddr)

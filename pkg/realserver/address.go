@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/internal/kernellist"
 	"github.com/lvx-lb/lvx/pkg/vip"
 )
 
@@ -22,7 +23,7 @@ type found struct {
 
 // find lists the interfaces that have an address.
 func find(addr netip.Addr) ([]found, error) {
-	list, err := vip.Addresses(nil)
+	list, err := kernellist.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}
@@ -82,7 +83,9 @@ func facing(vip netip.Addr) (string, error) {
 	if vip.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := kernellist.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return "", fmt.Errorf("routes: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // What a client sends by a tunnel is longer on its last stretch. A real that
@@ -207,8 +209,10 @@ func judgeSegment(v VIP) (Setting, error) {
 
 // offeredSegment is the longest segment that the routes by an interface offer.
 func offeredSegment(link netlink.Link) (int, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: link.Attrs().Index},
-		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+	routes, err := kernellist.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: link.Attrs().Index},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("routes of %s: %w", link.Attrs().Name, err)
 	}

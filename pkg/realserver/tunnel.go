@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/internal/kernellist"
 	"github.com/lvx-lb/lvx/pkg/vip"
 )
 
@@ -143,7 +144,7 @@ func (r *reporter) closeTunnel(s *state) error {
 // judgeTunnel says what keeps packets in the tunnel to v from being taken out of
 // it, and from coming at all.
 func judgeTunnel(v VIP) (faults []string, settings []Setting, err error) {
-	links, err := vip.Complete(netlink.LinkList)
+	links, err := kernellist.Complete(netlink.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("interfaces: %w", err)
 	}
@@ -191,7 +192,7 @@ func judgeReversePath(link netlink.Link) (filter Setting, fault string, err erro
 		value = max(value, n)
 	}
 	filter = Setting{Name: "rp_filter of " + name, Value: value, Want: wanted[reversePath], Faulty: value == 1}
-	own, err := vip.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+	own, err := kernellist.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return Setting{}, "", fmt.Errorf("addresses of %s: %w", name, err)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // batch is how many requests go to the kernel in one message: their
@@ -25,7 +27,9 @@ var addrMutex sync.Mutex
 // List lists the addresses of interface index, and those of them that
 // the kernel calls secondary.
 func List(index int) (all, secondary []netip.Prefix, err error) {
-	list, err := Addresses(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}})
+	list, err := kernellist.Complete(func() ([]netlink.Addr, error) {
+		return netlink.AddrList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.FAMILY_ALL)
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("addresses of interface %d: %w", index, err)
 	}

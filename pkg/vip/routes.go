@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lvx-lb/lvx/internal/kernellist"
 )
 
 // Route is a route that goes where VIPs go.
@@ -123,7 +125,9 @@ func (r Route) findOwn(want *netlink.Route) error {
 	if table == 0 {
 		table = unix.RT_TABLE_MAIN
 	}
-	list, err := routesOf(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	list, err := kernellist.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
@@ -175,7 +179,7 @@ func (r Rule) change(what string, do func(*netlink.Rule) error, done error) erro
 
 // hasRule reports whether the kernel has a rule.
 func hasRule(want *netlink.Rule) (bool, error) {
-	list, err := Complete(func() ([]netlink.Rule, error) { return netlink.RuleList(want.Family) })
+	list, err := kernellist.Complete(func() ([]netlink.Rule, error) { return netlink.RuleList(want.Family) })
 	if err != nil {
 		return false, fmt.Errorf("rules: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/internal/kernellist"
 	vips "github.com/lvx-lb/lvx/pkg/vip"
 )
 
@@ -25,11 +26,11 @@ type links map[string]link
 // readLinks asks the kernel for all interfaces and their addresses. An IPv6
 // address that is still being probed for duplicates does not count.
 func readLinks() (links, error) {
-	list, err := vips.Complete(netlink.LinkList)
+	list, err := kernellist.Complete(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("interfaces: %w", err)
 	}
-	addrs, err := vips.Addresses(nil)
+	addrs, err := kernellist.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}

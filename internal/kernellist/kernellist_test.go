@@ -1,4 +1,4 @@
-package vip
+package kernellist
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 )
 
 // A list that changed while it was read is read again; another error is not.
-func TestListsThatChangeAreAskedForAgain(t *testing.T) {
+func TestListThatChangesIsAskedForAgain(t *testing.T) {
 	other := errors.New("other")
 	for name, c := range map[string]struct {
 		errs  []error // of the first questions; then nil

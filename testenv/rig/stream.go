@@ -31,9 +31,8 @@ type loss struct {
 func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *Stream {
 	s := &Stream{stop: make(chan struct{})}
 	s.done.Go(func() {
-		tick := time.NewTicker(interval)
-		defer tick.Stop()
-		for range limit {
+		began := time.Now() // a ticker would drop what comes too late
+		for n := range limit {
 			s.done.Go(func() {
 				begin := time.Now()
 				_, err := r.Get(url, timeout)
@@ -42,7 +41,7 @@ func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *St
 			select {
 			case <-s.stop:
 				return
-			case <-tick.C:
+			case <-time.After(time.Until(began.Add(time.Duration(n+1) * interval))):
 			}
 		}
 	})

@@ -68,7 +68,6 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 		.ipv4_dst = client,
 	};
 	__u32 zero = 0;
-	struct way_out *out;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
 	int found;
 
@@ -79,8 +78,13 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 		return length > h->mtu ? VERDICT_ANSWERED_TOO_BIG : VERDICT_REPLIED;
 	found = bpf_fib_lookup(ctx, &f, sizeof(f), 0);
 	h->mtu = f.mtu_result;
-	out = bpf_map_lookup_elem(&ways, &f.ifindex);
-	h->ifindex = out ? out->way : f.ifindex;
+	h->ifindex = f.ifindex;
+	if (s->flags & SETTING_WAYS) {
+		struct way_out *out = bpf_map_lookup_elem(&ways, &f.ifindex);
+
+		if (out)
+			h->ifindex = out->way;
+	}
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
 		return verdict_of_fib(found);
 	__builtin_memcpy(h->mac, f.dmac, 6);

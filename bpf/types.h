@@ -440,6 +440,7 @@ enum setting {
 	SETTING_NEWS = 16, /* connection sync wants to know which sets have changed */
 	SETTING_NAT = 32, /* there are reals by NAT: what is for no VIP may be a reply */
 	SETTING_STATELESS = 64, /* there are stateless services */
+	SETTING_WAYS = 128, /* the host has VLANs: a way back that the kernel names may be in ways */
 };
 
 /* What user space may change at any time. */

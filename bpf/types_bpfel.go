@@ -404,12 +404,13 @@ type Setting uint32
 // Values of Setting.
 const (
 	SettingSloppyTCP       Setting = 1
-	SettingExpireNodest    Setting = 2  // expire_nodest_conn = 1
-	SettingExpireQuiescent Setting = 4  // expire_quiescent_template = 1
-	SettingGlobalFilter    Setting = 8  // there are deny or allow lists for all
-	SettingNews            Setting = 16 // connection sync wants to know which sets have changed
-	SettingNat             Setting = 32 // there are reals by NAT: what is for no VIP may be a reply
-	SettingStateless       Setting = 64 // there are stateless services
+	SettingExpireNodest    Setting = 2   // expire_nodest_conn = 1
+	SettingExpireQuiescent Setting = 4   // expire_quiescent_template = 1
+	SettingGlobalFilter    Setting = 8   // there are deny or allow lists for all
+	SettingNews            Setting = 16  // connection sync wants to know which sets have changed
+	SettingNat             Setting = 32  // there are reals by NAT: what is for no VIP may be a reply
+	SettingStateless       Setting = 64  // there are stateless services
+	SettingWays            Setting = 128 // the host has VLANs: a way back that the kernel names may be in ways
 )
 
 // What user space may change at any time.

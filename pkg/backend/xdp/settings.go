@@ -49,6 +49,9 @@ func (b *Backend) applySettings() {
 	if b.hasRows {
 		f |= bpf.SettingStateless
 	}
+	if b.hasWays {
+		f |= bpf.SettingWays
+	}
 	if b.news != nil {
 		f |= bpf.SettingNews
 	}

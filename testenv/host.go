@@ -161,18 +161,6 @@ func (h *Host) ListenPacket(network, address string) (p net.PacketConn, err erro
 	return p, err
 }
 
-// Dial connects from the namespace.
-func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	err = h.Do(func() error {
-		// A literal address is dialled on this thread; parallel dialling
-		// (Happy Eyeballs) would leave the namespace.
-		d := net.Dialer{FallbackDelay: -1}
-		conn, err = d.DialContext(ctx, network, address)
-		return err
-	})
-	return conn, err
-}
-
 // Addr is the first IPv4 address of the host's interface; the zero Addr if
 // there is none.
 func (h *Host) Addr(nic string) netip.Addr {

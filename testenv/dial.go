@@ -1,0 +1,109 @@
+package testenv
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dial connects from the namespace to a literal address. Any number of calls may
+// wait for an answer at once: a call that waits has no thread.
+func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if network != "tcp" {
+		return h.dialDatagram(ctx, network, address)
+	}
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	conn, err := h.connect(ctx, to)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
+	}
+	return conn, nil
+}
+
+// dialDatagram makes a socket that sends to one address, which blocks nobody.
+func (h *Host) dialDatagram(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = h.onThread(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// connect begins a TCP connection on the host's own thread, and waits for its end
+// on none. [net.Dialer] would wait on the thread that stands in the namespace.
+func (h *Host) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	var socket *os.File
+	err := h.onThread(func() (err error) {
+		socket, err = beginConnection(to)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close() // the connection has a descriptor of its own
+	unwatch := context.AfterFunc(ctx, func() {
+		socket.SetWriteDeadline(time.Unix(1, 0)) // a socket that is closed waits for nothing
+	})
+	defer unwatch()
+	if err := awaitConnection(socket); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, err
+	}
+	return net.FileConn(socket)
+}
+
+// beginConnection sends the SYN.
+func beginConnection(to netip.AddrPort) (*os.File, error) {
+	family, address := unix.AF_INET, unix.Sockaddr(nil)
+	if to.Addr().Is4() {
+		address = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	} else {
+		family, address = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, address); err != nil && err != unix.EINPROGRESS {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("connect", err)
+	}
+	return os.NewFile(uintptr(fd), "tcp "+to.String()), nil
+}
+
+// awaitConnection waits until the connection is established or has failed.
+func awaitConnection(socket *os.File) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	err = raw.Write(func(fd uintptr) (isDone bool) {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, err := unix.Poll(ready, 0); err != nil {
+			failure = os.NewSyscallError("poll", err)
+			return true
+		} else if n == 0 {
+			return false
+		}
+		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			err = unix.Errno(code)
+		}
+		failure = os.NewSyscallError("connect", err)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return failure
+}

@@ -92,3 +92,19 @@ func TestTunnelPathMTU(t *testing.T) {
 		}
 	}
 }
+
+// A router between director and real whose way on is narrower than the tunnel's: what it
+// tells the director of the outer packet reaches the client, with the size that is left.
+func TestTunnelErrorsReachTheClient(t *testing.T) {
+	r := newRig(t, testenv.Shape{Directors: 1})
+	r1, r2, d1 := r.Cluster.Host("r1"), r.Cluster.Host("r2"), r.Cluster.Host("d1")
+	must(t, r2.Decapsulate("eth0"))
+	must(t, r1.Sysctl("net.ipv4.ip_forward", "1"))
+	run(t, d1, "ip", "route", "replace", "172.25.0.13/32", "via", "172.25.0.12")
+	run(t, r1, "ip", "route", "replace", "172.25.0.13/32", "dev", "eth0", "mtu", "1300")
+	must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n  - {name: files, listen: [\""+rig.VIP+":8080/tcp\"], forward: ipip, reals: [{address: 172.25.0.13}]}\n"))
+	transferFiles(t, r.Client, tunnelFolder, startNginx(t, r2, "8080"), tunnelBytes()/8)
+	if way := run(t, r.Client, "ip", "route", "get", rig.VIP); !strings.Contains(way, "mtu 1280") {
+		t.Errorf("the client's way to the VIP is not 1280 bytes wide:\n%s", way)
+	}
+}

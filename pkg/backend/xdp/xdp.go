@@ -149,6 +149,11 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	b.done.Go(func() { b.runSweeper(own) })
 	b.done.Go(func() { b.frags.run(own) })
+	if relay, err := newErrorRelay(b); err != nil {
+		b.log.Warn("clients will not hear of errors about tunnels", "err", err)
+	} else {
+		b.done.Go(func() { relay.run(own) })
+	}
 	return b, nil
 }
 

@@ -87,6 +87,27 @@ func TestShortWayIsTheSameWithSync(t *testing.T) {
 	}
 }
 
+// IPv6 adds nothing to the short way: where it is served and where it is not,
+// the interface has the same program, of the same translated instructions, and
+// the tail call to IPv6's program is behind the short way (lb.c). What is
+// compiled in for it costs IPv4 nothing: `go run ./bench --against REVISION`.
+func TestShortWayIsTheSameWithIPv6(t *testing.T) {
+	tags, short := map[bool]string{}, map[bool]string{}
+	for _, isServed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("served %t", isServed), func(t *testing.T) {
+			h := openHarness(t, Options{Flows: 1024, Templates: 1024, StillClock: true, IPv6: isServed})
+			info, err := h.dp.Program("lvx0").Info()
+			must(t, err)
+			all, err := info.Instructions()
+			must(t, err)
+			tags[isServed], short[isServed] = info.Tag, kindsOf(firstFunction(all))
+		})
+	}
+	if tags[false] != tags[true] || short[false] != short[true] {
+		t.Errorf("programs %v; the short way without IPv6 is\n%s\nwith it\n%s", tags, short[false], short[true])
+	}
+}
+
 // firstFunction is everything in front of the second function.
 func firstFunction(all asm.Instructions) asm.Instructions {
 	for i := range all {

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"html"
-	"io"
 	"math"
-	"path/filepath"
 	"strings"
 )
 
@@ -83,36 +81,4 @@ func (r *Report) chart() (string, error) {
 	put(`<text x="16" y="%d" fill="#555">red: the bound that a change must not cross</text>`, height-8)
 	put(`</svg>`)
 	return b.String(), nil
-}
-
-// table writes the targets for a document, in Markdown.
-func (r *Report) table() (string, error) {
-	if len(r.Checks) == 0 {
-		return "", errors.New("no targets in the file")
-	}
-	var b strings.Builder
-	b.WriteString("| target | found | bound |\n|---|---|---|\n")
-	for _, c := range r.Checks {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.What, amount(c.Value), amount(c.Bound))
-	}
-	return b.String(), nil
-}
-
-// writers are the commands that only read what a run has written.
-var writers = map[string]func(*Report) (string, error){"chart": (*Report).chart, "table": (*Report).table}
-
-// rewrite is such a command: it reads a report and writes it in another form.
-func rewrite(as func(*Report) (string, error), args []string, out io.Writer) error {
-	if len(args) != 1 {
-		return errors.New("want one file that --json wrote")
-	}
-	r, err := load(filepath.Clean(args[0]))
-	if err != nil {
-		return err
-	}
-	text, err := as(r)
-	if err == nil {
-		_, err = io.WriteString(out, text)
-	}
-	return err
 }

@@ -63,7 +63,7 @@ func usage(w io.Writer) {
 	}
 	fmt.Fprintf(w, "  %-10s %s\n", "all", "all of these")
 	fmt.Fprintf(w, "  %-10s %s\n", "chart FILE", "what --json wrote, as an SVG drawing")
-	fmt.Fprintf(w, "  %-10s %s\n", "table FILE", "its targets, as a table in Markdown")
+	fmt.Fprintf(w, "  %-10s %s\n", "table FILE...", "the targets, as a table in Markdown; of several runs the median")
 	fmt.Fprintf(w, "  %-10s %s\n", "compare OLD NEW", "two such files, case by case")
 	fmt.Fprint(w, "\nNeeds root. Exit status 1 if a target is missed.\n")
 }

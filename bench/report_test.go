@@ -95,7 +95,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("read again (-want +got)\n%s", diff)
 	}
 	out.Reset()
-	must(t, rewrite((*Report).chart, []string{file}, &out))
+	must(t, rewrite(chart, []string{file}, &out))
 	for _, want := range []string{"<svg ", ">established, 1 flow</text>", ">0.65</text>", ">floor B</text>", "</svg>"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in the chart\n%s", want, out.String())
@@ -104,13 +104,27 @@ func TestReport(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	text, err := report().table()
+	text, err := table([]*Report{report()})
 	must(t, err)
 	if !strings.Contains(text, "| established, 1 flow / floor B | 0.65 | 0.55 |\n") {
 		t.Error(text)
 	}
-	if _, err := new(Report).table(); err == nil {
+	if _, err := table([]*Report{{}}); err == nil {
 		t.Error("a table of nothing")
+	}
+}
+
+// Of three runs a table has the median; a target that a run lacks has fewer.
+func TestTableOfRuns(t *testing.T) {
+	text, err := table([]*Report{
+		{Checks: []Check{atMost("a", 0.5, 0.6)}},
+		{Checks: []Check{atMost("a", 0.75, 0.6), atMost("bytes", 128, 128)}},
+		{Checks: []Check{atMost("a", 0.55, 0.6)}},
+	})
+	must(t, err)
+	want := "| target | found, the median | runs | bound |\n|---|---|---|---|\n| a | 0.55 | 0.50 - 0.75 | 0.60 |\n| bytes | 128 | 128 - 128 | 128 |\n"
+	if text != want {
+		t.Errorf("got\n%swant\n%s", text, want)
 	}
 }
 
@@ -118,8 +132,11 @@ func TestChartNeedsResults(t *testing.T) {
 	if _, err := (&Report{Results: results("established/1", 1.0)}).chart(); err == nil {
 		t.Error("a chart of nothing")
 	}
-	if err := rewrite((*Report).chart, nil, new(bytes.Buffer)); err == nil {
+	if err := rewrite(chart, nil, new(bytes.Buffer)); err == nil {
 		t.Error("a chart of no file")
+	}
+	if _, err := chart([]*Report{report(), report()}); err == nil {
+		t.Error("a chart of two runs")
 	}
 }
 

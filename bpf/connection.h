@@ -376,33 +376,6 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
-/*
- * The value of a flow, live or not, 0 if there is none; in *at its way, with 4
- * more in the second set. A global function: it is verified once, and what
- * follows need not be for each of eight places.
- */
-__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port, __u32 *at)
-{
-	struct set *set = flow_set(first_set(hash, flow_sets));
-	__u64 value = 0, *place = 0;
-	__u32 second = 0;
-
-	if (!at)
-		return 0;
-	if (set)
-		value = flow_find(set, key, port, &place);
-	if (!value) {
-		second = 4;
-		set = flow_set(second_set(hash, flow_sets));
-		if (set)
-			value = flow_find(set, key, port, &place);
-	}
-	if (!set || !value || !place)
-		return 0;
-	*at = ((place - set->value) & 3) + second;
-	return value;
-}
-
 /* The flow of r->key, live or not; its place in *place. */
 static __always_inline __u64 look_up_flow(struct run *r, __u64 **place)
 {

@@ -23,7 +23,7 @@ static __always_inline struct set *flow_set(__u32 index)
 	return bpf_map_lookup_elem(&FLOWS, &index);
 }
 
-static __always_inline __u64 flow_find(struct set *set, __u64 key, __be16 port, __u64 **place)
+static __always_inline struct match flow_match(__be16 port)
 {
 	struct match m = {
 		.mask = PORT_MASK,
@@ -32,7 +32,19 @@ static __always_inline __u64 flow_find(struct set *set, __u64 key, __be16 port, 
 		.owner = current_client(),
 	};
 
-	return set_find(set, key, m, place);
+	return m;
+}
+
+/*
+ * The value of a flow, live or not, 0 if there is none; in *at its place
+ * (place_at). A global function: it is verified once.
+ */
+__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port, __u32 *at)
+{
+	struct set *a = flow_set(first_set(hash, flow_sets));
+	struct set *b = flow_set(second_set(hash, flow_sets));
+
+	return a && b && at ? set_find_in_both(a, b, key, flow_match(port), at) : 0;
 }
 
 /*
@@ -221,7 +233,7 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
  */
 __attribute__((noinline)) int flow_insert(struct insertion *in)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, at = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
 	__u64 *lock, *place = 0;
 	struct set *a, *b;
@@ -239,9 +251,8 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 	lock = set_lock(in->hash);
 	if (!lock)
 		return 1;
-	value = flow_find(a, in->key, value_port(in->value), &place);
-	if (!value)
-		value = flow_find(b, in->key, value_port(in->value), &place);
+	value = set_find_in_both(a, b, in->key, flow_match(value_port(in->value)), &at);
+	place = place_at(a, b, at);
 	now = clock_now(s);
 	if (value && !flow_is_expired(s, value, now)) {
 		in->value = value;
@@ -265,9 +276,9 @@ out:
  */
 __attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u64 now)
 {
-	__u64 *lock, *place = 0;
+	__u64 *lock, found;
 	struct set *a, *b;
-	__u64 found;
+	__u32 at = 0;
 	int result = 0;
 
 	if (!STORES)
@@ -279,13 +290,11 @@ __attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u
 	lock = set_lock(hash);
 	if (!lock)
 		return 0;
-	found = flow_find(a, key, value_port(value), &place);
-	if (!found)
-		found = flow_find(b, key, value_port(value), &place);
+	found = set_find_in_both(a, b, key, flow_match(value_port(value)), &at);
 	if (found && !((found ^ value) & IDENTITY) &&
 	    count_twins(a, b, key, value_port(value)) == 1) {
 		value = (value & ~SEEN_MASK) | (now & SEEN_MASK) | PROVEN;
-		result = swap_64(place, found, value) == found;
+		result = swap_64(place_at(a, b, at), found, value) == found;
 	}
 	set_unlock(lock);
 	return result;
@@ -376,7 +385,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 __attribute__((noinline)) int flow_absorb(struct absorption *in)
 {
 	struct insertion new = {};
-	__u32 zero = 0;
+	__u32 zero = 0, at = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
 	__u64 *lock, *place = 0;
 	struct set *a, *b;
@@ -391,9 +400,8 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	lock = set_lock(in->hash);
 	if (!lock)
 		return 0; /* ABSORB_BUSY, as it was */
-	value = flow_find(a, in->key, value_port(in->value), &place);
-	if (!value)
-		value = flow_find(b, in->key, value_port(in->value), &place);
+	value = set_find_in_both(a, b, in->key, flow_match(value_port(in->value)), &at);
+	place = value ? place_at(a, b, at) : 0;
 	now = clock_now(s);
 	/* Nobody has looked whether a flow with a twin is proven (flow_prove). */
 	if (HAS_OWNERS && count_twins(a, b, in->key, value_port(in->value)) > !!value)

@@ -17,7 +17,7 @@ static __always_inline __u64 find_left_flow_in(const struct run *r, __u32 index,
 {
 	struct set *set = bpf_map_lookup_elem(&OLD_FLOWS, &index);
 
-	return set ? flow_find(set, r->key, r->p.destination_port, place) : 0;
+	return set ? set_find(set, r->key, flow_match(r->p.destination_port), place) : 0;
 }
 
 /* The flow of r->key where it was left behind. It goes on there, until it is copied from there. */
@@ -35,7 +35,7 @@ static __always_inline __u64 find_left_template(__u64 key, __u32 index)
 	struct set *set = bpf_map_lookup_elem(&OLD_TEMPLATES, &index);
 	__u64 *place = 0;
 
-	return set ? template_find(set, key, &place) : 0;
+	return set ? set_find(set, key, template_match(), &place) : 0;
 }
 
 /* Whether the template of rq->key was left behind: then rq makes it anew. A function for its stack. */

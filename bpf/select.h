@@ -90,10 +90,9 @@ static __always_inline int is_usable(__u32 slot)
 
 struct walk {
 	struct service *svc;
-	__u32 hash; /* sh, mh: where the walk starts, or the value that is hashed */
+	__u32 hash; /* where the walk starts */
+	__u32 value; /* mh: what is hashed */
 	__u32 chosen;
-	__u64 cost; /* lc family: of the best one so far */
-	__u64 weight;
 	__u32 kind;
 	struct cursor *cursor; /* rr */
 };
@@ -106,7 +105,7 @@ static long walk_fallback(__u32 i, struct walk *w)
 	if (!size)
 		return 1;
 	if (w->kind == SCHED_MH)
-		index = hsiphash((w->hash % size + i) % size + w->weight, MH_KEY) % size;
+		index = hsiphash((w->hash % size + i) % size + w->value, MH_KEY) % size;
 	else
 		index = (w->hash + (w->hash + i) % HASH_BUCKETS) & (HASH_BUCKETS - 1);
 	slot = ring_slot(w->svc, index);
@@ -125,7 +124,7 @@ static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 
 	if (svc->scheduler == SCHED_MH) {
 		w.hash = hsiphash(value, MH_KEY);
-		w.weight = value;
+		w.value = value;
 		slot = ring_slot(svc, w.hash % (svc->ring_size ?: 1));
 	} else {
 		w.hash = hash_bucket(value);
@@ -140,50 +139,72 @@ static __always_inline __u32 pick_hashed(struct service *svc, __u32 value)
 	return w.chosen;
 }
 
+/* lc and its kin: the best real so far. */
+struct least {
+	__u64 cost;
+	__u64 weight;
+	__u32 slot;
+	__u32 kind; /* enum scheduler */
+};
+
 /*
  * lc: active * 256 + inactive; wlc: the same by weight; sed: (active + 1) by
  * weight; nq: an idle one first, else sed; fo: the heaviest; ovf: the heaviest
  * that has no more active ones than weight. The first of equals wins (ip_vs_lc.c,
- * ip_vs_wlc.c, ip_vs_sed.c, ip_vs_nq.c, ip_vs_fo.c, ip_vs_ovf.c).
+ * ip_vs_wlc.c, ip_vs_sed.c, ip_vs_nq.c, ip_vs_fo.c, ip_vs_ovf.c). Returns 1 if
+ * no other real need be looked at. A global function: it is verified once, not
+ * with each real of a walk.
  */
-static long walk_load(__u32 i, struct walk *w)
+__attribute__((noinline)) int keep_least(struct least *best, __u32 slot)
 {
-	__u32 slot = ring_slot(w->svc, i);
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 	struct load *load = bpf_map_lookup_elem(&loads, &slot);
 	__s64 active, inactive;
 	__u64 cost;
 
-	if (!real || !load || !(real->flags & REAL_USABLE) || is_overloaded(load))
+	if (!best || !real || !load || !(real->flags & REAL_USABLE) || is_overloaded(load))
 		return 0;
 	active = load->active > 0 ? load->active : 0;
 	inactive = load->inactive > 0 ? load->inactive : 0;
-	if (w->kind == SCHED_NQ && !active) {
-		w->chosen = slot;
+	if (best->kind == SCHED_NQ && !active) {
+		best->slot = slot;
 		return 1;
 	}
-	cost = w->kind >= SCHED_SED ? active + 1 : active * 256 + inactive;
-	if (w->kind >= SCHED_FO) {
-		if (real->weight <= w->weight || (w->kind == SCHED_OVF && active > real->weight))
+	cost = best->kind >= SCHED_SED ? active + 1 : active * 256 + inactive;
+	if (best->kind >= SCHED_FO) {
+		if (real->weight <= best->weight || (best->kind == SCHED_OVF && active > real->weight))
 			return 0;
-	} else if (w->kind == SCHED_LC) {
-		if (w->chosen != NO_SLOT && cost >= w->cost)
+	} else if (best->kind == SCHED_LC) {
+		if (best->slot != NO_SLOT && cost >= best->cost)
 			return 0;
-	} else if (w->chosen != NO_SLOT && w->cost * real->weight <= cost * w->weight) {
+	} else if (best->slot != NO_SLOT && best->cost * real->weight <= cost * best->weight) {
 		return 0;
 	}
-	w->chosen = slot;
-	w->cost = cost;
-	w->weight = real->weight;
+	best->slot = slot;
+	best->cost = cost;
+	best->weight = real->weight;
 	return 0;
+}
+
+struct load_walk {
+	struct service *svc;
+	struct least best;
+};
+
+static long walk_load(__u32 i, struct load_walk *w)
+{
+	int is_over = keep_least(&w->best, ring_slot(w->svc, i));
+
+	barrier_var(is_over); /* the verifier has to see the mask */
+	return is_over & 1;
 }
 
 static __always_inline __u32 pick_by_load(struct service *svc)
 {
-	struct walk w = { .svc = svc, .chosen = NO_SLOT, .kind = svc->scheduler };
+	struct load_walk w = { .svc = svc, .best = { .slot = NO_SLOT, .kind = svc->scheduler } };
 
 	bpf_loop(svc->ring_size, walk_load, &w, 0);
-	return w.chosen;
+	return w.best.slot;
 }
 
 /*

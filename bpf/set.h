@@ -142,6 +142,36 @@ static __always_inline __u64 set_find(struct set *set, __u64 key, struct match m
 	return 0;
 }
 
+/*
+ * The same in two sets; in *at the place: its way, with 4 more in the second
+ * set. The verifier knows nothing of that number, so that what follows need not
+ * be verified for each of eight places.
+ */
+static __always_inline __u64 set_find_in_both(struct set *a, struct set *b, __u64 key,
+					      struct match m, __u32 *at)
+{
+	__u64 *place = 0;
+	__u64 value = set_find(a, key, m, &place);
+
+	if (value && place) {
+		*at = (place - a->value) & 3;
+		return value;
+	}
+	value = set_find(b, key, m, &place);
+	if (!value || !place)
+		return 0;
+	*at = ((place - b->value) & 3) + 4;
+	return value;
+}
+
+/* The place by that number. */
+static __always_inline __u64 *place_at(struct set *a, struct set *b, __u32 at)
+{
+	struct set *set = at & 4 ? b : a;
+
+	return &set->value[at & 3];
+}
+
 /* What taking each place of two sets would cost: a class from bit 16 on, below it how young the entry is. */
 struct costs {
 	__u32 first[WAYS];

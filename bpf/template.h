@@ -20,14 +20,14 @@ static __always_inline struct set *template_set(__u32 index)
 	return bpf_map_lookup_elem(&TEMPLATES, &index);
 }
 
-static __always_inline __u64 template_find(struct set *set, __u64 key, __u64 **place)
+static __always_inline struct match template_match(void)
 {
 	struct match m = {
 		.changeable = TEMPLATE_EXPIRES | TEMPLATE_RENEWED | TEMPLATE_RANK,
 		.owner = current_network(),
 	};
 
-	return set_find(set, key, m, place);
+	return m;
 }
 
 /*
@@ -141,7 +141,7 @@ static __always_inline int template_is_valid(const struct settings *s, __u64 val
  */
 __attribute__((noinline)) int template_use(struct template_request *rq)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, at = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
 	__u64 hash, value, now, wanted, *lock, *place = 0;
 	struct set *a, *b;
@@ -158,9 +158,8 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 	lock = set_lock(hash);
 	if (!lock)
 		return 1;
-	value = template_find(a, rq->key, &place);
-	if (!value)
-		value = template_find(b, rq->key, &place);
+	value = set_find_in_both(a, b, rq->key, template_match(), &at);
+	place = place_at(a, b, at);
 	if (value && !template_is_valid(s, value, now)) {
 		set_free(place, value);
 		value = 0;

@@ -107,6 +107,8 @@ type nobody struct{}
 
 func (nobody) Walk(context.Context, func([]connsync.Entry) error) error { return nil }
 func (nobody) Absorb([]connsync.Entry) (int, error)                     { return 0, nil }
+func (nobody) ChangedRows() []connsync.Rows                             { return nil }
+func (nobody) AbsorbRows(connsync.Rows)                                 {}
 func (nobody) Missed() uint64                                           { return 0 }
 
 // churn opens and closes connections, alone and with a peer that is told of them,

@@ -25,15 +25,16 @@ const (
 
 // The types of frames.
 const (
-	frameHello    = 1 // first in each direction: version u16, oldest version understood u16
-	frameEntries  = 2 // entries, each: length u16, record, tail
-	frameSnapshot = 3 // body 0: a walk over the whole table begins; 1: it is complete
-	frameAck      = 4 // u64: frames of entries absorbed since the session began
-	frameAlive    = 5 // nothing new
-	frameDigest   = 6 // services: name and digest of each, see [Digest]
-	frameAsk      = 7 // u64: to be answered behind everything that is queued, outside of a walk
-	frameAnswer   = 8 // u64: of the ask
-	frameAgain    = 9 // walk over the whole table again
+	frameHello    = 1  // first in each direction: version u16, oldest version understood u16
+	frameEntries  = 2  // entries, each: length u16, record, tail
+	frameSnapshot = 3  // body 0: a walk over the whole table begins; 1: it is complete
+	frameAck      = 4  // u64: frames of entries absorbed since the session began
+	frameAlive    = 5  // nothing new
+	frameDigest   = 6  // services: name and digest of each, see [Digest]
+	frameAsk      = 7  // u64: to be answered behind everything that is queued, outside of a walk
+	frameAnswer   = 8  // u64: of the ask
+	frameAgain    = 9  // walk over the whole table again
+	frameRows     = 10 // rows of a stateless service that are not settled, see [Rows]
 )
 
 // Entry is a record with what only lvx directors tell each other.

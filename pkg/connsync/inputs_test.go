@@ -63,6 +63,7 @@ func TestMutatedInputs(t *testing.T) {
 	frames := [][]byte{
 		frameOf(frameEntries, append(bytes.Clone(entry), entry...)...), frameOf(frameSnapshot, 1),
 		frameOf(frameAck, 0, 0, 0, 0, 0, 0, 0, 1), frameOf(frameAsk, 0, 0, 0, 0, 0, 0, 0, 1), frameOf(frameAgain),
+		frameOf(frameRows, appendRows(nil, new(someRows()))...),
 		frameOf(frameDigest, appendDigests(nil, []Digest{{"web", 1}})...),
 	}
 	const line = "TCP AC100001 03E9 0A000064 0050 0A000005 0050 ESTABLISHED     899\n"

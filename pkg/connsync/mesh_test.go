@@ -23,6 +23,16 @@ type memory struct {
 	entries map[netip.AddrPort]Entry
 	block   chan struct{} // if not nil, Absorb waits until it is closed
 	missed  uint64
+	rows    []Rows // told to peers
+	taken   []Rows // told by peers
+}
+
+func (m *memory) ChangedRows() []Rows { return m.rows }
+
+func (m *memory) AbsorbRows(rows Rows) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.taken = append(m.taken, rows)
 }
 
 func (m *memory) Missed() uint64 {
@@ -149,6 +159,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 func TestPairTellsWhatWasThereAndWhatComes(t *testing.T) {
 	port := freePort(t)
 	a, b := newMemory("172.16.0.1:1", "172.16.0.2:2", "172.16.0.3:3", "172.16.0.4:4"), newMemory("172.16.0.9:9")
+	a.rows = []Rows{someRows()}
 	ma := start(t, port, a, one, []Key{keyA}, two)
 	mb := start(t, port, b, two, []Key{keyA}, one)
 	eventually(t, "both are in sync", func() bool { return ma.InSync() && mb.InSync() })
@@ -157,6 +168,9 @@ func TestPairTellsWhatWasThereAndWhatComes(t *testing.T) {
 	}
 	if got, want := b.entries[at("172.16.0.1:1")], entryOf("172.16.0.1:1"); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("entry %+v (%+v)", got, want)
+	}
+	if fmt.Sprint(b.taken) != fmt.Sprint(a.rows) || a.taken != nil {
+		t.Errorf("rows %+v and %+v (%+v)", b.taken, a.taken, a.rows)
 	}
 	ma.Publish([]Entry{entryOf("172.16.0.5:5")})
 	mb.Publish([]Entry{entryOf("172.16.0.8:8")})

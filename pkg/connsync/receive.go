@@ -57,6 +57,12 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 			return entries, errors.New("short ask or answer")
 		}
 		s.takeAsk(kind, binary.BigEndian.Uint64(body))
+	case frameRows:
+		rows, err := parseRows(body)
+		if err != nil {
+			return entries, err
+		}
+		s.table.AbsorbRows(rows)
 	case frameAgain:
 		s.tellAgain()
 	case frameDigest:

@@ -88,11 +88,16 @@ func (s *session) takeOverflow() bool {
 	return was
 }
 
-// walk sends the whole table. News are sent in between, before the next part
+// walk sends the whole table, rows first. News are sent in between, before the next part
 // is read, so that nothing older follows them.
 func (s *session) walk(ctx context.Context) error {
 	if err := s.frame(frameSnapshot, []byte{0}); err != nil {
 		return err
+	}
+	for _, rows := range s.table.ChangedRows() {
+		if err := s.frame(frameRows, appendRows(nil, &rows)); err != nil {
+			return err
+		}
 	}
 	err := s.table.Walk(ctx, func(entries []Entry) error {
 		if err := s.sendEntries(entries); err != nil {

@@ -25,6 +25,11 @@ type Table interface {
 	// did not take. It does not keep the slice.
 	Absorb(entries []Entry) (rejected int, err error)
 
+	// ChangedRows are the rows that peers cannot make of the entries, of each
+	// service that has some. AbsorbRows takes those of a peer's service, and keeps the slice.
+	ChangedRows() []Rows
+	AbsorbRows(rows Rows)
+
 	// Missed is another number once something is known here of which peers
 	// have told before, in vain: they have to tell of everything again.
 	Missed() uint64

@@ -22,12 +22,15 @@ func (fedConn) SetReadDeadline(time.Time) error { return nil }
 type countTable struct {
 	Table
 	taken int
+	rows  int
 }
 
 func (t *countTable) Absorb(entries []Entry) (int, error) {
 	t.taken += len(entries)
 	return 0, nil
 }
+
+func (t *countTable) AbsorbRows(rows Rows) { t.rows += len(rows.Changed) }
 
 func frameOf(kind uint8, body ...byte) []byte {
 	var b bytes.Buffer
@@ -52,6 +55,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(frameOf(frameDigest, appendDigests(nil, []Digest{{"web", 1}, {"", 2}})...))
 	f.Add(append(frameOf(frameAsk, ack...), frameOf(frameAnswer, ack...)...))
 	f.Add(append(frameOf(frameAgain), frameOf(frameAgain, 1)...))
+	f.Add(frameOf(frameRows, appendRows(nil, new(someRows()))...))
 	f.Add(frameOf(99, 1, 2, 3)) // of a later release
 	f.Add([]byte{frameEntries, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -62,7 +66,7 @@ func FuzzSession(f *testing.F) {
 		if err := s.read(); err == nil {
 			t.Fatal("a session went on behind its end")
 		}
-		if 36*table.taken > len(b) || 9*digests > len(b) || len(s.lags) > 2 {
+		if 36*table.taken > len(b) || rowLen*table.rows > len(b) || 9*digests > len(b) || len(s.lags) > 2 {
 			t.Fatalf("%d entries, %d digests, %d acknowledgements of %d bytes", table.taken, digests, len(s.lags), len(b))
 		}
 	})

@@ -21,6 +21,10 @@ type quietTable struct {
 
 func (t *quietTable) Walk(context.Context, func([]connsync.Entry) error) error { return nil }
 
+func (t *quietTable) ChangedRows() []connsync.Rows { return nil }
+
+func (t *quietTable) AbsorbRows(connsync.Rows) {}
+
 func (t *quietTable) Missed() uint64 { return 0 }
 
 func (t *quietTable) Absorb(entries []connsync.Entry) (int, error) {

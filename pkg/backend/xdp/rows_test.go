@@ -372,6 +372,63 @@ func TestToldConnectionsUnsettleRows(t *testing.T) {
 	}
 }
 
+// A director that starts while rows are not settled is told of them: connections
+// that nobody has stored stay where they are, also those of rows that its first
+// checks give to the real later.
+func TestRowsTravelToADirectorThatJoins(t *testing.T) {
+	for name, isLate := range map[string]bool{"its reals are up": false, "a real comes up later": true} {
+		t.Run(name, func(t *testing.T) {
+			s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(3, lb.MH)}}
+			p := newPair(t, lb.State{})
+			p.a.apply(s)
+			c := &residents{harness: p.a, at: make([]netip.Addr, 200)}
+			for n := range c.at {
+				c.open(n)
+			}
+			s.Services[0].Reals = slices.Clone(s.Services[0].Reals)
+			s.Services[0].Reals[0].Weight = 0
+			p.a.apply(s)
+			p.a.pass(10)
+			if isLate {
+				early := s
+				early.Services = slices.Clone(s.Services)
+				early.Services[0].Reals = slices.Clone(s.Services[0].Reals[:2])
+				late := s.Services[0].Reals[2]
+				late.Unchecked = true
+				early.Services[0].Absent = []lb.Real{late}
+				p.b.apply(early)
+			} else {
+				p.b.apply(s)
+			}
+			for _, rows := range p.a.ChangedRows() {
+				p.b.AbsorbRows(rows)
+			}
+			if isLate {
+				p.b.apply(s)
+				p.b.Missed() // as behind every plan
+			}
+			c.harness = p.b
+			c.talkAll(0, 1)
+			if c.moved > 0 {
+				t.Errorf("%d connections have moved to another real with the director", c.moved)
+			}
+			wantSameRows(t, p)
+			if n := len(p.b.toldRows); n != 0 {
+				t.Errorf("rows of %d services wait still", n)
+			}
+			for range 1000 / 10 { // the rows settle here as well
+				p.a.pass(10)
+				p.b.pass(10)
+			}
+			for _, h := range []*harness{p.a, p.b} {
+				if _, unsettled := h.countRows(h.services["web"]); unsettled != 0 {
+					t.Errorf("%d rows are not settled behind the longest timeout", unsettled)
+				}
+			}
+		})
+	}
+}
+
 // A running service becomes stateless: connections that are stored stay where
 // they are, and those of rows that have the same real need no flow any more.
 func TestServiceBecomesStateless(t *testing.T) {

@@ -18,6 +18,7 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 		_, isKnown := b.absorption(&e, 0)
 		return isKnown
 	})
+	b.takeToldRows()
 	for _, part := range [][]connsync.Entry{waited, entries} {
 		n, err := b.absorb(part)
 		if rejected += n; err != nil {

@@ -22,7 +22,8 @@ type director struct {
 	t *testing.T
 }
 
-var vip = netip.MustParseAddr("172.25.0.100")
+// vips are the VIPs of the director, one of each family.
+var vips = []netip.Addr{netip.MustParseAddr("172.25.0.100"), netip.MustParseAddr("fd25::100")}
 
 const syncID = 51
 
@@ -32,23 +33,43 @@ func newDirector(t *testing.T) (*testenv.Cluster, director) {
 	must(t, err)
 	t.Cleanup(func() { must(t, c.Close()) })
 	d := director{c.Host("d1"), t}
-	must(t, d.AddAddr("eth0", netip.PrefixFrom(vip, 32)))
-	d.ipvsadm("-A", "-t", vip.String()+":80", "-s", "rr")
-	d.ipvsadm("-A", "-t", vip.String()+":81", "-s", "rr", "-p", "300")
+	for _, name := range []string{"client", "d1", "r1", "r2"} {
+		h := c.Host(name)
+		for _, nic := range []string{"lo", "eth0"} {
+			must(t, h.Sysctl("net.ipv6.conf."+nic+".disable_ipv6", "0"))
+		}
+		must(t, h.AddAddr("eth0", netip.PrefixFrom(addrOf(h, vips[1]), 64)))
+	}
+	for _, vip := range vips {
+		must(t, d.AddAddr("eth0", netip.PrefixFrom(vip, vip.BitLen())))
+		d.ipvsadm("-A", "-t", netip.AddrPortFrom(vip, 80).String(), "-s", "rr")
+		d.ipvsadm("-A", "-t", netip.AddrPortFrom(vip, 81).String(), "-s", "rr", "-p", "300")
+	}
 	for _, name := range []string{"r1", "r2"} {
 		r := c.Host(name)
 		for _, key := range []string{"all", "eth0"} {
 			must(t, r.Sysctl("net.ipv4.conf."+key+".arp_ignore", "1"))
 			must(t, r.Sysctl("net.ipv4.conf."+key+".arp_announce", "2"))
 		}
-		must(t, r.AddAddr("lo", netip.PrefixFrom(vip, 32)))
 		_, err := r.ServeWeb(":80", ":81")
 		must(t, err)
-		for _, port := range []string{"80", "81"} {
-			d.ipvsadm("-a", "-t", vip.String()+":"+port, "-r", r.Addr("eth0").String(), "-g")
+		for _, vip := range vips {
+			must(t, r.AddAddr("lo", netip.PrefixFrom(vip, vip.BitLen())))
+			for _, port := range []uint16{80, 81} {
+				d.ipvsadm("-a", "-t", netip.AddrPortFrom(vip, port).String(), "-r", netip.AddrPortFrom(addrOf(r, vip), port).String(), "-g")
+			}
 		}
 	}
 	return c, d
+}
+
+// addrOf is the address of a host in the family of a VIP: the last number of that
+// of IPv6 is written as IPv4's.
+func addrOf(h *testenv.Host, vip netip.Addr) netip.Addr {
+	if vip.Is4() {
+		return h.Addr("eth0")
+	}
+	return netip.MustParseAddr(fmt.Sprint("fd25::", h.Addr("eth0").As4()[3]))
 }
 
 func must(t *testing.T, err error) {
@@ -97,9 +118,10 @@ func TestKernelMasterIsUnderstood(t *testing.T) {
 	speakOn(t, c.Host("d2"), WireOptions{SyncID: syncID, Absorb: h.absorb}).SetRole(false, true)
 	time.Sleep(time.Second) // it joins the group
 
-	for i := range 20 {
+	for i := range 40 {
+		to := netip.AddrPortFrom(vips[i/20], uint16(80+i%2))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		conn, err := c.Host("client").Dial(ctx, "tcp", fmt.Sprintf("%s:%d", vip, 80+i%2))
+		conn, err := c.Host("client").Dial(ctx, "tcp", to.String())
 		must(t, err)
 		defer conn.Close()
 		cancel()
@@ -117,7 +139,7 @@ func TestKernelMasterIsUnderstood(t *testing.T) {
 			listed = append(listed, l.Record)
 		}
 		want = reals(listed)
-		return len(want) == 21 && maps.Equal(want, reals(h.all()))
+		return len(want) == 42 && maps.Equal(want, reals(h.all()))
 	})
 	for _, r := range h.all() {
 		switch {
@@ -138,26 +160,37 @@ func TestKernelBackupUnderstands(t *testing.T) {
 			d.ipvsadm("--start-daemon", "backup", "--mcast-interface", "eth0", "--syncid", fmt.Sprint(syncID))
 			w := speakOn(t, c.Host("d2"), WireOptions{SyncID: syncID, Version0: version0, Absorb: new(heard).absorb})
 			w.SetRole(true, false)
+			families := vips
+			if version0 {
+				families = vips[:1] // it carries no others
+			}
 			var records []Record
 			states := []struct {
 				state   State
 				timeout time.Duration
 				flags   Flags
 			}{{StateEstablished, 900 * time.Second, active}, {StateFinWait, 120 * time.Second, inactive}, {StateTimeWait, 120 * time.Second, inactive}}
-			for i := range 90 {
-				s := states[i%3]
+			for _, vip := range families {
+				client := netip.MustParseAddr("10.1.0.0")
+				if vip.Is6() {
+					client = netip.MustParseAddr("2001:db8::1:0")
+				}
+				for i := range 90 {
+					s := states[i%3]
+					records = append(records, Record{
+						Protocol: ProtocolTCP, Flags: s.flags, State: s.state, Timeout: s.timeout,
+						Client:  netip.AddrPortFrom(client, uint16(1000+i)),
+						Virtual: netip.AddrPortFrom(vip, 80),
+						Real:    netip.AddrPortFrom(addrOf(c.Host([]string{"r1", "r2"}[i%2]), vip), 80),
+					})
+					client = client.Next()
+				}
 				records = append(records, Record{
-					Protocol: ProtocolTCP, Flags: s.flags, State: s.state, Timeout: s.timeout,
-					Client:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), uint16(1000+i)),
-					Virtual: netip.AddrPortFrom(vip, 80),
-					Real:    netip.AddrPortFrom(c.Host([]string{"r1", "r2"}[i%2]).Addr("eth0"), 80),
+					Protocol: ProtocolTCP, Flags: template, State: StateAssured, Timeout: 300 * time.Second,
+					Client: netip.AddrPortFrom(client, 0), Virtual: netip.AddrPortFrom(vip, 81),
+					Real: netip.AddrPortFrom(addrOf(c.Host("r2"), vip), 81),
 				})
 			}
-			records = append(records, Record{
-				Protocol: ProtocolTCP, Flags: template, State: StateAssured, Timeout: 300 * time.Second,
-				Client: at("10.1.0.1:0"), Virtual: netip.AddrPortFrom(vip, 81),
-				Real: netip.AddrPortFrom(c.Host("r2").Addr("eth0"), 81),
-			})
 			time.Sleep(time.Second) // the kernel joins the group
 			w.Publish(records)
 			want := reals(records)

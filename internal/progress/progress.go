@@ -76,22 +76,38 @@ func await(read func() (uint64, error), idle time.Duration, done <-chan struct{}
 // processorTime is what all threads of a process have used, in ticks. A process
 // that has ended and that nobody has waited for is none.
 func processorTime(pid int) (uint64, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) { // not merely hidden (proc(5), hidepid)
-		return 0, ErrEnded
+	for {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) { // not merely hidden (proc(5), hidepid)
+			return 0, ErrEnded
+		}
+		if err != nil {
+			return 0, err
+		}
+		if used, err := parseStat(string(text)); !errors.Is(err, errReplaced) {
+			return used, err
+		}
 	}
-	if err != nil {
-		return 0, err
-	}
-	return parseStat(string(text))
 }
 
-// parseStat reads /proc/PID/stat (proc_pid_stat(5)).
+// errReplaced is said of a thread that is dead and gone: whoever has its number now
+// is another one, or nobody has.
+var errReplaced = errors.New("the thread is being replaced")
+
+// parseStat reads /proc/PID/stat (proc_pid_stat(5)). It tells of the thread that leads the
+// process: this one is a zombie while others go on, and in execve, where the thread
+// that calls it waits for the end of all others and then takes the leader's number
+// (fs/exec.c: de_thread).
 func parseStat(text string) (uint64, error) {
-	const state, user, system = 0, 11, 12 // behind the name, which may hold anything
+	const state, user, system, threads = 0, 11, 12, 17 // behind the name, which may hold anything
 	_, rest, _ := cutLast(text, ") ")
 	fields := strings.Fields(rest)
-	if len(fields) <= system || strings.Contains("ZX", fields[state]) {
+	switch {
+	case len(fields) <= threads:
+		return 0, ErrEnded
+	case fields[state] == "X":
+		return 0, errReplaced
+	case fields[state] == "Z" && fields[threads] == "1":
 		return 0, ErrEnded
 	}
 	u, err1 := strconv.ParseUint(fields[user], 10, 64)

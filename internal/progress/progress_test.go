@@ -2,9 +2,13 @@ package progress
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,12 +56,72 @@ func TestWhoIsWaitedFor(t *testing.T) {
 }
 
 func TestParseStat(t *testing.T) {
-	const rest = " 1 2 3 4 5 6 7 8 9 10 400 30 0 0 20 0 4 0 100"
-	for text, want := range map[string]uint64{"7 (lvx) S" + rest: 430, "7 (a) Z (b) R" + rest: 430, "7 (x) Z" + rest: 0, "": 0, "7 (x) S 1": 0} {
-		if got, err := parseStat(text); got != want || (err == nil) != (want > 0) {
-			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
+	const used, alone, four = " 1 2 3 4 5 6 7 8 9 10 400 30 0 0 20 0", " 1 0 100", " 4 0 100"
+	for text, want := range map[string]struct {
+		used uint64
+		err  error
+	}{
+		"7 (lvx) S" + used + four:     {430, nil},
+		"7 (a) Z (b) R" + used + four: {430, nil},
+		"7 (x) Z" + used + alone:      {0, ErrEnded},
+		"7 (x) Z" + used + four:       {430, nil}, // its leader alone is dead
+		"7 (x) X" + used + four:       {0, errReplaced},
+		"":                            {0, ErrEnded},
+		"7 (x) S 1":                   {0, ErrEnded},
+	} {
+		if got, err := parseStat(text); got != want.used || !errors.Is(err, want.err) {
+			t.Errorf("%q: %d, %v, want %d, %v", text, got, err, want.used, want.err)
 		}
 	}
+}
+
+const loseLeader = "PROGRESS_TEST_LOSE_LEADER"
+
+// init, in a process that a test makes, ends the thread that leads it; another one
+// goes on until its input ends.
+func init() {
+	if os.Getenv(loseLeader) == "" {
+		return
+	}
+	runtime.LockOSThread() // init runs in the leader
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	_, _, _ = syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0) // of this thread
+}
+
+// A process whose leader is a zombie goes on with its other threads, as it does for a
+// moment in execve, which a loaded machine makes long.
+func TestWatchOfAProcessWithoutItsLeader(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), loseLeader+"=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stat := "/proc/" + strconv.Itoa(cmd.Process.Pid) + "/stat"
+	for text := []byte(nil); !strings.Contains(string(text), ") Z "); time.Sleep(time.Millisecond) {
+		if text, err = os.ReadFile(stat); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := processorTime(cmd.Process.Pid); err != nil {
+		t.Errorf("its leader has ended, it has not: %v", err)
+	}
+	heard := make(chan error, 1)
+	stop := Watch(cmd.Process.Pid, time.Hour, func(err error) { heard <- err })
+	defer stop()
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-heard; !errors.Is(err, ErrEnded) {
+		t.Errorf("%v, want %v", err, ErrEnded)
+	}
+	_ = cmd.Wait()
 }
 
 // A real process, seen from its start to its end; also while nobody has waited

@@ -14,7 +14,8 @@ import (
 type Load struct {
 	stream *Stream
 	began  time.Time
-	stop   chan struct{}
+	end    func() // the long ones are asked no more
+	over   chan struct{}
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	asked  int
@@ -36,14 +37,16 @@ type Demand struct {
 
 // Load puts connections on the VIP until it is stopped.
 func (r *Rig) Load(d Demand) (*Load, error) {
-	l := &Load{stop: make(chan struct{}), every: d.Every, patience: max(d.Patience, Patience)}
+	l := &Load{over: make(chan struct{}), every: d.Every, patience: max(d.Patience, Patience)}
+	l.end = sync.OnceFunc(func() { close(l.over) })
+	r.beforeClose(l.end)
 	if l.every == 0 {
 		l.every = 500 * time.Millisecond
 	}
 	for range d.Long {
 		conn, err := r.Client.Dial(context.Background(), "tcp", VIP+":80")
 		if err != nil {
-			close(l.stop)
+			l.end()
 			l.done.Wait()
 			return nil, fmt.Errorf("long connection: %w", err)
 		}
@@ -78,7 +81,7 @@ func (l *Load) use(conn net.Conn) {
 		}
 		select {
 		case <-tick.C:
-		case <-l.stop:
+		case <-l.over:
 			isOver = true
 		}
 	}
@@ -110,7 +113,7 @@ func (l *Load) Cut(cut func() error) error {
 func (l *Load) Stop() (summary string, err error) {
 	took := time.Since(l.began)
 	total, all := l.stream.stopAll()
-	close(l.stop)
+	l.end()
 	l.done.Wait()
 	failed, excused := l.excuse(all)
 	summary = fmt.Sprintf("%d short connections in %v, %.0f a second; %d questions on long ones", total, took.Round(time.Second), float64(total)/took.Seconds(), l.asked)

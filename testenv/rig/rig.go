@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
@@ -36,6 +37,14 @@ type Rig struct {
 	Client  *testenv.Host
 	Webs    map[string]*web.Server      // by host
 	Daemons map[string]*testenv.Process // lvx run, by director
+
+	loads *loads
+}
+
+// loads is what must end before the daemons do.
+type loads struct {
+	mu   sync.Mutex
+	ends []func()
 }
 
 // New makes the cluster and its reals.
@@ -46,7 +55,7 @@ func New(ctx context.Context, self string, shape testenv.Shape) (*Rig, error) {
 	}
 	r := &Rig{
 		Self: self, Cluster: c, Client: c.Host("client"),
-		Webs: map[string]*web.Server{}, Daemons: map[string]*testenv.Process{},
+		Webs: map[string]*web.Server{}, Daemons: map[string]*testenv.Process{}, loads: new(loads),
 	}
 	for _, h := range c.Hosts() {
 		if !strings.HasPrefix(h.Name, "r") || h.Name == "router" {
@@ -69,8 +78,26 @@ func (r *Rig) equip(ctx context.Context, h *testenv.Host) error {
 	return err
 }
 
-// Close ends the daemons and takes the cluster away.
+// beforeClose has end called before the daemons end: a test that has failed leaves its
+// load running, whose requests would otherwise pile up.
+func (r *Rig) beforeClose(end func()) {
+	if r.loads == nil {
+		r.loads = new(loads)
+	}
+	r.loads.mu.Lock()
+	defer r.loads.mu.Unlock()
+	r.loads.ends = append(r.loads.ends, end)
+}
+
+// Close ends the load, the daemons, and takes the cluster away.
 func (r *Rig) Close() error {
+	if r.loads != nil {
+		r.loads.mu.Lock()
+		for _, end := range r.loads.ends {
+			end()
+		}
+		r.loads.mu.Unlock()
+	}
 	for _, p := range r.Daemons {
 		_ = p.Stop()
 	}

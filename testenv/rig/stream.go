@@ -8,7 +8,8 @@ import (
 // Stream is a stream of requests, one every so often, each on a connection
 // of its own.
 type Stream struct {
-	stop   chan struct{}
+	end    func() // it asks no more
+	over   chan struct{}
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	total  int
@@ -29,7 +30,9 @@ type loss struct {
 // Stream asks for a URL every interval until it is stopped, at most limit
 // times. A request counts as lost when it is not answered within timeout.
 func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *Stream {
-	s := &Stream{stop: make(chan struct{})}
+	s := &Stream{over: make(chan struct{})}
+	s.end = sync.OnceFunc(func() { close(s.over) })
+	r.beforeClose(s.end)
 	s.done.Go(func() {
 		began := time.Now() // a ticker would drop what comes too late
 		for n := range limit {
@@ -39,7 +42,7 @@ func (r *Rig) Stream(url string, interval, timeout time.Duration, limit int) *St
 				s.note(begin, err)
 			})
 			select {
-			case <-s.stop:
+			case <-s.over:
 				return
 			case <-time.After(time.Until(began.Add(time.Duration(n+1) * interval))):
 			}
@@ -74,7 +77,7 @@ func (s *Stream) Stop() (total int, failed []string) {
 }
 
 func (s *Stream) stopAll() (total int, failed []loss) {
-	close(s.stop)
+	s.end()
 	s.done.Wait()
 	return s.total, s.failed
 }

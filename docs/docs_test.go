@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -123,6 +124,23 @@ func TestMakeTargetsExist(t *testing.T) {
 		for _, m := range mkTarget.FindAllStringSubmatch(text, -1) {
 			if !strings.Contains(string(makefile), "\n"+m[1]+":") {
 				t.Errorf("%s names make %s, which does not exist", name, m[1])
+			}
+		}
+	}
+}
+
+var metricName = regexp.MustCompile(`\blvx_[a-z0-9_]+`)
+
+// Documents name only metrics that there are, or what several names begin with:
+// metrics.md, which a test makes of the metrics themselves, has them all.
+func TestNamedMetricsExist(t *testing.T) {
+	text := pages(t)
+	all := metricName.FindAllString(text["metrics.md"], -1)
+	delete(text, "../CHANGELOG.md") // it has names of the past
+	for name, page := range text {
+		for _, named := range metricName.FindAllString(page, -1) {
+			if !slices.ContainsFunc(all, func(m string) bool { return m == named || strings.HasPrefix(m, strings.TrimSuffix(named, "_")+"_") }) {
+				t.Errorf("%s names the metric %s, which does not exist", name, named)
 			}
 		}
 	}

@@ -33,7 +33,7 @@ as lvx import reads it.`,
 		Example: `  lvx check -c /etc/lvx/lvx.yaml
   lvx check -c /etc/keepalived/keepalived.conf
   lvx check -c /etc/lvx/lvx.yaml --cpus 128     # memory on a larger host`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := newReader().Load(path)
 			if err != nil {

@@ -21,7 +21,7 @@ func newConfigCmd() *cobra.Command {
 		Use:     "config",
 		Short:   "a configuration file to begin with",
 		Example: "  lvx config init",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newConfigInitCmd())
@@ -39,7 +39,7 @@ replaced if it is there.`,
 		Example: `  lvx config init
   lvx config init -o /etc/lvx/lvx.yaml
   lvx config init --interface eth1`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if iface == "" {
 				var err error
@@ -96,8 +96,8 @@ func firstConfig(h hostinfo.Host) (string, error) {
 	}
 	mode, _ := daemon.XDPMode(&config.Config{XDPMode: config.XDPAuto}, i)
 	text := strings.NewReplacer(
-		"IFACE", i.Name, "ABOUT", about, "MODE", mode,
-		"VIP", host(100), "REAL1", host(12), "REAL2", host(13),
+		"<IFACE>", i.Name, "<ABOUT>", about, "<MODE>", mode,
+		"<VIP>", host(100), "<REAL1>", host(12), "<REAL2>", host(13),
 	).Replace(firstText)
 	_, err := config.Parse("lvx config init", []byte(text))
 	return text, err
@@ -106,21 +106,21 @@ func firstConfig(h hostinfo.Host) (string, error) {
 const firstText = `# A configuration of lvx to begin with. Every key is in the reference,
 # docs/configuration.md. Check it with: lvx check -c FILE
 
-# The segment of the VIPs: ABOUT.
-# The packet path would be attached in MODE mode.
-interface: IFACE
+# The segment of the VIPs: <ABOUT>.
+# The packet path would be attached in <MODE> mode.
+interface: <IFACE>
 
 services:
   - name: web
     # The VIP. It must be an address that no host has; lvx puts it on the
     # interface. Or VIP:443/tcp as well, in one service; or VIP alone: every
     # port, each client at one real server.
-    listen: ["VIP:80/tcp"]
+    listen: ["<VIP>:80/tcp"]
     scheduler: wlc                # rr wrr sh dh mh lc wlc sed nq
-    # On every real server: lvx real up --vip VIP
+    # On every real server: lvx real up --vip <VIP>
     reals:
-      - {address: REAL1, weight: 1}
-      - {address: REAL2, weight: 1}
+      - {address: <REAL1>, weight: 1}
+      - {address: <REAL2>, weight: 1}
     # A real server that fails this gets no new connections.
     check: {type: tcp, interval: 6s, timeout: 3s, fall: 3, rise: 2}
     # sorry_server: 127.0.0.1     # answers when no real server can
@@ -129,10 +129,10 @@ services:
 # is then VRRP's.
 # vrrp:
 #   - name: VI_1
-#     interface: IFACE
+#     interface: <IFACE>
 #     virtual_router_id: 51
 #     priority: 100
-#     addresses: [VIP/32]
+#     addresses: [<VIP>/32]
 
 # Who hears of changes.
 # notify: {smtp: {server: "127.0.0.1:25", from: lvx@localhost, to: [root@localhost]}}

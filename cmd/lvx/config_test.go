@@ -45,6 +45,9 @@ func TestConfigInit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !strings.Contains(out, "# The segment of the VIPs: 172.25.0.11/24") || strings.Contains(out, "<") {
+		t.Errorf("a word of a comment was replaced, or a place was not filled in:\n%s", out)
+	}
 	var all []string
 	for line := range strings.Lines(out) {
 		for _, key := range []string{"# vrrp:", "#   - name", "#     ", "# notify", "# admin"} {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ The exit status is 0 if there is nothing to change, 1 if there is, 2 if the
 question cannot be answered.`,
 		Example: `  lvx diff
   lvx diff -c ./new.yaml || lvx reload`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "another configuration `file` to compare with")
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
@@ -58,7 +59,9 @@ func readConfig(path string) ([]byte, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		var failed *fs.PathError
+		errors.As(err, &failed)
+		return nil, fmt.Errorf("configuration %s: %w", path, failed.Err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, config.MaxSize+1))

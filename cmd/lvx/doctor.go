@@ -33,7 +33,7 @@ whatever else the daemon warns of. Nothing is changed. Notes cost no traffic. Th
 exit status is 1 if something is wrong.`,
 		Example: `  lvx doctor
   lvx doctor --json | jq -r '.[] | select(.note | not) | .subject'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`: what is examined")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -51,7 +51,8 @@ exit status is 1 if something is wrong.`,
 		if st, err := askStatus(cmd.Context(), *socket); err == nil {
 			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st)
 		} else {
-			found = c.Abandoned(err, errors.Is(err, admin.ErrNoDaemon))
+			c.IsDead = errors.Is(err, admin.ErrNoDaemon)
+			found = c.Abandoned(err)
 		}
 		found = mergeWarnings(found, doctor.Examine(cmd.Context(), c, new(doctor.Live)))
 		if asJSON {

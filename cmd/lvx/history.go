@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/history"
 )
@@ -27,12 +30,13 @@ func newHistoryCmd() *cobra.Command {
 		Short: "what happened, newest last",
 		Long: `Prints the last thousand events, newest last: health, roles, reloads, operators'
 commands, starts, warnings, messages that could not be delivered. They are kept
-in state_dir, across restarts.`,
+in state_dir, across restarts. Without a daemon it prints what is kept there, and says
+so on stderr.`,
 		Example: `  lvx history --since 1h
   lvx history --since 2026-11-26T03:00:00+01:00 --kind health
   lvx history --subject VI_1 --json`,
 		Args: func(cmd *cobra.Command, args []string) (err error) {
-			if err := cobra.NoArgs(cmd, args); err != nil {
+			if err := noArguments(cmd, args); err != nil {
 				return err
 			}
 			if kind != "" && !slices.Contains(kinds, kind) {
@@ -48,8 +52,14 @@ in state_dir, across restarts.`,
 	flags.StringVar(&kind, "kind", "", "only this `kind`: "+strings.Join(kinds, ", "))
 	flags.StringVar(&f.Subject, "subject", "", "only about this `subject`, as printed")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	path := configFlag(cmd)
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		events, err := c.History(cmd.Context(), f)
+		if why := err; errors.Is(why, admin.ErrNoDaemon) {
+			if events, err = keptHistory(why, *path, f); err == nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "lvx: %v; this is what it has kept\n", why)
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -62,6 +72,20 @@ in state_dir, across restarts.`,
 		return printHistory(cmd.OutOrStdout(), events)
 	})
 	return cmd
+}
+
+// keptHistory reads what a daemon that does not answer, which err says, has kept. A
+// file that is missing or broken leads to where lvx keeps it without one.
+func keptHistory(err error, path string, f history.Filter) ([]history.Event, error) {
+	dir := config.DefaultStateDir
+	if cfg, broken := newReader().Load(path); broken == nil {
+		dir = cfg.StateDir
+	}
+	events, failed := history.Read(filepath.Join(dir, history.FileName))
+	if failed != nil {
+		return nil, fmt.Errorf("%w; and what it has kept cannot be read: %w", err, failed)
+	}
+	return f.Choose(events), nil
 }
 
 // parseSince reads a time, or how long before now it was; "" is the beginning.

@@ -96,7 +96,7 @@ func newRuntimeCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "runtime",
 		Short: "the runtime layer: what ipvsadm has changed",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	clear := &cobra.Command{
@@ -104,7 +104,7 @@ func newRuntimeCmd() *cobra.Command {
 		Short:   "forget what ipvsadm has changed: the file has its say again",
 		Long:    "Removes services that ipvsadm added, and gives those of the file back what the file says.",
 		Example: "  lvx runtime clear",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	clear.RunE = ask(socketFlag(clear), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		r, err := c.ClearRuntime(cmd.Context())
@@ -128,7 +128,7 @@ too, with what lvx ipvsadm, lvx weight and lvx drain have changed. Put in the
 place of the file and reloaded, it changes nothing.`,
 		Example: `  lvx export -o lvx.yaml && lvx check -c lvx.yaml
   lvx export --runtime     # only the services that ipvsadm has added or changed`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "write to `file`, made with mode 0600, instead of to stdout")
 	cmd.Flags().BoolVar(&runtimeOnly, "runtime", false, "only the services that ipvsadm has added or changed")

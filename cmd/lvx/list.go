@@ -29,7 +29,7 @@ and says so on stderr.`,
   lvx list -nc
   watch -n1 lvx list -n --rate`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.NoArgs(cmd, args); err != nil {
+			if err := noArguments(cmd, args); err != nil {
 				return err
 			}
 			return ipvsadm.Print(io.Discard, ipvsadm.Listing{}, o) // do the options go together?

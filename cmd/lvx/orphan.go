@@ -37,6 +37,9 @@ func lookWithoutDaemon(err error, path string, connections bool, limit int) (xdp
 	if cfg, broken := newReader().Load(path); broken == nil {
 		pinDir, configured = cfg.PinDir, director.Plan(director.Input{Config: cfg}).State
 	}
+	if pid := admin.LockHolder(admin.DefaultLockDir, pinDir); pid != "" {
+		return xdp.Held{}, fmt.Errorf("%w; but process %s runs with pin_dir %s: name its socket", err, pid, pinDir)
+	}
 	h, failed := xdp.Look(pinDir, configured, connections, limit)
 	switch {
 	case errors.Is(failed, loader.ErrNothingPinned):

@@ -42,7 +42,7 @@ header, by a rule of nf_tables.`,
   lvx real status
   lvx real down --vip 172.25.0.101
   lvx real down`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	flags := cmd.PersistentFlags()

@@ -22,7 +22,7 @@ printed, the exit status is 1, and the daemon goes on with what it had. What has
 not changed is not disturbed: connections, checks, VRRP.`,
 		Example: `  lvx diff && echo "nothing to do"
   lvx reload`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		before, err := c.Status(cmd.Context())

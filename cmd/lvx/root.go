@@ -80,18 +80,12 @@ needs, in one daemon with one configuration file.`,
   lvx status`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.ArbitraryArgs, // for an error with an exit code of its own
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{unknownCommand(cmd, args[0])}
-			}
-			return cmd.Help()
-		},
+		Args:          noArguments,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SuggestionsMinimumDistance = 2 // two letters that have changed places are two edits
 	root.Version = versionLine()
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{explainFlagError(err)} })
 	root.AddCommand(
 		newRunCmd(), newCheckCmd(), newConfigCmd(), newDiffCmd(), newReloadCmd(), newStopCmd(), newPurgeCmd(), newUpgradeCmd(),
 		newListCmd(), newStatusCmd(), newTopCmd(), newHistoryCmd(), newMetricsCmd(), newDoctorCmd(), newExplainCmd(),
@@ -99,16 +93,11 @@ needs, in one daemon with one configuration file.`,
 		newWeightCmd(), newDrainCmd(), newSyncCmd(), newIpvsadmCmd(), newRuntimeCmd(), newExportCmd(),
 		newImportCmd(), newRealCmd(), newDemoCmd(), newVersionCmd(), newManCmd(),
 	)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	refuseUnknown(root)
 	markUsage(root)
 	return root
-}
-
-// unknownCommand names the verbs that look like a misspelt one.
-func unknownCommand(root *cobra.Command, word string) error {
-	if near := root.SuggestionsFor(word); len(near) > 0 {
-		return fmt.Errorf("unknown command %q (did you mean %s?)", word, strings.Join(near, " or "))
-	}
-	return fmt.Errorf("unknown command %q", word)
 }
 
 // markUsage makes an error of any command's Args one of usage.

@@ -40,7 +40,7 @@ as lvx import reads it.`,
   lvx run -c /etc/keepalived/keepalived.conf
   systemctl reload lvx`,
 		Args: func(cmd *cobra.Command, args []string) (err error) {
-			if err := cobra.NoArgs(cmd, args); err != nil {
+			if err := noArguments(cmd, args); err != nil {
 				return err
 			}
 			log, err = newLogger(cmd.ErrOrStderr(), format, level)

@@ -39,7 +39,7 @@ what the pinned maps hold, and ends with 1.`,
 		Example: `  lvx status
   lvx status --check > /dev/null || echo "look at lvx status"
   lvx status --json | jq '.services[] | select(.state != "up")'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&check, "check", false, "exit with 1 if something is down")

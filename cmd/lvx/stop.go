@@ -30,7 +30,7 @@ packet path serves on for stop_grace (10 s), so that a daemon that starts by
 then loses nothing. Without one the host falls silent. With --purge everything
 of lvx is taken off this host at once.`,
 		Example: "  lvx stop\n  lvx stop --purge",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	socket := socketFlag(cmd)
 	cmd.Flags().BoolVar(&purge, "purge", false, "take everything of lvx off this host")
@@ -107,7 +107,7 @@ daemon that runs keeps everything (lvx stop --purge). With --when-stopped it
 does so only if systemd is stopping the unit, not if it restarts it: that is
 what the unit's ExecStopPost is for.`,
 		Example: "  lvx purge\n  lvx purge -c /etc/lvx/lvx.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration `file`: where lvx keeps its things")
 	cmd.Flags().BoolVar(&whenStopped, "when-stopped", false, "only if systemd is stopping lvx")
@@ -138,6 +138,9 @@ func purgeAll(cmd *cobra.Command, load func() (*config.Config, error)) error {
 		cfg = &config.Config{PinDir: config.DefaultPinDir, StateDir: config.DefaultStateDir}
 	}
 	lock, err := admin.Lock(admin.DefaultLockDir, cfg.PinDir)
+	if pid := admin.LockHolder(admin.DefaultLockDir, cfg.PinDir); err != nil && pid != "" {
+		return fmt.Errorf("lvx runs with pin_dir %s (process %s); to end it first: lvx stop --purge", cfg.PinDir, pid)
+	}
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func newSyncCmd() *cobra.Command {
 		Short: "connections that are shared with other directors",
 		Long: `Connections and persistence templates are told to the directors that sync: in
 the configuration names, so that they go on there when this one fails.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.AddCommand(newSyncStatusCmd(), newSyncImportCmd(), newSyncPushCmd())
 	return cmd
@@ -33,7 +33,7 @@ func newSyncStatusCmd() *cobra.Command {
 		Short: "the other directors: who is in step, since when, how far behind",
 		Example: `  lvx sync status
   lvx sync status --json | jq '.peers[] | select(.in_sync | not)'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
@@ -156,7 +156,7 @@ func newSyncPushCmd() *cobra.Command {
 		Long: `Sends every connection and template to the multicast group of kernel IPVS,
 slowly enough for its receive buffer. For a backup that was started late.`,
 		Example: `  lvx sync push`,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	cmd.RunE = ask(socketFlag(cmd), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 		r, err := c.SyncPush(cmd.Context())

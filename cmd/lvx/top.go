@@ -41,7 +41,7 @@ one screen and ends, as it does where the output is no terminal.`,
 			if !slices.Contains(names, order) {
 				return fmt.Errorf("sort %q: unknown (%s)", order, strings.Join(names, ", "))
 			}
-			return cobra.NoArgs(cmd, args)
+			return noArguments(cmd, args)
 		},
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "print one screen and end")

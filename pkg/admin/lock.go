@@ -27,8 +27,7 @@ func Lock(dir, pinDir string) (io.Closer, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	name := strings.ReplaceAll(strings.Trim(filepath.Clean(pinDir), "/"), "/", "-") + ".lock"
-	path := filepath.Join(dir, name)
+	path := lockPath(dir, pinDir)
 	for began := time.Now(); ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
@@ -58,6 +57,26 @@ func Lock(dir, pinDir string) (io.Closer, error) {
 		}
 		return &lock{f, path}, nil
 	}
+}
+
+// lockPath is the file whose lock stands for a pin directory.
+func lockPath(dir, pinDir string) string {
+	return filepath.Join(dir, strings.ReplaceAll(strings.Trim(filepath.Clean(pinDir), "/"), "/", "-")+".lock")
+}
+
+// LockHolder is the number of the process that has the lock of a pin directory, ""
+// if none has.
+func LockHolder(dir, pinDir string) string {
+	f, err := os.OpenFile(lockPath(dir, pinDir), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		return "" // closing it gives the lock back
+	}
+	holder, _ := io.ReadAll(io.LimitReader(f, 20))
+	return strings.TrimSpace(string(holder))
 }
 
 // isAt reports whether f is the file that path names now.

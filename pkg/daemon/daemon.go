@@ -183,7 +183,7 @@ func (d *Daemon) openDatapath(ctx context.Context, cfg *config.Config) error {
 // openHistory opens the history of this director. A file that cannot be used
 // is a warning, as long as it cannot.
 func openHistory(stateDir string, w *warnings.Registry) *history.Log {
-	path := filepath.Join(stateDir, "history.json")
+	path := filepath.Join(stateDir, history.FileName)
 	return history.New(path, reportStorage(w, path, "what happens is forgotten at a restart"))
 }
 

@@ -111,12 +111,12 @@ func indexServices(cfg *config.Config) map[string]*config.Service {
 // diffGlobals compares what is not of one service. Values are not shown: some
 // are secrets.
 func diffGlobals(a, b *config.Config) []string {
-	var lines []string
+	lines := diffVRRP(a.VRRP, b.VRRP)
 	for _, c := range []struct {
 		key  string
 		a, b any
 	}{
-		{"vrrp", a.VRRP, b.VRRP}, {"peers", a.Peers, b.Peers}, {"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
+		{"peers", a.Peers, b.Peers}, {"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
 		{"expire_quiescent_template", a.ExpireQuiescentTempl, b.ExpireQuiescentTempl},
 		{"notify", a.Notify, b.Notify}, {"mac of reals", a.MACs, b.MACs}, {"runtime", a.RuntimeEdits, b.RuntimeEdits}, {"stop_grace", a.StopGrace, b.StopGrace},
 		{"hooks of vrrp", a.RoleHooks, b.RoleHooks},

@@ -13,6 +13,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
 // What diff says is what a reload then does, and says.
@@ -58,6 +59,7 @@ func TestDiffAndReload(t *testing.T) {
 			c.Deny = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 			c.Services[0].Deny, c.Services[0].Allow = c.Deny, []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}
 		}, []string{"deny: add 198.51.100.0/24", "service web: deny: add 198.51.100.0/24, allow: add 172.16.0.0/12"}},
+		{"vrrp added", func(c *config.Config) { c.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Priority: 150}} }, []string{"add vrrp VI_1: virtual_router_id 51, priority 150"}},
 		{"globals", func(c *config.Config) { c.Timeouts.TCP, c.Peers = time.Minute, []netip.Addr{server(9)} }, []string{"peers: changed", "timeouts: tcp 15m0s -> 1m0s"}},
 	}
 	for _, c := range cases {

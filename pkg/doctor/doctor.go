@@ -81,6 +81,7 @@ type Case struct {
 	Has    func(vip netip.Addr) bool // whether this host has a VIP now
 	MACs   map[neigh.MAC]netip.Addr  // reals whose MAC is known; others are asked
 	OnIPVS map[string]bool           // services that the kernel's IPVS runs now
+	IsDead bool                      // no daemon runs here: another host has the VIPs by right
 }
 
 // maxQuestions is how many addresses are asked about at a time, and so a bound
@@ -285,7 +286,7 @@ func (e *exam) judgeOwner(vip netip.Addr, iface string, mac neigh.MAC) {
 			"on "+real.String()+": "+cureOfAnswers(vip))
 		return
 	}
-	if e.Has(vip) { // else it is the master that answers
+	if e.Has(vip) && !e.IsDead { // else it is the master that answers
 		e.add(VIPElsewhere, "VIP "+vip.String(), fmt.Sprintf("another host (%s on %s) has it as well", mac, iface),
 			"take it off that host; two directors need the same virtual_router_id and password")
 	}

@@ -84,6 +84,9 @@ func TestFindings(t *testing.T) {
 			func(_ *Case, f *fake) { f.owners[vip.String()] = []neigh.MAC{{2, 99}} },
 			[]string{"vip-elsewhere VIP 192.0.2.100"},
 		},
+		"the backup has taken over from a dead daemon": {
+			func(c *Case, f *fake) { f.owners[vip.String()], c.IsDead = []neigh.MAC{{2, 99}}, true }, nil,
+		},
 		"the master answers": {
 			func(c *Case, f *fake) {
 				f.owners[vip.String()], c.Has = []neigh.MAC{{2, 99}}, func(netip.Addr) bool { return false }

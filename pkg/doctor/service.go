@@ -73,8 +73,8 @@ func because(reason string) string {
 // Abandoned is what is wrong if no daemon answers. Where none runs, that is
 // nothing, unless VIPs of the configuration are on this host: clients come, and
 // nobody is told of anything.
-func (c Case) Abandoned(why error, isNone bool) []warnings.Warning {
-	if !isNone {
+func (c Case) Abandoned(why error) []warnings.Warning {
+	if !c.IsDead {
 		return []warnings.Warning{{
 			Kind: OddDaemon, Subject: "daemon", Text: why.Error(),
 			Cure: "see its log; if it hangs, kill it and start lvx again: the packet path serves on for stop_grace",

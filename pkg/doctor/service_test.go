@@ -48,13 +48,13 @@ func TestTheCureOfARealNamesItsVIPs(t *testing.T) {
 func TestVIPsOfADeadDaemonAreFound(t *testing.T) {
 	vip := netip.MustParseAddr("10.0.0.100")
 	svc := config.Service{Service: lb.Service{Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 80, Last: 80}, {Addr: vip, Proto: lb.TCP, First: 81, Last: 81}}}}
-	c := Case{Config: &config.Config{Services: []config.Service{svc}}, Has: func(a netip.Addr) bool { return a == vip }}
-	found := c.Abandoned(errors.New("no lvx runs here"), true)
+	c := Case{Config: &config.Config{Services: []config.Service{svc}}, Has: func(a netip.Addr) bool { return a == vip }, IsDead: true}
+	found := c.Abandoned(errors.New("no lvx runs here"))
 	if len(found) != 1 || found[0].Subject != "VIP 10.0.0.100" || found[0].Text != "on this host, but no lvx runs here" {
 		t.Errorf("found %+v", found)
 	}
 	c.Has = func(netip.Addr) bool { return false }
-	if found := c.Abandoned(errors.New("no lvx runs here"), true); len(found) != 0 {
+	if found := c.Abandoned(errors.New("no lvx runs here")); len(found) != 0 {
 		t.Errorf("without a VIP: %+v", found)
 	}
 }
@@ -62,7 +62,7 @@ func TestVIPsOfADeadDaemonAreFound(t *testing.T) {
 // A daemon that cannot be asked is a finding, also on a backup, which has no VIP.
 func TestFault19ADaemonThatTalksNonsenseIsAFinding(t *testing.T) {
 	c := Case{Config: &config.Config{}, Has: func(netip.Addr) bool { return false }}
-	found := c.Abandoned(errors.New("answer of the daemon: unexpected EOF"), false)
+	found := c.Abandoned(errors.New("answer of the daemon: unexpected EOF"))
 	if len(found) != 1 || found[0].Kind != OddDaemon || found[0].Subject != "daemon" || found[0].Note {
 		t.Errorf("found %+v", found)
 	}

@@ -19,6 +19,9 @@ import (
 	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
+// FileName is the name of the file in state_dir.
+const FileName = "history.json"
+
 // Size is how many events are kept: the newest ones.
 const Size = 1000
 
@@ -57,6 +60,16 @@ type Filter struct {
 	Since   time.Time // not older
 	Kind    Kind      // "" = any
 	Subject string    // "" = any
+}
+
+// Choose lists those of events that match.
+func (f Filter) Choose(events []Event) (chosen []Event) {
+	for _, e := range events {
+		if f.matches(e) {
+			chosen = append(chosen, e)
+		}
+	}
+	return chosen
 }
 
 func (f Filter) matches(e Event) bool {
@@ -114,13 +127,7 @@ func bound(events []Event) []Event {
 func (l *Log) List(f Filter) []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var found []Event
-	for _, e := range l.events {
-		if f.matches(e) {
-			found = append(found, e)
-		}
-	}
-	return found
+	return f.Choose(l.events)
 }
 
 // Times of the writer.
@@ -175,17 +182,26 @@ func (l *Log) Run(ctx context.Context) error {
 	return nil
 }
 
+// Read reads what a daemon has kept in a file, oldest first.
+func Read(path string) ([]Event, error) {
+	var old []Event
+	if err := jsonfile.Read(path, &old); err != nil {
+		return nil, err
+	}
+	for i := range old {
+		old[i].Subject, old[i].Text = guard.Text(old[i].Subject), guard.Text(old[i].Text)
+	}
+	return old, nil
+}
+
 // load puts the events of an earlier daemon before those of this one.
 func (l *Log) load() {
-	var old []Event
-	if err := jsonfile.Read(l.path, &old); err != nil {
+	old, err := Read(l.path)
+	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			l.report(err)
 		}
 		return
-	}
-	for i := range old {
-		old[i].Subject, old[i].Text = guard.Text(old[i].Subject), guard.Text(old[i].Text)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -25,7 +25,8 @@ import (
 // job is what a command works with.
 type job struct {
 	quick  bool
-	only   string // part of a group's name
+	only   string // parts of groups' names, with commas between them
+	rounds int    // of each group of lanes; 0: as many as the command takes
 	json   string
 	out    io.Writer // the tables
 	notes  io.Writer // progress
@@ -57,7 +58,7 @@ func main() {
 }
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, "usage: bench [--quick] [--only PART] [--json FILE] COMMAND...\n       bench --against REVISION [--only PART]\n\n")
+	fmt.Fprint(w, "usage: bench [--quick] [--only PART[,PART...]] [--rounds N] [--json FILE] COMMAND...\n       bench --against REVISION [--only PART]\n\n")
 	for _, c := range commands {
 		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.what)
 	}
@@ -74,7 +75,8 @@ func run(ctx context.Context, args []string, out, notes io.Writer) int {
 	f.SetOutput(notes)
 	f.Usage = func() { usage(notes) }
 	f.BoolVar(&j.quick, "quick", false, "less than a minute, less certain")
-	f.StringVar(&j.only, "only", "", "only groups whose name contains this")
+	f.StringVar(&j.only, "only", "", "only groups whose name contains this, or one of these with commas between them")
+	f.IntVar(&j.rounds, "rounds", 0, "so many rounds of each group, of which the first warms up: a run between --quick and a whole one")
 	f.StringVar(&j.json, "json", "", "write the figures to a file")
 	revision := f.String("against", "", "let the packet path of another revision and this one's take turns")
 	if f.Parse(args) != nil {
@@ -165,6 +167,9 @@ func packets(ctx context.Context, j *job) error {
 	if j.quick {
 		rounds, groups, groups6 = 3, brief(100_000), small6(100_000)
 	}
+	if j.rounds > 0 {
+		rounds = j.rounds
+	}
 	size := rigOptions{flows: million, templates: million, hash: million, lru: million}
 	if err := j.measureAll(ctx, size, groups, rounds); err != nil {
 		return err
@@ -187,10 +192,15 @@ func packets(ctx context.Context, j *job) error {
 	return nil
 }
 
+// wants reports whether a group is to be measured.
+func (j *job) wants(group string) bool {
+	return slices.ContainsFunc(strings.Split(j.only, ","), func(part string) bool { return strings.Contains(group, part) })
+}
+
 func (j *job) measureAll(ctx context.Context, size rigOptions, gs []group, rounds int) (err error) {
 	var r *rig
 	for i, g := range gs {
-		if !strings.Contains(g.name, j.only) {
+		if !j.wants(g.name) {
 			continue
 		}
 		if r == nil {

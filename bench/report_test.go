@@ -206,3 +206,19 @@ lookup         1.000     1.000-2.000  1.000                1.000-1.000
 		t.Error("one file was compared with nothing")
 	}
 }
+
+func TestWants(t *testing.T) {
+	for _, c := range []struct {
+		only, group string
+		want        bool
+	}{
+		{"", "one flow", true},
+		{"one flow", "one flow of IPv6", true},
+		{"one flow,new flows", "new flows, full table", true},
+		{"one flow,new flows", "1M flows", false},
+	} {
+		if got := (&job{only: c.only}).wants(c.group); got != c.want {
+			t.Errorf("--only %q, group %q: %v", c.only, c.group, got)
+		}
+	}
+}

@@ -23,6 +23,8 @@ type fake struct {
 	iface   Interface
 	sysctls map[string]string
 	marks   []string
+	hides   []string // what masquerades packets to reals,
+	hidden  []string // and from them
 	asked   []string
 	err     error
 }
@@ -47,6 +49,13 @@ func (f *fake) Marks(served []lb.Listener, _ []string) ([]string, error) {
 		f.asked = append(f.asked, l.String())
 	}
 	return f.marks, f.err
+}
+
+func (f *fake) Masquerading(from, _ netip.Addr, _ string) ([]string, error) {
+	if from.IsValid() {
+		return f.hidden, f.err
+	}
+	return f.hides, f.err
 }
 
 var (
@@ -208,6 +217,40 @@ func TestFindings(t *testing.T) {
 				f.sysctls = map[string]string{"net.ipv4.ip_forward": "1"}
 			}, nil,
 		},
+		"NAT, and clients are hidden": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				f.hides = []string{"table ip nat, chain POSTROUTING, handle 2"}
+			}, []string{"bypassed-masquerade real 192.0.2.11"},
+		},
+		"NAT, and clients are hidden if the kernel tracked connections": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward = lb.NAT
+				f.hides, f.sysctls = []string{"rule"}, map[string]string{"net.ipv4.vs.conntrack": "0"}
+			}, nil,
+		},
+		"NAT by the kernel, and clients are hidden": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward, f.hides = lb.NAT, []string{"rule"}
+				c.OnIPVS = map[string]bool{"web": true}
+			}, nil,
+		},
+		"no NAT, and clients are hidden": {func(_ *Case, f *fake) { f.hides = []string{"rule"} }, nil},
+		"NAT of private reals": {
+			plantPrivate, []string{"note: no-masquerade real 10.0.0.11"},
+		},
+		"NAT of private reals, masqueraded": {
+			func(c *Case, f *fake) {
+				plantPrivate(c, f)
+				f.hidden = []string{"rule"}
+			}, nil,
+		},
+		"NAT of private reals, and the way out is elsewhere": {
+			func(c *Case, f *fake) {
+				plantPrivate(c, f)
+				f.iface.IsDefault = false
+			}, nil,
+		},
 		"no NAT, and nothing is forwarded": {
 			func(_ *Case, f *fake) { f.sysctls = map[string]string{"net.ipv4.ip_forward": "0"} }, nil,
 		},
@@ -308,5 +351,13 @@ func TestUnknownIsANote(t *testing.T) {
 		if !w.Note || w.Kind != Unknown {
 			t.Errorf("%+v", w)
 		}
+	}
+}
+
+// plantPrivate has two reals by NAT with private addresses.
+func plantPrivate(c *Case, f *fake) {
+	for i, a := range []string{"10.0.0.11", "10.0.0.12"} {
+		c.Config.Services[0].Reals[i] = lb.Real{Addr: netip.MustParseAddr(a), Weight: 1, Forward: lb.NAT}
+		f.routes[a] = Route{Device: "eth0", MTU: 1500}
 	}
 }

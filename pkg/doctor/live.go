@@ -79,6 +79,11 @@ func (l *Live) Marks(served []lb.Listener, interfaces []string) ([]string, error
 	return l.rules.Marked(served, interfaces)
 }
 
+// Masquerading implements [Host].
+func (l *Live) Masquerading(from, to netip.Addr, iface string) ([]string, error) {
+	return l.rules.Masquerading(from, to, iface)
+}
+
 // isDefaultRouted reports whether the default route leaves by an interface; if
 // there is none, nothing leaves elsewhere.
 func isDefaultRouted(index int) bool {

@@ -15,6 +15,7 @@ import (
 func (e *exam) examineNAT() {
 	forwards := map[string]bool{}
 	named := map[netip.Addr]bool{}
+	var private []netip.Addr
 	for _, svc := range e.Config.Services {
 		for _, r := range svc.Reals {
 			if r.Forward != lb.NAT || named[r.Addr] {
@@ -34,13 +35,20 @@ func (e *exam) examineNAT() {
 			} else {
 				forwards["net.ipv4.ip_forward"] = true
 			}
+			if r.Addr.IsPrivate() {
+				private = append(private, r.Addr)
+			}
 			isXDP := e.Config.Backend != config.BackendIPVS && !e.OnIPVS[svc.Name]
 			if isXDP && !slices.Contains(e.Config.Interfaces, route.Device) {
 				e.add(NotServed, "real "+r.Addr.String(), "is reached by NAT, and its replies come by "+route.Device+", which XDP does not serve",
 					"add "+route.Device+" to interfaces:")
 			}
+			if isXDP {
+				e.judgeMasquerading(r.Addr, route.Device)
+			}
 		}
 	}
+	e.examineWayOut(private)
 	for key := range forwards {
 		value, err := e.host.Sysctl(key)
 		switch {
@@ -48,6 +56,44 @@ func (e *exam) examineNAT() {
 			e.addNote(Unknown, "sysctl "+key, err.Error(), "")
 		case value == "0":
 			e.add(NoForwarding, "sysctl "+key, "is 0: this host is the gateway of reals by NAT, and passes on nothing that they send", "sysctl -w "+key+"=1")
+		}
+	}
+}
+
+// judgeMasquerading looks for rules that hide clients from a real, whose replies then
+// come back whatever its gateway is. Kernel IPVS heeds them where vs.conntrack is 1.
+func (e *exam) judgeMasquerading(real netip.Addr, device string) {
+	if tracked, err := e.host.Sysctl("net.ipv4.vs.conntrack"); err == nil && tracked == "0" {
+		return
+	}
+	subject := "real " + real.String()
+	rules, err := e.host.Masquerading(netip.Addr{}, real, device)
+	if err != nil {
+		e.addNote(Unknown, subject, "whether the firewall masquerades what goes to it is not known: "+err.Error(), "")
+		return
+	}
+	for _, rule := range rules {
+		e.add(BypassedNAT, subject, "netfilter would hide clients from it ("+rule+"), but XDP is before it: it sees their addresses",
+			"make this host its gateway and remove the rule, or use backend: ipvs")
+	}
+}
+
+// examineWayOut looks at how reals by NAT reach the outside on their own, by this host
+// as their gateway.
+func (e *exam) examineWayOut(private []netip.Addr) {
+	if len(private) == 0 {
+		return
+	}
+	for _, name := range e.Config.Interfaces {
+		if i, err := e.host.Interface(name); err != nil || !i.IsDefault {
+			continue
+		}
+		for _, real := range private {
+			if rules, err := e.host.Masquerading(real, netip.Addr{}, name); err == nil && len(rules) == 0 {
+				e.addNote(NoMasquerade, "real "+real.String(), "what it sends of its own leaves by "+name+" with its private address: no rule masquerades it",
+					"if it is to reach out: iptables -t nat -A POSTROUTING -s "+real.String()+" -o "+name+" -j MASQUERADE")
+				return // the others have the same cure
+			}
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (r *Reader) Marks() ([]lb.MarkRules, error) {
 		return nil, fmt.Errorf("nf_tables: %w", err)
 	}
 	if !r.marksKnown || gen != r.marksGen {
-		rules, err := readRules()
+		rules, err := readRules(hooksToHost...)
 		if err != nil {
 			return nil, fmt.Errorf("nf_tables: %w", err)
 		}

@@ -45,7 +45,7 @@ func (r *Reader) Dropped(served []lb.Listener, interfaces []string) ([]string, e
 		return nil, fmt.Errorf("nf_tables: %w", err)
 	}
 	if !r.known || gen != r.gen || !slices.Equal(served, r.asked) || !slices.Equal(interfaces, r.on) {
-		rules, err := readRules()
+		rules, err := readRules(hooksToHost...)
 		if err != nil {
 			return nil, fmt.Errorf("nf_tables: %w", err)
 		}
@@ -64,7 +64,7 @@ func isAbsent(err error) bool {
 // Marked describes the rules that set a firewall mark on packets which clients
 // send to the listeners by these interfaces, a line for each.
 func (r *Reader) Marked(served []lb.Listener, interfaces []string) ([]string, error) {
-	rules, err := readRules()
+	rules, err := readRules(hooksToHost...)
 	if err != nil {
 		if isAbsent(err) {
 			return nil, nil

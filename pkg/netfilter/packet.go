@@ -116,11 +116,13 @@ func (v value) equals(b []byte) matches {
 	return all
 }
 
-// packet is what is known of the packets that clients send to a listener.
+// packet is what is known of the packets that clients send to a listener; of those
+// that leave, of packets from or to an address.
 type packet struct {
-	listener lb.Listener
-	device   string
-	index    uint32 // of the device
+	listener  lb.Listener
+	device    string
+	index     uint32 // of the device
+	isLeaving bool   // by the device
 
 	network   value // IP header
 	transport value // the ports

@@ -39,6 +39,9 @@ type ruleRun struct {
 // the kernel has no such verdict.
 const setsMark = expr.VerdictKind(1 << 20)
 
+// hidesSource is the branch of a packet that gets another source address.
+const hidesSource = expr.VerdictKind(1<<20 + 1)
+
 // applyRule says what a rule does with the packets of a listener.
 func applyRule(p packet, r *nftables.Rule, sets map[string][]element) []branch {
 	e := ruleRun{packet: p, sets: sets, match: yes}
@@ -139,13 +142,26 @@ func (e *ruleRun) applyExpr(x expr.Any) {
 		e.addBranch(x.Kind, x.Chain)
 	case *expr.Reject:
 		e.addBranch(expr.VerdictDrop, "")
-	case *expr.Target:
-		switch x.Name {
-		case "REJECT":
-			e.addBranch(expr.VerdictDrop, "")
-		case "MARK":
-			e.addBranch(setsMark, "")
+	case *expr.Masq:
+		e.addBranch(hidesSource, "")
+	case *expr.NAT:
+		if x.Type == expr.NATTypeSourceNAT {
+			e.addBranch(hidesSource, "")
 		}
+	case *expr.Target:
+		e.applyTarget(x.Name)
+	}
+}
+
+// applyTarget applies a target of iptables-nft.
+func (e *ruleRun) applyTarget(name string) {
+	switch name {
+	case "REJECT":
+		e.addBranch(expr.VerdictDrop, "")
+	case "MARK":
+		e.addBranch(setsMark, "")
+	case "MASQUERADE", "SNAT":
+		e.addBranch(hidesSource, "")
 	}
 }
 
@@ -181,9 +197,15 @@ func (e *ruleRun) readMeta(key expr.MetaKey) value {
 		return exactly(0, binary.BigEndian.AppendUint16(nil, ethertype)...)
 	case expr.MetaKeyPKTTYPE:
 		return exactly(0, unix.PACKET_HOST)
-	case expr.MetaKeyIIF:
+	}
+	isOwnIndex, isOwnName := key == expr.MetaKeyIIF, key == expr.MetaKeyIIFNAME
+	if e.isLeaving {
+		isOwnIndex, isOwnName = key == expr.MetaKeyOIF, key == expr.MetaKeyOIFNAME
+	}
+	switch {
+	case isOwnIndex:
 		return exactly(device, binary.NativeEndian.AppendUint32(nil, e.index)...)
-	case expr.MetaKeyIIFNAME:
+	case isOwnName:
 		var name [unix.IFNAMSIZ]byte
 		copy(name[:unix.IFNAMSIZ-1], e.device)
 		return exactly(device, name[:]...)
@@ -251,6 +273,10 @@ func (e *ruleRun) applyMatch(x *expr.Match) {
 	ports := e.l4Bytes(2, 2)
 	in := func(r [2]uint16) matches {
 		return ports.inRange(binary.BigEndian.AppendUint16(nil, r[0]), binary.BigEndian.AppendUint16(nil, r[1]))
+	}
+	if x.Name == "ipvs" && e.isLeaving { // -m ipvs: what IPVS sends to reals
+		e.addCondition(yes, destination)
+		return
 	}
 	switch info := x.Info.(type) {
 	case *xt.Comment:

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ruleset is the part of nf_tables that packets to this host meet.
+// ruleset is the part of nf_tables that packets meet on some hooks.
 type ruleset struct {
 	tables []*table
 }
@@ -74,8 +74,11 @@ func isDormant(t *nftables.Table) bool {
 	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, t.Flags))&1 != 0
 }
 
-// readRules reads the tables that have a chain on the prerouting or input hook.
-func readRules() (ruleset, error) {
+// hooksToHost are the hooks that packets to this host meet.
+var hooksToHost = []nftables.ChainHook{*nftables.ChainHookPrerouting, *nftables.ChainHookInput}
+
+// readRules reads the tables that have a chain on one of these hooks.
+func readRules(hooks ...nftables.ChainHook) (ruleset, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return ruleset{}, err
@@ -93,7 +96,7 @@ func readRules() (ruleset, error) {
 		if isDormant(t) {
 			continue
 		}
-		if own := ofTable(t, chains); len(own.base) > 0 {
+		if own := ofTable(t, chains, hooks); len(own.base) > 0 {
 			if err := own.readChains(c, t); err != nil {
 				return ruleset{}, fmt.Errorf("table %s: %w", t.Name, err)
 			}
@@ -103,7 +106,7 @@ func readRules() (ruleset, error) {
 	return rs, nil
 }
 
-func ofTable(t *nftables.Table, chains []*nftables.Chain) *table {
+func ofTable(t *nftables.Table, chains []*nftables.Chain, hooks []nftables.ChainHook) *table {
 	own := &table{name: t.Name, family: t.Family, chains: map[string]*chain{}, sets: map[string][]element{}}
 	switch t.Family {
 	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet:
@@ -116,7 +119,7 @@ func ofTable(t *nftables.Table, chains []*nftables.Chain) *table {
 		}
 		mine := &chain{Chain: c}
 		own.chains[c.Name] = mine
-		if c.Hooknum != nil && (*c.Hooknum == *nftables.ChainHookPrerouting || *c.Hooknum == *nftables.ChainHookInput) {
+		if c.Hooknum != nil && slices.Contains(hooks, *c.Hooknum) {
 			own.base = append(own.base, mine)
 		}
 	}

@@ -32,6 +32,7 @@ type walk struct {
 	table *table
 	found []finding // what drops
 	marks []finding // what marks
+	hides []finding // what gives another source address
 	some  bool      // some packets were accepted
 }
 
@@ -106,6 +107,11 @@ func (w *walk) takeVerdict(c *chain, r *nftables.Rule, b branch, depth int) (end
 		if b.isAbout(destination | port | source) {
 			w.marks = append(w.marks, finding{w.place(fmt.Sprintf("chain %s, handle %d", c.Name, r.Handle)), all})
 		}
+	case hidesSource:
+		if b.match == yes && b.about&source == 0 && b.isAbout(destination|port) {
+			w.hides = append(w.hides, finding{w.place(fmt.Sprintf("chain %s, handle %d", c.Name, r.Handle)), all})
+		}
+		return stopped, all
 	case expr.VerdictAccept:
 		done = b.match == yes && b.isAbout(destination|port)
 		w.some = w.some || !done && b.isAbout(destination|port|source)

@@ -15,14 +15,14 @@ import (
 func newDemoCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo [SCENE...]",
-		Short: "play the classic LVS-DR scenes in network namespaces of this machine",
+		Short: "play the classic LVS scenes in network namespaces of this machine",
 		Long: `Builds a client, directors and real servers in network namespaces, runs this
 very binary on the directors, and shows what an LVS article shows: round robin,
-weights, quiescing, persistence, the sorry server and more. It touches nothing
+weights, quiescing, persistence, the sorry server, tunnels, NAT and more. It touches nothing
 of this machine's own network and leaves nothing behind.
 
 Scenes: ` + strings.Join(demo.Scenes(), ", "),
-		Example: "  lvx demo\n  lvx demo rr wrr",
+		Example: "  lvx demo\n  lvx demo rr wrr\n  lvx demo nat tunnel",
 		Args: func(_ *cobra.Command, args []string) error {
 			for _, a := range args {
 				if !slices.Contains(demo.Scenes(), a) {

@@ -15,6 +15,7 @@ var acts = []act{
 	{set: oneDirector, scenes: []scene{
 		{"rr", "round robin: requests alternate, by IPv4 and by IPv6", roundRobin},
 		{"direct", "direct routing: replies come straight from the reals", straightReplies},
+		{"tunnel", "tunnels: packets reach the reals inside others, replies come straight from them", tunnelled},
 		{"wrr", "wrr 1:2, changed while it runs", weighted},
 		{"quiesce", "weight 0: old connections stay, new ones go elsewhere", quiesced},
 		{"sh", "sh: a client keeps its real", sourceHash},
@@ -27,6 +28,9 @@ var acts = []act{
 		{"vip", "a real without the VIP is down, and lvx says why", missingVIP},
 		{"generic", "generic mode, where a driver takes no XDP program: both families", genericMode},
 		{"exit", "a clean end: nothing is left on the director", cleanExit},
+	}},
+	{set: behindDirector, scenes: []scene{
+		{"nat", "NAT: both ways through the director, another port on the reals", translated},
 	}},
 	{set: twoDirectors, scenes: []scene{
 		{"kill", "the master is killed: the backup takes over", killedMaster},

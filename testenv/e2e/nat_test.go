@@ -17,7 +17,6 @@ import (
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
-	"github.com/lvx-lb/lvx/testenv/web"
 )
 
 const natURL = "http://172.16.0.7"
@@ -46,49 +45,24 @@ const natFiles = `  - name: files
 // gateway.
 func newNATRig(t *testing.T) (near, far *rig.Rig) {
 	t.Helper()
-	nic := func(sw, addr string, isDirector bool) testenv.NIC {
-		return testenv.NIC{Switch: sw, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}, XDPPeer: isDirector, FullChecksum: true}
-	}
-	addr := netip.MustParseAddr
-	c, err := testenv.New(testenv.Options{Hosts: []testenv.HostSpec{
-		{Name: "client", NICs: []testenv.NIC{nic("wan", "172.16.0.50/24", false)}},
-		{Name: "router", Forward: true, NICs: []testenv.NIC{nic("wan", "172.16.0.254/24", false), nic("net", "10.25.0.1/24", false)}},
-		{Name: "far", Gateway: addr("10.25.0.1"), NICs: []testenv.NIC{nic("net", "10.25.0.50/24", false)}},
-		{Name: "d1", Forward: true, Gateway: addr("172.16.0.254"), NICs: []testenv.NIC{nic("wan", "172.16.0.1/24", true), nic("lan", "192.168.79.1/24", true)}},
-		{Name: "r1", Gateway: addr("192.168.79.1"), NICs: []testenv.NIC{nic("lan", "192.168.79.27/24", false)}},
-		{Name: "r2", Gateway: addr("192.168.79.1"), NICs: []testenv.NIC{nic("lan", "192.168.79.37/24", false)}},
-	}})
+	near, err := rig.NewNAT(lvx)
 	must(t, err)
-	near = &rig.Rig{Self: lvx, Cluster: c, Client: c.Host("client"), Webs: map[string]*web.Server{}, Daemons: map[string]*testenv.Process{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(near.Logs())
 		}
 		must(t, near.Close())
 	})
-	for _, name := range []string{"r1", "r2"} {
-		near.Webs[name], err = c.Host(name).ServeWeb(":8080")
-		must(t, err)
-	}
 	copied := *near
 	far = &copied
-	far.Client = c.Host("far")
+	far.Client = near.Cluster.Host("far")
 	return near, far
 }
 
 // directNAT starts the director, or has it read another configuration.
 func directNAT(t *testing.T, r *rig.Rig, body string) {
 	t.Helper()
-	d := r.Cluster.Host("d1")
-	file := filepath.Join(d.Dir(), "lvx.yaml")
-	head := fmt.Sprintf("interfaces: [eth0, eth1]\nbackend: auto\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), r.Socket("d1"))
-	must(t, os.WriteFile(file, []byte(head+body), 0o600))
-	if r.Daemons["d1"] == nil {
-		must(t, r.Start(t.Context(), "d1"))
-		return
-	}
-	_, err := r.LVX(t.Context(), "d1", "reload")
-	must(t, err)
+	must(t, r.Direct(t.Context(), "d1", "backend: auto\n"+body))
 }
 
 // Article 002's first half, without the kernel's IPVS: curl, listing, counters,
@@ -275,4 +249,25 @@ func TestNATWithTheWrongGateway(t *testing.T) {
 		}
 		return nil
 	})
+	wantMasqueradeRules(t, near)
+}
+
+// wantMasqueradeRules: doctor names a rule that would hide clients from the real, which XDP
+// passes by, and says what real servers have to have to reach out by the director.
+func wantMasqueradeRules(t *testing.T, near *rig.Rig) {
+	t.Helper()
+	d := near.Cluster.Host("d1")
+	doctor := func() string {
+		out, _ := near.LVX(t.Context(), "d1", "doctor", "-c", filepath.Join(d.Dir(), "lvx.yaml")) // 1 with findings
+		return out
+	}
+	const hidden, private = "real 192.168.79.27: netfilter would hide clients from it (table ip nat, chain POSTROUTING, handle ", "leaves by eth0 with its private address"
+	if out := doctor(); strings.Contains(out, hidden) || !strings.Contains(out, private) {
+		t.Errorf("without a rule:\n%s", out)
+	}
+	run(t, d, "iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "192.168.79.0/24", "-o", "eth0", "-j", "MASQUERADE")
+	run(t, d, "iptables", "-t", "nat", "-A", "POSTROUTING", "-d", "192.168.79.27", "-j", "MASQUERADE")
+	if out := doctor(); !strings.Contains(out, hidden) || strings.Contains(out, private) {
+		t.Errorf("with both rules:\n%s", out)
+	}
 }

@@ -38,6 +38,8 @@ type Rig struct {
 	Webs    map[string]*web.Server      // by host
 	Daemons map[string]*testenv.Process // lvx run, by director
 
+	Interfaces []string // that lvx serves on a director; eth0 if there are none
+
 	loads *loads
 }
 
@@ -109,7 +111,11 @@ func (r *Rig) Close() error {
 func (r *Rig) Config(name, body string) (string, error) {
 	d := r.Cluster.Host(name)
 	file := filepath.Join(d.Dir(), "lvx.yaml")
-	head := fmt.Sprintf("interface: eth0\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), r.Socket(name))
+	interfaces := "eth0"
+	if len(r.Interfaces) > 0 {
+		interfaces = strings.Join(r.Interfaces, ", ")
+	}
+	head := fmt.Sprintf("interfaces: [%s]\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", interfaces, d.PinDir(), d.Dir(), r.Socket(name))
 	return file, os.WriteFile(file, []byte(head+body), 0o600)
 }
 

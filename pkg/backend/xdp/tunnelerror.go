@@ -119,7 +119,7 @@ func (r *errorRelay) send(e tunnelError) {
 	}
 	to := &unix.SockaddrInet4{Addr: e.client.Addr().As4()}
 	if err := unix.Sendto(r.raw, e.answer(), 0, to); err != nil {
-		r.b.log.Warn("send an error about a tunnel to its client", "client", e.client, "err", err)
+		r.b.log.Debug("send an error about a tunnel to its client", "client", e.client, "err", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -15,7 +16,7 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	waited := b.pen.release(b.applies, func(e connsync.Entry) bool {
-		_, isKnown := b.absorption(&e, 0)
+		_, isKnown := b.absorption(&resolver{b: b}, &e, 0)
 		return isKnown
 	})
 	b.takeToldRows()
@@ -47,13 +48,15 @@ type absorptions [2][]bpf.Absorption
 // absorbOf takes those of entries that are unsigned, or those that are not.
 func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected int, err error) {
 	now := b.now()
-	var batch absorptions
+	names := resolver{b: b}
+	batch := &b.absorbing
+	batch[0], batch[1] = batch[0][:0], batch[1][:0]
 	for i := range entries {
 		e := &entries[i]
 		if e.IsUnsigned != isUnsigned {
 			continue
 		}
-		a, known := b.absorption(e, now)
+		a, known := b.absorption(&names, e, now)
 		switch {
 		case known && isUnsigned && b.knowsBetter(&a, now):
 			rejected++
@@ -76,22 +79,40 @@ func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected 
 		if err := store(batch[family]); err != nil {
 			return rejected, err
 		}
-		for i := range batch[family] {
-			switch a := &batch[family][i]; a.Outcome {
-			case bpf.AbsorbStored, bpf.AbsorbChanged:
-				b.noteAbsorbed(a, isUnsigned)
-			case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
-				rejected++
+		for part := range slices.Chunk(batch[family], setsAhead) {
+			b.readNotesAhead(family, part)
+			for i := range part {
+				switch a := &part[i]; a.Outcome {
+				case bpf.AbsorbStored, bpf.AbsorbChanged:
+					b.noteAbsorbed(a, isUnsigned)
+				case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
+					rejected++
+				}
 			}
 		}
 	}
 	return rejected, nil
 }
 
+// readNotesAhead has the CPU fetch what is noted of flows that were absorbed, so that
+// the cache misses overlap.
+func (b *Backend) readNotesAhead(family int, absorbed []bpf.Absorption) {
+	if b.origins == nil || b.news == nil {
+		return
+	}
+	origins, of, sum := b.origins.flows[family], &b.news.flows[family], uint64(0)
+	for i := range absorbed {
+		if a := &absorbed[i]; a.Kind == bpf.AbsorbFlow {
+			sum += uint64(origins[a.Set*bpf.Ways+a.Way]) + uint64(of.view[a.Set].word[0])
+		}
+	}
+	of.sum = sum
+}
+
 // absorption is an entry in this director's numbers. Known is false if it is of
 // a service or real that this director does not have; its Value is 0 if there
 // is nothing to store.
-func (b *Backend) absorption(e *connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
+func (b *Backend) absorption(names *resolver, e *connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
 	isIPv6 := e.Client.Addr().Is6()
 	if isIPv6 != e.Virtual.Addr().Is6() {
 		return a, true
@@ -100,24 +121,26 @@ func (b *Backend) absorption(e *connsync.Entry, now uint64) (a bpf.Absorption, k
 		return a, false // as for a service that the file does not have yet
 	}
 	if e.IsTemplate() {
-		return b.templateAbsorption(e)
+		return b.templateAbsorption(names, e)
 	}
 	proto := lb.TCP
-	state, isTaken := localStates[e.State]
+	local := localStates[e.State%connsync.State(len(localStates))] // the parser lets no others through
+	state, isTaken := local, local != bpf.StateEmpty
 	if e.Protocol == connsync.ProtocolUDP {
 		proto, state, isTaken = lb.UDP, bpf.StateUDP, true
 	}
-	number, isNumbered := b.numbers.of[endpoint{e.Virtual.Addr(), proto}]
-	s := b.serviceOf(&e.Record, proto)
-	if !isNumbered || s == nil {
+	named := names.service(&e.Record, proto)
+	if !named.isNumbered || named.service == nil {
 		return a, false
 	}
-	r := s.realAt(e.Real)
+	r := names.real(named.service, e.Real)
 	if r == nil {
 		return a, false
 	}
-	if twoWay, ok := twoWayStates[e.State]; ok && proto == lb.TCP && r.conf.Forward == lb.NAT {
-		state, isTaken = twoWay, true
+	if proto == lb.TCP && r.conf.Forward == lb.NAT {
+		if twoWay, ok := twoWayStates[e.State]; ok {
+			state, isTaken = twoWay, true
+		}
 	}
 	age := ticks(e.Idle)
 	if !isTaken || age > uint32(b.dp.Settings.Timeout[state]) {
@@ -126,10 +149,10 @@ func (b *Backend) absorption(e *connsync.Entry, now uint64) (a bpf.Absorption, k
 	a.Value = uint64(bpf.FlowValueOf(e.Virtual.Port(), r.slot, r.gen, state, e.IsProven, uint16(now)-uint16(age)))
 	a.Kind = bpf.AbsorbFlow
 	if isIPv6 {
-		key := bpf.FlowKeyOfName(b.dp.Settings.NameOf(e.Client.Addr()), e.Client.Port(), number)
+		key := bpf.FlowKeyOfName(b.dp.Settings.NameOf(e.Client.Addr()), e.Client.Port(), named.number)
 		a.Key, a.Hash, a.Owner = uint64(key), b.dp.Settings.FlowHash6(key, e.Virtual.Port()), bpf.AddressOf(e.Client.Addr())
 	} else {
-		a.Key = uint64(bpf.FlowKeyOf(e.Client.Addr(), e.Client.Port(), number))
+		a.Key = uint64(bpf.FlowKeyOf(e.Client.Addr(), e.Client.Port(), named.number))
 		a.Hash = b.dp.Settings.FlowHash(e.Client, e.Virtual)
 	}
 	if e.Flags&connsync.FlagInactive == 0 || proto == lb.UDP {
@@ -138,16 +161,16 @@ func (b *Backend) absorption(e *connsync.Entry, now uint64) (a bpf.Absorption, k
 	return a, true
 }
 
-func (b *Backend) templateAbsorption(e *connsync.Entry) (a bpf.Absorption, known bool) {
+func (b *Backend) templateAbsorption(names *resolver, e *connsync.Entry) (a bpf.Absorption, known bool) {
 	proto := lb.TCP
 	if e.Protocol == connsync.ProtocolUDP {
 		proto = lb.UDP
 	}
-	s := b.serviceOf(&e.Record, proto)
+	s := names.service(&e.Record, proto).service
 	if s == nil || !s.conf.Persistence.Enabled() {
 		return a, false
 	}
-	r := s.realAt(e.Real)
+	r := names.real(s, e.Real)
 	if r == nil {
 		return a, false
 	}

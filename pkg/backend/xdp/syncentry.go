@@ -30,7 +30,7 @@ var wireStates = [bpf.States]wireState{
 // localStates are the states of TCP connections that peers tell of. Those that
 // only a director that sees both directions has count as closing; others are
 // not taken.
-var localStates = map[connsync.State]bpf.FlowState{
+var localStates = [1 << 4]bpf.FlowState{
 	connsync.StateEstablished: bpf.StateEstablished,
 	connsync.StateFinWait:     bpf.StateFinWait,
 	connsync.StateTimeWait:    bpf.StateTimeWait,

@@ -107,6 +107,7 @@ type Backend struct {
 	hasWays       bool                // some reply may leave by a VLAN
 	ipv6          bool                // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen                 // entries of peers that wait for an edit
+	absorbing     absorptions         // room for what is absorbed
 	toldRows      map[string]toldRows // rows of peers that wait for it, by service
 	listeners     *listenerIndex      // see index
 	frags         *holder

@@ -82,7 +82,7 @@ func (m *mixed) lvxIsBetter(wire string, unicast bool) {
 		m.t.Errorf("keepalived sent %d adverts beside a better lvx", n)
 	}
 	m.stop(m.a)
-	m.serves("b", "a")
+	m.succeeds("b")
 	// A hard stop costs keepalived's skew. How soon its announcement follows
 	// its advert is its own business; a tenth of a second shows nothing.
 	loss, skew := m.echo.Since(begin), m.dead()-3*m.worse.AdvertInterval

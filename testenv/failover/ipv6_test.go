@@ -39,18 +39,27 @@ func (p *pair) enableIPv6() {
 	}
 }
 
-// serves6 waits until a router alone has the VIP and c knows it: it is not
-// asked for again meanwhile, so that only an advertisement can have said so.
+// serves6 waits until a router alone has the VIP and c knows it.
 func (p *pair) serves6(with, without string) {
 	p.t.Helper()
-	p.await(with+" alone serves", func() error {
+	p.await(with+" alone has the VIP", func() error {
 		for _, a := range p.better.Addresses {
 			if err := p.Alone(with, without, a.Addr()); err != nil {
 				return err
 			}
 		}
+		return nil
+	})
+	p.known6(with)
+}
+
+// known6 waits until c knows a router to have the VIP: it is not asked for again
+// meanwhile, so that only an advertisement can have said so.
+func (p *pair) known6(host string) {
+	p.t.Helper()
+	p.await("c knows "+host, func() error {
 		out, err := p.Host("c").Run(p.t.Context(), "ip", "-6", "neigh", "show", p.vip().String(), "dev", "eth0")
-		if mac := p.Host(with).MAC("eth0").String(); err != nil || !strings.Contains(out, mac) {
+		if mac := p.Host(host).MAC("eth0").String(); err != nil || !strings.Contains(out, mac) {
 			return fmt.Errorf("c has %q, %v; want %s", out, err, mac)
 		}
 		return nil
@@ -127,6 +136,7 @@ func TestIPv6BesideKeepalived(t *testing.T) {
 		t.Error("lvx did not hear keepalived resign")
 	}
 	p.takesOver6("keepalived, that returns", atClient, "a", func() { p.a = start(t, Keepalived{}, p.Host("a"), p.better) })
+	p.serves6("a", "b")
 	p.stop(p.b)
 	p.stop(p.a)
 }
@@ -136,7 +146,8 @@ func (p *pair) takesOver6(what string, atClient *testenv.Capture, host string, h
 	p.t.Helper()
 	begin, before := time.Now(), p.unsolicited(atClient, host)
 	happens()
-	p.serves6(host, map[string]string{"a": "b", "b": "a"}[host])
+	p.succeeds(host)
+	p.known6(host)
 	announced := p.unsolicited(atClient, host) - before
 	if announced == 0 {
 		p.t.Errorf("%s: no unsolicited advertisement", what)
@@ -165,6 +176,7 @@ func TestIPv6ConnectionsSurvive(t *testing.T) {
 		_, err = h.ServeWeb("[::]:81")
 		must(t, err)
 	}
+	p.probe(p.vip())
 	p.a = p.start("a", p.better)
 	p.await("a has the VIP", func() error { return p.Alone("a", "b", p.vip()) })
 	p.b = p.start("b", p.worse)
@@ -184,7 +196,8 @@ func TestIPv6ConnectionsSurvive(t *testing.T) {
 		}
 	}
 	p.stop(p.a)
-	p.serves6("b", "a")
+	p.succeeds("b")
+	p.known6("b")
 	check("a clean stop")
 	p.a = p.start("a", p.better)
 	p.serves6("a", "b")

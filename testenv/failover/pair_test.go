@@ -170,17 +170,36 @@ func (p *pair) settle() {
 		if err := p.Alone("a", "b", p.vip()); err != nil {
 			return err
 		}
-		begin := time.Now()
-		time.Sleep(100 * ms)
-		answers := p.watch.Answers(begin)
-		if len(answers) == 0 || slices.ContainsFunc(answers, func(f Frame) bool {
-			return macOf(f) != p.mac("a")
-		}) {
-			return fmt.Errorf("%d answers, not all of them a's", len(answers))
-		}
-		return nil
+		return p.answers("a")
 	})
 	time.Sleep(p.worse.AdvertInterval + 500*ms)
+}
+
+// answers returns, as an error, why this router is not the only one that
+// answers for the VIP.
+func (p *pair) answers(host string) error {
+	begin := time.Now()
+	time.Sleep(100 * ms)
+	answers := p.watch.Answers(begin)
+	if len(answers) == 0 || slices.ContainsFunc(answers, func(f Frame) bool { return macOf(f) != p.mac(host) }) {
+		return fmt.Errorf("%d answers, not all of them %s's", len(answers), host)
+	}
+	return nil
+}
+
+// succeeds waits until a router has the VIPs of one that has stopped, and alone
+// answers for them. The other one may have them still: where no successor spoke in
+// time it leaves them to its next start, and is silent about them.
+func (p *pair) succeeds(host string) {
+	p.t.Helper()
+	p.await(host+" is master", func() error {
+		for _, a := range p.better.Addresses {
+			if ok, err := p.Has(host, a.Addr()); err != nil || !ok {
+				return fmt.Errorf("no %s on %s: %v", a.Addr(), host, err)
+			}
+		}
+		return p.answers(host)
+	})
 }
 
 // result is one run of one case.

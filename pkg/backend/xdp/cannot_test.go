@@ -87,10 +87,20 @@ func TestLackOf(t *testing.T) {
 
 // A packet path that was opened without IPv6 says so of a service of IPv6.
 func TestCannotIPv6(t *testing.T) {
-	s := webService6(2)
-	if why := Cannot(s); why != "" {
-		t.Errorf("XDP cannot run a service of IPv6: %s", why)
+	for want, change := range map[string]func(*lb.Service){
+		"":                                   func(*lb.Service) {},
+		"forward tunnel with IPv6":           func(s *lb.Service) { s.Reals[1].Forward = lb.Tunnel },
+		"forward nat with IPv6":              func(s *lb.Service) { s.Reals[1].Forward = lb.NAT },
+		"sorry_server by tunnel":             func(s *lb.Service) { s.Sorry, s.SorryForward = realN6(9), lb.Tunnel },
+		"real 10.0.0.11 of the other family": func(s *lb.Service) { s.Reals[1].Addr = realN(1) },
+	} {
+		s := webService6(2)
+		change(&s)
+		if got := Cannot(s); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
+	s := webService6(2)
 	b := &Backend{}
 	if why, want := b.Cannot(s), "IPv6 listener [2001:db8::100]:80/tcp"+withoutIPv6; why != want {
 		t.Errorf("without IPv6: %q, want %q", why, want)

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -107,5 +108,21 @@ func TestThresholdOnALongRing(t *testing.T) {
 	}
 	if s := fmt.Sprint(count); s != "map[-:2 1:1 2:2 3:3]" {
 		t.Errorf("connections by real %s of %v", s, got)
+	}
+}
+
+// A sorry server has no weight to go by: ovf sends all clients there, where the
+// kernel's refuses those who come while two are active.
+func TestOverflowSparesSorryServer(t *testing.T) {
+	s := webService(1)
+	s.Scheduler, s.Sorry, s.Reals[0].Weight = lb.OVF, realN(5), 0
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+	for n := range uint16(6) {
+		for _, flags := range []string{"S", "A"} {
+			p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), 50000+n), Dst: web, Flags: flags}
+			if got := h.Send(p).Real; got != realN(5) {
+				t.Fatalf("client %d, %s: reached %s", n, flags, got)
+			}
+		}
 	}
 }

@@ -127,9 +127,10 @@ var schedulers = slices.DeleteFunc(lb.Schedulers(), func(s lb.Scheduler) bool {
 
 func (t *trial) drawScheduler(s *lb.Service) {
 	s.Scheduler = pick(t.rnd, schedulers...)
-	for s.Scheduler == lb.DH && s.Sorry.IsValid() {
-		// The kernel's dh gives quiesced reals their share, also while a
-		// sorry server stands in.
+	for s.Sorry.IsValid() && (s.Scheduler == lb.DH || s.Scheduler == lb.OVF) {
+		// While a sorry server stands in, the kernel's dh gives quiesced reals
+		// their share; its ovf refuses who comes when as many clients are there
+		// as the sorry server has weight, and one more.
 		s.Scheduler = pick(t.rnd, schedulers...)
 	}
 	s.Flags = 0

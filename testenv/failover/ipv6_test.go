@@ -122,6 +122,7 @@ func TestIPv6BesideKeepalived(t *testing.T) {
 	p.serves6("a", "b")
 	ours := p.advert6(all)
 	p.takesOver6("keepalived, from lvx that stops", atClient, "b", func() { p.stop(p.a) })
+	p.purge("a") // keepalived takes lvx's place
 	p.stop(p.b)
 
 	p.a, p.b = start(t, Keepalived{}, p.Host("a"), p.better), nil

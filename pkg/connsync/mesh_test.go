@@ -67,7 +67,7 @@ func (m *memory) Walk(ctx context.Context, yield func([]Entry) error) error {
 		all = append(all, e)
 	}
 	m.mu.Unlock()
-	for part := range slices.Chunk(all, 3) {
+	for part := range slices.Chunk(all, max(3, len(all)/1000)) {
 		if err := yield(part); err != nil {
 			return err
 		}
@@ -88,6 +88,13 @@ func (m *memory) Absorb(entries []Entry) (int, error) {
 		m.entries[e.Client] = e
 	}
 	return 0, nil
+}
+
+// count is how many entries m has.
+func (m *memory) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.entries)
 }
 
 func (m *memory) has(clients ...string) bool {
@@ -181,23 +188,52 @@ func TestPairTellsWhatWasThereAndWhatComes(t *testing.T) {
 	}
 }
 
+// Three directors tell each other of what each had and of what comes to each:
+// 1,000 entries, and LVX_SYNC_MESH=100000 as many.
 func TestMeshOfThree(t *testing.T) {
-	port := freePort(t)
-	tables := []*memory{newMemory("172.16.0.1:1"), newMemory("172.16.0.2:2"), newMemory("172.16.0.3:3")}
+	port, count := freePort(t), numberOf(t, "LVX_SYNC_MESH", 1000)
 	addrs := []netip.Addr{one, two, three}
-	var meshes []*Mesh
-	for i, table := range tables {
-		others := slices.Delete(slices.Clone(addrs), i, i+1)
-		meshes = append(meshes, start(t, port, table, addrs[i], []Key{keyA}, others...))
+	entries := func(director, first int) (all []Entry) {
+		e := entryOf("172.16.0.1:1")
+		for n := first; n < first+count; n++ {
+			e.Client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(director), byte(n >> 8), byte(n)}), uint16(n>>16+1))
+			all = append(all, e)
+		}
+		return all
 	}
-	eventually(t, "all three are in sync", func() bool {
-		return !slices.ContainsFunc(meshes, func(m *Mesh) bool { return !m.InSync() })
-	})
-	for i, table := range tables {
-		if !table.has("172.16.0.1:1", "172.16.0.2:2", "172.16.0.3:3") {
-			t.Errorf("director %d: %v", i, table.entries)
+	var tables []*memory
+	var meshes []*Mesh
+	for i := range addrs {
+		tables = append(tables, newMemory())
+		if _, err := tables[i].Absorb(entries(i, 0)); err != nil {
+			t.Fatal(err)
+		}
+		others := slices.Delete(slices.Clone(addrs), i, i+1)
+		meshes = append(meshes, start(t, port, tables[i], addrs[i], []Key{keyA}, others...))
+	}
+	haveAll := func(of int) func() bool {
+		return func() bool {
+			return !slices.ContainsFunc(tables, func(m *memory) bool { return m.count() != of })
 		}
 	}
+	areInSync := func() bool {
+		return !slices.ContainsFunc(meshes, func(m *Mesh) bool { return !m.InSync() })
+	}
+	eventually(t, "all three are in sync", areInSync)
+	if !haveAll(3 * count)() {
+		t.Errorf("in sync, but not whole: %d, %d and %d entries of %d", tables[0].count(), tables[1].count(), tables[2].count(), 3*count)
+	}
+	for i, m := range meshes {
+		news := entries(i, count)
+		if _, err := tables[i].Absorb(news); err != nil {
+			t.Fatal(err)
+		}
+		for part := range slices.Chunk(news, 1000) {
+			m.Publish(part)
+		}
+	}
+	eventually(t, "all three have what has come to each", haveAll(6*count))
+	eventually(t, "all three are in sync again", areInSync)
 }
 
 func TestKeysAreChangedWithoutAGap(t *testing.T) {

@@ -19,19 +19,33 @@ func (s *session) write(ctx context.Context) error {
 	if err := s.walk(ctx); err != nil {
 		return err
 	}
-	alive := time.NewTicker(aliveInterval)
-	defer alive.Stop()
+	tick := time.NewTicker(aliveInterval)
+	defer tick.Stop()
 	for {
 		select {
 		case <-s.wake:
 			if err := s.catchUp(ctx); err != nil {
 				return err
 			}
-		case <-alive.C:
-			if err := s.frame(frameAlive, nil); err != nil {
+		case <-tick.C:
+			if err := s.askAgain(); err != nil {
 				return err
 			}
-			if err := s.askAgain(); err != nil {
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// keepAlive says that this end is there, also while the table is walked and has
+// nothing to tell of for a while.
+func (s *session) keepAlive(ctx context.Context) error {
+	tick := time.NewTicker(aliveInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := s.frame(frameAlive, nil); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -125,6 +125,7 @@ func (s *session) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.read() })
 	g.Go(func() error { return s.write(ctx) })
+	g.Go(func() error { return s.keepAlive(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		return s.conn.Close() // ends both

@@ -2,10 +2,13 @@ package connsync
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"net"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -138,4 +141,44 @@ func TestPeerThatNeverAcknowledges(t *testing.T) {
 	if err := s.sendEntries(entry); err == nil {
 		t.Errorf("%d frames without an acknowledgement", len(s.unacked))
 	}
+}
+
+// emptyTable takes its time to find out that it is empty.
+type emptyTable struct{ countTable }
+
+func (t *emptyTable) ChangedRows() []Rows { return nil }
+func (t *emptyTable) Missed() uint64      { return 0 }
+
+func (t *emptyTable) Walk(ctx context.Context, _ func([]Entry) error) error {
+	time.Sleep(3 * aliveTimeout)
+	return ctx.Err()
+}
+
+// A walk that has nothing to tell of for longer than a peer waits is no silence:
+// else the session would end, and the next one, too.
+func TestLongWalkKeepsTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		var sessions []*session
+		for _, conn := range []net.Conn{a, b} {
+			s := newSession(conn, &emptyTable{}, func([]Digest) {}, func() {})
+			sessions = append(sessions, s)
+			running.Go(func() { _ = s.run(ctx) })
+		}
+		time.Sleep(4 * aliveTimeout)
+		for i, s := range sessions {
+			select {
+			case <-s.ended:
+				t.Errorf("session %d has ended", i)
+			default:
+			}
+			if !s.isInSync() {
+				t.Errorf("session %d is not in sync", i)
+			}
+		}
+		cancel()
+		running.Wait()
+	})
 }

@@ -49,7 +49,7 @@ exit status is 1 if something is wrong.`,
 		var found []warnings.Warning
 		c := doctor.Case{Config: cfg, Has: isOnThisHost}
 		if st, err := askStatus(cmd.Context(), *socket); err == nil {
-			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st)
+			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st, time.Now())
 		} else {
 			c.IsDead = errors.Is(err, admin.ErrNoDaemon)
 			found = c.Abandoned(err)

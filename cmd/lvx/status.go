@@ -171,7 +171,9 @@ func (s *screen) vips(all []director.VIPStatus) {
 	s.table(func(row func(class string, cells ...string)) {
 		for _, v := range all {
 			by := "held"
-			if !v.Held {
+			if v.Withheld {
+				by = "withheld: another host has it"
+			} else if !v.Held {
 				by = "not held"
 			}
 			if v.Instance != "" {

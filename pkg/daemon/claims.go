@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/neigh"
 	"github.com/lvx-lb/lvx/pkg/vip"
 	"github.com/lvx-lb/lvx/pkg/warnings"
@@ -40,7 +41,6 @@ const (
 	claimTimeout  = 2 * time.Second  // for a question: two probes take 300 ms
 	answeredPause = 10 * time.Second // between questions about one that a real answers for
 	maxClaims     = 256              // questions at a time
-	vipTaken      = "vip-taken"      // a stranger has it: withheld
 	vipAnswered   = "vip-answered"   // a real or a peer answers for it
 )
 
@@ -69,7 +69,7 @@ func (c *claims) filter(want, missing []vip.Place, isForced func(netip.Addr) boo
 		case !isMissing[p], isForced(p.Address), c.free[p]:
 			may = append(may, p)
 			c.free[p] = true // and if it is taken away, it comes back at once
-			c.warnings.End(vipTaken, subject(p))
+			c.warnings.End(director.VIPTaken, subject(p))
 		case !c.asking[p]:
 			c.asking[p], c.first[p] = true, true
 			go c.ask(p)
@@ -89,7 +89,7 @@ func (c *claims) forgetOthers(want []vip.Place) {
 		if !now[p] {
 			delete(c.free, p)
 			delete(c.first, p)
-			c.warnings.End(vipTaken, subject(p))
+			c.warnings.End(director.VIPTaken, subject(p))
 			c.warnings.End(vipAnswered, subject(p))
 		}
 	}
@@ -139,7 +139,7 @@ func (c *claims) askOnce(p vip.Place) time.Duration {
 		return 0
 	case taken:
 		c.warnings.Put(warnings.Warning{
-			Kind: vipTaken, Subject: subject(p), Text: "withheld: another host (" + mac.String() + ") has it",
+			Kind: director.VIPTaken, Subject: subject(p), Text: "withheld: another host (" + mac.String() + ") has it",
 			Cure: "take it off that host; `claim: force` in the service takes it all the same",
 		})
 		return claimPause
@@ -153,7 +153,7 @@ func (c *claims) askOnce(p vip.Place) time.Duration {
 		}
 		return answeredPause
 	case news:
-		c.warnings.End(vipTaken, subject(p))
+		c.warnings.End(director.VIPTaken, subject(p))
 		c.changed()
 	}
 	c.warnings.End(vipAnswered, subject(p))

@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/doctor"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
@@ -31,7 +33,10 @@ func (d *Daemon) examine(ctx context.Context) error {
 		if err != nil {
 			return nil // ctx has ended, or the director has
 		}
-		found := doctor.Examine(ctx, doctor.NewCase(d.director.Config(), st), host)
+		c := doctor.NewCase(d.director.Config(), st, time.Now())
+		had := c.Has
+		c.Has = func(vip netip.Addr) bool { return had(vip) && d.stillHas(ctx, vip) }
+		found := doctor.Examine(ctx, c, host)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -40,18 +45,29 @@ func (d *Daemon) examine(ctx context.Context) error {
 				return w.Kind != kind || w.Note || d.isClaimed(w)
 			}))
 		}
+		next := tick.C
+		if !c.IsSettled {
+			next = time.After(doctor.SettleTime)
+		}
 		select {
-		case <-tick.C:
+		case <-next:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
+// stillHas reports whether this host has a VIP when another host has answered for it:
+// that one may have taken it over meanwhile.
+func (d *Daemon) stillHas(ctx context.Context, vip netip.Addr) bool {
+	st, err := d.director.Status(ctx)
+	return err == nil && doctor.NewCase(d.director.Config(), st, time.Now()).Has(vip)
+}
+
 // isClaimed reports whether the claims warn of the same VIP already.
 func (d *Daemon) isClaimed(w warnings.Warning) bool {
 	return slices.ContainsFunc(d.warnings.List(), func(o warnings.Warning) bool {
 		vip, _, _ := strings.Cut(o.Subject, " on ")
-		return (o.Kind == vipTaken || o.Kind == vipAnswered) && (w.Subject == vip || strings.Contains(w.Text, vip+" "))
+		return (o.Kind == director.VIPTaken || o.Kind == vipAnswered) && (w.Subject == vip || strings.Contains(w.Text, vip+" "))
 	})
 }

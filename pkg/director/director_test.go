@@ -18,6 +18,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
+	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -426,6 +427,10 @@ func TestStatus(t *testing.T) {
 		}
 		if len(st.VIPs) != 2 || st.VIPs[1] != (VIPStatus{Addr: lone.Addr(), Held: true, Instance: "VI_1"}) {
 			t.Errorf("VIPs: %+v", st.VIPs)
+		}
+		r.warnings.Put(warnings.Warning{Kind: VIPTaken, Subject: "VIP " + lone.Addr().String() + " on eth0", Text: "withheld"})
+		if withheld, err := r.Status(t.Context()); err != nil || withheld.VIPs[1] != (VIPStatus{Addr: lone.Addr(), Withheld: true, Instance: "VI_1"}) || !withheld.VIPs[0].Held {
+			t.Errorf("VIPs, one of which another host has: %+v, %v", withheld.VIPs, err)
 		}
 		if v := st.VRRP[0]; v.Role != "MASTER" || v.VRID != 51 || v.Why != "because" || len(v.Peers) != 1 {
 			t.Errorf("%+v", v)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/bgp"
@@ -103,8 +104,9 @@ type VRRPPeer struct {
 type VIPStatus struct {
 	Addr     netip.Addr `json:"address"`
 	Held     bool       `json:"held"`
-	Instance string     `json:"vrrp,omitempty"`   // that decides it
-	Silent   bool       `json:"silent,omitempty"` // this host is a real server of it as well, and has it on lo
+	Instance string     `json:"vrrp,omitempty"`     // that decides it
+	Withheld bool       `json:"withheld,omitempty"` // another host has it, and so this one does not take it
+	Silent   bool       `json:"silent,omitempty"`   // this host is a real server of it as well, and has it on lo
 }
 
 // ServiceStatus is one service.
@@ -254,11 +256,23 @@ func vrrpStatus(instances []vrrp.Instance, status []vrrp.Status) []VRRPStatus {
 	return all
 }
 
+// VIPTaken is the kind of the warning that a VIP is withheld because another host has
+// it; its subject is "VIP ADDRESS on INTERFACE".
+const VIPTaken = "vip-taken"
+
 func (d *Director) vipStatus() []VIPStatus {
+	withheld := map[string]bool{}
+	for _, w := range d.warnings.List() {
+		if w.Kind == VIPTaken {
+			subject, _, _ := strings.Cut(w.Subject, " on ")
+			withheld[subject] = true
+		}
+	}
 	var all []VIPStatus
 	for _, vip := range d.out.State.VIPs {
+		isWithheld := withheld["VIP "+vip.Addr.String()]
 		all = append(all, VIPStatus{
-			Addr: vip.Addr, Held: !vip.Standby, Instance: vip.Owner,
+			Addr: vip.Addr, Held: !vip.Standby && !isWithheld, Withheld: isWithheld, Instance: vip.Owner,
 			Silent: d.silentErr == "" && slices.ContainsFunc(d.silent, func(v SilentVIP) bool { return v.Addr == vip.Addr }),
 		})
 	}

@@ -3,19 +3,32 @@ package doctor
 import (
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/neigh"
 )
 
-// NewCase is a configuration, with what its daemon knows.
-func NewCase(cfg *config.Config, st director.Status) Case {
-	held := map[netip.Addr]bool{}
-	for _, v := range st.VIPs {
-		held[v.Addr] = v.Held
+// SettleTime is how long a director that has handed over may still answer for a VIP:
+// until it has heard the new master, on a machine that is busy.
+const SettleTime = 5 * time.Second
+
+// NewCase is a configuration, with what its daemon knows now. A VIP that this host has
+// taken over just now is not yet its own.
+func NewCase(cfg *config.Config, st director.Status, now time.Time) Case {
+	unsettled := map[string]bool{}
+	for _, v := range st.VRRP {
+		age := now.Sub(v.Since) // below 0 where the clock was set back
+		unsettled[v.Instance] = age >= 0 && age < SettleTime
 	}
-	c := Case{Config: cfg, Has: func(a netip.Addr) bool { return held[a] }, MACs: map[neigh.MAC]netip.Addr{}, OnIPVS: map[string]bool{}}
+	held := map[netip.Addr]bool{}
+	isSettled := true
+	for _, v := range st.VIPs {
+		held[v.Addr] = v.Held && !unsettled[v.Instance]
+		isSettled = isSettled && !unsettled[v.Instance]
+	}
+	c := Case{Config: cfg, IsSettled: isSettled, Has: func(a netip.Addr) bool { return held[a] }, MACs: map[neigh.MAC]netip.Addr{}, OnIPVS: map[string]bool{}}
 	for _, svc := range st.Services {
 		c.OnIPVS[svc.Name] = svc.Backend == "ipvs"
 		for _, r := range svc.Reals {

@@ -87,6 +87,8 @@ type Case struct {
 	MACs   map[neigh.MAC]netip.Addr  // reals whose MAC is known; others are asked
 	OnIPVS map[string]bool           // services that the kernel's IPVS runs now
 	IsDead bool                      // no daemon runs here: another host has the VIPs by right
+
+	IsSettled bool // no role has changed within [SettleTime]
 }
 
 // maxQuestions is how many addresses are asked about at a time, and so a bound

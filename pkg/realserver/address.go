@@ -89,7 +89,11 @@ func facing(vip netip.Addr) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("routes: %w", err)
 	}
-	index := choose(routes, vip)
+	loopback, err := netlink.LinkByName(lo)
+	if err != nil {
+		return "", fmt.Errorf("interface lo: %w", err)
+	}
+	index := choose(routes, vip, loopback.Attrs().Index)
 	if index == 0 {
 		return "", errors.New("no route to its network (name the interface with --interface)")
 	}
@@ -100,15 +104,16 @@ func facing(vip netip.Addr) (string, error) {
 	return link.Attrs().Name, nil
 }
 
-// choose returns the interface of the best route; 0 if there is none.
-func choose(routes []netlink.Route, vip netip.Addr) int {
+// choose returns the interface of the best route that is not one to loopback, where a
+// VIP of IPv6 has one once it is up; 0 if there is none.
+func choose(routes []netlink.Route, vip netip.Addr, loopback int) int {
 	best, bits, metric := 0, -1, 0
 	for _, r := range routes {
 		index := r.LinkIndex
 		if i := slices.IndexFunc(r.MultiPath, func(n *netlink.NexthopInfo) bool { return n.LinkIndex != 0 }); index == 0 && i >= 0 {
 			index = r.MultiPath[i].LinkIndex
 		}
-		if index == 0 || r.Type != unix.RTN_UNICAST {
+		if index == 0 || index == loopback || r.Type != unix.RTN_UNICAST {
 			continue
 		}
 		ones := 0

@@ -31,6 +31,7 @@ func TestChoose(t *testing.T) {
 		"none":          {nil, 0},
 		"other":         {[]netlink.Route{route("10.0.0.0/8", 2, 0)}, 0},
 		"longest":       {[]netlink.Route{route("172.25.0.0/16", 2, 0), route("172.25.0.0/24", 3, 5), route("0.0.0.0/0", 4, 0)}, 3},
+		"not to lo":     {[]netlink.Route{route("172.25.0.1/32", 1, 0), route("172.25.0.0/24", 3, 0)}, 3},
 		"metric":        {[]netlink.Route{route("172.25.0.0/24", 2, 100), route("172.25.0.0/24", 3, 50)}, 3},
 		"default":       {[]netlink.Route{route("", 2, 0)}, 2},
 		"no blackhole":  {[]netlink.Route{blackhole, route("0.0.0.0/0", 4, 0)}, 4},
@@ -38,7 +39,7 @@ func TestChoose(t *testing.T) {
 		"first of same": {[]netlink.Route{route("172.25.0.0/24", 2, 0), route("172.25.0.0/24", 3, 0)}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := choose(c.routes, vip); got != c.want {
+			if got := choose(c.routes, vip, 1); got != c.want {
 				t.Errorf("interface %d, want %d", got, c.want)
 			}
 		})

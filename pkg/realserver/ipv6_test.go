@@ -56,6 +56,9 @@ func TestIPv6StatusJudgesWhatWorks(t *testing.T) {
 		if st.IsReady() != (step.fault == "") || !strings.Contains(fmt.Sprint(st.VIPs[0].Faults), step.fault) {
 			t.Errorf("%s: %+v, want the fault %q", step.name, st, step.fault)
 		}
+		if got := st.VIPs[0].Interface; got != "eth0" {
+			t.Errorf("%s: the VIP faces %q", step.name, got)
+		}
 		var owners []neigh.MAC
 		noError(t, client.Do(func() (err error) { owners, err = neigh.FindOwners(t.Context(), "eth0", vip6); return err }))
 		if hears := len(owners) > 0; hears && step.fault == "" || !hears && step.fault != "" && step.name != "not there" {

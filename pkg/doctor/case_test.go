@@ -1,0 +1,38 @@
+package doctor
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
+)
+
+// What another host answers for a VIP that has just been taken over is the end of its
+// own time as master.
+func TestAVIPIsHadOnceItsRoleIsSettled(t *testing.T) {
+	now := time.Unix(1000, 0)
+	plain, shared := netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101")
+	for name, c := range map[string]struct {
+		since          time.Duration
+		held           bool
+		has, isSettled bool
+	}{
+		"master for long":    {time.Minute, true, true, true},
+		"master since now":   {time.Second, true, false, false},
+		"backup for long":    {time.Minute, false, false, true},
+		"backup since now":   {time.Second, false, false, false},
+		"master long enough": {SettleTime, true, true, true},
+		"the clock was set":  {-time.Second, true, true, true},
+	} {
+		st := director.Status{
+			VRRP: []director.VRRPStatus{{Instance: "VI_1", Since: now.Add(-c.since)}},
+			VIPs: []director.VIPStatus{{Addr: plain, Held: true}, {Addr: shared, Held: c.held, Instance: "VI_1"}},
+		}
+		got := NewCase(&config.Config{}, st, now)
+		if !got.Has(plain) || got.Has(shared) != c.has || got.IsSettled != c.isSettled {
+			t.Errorf("%s: has %v and %v, settled %v", name, got.Has(plain), got.Has(shared), got.IsSettled)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 // own time as master.
 func TestAVIPIsHadOnceItsRoleIsSettled(t *testing.T) {
 	now := time.Unix(1000, 0)
-	plain, shared := netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101")
+	alone, shared := netip.MustParseAddr("10.0.0.100"), netip.MustParseAddr("10.0.0.101")
 	for name, c := range map[string]struct {
 		since          time.Duration
 		held           bool
@@ -28,11 +28,11 @@ func TestAVIPIsHadOnceItsRoleIsSettled(t *testing.T) {
 	} {
 		st := director.Status{
 			VRRP: []director.VRRPStatus{{Instance: "VI_1", Since: now.Add(-c.since)}},
-			VIPs: []director.VIPStatus{{Addr: plain, Held: true}, {Addr: shared, Held: c.held, Instance: "VI_1"}},
+			VIPs: []director.VIPStatus{{Addr: alone, Held: true}, {Addr: shared, Held: c.held, Instance: "VI_1"}},
 		}
 		got := NewCase(&config.Config{}, st, now)
-		if !got.Has(plain) || got.Has(shared) != c.has || got.IsSettled != c.isSettled {
-			t.Errorf("%s: has %v and %v, settled %v", name, got.Has(plain), got.Has(shared), got.IsSettled)
+		if !got.Has(alone) || got.Has(shared) != c.has || got.IsSettled != c.isSettled {
+			t.Errorf("%s: has %v and %v, settled %v", name, got.Has(alone), got.Has(shared), got.IsSettled)
 		}
 	}
 }

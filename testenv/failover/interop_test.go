@@ -92,7 +92,6 @@ func (m *mixed) lvxIsBetter(wire string, unicast bool) {
 	}
 	m.t.Logf("a clean stop beside keepalived: %d probes lost, %s", loss.Lost, loss.Outage.Round(ms))
 	m.checkWire(0, "", unicast)
-	m.purge("a") // keepalived takes lvx's place
 	m.stop(m.b)
 	m.a, m.b = nil, nil
 }

@@ -121,8 +121,10 @@ func TestIPv6BesideKeepalived(t *testing.T) {
 	p.a = start(t, lvx, p.Host("a"), p.better)
 	p.serves6("a", "b")
 	ours := p.advert6(all)
-	p.takesOver6("keepalived, from lvx that stops", atClient, "b", func() { p.stop(p.a) })
-	p.purge("a") // keepalived takes lvx's place
+	p.takesOver6("keepalived, from lvx that stops", atClient, "b", func() {
+		p.stop(p.a)
+		p.succeeds("b")
+	})
 	p.stop(p.b)
 
 	p.a, p.b = start(t, Keepalived{}, p.Host("a"), p.better), nil
@@ -132,22 +134,26 @@ func TestIPv6BesideKeepalived(t *testing.T) {
 	}
 	p.b = start(t, lvx, p.Host("b"), p.worse)
 	must(t, p.b.WaitOutput(t.Context(), "to=BACKUP"))
-	p.takesOver6("lvx, from keepalived that stops", atClient, "b", func() { p.stop(p.a) })
+	p.takesOver6("lvx, from keepalived that stops", atClient, "b", func() {
+		p.stop(p.a)
+		p.serves6("b", "a")
+	})
 	if !strings.Contains(p.b.Output(), "has resigned") {
 		t.Error("lvx did not hear keepalived resign")
 	}
-	p.takesOver6("keepalived, that returns", atClient, "a", func() { p.a = start(t, Keepalived{}, p.Host("a"), p.better) })
-	p.serves6("a", "b")
+	p.takesOver6("keepalived, that returns", atClient, "a", func() {
+		p.a = start(t, Keepalived{}, p.Host("a"), p.better)
+		p.serves6("a", "b")
+	})
 	p.stop(p.b)
 	p.stop(p.a)
 }
 
-// takesOver6 lets something happen by which a host becomes master.
+// takesOver6 lets something happen, and waits for it, by which a host becomes master.
 func (p *pair) takesOver6(what string, atClient *testenv.Capture, host string, happens func()) {
 	p.t.Helper()
 	begin, before := time.Now(), p.unsolicited(atClient, host)
 	happens()
-	p.succeeds(host)
 	p.known6(host)
 	announced := p.unsolicited(atClient, host) - before
 	if announced == 0 {

@@ -12,9 +12,9 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 GO := scripts/go
 CLANG := 16
 GOLANGCI := v2.12.2
-# The package that takes longest is named first: of the two that run at a time,
-# neither is then left with it alone at the end.
-PKG := ./testenv/e2e ./...
+# The packages that take longest are named first: of the two that run at a time,
+# neither is then left alone with one of them at the end.
+PKG := ./testenv/e2e ./testenv/vm/lane ./...
 RUN := .
 BENCH := all
 

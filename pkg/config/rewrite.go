@@ -229,8 +229,8 @@ func rewriteReal(list *yaml.Node, from *Service, r lb.Real) *yaml.Node {
 		if was.Weight != r.Weight {
 			setNode(n, "weight", number32(uint32(r.Weight)))
 		}
-		if was.Forward != r.Forward {
-			setNode(n, "forward", scalar(r.Forward.String()))
+		if was.Forward != r.Forward || was.Encap != r.Encap {
+			setWay(n, r)
 		}
 		if was.Upper != r.Upper || was.Lower != r.Lower {
 			setThresholds(n, r)
@@ -238,11 +238,26 @@ func rewriteReal(list *yaml.Node, from *Service, r lb.Real) *yaml.Node {
 		return n
 	}
 	n := realNode(r)
-	setNode(n, "forward", scalar(r.Forward.String()))                                         // the service's may be another
+	setWay(n, r)                                                                              // the service's may be another
 	if slices.ContainsFunc(from.Checks, func(cs []health.Spec) bool { return len(cs) > 0 }) { // a real of ipvsadm's has none, whatever the service has
 		setNode(n, "check", &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle})
 	}
 	return n
+}
+
+// setWay writes how packets get to r, as a whole: nothing of it is the service's.
+func setWay(n *yaml.Node, r lb.Real) {
+	setNode(n, "forward", scalar(r.Way()))
+	if r.Encap.Kind == lb.IPIP {
+		setNode(n, "tunnel", nil)
+		return
+	}
+	made := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
+	if r.Encap.Kind == lb.GUE {
+		setNode(made, "port", number32(uint32(r.Encap.Port)))
+	}
+	setNode(made, "checksum", scalar(r.Encap.Checksum.String()))
+	setNode(n, "tunnel", made)
 }
 
 func setThresholds(n *yaml.Node, r lb.Real) {
@@ -293,7 +308,7 @@ func serviceNode(s *Service) *yaml.Node {
 	for _, r := range s.Reals {
 		real := realNode(r)
 		if r.Forward != lb.DR {
-			setNode(real, "forward", scalar(r.Forward.String()))
+			setWay(real, r)
 		}
 		reals.Content = append(reals.Content, real)
 	}

@@ -40,7 +40,9 @@ func TestRewrite(t *testing.T) {
 	web.Scheduler, web.Persistence = lb.RR, lb.Persistence{Timeout: time.Minute, Prefix: 24}
 	web = web.WithReals([]lb.Real{
 		{Addr: addr("192.0.2.11"), Weight: 7, Upper: 9, Lower: 3}, {Addr: addr("192.0.2.14"), Weight: 1, Forward: lb.NAT, Port: 8080},
-	}, []int{0, -1})
+		{Addr: addr("192.0.2.15"), Weight: 1, Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: 5555, Checksum: lb.WithChecksum}},
+		{Addr: addr("192.0.2.16"), Weight: 1, Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GRE}},
+	}, []int{0, -1, -1, -1})
 	added := config.Service{Service: lb.Service{
 		Name: "tcp-2001-db8--1-80", Scheduler: lb.SH, Flags: lb.SHPort, Listeners: []lb.Listener{{Addr: addr("2001:db8::1"), Proto: lb.TCP, First: 80, Last: 80}},
 		Reals: []lb.Real{{Addr: addr("2001:db8::11"), Weight: 1}},
@@ -60,6 +62,8 @@ services:
     reals:
       - {address: 192.0.2.11, weight: 7, upper_threshold: 9, lower_threshold: 3} # the old one
       - {address: 192.0.2.14, port: 8080, weight: 1, forward: nat, check: []}
+      - {address: 192.0.2.15, weight: 1, forward: gue, tunnel: {port: 5555, checksum: csum}, check: []}
+      - {address: 192.0.2.16, weight: 1, forward: gre, tunnel: {checksum: nocsum}, check: []}
     check: {type: tcp}
     persistence: {timeout: 60s, netmask: 24}
   - name: ssl

@@ -51,13 +51,14 @@ func (d *decoder) service(c *cursor, backend Backend) service {
 	s.Quorum = get(o, "quorum", 1, number(1, 1<<24))
 	s.Hysteresis = get(o, "hysteresis", 0, number(0, 1<<24))
 	sorry := get(o, "sorry_server", sorryServer{}, readSorry)
-	s.Sorry, s.SorryPort, s.SorryForward, s.SorryInhibit = sorry.addr, sorry.port, sorry.forward, sorry.inhibit
+	s.Sorry, s.SorryPort, s.SorryForward, s.SorryEncap, s.SorryInhibit = sorry.addr, sorry.port, sorry.forward, sorry.encap, sorry.inhibit
 	s.ForceClaim = get(o, "claim", "probe", oneOf("a way to take a VIP", "probe", "force")) == "force"
-	forward := get(o, "forward", lb.DR, forwarding)
+	way := get(o, "forward", way{}, forwarding)
+	encap := get(o, "tunnel", nil, tunnel)
 	common := get(o, "check", nil, checks)
 	rs := need(o, "reals", "a list such as [{address: 192.0.2.11}]; [] is none", list(func(c *cursor) real {
 		return readReal(c, real{
-			Real: lb.Real{Forward: forward}, forwards: o.at("forward"),
+			way: way, tunnel: encap, forwards: o.at("forward"),
 			checks: common, checked: o.at("check"),
 		})
 	}))
@@ -88,6 +89,7 @@ type sorryServer struct {
 	addr    netip.Addr
 	port    uint16
 	forward lb.Forward
+	encap   lb.Encap
 	inhibit bool
 }
 
@@ -97,10 +99,12 @@ func readSorry(c *cursor) sorryServer {
 		return sorryServer{addr: address(c)}
 	}
 	o := c.object()
+	how, made := get(o, "forward", way{}, forwarding), get(o, "tunnel", nil, tunnel)
 	s := sorryServer{
 		addr:    need(o, "address", "the sorry server's IP address", address),
 		port:    get(o, "port", 0, number[uint16](1, 65535)),
-		forward: get(o, "forward", lb.DR, forwarding),
+		forward: how.forward,
+		encap:   encapsulation(o, how, made, o.at("forward")),
 		inhibit: get(o, "inhibit", false, boolean),
 	}
 	if o.done() && s.port != 0 && s.forward != lb.NAT {
@@ -134,12 +138,6 @@ func flags(o *object, s lb.Scheduler) lb.SchedFlags {
 		return struct{}{}
 	}))
 	return all
-}
-
-// forwarding reads how packets get to the reals.
-func forwarding(c *cursor) lb.Forward {
-	words := map[string]lb.Forward{"dr": lb.DR, "nat": lb.NAT, "ipip": lb.Tunnel, "tunnel": lb.Tunnel}
-	return words[oneOf("a way of forwarding", "dr", "nat", "ipip", "tunnel")(c)]
 }
 
 // persistence reads true, false or a map. Bits is the length of the addresses
@@ -189,6 +187,8 @@ func (s *service) compare() {
 // real is a real server with what is checked of it.
 type real struct {
 	lb.Real
+	way      way
+	tunnel   *lb.Encap // what tunnel says, nil without it
 	checks   []health.Spec
 	own      RealOverrides
 	object   *object
@@ -204,7 +204,8 @@ func readReal(c *cursor, r real) real {
 	r.Addr = need(o, "address", "the real server's IP address", address)
 	r.Port = get(o, "port", 0, number[uint16](1, 65535))
 	r.Weight = get(o, "weight", 1, number[uint16](0, 65535))
-	r.Forward = get(o, "forward", r.Forward, forwarding)
+	r.way = get(o, "forward", r.way, forwarding)
+	r.tunnel = get(o, "tunnel", r.tunnel, tunnel)
 	r.Upper = get(o, "upper_threshold", 0, number[uint32](0, 1<<32-1))
 	r.Lower = get(o, "lower_threshold", 0, number[uint32](0, 1<<32-1))
 	r.own.OnDown = get(o, "on_down", "", oneOf("a way to go", Remove, Quiesce))
@@ -217,6 +218,7 @@ func readReal(c *cursor, r real) real {
 	if o.has("forward") {
 		r.forwards = o.at("forward")
 	}
+	r.Forward, r.Encap = r.way.forward, encapsulation(o, r.way, r.tunnel, r.forwards)
 	if o.done() && r.Lower > r.Upper {
 		o.at("lower_threshold").errorf("%d with an upper threshold of %d (want lower_threshold at most upper_threshold)", r.Lower, r.Upper)
 	}
@@ -235,6 +237,9 @@ func (s *service) reals(rs []real, backend Backend) {
 		if line, ok := seen[r.Key()]; ok {
 			at.errorf("%s is there already, on line %d (want every real server of a service once)", r.Addr, line)
 		}
+		if backend == BackendXDP && r.Encap.Kind != lb.IPIP {
+			r.forwards.errorf("%s with backend: xdp (want ipip, or backend: auto or ipvs)", r.Way())
+		}
 		if backend == BackendXDP && r.Forward != lb.DR && r.Addr.Is6() {
 			r.forwards.errorf("%s with backend: xdp and IPv6 (want dr, or backend: auto or ipvs)", r.Forward)
 		}
@@ -249,6 +254,9 @@ func (s *service) reals(rs []real, backend Backend) {
 	}
 	if hasOwn {
 		s.Own = own
+	}
+	if s.object.has("tunnel") && !slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Encap.Kind != lb.IPIP }) {
+		s.object.at("tunnel").warnf("tunnel has no effect: no real server is reached by gue or gre")
 	}
 	switch at := s.object.at("reals"); {
 	case len(rs) == 0:
@@ -284,6 +292,9 @@ func (s *service) fitCheck(r *real, spec health.Spec) {
 	}
 	if spec.Via == health.ViaVIP && r.Forward == lb.NAT {
 		at.errorf("via: vip with forward: %s (want via: real: with nat no real server has the VIP)", r.Forward)
+	}
+	if spec.Via == health.ViaVIP && r.Encap.Kind != lb.IPIP {
+		at.errorf("via: vip with forward: %s (want via: real: checks go through tunnels of ipip alone)", r.Way())
 	}
 	asked := r.Addr
 	if spec.Address.IsValid() {

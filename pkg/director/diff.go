@@ -217,7 +217,7 @@ func sorryOf(s *config.Service) string {
 		words = netip.AddrPortFrom(s.Sorry, s.SorryPort).String()
 	}
 	if s.SorryForward != lb.DR {
-		words += " by " + s.SorryForward.String()
+		words += " by " + forwardOf(lb.Real{Forward: s.SorryForward, Encap: s.SorryEncap})
 	}
 	if s.SorryInhibit {
 		words += " inhibited"
@@ -234,7 +234,18 @@ func diffReal(a, b lb.Real) string {
 	if a.Weight != b.Weight {
 		return fmt.Sprintf("weight %d -> %d", a.Weight, b.Weight)
 	}
+	if from, to := forwardOf(a), forwardOf(b); from != to {
+		return fmt.Sprintf("forward %s -> %s", from, to)
+	}
 	return "changed"
+}
+
+// forwardOf is how packets get to a real, with what tunnels are made of.
+func forwardOf(r lb.Real) string {
+	if r.Encap.Kind != lb.IPIP {
+		return r.Encap.String()
+	}
+	return r.Forward.String()
 }
 
 // diffService names what is different about a service besides its reals.

@@ -231,7 +231,7 @@ func (p *Patch) apply(svc config.Service) config.Service {
 			continue
 		}
 		if s, ok := servers[at]; ok {
-			r.Weight, r.Forward, r.Upper, r.Lower = uint16(s.Weight), s.Forward, s.Upper, s.Lower
+			r.Weight, r.Forward, r.Encap, r.Upper, r.Lower = uint16(s.Weight), s.Forward, s.Tunnel, s.Upper, s.Lower
 			delete(servers, at) // a real that was added may be the file's by now
 		}
 		reals, from = append(reals, r), append(from, i)
@@ -282,7 +282,7 @@ func portOf(r lb.Real, key ipvsadm.Key) netip.AddrPort {
 // realOf is a real as the file would have it: only masquerading has ports of
 // its own.
 func realOf(s ipvsadm.Server, key ipvsadm.Key) lb.Real {
-	r := lb.Real{Addr: s.Addr, Weight: uint16(s.Weight), Forward: s.Forward, Upper: s.Upper, Lower: s.Lower}
+	r := lb.Real{Addr: s.Addr, Weight: uint16(s.Weight), Forward: s.Forward, Encap: s.Tunnel, Upper: s.Upper, Lower: s.Lower}
 	if s.Forward == lb.NAT && s.Port != key.Port {
 		r.Port = s.Port
 	}
@@ -334,7 +334,7 @@ func entryOf(svc *config.Service) *ipvsadm.Entry {
 	for _, r := range svc.Reals {
 		at := portOf(r, e.Key)
 		e.Servers = append(e.Servers, ipvsadm.Server{
-			Addr: at.Addr(), Port: at.Port(), Forward: r.Forward, Weight: int32(r.Weight), Upper: r.Upper, Lower: r.Lower,
+			Addr: at.Addr(), Port: at.Port(), Forward: r.Forward, Tunnel: r.Encap, Weight: int32(r.Weight), Upper: r.Upper, Lower: r.Lower,
 		})
 	}
 	return e

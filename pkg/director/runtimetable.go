@@ -248,11 +248,8 @@ func refuseService(k ipvsadm.Key, s ipvsadm.Service) *ipvsadm.Failure {
 const maxWeight = 1<<16 - 1
 
 func refuseServer(s ipvsadm.Server) *ipvsadm.Failure {
-	switch {
-	case s.Weight > maxWeight:
+	if s.Weight > maxWeight {
 		return ipvsadm.Refuse(fmt.Sprintf("weight %d is more than %d", s.Weight, maxWeight))
-	case s.Forward == lb.Tunnel && s.Tunnel.Kind != ipvsadm.IPIP:
-		return ipvsadm.Refuse(fmt.Sprintf("no tunnels of type %s (ipip)", s.Tunnel.Kind))
 	}
 	return nil
 }

@@ -67,10 +67,10 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 }
 
 // canPassVIP reports whether a check can prove that the real serves the VIP:
-// for direct routing and, with IPv4, tunnels.
+// for direct routing and, with IPv4, by IPIP.
 func canPassVIP(svc *config.Service, r lb.Real, spec health.Spec) bool {
 	return health.ThroughVIP(spec) && !r.Addr.IsLoopback() &&
-		(r.Forward == lb.DR || r.Forward != lb.NAT && r.Addr.Is4()) &&
+		(r.Forward == lb.DR || r.Forward == lb.Tunnel && r.Encap.Kind == lb.IPIP && r.Addr.Is4()) &&
 		len(svc.Listeners) > 0 && svc.Listeners[0].Addr.Is4() == r.Addr.Is4()
 }
 

@@ -75,6 +75,8 @@ func TestTargetOfIPv6(t *testing.T) {
 		{vip6, lb.Real{Addr: real6}, health.ViaVIP},
 		{vip6, lb.Real{Addr: real6, Forward: lb.Tunnel}, health.ViaReal},
 		{vip6, lb.Real{Addr: real6, Forward: lb.NAT}, health.ViaReal},
+		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel}, health.ViaVIP},
+		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}}, health.ViaReal},
 		{vip6, lb.Real{Addr: netip.IPv6Loopback()}, health.ViaReal},
 		{vip6, lb.Real{Addr: server(1)}, health.ViaReal},
 		{vip, lb.Real{Addr: real6}, health.ViaReal},

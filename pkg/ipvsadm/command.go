@@ -89,37 +89,7 @@ type Server struct {
 	Weight  int32      `json:"weight"`
 	Upper   uint32     `json:"upper,omitempty"`
 	Lower   uint32     `json:"lower,omitempty"`
-	Tunnel  Tunnel     `json:"tunnel,omitzero"` // of [lb.Tunnel]
-}
-
-// TunnelKind is a --tun-type.
-type TunnelKind uint8
-
-// The tunnels of ipvsadm.
-const (
-	IPIP TunnelKind = iota
-	GUE
-	GRE
-)
-
-// String is the word of --tun-type.
-func (k TunnelKind) String() string { return [...]string{"ipip", "gue", "gre"}[k] }
-
-// Checksum is how a tunnel's packets are summed.
-type Checksum uint8
-
-// The checksums of tunnels.
-const (
-	NoChecksum     Checksum = iota // --tun-nocsum, the default
-	WithChecksum                   // --tun-csum
-	RemoteChecksum                 // --tun-remcsum
-)
-
-// Tunnel says how packets reach a real server of forwarding method tunnel.
-type Tunnel struct {
-	Kind     TunnelKind `json:"kind,omitempty"`
-	Port     uint16     `json:"port,omitempty"` // of GUE
-	Checksum Checksum   `json:"checksum,omitempty"`
+	Tunnel  lb.Encap   `json:"tunnel,omitzero"` // of [lb.Tunnel]
 }
 
 // Failure is why a command line was not carried out, in ipvsadm's words.

@@ -59,7 +59,7 @@ type ListedReal struct {
 	Addr     netip.Addr  `json:"address"`
 	Port     uint16      `json:"port"`
 	Forward  string      `json:"forward"`         // Route, Masq, Tunnel
-	Tunnel   Tunnel      `json:"tunnel,omitzero"` // of forward Tunnel
+	Tunnel   lb.Encap    `json:"tunnel,omitzero"` // of forward Tunnel
 	Weight   int32       `json:"weight"`
 	Upper    uint32      `json:"upper_threshold,omitempty"`
 	Lower    uint32      `json:"lower_threshold,omitempty"`
@@ -199,8 +199,8 @@ func (l *ListedService) addReals(v lb.Service, o lb.ObservedService, st lb.Servi
 		w, s := wanted[k], stats[k]
 		l.Reals = append(l.Reals, ListedReal{
 			Addr: k.Addr(), Port: k.Port(), Weight: int32(r.Weight), Usable: r.Usable, Reason: r.Reason,
-			Forward: forwardNames[w.Forward],
-			Upper:   w.Upper, Lower: w.Lower,
+			Forward: forwardNames[w.Forward], Tunnel: w.Encap,
+			Upper: w.Upper, Lower: w.Lower,
 			Active: s.Active, Inactive: s.Inactive, Persist: s.Persist,
 			Stats: ListedStats(s.Counters), Rates: ListedRates(rates[k]),
 		})

@@ -1,5 +1,7 @@
 package ipvsadm
 
+import "github.com/lvx-lb/lvx/pkg/lb"
+
 // option is an option that the table of legal options knows, by its column.
 type option uint8
 
@@ -74,7 +76,7 @@ var legal = [...]string{
 
 // legalTunnel is the same for the types of tunnels and the options from
 // tun-port on.
-var legalTunnel = [...]string{IPIP: "xxxx", GUE: "+111", GRE: "x11x"}
+var legalTunnel = [...]string{lb.IPIP: "xxxx", lb.GUE: "+111", lb.GRE: "x11x"}
 
 // value says whether an option has a value.
 type value uint8

@@ -185,7 +185,7 @@ func (p listPrinter) real(r ListedReal, proto lb.Protocol) {
 	case p.TunInfo:
 		tunnel := "n/a"
 		if r.Forward == "Tunnel" {
-			tunnel = r.Tunnel.String()
+			tunnel = encapInfo(r.Tunnel)
 		}
 		fmt.Fprintf(p, " %-7s %-13s %-6d %-10d %-10d", r.Forward, tunnel, r.Weight, r.Active, r.Inactive)
 	default:

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // maxLine bounds a line of a rule file.
@@ -73,7 +75,7 @@ func (p listPrinter) rules(s ListedService) {
 	for _, r := range s.Reals {
 		fmt.Fprintf(p, "-a %s -r %s %s -w %d", name, p.name(r.Addr, r.Port, s.Proto), ruleForward(r.Forward), r.Weight)
 		if r.Forward == "Tunnel" {
-			fmt.Fprintf(p, " --tun-type %s", r.Tunnel.options())
+			fmt.Fprintf(p, " --tun-type %s", encapOptions(r.Tunnel))
 		}
 		fmt.Fprint(p, "\n")
 	}
@@ -106,25 +108,24 @@ func ruleForward(name string) string {
 	return "-g"
 }
 
-// options are what follows --tun-type.
-func (t Tunnel) options() string {
-	sum := [...]string{"--tun-nocsum", "--tun-csum", "--tun-remcsum"}[t.Checksum]
-	switch t.Kind {
-	case GUE:
-		return fmt.Sprintf("gue --tun-port %d %s", t.Port, sum)
-	case GRE:
-		return "gre " + sum
+// encapOptions are what follows --tun-type.
+func encapOptions(e lb.Encap) string {
+	switch e.Kind {
+	case lb.GUE:
+		return fmt.Sprintf("gue --tun-port %d --tun-%s", e.Port, e.Checksum)
+	case lb.GRE:
+		return "gre --tun-" + e.Checksum.String()
 	}
 	return "ipip"
 }
 
-// String is what --tun-info shows: "ipip", "gue:6080:-c", "gre:+c".
-func (t Tunnel) String() string {
-	sum := [...]string{"-c", "+c", "r+c"}[t.Checksum]
-	switch t.Kind {
-	case GUE:
-		return fmt.Sprintf("gue:%d:%s", t.Port, sum)
-	case GRE:
+// encapInfo is what --tun-info shows: "ipip", "gue:6080:-c", "gre:+c".
+func encapInfo(e lb.Encap) string {
+	sum := [...]string{lb.NoChecksum: "-c", lb.WithChecksum: "+c", lb.RemoteChecksum: "r+c"}[e.Checksum]
+	switch e.Kind {
+	case lb.GUE:
+		return fmt.Sprintf("gue:%d:%s", e.Port, sum)
+	case lb.GRE:
 		return "gre:" + sum
 	}
 	return "ipip"

@@ -253,7 +253,7 @@ func setTunType(p *parser, v string, _ bool) *Failure {
 	if fail := p.see(optTunType); fail != nil {
 		return fail
 	}
-	for _, k := range []TunnelKind{IPIP, GUE, GRE} {
+	for _, k := range []lb.EncapKind{lb.IPIP, lb.GUE, lb.GRE} {
 		if k.String() == v {
 			p.Server.Tunnel.Kind = k
 			return nil
@@ -266,13 +266,15 @@ func setTunPort(p *parser, v string, _ bool) *Failure {
 	return p.number(optTunPort, v, 1, 65535, "illegal tunnel port specified", func(n int) { p.Server.Tunnel.Port = uint16(n) })
 }
 
-func (p *parser) checksum(o option, c Checksum) *Failure {
+func (p *parser) checksum(o option, c lb.EncapChecksum) *Failure {
 	p.Server.Tunnel.Checksum = c
 	return p.see(o)
 }
 
-func setTunNoCsum(p *parser, _ string, _ bool) *Failure { return p.checksum(optTunNoCsum, NoChecksum) }
-func setTunCsum(p *parser, _ string, _ bool) *Failure   { return p.checksum(optTunCsum, WithChecksum) }
+func setTunNoCsum(p *parser, _ string, _ bool) *Failure {
+	return p.checksum(optTunNoCsum, lb.NoChecksum)
+}
+func setTunCsum(p *parser, _ string, _ bool) *Failure { return p.checksum(optTunCsum, lb.WithChecksum) }
 func setTunRemCsum(p *parser, _ string, _ bool) *Failure {
-	return p.checksum(optTunRemCsum, RemoteChecksum)
+	return p.checksum(optTunRemCsum, lb.RemoteChecksum)
 }

@@ -52,11 +52,11 @@ func (c *check) text() string {
 
 // asked is what a checker is asked of.
 type asked struct {
-	real    netip.Addr
-	port    uint16 // 0: unknown
-	forward string
-	host    string // virtualhost of the real server or of the virtual server
-	timing  []timing
+	real   netip.Addr
+	port   uint16 // 0: unknown
+	way    way
+	host   string // virtualhost of the real server or of the virtual server
+	timing []timing
 }
 
 // target is what a checker's block says about whom it asks.
@@ -178,7 +178,7 @@ func (m *mapper) finish(c *check, a asked, to target, retry uint64, retryDelay t
 		if to.port != 0 {
 			c.put("port", "%d", to.port)
 		}
-		if a.forward == "nat" || !m.o.ViaVIP || to.addr.IsValid() {
+		if !a.way.takesChecks() || !m.o.ViaVIP || to.addr.IsValid() {
 			c.put("via", "real")
 		}
 		if to.addr.IsValid() {

@@ -25,7 +25,7 @@ func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64
 			s.mark(Harmless, "keepalived ignores the real server %s", quote(strings.Join(s.Args, " ")))
 		case isOther(ends, addr) && v.isMixed:
 			continue // the other half of the group has it
-		case isOther(ends, addr) && v.readBlock(s, netip.AddrPortFrom(addr, port)).forward == "tunnel":
+		case isOther(ends, addr) && v.readBlock(s, netip.AddrPortFrom(addr, port)).way.isTunnel():
 			s.mark(Lost, "lvx tunnels to real servers of the VIP's family only")
 		case isOther(ends, addr):
 			s.mark(Harmless, "keepalived ignores a real server of another family than the VIP's")
@@ -42,7 +42,7 @@ func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64
 type realBlock struct {
 	from    *Statement
 	where   netip.AddrPort
-	forward string
+	way     way
 	inhibit bool
 	weight  uint64
 	host    string
@@ -54,7 +54,7 @@ type realBlock struct {
 // readBlock reads the block of a real_server; what it leaves out is the
 // virtual_server's.
 func (v *virtual) readBlock(s *Statement, where netip.AddrPort) realBlock {
-	r := realBlock{from: s, where: where, forward: *v.forward, inhibit: v.inhibit, weight: v.weight, host: v.host}
+	r := realBlock{from: s, where: where, way: *v.way, inhibit: v.inhibit, weight: v.weight, host: v.host}
 	for _, c := range s.Block {
 		if c.keyword == nil || r.timing.take(c) {
 			continue
@@ -63,7 +63,7 @@ func (v *virtual) readBlock(s *Statement, where netip.AddrPort) realBlock {
 		case "weight":
 			r.weight = or(r.weight, count(c, 0, 65535))
 		case "lvs_method":
-			r.forward = or(r.forward, forwarding(c))
+			r.way = or(r.way, forwarding(c))
 		case "inhibit_on_failure":
 			r.inhibit = or(r.inhibit, truth(c))
 		case "uthreshold":
@@ -87,7 +87,7 @@ func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPor
 	if checkPort == 0 {
 		checkPort = listener
 	}
-	isTranslated := block.forward == "nat" && where.Port() != 0
+	isTranslated := block.way.word == "nat" && where.Port() != 0
 	identity := netip.AddrPortFrom(where.Addr(), listener)
 	if isTranslated {
 		identity = where
@@ -105,13 +105,11 @@ func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPor
 	case isTranslated:
 		r.put("port", "%d", where.Port())
 	default:
-		s.mark(Mapped, "%s cannot change ports: keepalived takes the virtual server's, %s", block.forward, portName(listener))
+		s.mark(Mapped, "%s cannot change ports: keepalived takes the virtual server's, %s", block.way.word, portName(listener))
 	}
 	s.mark(Mapped, "")
 	r.put("weight", "%d", block.weight)
-	if block.forward != *v.forward {
-		r.put("forward", "%s", block.forward)
-	}
+	r.putWay(block.way, *v.way)
 	if block.inhibit != v.inhibit {
 		r.put("on_down", "%s", onDown(block.inhibit))
 	}
@@ -119,7 +117,7 @@ func (m *mapper) readReal(b *body, v *virtual, s *Statement, where netip.AddrPor
 		r.put("hooks", "{%s}", words)
 	}
 	m.limitKeys(r, block.limits)
-	a := asked{real: where.Addr(), port: checkPort, forward: block.forward, host: block.host, timing: []timing{block.timing, v.timing}}
+	a := asked{real: where.Addr(), port: checkPort, way: block.way, host: block.host, timing: []timing{block.timing, v.timing}}
 	for _, c := range s.Block {
 		if _, ok := checkers[c.Word]; ok && c.keyword != nil {
 			r.checks = append(r.checks, m.readChecker(c, a)...)

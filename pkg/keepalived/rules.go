@@ -85,10 +85,7 @@ func (m *mapper) readRule(t *ipvsadm.Table, s *Statement, args []string, h ipvsa
 
 // markUnknown says of a rule what lvx has no word for.
 func markUnknown(s *Statement, server ipvsadm.Server) {
-	switch {
-	case server.Forward == lb.Tunnel && server.Tunnel.Kind != ipvsadm.IPIP:
-		s.mark(Lost, "lvx has IPIP tunnels only: %s becomes ipip", server.Tunnel.Kind)
-	case server.Weight > 65535:
+	if server.Weight > 65535 {
 		s.mark(Changed, "weight 65535 at most")
 	}
 }
@@ -107,9 +104,9 @@ func setTimeouts(seconds [3]int) []pair {
 // serveEntry makes a service of an entry of the table.
 func (m *mapper) serveEntry(e *ipvsadm.Entry, s *Statement) {
 	protocol := e.Proto.String()
-	v := &virtual{from: s, protocol: protocol, scheduler: e.Scheduler, onePacket: e.OnePacket, persistence: uint64(e.Persistent), forward: ptr("dr")}
+	v := &virtual{from: s, protocol: protocol, scheduler: e.Scheduler, onePacket: e.OnePacket, persistence: uint64(e.Persistent), way: &way{word: "dr"}}
 	if len(e.Servers) > 0 {
-		v.forward = ptr(e.Servers[0].Forward.String())
+		v.way = ptr(wayOf(e.Servers[0]))
 	}
 	for bit, name := range []string{"-fallback", "-port"} {
 		if e.Flags&(1<<bit) != 0 && (v.scheduler == "sh" || v.scheduler == "mh") {
@@ -129,22 +126,20 @@ func (m *mapper) serveEntry(e *ipvsadm.Entry, s *Statement) {
 	b := &body{from: s, protocol: protocol}
 	m.balanceKeys(b, v, nil)
 	for _, server := range e.Servers {
-		b.reals = append(b.reals, m.entryReal(s, server, e.Port, *v.forward))
+		b.reals = append(b.reals, m.entryReal(s, server, e.Port, *v.way))
 	}
 	m.addServices(b, v, []endpoint{end})
 }
 
 // entryReal is a real server of the table as the output has it.
-func (m *mapper) entryReal(s *Statement, server ipvsadm.Server, listener uint16, forward string) *realOut {
+func (m *mapper) entryReal(s *Statement, server ipvsadm.Server, listener uint16, usual way) *realOut {
 	r := &realOut{item: &item{from: s}, isPlain: true}
 	r.put("address", "%s", scalar(server.Addr.String()))
 	if server.Forward == lb.NAT && server.Port != 0 && server.Port != listener {
 		r.put("port", "%d", server.Port)
 	}
 	r.put("weight", "%d", min(server.Weight, 65535))
-	if own := server.Forward.String(); own != forward {
-		r.put("forward", "%s", own)
-	}
+	r.putWay(wayOf(server), usual)
 	if server.Upper > 0 {
 		r.put("upper_threshold", "%d", server.Upper)
 	}

@@ -120,8 +120,8 @@ func (m *mapper) complete(v *virtual, ends []endpoint) (notes []string) {
 		v.scheduler = string(lb.WLC)
 		notes = append(notes, "no usable lb_algo: wlc")
 	}
-	if v.forward == nil {
-		v.forward = ptr("nat")
+	if v.way == nil {
+		v.way = &way{word: "nat"}
 		notes = append(notes, "no usable lb_kind: NAT")
 	}
 	if v.onePacket && v.protocol != "udp" {
@@ -155,7 +155,10 @@ func (m *mapper) balanceKeys(b *body, v *virtual, ends []endpoint) {
 		}
 		b.put("persistence", "{timeout: %ds%s}", v.persistence, mask)
 	}
-	b.put("forward", "%s", *v.forward)
+	b.put("forward", "%s", v.way.word)
+	if v.way.tunnel != "" {
+		b.put("tunnel", "%s", v.way.tunnel)
+	}
 	if v.inhibit {
 		b.put("on_down", "quiesce")
 	}
@@ -189,7 +192,7 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 	if s == nil {
 		return
 	}
-	forward := or(*v.forward, s.forward)
+	way := or(*v.way, s.way)
 	switch {
 	case isOther(ends, s.addr) && v.isMixed:
 		return
@@ -198,15 +201,18 @@ func (m *mapper) sorryKeys(b *body, v *virtual, ends []endpoint) {
 		return
 	}
 	s.from.mark(Mapped, "")
-	isTranslated := forward == "nat" && s.port != 0 && !slices.ContainsFunc(ends, func(e endpoint) bool { return e.port == s.port })
+	isTranslated := way.word == "nat" && s.port != 0 && !slices.ContainsFunc(ends, func(e endpoint) bool { return e.port == s.port })
 	if s.addr.IsLoopback() && !isTranslated {
-		forward = "dr" // this host itself
+		way.word, way.tunnel = "dr", "" // this host itself
 	}
-	if forward == "dr" && !s.inhibit {
+	if way.word == "dr" && !s.inhibit {
 		b.put("sorry_server", "%s", scalar(s.addr.String()))
 		return
 	}
-	words := "address: " + scalar(s.addr.String()) + ", forward: " + forward
+	words := "address: " + scalar(s.addr.String()) + ", forward: " + way.word
+	if way.tunnel != "" {
+		words += ", tunnel: " + way.tunnel
+	}
 	if isTranslated {
 		words += fmt.Sprintf(", port: %d", s.port)
 	}

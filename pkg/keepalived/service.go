@@ -58,7 +58,7 @@ type virtual struct {
 	scheduler   string
 	flags       []string
 	onePacket   bool
-	forward     *string
+	way         *way
 	persistence uint64 // seconds; 0: none
 	granularity string
 	engine      *Statement
@@ -79,7 +79,7 @@ type sorry struct {
 	from    *Statement
 	addr    netip.Addr
 	port    uint16
-	forward *string
+	way     *way
 	inhibit bool
 }
 
@@ -114,7 +114,7 @@ func (v *virtual) balance(c *Statement) bool {
 	case "lb_algo", "lvs_sched":
 		v.setScheduler(c)
 	case "lb_kind", "lvs_method":
-		v.forward = first(forwarding(c), v.forward)
+		v.way = first(forwarding(c), v.way)
 	case "protocol":
 		switch p := strings.ToLower(c.arg(0)); p {
 		case "tcp", "udp", "sctp":
@@ -183,21 +183,6 @@ func (v *virtual) setFlag(c *Statement) {
 	if !slices.Contains(v.flags, name) {
 		v.flags = append(v.flags, name)
 	}
-}
-
-// forwarding reads the word of a forwarding method.
-func forwarding(c *Statement) *string {
-	words := map[string]string{"NAT": "nat", "DR": "dr", "TUN": "tunnel"}
-	word, ok := words[c.arg(0)]
-	if !ok {
-		c.mark(Harmless, "keepalived does not know the method %s (it wants NAT, DR or TUN) and ignores it", quote(c.arg(0)))
-		return nil
-	}
-	if i := slices.Index(c.Args, "type"); i >= 0 && i+1 < len(c.Args) && c.Args[i+1] != "ipip" {
-		c.mark(Lost, "lvx has IPIP tunnels only: %s becomes ipip", quote(c.Args[i+1]))
-	}
-	c.mark(Mapped, "")
-	return &word
 }
 
 // rules reads what is about the life of the service.
@@ -273,7 +258,7 @@ func (v *virtual) sorryServer(c *Statement) bool {
 			c.mark(Harmless, "stands before the sorry_server")
 			break
 		}
-		v.sorry.forward = first(forwarding(c), v.sorry.forward)
+		v.sorry.way = first(forwarding(c), v.sorry.way)
 	default:
 		return false
 	}

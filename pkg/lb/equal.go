@@ -14,7 +14,7 @@ func (s *State) Equal(o *State) bool {
 func (s *Service) Equal(o *Service) bool {
 	return s.Name == o.Name && s.Mark == o.Mark && s.Scheduler == o.Scheduler && s.Flags == o.Flags &&
 		s.OnePacket == o.OnePacket && s.Stateless == o.Stateless && s.Persistence == o.Persistence &&
-		s.Sorry == o.Sorry && s.SorryForward == o.SorryForward &&
+		s.Sorry == o.Sorry && s.SorryForward == o.SorryForward && s.SorryEncap == o.SorryEncap &&
 		s.SorryPort == o.SorryPort && s.SorryInhibit == o.SorryInhibit && s.Condition == o.Condition &&
 		equalLists(s.Listeners, o.Listeners) && equalLists(s.Reals, o.Reals) && equalLists(s.Absent, o.Absent) &&
 		equalLists(s.Deny, o.Deny) && equalLists(s.Allow, o.Allow)

@@ -15,7 +15,7 @@ func TestEqualSeesEveryField(t *testing.T) {
 	prefixes := []netip.Prefix{netip.PrefixFrom(addr, 32)}
 	service := lb.Service{
 		Name: "a", Mark: 1, Scheduler: lb.RR, Flags: 1, OnePacket: true, Stateless: true, Persistence: lb.Persistence{Timeout: time.Second},
-		Listeners: []lb.Listener{{Addr: addr}}, Reals: []lb.Real{{Addr: addr}}, Absent: []lb.Real{{Addr: addr}}, Sorry: addr, SorryPort: 1, SorryForward: lb.NAT, SorryInhibit: true,
+		Listeners: []lb.Listener{{Addr: addr}}, Reals: []lb.Real{{Addr: addr}}, Absent: []lb.Real{{Addr: addr}}, Sorry: addr, SorryPort: 1, SorryForward: lb.NAT, SorryEncap: lb.Encap{Kind: lb.GUE}, SorryInhibit: true,
 		Deny: prefixes, Allow: prefixes, Condition: "from a network",
 	}
 	state := lb.State{

@@ -134,7 +134,7 @@ type Forward uint8
 const (
 	DR     Forward = iota // direct routing: the frame's MAC is rewritten
 	NAT                   // masquerading
-	Tunnel                // the packet goes inside another one: IPIP
+	Tunnel                // the packet goes inside another one, see [Encap]
 )
 
 // String gives the configuration file's word: "dr", "nat", "tunnel".
@@ -157,6 +157,7 @@ type Real struct {
 	Port      uint16 // 0 = the listener's port; direct routing cannot translate ports
 	Weight    uint16 // 0 = quiesced: keeps its connections, gets no new ones
 	Forward   Forward
+	Encap     Encap  // of a [Tunnel]
 	Upper     uint32 // upper connection threshold, 0 = none (ipvsadm -x)
 	Lower     uint32 // lower connection threshold, 0 = none (ipvsadm -y)
 	Unchecked bool   // of those that are absent: only because it has not been checked yet, so that its connections wait and are not reset
@@ -168,6 +169,15 @@ func (s *Service) IsIPv6() bool {
 		return s.Listeners[0].Addr.Is6()
 	}
 	return len(s.Reals) > 0 && s.Reals[0].Addr.Is6()
+}
+
+// Way is the configuration file's word for how packets get to r: "dr", "nat",
+// "tunnel", which is IPIP, "gue" or "gre".
+func (r Real) Way() string {
+	if r.Forward == Tunnel && r.Encap.Kind != IPIP {
+		return r.Encap.Kind.String()
+	}
+	return r.Forward.String()
 }
 
 // Service is a virtual service: all its listeners are scheduled, persisted
@@ -187,6 +197,7 @@ type Service struct {
 	Sorry        netip.Addr     // sorry server, used while no real is usable; the zero Addr = none
 	SorryPort    uint16         // where the sorry server listens, 0 = the listener's port; only NAT can change it
 	SorryForward Forward        // how packets get to the sorry server
+	SorryEncap   Encap          // of a sorry server behind a [Tunnel]
 	SorryInhibit bool           // kernel IPVS: one that has served stays, with weight 0, and keeps its connections; XDP's always do
 	Deny         []netip.Prefix // clients whose packets are dropped; the longest prefix of Deny and Allow decides
 	Allow        []netip.Prefix // if not empty, clients outside of it are dropped

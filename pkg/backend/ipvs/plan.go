@@ -309,6 +309,7 @@ func destinations(svc lb.Service, family ipvs.AddressFamily) []ipvs.Destination 
 		ds = append(ds, ipvs.Destination{
 			Address: r.Addr, Port: realPort(r, svc), Family: family, Weight: uint32(r.Weight),
 			FwdMethod: forwardMethod(r.Forward), UpperThreshold: r.Upper, LowerThreshold: r.Lower,
+			TunnelType: tunnelTypes[r.Encap.Kind], TunnelPort: r.Encap.Port, TunnelFlags: tunnelFlags[r.Encap.Checksum],
 		})
 	}
 	if usable || !svc.Sorry.IsValid() || familyOf(svc.Sorry) != family {
@@ -324,6 +325,7 @@ func sorryOf(svc lb.Service, family ipvs.AddressFamily) ipvs.Destination {
 	return ipvs.Destination{
 		Address: svc.Sorry, Port: realPort(lb.Real{Addr: svc.Sorry, Port: svc.SorryPort, Forward: svc.SorryForward}, svc), Family: family,
 		Weight: 1, FwdMethod: forwardMethod(svc.SorryForward),
+		TunnelType: tunnelTypes[svc.SorryEncap.Kind], TunnelPort: svc.SorryEncap.Port, TunnelFlags: tunnelFlags[svc.SorryEncap.Checksum],
 	}
 }
 
@@ -346,6 +348,14 @@ func (v virtual) wanted(have []ipvs.Destination) []ipvs.Destination {
 	}
 	return slices.Insert(slices.Clone(v.reals), before, *v.inhibited)
 }
+
+// What tunnels are made of, in the kernel's words.
+var (
+	tunnelTypes = [...]ipvs.TunnelType{lb.IPIP: ipvs.IPIP, lb.GUE: ipvs.GUE, lb.GRE: ipvs.GRE}
+	tunnelFlags = [...]ipvs.TunnelFlags{
+		lb.NoChecksum: ipvs.TunnelEncapNoChecksum, lb.WithChecksum: ipvs.TunnelEncapChecksum, lb.RemoteChecksum: ipvs.TunnelEncapRemoteChecksum,
+	}
+)
 
 func forwardMethod(f lb.Forward) ipvs.ForwardType {
 	switch f {

@@ -81,6 +81,22 @@ func TestVirtuals(t *testing.T) {
 			basic, d(func(d *ipvs.Destination) { d.FwdMethod, d.UpperThreshold, d.LowerThreshold = ipvs.Tunnel, 10, 5 }),
 		},
 		{
+			"gue", func(s *lb.Service) {
+				s.Reals[0].Forward, s.Reals[0].Encap = lb.Tunnel, lb.Encap{Kind: lb.GUE, Port: 5555, Checksum: lb.RemoteChecksum}
+			},
+			basic, d(func(d *ipvs.Destination) {
+				d.FwdMethod, d.TunnelType, d.TunnelPort, d.TunnelFlags = ipvs.Tunnel, ipvs.GUE, 5555, ipvs.TunnelEncapRemoteChecksum
+			}),
+		},
+		{
+			"gre", func(s *lb.Service) {
+				s.Reals[0].Forward, s.Reals[0].Encap = lb.Tunnel, lb.Encap{Kind: lb.GRE, Checksum: lb.WithChecksum}
+			},
+			basic, d(func(d *ipvs.Destination) {
+				d.FwdMethod, d.TunnelType, d.TunnelFlags = ipvs.Tunnel, ipvs.GRE, ipvs.TunnelEncapChecksum
+			}),
+		},
+		{
 			"SCTP, a scheduler of the kernel's alone", func(s *lb.Service) { s.Listeners[0].Proto, s.Scheduler = lb.SCTP, lb.LBLCR },
 			with(func(s *ipvs.Service) { s.Protocol, s.Scheduler = ipvs.SCTP, "lblcr" }), d(func(*ipvs.Destination) {}),
 		},

@@ -63,7 +63,8 @@ func index(list []ipvs.Destination, d ipvs.Destination) int {
 // the director itself local, whatever it was asked for.
 func equal(have, want ipvs.Destination) bool {
 	method := have.FwdMethod == want.FwdMethod || have.FwdMethod == ipvs.Local
-	return method && have.Weight == want.Weight && have.UpperThreshold == want.UpperThreshold && have.LowerThreshold == want.LowerThreshold
+	tunnel := have.TunnelType == want.TunnelType && have.TunnelPort == want.TunnelPort && have.TunnelFlags == want.TunnelFlags
+	return method && tunnel && have.Weight == want.Weight && have.UpperThreshold == want.UpperThreshold && have.LowerThreshold == want.LowerThreshold
 }
 
 // sameService compares what an edit of a service can change. The kernel adds

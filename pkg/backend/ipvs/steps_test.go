@@ -126,4 +126,14 @@ func TestEqualLocal(t *testing.T) {
 	if equal(have, want) {
 		t.Error("tunnel and direct routing are the same")
 	}
+	for _, change := range []func(*ipvs.Destination){
+		func(d *ipvs.Destination) { d.TunnelType = ipvs.GUE }, func(d *ipvs.Destination) { d.TunnelPort = 6080 },
+		func(d *ipvs.Destination) { d.TunnelFlags = ipvs.TunnelEncapChecksum },
+	} {
+		other := want
+		change(&other)
+		if equal(other, want) {
+			t.Errorf("tunnels of %+v and %+v are the same", other, want)
+		}
+	}
 }

@@ -81,8 +81,8 @@ func cannot(s lb.Service, ipv6 bool) string {
 			return "listeners of both families"
 		}
 	}
-	if s.Sorry.IsValid() && (s.SorryForward == lb.NAT || s.SorryForward != lb.DR && isIPv6) {
-		return "sorry_server by " + s.SorryForward.String()
+	if s.Sorry.IsValid() && (s.SorryForward == lb.NAT || s.SorryForward != lb.DR && isIPv6 || s.SorryEncap.Kind != lb.IPIP) {
+		return "sorry_server by " + lb.Real{Forward: s.SorryForward, Encap: s.SorryEncap}.Way()
 	}
 	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
 		for _, r := range rs {
@@ -93,6 +93,8 @@ func cannot(s lb.Service, ipv6 bool) string {
 			switch {
 			case why != "":
 				return why
+			case r.Encap.Kind != lb.IPIP:
+				return "forward " + r.Way()
 			case r.Forward != lb.DR && isIPv6:
 				return "forward " + r.Forward.String() + " with IPv6"
 			case r.Addr.Is6() && !ipv6:

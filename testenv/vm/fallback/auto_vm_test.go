@@ -59,6 +59,10 @@ services:
     listen: ["192.168.79.99:81/tcp"]
     forward: tunnel
     reals: [{address: 192.168.79.27}]
+  - name: gue
+    listen: ["192.168.79.99:82/tcp"]
+    forward: gue
+    reals: [{address: 192.168.79.27}, {address: 192.168.79.37, forward: gre, tunnel: {checksum: csum}}]
   - name: thresholds
     listen: ["192.168.79.99:443/tcp"]
     scheduler: wlc
@@ -76,7 +80,7 @@ services:
 func everywhere(l *lab) {
 	l.run(everything)
 	want := map[string]string{
-		"plain": "xdp", "nat": "xdp", "ftp": "ipvs: FTP by NAT: its data connections need the kernel's helper", "tunnel": "xdp", "thresholds": "xdp",
+		"plain": "xdp", "nat": "xdp", "ftp": "ipvs: FTP by NAT: its data connections need the kernel's helper", "tunnel": "xdp", "gue": "ipvs: forward gue", "thresholds": "xdp",
 		"signalling": "ipvs: scheduler lblcr remembers destinations",
 		"six":        "xdp",
 	}

@@ -1,0 +1,63 @@
+package config
+
+import "github.com/lvx-lb/lvx/pkg/lb"
+
+// way is how packets get to a real, in a word.
+type way struct {
+	forward lb.Forward
+	kind    lb.EncapKind // of a tunnel
+}
+
+var ways = map[string]way{
+	"dr": {}, "nat": {forward: lb.NAT},
+	"ipip": {forward: lb.Tunnel}, "tunnel": {forward: lb.Tunnel},
+	"gue": {lb.Tunnel, lb.GUE}, "gre": {lb.Tunnel, lb.GRE},
+}
+
+// forwarding reads how packets get to the reals.
+func forwarding(c *cursor) way {
+	return ways[oneOf("a way of forwarding", "dr", "nat", "ipip", "tunnel", "gue", "gre")(c)]
+}
+
+// tunnel reads what tunnels that are not IPIP are made of.
+func tunnel(c *cursor) *lb.Encap {
+	sums := map[string]lb.EncapChecksum{}
+	for _, sum := range []lb.EncapChecksum{lb.NoChecksum, lb.WithChecksum, lb.RemoteChecksum} {
+		sums[sum.String()] = sum
+	}
+	o := c.object()
+	e := &lb.Encap{
+		Port:     get(o, "port", 0, number[uint16](1, 65535)),
+		Checksum: sums[get(o, "checksum", lb.NoChecksum.String(), oneOf("a checksum of tunnels", "nocsum", "csum", "remcsum"))],
+	}
+	o.done()
+	return e
+}
+
+// encapsulation is what the packets of a way travel in. Made is what tunnel says,
+// nil without it; o may have it itself, forwards is where the way is.
+func encapsulation(o *object, w way, made *lb.Encap, forwards *cursor) (e lb.Encap) {
+	at := forwards
+	if o.has("tunnel") {
+		at = o.at("tunnel")
+	}
+	if w.kind == lb.IPIP {
+		if o.has("tunnel") {
+			at.errorf("tunnel without forward: gue or gre (want it with one of them)")
+		}
+		return lb.Encap{}
+	}
+	e.Kind = w.kind
+	if made != nil {
+		e.Port, e.Checksum = made.Port, made.Checksum
+	}
+	switch {
+	case e.Kind == lb.GUE && e.Port == 0:
+		e.Port = lb.GUEPort
+	case e.Kind == lb.GRE && e.Port != 0:
+		at.errorf("port %d of a gre tunnel (want no port: gue has one)", e.Port)
+	case e.Kind == lb.GRE && e.Checksum == lb.RemoteChecksum:
+		at.errorf("%s of a gre tunnel (want nocsum or csum: gue has it)", e.Checksum)
+	}
+	return e
+}

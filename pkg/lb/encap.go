@@ -1,0 +1,54 @@
+package lb
+
+import "fmt"
+
+// EncapKind is what the packets for a real behind a [Tunnel] travel in (the
+// kernel's IP_VS_CONN_F_TUNNEL_TYPE_*).
+type EncapKind uint8
+
+// The tunnels of the kernel's IPVS. XDP makes IPIP; what a service needs of the
+// others, the kernel does.
+const (
+	IPIP EncapKind = iota // an IP packet in an IP packet
+	GUE                   // generic UDP encapsulation
+	GRE                   // generic routing encapsulation
+)
+
+// String is the word of ipvsadm's --tun-type and of the configuration file.
+func (k EncapKind) String() string { return [...]string{"ipip", "gue", "gre"}[k] }
+
+// EncapChecksum is how a tunnel's outer header is summed (the kernel's
+// IP_VS_TUNNEL_ENCAP_FLAG_*).
+type EncapChecksum uint8
+
+// The checksums of tunnels.
+const (
+	NoChecksum     EncapChecksum = iota // none: --tun-nocsum
+	WithChecksum                        // over the whole packet: --tun-csum
+	RemoteChecksum                      // the real makes the inner one: --tun-remcsum, GUE only
+)
+
+// String is the word of the configuration file and of keepalived.
+func (c EncapChecksum) String() string { return [...]string{"nocsum", "csum", "remcsum"}[c] }
+
+// GUEPort is the port of [GUE] where none is named, as IANA has it.
+const GUEPort = 6080
+
+// Encap says what the packets for a real behind a [Tunnel] travel in. The zero
+// value is IPIP.
+type Encap struct {
+	Kind     EncapKind     `json:"kind,omitempty"`
+	Port     uint16        `json:"port,omitempty"` // of [GUE]: where the real listens, 1-65535
+	Checksum EncapChecksum `json:"checksum,omitempty"`
+}
+
+// String names all of it: "ipip", "gue port 6080 nocsum", "gre csum".
+func (e Encap) String() string {
+	switch e.Kind {
+	case GUE:
+		return fmt.Sprintf("gue port %d %s", e.Port, e.Checksum)
+	case GRE:
+		return "gre " + e.Checksum.String()
+	}
+	return e.Kind.String()
+}

@@ -35,9 +35,10 @@ segment, so that it takes packets for the VIP and stays silent about it.
 
 With --tunnel it takes them out of IPIP packets as well (forward: ipip): tunl0
 up with the VIP, rp_filter=2 there, and an MSS that leaves room for the outer
-header, by a rule of nf_tables.`,
+header, by a rule of nf_tables. --tunnel=gue takes them out of UDP (forward: gue).`,
 		Example: `  lvx real up --vip 172.25.0.100
   lvx real up --vip 172.25.0.100 --tunnel
+  lvx real up --vip 172.25.0.100 --tunnel gue
   lvx real up --vip 172.25.0.100,172.25.0.101 --interface eth1
   lvx real status
   lvx real down --vip 172.25.0.101
@@ -48,7 +49,7 @@ header, by a rule of nf_tables.`,
 	flags := cmd.PersistentFlags()
 	flags.StringSliceVar(&f.vips, "vip", nil, "virtual `address`; again, or with commas, for several")
 	flags.StringVar(&f.options.Interface, "interface", "", "`interface` that faces the segment (default: that of the route to the VIP)")
-	flags.StringVar((*string)(&f.options.Tunnel), "tunnel", "", "packets come in a tunnel of this `kind`: ipip, which is the default of the bare flag")
+	flags.StringVar((*string)(&f.options.Tunnel), "tunnel", "", "packets come in a tunnel of this `kind`: ipip, which is the default of the bare flag, gue, or gue:PORT")
 	flags.Lookup("tunnel").NoOptDefVal = string(realserver.IPIP)
 	flags.StringVar(&f.options.StateFile, "state", realserver.DefaultStateFile, "`file` that remembers what was there before")
 	cmd.AddCommand(f.up(), f.down(), f.status())
@@ -118,8 +119,9 @@ The rule that lowers it is readable for root alone.`,
 // parse reads the VIPs: those of --vip, and those that follow a space.
 func (f *realFlags) parse(args []string) error {
 	for _, text := range slices.Concat(f.vips, args) {
-		if f.options.Tunnel == realserver.IPIP && text == string(realserver.IPIP) {
-			continue // --tunnel ipip, in two words
+		if word := realserver.Tunnel(text); f.options.Tunnel == realserver.IPIP && word.IsTunnel() {
+			f.options.Tunnel = word // --tunnel gue, in two words
+			continue
 		}
 		vip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(text, "/32"), "/128"))
 		if err != nil {
@@ -182,8 +184,11 @@ func printReal(w io.Writer, st realserver.Status) error {
 	}
 	if !st.IsReady() {
 		cure := "lvx real up --vip " + strings.Join(vips, ",")
-		if slices.ContainsFunc(st.VIPs, func(v realserver.VIP) bool { return v.Tunnel != "" }) {
+		if i := slices.IndexFunc(st.VIPs, func(v realserver.VIP) bool { return v.Tunnel != "" }); i >= 0 {
 			cure += " --tunnel"
+			if t := st.VIPs[i].Tunnel; t != realserver.IPIP {
+				cure += " " + string(t)
+			}
 		}
 		return fmt.Errorf("not ready to serve %s (%s)", strings.Join(vips, ", "), cure)
 	}

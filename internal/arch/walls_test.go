@@ -64,7 +64,7 @@ var walls = map[string][]string{
 	"pkg/netfilter":       {"pkg/lb"},
 	"pkg/notify":          {"pkg/lb", "pkg/guard"},
 	"pkg/pcapng":          {},
-	"pkg/realserver":      {"internal/kernellist", "internal/jsonfile", "pkg/vip"},
+	"pkg/realserver":      {"internal/kernellist", "internal/jsonfile", "pkg/lb", "pkg/vip"},
 	"pkg/sched":           {},
 	"pkg/vip":             {"internal/kernellist", "internal/jsonfile"},
 	"pkg/vrrp":            {"internal/kernellist", "pkg/vip", "pkg/guard"},

@@ -38,7 +38,7 @@ func (r *reporter) lowerSegments(s *state) error {
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", v.Interface, err)
 		}
-		want[v.Addr] = segmentFor(link.Attrs().MTU)
+		want[v.Addr] = segmentFor(v.Tunnel, link.Attrs().MTU)
 	}
 	have, err := segmentRules()
 	if err == nil && maps.Equal(have, want) {
@@ -83,9 +83,9 @@ func hasNoTables(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL)
 }
 
-// segmentFor is the longest segment that fits the tunnel over a link.
-func segmentFor(mtu int) uint16 {
-	return uint16(min(max(mtu-tunnelOverhead-headerLen, 0), 0xffff))
+// segmentFor is the longest segment that fits a tunnel over a link.
+func segmentFor(t Tunnel, mtu int) uint16 {
+	return uint16(min(max(mtu-t.overhead()-headerLen, 0), 0xffff))
 }
 
 // setSegmentRules replaces the table by one with a rule for each VIP:
@@ -185,7 +185,7 @@ func judgeSegment(v VIP) (Setting, error) {
 	if err != nil {
 		return Setting{}, fmt.Errorf("interface %s: %w", v.Interface, err)
 	}
-	fits := int(segmentFor(link.Attrs().MTU))
+	fits := int(segmentFor(v.Tunnel, link.Attrs().MTU))
 	offered, err := offeredSegment(link)
 	if err != nil {
 		return Setting{}, err

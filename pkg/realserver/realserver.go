@@ -2,7 +2,7 @@
 // lo, so that the kernel takes packets for it, and ARP settings that keep the
 // host from answering for it on the segment, where it belongs to the
 // director. For a director that sends through a tunnel it opens the kernel's
-// IPIP device as well, and lowers the MSS by what the tunnel adds.
+// IPIP device as well, for GUE its UDP port, and lowers the MSS by what the tunnel adds.
 //
 // It changes nothing else, and it remembers what it changed, so that it can
 // be undone exactly. It does not know what the real serves.

@@ -24,9 +24,6 @@ const IPIP Tunnel = "ipip"
 // director, and the module makes it by itself.
 const tunnelDevice = "tunl0"
 
-// tunnelOverhead is how much longer a packet is in a tunnel.
-const tunnelOverhead = 20
-
 // errNoTunnel is returned where the kernel cannot decapsulate.
 var errNoTunnel = errors.New("this kernel has no IPIP device (CONFIG_NET_IPIP; where it is a module: modprobe ipip); " +
 	"use direct routing, or decapsulate before the kernel, for example with XDP")
@@ -36,8 +33,8 @@ func fitsTunnel(vip netip.Addr, t Tunnel) error {
 	switch {
 	case t == "":
 		return nil
-	case t != IPIP:
-		return fmt.Errorf("tunnel %q: not one that lvx sets up (want ipip)", t)
+	case !t.IsTunnel():
+		return fmt.Errorf("tunnel %q: not one that lvx sets up (want ipip, gue or gue:PORT)", t)
 	case !vip.Is4():
 		return fmt.Errorf("VIP %s: no tunnel for IPv6 (want an IPv4 VIP)", vip)
 	}
@@ -48,6 +45,11 @@ func fitsTunnel(vip netip.Addr, t Tunnel) error {
 // and up, and has the VIP. Without an address there is no
 // loose reverse-path filter (the kernel's __fib_validate_source).
 func (r *reporter) openTunnel(s *state, addr netip.Addr) error {
+	if port := s.VIPs[s.find(addr)].Tunnel.guePort(); port != 0 {
+		if err := r.openPort(s, port); err != nil {
+			return err
+		}
+	}
 	link, err := findTunnel()
 	if err != nil {
 		return err
@@ -124,6 +126,9 @@ func (r *reporter) closeTunnel(s *state) error {
 	if err := r.lowerSegments(s); err != nil {
 		return err
 	}
+	if err := r.closePorts(s); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(s.VIPs, func(v record) bool { return v.Tunnel != "" }) {
 		return nil
 	}
@@ -159,6 +164,15 @@ func judgeTunnel(v VIP) (faults []string, settings []Setting, err error) {
 		settings = append(settings, filter)
 		if fault != "" {
 			faults = append(faults, fault)
+		}
+	}
+	if port := v.Tunnel.guePort(); port != 0 {
+		isOpen, err := hasPort(port)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !isOpen {
+			faults = append(faults, fmt.Sprintf("nothing takes packets out of GUE at UDP port %d: what comes in the tunnel is refused", port))
 		}
 	}
 	segment, err := judgeSegment(v)

@@ -92,3 +92,57 @@ func TestKernelDecapsulates(t *testing.T) {
 	}
 	l.contains(out, vip+": taken off tunl0", "tunl0: down again")
 }
+
+// gueService is a service by GUE, which the kernel's IPVS makes: one real at the
+// usual port, one elsewhere.
+const gueService = `interface: eth0
+services:
+  - name: web
+    listen: ["192.168.79.99:80/tcp"]
+    scheduler: rr
+    forward: gue
+    reals: [{address: 192.168.79.27}, {address: 192.168.79.37, tunnel: {port: 5555, checksum: csum}}]
+`
+
+// TestKernelTakesGUE has packets that the director's kernel has put into GUE taken
+// out by the reals' kernel, which lvx real up --tunnel gue has set up.
+func TestKernelTakesGUE(t *testing.T) {
+	l := drLab(t)
+	real := func(h *testenv.Host, args ...string) (string, error) {
+		return h.Run(t.Context(), append([]string{lvxBinary, "real"}, append(args, "--state", filepath.Join(h.Dir(), "real.json"))...)...)
+	}
+	for name, kind := range map[string]string{"rs1": "gue", "rs2": "gue:5555"} {
+		out, err := real(l.hosts.Host(name), "up", "--vip", vip, "--tunnel", kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := map[string]string{"gue": "6080", "gue:5555": "5555"}[kind]
+		l.contains(out, vip+": put on tunl0", "udp "+port+": packets are taken out of GUE", vip+": MSS at most 1428 (table ip lvx_real)")
+		if out, err = real(l.hosts.Host(name), "status"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		l.contains(out, "MSS of "+vip+" 1428 1428", "ready to serve "+vip)
+	}
+	l.run(gueService)
+	l.want("where it runs", l.places()["web"], "ipvs: forward gue")
+	l.want("6 requests", l.curl(6, url), "rs2 rs1 rs2 rs1 rs2 rs1")
+	l.contains(tb.Run(t, l.director, "ipvsadm", "-Ln", "--tun-info"), "192.168.79.27:80 Tunnel gue:6080:-c", "192.168.79.37:80 Tunnel gue:5555:+c")
+	tb.Run(t, l.client, "bash", "-c", "head -c 300000 /dev/zero >/tmp/zeros")
+	got := strings.TrimSpace(tb.Run(t, l.client, "curl", "-s", "-S", "-m", "60", "--data-binary", "@/tmp/zeros", url))
+	l.want("an upload", got, "300000")
+
+	tb.Run(t, l.hosts.Host("rs1"), "ip", "fou", "del", "port", "6080")
+	out, err := real(l.hosts.Host("rs1"), "status")
+	if err == nil || !strings.Contains(err.Error(), "--tunnel gue)") {
+		t.Errorf("without the port: status %v", err)
+	}
+	l.contains(out, "nothing takes packets out of GUE at UDP port 6080")
+	for _, name := range []string{"rs1", "rs2"} {
+		if out, err := real(l.hosts.Host(name), "down"); err != nil {
+			t.Errorf("down: %v\n%s", err, out)
+		}
+		if left := strings.TrimSpace(tb.Run(t, l.hosts.Host(name), "ip", "fou", "show")); left != "" {
+			t.Errorf("%s: ports of GUE left: %s", name, left)
+		}
+	}
+}

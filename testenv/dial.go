@@ -49,7 +49,7 @@ func (h *Host) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	}
 	defer socket.Close() // the connection has a descriptor of its own
 	unwatch := context.AfterFunc(ctx, func() {
-		socket.SetWriteDeadline(time.Unix(1, 0)) // a socket that is closed waits for nothing
+		_ = socket.SetWriteDeadline(time.Unix(1, 0)) // a socket that is closed waits for nothing
 	})
 	defer unwatch()
 	if err := awaitConnection(socket); err != nil {
@@ -63,11 +63,10 @@ func (h *Host) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 
 // beginConnection sends the SYN.
 func beginConnection(to netip.AddrPort) (*os.File, error) {
-	family, address := unix.AF_INET, unix.Sockaddr(nil)
+	family := unix.AF_INET6
+	var address unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	if to.Addr().Is4() {
-		address = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	} else {
-		family, address = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -26,14 +26,16 @@ type state struct {
 	VIPs   []record          `json:"vips"`
 	Before map[string]string `json:"before"` // settings, with the values they had
 
-	Devices map[string]bool `json:"devices,omitempty"` // of tunnels, and whether each was up
+	Devices map[string]bool `json:"devices,omitempty"`   // of tunnels, and whether each was up
 	Ports   []int           `json:"gue_ports,omitempty"` // of UDP, opened for GUE
 
 	file  string
 	notes *Notes // nil: the file alone
 }
 
-func (s *state) isEmpty() bool { return len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 && len(s.Ports) == 0 }
+func (s *state) isEmpty() bool {
+	return len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 && len(s.Ports) == 0
+}
 
 // emptyState is what is remembered on a host where nothing was changed.
 func emptyState(file string) (*state, error) {

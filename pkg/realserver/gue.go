@@ -1,13 +1,18 @@
 package realserver
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/internal/kernellist"
@@ -58,9 +63,24 @@ func hasPort(port int) (bool, error) {
 	return slices.ContainsFunc(ports, func(f netlink.Fou) bool { return f.Port == port && f.EncapType == netlink.FOU_ENCAP_GUE }), nil
 }
 
+// loadTime bounds how long loading a module takes.
+const loadTime = 30 * time.Second
+
+// loadGUE loads the kernel's module, which the kernel does not do by itself when
+// it is asked for a port. Where there is none, hasPort says so.
+func loadGUE() {
+	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
+	defer cancel()
+	_ = exec.CommandContext(ctx, "modprobe", "fou").Run()
+}
+
 // openPort makes the kernel take packets out of GUE.
 func (r *reporter) openPort(s *state, port int) error {
 	isOpen, err := hasPort(port)
+	if errors.Is(err, errNoGUE) {
+		loadGUE()
+		isOpen, err = hasPort(port)
+	}
 	if err != nil || isOpen {
 		return err
 	}
@@ -68,11 +88,32 @@ func (r *reporter) openPort(s *state, port int) error {
 	if err := s.save(); err != nil {
 		return err
 	}
-	if err := netlink.FouAdd(netlink.Fou{Family: unix.AF_INET, Port: port, EncapType: netlink.FOU_ENCAP_GUE}); err != nil {
+	if err := addPort(port); err != nil {
 		return fmt.Errorf("port %d of GUE: %w", port, err)
 	}
 	r.say("udp %d: packets are taken out of GUE", port)
 	return nil
+}
+
+// addPort opens a port. [netlink.FouAdd] names a protocol, 0 for GUE, which kernels
+// refuse since they look at it (ERANGE).
+func addPort(port int) error {
+	family, err := netlink.FouFamilyId()
+	if err != nil {
+		return err
+	}
+	request := nl.NewNetlinkRequest(family, unix.NLM_F_ACK)
+	message := []byte{netlink.FOU_CMD_ADD, 1, 0, 0} // begins with the header of generic netlink
+	for _, a := range []*nl.RtAttr{
+		nl.NewRtAttr(netlink.FOU_ATTR_PORT, binary.BigEndian.AppendUint16(nil, uint16(port))),
+		nl.NewRtAttr(netlink.FOU_ATTR_TYPE, []byte{netlink.FOU_ENCAP_GUE}),
+		nl.NewRtAttr(netlink.FOU_ATTR_AF, []byte{unix.AF_INET}),
+	} {
+		message = append(message, a.Serialize()...)
+	}
+	request.AddRawData(message)
+	_, err = request.Execute(unix.NETLINK_GENERIC, 0)
+	return err
 }
 
 // closePorts closes the ports that lvx has opened and no VIP needs any more.

@@ -28,7 +28,7 @@ func TestCannot(t *testing.T) {
 		"sorry_server by gre": func(s *lb.Service) {
 			s.Sorry, s.SorryForward, s.SorryEncap = realN(9), lb.Tunnel, lb.Encap{Kind: lb.GRE}
 		},
-		"scheduler twos draws reals at random":   func(s *lb.Service) { s.Scheduler = lb.TWOS },
+		"scheduler twos draws reals at random": func(s *lb.Service) { s.Scheduler = lb.TWOS },
 	} {
 		s := webService(2)
 		change(&s)

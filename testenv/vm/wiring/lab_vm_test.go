@@ -31,6 +31,7 @@ const lvxBinary = "/t/lvx"
 // The addresses of every lab.
 const (
 	vip      = "192.168.79.99"
+	vip6     = "fd79::99"
 	client   = "192.168.79.50/24"
 	director = "192.168.79.7/24"
 )
@@ -48,6 +49,7 @@ type lab struct {
 	*testenv.Cluster
 	file    string
 	forward string // dr if it is ""
+	hasIPv6 bool   // VLANs have addresses of both families, and the VIP serves both
 }
 
 // newLab makes the hosts; the director's NICs are given.
@@ -66,6 +68,30 @@ func newLab(t *testing.T, directors ...testenv.NIC) *lab {
 		tb.Run(t, h, lvxBinary, "real", "up", "--vip", vip, "--state", filepath.Join(h.Dir(), "real.json"))
 	}
 	return l
+}
+
+// addIPv6 has the VLANs that are made from now on, and the service, speak IPv6, too.
+func (l *lab) addIPv6() {
+	l.Helper()
+	l.hasIPv6 = true
+	for _, name := range []string{"client", "director", "rs1", "rs2"} {
+		h := l.Host(name)
+		for _, scope := range []string{"all", "default"} {
+			if err := h.Sysctl("net.ipv6.conf."+scope+".disable_ipv6", "0"); err != nil {
+				l.Fatal(err)
+			}
+		}
+		if _, isReal := reals[name]; isReal {
+			tb.Run(l, h, lvxBinary, "real", "up", "--vip", vip6, "--state", filepath.Join(h.Dir(), "real6.json"))
+		}
+	}
+}
+
+// six is the address of IPv6 beside one of IPv4: fd79::27/64 beside 192.168.79.27/24.
+func six(addr string) string {
+	p := netip.MustParsePrefix(addr)
+	network := map[bool]string{true: "fd79::", false: "fd10::"}[p.Contains(netip.MustParseAddr(vip))]
+	return fmt.Sprintf("%s%d/64", network, p.Addr().As4()[3])
 }
 
 // nic is a NIC with these addresses, on a switch whose port takes what XDP sends.
@@ -89,14 +115,18 @@ func (l *lab) ip(host, commands string) {
 // ends.
 func (l *lab) serve(head string, reals map[string]string) (stop func()) {
 	l.Helper()
-	var list []string
+	var list, list6 []string
 	for _, addr := range reals {
 		list = append(list, "{address: "+strings.TrimSuffix(addr, "/24")+"}")
+		list6 = append(list6, "{address: \""+strings.TrimSuffix(six(addr), "/64")+"\"}")
 	}
 	d := l.Host("director")
 	l.file = filepath.Join(d.Dir(), "lvx.yaml")
 	body := fmt.Sprintf("pin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n%s\n", d.PinDir(), d.Dir(), l.socket(), head) +
 		"services:\n  - {name: web, listen: [\"" + vip + ":80/tcp\"], scheduler: rr, forward: " + cmp.Or(l.forward, "dr") + ", reals: [" + strings.Join(list, ", ") + "]}\n"
+	if l.hasIPv6 {
+		body += "  - {name: web6, listen: [\"[" + vip6 + "]:80/tcp\"], scheduler: rr, reals: [" + strings.Join(list6, ", ") + "]}\n"
+	}
 	if err := os.WriteFile(l.file, []byte(body), 0o600); err != nil {
 		l.Fatal(err)
 	}
@@ -132,12 +162,12 @@ func (l *lab) lvx(args ...string) string {
 
 func (l *lab) status() string { l.Helper(); return l.lvx("status", "--socket", l.socket()) }
 
-// get asks the VIP once, and gives the name of the real that answers.
-func (l *lab) get() (string, error) {
+// get asks a VIP once, and gives the name of the real that answers.
+func (l *lab) get(url string) (string, error) {
 	client := &http.Client{
 		Transport: &http.Transport{DisableKeepAlives: true, DialContext: l.Host("client").Dial}, Timeout: 20 * time.Second,
 	}
-	resp, err := client.Get("http://" + vip)
+	resp, err := client.Get(url)
 	if err != nil {
 		return "", err
 	}
@@ -149,10 +179,18 @@ func (l *lab) get() (string, error) {
 // served wants every request answered, by both reals in turn, once both are known.
 func (l *lab) served() {
 	l.Helper()
+	l.servedAt("http://" + vip)
+	if l.hasIPv6 {
+		l.servedAt("http://[" + vip6 + "]")
+	}
+}
+
+func (l *lab) servedAt(url string) {
+	l.Helper()
 	tb.Eventually(l, patience, func() error {
 		var names []string
 		for range 6 {
-			name, err := l.get()
+			name, err := l.get(url)
 			if err != nil {
 				return fmt.Errorf("%w\n%s", err, l.status())
 			}

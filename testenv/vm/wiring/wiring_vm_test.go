@@ -21,6 +21,9 @@ func (l *lab) addVLAN(host, nic, id, addr string) {
 	l.Helper()
 	name := nic + "." + id
 	l.ip(host, "link add link "+nic+" name "+name+" type vlan id "+id+"\naddress add "+addr+" dev "+name+"\nlink set dev "+name+" up")
+	if l.hasIPv6 {
+		l.ip(host, "address add "+six(addr)+" dev "+name+" nodad")
+	}
 }
 
 // keepTags has tags stay in the frames: what NICs do that put them in and take them out
@@ -97,12 +100,15 @@ func TestVLANOfBond(t *testing.T) {
 }
 
 // Clients are in one VLAN of a NIC, reals in another one: one program on the NIC
-// changes the tag. Replies by NAT change it back.
+// changes the tag, of both families. Replies by NAT change it back.
 func TestVLANs(t *testing.T) {
 	for _, forward := range []string{"dr", "nat"} {
 		t.Run(forward, func(t *testing.T) {
 			l := newLab(t, nic("lan"))
 			l.keepTags("director", "eth0", "director")
+			if forward == "dr" {
+				l.addIPv6()
+			}
 			l.tag("client", "eth0", client)
 			l.tag("director", "eth0", director)
 			l.addVLAN("director", "eth0", "200", "10.79.0.7/24")

@@ -115,7 +115,10 @@ static __always_inline __u32 find_listener(const struct run *r)
 		.port = r->p.destination_port,
 		.ranges = r->vip->ranges,
 	};
+	__u32 found = find_service_at_once(rq.half, port_word(rq.vip, rq.port));
 
+	if (found != NO_SERVICE)
+		return found;
 	if (r->p.protocol == IPPROTO_TCP) {
 		rq.range_count = r->vip->tcp_ranges;
 	} else {
@@ -379,16 +382,16 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 /* The flow of r->key, live or not; its place in *place. */
 static __always_inline __u64 look_up_flow(struct run *r, __u64 **place)
 {
+	struct set *a = flow_set(first_set(r->hash, flow_sets));
+	struct set *b = flow_set(second_set(r->hash, flow_sets));
 	__u32 at = 0;
-	__u64 value = peek_flow(r->key, r->hash, r->p.destination_port, &at);
-	struct set *set;
+	__u64 value;
 
-	if (!value)
+	if (!a || !b)
 		return 0;
-	set = flow_set(at & 4 ? second_set(r->hash, flow_sets) : first_set(r->hash, flow_sets));
-	if (!set)
-		return 0;
-	*place = &set->value[at & 3];
+	value = set_find_in_both(a, b, r->key, flow_match(r->p.destination_port), &at);
+	if (value)
+		*place = place_at(a, b, at);
 	return value;
 }
 

@@ -79,16 +79,24 @@ static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
 		add_32(&l->inactive, by);
 }
 
-/* One more connection of a real (ip_vs_bind_dest). */
+/*
+ * One more connection of a real (ip_vs_bind_dest). The count first: who reads the
+ * line before it writes fetches it twice from the CPU that wrote it last.
+ */
 static __always_inline void load_open(__u32 real, __u32 state)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &real);
+	__s64 before;
 
 	if (!l)
 		return;
-	is_overloaded(l);
 	add_32(is_active(state) ? &l->active : &l->inactive, 1);
-	if (l->upper && (__s64)l->active + l->inactive >= l->upper)
+	if (!l->upper)
+		return;
+	before = (__s64)l->active + l->inactive - 1;
+	if (l->is_overloaded && before < l->lower)
+		store_32(&l->is_overloaded, 0);
+	if (before + 1 >= l->upper)
 		store_32(&l->is_overloaded, 1);
 }
 

@@ -31,6 +31,8 @@ var (
 	byPort    = netip.MustParseAddr("172.25.0.100")
 	byMark    = netip.MustParseAddr("172.25.0.101")
 	everyPort = netip.MustParseAddr("172.25.0.102")
+	byPort6   = netip.MustParseAddr("fd25::100")
+	byMark6   = netip.MustParseAddr("fd25::101")
 )
 
 // Every director has these services.
@@ -44,6 +46,10 @@ const (
 -A -t 172.25.0.100:443 -s rr -p 300
 -A -f 10 -s rr -p 120
 -A -t 172.25.0.102:0 -s rr -p 50
+-A -t [fd25::100]:80 -s rr
+-A -u [fd25::100]:53 -s rr
+-A -t [fd25::100]:443 -s rr -p 300
+-A -f 11 -6 -s rr -p 120
 `
 	lvxServices = `services:
   - {name: web, listen: ["172.25.0.100:80/tcp"], scheduler: rr, reals: &reals [{address: 172.25.0.12}, {address: 172.25.0.13}]}
@@ -51,6 +57,10 @@ const (
   - {name: shop, listen: ["172.25.0.100:443/tcp"], scheduler: rr, persistence: {timeout: 300s}, reals: *reals}
   - {name: marked, listen: ["172.25.0.101:8000/tcp", "172.25.0.101:9000/tcp"], mark: 10, scheduler: rr, persistence: {timeout: 120s}, reals: *reals}
   - {name: every, listen: ["172.25.0.102:*/tcp"], scheduler: rr, persistence: {timeout: 50s}, reals: *reals}
+  - {name: web6, listen: ["[fd25::100]:80/tcp"], scheduler: rr, reals: &reals6 [{address: "fd25::12"}, {address: "fd25::13"}]}
+  - {name: dns6, listen: ["[fd25::100]:53/udp"], scheduler: rr, reals: *reals6}
+  - {name: shop6, listen: ["[fd25::100]:443/tcp"], scheduler: rr, persistence: {timeout: 300s}, reals: *reals6}
+  - {name: marked6, listen: ["[fd25::101]:8000/tcp", "[fd25::101]:9000/tcp"], mark: 11, scheduler: rr, persistence: {timeout: 120s}, reals: *reals6}
 `
 )
 
@@ -80,10 +90,20 @@ func newLab(t *testing.T) *lab {
 		T: t, client: c.Host("client"), master: c.Host("master"), backup: c.Host("backup"), lvx: c.Host("lvx"),
 		reals: []*testenv.Host{c.Host("r1"), c.Host("r2")},
 	}
+	for _, h := range append([]*testenv.Host{l.client, l.master, l.backup, l.lvx}, l.reals...) {
+		l.must(h.Sysctl("net.ipv6.conf.eth0.disable_ipv6", "0"))
+		l.must(h.AddAddr("eth0", netip.PrefixFrom(addr6(h), 64)))
+	}
 	for _, h := range []*testenv.Host{l.master, l.backup} {
 		l.setUpKernel(h)
 	}
 	return l
+}
+
+// addr6 is the IPv6 address of a host: the last number is written as that of its
+// IPv4 one.
+func addr6(h *testenv.Host) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprint("fd25::", h.Addr("eth0").As4()[3]))
 }
 
 // setUpKernel gives a host the services, and VIPs that it is silent about.
@@ -92,19 +112,27 @@ func (l *lab) setUpKernel(h *testenv.Host) {
 	for _, key := range []string{"all", "eth0"} {
 		l.must(h.Sysctl("net.ipv4.conf."+key+".arp_ignore", "1"))
 	}
-	for _, vip := range []netip.Addr{byPort, byMark, everyPort} {
-		l.must(h.AddAddr("lo", netip.PrefixFrom(vip, 32)))
+	l.must(h.Sysctl("net.ipv6.conf.lo.disable_ipv6", "0"))
+	for _, vip := range []netip.Addr{byPort, byMark, everyPort, byPort6, byMark6} {
+		l.must(h.AddAddr("lo", netip.PrefixFrom(vip, vip.BitLen())))
 	}
 	rules := kernelServices
 	for line := range strings.Lines(kernelServices) {
-		f := strings.Fields(line)
+		service, _, _ := strings.Cut(strings.TrimPrefix(line, "-A "), " -s ")
 		for _, r := range l.reals {
-			rules += fmt.Sprintf("-a %s %s -r %s -g\n", f[1], f[2], r.Addr("eth0"))
+			real := r.Addr("eth0").String()
+			if _, port, isIPv6 := strings.Cut(service, "]"); isIPv6 {
+				real = "[" + addr6(r).String() + "]" + port
+			} else if strings.HasSuffix(service, " -6") {
+				real = "[" + addr6(r).String() + "]:80" // as good as any
+			}
+			rules += fmt.Sprintf("-a %s -r %s -g\n", service, real)
 		}
 	}
 	for line := range strings.Lines(rules) {
 		tb.Run(l, h, append([]string{"ipvsadm"}, strings.Fields(line)...)...)
 	}
+	tb.Run(l, h, "nft", `add table ip6 lvx; add chain ip6 lvx marks { type filter hook prerouting priority mangle; }; add rule ip6 lvx marks ip6 daddr fd25::101 tcp dport { 8000, 9000 } meta mark set 11`)
 	tb.Run(l, h, "nft", `add table ip lvx; add chain ip lvx marks { type filter hook prerouting priority mangle; }; add rule ip lvx marks ip daddr 172.25.0.101 tcp dport { 8000, 9000 } meta mark set 10`)
 }
 

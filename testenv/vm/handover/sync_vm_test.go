@@ -26,14 +26,34 @@ var kinds = []struct {
 	goesOn  bool
 	life    time.Duration // of its template; 0: none
 }{
-	{"established", 30, false, port(byPort, 80), []string{"S", "A", "PA"}, true, 0},
-	{"UDP", 20, true, port(byPort, 53), []string{"", "", ""}, true, 0},
+	{"established", 20, false, port(byPort, 80), []string{"S", "A", "PA"}, true, 0},
+	{"UDP", 10, true, port(byPort, 53), []string{"", "", ""}, true, 0},
 	{"persistent", 10, false, port(byPort, 443), []string{"S", "A", "PA"}, true, persistShop},
-	{"by mark", 10, false, func(i int) netip.AddrPort { return netip.AddrPortFrom(byMark, uint16(8000+i%2*1000)) }, []string{"S", "A", "PA"}, true, persistMark},
-	{"every port", 10, false, func(i int) netip.AddrPort { return netip.AddrPortFrom(everyPort, uint16(2000+i)) }, []string{"S", "A", "PA"}, true, persistEvery},
-	{"FIN_WAIT", 10, false, port(byPort, 80), []string{"S", "A", "PA", "FA"}, false, 0},
+	{"by mark", 10, false, portsOf(byMark), []string{"S", "A", "PA"}, true, persistMark},
+	{"every port", 5, false, func(i int) netip.AddrPort { return netip.AddrPortFrom(everyPort, uint16(2000+i)) }, []string{"S", "A", "PA"}, true, persistEvery},
+	{"FIN_WAIT", 5, false, port(byPort, 80), []string{"S", "A", "PA", "FA"}, false, 0},
 	{"TIME_WAIT", 5, false, port(byPort, 80), []string{"S", "FA"}, false, 0},
 	{"CLOSE", 5, false, port(byPort, 80), []string{"S", "A", "PA", "R"}, false, 0},
+	{"established, IPv6", 10, false, port(byPort6, 80), []string{"S", "A", "PA"}, true, 0},
+	{"UDP, IPv6", 5, true, port(byPort6, 53), []string{"", "", ""}, true, 0},
+	{"persistent, IPv6", 5, false, port(byPort6, 443), []string{"S", "A", "PA"}, true, persistShop},
+	{"by mark, IPv6", 5, false, portsOf(byMark6), []string{"S", "A", "PA"}, true, persistMark},
+	{"FIN_WAIT, IPv6", 5, false, port(byPort6, 80), []string{"S", "A", "PA", "FA"}, false, 0},
+}
+
+// portsOf are the two ports of the service by mark, in turn.
+func portsOf(vip netip.Addr) func(int) netip.AddrPort {
+	return func(i int) netip.AddrPort { return netip.AddrPortFrom(vip, uint16(8000+i%2*1000)) }
+}
+
+// clientOf is a client of a family for a number below 65536 of a kind.
+func clientOf(is6 bool, kind, i int) netip.Addr {
+	if !is6 {
+		return netip.AddrFrom4([4]byte{10, byte(kind + 1), byte(i >> 8), byte(i)})
+	}
+	a := netip.MustParseAddr("2001:db8:1::").As16()
+	a[13], a[14], a[15] = byte(kind+1), byte(i>>8), byte(i)
+	return netip.AddrFrom16(a)
 }
 
 func port(vip netip.Addr, p uint16) func(int) netip.AddrPort {
@@ -87,7 +107,7 @@ func (l *lab) open(director *testenv.Host) *opened {
 		for i := range count {
 			o.flows[k.name] = append(o.flows[k.name], testenv.CrowdFlow{
 				UDP: k.udp, Virtual: k.virtual(i),
-				Client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n + 1), byte(i >> 8), byte(i)}), uint16(1024+i)),
+				Client: netip.AddrPortFrom(clientOf(k.virtual(i).Addr().Is6(), n, i), uint16(1024+i)),
 			})
 		}
 		o.total += count

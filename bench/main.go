@@ -192,9 +192,26 @@ func packets(ctx context.Context, j *job) error {
 	return nil
 }
 
-// wants reports whether a group is to be measured.
+// wants reports whether a group is to be measured. A comma before a space is one
+// of a group's name.
 func (j *job) wants(group string) bool {
-	return slices.ContainsFunc(strings.Split(j.only, ","), func(part string) bool { return strings.Contains(group, part) })
+	for part, rest, more := "", j.only, true; more; {
+		part, rest, more = cutPart(rest)
+		if strings.Contains(group, part) {
+			return true
+		}
+	}
+	return false
+}
+
+// cutPart cuts a list of parts behind its first.
+func cutPart(list string) (part, rest string, more bool) {
+	for i := range len(list) {
+		if list[i] == ',' && !strings.HasPrefix(list[i+1:], " ") {
+			return list[:i], list[i+1:], true
+		}
+	}
+	return list, "", false
 }
 
 func (j *job) measureAll(ctx context.Context, size rigOptions, gs []group, rounds int) (err error) {

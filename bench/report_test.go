@@ -216,6 +216,8 @@ func TestWants(t *testing.T) {
 		{"one flow", "one flow of IPv6", true},
 		{"one flow,new flows", "new flows, full table", true},
 		{"one flow,new flows", "1M flows", false},
+		{"new flows, full table", "new flows, full table", true},
+		{"new flows, full table", "new flows, empty table", false},
 	} {
 		if got := (&job{only: c.only}).wants(c.group); got != c.want {
 			t.Errorf("--only %q, group %q: %v", c.only, c.group, got)

@@ -1,9 +1,14 @@
 package xdp
 
-import "sync/atomic"
+import (
+	"sync/atomic"
 
-// limit puts the thresholds of r into force (__ip_vs_update_dest,
-// ip_vs_unbind_dest). The packet path finds out whether r is overloaded.
+	"github.com/lvx-lb/lvx/bpf"
+)
+
+// limit puts the thresholds of r into force, and finds out at once whether r is
+// overloaded (ip_vs_dest_update_overload): between the lower threshold and the upper
+// one r stays what it was.
 func (b *Backend) limit(r *real) {
 	l := &b.dp.Loads[r.slot]
 	upper, lower := r.conf.Upper, r.conf.Lower
@@ -13,18 +18,24 @@ func (b *Backend) limit(r *real) {
 	if l.Upper == upper && l.Lower == lower {
 		return
 	}
-	raised := upper > l.Upper
 	atomic.StoreUint32(&l.Upper, upper)
 	atomic.StoreUint32(&l.Lower, lower)
-	if raised {
+	switch total := connectionsOf(l); {
+	case upper == 0 || total < int64(lower):
 		atomic.StoreUint32(&l.IsOverloaded, 0)
+	case total >= int64(upper):
+		atomic.StoreUint32(&l.IsOverloaded, 1)
 	}
+}
+
+// connectionsOf is how many connections the packet path counts for a real.
+func connectionsOf(l *bpf.Load) int64 {
+	return int64(atomic.LoadInt32(&l.Active)) + int64(atomic.LoadInt32(&l.Inactive))
 }
 
 // isOverloaded reports what the packet path would find of r at the next new
 // connection (is_overloaded of bpf/stats.h).
 func (b *Backend) isOverloaded(r *real) bool {
 	l := &b.dp.Loads[r.slot]
-	total := int64(atomic.LoadInt32(&l.Active)) + int64(atomic.LoadInt32(&l.Inactive))
-	return l.Upper != 0 && atomic.LoadUint32(&l.IsOverloaded) != 0 && total >= int64(l.Lower)
+	return l.Upper != 0 && atomic.LoadUint32(&l.IsOverloaded) != 0 && connectionsOf(l) >= int64(l.Lower)
 }

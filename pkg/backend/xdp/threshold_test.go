@@ -82,11 +82,13 @@ func TestThresholdDefaultsAndEdits(t *testing.T) {
 	end(first + 1)
 	f.expect("two are", f.open(3), "1 1 2")
 	f.ipvsadm("ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11 -g -w 9 -x 5")
-	f.expect("raised", f.open(2), "1 2")
+	f.expect("raised, and not below three quarters of it", f.open(2), "2 2")
+	f.ipvsadm("ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11 -g -w 9 -x 8")
+	f.expect("raised above what it has by more", f.open(1), "1")
 	f.ipvsadm("ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11 -g -w 9")
 	f.expect("gone", f.open(2), "1 1")
 	f.ipvsadm("ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11 -g -w 9 -x 3; ipvsadm -d -t 10.0.0.100:80 -r 10.0.0.12")
-	f.expect("set below what it has: found out at the next connection", f.open(2), "1 -")
+	f.expect("set below what it has", f.open(2), "- -")
 }
 
 // ovf: the heaviest that has no more active connections than weight.

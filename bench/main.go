@@ -195,9 +195,9 @@ func packets(ctx context.Context, j *job) error {
 // wants reports whether a group is to be measured. A comma before a space is one
 // of a group's name.
 func (j *job) wants(group string) bool {
-	for part, rest, more := "", j.only, true; more; {
-		part, rest, more = cutPart(rest)
-		if strings.Contains(group, part) {
+	for rest, more := j.only, true; more; {
+		var part string
+		if part, rest, more = cutPart(rest); strings.Contains(group, part) {
 			return true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/bgp"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -119,8 +120,9 @@ func drainDirector(cmd *cobra.Command, c *admin.Client, undo bool, wait time.Dur
 	})
 }
 
-// attractingVIPs counts the VIPs by which traffic is led here: announced ones
-// and those of virtual routers.
+// attractingVIPs counts the VIPs by which traffic is led here: announced ones,
+// which all are until who announces for lvx has been told otherwise, and those of
+// virtual routers.
 func attractingVIPs(st director.Status) (n uint64) {
 	for _, v := range st.VIPs {
 		if v.Held && v.Instance != "" {
@@ -128,8 +130,9 @@ func attractingVIPs(st director.Status) (n uint64) {
 		}
 	}
 	if st.BGP != nil {
+		isUntold := slices.ContainsFunc(st.BGP.Hook, func(h bgp.HookStatus) bool { return !h.IsCurrent })
 		for _, v := range st.BGP.VIPs {
-			if v.IsAnnounced {
+			if v.IsAnnounced || isUntold {
 				n++
 			}
 		}

@@ -293,6 +293,10 @@ func TestAttractingVIPs(t *testing.T) {
 	if n := attractingVIPs(st); n != 2 {
 		t.Errorf("%d VIPs", n)
 	}
+	st.BGP.Hook = []bgp.HookStatus{{Name: "program /bin/announce", IsCurrent: true}, {Name: "file /run/routes"}}
+	if n := attractingVIPs(st); n != 3 {
+		t.Errorf("before the file says so: %d VIPs", n)
+	}
 }
 
 func TestParseSince(t *testing.T) {

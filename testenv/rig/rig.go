@@ -111,11 +111,11 @@ func (r *Rig) Close() error {
 func (r *Rig) Config(name, body string) (string, error) {
 	d := r.Cluster.Host(name)
 	file := filepath.Join(d.Dir(), "lvx.yaml")
-	interfaces := "eth0"
+	interfaces := "interface: eth0"
 	if len(r.Interfaces) > 0 {
-		interfaces = strings.Join(r.Interfaces, ", ")
+		interfaces = "interfaces: [" + strings.Join(r.Interfaces, ", ") + "]"
 	}
-	head := fmt.Sprintf("interfaces: [%s]\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", interfaces, d.PinDir(), d.Dir(), r.Socket(name))
+	head := fmt.Sprintf("%s\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", interfaces, d.PinDir(), d.Dir(), r.Socket(name))
 	return file, os.WriteFile(file, []byte(head+body), 0o600)
 }
 

@@ -43,6 +43,7 @@ type Server struct {
 	warnings *warnings.Registry
 
 	listenPause time.Duration
+	tracing     chan struct{} // holds one while somebody watches packets
 }
 
 // NewServer makes a server; nothing happens until Run.
@@ -53,7 +54,7 @@ func NewServer(opt Options) *Server {
 	if opt.Warnings == nil {
 		opt.Warnings = warnings.New(opt.Log)
 	}
-	return &Server{warnings: opt.Warnings, opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{}), listenPause: listenPause}
+	return &Server{warnings: opt.Warnings, opt: opt, log: opt.Log.With("component", "admin"), up: make(chan struct{}), listenPause: listenPause, tracing: make(chan struct{}, 1)}
 }
 
 // Up is closed once the server can be asked.

@@ -25,6 +25,10 @@ const traceWrite = 5 * time.Second
 // not shown.
 const lostPause = time.Second
 
+// traceEnd is how long a listener waits for the end of another one: what that one has
+// put into the packet path is taken out once the server has noticed that it is gone.
+const traceEnd = 2 * time.Second
+
 // traceLine is a line of a trace: a packet, or, without one, how many are not
 // shown; the first says that the trace has begun.
 type traceLine struct {
@@ -55,6 +59,13 @@ func (s *Server) trace(w http.ResponseWriter, r *http.Request) {
 	keep, err := strconv.Atoi(r.FormValue("keep"))
 	if err != nil || keep < 0 || keep > maxKeep {
 		fail(w, http.StatusBadRequest, fmt.Errorf("keep %q: not 0 to %d", r.FormValue("keep"), maxKeep))
+		return
+	}
+	select {
+	case s.tracing <- struct{}{}:
+		defer func() { <-s.tracing }()
+	case <-time.After(traceEnd): // the data path says why not
+	case <-r.Context().Done():
 		return
 	}
 	t, err := s.opt.Director.Trace(r.Context(), f, keep)

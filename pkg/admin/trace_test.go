@@ -16,6 +16,7 @@ import (
 type fakeWatch struct {
 	packets []lb.TracedPacket
 	shown   int
+	closing time.Duration // how long its end takes
 	closed  atomic.Int32
 	ended   chan struct{}
 }
@@ -46,6 +47,7 @@ func (w *fakeWatch) Next(ctx context.Context) (lb.TracedPacket, error) {
 func (w *fakeWatch) Lost() uint64 { return 7 }
 
 func (w *fakeWatch) Close() error {
+	time.Sleep(w.closing)
 	if w.closed.Add(1) == 1 {
 		close(w.ended)
 	}
@@ -79,6 +81,29 @@ func TestTraceComesThrough(t *testing.T) {
 	}
 	if _, err := c.Trace(t.Context(), nil, maxKeep+1, nil, nil); err == nil {
 		t.Error("more of a frame is asked for than there is room for")
+	}
+}
+
+// Who listens after another one finds nothing of that one in the packet path.
+func TestTraceWaitsForTheEndOfAnother(t *testing.T) {
+	st := newStub()
+	st.watch = newFakeWatch(1)
+	st.watch.closing = 50 * time.Millisecond
+	c := NewClient(start(t, Options{Director: st}))
+	enough := errors.New("enough")
+	see := func(lb.TracedPacket) error { return enough }
+	if _, err := c.Trace(t.Context(), nil, 0, nil, see); !errors.Is(err, enough) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	closed := int32(-1)
+	_, err := c.Trace(ctx, nil, 0, func() {
+		closed = st.watch.closed.Load()
+		cancel()
+	}, see)
+	if err != nil || closed != 1 {
+		t.Errorf("the second one began with %d ended: %v", closed, err)
 	}
 }
 

@@ -306,7 +306,7 @@ func TestKilledProberLeavesNothing(t *testing.T) {
 			p, _ := start(t, d1, job{Hang: true, Clsact: clsact})
 			tb.Eventually(t, patience, func() error {
 				if trace(t, d1) == before || byFilters && !hasFilter(t, d1) {
-					return fmt.Errorf("nothing is attached yet")
+					return fmt.Errorf("nothing is attached yet: %s", p.Output())
 				}
 				return nil
 			})

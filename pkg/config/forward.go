@@ -1,6 +1,10 @@
 package config
 
-import "github.com/lvx-lb/lvx/pkg/lb"
+import (
+	"slices"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
+)
 
 // way is how packets get to a real, in a word.
 type way struct {
@@ -8,29 +12,32 @@ type way struct {
 	kind    lb.EncapKind // of a tunnel
 }
 
-var ways = map[string]way{
-	"dr": {}, "nat": {forward: lb.NAT},
-	"ipip": {forward: lb.Tunnel}, "tunnel": {forward: lb.Tunnel},
-	"gue": {lb.Tunnel, lb.GUE}, "gre": {lb.Tunnel, lb.GRE},
-}
+// wayWords are the words of forward; those of tunnels are the kinds', and tunnel is
+// ipip.
+var wayWords = slices.Concat([]string{"dr", "nat", "tunnel"}, lb.EncapKinds[:])
 
 // forwarding reads how packets get to the reals.
 func forwarding(c *cursor) way {
-	return ways[oneOf("a way of forwarding", "dr", "nat", "ipip", "tunnel", "gue", "gre")(c)]
+	switch word := oneOf("a way of forwarding", wayWords...)(c); word {
+	case "", "dr":
+		return way{}
+	case "nat":
+		return way{forward: lb.NAT}
+	case "tunnel":
+		return way{forward: lb.Tunnel}
+	default:
+		return way{lb.Tunnel, lb.EncapKind(slices.Index(lb.EncapKinds[:], word))}
+	}
 }
 
 // tunnel reads what tunnels that are not IPIP are made of.
 func tunnel(c *cursor) *lb.Encap {
-	sums := map[string]lb.EncapChecksum{}
-	for _, sum := range []lb.EncapChecksum{lb.NoChecksum, lb.WithChecksum, lb.RemoteChecksum} {
-		sums[sum.String()] = sum
-	}
 	o := c.object()
-	e := &lb.Encap{
-		Port:     get(o, "port", 0, number[uint16](1, 65535)),
-		Checksum: sums[get(o, "checksum", lb.NoChecksum.String(), oneOf("a checksum of tunnels", "nocsum", "csum", "remcsum"))],
+	e := &lb.Encap{Port: get(o, "port", 0, number[uint16](1, 65535))}
+	sum := get(o, "checksum", lb.NoChecksum.String(), oneOf("a checksum of tunnels", lb.EncapChecksums[:]...))
+	if o.done() {
+		e.Checksum = lb.EncapChecksum(slices.Index(lb.EncapChecksums[:], sum))
 	}
-	o.done()
 	return e
 }
 

@@ -112,11 +112,11 @@ func ruleForward(name string) string {
 func encapOptions(e lb.Encap) string {
 	switch e.Kind {
 	case lb.GUE:
-		return fmt.Sprintf("gue --tun-port %d --tun-%s", e.Port, e.Checksum)
+		return fmt.Sprintf("%s --tun-port %d --tun-%s", e.Kind, e.Port, e.Checksum)
 	case lb.GRE:
-		return "gre --tun-" + e.Checksum.String()
+		return fmt.Sprintf("%s --tun-%s", e.Kind, e.Checksum)
 	}
-	return "ipip"
+	return e.Kind.String()
 }
 
 // encapInfo is what --tun-info shows: "ipip", "gue:6080:-c", "gre:+c".
@@ -124,9 +124,9 @@ func encapInfo(e lb.Encap) string {
 	sum := [...]string{lb.NoChecksum: "-c", lb.WithChecksum: "+c", lb.RemoteChecksum: "r+c"}[e.Checksum]
 	switch e.Kind {
 	case lb.GUE:
-		return fmt.Sprintf("gue:%d:%s", e.Port, sum)
+		return fmt.Sprintf("%s:%d:%s", e.Kind, e.Port, sum)
 	case lb.GRE:
-		return "gre:" + sum
+		return e.Kind.String() + ":" + sum
 	}
-	return "ipip"
+	return e.Kind.String()
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -253,13 +254,12 @@ func setTunType(p *parser, v string, _ bool) *Failure {
 	if fail := p.see(optTunType); fail != nil {
 		return fail
 	}
-	for _, k := range []lb.EncapKind{lb.IPIP, lb.GUE, lb.GRE} {
-		if k.String() == v {
-			p.Server.Tunnel.Kind = k
-			return nil
-		}
+	kind := slices.Index(lb.EncapKinds[:], v)
+	if kind < 0 {
+		return fatal("illegal tunnel type specified")
 	}
-	return fatal("illegal tunnel type specified")
+	p.Server.Tunnel.Kind = lb.EncapKind(kind)
+	return nil
 }
 
 func setTunPort(p *parser, v string, _ bool) *Failure {

@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
@@ -69,8 +70,10 @@ func encapsulation(c *Statement) (e lb.Encap) {
 		case "port":
 			i++
 			e.Port, _ = parsePort(c.arg(i))
-		case "nocsum", "csum", "remcsum":
-			e.Checksum = map[string]lb.EncapChecksum{"csum": lb.WithChecksum, "remcsum": lb.RemoteChecksum}[word]
+		default:
+			if sum := slices.Index(lb.EncapChecksums[:], word); sum >= 0 {
+				e.Checksum = lb.EncapChecksum(sum)
+			}
 		}
 	}
 	switch {
@@ -91,10 +94,8 @@ func encapsulation(c *Statement) (e lb.Encap) {
 
 // tunnelKind is a type of tunnels.
 func tunnelKind(c *Statement, word string) lb.EncapKind {
-	for _, k := range []lb.EncapKind{lb.IPIP, lb.GUE, lb.GRE} {
-		if word == k.String() {
-			return k
-		}
+	if k := slices.Index(lb.EncapKinds[:], word); k >= 0 {
+		return lb.EncapKind(k)
 	}
 	c.mark(Lost, "no tunnels of type %s: ipip", quote(word))
 	return lb.IPIP

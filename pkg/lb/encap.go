@@ -14,8 +14,12 @@ const (
 	GRE                   // generic routing encapsulation
 )
 
-// String is the word of ipvsadm's --tun-type and of the configuration file.
-func (k EncapKind) String() string { return [...]string{"ipip", "gue", "gre"}[k] }
+// EncapKinds are the words of the kinds: ipvsadm's (--tun-type), keepalived's, and
+// those of the configuration file.
+var EncapKinds = [...]string{IPIP: "ipip", GUE: "gue", GRE: "gre"}
+
+// String is one of [EncapKinds].
+func (k EncapKind) String() string { return EncapKinds[k] }
 
 // EncapChecksum is how a tunnel's outer header is summed (the kernel's
 // IP_VS_TUNNEL_ENCAP_FLAG_*).
@@ -28,8 +32,12 @@ const (
 	RemoteChecksum                      // the real makes the inner one: --tun-remcsum, GUE only
 )
 
-// String is the word of the configuration file and of keepalived.
-func (c EncapChecksum) String() string { return [...]string{"nocsum", "csum", "remcsum"}[c] }
+// EncapChecksums are the words of the checksums: keepalived's, those of the
+// configuration file, and behind "--tun-" ipvsadm's.
+var EncapChecksums = [...]string{NoChecksum: "nocsum", WithChecksum: "csum", RemoteChecksum: "remcsum"}
+
+// String is one of [EncapChecksums].
+func (c EncapChecksum) String() string { return EncapChecksums[c] }
 
 // GUEPort is the port of [GUE] where none is named, as IANA has it.
 const GUEPort = 6080

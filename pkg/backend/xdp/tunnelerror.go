@@ -50,8 +50,7 @@ var errTunnelFilter = []unix.SockFilter{
 // own address, where the packet path leaves it to the kernel.
 type errorRelay struct {
 	b    *Backend
-	conn *net.IPConn // for errors,
-	raw  int         // and for what clients are told
+	conn *net.IPConn // for errors; what clients are told goes by the holder's socket
 
 	second time.Time // since when sent counts
 	sent   uint32
@@ -66,12 +65,7 @@ func newErrorRelay(b *Backend) (*errorRelay, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("filter for errors about tunnels: %w", err)
 	}
-	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("raw socket: %w", err)
-	}
-	return &errorRelay{b: b, conn: conn, raw: raw}, nil
+	return &errorRelay{b: b, conn: conn}, nil
 }
 
 // setFilter has a socket take only what a classic BPF program lets in.
@@ -90,7 +84,6 @@ func setFilter(conn *net.IPConn, program []unix.SockFilter) error {
 
 // run relays until ctx ends.
 func (r *errorRelay) run(ctx context.Context) {
-	defer unix.Close(r.raw)
 	stop := context.AfterFunc(ctx, func() { _ = r.conn.Close() })
 	defer stop()
 	buf := make([]byte, 1<<16)
@@ -118,7 +111,7 @@ func (r *errorRelay) send(e tunnelError) {
 		return
 	}
 	to := &unix.SockaddrInet4{Addr: e.client.Addr().As4()}
-	if err := unix.Sendto(r.raw, e.answer(), 0, to); err != nil {
+	if err := unix.Sendto(r.b.frags.raw, e.answer(), 0, to); err != nil {
 		r.b.log.Debug("send an error about a tunnel to its client", "client", e.client, "err", err)
 	}
 }

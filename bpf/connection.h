@@ -78,7 +78,7 @@ static __always_inline void raise_template(struct run *r, struct real *real, __u
 		return;
 	rq.key = template_key(r->p.source, svc);
 	rq.ticks = svc->persist_ticks;
-	if (template_use(&rq) == 0)
+	if (template_use(&rq) == 0 || !keeps_clients(r->s, real))
 		return;
 	/* It had lost its place to a flood, or never got one. */
 	rq.action = TEMPLATE_CREATE;

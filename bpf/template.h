@@ -122,17 +122,21 @@ static __always_inline int template_insert(struct template_request *rq, struct s
 	return 1;
 }
 
+/* Whether a real keeps its clients. One that does not answer ARP does not. */
+static __always_inline int keeps_clients(const struct settings *s, const struct real *real)
+{
+	return (real->flags & (REAL_THERE | REAL_SILENT)) == REAL_THERE &&
+	       (!(s->flags & SETTING_EXPIRE_QUIESCENT) || real->flags & REAL_USABLE);
+}
+
 /* Whether new connections may follow a template (ip_vs_check_template). */
 static __always_inline int template_is_valid(const struct settings *s, __u64 value, __u64 now)
 {
 	__u32 slot = template_real(value);
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 
-	/* A real that does not answer ARP does not keep its clients. */
-	return template_left(value, now) >= 0 && real &&
-	       (real->flags & (REAL_THERE | REAL_SILENT)) == REAL_THERE &&
-	       real_generation(real) == template_generation(value) &&
-	       (!(s->flags & SETTING_EXPIRE_QUIESCENT) || real->flags & REAL_USABLE);
+	return template_left(value, now) >= 0 && real && keeps_clients(s, real) &&
+	       real_generation(real) == template_generation(value);
 }
 
 /*

@@ -149,12 +149,17 @@ func (d *Director) templateOf(k client) *template {
 	if t == nil {
 		return nil
 	}
-	quiesced := d.state.ExpireQuiescentTempl && !t.real.usable()
-	if t.expires < d.now || !t.real.reachable() || t.real.host.Silent || quiesced {
+	if t.expires < d.now || !d.keepsClients(t.real) {
 		delete(d.templates, k)
 		return nil
 	}
 	return t
+}
+
+// keepsClients reports whether new connections may follow a real's templates.
+func (d *Director) keepsClients(r *real) bool {
+	quiesced := d.state.ExpireQuiescentTempl && !r.usable()
+	return r.reachable() && !r.host.Silent && !quiesced
 }
 
 // until is the end of a template that a connection restarts now.
@@ -187,7 +192,7 @@ func (d *Director) renew(k tuple, f *flow) {
 
 // assure notes that one of a client's connections was established, or seen
 // again after that. If the client has no template (its time was over) he gets
-// one now.
+// one now, of a real that keeps its clients.
 func (d *Director) assure(k tuple, r *real) {
 	v := r.service
 	if !v.there || !v.conf.Persistence.Enabled() || !slices.ContainsFunc(v.conf.Reals, r.conf.Same) {
@@ -195,6 +200,9 @@ func (d *Director) assure(k tuple, r *real) {
 	}
 	t := d.templateOf(v.whose(k.client.Addr()))
 	if t == nil {
+		if !d.keepsClients(r) {
+			return
+		}
 		t = &template{real: r}
 		t.expires = d.until(t)
 		d.templates[v.whose(k.client.Addr())] = t

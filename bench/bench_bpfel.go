@@ -13,6 +13,18 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type RawArrival struct {
+	_       structs.HostLayout
+	Address uint32
+	Port    uint16
+	IsReply uint16
+	Wanted  uint64
+	Right   uint64
+	Wrong   uint64
+	Began   uint64
+	Ended   uint64
+}
+
 type RawBackend struct {
 	_      structs.HostLayout
 	Mac    [8]uint8
@@ -63,6 +75,7 @@ type RawTuple6 struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	RawMapArrivals     = "arrivals"
 	RawMapBackends     = "backends"
 	RawMapCounts       = "counts"
 	RawMapPlans        = "plans"
@@ -72,7 +85,9 @@ const (
 	RawMapTableLru     = "table_lru"
 	RawMapTableLru6    = "table_lru6"
 	RawProgAnswerDrop  = "answer_drop"
+	RawProgAnswerPass  = "answer_pass"
 	RawProgAnswerTx    = "answer_tx"
+	RawProgArrive      = "arrive"
 	RawProgFloorA      = "floor_a"
 	RawProgFloorB      = "floor_b"
 	RawProgFloorB6     = "floor_b6"
@@ -92,6 +107,8 @@ const (
 	RawProgWalk        = "walk"
 	RawProgWalk6       = "walk6"
 	RawProgWalkOwn     = "walk_own"
+	RawProgWireReply   = "wire_reply"
+	RawProgWireRequest = "wire_request"
 	RawVarWayOut       = "way_out"
 )
 
@@ -138,7 +155,9 @@ type RawSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type RawProgramSpecs struct {
 	AnswerDrop  *ebpf.ProgramSpec `ebpf:"answer_drop"`
+	AnswerPass  *ebpf.ProgramSpec `ebpf:"answer_pass"`
 	AnswerTx    *ebpf.ProgramSpec `ebpf:"answer_tx"`
+	Arrive      *ebpf.ProgramSpec `ebpf:"arrive"`
 	FloorA      *ebpf.ProgramSpec `ebpf:"floor_a"`
 	FloorB      *ebpf.ProgramSpec `ebpf:"floor_b"`
 	FloorB6     *ebpf.ProgramSpec `ebpf:"floor_b6"`
@@ -158,12 +177,15 @@ type RawProgramSpecs struct {
 	Walk        *ebpf.ProgramSpec `ebpf:"walk"`
 	Walk6       *ebpf.ProgramSpec `ebpf:"walk6"`
 	WalkOwn     *ebpf.ProgramSpec `ebpf:"walk_own"`
+	WireReply   *ebpf.ProgramSpec `ebpf:"wire_reply"`
+	WireRequest *ebpf.ProgramSpec `ebpf:"wire_request"`
 }
 
 // RawMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type RawMapSpecs struct {
+	Arrivals  *ebpf.MapSpec `ebpf:"arrivals"`
 	Backends  *ebpf.MapSpec `ebpf:"backends"`
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
 	Plans     *ebpf.MapSpec `ebpf:"plans"`
@@ -201,6 +223,7 @@ func (o *RawObjects) Close() error {
 //
 // It can be passed to LoadRawObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RawMaps struct {
+	Arrivals  *ebpf.Map `ebpf:"arrivals"`
 	Backends  *ebpf.Map `ebpf:"backends"`
 	Counts    *ebpf.Map `ebpf:"counts"`
 	Plans     *ebpf.Map `ebpf:"plans"`
@@ -213,6 +236,7 @@ type RawMaps struct {
 
 func (m *RawMaps) Close() error {
 	return _RawClose(
+		m.Arrivals,
 		m.Backends,
 		m.Counts,
 		m.Plans,
@@ -236,7 +260,9 @@ type RawVariables struct {
 // It can be passed to LoadRawObjects or ebpf.CollectionSpec.LoadAndAssign.
 type RawPrograms struct {
 	AnswerDrop  *ebpf.Program `ebpf:"answer_drop"`
+	AnswerPass  *ebpf.Program `ebpf:"answer_pass"`
 	AnswerTx    *ebpf.Program `ebpf:"answer_tx"`
+	Arrive      *ebpf.Program `ebpf:"arrive"`
 	FloorA      *ebpf.Program `ebpf:"floor_a"`
 	FloorB      *ebpf.Program `ebpf:"floor_b"`
 	FloorB6     *ebpf.Program `ebpf:"floor_b6"`
@@ -256,12 +282,16 @@ type RawPrograms struct {
 	Walk        *ebpf.Program `ebpf:"walk"`
 	Walk6       *ebpf.Program `ebpf:"walk6"`
 	WalkOwn     *ebpf.Program `ebpf:"walk_own"`
+	WireReply   *ebpf.Program `ebpf:"wire_reply"`
+	WireRequest *ebpf.Program `ebpf:"wire_request"`
 }
 
 func (p *RawPrograms) Close() error {
 	return _RawClose(
 		p.AnswerDrop,
+		p.AnswerPass,
 		p.AnswerTx,
+		p.Arrive,
 		p.FloorA,
 		p.FloorB,
 		p.FloorB6,
@@ -281,6 +311,8 @@ func (p *RawPrograms) Close() error {
 		p.Walk,
 		p.Walk6,
 		p.WalkOwn,
+		p.WireReply,
+		p.WireRequest,
 	)
 }
 

@@ -48,6 +48,7 @@ var commands = []struct {
 	{"sync", "connection sync: a director joins, and a peer is told of what comes and goes", connections},
 	{"race", "two CPUs in the same sets: does every packet go to its flow's real?", race},
 	{"verifier", "what the verifier has to do, here and on an older kernel", verifier},
+	{"instructions", "instructions per packet in a guest, lvx's and those of kernel IPVS", instructions},
 	{singleEdits, "12,700 rules of ipvsadm by one -R and by as many commands: minutes, not part of all", edits},
 }
 
@@ -60,12 +61,12 @@ func main() {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: bench [--quick] [--only PART[,PART...]] [--rounds N] [--json FILE] COMMAND...\n       bench --against REVISION [--only PART]\n\n")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.what)
+		fmt.Fprintf(w, "  %-12s %s\n", c.name, c.what)
 	}
-	fmt.Fprintf(w, "  %-10s %s\n", "all", "all of these")
-	fmt.Fprintf(w, "  %-10s %s\n", "chart FILE", "what --json wrote, as an SVG drawing")
-	fmt.Fprintf(w, "  %-10s %s\n", "table FILE...", "the targets, as a table in Markdown; of several runs the median")
-	fmt.Fprintf(w, "  %-10s %s\n", "compare OLD NEW", "two such files, case by case")
+	fmt.Fprintf(w, "  %-12s %s\n", "all", "all of these")
+	fmt.Fprintf(w, "  %-12s %s\n", "chart FILE", "what --json wrote, as an SVG drawing")
+	fmt.Fprintf(w, "  %-12s %s\n", "table FILE...", "the targets, as a table in Markdown; of several runs the median")
+	fmt.Fprintf(w, "  %-12s %s\n", "compare OLD NEW", "two such files, case by case")
 	fmt.Fprint(w, "\nNeeds root. Exit status 1 if a target is missed.\n")
 }
 

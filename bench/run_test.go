@@ -203,6 +203,24 @@ func TestVerifier(t *testing.T) {
 	}
 }
 
+// What the guest says becomes figures and checks; one that it does not say is an error.
+func TestInstructions(t *testing.T) {
+	said := ""
+	for _, line := range []string{
+		"empty/back 1000.5", "lvx/dr_in 1400", "ipvs/dr_in 10000", "lvx/nat_in 1500", "ipvs/nat_in 3000", "lvx/nat_out 2000", "ipvs/nat_out 8000",
+	} {
+		if newReport().addInstructions(said) == nil {
+			t.Errorf("no error from %q", said)
+		}
+		said += "instructions per packet: " + line + "\n"
+	}
+	r := newReport()
+	must(t, r.addInstructions(said))
+	if len(r.Figures) != 7 || len(r.Checks) != 3 || !r.Checks[0].OK || r.Checks[1].OK || r.Checks[2].Value != 4 {
+		t.Errorf("%+v\n%+v", r.Figures, r.Checks)
+	}
+}
+
 func TestControl(t *testing.T) {
 	r := tiny(t, func(ctx context.Context, j *job) error {
 		return controlOf(ctx, j, []scale{{20, 1, 1}}, 5, time.Second)

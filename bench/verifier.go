@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"runtime"
@@ -126,22 +125,31 @@ const guestKernel = "Debian's kernel in a guest"
 // verifyInGuest has the loader's own test tell of each program, on the kernel
 // of the lane.
 func verifyInGuest(ctx context.Context) (found []int, err error) {
-	at := slices.IndexFunc(guest.Suites, func(s guest.Suite) bool { return s.Name == "verifier" })
-	if at < 0 {
-		return nil, errors.New("the lane of the virtual machine has no suite called verifier")
-	}
-	var out bytes.Buffer
-	if err := guest.Suites[at].Test(ctx, &out); err != nil {
-		return nil, fmt.Errorf("virtual machine: %w\n%s", err, out.String())
+	out, err := inGuest(ctx, "verifier")
+	if err != nil {
+		return nil, err
 	}
 	for _, p := range programs {
-		n, err := number(regexp.MustCompile(`\b`+p.name+`: (\d+) instructions processed`), out.String())
+		n, err := number(regexp.MustCompile(`\b`+p.name+`: (\d+) instructions processed`), out)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, n)
 	}
 	return found, nil
+}
+
+// inGuest runs a suite of the lane and returns what it said.
+func inGuest(ctx context.Context, suite string) (string, error) {
+	at := slices.IndexFunc(guest.Suites, func(s guest.Suite) bool { return s.Name == suite })
+	if at < 0 {
+		return "", fmt.Errorf("the lane of the virtual machine has no suite called %s", suite)
+	}
+	var out bytes.Buffer
+	if err := guest.Suites[at].Test(ctx, &out); err != nil {
+		return "", fmt.Errorf("virtual machine: %w\n%s", err, out.String())
+	}
+	return out.String(), nil
 }
 
 // number finds one in a text.

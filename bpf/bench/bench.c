@@ -17,8 +17,8 @@
  *   store_b    puts the flow into floor_b's map
  *   store_lru  puts the flow into an LRU map
  *
- * ipv6.h has those that look at addresses once more, for IPv6, and ways.h the
- * generators in front of tunnels and NAT.
+ * ipv6.h has those that look at addresses once more, for IPv6, ways.h the
+ * generators in front of tunnels and NAT, and wire.h both ends of a guest's wire.
  *
  * BPF_PROG_TEST_RUN does not restore the frame between runs, so they
  * write all of it. All are xdp.frags, as the program that is measured: the
@@ -241,6 +241,12 @@ int answer_tx(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
+int answer_pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+SEC("xdp.frags")
 int answer_drop(struct xdp_md *ctx)
 {
 	return XDP_DROP;
@@ -351,5 +357,6 @@ int store_lru(struct xdp_md *ctx)
 
 #include "ipv6.h"
 #include "ways.h"
+#include "wire.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

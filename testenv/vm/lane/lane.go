@@ -85,6 +85,11 @@ var Suites = []Suite{
 		Modules: []string{"ip_vs", "nf_tables", "veth", "bridge"},
 	},
 	{
+		Name: "instructions", Package: "./bench", Run: "^Test(KernelInstructions|Clock|Straight)$", Icount: true, Memory: 2000, Timeout: 15 * time.Minute,
+		Env:     []string{"GOGC=off", "GODEBUG=asyncpreemptoff=1"}, // no signal, nobody else's work
+		Modules: []string{"ip_vs", "ip_vs_rr", "veth"},
+	},
+	{
 		Name: "keepalived", Package: "./pkg/keepalived", Run: "^TestKernelKeepalived$",
 		Tools: []string{"ipvsadm", "keepalived"},
 		Files: map[string]string{"testdata": "pkg/keepalived/testdata"},

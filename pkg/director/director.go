@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -281,7 +282,7 @@ func (d *Director) start(ctx context.Context) error {
 	d.loadMaintenance()
 	d.loadRuntime()
 	d.out.Memory = d.loadMemory()
-	for _, instance := range d.out.Memory.Active {
+	for _, instance := range slices.Concat(d.out.Memory.Active, inheritRoles(d.cfg, d.opt.Backend)) {
 		d.active[instance] = true
 	}
 	d.opt.Health.Restore(presetChecks(d.cfg, d.opt.ProbeVIP, d.out.Memory, d.started))

@@ -99,6 +99,24 @@ func inheritMemory(b lb.Backend) Memory {
 	return m
 }
 
+// inheritRoles lists the VRRP instances that a data path which has outlived its
+// daemon forwards for. The VIPs of a daemon that was killed are still on this
+// host: on standby they would be the kernel's, which resets their connections.
+// A note on a disk may be older than the role.
+func inheritRoles(cfg *config.Config, b lb.Backend) (instances []string) {
+	i, ok := b.(lb.Inheritor)
+	if !ok {
+		return nil
+	}
+	left := i.InheritedVIPs()
+	for _, inst := range cfg.VRRP {
+		if slices.ContainsFunc(inst.Addresses, func(p netip.Prefix) bool { return slices.Contains(left, p.Addr()) }) {
+			instances = append(instances, inst.Name)
+		}
+	}
+	return instances
+}
+
 // saveMemory has the memory written if it has changed.
 func (d *Director) saveMemory(before Memory) {
 	m := d.out.Memory

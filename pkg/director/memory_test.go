@@ -55,9 +55,11 @@ func TestMemorySurvivesKill(t *testing.T) {
 type heir struct {
 	*lbtest.Fake
 	left []lb.ObservedService
+	vips []netip.Addr
 }
 
 func (h heir) Inherited() []lb.ObservedService { return h.left }
+func (h heir) InheritedVIPs() []netip.Addr     { return h.vips }
 
 // Fault 21: without notes, or with broken ones, what the data path was left
 // says which reals were up.
@@ -79,7 +81,7 @@ func TestMemoryIsInherited(t *testing.T) {
 					real := cfg.Services[0].Reals[i]
 					left.Reals = append(left.Reals, lb.ObservedReal{Addr: real.Addr, Port: real.Port, Weight: 1})
 				}
-				r.opt.Backend = heir{r.backend, []lb.ObservedService{left}}
+				r.opt.Backend = heir{Fake: r.backend, left: []lb.ObservedService{left}}
 				r.runDuring(t, func() {
 					r.want("as they were left", "1*1 3*1")
 					r.health.result(1, false, "refused")
@@ -102,9 +104,7 @@ func TestRolesSurviveKill(t *testing.T) {
 	}
 	standby := func(r *rig, want ...netip.Addr) {
 		t.Helper()
-		if got := slices.SortedFunc(maps.Keys(r.state().StandbyVIPs()), netip.Addr.Compare); !slices.Equal(got, want) {
-			t.Errorf("standby %v, want %v", got, want)
-		}
+		wantStandby(t, r.state(), want...)
 	}
 	other := netip.MustParseAddr("10.0.0.200")
 	inBubble(t, cfg, func(t *testing.T, r *rig) {
@@ -122,6 +122,37 @@ func TestRolesSurviveKill(t *testing.T) {
 		standby(r, vip, other)
 	})
 	inBubble(t, cfg, func(t *testing.T, r *rig) { standby(r, vip, other) })
+}
+
+func wantStandby(t *testing.T, s lb.State, want ...netip.Addr) {
+	t.Helper()
+	if got := slices.SortedFunc(maps.Keys(s.StandbyVIPs()), netip.Addr.Compare); !slices.Equal(got, want) {
+		t.Errorf("standby %v, want %v", got, want)
+	}
+}
+
+// A master that was killed before its role was on the disk, or that keeps no
+// notes, forwards again from the first plan on: the data path knows.
+func TestRolesAreInherited(t *testing.T) {
+	other := netip.MustParseAddr("10.0.0.200")
+	for name, dir := range map[string]string{"an old note": t.TempDir(), "no notes": ""} {
+		t.Run(name, func(t *testing.T) {
+			cfg := configOf(service("web", 1))
+			cfg.StateDir = dir
+			cfg.VRRP = []vrrp.Instance{
+				{Name: "VI_1", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}},
+				{Name: "VI_2", Addresses: []netip.Prefix{netip.PrefixFrom(other, 24)}},
+			}
+			if dir != "" {
+				inBubble(t, cfg, func(t *testing.T, r *rig) { wantStandby(t, r.state(), vip, other) })
+			}
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, cfg)
+				r.opt.Backend = heir{Fake: r.backend, vips: []netip.Addr{vip}}
+				r.runDuring(t, func() { wantStandby(t, r.state(), other) })
+			})
+		})
+	}
 }
 
 func TestMemoryIsForgotten(t *testing.T) {

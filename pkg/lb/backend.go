@@ -62,6 +62,11 @@ type Inheritor interface {
 	// with those of its reals that took new connections or would have with a
 	// weight above 0. It is asked before the first Apply.
 	Inherited() []ObservedService
+
+	// InheritedVIPs lists the VIPs that a predecessor forwarded for, or would
+	// have if nobody had died: those that were not on standby. It is asked
+	// before the first Apply.
+	InheritedVIPs() []netip.Addr
 }
 
 // Binder is implemented by backends that say which clients persistence binds

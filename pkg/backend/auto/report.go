@@ -20,6 +20,14 @@ func (b *Backend) Inherited() []lb.ObservedService {
 	return nil
 }
 
+// InheritedVIPs implements [lb.Inheritor], for XDP alone as well.
+func (b *Backend) InheritedVIPs() []netip.Addr {
+	if i, ok := b.xdp.(lb.Inheritor); ok {
+		return i.InheritedVIPs()
+	}
+	return nil
+}
+
 // Observed puts together what both hold, each service from its place.
 func (b *Backend) Observed() (lb.Observed, error) {
 	x, i, err := b.observe()

@@ -68,6 +68,18 @@ func (b *Backend) Inherited() []lb.ObservedService {
 	return all
 }
 
+// InheritedVIPs implements [lb.Inheritor].
+func (b *Backend) InheritedVIPs() (addrs []netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for v := range b.eachVIP {
+		if v.Flags&bpf.VIPStandby == 0 {
+			addrs = append(addrs, v.Addr.Addr())
+		}
+	}
+	return addrs
+}
+
 func (b *Backend) adoptReals() {
 	last := -1
 	for i := range b.dp.Reals {

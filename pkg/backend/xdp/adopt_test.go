@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -84,6 +85,16 @@ func TestNewClientsWhileRealsAreAskedAgain(t *testing.T) {
 	h.net.asking = true // the interface was down, they are asked once more
 	h.apply(s)
 	h.want(fresh(200), "no_real", drop) // it is being looked for
+}
+
+// What a killed daemon forwarded for is known to the next one, without a note.
+func TestVIPsAreInherited(t *testing.T) {
+	s := lb.State{Services: []lb.Service{webService(1), other()}, VIPs: []lb.VIP{{Addr: web.Addr()}, {Addr: other().Listeners[0].Addr, Owner: "VI_1", Standby: true}}}
+	h := serving(t, s)
+	h.succeed()
+	if got := h.InheritedVIPs(); !slices.Equal(got, []netip.Addr{web.Addr()}) {
+		t.Errorf("inherited: %v", got)
+	}
 }
 
 // A service that was drained when its daemon died, and is gone from the

@@ -53,7 +53,7 @@ func owner() {
 		time.Sleep(time.Millisecond)
 	}
 	fmt.Println(c.Name(), c.Dir(), p.Pid(), strings.TrimSpace(p.Output()))
-	select {}
+	time.Sleep(time.Hour) // not for ever: a process whose threads all wait for ever ends as deadlocked
 }
 
 // leftovers lists what exists of a cluster.

@@ -101,7 +101,7 @@ func probeMain(text string) error {
 		return err
 	}
 	if j.Hang {
-		select {}
+		time.Sleep(time.Hour) // not for ever: a process whose threads all wait for ever ends as deadlocked
 	}
 	return path.Close()
 }

@@ -93,8 +93,8 @@ func TestFault24UnitSandbox(t *testing.T) {
 				t.Errorf("no VIP:\n%s", out)
 			}
 		}
-		logs[name] = messages(p.Output())
 		must(t, r.Stop("d1"))
+		logs[name] = messages(p.Output()) // all of it: a line may come later than what it tells of
 		nothingLeft(t, r, "d1")
 	}
 	if !slices.Equal(logs["bare"], logs["sandboxed"]) {

@@ -68,10 +68,10 @@ func joinWith(ctx context.Context, j *job, flows int) (err error) {
 	if err := r.inPieces(ctx, j, 0, flows, r.establishAt); err != nil {
 		return err
 	}
-	_, stop := joiner.TellNews(func([]connsync.Entry) {}) // as each director does
+	_, stop := joiner.TellNews(func(*connsync.Batch) {}) // as each director does
 	defer stop()
 	began, entries := time.Now(), 0
-	if err := r.lvx.Walk(ctx, func(e []connsync.Entry) error { entries += len(e); return nil }); err != nil {
+	if err := r.lvx.Walk(ctx, func(b *connsync.Batch) error { entries += len(b.Members); return nil }); err != nil {
 		return err
 	}
 	reading := time.Since(began)
@@ -105,11 +105,11 @@ func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
 // nobody is a director that takes what it is told of and keeps nothing.
 type nobody struct{}
 
-func (nobody) Walk(context.Context, func([]connsync.Entry) error) error { return nil }
-func (nobody) Absorb([]connsync.Entry) (int, error)                     { return 0, nil }
-func (nobody) ChangedRows() []connsync.Rows                             { return nil }
-func (nobody) AbsorbRows(connsync.Rows)                                 {}
-func (nobody) Missed() uint64                                           { return 0 }
+func (nobody) Walk(context.Context, func(*connsync.Batch) error) error { return nil }
+func (nobody) Absorb(*connsync.Batch) (int, error)                     { return 0, nil }
+func (nobody) ChangedRows() []connsync.Rows                            { return nil }
+func (nobody) AbsorbRows(connsync.Rows)                                {}
+func (nobody) Missed() uint64                                          { return 0 }
 
 // churn opens and closes connections, alone and with a peer that is told of them,
 // and compares what that costs.

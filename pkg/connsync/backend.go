@@ -8,6 +8,6 @@ type Backend interface {
 	// ten times a second, and with those that live on before their peers'
 	// copies would end. It does so until stop is called, which waits. Now
 	// tells at once, and reports whether there is more
-	// to tell than was told. Send must not wait and does not keep the slice.
-	TellNews(send func([]Entry)) (now func() (more bool), stop func())
+	// to tell than was told. Send must not wait.
+	TellNews(send func(*Batch)) (now func() (more bool), stop func())
 }

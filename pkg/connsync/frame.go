@@ -19,14 +19,15 @@ const (
 	entryTail   = 5       // idle seconds u32, bits u8, behind a version 1 record
 	bitProven   = 1
 
-	protocolNow    = 1 // the version of the session protocol that this release speaks
-	protocolOldest = 1 // the oldest that it understands
+	protocolNow     = 2 // the version of the session protocol that this release speaks
+	protocolOldest  = 1 // the oldest that it understands
+	protocolBatches = 2 // the first that has frames of batches
 )
 
 // The types of frames.
 const (
 	frameHello    = 1  // first in each direction: version u16, oldest version understood u16
-	frameEntries  = 2  // entries, each: length u16, record, tail
+	frameEntries  = 2  // entries, each: length u16, record, tail; for peers of version 1
 	frameSnapshot = 3  // body 0: a walk over the whole table begins; 1: it is complete
 	frameAck      = 4  // u64: frames of entries absorbed since the session began
 	frameAlive    = 5  // nothing new
@@ -35,6 +36,7 @@ const (
 	frameAnswer   = 8  // u64: of the ask
 	frameAgain    = 9  // walk over the whole table again
 	frameRows     = 10 // rows of a stateless service that are not settled, see [Rows]
+	frameBatch    = 11 // kinds, each as an entry, then clients of them, see [Batch]
 )
 
 // Entry is a record with what only lvx directors tell each other.
@@ -72,8 +74,16 @@ type entryFrame struct {
 	count int // of entries
 }
 
-// framesOf are the frames that tell of entries.
-func framesOf(entries []Entry) (frames []entryFrame, err error) {
+// framesOf are the frames that tell a peer that speaks a version of the protocol of
+// entries.
+func framesOf(b *Batch, version uint16) ([]entryFrame, error) {
+	if version >= protocolBatches {
+		return batchFrames(b)
+	}
+	return entryFrames(b.Entries())
+}
+
+func entryFrames(entries []Entry) (frames []entryFrame, err error) {
 	for part := range slices.Chunk(entries, batchEntries) {
 		b := make([]byte, frameHeader, frameHeader+len(part)*(2+recordLen4+entryTail))
 		for i := range part {
@@ -93,37 +103,44 @@ var errEntry = errors.New("entry that does not fit its frame")
 // Entries that have no meaning here are left out.
 func parseEntries(dst []Entry, b []byte) ([]Entry, error) {
 	for len(b) > 0 {
-		if len(b) < 2 {
-			return dst, errEntry
-		}
-		length := int(binary.BigEndian.Uint16(b))
-		if len(b) < 2+length {
-			return dst, errEntry
-		}
-		entry := b[2 : 2+length]
-		b = b[2+length:]
-		n, err := recordLength(entry)
-		if err != nil {
-			return dst, err
-		}
-		if len(entry) < n+entryTail {
-			return dst, errEntry
-		}
 		at := len(dst)
 		dst = slices.Grow(dst, 1)[:at+1]
-		e := &dst[at]
-		known, err := parseRecord1(&e.Record, entry[:n])
+		rest, known, err := parseEntry(&dst[at], b)
 		if err != nil {
 			return dst[:at], err
 		}
-		if !known || !e.isKnown() {
+		if !known {
 			dst = dst[:at]
-			continue
 		}
-		e.Idle = time.Duration(binary.BigEndian.Uint32(entry[n:])) * time.Second
-		e.IsProven, e.IsUnsigned = entry[n+4]&bitProven != 0, false
+		b = rest
 	}
 	return dst, nil
+}
+
+// parseEntry decodes the entry at the start of b. Known is false if it has no
+// meaning here.
+func parseEntry(e *Entry, b []byte) (rest []byte, known bool, err error) {
+	if len(b) < 2 {
+		return b, false, errEntry
+	}
+	length := int(binary.BigEndian.Uint16(b))
+	if len(b) < 2+length {
+		return b, false, errEntry
+	}
+	entry := b[2 : 2+length]
+	n, err := recordLength(entry)
+	if err != nil {
+		return b, false, err
+	}
+	if len(entry) < n+entryTail {
+		return b, false, errEntry
+	}
+	if known, err = parseRecord1(&e.Record, entry[:n]); err != nil {
+		return b, false, err
+	}
+	e.Idle = time.Duration(binary.BigEndian.Uint32(entry[n:])) * time.Second
+	e.IsProven, e.IsUnsigned = entry[n+4]&bitProven != 0, false
+	return b[2+length:], known && e.isKnown(), nil
 }
 
 func writeFrame(w io.Writer, kind uint8, body []byte) error {

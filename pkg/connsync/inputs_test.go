@@ -60,7 +60,12 @@ func TestMutatedInputs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	batch, err := batchFrames(BatchOf(someEntries(6)...))
+	if err != nil {
+		t.Fatal(err)
+	}
 	frames := [][]byte{
+		batch[0].bytes,
 		frameOf(frameEntries, append(bytes.Clone(entry), entry...)...), frameOf(frameSnapshot, 1),
 		frameOf(frameAck, 0, 0, 0, 0, 0, 0, 0, 1), frameOf(frameAsk, 0, 0, 0, 0, 0, 0, 0, 1), frameOf(frameAgain),
 		frameOf(frameRows, appendRows(nil, new(someRows()))...),

@@ -109,22 +109,23 @@ func (m *Mesh) keyring() *keyring {
 
 // Publish tells all peers of entries that are new or have changed. It does not
 // wait: what a slow peer cannot take is made good by another walk over the
-// table. It does not keep the slice.
-func (m *Mesh) Publish(entries []Entry) {
-	var frames []entryFrame
+// table.
+func (m *Mesh) Publish(b *Batch) {
+	var frames [protocolNow + 1][]entryFrame // by version: the same bytes for all who speak it
 	for _, p := range m.peers {
 		s := p.current()
 		if s == nil {
 			continue
 		}
-		if frames == nil { // the same bytes for all
+		of := &frames[s.version]
+		if *of == nil {
 			var err error
-			if frames, err = framesOf(entries); err != nil {
+			if *of, err = framesOf(b, s.version); err != nil {
 				s.end(err)
 				continue
 			}
 		}
-		s.publish(frames, len(entries))
+		s.publish(*of, len(b.Members))
 	}
 }
 
@@ -279,7 +280,7 @@ func (m *Mesh) accept(ctx context.Context, l net.Listener) error {
 // serve makes a session of conn and runs it until it ends. A session that
 // stood before is replaced: the peer has started anew.
 func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
-	err := handshake(ctx, conn)
+	version, err := handshake(ctx, conn)
 	p.mu.Lock()
 	p.isBusy = false
 	p.mu.Unlock()
@@ -289,7 +290,7 @@ func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
 		return
 	}
 	s := newSession(conn, m.o.Table, p.setDigests, m.o.Changed)
-	s.tellNow = m.o.TellNow
+	s.tellNow, s.version = m.o.TellNow, version
 	s.proof = proofOfPeer(conn)
 	p.begin(s)
 	if !m.keyring().accepted[s.proof] { // the key was removed during the handshake
@@ -311,23 +312,23 @@ func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
 
 // handshake makes sure that the other end holds a key and speaks the session
 // protocol.
-func handshake(ctx context.Context, conn *tls.Conn) error {
+func handshake(ctx context.Context, conn *tls.Conn) (version uint16, err error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	err := conn.HandshakeContext(ctx)
+	err = conn.HandshakeContext(ctx)
 	if err == nil {
-		err = greet(conn)
+		version, err = greet(conn)
 	}
 	var remote *net.OpError
 	switch {
 	case err == nil:
-		return nil
+		return version, nil
 	case errors.Is(err, errUnknownKey), errors.As(err, &remote) && remote.Op == "remote error":
-		return errUnknownKey
+		return 0, errUnknownKey
 	}
-	return fmt.Errorf("handshake: %w", err)
+	return 0, fmt.Errorf("handshake: %w", err)
 }
 
 // fail notes why there is no session, and logs it when that is news.

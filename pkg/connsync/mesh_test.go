@@ -60,7 +60,7 @@ func entryOf(client string) Entry {
 	}
 }
 
-func (m *memory) Walk(ctx context.Context, yield func([]Entry) error) error {
+func (m *memory) Walk(ctx context.Context, yield func(*Batch) error) error {
 	m.mu.Lock()
 	var all []Entry
 	for _, e := range m.entries {
@@ -68,14 +68,14 @@ func (m *memory) Walk(ctx context.Context, yield func([]Entry) error) error {
 	}
 	m.mu.Unlock()
 	for part := range slices.Chunk(all, max(3, len(all)/1000)) {
-		if err := yield(part); err != nil {
+		if err := yield(BatchOf(part...)); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
-func (m *memory) Absorb(entries []Entry) (int, error) {
+func (m *memory) Absorb(batch *Batch) (int, error) {
 	m.mu.Lock()
 	block := m.block
 	m.mu.Unlock()
@@ -84,7 +84,7 @@ func (m *memory) Absorb(entries []Entry) (int, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, e := range entries {
+	for _, e := range batch.Entries() {
 		m.entries[e.Client] = e
 	}
 	return 0, nil
@@ -179,8 +179,8 @@ func TestPairTellsWhatWasThereAndWhatComes(t *testing.T) {
 	if fmt.Sprint(b.taken) != fmt.Sprint(a.rows) || a.taken != nil {
 		t.Errorf("rows %+v and %+v (%+v)", b.taken, a.taken, a.rows)
 	}
-	ma.Publish([]Entry{entryOf("172.16.0.5:5")})
-	mb.Publish([]Entry{entryOf("172.16.0.8:8")})
+	ma.Publish(BatchOf(entryOf("172.16.0.5:5")))
+	mb.Publish(BatchOf(entryOf("172.16.0.8:8")))
 	eventually(t, "news have come", func() bool { return b.has("172.16.0.5:5") && a.has("172.16.0.8:8") })
 	eventually(t, "news are acknowledged", func() bool { return ma.Status()[0].Lag > 0 })
 	if st := ma.Status()[0]; !st.IsUp || !st.IsInSync || st.Sent < 5 || st.Received < 2 || st.Reason != "" {
@@ -205,7 +205,7 @@ func TestMeshOfThree(t *testing.T) {
 	var meshes []*Mesh
 	for i := range addrs {
 		tables = append(tables, newMemory())
-		if _, err := tables[i].Absorb(entries(i, 0)); err != nil {
+		if _, err := tables[i].Absorb(BatchOf(entries(i, 0)...)); err != nil {
 			t.Fatal(err)
 		}
 		others := slices.Delete(slices.Clone(addrs), i, i+1)
@@ -225,11 +225,11 @@ func TestMeshOfThree(t *testing.T) {
 	}
 	for i, m := range meshes {
 		news := entries(i, count)
-		if _, err := tables[i].Absorb(news); err != nil {
+		if _, err := tables[i].Absorb(BatchOf(news...)); err != nil {
 			t.Fatal(err)
 		}
 		for part := range slices.Chunk(news, 1000) {
-			m.Publish(part)
+			m.Publish(BatchOf(part...))
 		}
 	}
 	eventually(t, "all three have what has come to each", haveAll(6*count))
@@ -278,7 +278,7 @@ func TestKeysAreChangedWhileASessionStands(t *testing.T) {
 	set(ma, keyB) // b's session was signed with the removed one, and b signs with the new one now
 	eventually(t, "a new session", func() bool { s := ma.peers[two].current(); return s != nil && s != first && inSync() })
 	set(mb, keyB)
-	ma.Publish([]Entry{entryOf("172.16.0.5:5")})
+	ma.Publish(BatchOf(entryOf("172.16.0.5:5")))
 	eventually(t, "news pass", func() bool { return b.has("172.16.0.5:5") })
 	if st := ma.Status()[0]; st.Key != mb.Key() || st.Key != ma.Key() || st.Key == "" {
 		t.Errorf("keys named: the peer's %q, its own word %q, ours %q", st.Key, mb.Key(), ma.Key())
@@ -317,7 +317,7 @@ func TestDoubtEndsBehindWhatThePeerHadToSay(t *testing.T) {
 	a.mu.Lock()
 	a.block = make(chan struct{}) // what b says stays on its way
 	a.mu.Unlock()
-	mb.Publish([]Entry{entryOf("172.16.0.8:8")})
+	mb.Publish(BatchOf(entryOf("172.16.0.8:8")))
 	ma.Doubt()
 	if ma.InSync() || ma.Status()[0].IsInSync {
 		t.Error("in sync while in doubt")
@@ -355,7 +355,7 @@ func TestFlushEndsWhenPeersHaveEverything(t *testing.T) {
 	start(t, port, b, two, []Key{keyA}, one)
 	eventually(t, "in sync with the one that is there", func() bool { return ma.Status()[0].IsInSync })
 	release := b.blockAbsorb()
-	ma.Publish([]Entry{entryOf("172.16.0.8:8")})
+	ma.Publish(BatchOf(entryOf("172.16.0.8:8")))
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := ma.Flush(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), two.String()) {
@@ -379,7 +379,7 @@ func TestFlushEndsWithTheSession(t *testing.T) {
 	eventually(t, "in sync", ma.InSync)
 	release := b.blockAbsorb()
 	defer release()
-	ma.Publish([]Entry{entryOf("172.16.0.8:8")})
+	ma.Publish(BatchOf(entryOf("172.16.0.8:8")))
 	time.AfterFunc(20*time.Millisecond, func() { ma.peers[two].current().end(errors.New("cut")) })
 	if err := ma.Flush(t.Context()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("behind the end of the session: %v", err)
@@ -397,7 +397,7 @@ func TestAnswerComesBehindTheLatestNews(t *testing.T) {
 		Local: []netip.Addr{two}, Peers: []netip.Addr{one}, Port: port, Keys: []Key{keyA}, Table: newMemory(),
 		TellNow: func() {
 			<-isMade
-			mb.Publish([]Entry{entryOf("172.16.0.8:8")})
+			mb.Publish(BatchOf(entryOf("172.16.0.8:8")))
 		},
 	})
 	close(isMade)
@@ -464,7 +464,7 @@ func TestSlowPeerIsMadeWholeByAnotherWalk(t *testing.T) {
 	a.mu.Unlock()
 	s := ma.peers[two].current()
 	for range 40 {
-		ma.Publish(many)
+		ma.Publish(BatchOf(many...))
 		s.mu.Lock()
 		if s.queued > maxQueued {
 			t.Errorf("%d entries queued (at most %d)", s.queued, maxQueued)

@@ -10,7 +10,7 @@ import (
 
 func (s *session) read() error {
 	var buffer []byte
-	var entries []Entry
+	var batch Batch
 	for {
 		if err := s.conn.SetReadDeadline(time.Now().Add(aliveTimeout)); err != nil {
 			return err
@@ -21,46 +21,43 @@ func (s *session) read() error {
 		if kind, body, buffer, err = readFrame(s.conn, buffer); err != nil {
 			return err
 		}
-		if entries, err = s.handle(kind, body, entries[:0]); err != nil {
+		if err := s.handle(kind, body, &batch); err != nil {
 			return err
 		}
 	}
 }
 
-// handle takes one frame. Entries is room for what it holds.
-func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, error) {
+// handle takes one frame. Batch is room for what it holds.
+func (s *session) handle(kind uint8, body []byte, batch *Batch) error {
 	switch kind {
+	case frameBatch:
+		if err := parseBatch(batch, body); err != nil {
+			return err
+		}
+		return s.absorb(batch)
 	case frameEntries:
-		entries, err := parseEntries(entries, body)
+		entries, err := parseEntries(nil, body)
 		if err != nil {
-			return entries, err
+			return err
 		}
-		rejected, err := s.table.Absorb(entries)
-		if err != nil {
-			return entries, fmt.Errorf("absorb: %w", err)
-		}
-		s.received.Add(uint64(len(entries)))
-		s.rejected.Add(uint64(rejected))
-		s.absorbed.Add(1)
-		s.wakeWriter()
-		return entries, nil
+		return s.absorb(BatchOf(entries...))
 	case frameSnapshot:
 		s.complete.Store(len(body) > 0 && body[0] == 1) // another walk has begun, or is complete
 		s.onState()
 	case frameAck:
 		if len(body) < 8 {
-			return entries, errors.New("short acknowledgement")
+			return errors.New("short acknowledgement")
 		}
-		return entries, s.acknowledged(binary.BigEndian.Uint64(body))
+		return s.acknowledged(binary.BigEndian.Uint64(body))
 	case frameAsk, frameAnswer:
 		if len(body) < 8 {
-			return entries, errors.New("short ask or answer")
+			return errors.New("short ask or answer")
 		}
 		s.takeAsk(kind, binary.BigEndian.Uint64(body))
 	case frameRows:
 		rows, err := parseRows(body)
 		if err != nil {
-			return entries, err
+			return err
 		}
 		s.table.AbsorbRows(rows)
 	case frameAgain:
@@ -68,11 +65,24 @@ func (s *session) handle(kind uint8, body []byte, entries []Entry) ([]Entry, err
 	case frameDigest:
 		digests, err := parseDigests(body)
 		if err != nil {
-			return entries, err
+			return err
 		}
 		s.onDigests(digests)
 	}
-	return entries, nil
+	return nil
+}
+
+// absorb has the table take what a frame has told of.
+func (s *session) absorb(batch *Batch) error {
+	rejected, err := s.table.Absorb(batch)
+	if err != nil {
+		return fmt.Errorf("absorb: %w", err)
+	}
+	s.received.Add(uint64(len(batch.Members)))
+	s.rejected.Add(uint64(rejected))
+	s.absorbed.Add(1)
+	s.wakeWriter()
+	return nil
 }
 
 // takeAsk takes the peer's ask, or its answer to one.

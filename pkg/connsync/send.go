@@ -113,8 +113,8 @@ func (s *session) walk(ctx context.Context) error {
 			return err
 		}
 	}
-	err := s.table.Walk(ctx, func(entries []Entry) error {
-		if err := s.sendEntries(entries); err != nil {
+	err := s.table.Walk(ctx, func(b *Batch) error {
+		if err := s.sendBatch(b); err != nil {
 			return err
 		}
 		return s.sendNews()
@@ -159,8 +159,8 @@ func (s *session) sendNews() error {
 	return s.frame(frameAsk, binary.BigEndian.AppendUint64(nil, ask))
 }
 
-func (s *session) sendEntries(entries []Entry) error {
-	frames, err := framesOf(entries)
+func (s *session) sendBatch(b *Batch) error {
+	frames, err := framesOf(b, s.version)
 	if err != nil {
 		return err
 	}

@@ -17,13 +17,12 @@ import (
 // table of a backend. Its methods are called by several goroutines at once.
 type Table interface {
 	// Walk calls yield with every connection and template that lives, some
-	// at a time, and stops at yield's error, which it returns. It does not
-	// keep the slice, nor does yield.
-	Walk(ctx context.Context, yield func([]Entry) error) error
+	// at a time, and stops at yield's error, which it returns.
+	Walk(ctx context.Context, yield func(*Batch) error) error
 
 	// Absorb takes what a peer has sent, and reports how many entries it
-	// did not take. It does not keep the slice.
-	Absorb(entries []Entry) (rejected int, err error)
+	// did not take.
+	Absorb(*Batch) (rejected int, err error)
 
 	// ChangedRows are the rows that peers cannot make of the entries, of each
 	// service that has some. AbsorbRows takes those of a peer's service, and keeps the slice.
@@ -40,7 +39,7 @@ const (
 	aliveInterval = time.Second     // between frames when there is nothing to say
 	aliveTimeout  = 5 * time.Second // without a frame, or with a write that does not end: the peer is dead
 	maxQueued     = 1 << 16         // entries; beyond it they are dropped, and the table is walked again
-	batchEntries  = 1000            // entries of a frame
+	batchEntries  = 4000            // entries of a frame
 	maxUnacked    = 1 << 16         // frames of entries that the peer has not said it has
 	lagSamples    = 1 << 10         // acknowledgements that the lag is taken from
 	handshakeTime = 3 * time.Second // for TLS and the first frame
@@ -54,9 +53,10 @@ const (
 // told there and the other way round, after a walk over the whole table in each
 // direction.
 type session struct {
-	conn  net.Conn
-	proof proof // of the key that the peer signs with
-	table Table
+	conn    net.Conn
+	proof   proof  // of the key that the peer signs with
+	version uint16 // of the protocol that the peer speaks
+	table   Table
 
 	wake chan struct{} // something for the writer to do
 
@@ -93,29 +93,29 @@ type session struct {
 
 func newSession(conn net.Conn, table Table, onDigests func([]Digest), onState func()) *session {
 	return &session{
-		conn: conn, table: table, wake: make(chan struct{}, 1), ended: make(chan struct{}), onDigests: onDigests, onState: onState,
+		conn: conn, version: protocolNow, table: table, wake: make(chan struct{}, 1), ended: make(chan struct{}), onDigests: onDigests, onState: onState,
 		tellNow: func() {},
 	}
 }
 
 // greet exchanges the frames that begin a session. Only then does each end
-// know that the other holds a key and speaks its language.
-func greet(conn net.Conn) error {
+// know that the other holds a key and speaks its language, and which version.
+func greet(conn net.Conn) (version uint16, err error) {
 	hello := binary.BigEndian.AppendUint16(nil, protocolNow)
 	if err := writeFrame(conn, frameHello, binary.BigEndian.AppendUint16(hello, protocolOldest)); err != nil {
-		return err
+		return 0, err
 	}
 	kind, body, _, err := readFrame(conn, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if kind != frameHello || len(body) < 4 {
-		return fmt.Errorf("frame of type %d and %d bytes where a hello was expected", kind, len(body))
+		return 0, fmt.Errorf("frame of type %d and %d bytes where a hello was expected", kind, len(body))
 	}
 	if oldest := binary.BigEndian.Uint16(body[2:]); oldest > protocolNow {
-		return fmt.Errorf("the peer speaks version %d of the session protocol and later, this lvx %d (upgrade it)", oldest, protocolNow)
+		return 0, fmt.Errorf("the peer speaks version %d of the session protocol and later, this lvx %d (upgrade it)", oldest, protocolNow)
 	}
-	return nil
+	return min(binary.BigEndian.Uint16(body), protocolNow), nil
 }
 
 // run speaks with the peer until ctx ends or the session breaks, and closes

@@ -22,10 +22,10 @@ type newsFeed struct {
 	members map[*feedMember]bool
 }
 
-type feedMember struct{ notify func([]connsync.Entry) }
+type feedMember struct{ notify func(*connsync.Batch) }
 
 // join has notify called with news until leave is called. It must not wait.
-func (f *newsFeed) join(notify func([]connsync.Entry)) (leave func()) {
+func (f *newsFeed) join(notify func(*connsync.Batch)) (leave func()) {
 	f.joining.Lock()
 	defer f.joining.Unlock()
 	m := &feedMember{notify}
@@ -63,11 +63,11 @@ func (f *newsFeed) tellNow() (more bool) {
 	return now != nil && (*now)()
 }
 
-func (f *newsFeed) notifyAll(entries []connsync.Entry) {
+func (f *newsFeed) notifyAll(batch *connsync.Batch) {
 	f.mu.Lock()
 	members := slices.Collect(maps.Keys(f.members))
 	f.mu.Unlock()
 	for _, m := range members {
-		m.notify(entries)
+		m.notify(batch)
 	}
 }

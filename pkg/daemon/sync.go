@@ -62,7 +62,9 @@ func newConnSync(cfg *config.Config, feed *newsFeed, w *warnings.Registry, log *
 	s.wire, err = connsync.NewWire(connsync.WireOptions{
 		Interface: cfg.Sync.Interface, Group: cfg.Sync.Multicast, Port: cfg.Sync.Port, TTL: cfg.Sync.TTL,
 		SyncID: cfg.Sync.SyncID, MaxLen: cfg.Sync.MaxLen, Version0: cfg.Sync.Version == 0, Log: log,
-		Absorb: func(records []connsync.Record) (int, error) { return table.Absorb(entriesOf(records)) },
+		Absorb: func(records []connsync.Record) (int, error) {
+			return table.Absorb(connsync.BatchOf(entriesOf(records)...))
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("sync: %w", err)
@@ -214,19 +216,19 @@ func (s *connSync) run(ctx context.Context) error {
 }
 
 // notifyPeers passes news on to everybody.
-func (s *connSync) notifyPeers(entries []connsync.Entry) {
+func (s *connSync) notifyPeers(batch *connsync.Batch) {
 	if m := s.mesh.Load(); m != nil {
-		m.Publish(entries)
+		m.Publish(batch)
 	}
 	if s.wire != nil {
-		s.wire.Publish(recordsOf(entries))
+		s.wire.Publish(recordsOf(batch))
 	}
 }
 
-func recordsOf(entries []connsync.Entry) []connsync.Record {
-	records := make([]connsync.Record, len(entries))
-	for i, e := range entries {
-		records[i] = e.Record
+func recordsOf(batch *connsync.Batch) []connsync.Record {
+	records := make([]connsync.Record, len(batch.Members))
+	for i := range records {
+		records[i] = batch.EntryOf(&batch.Members[i]).Record
 	}
 	return records
 }

@@ -118,7 +118,9 @@ func (s *syncDaemons) start(ctx context.Context, d ipvsadm.Daemon) {
 	wire, err := connsync.NewWire(connsync.WireOptions{
 		Interface: d.Interface, Group: d.Group, Port: uint16(d.Port), TTL: uint8(d.TTL), SyncID: uint8(d.ID),
 		MaxLen: max(d.MaxLen, connsync.MinMaxLen), Log: s.log,
-		Absorb: func(records []connsync.Record) (int, error) { return s.feed.table.Absorb(entriesOf(records)) },
+		Absorb: func(records []connsync.Record) (int, error) {
+			return s.feed.table.Absorb(connsync.BatchOf(entriesOf(records)...))
+		},
 	})
 	if err != nil { // what the director lets through is right
 		s.log.Warn("sync daemon not started", "component", "sync", "interface", d.Interface, "err", err)
@@ -127,7 +129,7 @@ func (s *syncDaemons) start(ctx context.Context, d ipvsadm.Daemon) {
 	wire.SetRole(d.Master, !d.Master)
 	leave := func() {}
 	if d.Master {
-		leave = s.feed.join(func(entries []connsync.Entry) { wire.Publish(recordsOf(entries)) })
+		leave = s.feed.join(func(batch *connsync.Batch) { wire.Publish(recordsOf(batch)) })
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup

@@ -19,7 +19,7 @@ type quietTable struct {
 	taken map[netip.AddrPort]bool
 }
 
-func (t *quietTable) Walk(context.Context, func([]connsync.Entry) error) error { return nil }
+func (t *quietTable) Walk(context.Context, func(*connsync.Batch) error) error { return nil }
 
 func (t *quietTable) ChangedRows() []connsync.Rows { return nil }
 
@@ -27,16 +27,16 @@ func (t *quietTable) AbsorbRows(connsync.Rows) {}
 
 func (t *quietTable) Missed() uint64 { return 0 }
 
-func (t *quietTable) Absorb(entries []connsync.Entry) (int, error) {
+func (t *quietTable) Absorb(batch *connsync.Batch) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, e := range entries {
+	for _, e := range batch.Entries() {
 		t.taken[e.Client] = true
 	}
 	return 0, nil
 }
 
-func (t *quietTable) TellNews(send func([]connsync.Entry)) (now func() (more bool), stop func()) {
+func (t *quietTable) TellNews(send func(*connsync.Batch)) (now func() (more bool), stop func()) {
 	return func() bool {
 		t.mu.Lock()
 		entries := t.news
@@ -47,7 +47,7 @@ func (t *quietTable) TellNews(send func([]connsync.Entry)) (now func() (more boo
 		more := len(t.news) > 0
 		t.mu.Unlock()
 		if len(entries) > 0 {
-			send(entries)
+			send(connsync.BatchOf(entries...))
 		}
 		return more
 	}, func() {}

@@ -21,7 +21,7 @@ func (s *connSync) Import(r io.Reader) (taken, rejected int, err error) {
 	for _, l := range listed {
 		entries = append(entries, entryOf(l))
 	}
-	n, err := s.table.Absorb(entries)
+	n, err := s.table.Absorb(connsync.BatchOf(entries...))
 	return len(entries) - n, n + skipped, err
 }
 
@@ -61,9 +61,9 @@ func (s *connSync) Push(ctx context.Context) (sent int, err error) {
 	if s.wire == nil {
 		return 0, errNoWire
 	}
-	err = s.table.Walk(ctx, func(entries []connsync.Entry) error {
-		sent += len(entries)
-		return s.wire.Push(ctx, recordsOf(entries))
+	err = s.table.Walk(ctx, func(batch *connsync.Batch) error {
+		sent += len(batch.Members)
+		return s.wire.Push(ctx, recordsOf(batch))
 	})
 	return sent, err
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/sched"
 )
@@ -362,7 +363,7 @@ func TestToldConnectionsUnsettleRows(t *testing.T) {
 	p.a.apply(s)
 	c.talkAll(0, 1)
 	p.b.apply(s)
-	if rejected, err := p.b.Absorb(p.walk(t)); err != nil || rejected > 0 {
+	if rejected, err := p.b.Absorb(connsync.BatchOf(p.walk(t)...)); err != nil || rejected > 0 {
 		t.Fatal(rejected, err)
 	}
 	c.harness = p.b

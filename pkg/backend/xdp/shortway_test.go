@@ -75,7 +75,7 @@ func TestShortWayIsTheSameWithSync(t *testing.T) {
 		return id, fmt.Sprint(firstFunction(all))
 	}
 	id, without := read()
-	_, stop := h.TellNews(func([]connsync.Entry) {})
+	_, stop := h.TellNews(func(*connsync.Batch) {})
 	defer stop()
 	h.open(at(1), web)
 	h.mu.Lock()

@@ -110,7 +110,7 @@ func TestSyncedConnectionsOfIPv6GoOnElsewhere(t *testing.T) {
 			t.Errorf("UDP flow %d reached %s, then %s", i, wantUDP[i], got)
 		}
 	}
-	if entries := p.a.takeNews(); len(entries) != 0 {
+	if entries := p.a.takeNews().Entries(); len(entries) != 0 {
 		t.Errorf("%d entries told again: nothing has changed", len(entries))
 	}
 	p.x.to(lb.Packet{Proto: lb.TCP, Src: at6(1), Dst: web6, Flags: "FA"})
@@ -206,7 +206,7 @@ func TestPeersProveNoTwins(t *testing.T) {
 		for i := range entries {
 			entries[i].State = connsync.StateEstablished
 		}
-		_, err := p.b.Absorb(entries)
+		_, err := p.b.Absorb(connsync.BatchOf(entries...))
 		must(t, err)
 		flows := 0
 		p.b.eachFlow(func(e entry, v bpf.FlowValue) bool {

@@ -3,7 +3,6 @@ package xdp
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -37,7 +36,7 @@ func newPairOf(t *testing.T, s lb.State, flows int) *pair {
 // tellOnRequest has the packet path note news, for which the test asks itself:
 // nothing may depend on the time.
 func (h *harness) tellOnRequest() {
-	_, stop := h.TellNews(func([]connsync.Entry) {})
+	_, stop := h.TellNews(func(*connsync.Batch) {})
 	stop()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -48,8 +47,8 @@ func (h *harness) tellOnRequest() {
 // sync brings b what is new on a.
 func (p *pair) sync(t *testing.T) []connsync.Entry {
 	t.Helper()
-	entries := p.a.takeNews()
-	rejected, err := p.b.Absorb(entries)
+	entries := p.a.takeNews().Entries()
+	rejected, err := p.b.Absorb(connsync.BatchOf(entries...))
 	must(t, err)
 	if rejected != 0 {
 		t.Errorf("%d of %d entries rejected", rejected, len(entries))
@@ -60,8 +59,8 @@ func (p *pair) sync(t *testing.T) []connsync.Entry {
 // walk is what a peer that joins is told of.
 func (p *pair) walk(t *testing.T) (entries []connsync.Entry) {
 	t.Helper()
-	must(t, p.a.Walk(t.Context(), func(e []connsync.Entry) error {
-		entries = append(entries, slices.Clone(e)...)
+	must(t, p.a.Walk(t.Context(), func(b *connsync.Batch) error {
+		entries = append(entries, b.Entries()...)
 		return nil
 	}))
 	return entries
@@ -111,7 +110,7 @@ func TestSyncedConnectionsGoOnElsewhere(t *testing.T) {
 	if active != 31 {
 		t.Errorf("%d active connections counted (31)", active)
 	}
-	if entries := p.a.takeNews(); len(entries) != 0 {
+	if entries := p.a.takeNews().Entries(); len(entries) != 0 {
 		t.Errorf("%d entries told again: nothing has changed", len(entries))
 	}
 }
@@ -369,7 +368,7 @@ func TestPeersCannotHarmProvenConnections(t *testing.T) {
 		}
 		entries = append(entries, e)
 	}
-	_, err := h.Absorb(entries)
+	_, err := h.Absorb(connsync.BatchOf(entries...))
 	must(t, err)
 	for i := range 256 {
 		if got := h.data(at(i), web); got != want[i] {
@@ -396,19 +395,19 @@ func TestUnsignedWordHarmsNoProvenFlow(t *testing.T) {
 		"its own":            {func(h *harness) netip.Addr { return h.open(at(1), web) }, true},
 		"its own, long idle": {func(h *harness) netip.Addr { to := h.open(at(1), web); h.pass(int(ticks(2 * ownTime))); return to }, false},
 		"a peer's": {func(h *harness) netip.Addr {
-			_, err := h.Absorb([]connsync.Entry{entryOf(at(1), first, false)})
+			_, err := h.Absorb(connsync.BatchOf(entryOf(at(1), first, false)))
 			must(t, err)
 			h.pass(int(ticks(2 * ownTime)))
 			return first
 		}, true},
 		"unsigned": {func(h *harness) netip.Addr {
-			_, err := h.Absorb([]connsync.Entry{entryOf(at(1), first, true)})
+			_, err := h.Absorb(connsync.BatchOf(entryOf(at(1), first, true)))
 			must(t, err)
 			return first
 		}, false},
 		"a peer's word on what was unsigned": {func(h *harness) netip.Addr {
 			for _, isUnsigned := range []bool{true, false} {
-				_, err := h.Absorb([]connsync.Entry{entryOf(at(1), first, isUnsigned)})
+				_, err := h.Absorb(connsync.BatchOf(entryOf(at(1), first, isUnsigned)))
 				must(t, err)
 			}
 			return first
@@ -428,7 +427,7 @@ func TestUnsignedWordHarmsNoProvenFlow(t *testing.T) {
 				end.State, end.Flags = connsync.StateClose, connsync.FlagInactive
 				forged = append(forged, end)
 			}
-			rejected, err := h.Absorb(forged)
+			rejected, err := h.Absorb(connsync.BatchOf(forged...))
 			must(t, err)
 			h.pass(int(ticks(closeTimeout + time.Second)))
 			want, wantRejected := other, 0

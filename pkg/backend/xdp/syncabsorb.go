@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,15 +13,14 @@ import (
 
 // Absorb implements [connsync.Table]. What waited is older than what has just
 // come, so it goes first.
-func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
+func (b *Backend) Absorb(batch *connsync.Batch) (rejected int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	waited := b.pen.release(b.applies, func(e connsync.Entry) bool {
-		_, isKnown := b.absorption(&resolver{b: b}, &e, 0)
-		return isKnown
+		return b.kindOf(&resolver{b: b}, &e).isKnown
 	})
 	b.takeToldRows()
-	for _, part := range [][]connsync.Entry{waited, entries} {
+	for _, part := range []*connsync.Batch{connsync.BatchOf(waited...), batch} {
 		n, err := b.absorb(part)
 		if rejected += n; err != nil {
 			return rejected, err
@@ -31,9 +31,9 @@ func (b *Backend) Absorb(entries []connsync.Entry) (rejected int, err error) {
 
 // absorb takes entries into the tables: those whose sender has proven who it is
 // first, since they decide what an unsigned word counts for.
-func (b *Backend) absorb(entries []connsync.Entry) (rejected int, err error) {
+func (b *Backend) absorb(batch *connsync.Batch) (rejected int, err error) {
 	for _, isUnsigned := range []bool{false, true} {
-		n, err := b.absorbOf(entries, isUnsigned)
+		n, err := b.absorbOf(batch, isUnsigned)
 		if rejected += n; err != nil {
 			return rejected, err
 		}
@@ -45,53 +45,74 @@ func (b *Backend) absorb(entries []connsync.Entry) (rejected int, err error) {
 // those of IPv6: each family has a program of its own.
 type absorptions [2][]bpf.Absorption
 
-// absorbOf takes those of entries that are unsigned, or those that are not.
-func (b *Backend) absorbOf(entries []connsync.Entry, isUnsigned bool) (rejected int, err error) {
-	now := b.now()
+// absorbOf takes those of a batch's entries that are unsigned, or those that are not.
+func (b *Backend) absorbOf(batch *connsync.Batch, isUnsigned bool) (rejected int, err error) {
+	if !slices.ContainsFunc(batch.Kinds, func(e connsync.Entry) bool { return e.IsUnsigned == isUnsigned }) {
+		return 0, nil
+	}
+	now, tick := b.now(), ticksDuration(1)
 	names := resolver{b: b}
-	batch := &b.absorbing
-	batch[0], batch[1] = batch[0][:0], batch[1][:0]
-	for i := range entries {
-		e := &entries[i]
+	kinds := slices.Grow(b.absorbedKinds[:0], len(batch.Kinds))[:len(batch.Kinds)]
+	for i := range kinds {
+		if e := &batch.Kinds[i]; e.IsUnsigned == isUnsigned {
+			kinds[i] = b.kindOf(&names, e)
+		}
+	}
+	b.absorbedKinds = kinds
+	entries := &b.absorbing
+	entries[0], entries[1] = entries[0][:0], entries[1][:0]
+	for i := range batch.Members {
+		m := &batch.Members[i]
+		e, kind := &batch.Kinds[m.Kind], &kinds[m.Kind]
 		if e.IsUnsigned != isUnsigned {
 			continue
 		}
-		a, known := b.absorption(&names, e, now)
-		switch {
-		case known && isUnsigned && b.knowsBetter(&a, now):
-			rejected++
-		case known && a.Value != 0:
-			family := 0
-			if e.Client.Addr().Is6() {
-				family = 1
+		var a bpf.Absorption
+		isLive := false
+		switch idle := time.Duration(m.Idle) * time.Second; {
+		case !kind.isKnown:
+			if !b.pen.take(batch.EntryOf(m), time.Now()) {
+				rejected++
 			}
-			batch[family] = append(batch[family], a)
-		case known: // it has expired, or its state means nothing here
-			rejected++
-		case !b.pen.take(*e, time.Now()):
-			rejected++
+			continue
+		case !kind.isTaken: // the state means nothing here
+		case kind.entry.Kind == bpf.AbsorbTemplate:
+			a, isLive = b.templateOfKind(kind, batch.ClientOf(m).Addr(), idle)
+		default:
+			a, isLive = b.flowOf(kind, e, batch.ClientOf(m), uint32((idle+tick-1)/tick), now)
 		}
-	}
-	for family, store := range []func([]bpf.Absorption) error{b.dp.Absorb, b.dp.Absorb6} {
-		if len(batch[family]) == 0 {
+		if !isLive || isUnsigned && b.knowsBetter(&a, now) {
+			rejected++
 			continue
 		}
-		if err := store(batch[family]); err != nil {
-			return rejected, err
+		entries[kind.family] = append(entries[kind.family], a)
+	}
+	refused, err := b.storeAbsorptions(entries, isUnsigned)
+	return rejected + refused, err
+}
+
+// storeAbsorptions puts entries into the tables, and reports how many had no place.
+func (b *Backend) storeAbsorptions(entries *absorptions, isUnsigned bool) (refused int, err error) {
+	for family, store := range []func([]bpf.Absorption) error{b.dp.Absorb, b.dp.Absorb6} {
+		if len(entries[family]) == 0 {
+			continue
 		}
-		for part := range slices.Chunk(batch[family], setsAhead) {
+		if err := store(entries[family]); err != nil {
+			return refused, err
+		}
+		for part := range slices.Chunk(entries[family], setsAhead) {
 			b.readNotesAhead(family, part)
 			for i := range part {
 				switch a := &part[i]; a.Outcome {
 				case bpf.AbsorbStored, bpf.AbsorbChanged:
 					b.noteAbsorbed(a, isUnsigned)
 				case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
-					rejected++
+					refused++
 				}
 			}
 		}
 	}
-	return rejected, nil
+	return refused, nil
 }
 
 // readNotesAhead has the CPU fetch what is noted of flows that were absorbed, so that
@@ -109,87 +130,100 @@ func (b *Backend) readNotesAhead(family int, absorbed []bpf.Absorption) {
 	of.sum = sum
 }
 
-// absorption is an entry in this director's numbers. Known is false if it is of
-// a service or real that this director does not have; its Value is 0 if there
-// is nothing to store.
-func (b *Backend) absorption(names *resolver, e *connsync.Entry, now uint64) (a bpf.Absorption, known bool) {
-	isIPv6 := e.Client.Addr().Is6()
-	if isIPv6 != e.Virtual.Addr().Is6() {
-		return a, true
-	}
-	if isIPv6 && !b.ipv6 {
-		return a, false // as for a service that the file does not have yet
-	}
-	if e.IsTemplate() {
-		return b.templateAbsorption(names, e)
-	}
-	proto := lb.TCP
-	local := localStates[e.State%connsync.State(len(localStates))] // the parser lets no others through
-	state, isTaken := local, local != bpf.StateEmpty
-	if e.Protocol == connsync.ProtocolUDP {
-		proto, state, isTaken = lb.UDP, bpf.StateUDP, true
-	}
-	named := names.service(&e.Record, proto)
-	if !named.isNumbered || named.service == nil {
-		return a, false
-	}
-	r := names.real(named.service, e.Real)
-	if r == nil {
-		return a, false
-	}
-	if proto == lb.TCP && r.conf.Forward == lb.NAT {
-		if twoWay, ok := twoWayStates[e.State]; ok {
-			state, isTaken = twoWay, true
-		}
-	}
-	age := ticks(e.Idle)
-	if !isTaken || age > uint32(b.dp.Settings.Timeout[state]) {
-		return a, true
-	}
-	a.Value = uint64(bpf.FlowValueOf(e.Virtual.Port(), r.slot, r.gen, state, e.IsProven, uint16(now)-uint16(age)))
-	a.Kind = bpf.AbsorbFlow
-	if isIPv6 {
-		key := bpf.FlowKeyOfName(b.dp.Settings.NameOf(e.Client.Addr()), e.Client.Port(), named.number)
-		a.Key, a.Hash, a.Owner = uint64(key), b.dp.Settings.FlowHash6(key, e.Virtual.Port()), bpf.AddressOf(e.Client.Addr())
-	} else {
-		a.Key = uint64(bpf.FlowKeyOf(e.Client.Addr(), e.Client.Port(), named.number))
-		a.Hash = b.dp.Settings.FlowHash(e.Client, e.Virtual)
-	}
-	if e.Flags&connsync.FlagInactive == 0 || proto == lb.UDP {
-		a.Replaces = 1
-	}
-	return a, true
+// absorbedKind is what entries of a kind have in common in this director's numbers.
+type absorbedKind struct {
+	isKnown bool // this director has the service and the real
+	isTaken bool // the state means something here
+	family  int  // 0: IPv4, 1: IPv6
+	service *service
+	number  uint16        // of the VIP
+	age     uint32        // ticks that a flow may have been idle for
+	life    time.Duration // of a template
+
+	// entry is an entry without its client and, of a flow, its time stamp.
+	entry bpf.Absorption
 }
 
-func (b *Backend) templateAbsorption(names *resolver, e *connsync.Entry) (a bpf.Absorption, known bool) {
+// kindOf is a kind of entries in this director's numbers.
+func (b *Backend) kindOf(names *resolver, e *connsync.Entry) (k absorbedKind) {
+	if e.Virtual.Addr().Is6() {
+		if k.family = 1; !b.ipv6 {
+			return k // as for a service that the file does not have yet
+		}
+	}
 	proto := lb.TCP
 	if e.Protocol == connsync.ProtocolUDP {
 		proto = lb.UDP
 	}
-	s := names.service(&e.Record, proto).service
-	if s == nil || !s.conf.Persistence.Enabled() {
-		return a, false
+	named := names.service(&e.Record, proto)
+	k.service, k.number = named.service, named.number
+	if named.service == nil || !e.IsTemplate() && !named.isNumbered || e.IsTemplate() && !named.service.conf.Persistence.Enabled() {
+		return k
 	}
-	r := names.real(s, e.Real)
+	r := names.real(named.service, e.Real)
 	if r == nil {
+		return k
+	}
+	k.isKnown, k.isTaken = true, true
+	if e.IsTemplate() {
+		k.entry.Kind = bpf.AbsorbTemplate
+		k.entry.Value = uint64(bpf.TemplateValueOf(r.slot, r.gen, e.State == connsync.StateAssured, e.IsProven))
+		k.life = cmp.Or(e.Timeout, named.service.conf.Persistence.Timeout)
+		return k
+	}
+	var state bpf.FlowState
+	state, k.isTaken = stateHere(e, r.conf.Forward)
+	k.entry.Kind, k.age = bpf.AbsorbFlow, uint32(b.dp.Settings.Timeout[state])
+	k.entry.Value = uint64(bpf.FlowValueOf(e.Virtual.Port(), r.slot, r.gen, state, e.IsProven, 0))
+	if e.Flags&connsync.FlagInactive == 0 || proto == lb.UDP {
+		k.entry.Replaces = 1
+	}
+	return k
+}
+
+// stateHere is the state of a connection that a peer tells of, if it means something
+// here.
+func stateHere(e *connsync.Entry, forward lb.Forward) (state bpf.FlowState, isTaken bool) {
+	if e.Protocol == connsync.ProtocolUDP {
+		return bpf.StateUDP, true
+	}
+	if twoWay, ok := twoWayStates[e.State]; ok && forward == lb.NAT {
+		return twoWay, true
+	}
+	state = localStates[e.State%connsync.State(len(localStates))] // the parser lets no others through
+	return state, state != bpf.StateEmpty
+}
+
+// flowOf is a flow of a kind in this director's numbers. It is false for one that has
+// expired.
+func (b *Backend) flowOf(k *absorbedKind, e *connsync.Entry, client netip.AddrPort, idle uint32, now uint64) (a bpf.Absorption, isLive bool) {
+	if idle > k.age {
 		return a, false
 	}
-	lifetime := e.Timeout
-	if lifetime == 0 {
-		lifetime = s.conf.Persistence.Timeout
-	}
-	if e.Idle >= lifetime {
+	a = k.entry
+	a.Value |= uint64(uint16(now) - uint16(idle))
+	if k.family == 1 {
+		key := bpf.FlowKeyOfName(b.dp.Settings.NameOf(client.Addr()), client.Port(), k.number)
+		a.Key, a.Hash, a.Owner = uint64(key), b.dp.Settings.FlowHash6(key, e.Virtual.Port()), bpf.AddressOf(client.Addr())
 		return a, true
 	}
-	network, key := b.templateOf(s, e.Client.Addr())
-	if network.Is6() {
+	a.Key = uint64(bpf.FlowKeyOf(client.Addr(), client.Port(), k.number))
+	a.Hash = b.dp.Settings.FlowHash(client, e.Virtual)
+	return a, true
+}
+
+// templateOfKind is a template of a kind in this director's numbers. It is false for
+// one that has expired.
+func (b *Backend) templateOfKind(k *absorbedKind, client netip.Addr, idle time.Duration) (a bpf.Absorption, isLive bool) {
+	if idle >= k.life {
+		return a, false
+	}
+	a = k.entry
+	network, key := b.templateOf(k.service, client)
+	if k.family == 1 {
 		a.Owner = bpf.AddressOf(network)
 	}
-	a.Key = uint64(key)
-	a.Hash = b.dp.Settings.TemplateHash(key)
-	a.Value = uint64(bpf.TemplateValueOf(r.slot, r.gen, e.State == connsync.StateAssured, e.IsProven))
-	a.Ticks = ticks(lifetime - e.Idle)
-	a.Kind = bpf.AbsorbTemplate
+	a.Key, a.Hash, a.Ticks = uint64(key), b.dp.Settings.TemplateHash(key), ticks(k.life-idle)
 	if a.Value == 0 {
 		a.Value = 1 // slot 0, generation 0: the end is written over it
 	}

@@ -39,7 +39,7 @@ type news struct {
 	turn             int          // the family that is looked at first
 	limits           newsLimits
 	unprovenLeft     int // that may be told of in this newsInterval
-	entries          []connsync.Entry
+	batch            connsync.Batch
 }
 
 // tableNews are the news of one table.
@@ -80,7 +80,7 @@ func familyOf(t table) int {
 }
 
 // TellNews implements [connsync.Backend].
-func (b *Backend) TellNews(send func([]connsync.Entry)) (now func() (more bool), stop func()) {
+func (b *Backend) TellNews(send func(*connsync.Batch)) (now func() (more bool), stop func()) {
 	b.mu.Lock()
 	b.news = b.newNews()
 	b.applySettings()
@@ -92,11 +92,11 @@ func (b *Backend) TellNews(send func([]connsync.Entry)) (now func() (more bool),
 	now = func() (more bool) {
 		telling.Lock()
 		defer telling.Unlock()
-		entries := b.takeNews()
-		if len(entries) > 0 {
-			send(entries)
+		batch := b.takeNews()
+		if len(batch.Members) > 0 {
+			send(batch)
 		}
-		return len(entries) >= notedNews
+		return len(batch.Members) >= notedNews
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -125,37 +125,36 @@ func (b *Backend) TellNews(send func([]connsync.Entry)) (now func() (more bool),
 // takeNews reads the sets that the packet path has noted, and those in which the
 // sweeper has found something, as far as the limits go. What it returns is valid
 // until the next call.
-func (b *Backend) takeNews() []connsync.Entry {
+func (b *Backend) takeNews() *connsync.Batch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.news
 	if n == nil {
-		return nil
+		return new(connsync.Batch)
 	}
-	t := b.newTeller()
-	n.entries = n.entries[:0]
+	t := b.newTeller(&n.batch)
 	n.unprovenLeft = n.limits.unproven
 	n.turn ^= 1
 	most := n.limits.noted
-	isEnough := func() bool { return len(n.entries) >= most }
+	isEnough := func() bool { return len(n.batch.Members) >= most }
 	for i := range n.flows {
 		of := &n.flows[i^n.turn]
 		of.takeNoted(isEnough, func(set int) { n.tellFlows(t, of, set) })
 	}
 	if b.persistent {
-		most = len(n.entries) + n.limits.noted
+		most = len(n.batch.Members) + n.limits.noted
 		for i := range n.templates {
 			of := &n.templates[i^n.turn]
 			of.takeNoted(isEnough, func(set int) { n.tellTemplates(t, of, set) })
 		}
 	}
-	most = len(n.entries) + n.limits.found
+	most = len(n.batch.Members) + n.limits.found
 	for i := range n.flows {
 		templates, flows := &n.templates[i^n.turn], &n.flows[i^n.turn]
 		templates.found.take(isEnough, func(set int) { n.tellTemplates(t, templates, set) })
 		flows.found.take(isEnough, func(set int) { n.tellFlows(t, flows, set) })
 	}
-	return n.entries
+	return &n.batch
 }
 
 // takeNoted visits the sets that are noted, from a word of notes on and round,
@@ -229,7 +228,7 @@ func (b *Backend) isTemplateNews(n *tableNews, set, way int, t bpf.TemplateValue
 	return s != nil && n.view.isNews(set, way, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
 }
 
-// tellFlows appends what peers do not know yet of a set of flows. Of those that
+// tellFlows tells of what peers do not know yet of a set of flows. Of those that
 // were never seen at work no more are told of than a flood of made-up ones may
 // take, unless peers know them already.
 func (n *news) tellFlows(t *teller, of *tableNews, set int) {
@@ -244,11 +243,11 @@ func (n *news) tellFlows(t *teller, of *tableNews, set int) {
 			continue
 		}
 		e.key = e.keyNow()
-		client := e.client()
+		client := e.clientBytes()
 		if bpf.FlowValue(load64(e.value)).Nonce() != v.Nonce() {
 			continue // the place has changed hands, and is noted
 		}
-		if !t.appendFlow(&n.entries, bpf.FlowKey(e.key), client, v) {
+		if !t.tellFlow(bpf.FlowKey(e.key), client, of.table.isIPv6(), v) {
 			continue
 		}
 		of.view.note(set, way, uint64(v), v.Seen())
@@ -258,7 +257,7 @@ func (n *news) tellFlows(t *teller, of *tableNews, set int) {
 	}
 }
 
-// tellTemplates appends what peers do not know yet of a set of templates.
+// tellTemplates tells of what peers do not know yet of a set of templates.
 func (n *news) tellTemplates(t *teller, of *tableNews, set int) {
 	for way := range bpf.Ways {
 		e := of.table.at(set, way)
@@ -271,7 +270,7 @@ func (n *news) tellTemplates(t *teller, of *tableNews, set int) {
 		if bpf.TemplateValue(load64(e.value)).Nonce() != v.Nonce() || !t.b.isTemplateNews(of, set, way, v) {
 			continue
 		}
-		if t.appendTemplate(&n.entries, e, client, v) {
+		if t.tellTemplate(e, client, v) {
 			of.view.note(set, way, uint64(v), uint16(v.Expires()))
 		}
 	}

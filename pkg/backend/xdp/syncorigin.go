@@ -15,9 +15,11 @@ const (
 	originUnsigned = 2 // by somebody who has not proven who that is
 )
 
+// golden is the multiplier of Fibonacci hashing.
+const golden = 0x9e3779b97f4a7c15
+
 // originOf is the mark of an entry: never 0.
 func originOf(key, value uint64, isUnsigned bool) uint8 {
-	const golden = 0x9e3779b97f4a7c15 // Fibonacci hashing
 	mark := uint8(((key^uint64(bpf.FlowValue(value).Nonce()))*golden)>>56)&^originUnsigned | originTold
 	if isUnsigned {
 		mark |= originUnsigned

@@ -103,7 +103,7 @@ func (p *pen) release(apply uint64, isKnown func(connsync.Entry) bool) (released
 
 // Missed implements [connsync.Table].
 func (b *Backend) Missed() uint64 {
-	_, _ = b.Absorb(nil) // tries those that wait; an error comes again with the next entries
+	_, _ = b.Absorb(new(connsync.Batch)) // tries those that wait; an error comes again with the next entries
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.pen.missed

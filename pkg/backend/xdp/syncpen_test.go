@@ -21,7 +21,7 @@ func TestPenIsBounded(t *testing.T) {
 			Client: at(i), Virtual: web, Real: netip.MustParseAddrPort("10.9.9.9:80"),
 		}
 	}
-	rejected, err := h.Absorb(entries)
+	rejected, err := h.Absorb(connsync.BatchOf(entries...))
 	must(t, err)
 	if rejected != 100 || len(h.pen.entries) != penSize {
 		t.Errorf("%d rejected, %d wait (100, %d)", rejected, len(h.pen.entries), penSize)
@@ -30,7 +30,7 @@ func TestPenIsBounded(t *testing.T) {
 	for i := range entries {
 		entries[i].IsUnsigned = true
 	}
-	rejected, err = h.Absorb(entries)
+	rejected, err = h.Absorb(connsync.BatchOf(entries...))
 	must(t, err)
 	if want := len(entries) - penSize/2; rejected != want || len(h.pen.entries) != penSize/2 || len(h.pen.turnedAway) != 0 {
 		t.Errorf("unsigned: %d rejected, %d wait, %d reals to be told of again (%d, %d, 0)", rejected, len(h.pen.entries), len(h.pen.turnedAway), want, penSize/2)
@@ -42,7 +42,7 @@ func TestPenIsBounded(t *testing.T) {
 		entries[i].Real = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 80)
 	}
 	h.pen = pen{entries: make([]waiting, penSize), afterApply: h.applies}
-	if _, err := h.Absorb(entries); err != nil || len(h.pen.turnedAway) != maxTurnedAway {
+	if _, err := h.Absorb(connsync.BatchOf(entries...)); err != nil || len(h.pen.turnedAway) != maxTurnedAway {
 		t.Errorf("%d reals of entries without room (%d): %v", len(h.pen.turnedAway), maxTurnedAway, err)
 	}
 }
@@ -70,7 +70,7 @@ func TestEntriesOfRealsThatCome(t *testing.T) {
 					Real: netip.AddrPortFrom(realN(3), 80),
 				}}
 			}
-			_, err := h.Absorb(entries)
+			_, err := h.Absorb(connsync.BatchOf(entries...))
 			must(t, err)
 			h.apply(services(2, lb.WRR)) // has nothing to do with it
 			if n := h.Missed(); n != 0 || len(h.pen.entries) != penSize {
@@ -109,7 +109,7 @@ func TestUnsignedWordHarmsNothingThatWaited(t *testing.T) {
 			}
 			absorb := func(entries []connsync.Entry) {
 				t.Helper()
-				_, err := h.Absorb(entries)
+				_, err := h.Absorb(connsync.BatchOf(entries...))
 				must(t, err)
 			}
 			absorb(signed)

@@ -1,9 +1,9 @@
 package xdp
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -11,15 +11,29 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// teller makes entries for peers of what is in the tables. It is good for as long
-// as the backend's lock is held: what it has looked up of a VIP or a real it does
-// not look up again for the next of thousands of entries.
+// teller makes a batch for peers of what is in the tables. It is good for as long
+// as the backend's lock is held: what it has looked up of a VIP, a real or a kind
+// it does not look up again for the next of thousands of entries.
 type teller struct {
 	b       *Backend
+	batch   *connsync.Batch
 	now     uint64
+	tick    time.Duration
 	vips    [1 << 5]toldVIP
 	reals   [1 << 8]toldReal
+	kinds   [1 << 9]toldKind
 	timeout [bpf.States]time.Duration
+}
+
+// toldKind is the kind, in the batch, of flows that differ in client and time
+// alone.
+type toldKind struct {
+	like    bpf.FlowValue // without nonce and time stamp; never 0 for a flow
+	vip     uint16
+	isIPv6  bool
+	isTold  bool
+	kind    uint32
+	timeout uint16 // ticks
 }
 
 // toldVIP is what entries say of a VIP's number.
@@ -41,8 +55,10 @@ type toldReal struct {
 	mark    uint32
 }
 
-func (b *Backend) newTeller() *teller {
-	t := &teller{b: b, now: b.now()}
+// newTeller is a teller into a batch, from which it takes what was there.
+func (b *Backend) newTeller(batch *connsync.Batch) *teller {
+	batch.Reset()
+	t := &teller{b: b, batch: batch, now: b.now(), tick: ticksDuration(1)}
 	for state := range t.timeout {
 		t.timeout[state] = b.stateTimeout(bpf.FlowState(state))
 	}
@@ -87,40 +103,47 @@ func (b *Backend) wireFlags(slot uint32) connsync.Flags {
 	return directRouting
 }
 
-// appendFlow appends a live flow as peers are told of it. It is false for one that
-// they are not told of, or that has outlived its real.
-func (t *teller) appendFlow(entries *[]connsync.Entry, k bpf.FlowKey, client netip.Addr, v bpf.FlowValue) bool {
-	if !isToldOf(v) {
+// tellFlow adds a live flow to the batch. It is false for one that peers are not
+// told of, or that has outlived its real.
+func (t *teller) tellFlow(k bpf.FlowKey, client [16]byte, isIPv6 bool, v bpf.FlowValue) bool {
+	like := v.WithNonce(0) &^ 0xffff // the time stamp
+	known := &t.kinds[(uint64(like)^uint64(k.VIP())<<32)*golden>>(64-9)]
+	if known.like != like || known.vip != k.VIP() || known.isIPv6 != isIPv6 {
+		*known = t.kindOf(like, k.VIP(), isIPv6)
+	}
+	old := age(v, t.now)
+	if !known.isTold || old > known.timeout {
 		return false
 	}
-	state := wireStates[v.State()]
-	vip := t.vip(k.VIP())
-	if !state.isTold || !vip.isNumbered || !t.b.current(v) || t.b.expired(v, t.now) {
-		return false
-	}
-	real := t.real(v.Real())
-	n := len(*entries)
-	*entries = slices.Grow(*entries, 1)[:n+1]
-	e := &(*entries)[n]
-	*e = connsync.Entry{Idle: ticksDuration(int64(age(v, t.now))), IsProven: v.IsProven()}
-	r := &e.Record
-	r.Protocol, r.Flags, r.State, r.Mark = vip.protocol, real.flags, state.state, real.mark
-	r.Client = netip.AddrPortFrom(client, k.ClientPort())
-	r.Virtual = netip.AddrPortFrom(vip.addr, v.Port())
-	port := real.port
-	if port == 0 {
-		port = v.Port()
-	}
-	r.Real = netip.AddrPortFrom(real.addr, port)
-	r.Timeout = t.timeout[v.State()]
-	if v.State() != bpf.StateEstablished {
-		r.Flags |= connsync.FlagInactive
-	}
+	t.batch.Members = append(t.batch.Members, connsync.Member{
+		Client: client, Port: k.ClientPort(), Kind: known.kind, Idle: uint32(time.Duration(old) * t.tick / time.Second),
+	})
 	return true
 }
 
-// appendTemplate appends a live template as peers are told of it.
-func (t *teller) appendTemplate(entries *[]connsync.Entry, e entry, client netip.Addr, v bpf.TemplateValue) bool {
+// kindOf adds a kind of flows to the batch, unless peers are not told of such.
+func (t *teller) kindOf(like bpf.FlowValue, number uint16, isIPv6 bool) toldKind {
+	kind := toldKind{like: like, vip: number, isIPv6: isIPv6, timeout: t.b.dp.Settings.Timeout[like.Code()]}
+	state := wireStates[like.State()]
+	vip := t.vip(number)
+	if !isToldOf(like) || !state.isTold || !vip.isNumbered || !t.b.current(like) {
+		return kind
+	}
+	real := t.real(like.Real())
+	var e connsync.Entry
+	e.Protocol, e.Flags, e.State, e.Mark = vip.protocol, real.flags, state.state, real.mark
+	e.Virtual = netip.AddrPortFrom(vip.addr, like.Port())
+	e.Real = netip.AddrPortFrom(real.addr, cmp.Or(real.port, like.Port()))
+	e.Timeout, e.IsProven = t.timeout[like.State()], like.IsProven()
+	if like.State() != bpf.StateEstablished {
+		e.Flags |= connsync.FlagInactive
+	}
+	kind.kind, kind.isTold = t.batch.AddKind(e), true
+	return kind
+}
+
+// tellTemplate adds a live template to the batch.
+func (t *teller) tellTemplate(e entry, client netip.Addr, v bpf.TemplateValue) bool {
 	b := t.b
 	c, ok := b.templateConnection(e, v, t.now)
 	if !ok || !b.isOfSlot(v) {
@@ -150,7 +173,7 @@ func (t *teller) appendTemplate(entries *[]connsync.Entry, e entry, client netip
 		r.Timeout = renewTicks * time.Second
 	}
 	left := ticksDuration(int64(v.Left(t.now)))
-	*entries = append(*entries, connsync.Entry{Record: r, Idle: max(r.Timeout-left, 0), IsProven: v.IsProven()})
+	t.batch.Add(connsync.Entry{Record: r, Idle: max(r.Timeout-left, 0), IsProven: v.IsProven()})
 	return true
 }
 

@@ -8,14 +8,14 @@ import (
 )
 
 // Walk implements [connsync.Table].
-func (b *Backend) Walk(ctx context.Context, yield func([]connsync.Entry) error) error {
-	var entries []connsync.Entry
+func (b *Backend) Walk(ctx context.Context, yield func(*connsync.Batch) error) error {
+	var batch connsync.Batch
 	for kind, tables := range [2][2]table{b.flowTables(), b.templateTables()} {
 		for _, t := range tables {
 			for set := 0; set < t.sets(); set += walkSets {
-				entries = b.readPart(entries[:0], t, kind == 1, set)
-				if len(entries) > 0 {
-					if err := yield(entries); err != nil {
+				b.readPart(&batch, t, kind == 1, set)
+				if len(batch.Members) > 0 {
+					if err := yield(&batch); err != nil {
 						return err
 					}
 				}
@@ -28,26 +28,33 @@ func (b *Backend) Walk(ctx context.Context, yield func([]connsync.Entry) error) 
 	return nil
 }
 
-// readPart appends what peers are told of the entries in walkSets sets of a table,
-// from first on.
-func (b *Backend) readPart(entries []connsync.Entry, table table, isOfTemplates bool, first int) []connsync.Entry {
+// readPart puts what peers are told of the entries in walkSets sets of a table, from
+// first on, into a batch.
+func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates bool, first int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t := b.newTeller()
+	t := b.newTeller(batch)
 	for set := first; set < min(first+walkSets, table.sets()); set++ {
 		if table.isEmpty(set) {
 			continue
 		}
 		for way := range bpf.Ways {
-			e, client, word, isLive := table.read(set, way)
-			switch {
-			case !isLive:
-			case isOfTemplates:
-				t.appendTemplate(&entries, e, client, bpf.TemplateValue(word))
-			default:
-				t.appendFlow(&entries, bpf.FlowKey(e.key), client, bpf.FlowValue(word))
+			if isOfTemplates {
+				if e, client, word, isLive := table.read(set, way); isLive {
+					t.tellTemplate(e, client, bpf.TemplateValue(word))
+				}
+				continue
+			}
+			e := table.at(set, way)
+			v := bpf.FlowValue(load64(e.value))
+			if !v.IsLive() {
+				continue
+			}
+			e.key = e.keyNow()
+			client := e.clientBytes()
+			if bpf.FlowValue(load64(e.value)).Nonce() == v.Nonce() { // else another has come, which is news
+				t.tellFlow(bpf.FlowKey(e.key), client, table.isIPv6(), v)
 			}
 		}
 	}
-	return entries
 }

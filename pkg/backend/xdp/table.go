@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -69,6 +70,18 @@ func (e entry) place() int { return e.set*bpf.Ways + e.way }
 
 // keyNow is the key that is at the place by now.
 func (e entry) keyNow() uint64 { return load64(&e.table.words[e.set*e.table.stride+e.way]) }
+
+// clientBytes is the client's address as [connsync.Member] has it.
+func (e entry) clientBytes() (b [16]byte) {
+	if !e.table.isIPv6() {
+		binary.NativeEndian.PutUint32(b[:], uint32(e.key))
+		return b
+	}
+	at := e.set*e.table.stride + 2*bpf.Ways + 2*e.way
+	binary.NativeEndian.PutUint64(b[:], load64(&e.table.words[at]))
+	binary.NativeEndian.PutUint64(b[8:], load64(&e.table.words[at+1]))
+	return b
+}
 
 // client is the client's address; of a template masked.
 func (e entry) client() netip.Addr {

@@ -108,6 +108,7 @@ type Backend struct {
 	ipv6          bool                // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen                 // entries of peers that wait for an edit
 	absorbing     absorptions         // room for what is absorbed
+	absorbedKinds []absorbedKind      // and for its kinds
 	toldRows      map[string]toldRows // rows of peers that wait for it, by service
 	listeners     *listenerIndex      // see index
 	frags         *holder

@@ -51,5 +51,6 @@ volatile const enum real_index names_of_real_indices = 0;
 volatile const enum filter_scope names_of_filter_scopes = 0;
 volatile const enum row_state names_of_row_states = 0;
 volatile const enum way_part names_of_way_parts = 0;
+volatile const enum outer_choice names_of_outer_choices = 0;
 struct held_frame *volatile const names_of_held_frames = 0;
 struct row_value *volatile const names_of_row_values = 0;

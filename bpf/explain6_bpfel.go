@@ -72,6 +72,7 @@ const (
 	explain6VarNamesOfFilterScopes   = "names_of_filter_scopes"
 	explain6VarNamesOfForwardMethods = "names_of_forward_methods"
 	explain6VarNamesOfHeldFrames     = "names_of_held_frames"
+	explain6VarNamesOfOuterChoices   = "names_of_outer_choices"
 	explain6VarNamesOfRealFlags      = "names_of_real_flags"
 	explain6VarNamesOfRealIndices    = "names_of_real_indices"
 	explain6VarNamesOfRecordingSizes = "names_of_recording_sizes"
@@ -204,6 +205,7 @@ type explain6VariableSpecs struct {
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
@@ -355,6 +357,7 @@ type explain6Variables struct {
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`

@@ -65,6 +65,7 @@ const (
 	explainVarNamesOfFilterScopes   = "names_of_filter_scopes"
 	explainVarNamesOfForwardMethods = "names_of_forward_methods"
 	explainVarNamesOfHeldFrames     = "names_of_held_frames"
+	explainVarNamesOfOuterChoices   = "names_of_outer_choices"
 	explainVarNamesOfRealFlags      = "names_of_real_flags"
 	explainVarNamesOfRealIndices    = "names_of_real_indices"
 	explainVarNamesOfRecordingSizes = "names_of_recording_sizes"
@@ -190,6 +191,7 @@ type explainVariableSpecs struct {
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
@@ -325,6 +327,7 @@ type explainVariables struct {
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`

@@ -73,7 +73,7 @@ static __always_inline int send_on_through(const struct glance *g, __u64 *place,
 	}
 	count_packet(at, length, 0);
 	decrease_ttl(g->ip);
-	if (encapsulate(g->ctx, real, t, ETHER))
+	if (encapsulate(g->ctx, real, t, ETHER, ETHER + IP_HEADER))
 		return DROP(VERDICT_NO_HEADROOM);
 	return transmit(g->ctx, real, VERDICT_FORWARDED);
 }
@@ -109,6 +109,7 @@ static __always_inline int send_on_translated(const struct glance *g, __u64 *pla
 	rewrite_macs(g->data, real);
 	return transmit(g->ctx, real, VERDICT_FORWARDED);
 }
+#endif
 
 /* The same for another method than direct routing, of those that the short way takes. */
 static __always_inline int send_on_otherwise(const struct glance *g, __u64 *place, __u64 value,
@@ -116,19 +117,14 @@ static __always_inline int send_on_otherwise(const struct glance *g, __u64 *plac
 {
 	__u64 way = *(__u64 *)real->mac;
 
+#ifndef LVX_IPV6
 	if (is_sendable(way, value, FORWARD_NAT))
 		return send_on_translated(g, place, value, real, at);
-	if (is_sendable(way, value, FORWARD_IPIP))
+#endif
+	if (is_sendable(way, value, way >> 52 & 7)) /* by a tunnel: by direct routing it is not */
 		return send_on_through(g, place, value, real, at);
 	return CONTINUE;
 }
-#else
-static __always_inline int send_on_otherwise(const struct glance *g, __u64 *place, __u64 value,
-					     struct real *real, __u32 at)
-{
-	return CONTINUE;
-}
-#endif
 
 /* Send a packet of the proven flow at this place. */
 static __always_inline int send_on(const struct glance *g, __u64 *place, __u64 value)

@@ -69,6 +69,7 @@ const (
 	lb6VarNamesOfFilterScopes   = "names_of_filter_scopes"
 	lb6VarNamesOfForwardMethods = "names_of_forward_methods"
 	lb6VarNamesOfHeldFrames     = "names_of_held_frames"
+	lb6VarNamesOfOuterChoices   = "names_of_outer_choices"
 	lb6VarNamesOfRealFlags      = "names_of_real_flags"
 	lb6VarNamesOfRealIndices    = "names_of_real_indices"
 	lb6VarNamesOfRouteKinds     = "names_of_route_kinds"
@@ -194,6 +195,7 @@ type lb6VariableSpecs struct {
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
@@ -336,6 +338,7 @@ type lb6Variables struct {
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`

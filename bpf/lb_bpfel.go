@@ -62,6 +62,7 @@ const (
 	lbVarNamesOfFilterScopes   = "names_of_filter_scopes"
 	lbVarNamesOfForwardMethods = "names_of_forward_methods"
 	lbVarNamesOfHeldFrames     = "names_of_held_frames"
+	lbVarNamesOfOuterChoices   = "names_of_outer_choices"
 	lbVarNamesOfRealFlags      = "names_of_real_flags"
 	lbVarNamesOfRealIndices    = "names_of_real_indices"
 	lbVarNamesOfRouteKinds     = "names_of_route_kinds"
@@ -180,6 +181,7 @@ type lbVariableSpecs struct {
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.VariableSpec `ebpf:"names_of_route_kinds"`
@@ -306,6 +308,7 @@ type lbVariables struct {
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRouteKinds     *ebpf.Variable `ebpf:"names_of_route_kinds"`

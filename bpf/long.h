@@ -18,8 +18,8 @@
 #else
 #include "arp.h"
 #include "nat.h"
-#include "tunnel.h"
 #endif
+#include "tunnel.h"
 
 /*
  * Several packets that GRO, or the sender's TSO, has made one of: generic XDP
@@ -37,18 +37,17 @@ static __always_inline int is_cut_up_later(const struct run *r)
 	return real_method(r->real) <= FORWARD_NAT && is_merged(r);
 }
 
-#ifndef LVX_IPV6
 /* The packet, whose TTL is already one less, goes to the real in another one. */
 static __always_inline int send_through_tunnel(struct run *r)
 {
 	__u32 slot = r->slot;
 	struct tunnel *t = bpf_map_lookup_elem(&tunnels, &slot);
+	int has_ports = r->verdict != VERDICT_ICMP_FORWARDED && !is_later_fragment(&r->p);
 
-	if (!t || encapsulate(r->ctx, r->real, t, r->p.ip))
+	if (!t || encapsulate(r->ctx, r->real, t, r->p.ip, has_ports ? r->p.l4 : 0))
 		return DROP(VERDICT_NO_HEADROOM);
 	return transmit_tagged(r->ctx, r->real, r->verdict);
 }
-#endif
 
 #ifndef LVX_IPV6
 /* The packet is for the real's own address and port now. 0 if that could be done. */
@@ -76,17 +75,21 @@ static __always_inline int translate(struct run *r)
 	return 0;
 }
 
+#endif
+
 /* The packet, whose TTL is already one less, goes by another way than direct routing. */
 static __always_inline int send_otherwise(struct run *r)
 {
-	if (real_method(r->real) != FORWARD_NAT)
-		return send_through_tunnel(r);
-	if (translate(r))
-		return PASS(VERDICT_MALFORMED);
-	rewrite_macs(r->data, r->real);
-	return transmit_tagged(r->ctx, r->real, r->verdict);
-}
+#ifndef LVX_IPV6
+	if (real_method(r->real) == FORWARD_NAT) {
+		if (translate(r))
+			return PASS(VERDICT_MALFORMED);
+		rewrite_macs(r->data, r->real);
+		return transmit_tagged(r->ctx, r->real, r->verdict);
+	}
 #endif
+	return send_through_tunnel(r);
+}
 
 /* Count the packet and send it to the real, which is there. */
 static __always_inline int send_to_real(struct run *r)
@@ -112,10 +115,8 @@ static __always_inline int send_to_real(struct run *r)
 	if (ip + IP_HEADER > r->end)
 		return PASS(VERDICT_MALFORMED);
 	decrease_ttl(ip);
-#ifndef LVX_IPV6
 	if (real_method(real) != FORWARD_DR)
 		return send_otherwise(r);
-#endif
 	rewrite_macs(r->data, real);
 	return transmit_tagged(r->ctx, real, r->verdict);
 }

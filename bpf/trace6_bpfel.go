@@ -72,6 +72,7 @@ const (
 	trace6VarNamesOfFilterScopes   = "names_of_filter_scopes"
 	trace6VarNamesOfForwardMethods = "names_of_forward_methods"
 	trace6VarNamesOfHeldFrames     = "names_of_held_frames"
+	trace6VarNamesOfOuterChoices   = "names_of_outer_choices"
 	trace6VarNamesOfRealFlags      = "names_of_real_flags"
 	trace6VarNamesOfRealIndices    = "names_of_real_indices"
 	trace6VarNamesOfRecordingSizes = "names_of_recording_sizes"
@@ -204,6 +205,7 @@ type trace6VariableSpecs struct {
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
@@ -355,6 +357,7 @@ type trace6Variables struct {
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`

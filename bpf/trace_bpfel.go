@@ -65,6 +65,7 @@ const (
 	traceVarNamesOfFilterScopes   = "names_of_filter_scopes"
 	traceVarNamesOfForwardMethods = "names_of_forward_methods"
 	traceVarNamesOfHeldFrames     = "names_of_held_frames"
+	traceVarNamesOfOuterChoices   = "names_of_outer_choices"
 	traceVarNamesOfRealFlags      = "names_of_real_flags"
 	traceVarNamesOfRealIndices    = "names_of_real_indices"
 	traceVarNamesOfRecordingSizes = "names_of_recording_sizes"
@@ -190,6 +191,7 @@ type traceVariableSpecs struct {
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.VariableSpec `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.VariableSpec `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.VariableSpec `ebpf:"names_of_recording_sizes"`
@@ -325,6 +327,7 @@ type traceVariables struct {
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
+	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
 	NamesOfRealFlags      *ebpf.Variable `ebpf:"names_of_real_flags"`
 	NamesOfRealIndices    *ebpf.Variable `ebpf:"names_of_real_indices"`
 	NamesOfRecordingSizes *ebpf.Variable `ebpf:"names_of_recording_sizes"`

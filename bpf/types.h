@@ -350,8 +350,9 @@ struct service {
 enum forward_method {
 	FORWARD_DR,
 	FORWARD_NAT,
-	FORWARD_IPIP,
+	FORWARD_IPIP, /* either family in either */
 	FORWARD_GUE,
+	FORWARD_GRE,
 	FORWARD_TAGGED = 8, /* with each of them: not by the short way, since a tag has to be looked after */
 };
 
@@ -391,8 +392,16 @@ struct real {
 struct tunnel {
 	struct address source;
 	struct address destination;
-	__u32 sum; /* of these words of an IPv4 header, for its checksum */
-	__u32 spare[3];
+	__u32 sum; /* of these words of an IPv4 header of IPIP, for its checksum */
+	__be32 spread; /* bits of the source's last word that the flow decides, 0 in source */
+	__be16 port; /* of GUE */
+	__u16 is_ipv6; /* the outer header: 1 */
+	__u32 spare;
+};
+
+/* What the flow decides of outer headers. */
+enum outer_choice {
+	SPREAD_PORTS = 0xc000, /* the first of the ports that GUE comes from: RFC 6335's dynamic ones */
 };
 
 /*

@@ -316,8 +316,9 @@ type ForwardMethod uint32
 const (
 	ForwardDr     ForwardMethod = 0
 	ForwardNat    ForwardMethod = 1
-	ForwardIpip   ForwardMethod = 2
+	ForwardIpip   ForwardMethod = 2 // either family in either
 	ForwardGue    ForwardMethod = 3
+	ForwardGre    ForwardMethod = 4
 	ForwardTagged ForwardMethod = 8 // with each of them: not by the short way, since a tag has to be looked after
 )
 
@@ -356,8 +357,19 @@ type Tunnel struct {
 	Source      Address
 	Destination Address
 	Sum         uint32
-	Spare       [3]uint32
+	Spread      uint32
+	Port        uint16
+	IsIpv6      uint16
+	Spare       uint32
 }
+
+// What the flow decides of outer headers.
+type OuterChoice uint32
+
+// Values of OuterChoice.
+const (
+	SpreadPorts OuterChoice = 49152 // the first of the ports that GUE comes from: RFC 6335's dynamic ones
+)
 
 // Live connections of a real, as ipvsadm counts them, and its thresholds. The
 // packet path alone writes is_overloaded: a hysteresis that a lag would break.

@@ -237,8 +237,8 @@ func (s *service) reals(rs []real, backend Backend) {
 		if line, ok := seen[r.Key()]; ok {
 			at.errorf("%s is there already, on line %d (want every real server of a service once)", r.Addr, line)
 		}
-		if backend == BackendXDP && r.Encap.Kind != lb.IPIP {
-			r.forwards.errorf("%s with backend: xdp (want ipip, or backend: auto or ipvs)", r.Way())
+		if backend == BackendXDP && r.Encap.Checksum != lb.NoChecksum {
+			r.forwards.errorf("%s with %s and backend: xdp (want nocsum, or backend: auto or ipvs)", r.Way(), r.Encap.Checksum)
 		}
 		if backend == BackendXDP && r.Forward != lb.DR && r.Addr.Is6() {
 			r.forwards.errorf("%s with backend: xdp and IPv6 (want dr, or backend: auto or ipvs)", r.Forward)

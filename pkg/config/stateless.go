@@ -23,10 +23,10 @@ func (s *service) compareStateless(backend Backend) {
 // fitStateless looks for the same in a real server.
 func (s *service) fitStateless(r *real) {
 	if s.Stateless && r.Forward == lb.NAT {
-		r.forwards.errorf("nat of a stateless service (want dr or ipip: nat needs connections)")
+		r.forwards.errorf("nat of a stateless service (want dr or a tunnel: nat needs connections)")
 	}
-	if s.Stateless && r.Encap.Kind != lb.IPIP {
-		r.forwards.errorf("%s of a stateless service (want dr or ipip: kernel IPVS, which makes these tunnels, keeps connections)", r.Way())
+	if s.Stateless && r.Encap.Checksum != lb.NoChecksum {
+		r.forwards.errorf("%s with %s of a stateless service (want nocsum: kernel IPVS, which makes these tunnels, keeps connections)", r.Way(), r.Encap.Checksum)
 	}
 	if s.Stateless && r.Upper != 0 {
 		r.object.at("upper_threshold").errorf("%d of a stateless service (want no threshold: it does not count connections)", r.Upper)

@@ -29,7 +29,7 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	}
 	isTunnel := r.conf.Forward == lb.Tunnel
 	if isTunnel {
-		mtu -= outerLen
+		mtu -= overhead(r.conf)
 	}
 	// Generic XDP sees several packets as one, which is cut up again, but for tunnels.
 	merged := d.world.Generic && p.length > d.world.MTU && !isTunnel
@@ -58,6 +58,9 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 		if !p.df {
 			o.AnyID = p.ip
 		}
+		if r.conf.Encap.Kind == lb.GUE {
+			o.AnyPort = p.ip + outerLen
+		}
 	}
 	if icmp {
 		o.Verdict = "icmp_forwarded"
@@ -71,19 +74,39 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	return o
 }
 
-// outerLen is the length of the header that a tunnel adds.
+// outerLen is the length of a tunnel's outer header.
 const outerLen = 20
+
+// between is what stands between an outer header and the packet, without the port
+// that GUE comes from, and the protocol that it is.
+func between(e lb.Encap, length int) (protocol byte, header []byte) {
+	switch e.Kind {
+	case lb.GUE:
+		length += 8 + 4
+		return 17, []byte{0, 0, byte(e.Port >> 8), byte(e.Port), byte(length >> 8), byte(length), 0, 0, 0, 4, 0, 0}
+	case lb.GRE:
+		return 47, []byte{0, 0, 8, 0}
+	}
+	return 4, nil
+}
+
+// overhead is how much longer a packet is in a tunnel.
+func overhead(r lb.Real) int {
+	_, header := between(r.Encap, 0)
+	return outerLen + len(header)
+}
 
 // encapsulate puts an outer header in front of a packet whose TTL is one less
 // already (ip_vs_tunnel_xmit). Without DF its identification is 0 here.
 func encapsulate(p packet, frame []byte, r *real) []byte {
 	inner := frame[p.ip:]
-	outer := []byte{0x45, inner[1], 0, 0, 0, 0, inner[6] & 0x40, 0, inner[8], 4, 0, 0}
+	protocol, header := between(r.conf.Encap, p.length)
+	outer := []byte{0x45, inner[1], 0, 0, 0, 0, inner[6] & 0x40, 0, inner[8], protocol, 0, 0}
 	from, to := r.host.From.As4(), r.conf.Addr.As4()
 	outer = slices.Concat(outer, from[:], to[:])
-	binary.BigEndian.PutUint16(outer[2:], uint16(outerLen+p.length))
+	binary.BigEndian.PutUint16(outer[2:], uint16(outerLen+len(header)+p.length))
 	binary.BigEndian.PutUint16(outer[10:], Checksum(outer))
-	return slices.Concat(frame[:p.ip], outer, inner)
+	return slices.Concat(frame[:p.ip], outer, header, inner)
 }
 
 // decreaseTTL takes one from the TTL of an IPv4 header, or from an IPv6 header's

@@ -99,7 +99,11 @@ func (b *Backend) adoptReals() {
 		r := &real{slot: uint32(i), gen: raw.TenantGeneration(), isThere: raw.Flags&bpf.RealReserved == 0}
 		r.isUnchecked = !r.isThere && raw.Flags&bpf.RealUnchecked != 0
 		r.conf = lb.Real{Addr: b.addressOf(uint32(i)), Port: bpf.PortWord(raw.Port), Weight: raw.Weight}
-		r.conf.Forward = forwardOf[raw.Method()]
+		how := wayOf[raw.Method()]
+		r.conf.Forward, r.conf.Encap.Kind = how.forward, how.kind
+		if how.kind == lb.GUE {
+			r.conf.Encap.Port = bpf.PortWord(b.dp.Tunnels[i].Port)
+		}
 		b.hasNAT = b.hasNAT || r.conf.Forward == lb.NAT
 		r.near, r.isInherited = b.whereLeft(uint32(i))
 		s.reals[r.conf.Key()] = r
@@ -116,9 +120,9 @@ func (b *Backend) whereLeft(slot uint32) (near Neighbor, ok bool) {
 		MAC: raw.MAC, Source: raw.Source, IfIndex: b.dp.DeviceOf(raw.Ifindex), Device: b.deviceName(raw.Ifindex),
 		MTU: int(raw.MTU), Local: raw.Flags&bpf.RealLocal != 0,
 	}
-	if raw.Method() == bpf.ForwardIpip {
+	if isTunnel(raw.Method()) {
 		near.From = b.dp.Tunnels[slot].Source.Addr()
-		near.MTU += tunnelOverhead
+		near.MTU += overheadOf(wayOf[raw.Method()].kind, b.addressOf(slot))
 	}
 	return near, true
 }

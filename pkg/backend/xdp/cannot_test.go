@@ -22,11 +22,11 @@ func TestCannot(t *testing.T) {
 		},
 		"scheduler lblc remembers destinations":  func(s *lb.Service) { s.Scheduler = lb.LBLC },
 		"scheduler lblcr remembers destinations": func(s *lb.Service) { s.Scheduler = lb.LBLCR },
-		"forward gue": func(s *lb.Service) {
-			s.Reals[1].Forward, s.Reals[1].Encap = lb.Tunnel, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}
+		"forward gue with csum": func(s *lb.Service) {
+			s.Reals[1].Forward, s.Reals[1].Encap = lb.Tunnel, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort, Checksum: lb.WithChecksum}
 		},
-		"sorry_server by gre": func(s *lb.Service) {
-			s.Sorry, s.SorryForward, s.SorryEncap = realN(9), lb.Tunnel, lb.Encap{Kind: lb.GRE}
+		"sorry_server by gre with csum": func(s *lb.Service) {
+			s.Sorry, s.SorryForward, s.SorryEncap = realN(9), lb.Tunnel, lb.Encap{Kind: lb.GRE, Checksum: lb.WithChecksum}
 		},
 		"scheduler twos draws reals at random": func(s *lb.Service) { s.Scheduler = lb.TWOS },
 	} {

@@ -222,7 +222,7 @@ func (h *holder) addressed(frame []byte, slot uint32) []byte {
 		readdressPacket(frame[at:], h.b.addressOf(slot))
 		return frame
 	}
-	return encapsulate(frame, at, &h.b.dp.Tunnels[slot], uint16(rand.Uint32()))
+	return encapsulate(frame, at, real.Method(), &h.b.dp.Tunnels[slot], uint16(rand.Uint32()))
 }
 
 // headerOffset is where the IPv4 header of a frame is, behind its tags; 0 if it is not whole.

@@ -281,9 +281,10 @@ func (t *narrator) addReal(slot uint32) {
 	case bpf.ForwardNat:
 		port := cmp.Or(bpf.PortWord(raw.Port), t.destination().Port())
 		t.note("by NAT: addressed to %s from there on", netip.AddrPortFrom(t.b.addressOf(slot), port))
-	case bpf.ForwardIpip:
-		way := &t.b.dp.Tunnels[slot]
-		t.note("inside an IP packet from %s to %s", way.Source.Addr(), way.Destination.Addr())
+	case bpf.ForwardIpip, bpf.ForwardGue, bpf.ForwardGre:
+		made := &t.b.dp.Tunnels[slot]
+		within := map[bpf.ForwardMethod]string{bpf.ForwardGue: fmt.Sprintf(", in GUE for port %d", bpf.PortWord(made.Port)), bpf.ForwardGre: ", in GRE"}
+		t.note("inside an IP packet from %s to %s%s", made.Source.Addr(), made.Destination.Addr(), within[raw.Method()])
 	}
 }
 

@@ -179,12 +179,15 @@ func (d *duel) addReal(s *lb.Service) {
 		Weight:  rapid.SampledFrom(weights).Draw(d.rt, "weight"),
 		Forward: draw(d.rt, "forward", lb.DR, lb.DR, lb.Tunnel, lb.NAT, lb.NAT),
 	}
+	if r.Forward == lb.Tunnel {
+		r.Encap = draw(d.rt, "in", lb.Encap{}, lb.Encap{Kind: lb.GRE}, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}, lb.Encap{Kind: lb.GUE, Port: 5555})
+	}
 	if chance(d.rt, 10, "own port") || r.Forward == lb.NAT && chance(d.rt, 2, "mapped port") {
 		r.Port = 8080
 	}
 	isWide := func(l lb.Listener) bool { return l.Width() > 1 }
 	if byNAT := d.goesByNAT(s.Name, r); byNAT != (r.Forward == lb.NAT) {
-		r.Forward = map[bool]lb.Forward{true: lb.NAT, false: lb.DR}[byNAT]
+		r.Forward, r.Encap = map[bool]lb.Forward{true: lb.NAT, false: lb.DR}[byNAT], lb.Encap{}
 	}
 	if slices.ContainsFunc(s.Reals, r.Same) || mapsPort(r) && slices.ContainsFunc(s.Listeners, isWide) {
 		return

@@ -130,7 +130,7 @@ func (b *Backend) placeReals(s *service) error {
 			return err
 		}
 	}
-	sorry := lb.Real{Addr: s.conf.Sorry, Weight: 1, Forward: s.conf.SorryForward}
+	sorry := lb.Real{Addr: s.conf.Sorry, Weight: 1, Forward: s.conf.SorryForward, Encap: s.conf.SorryEncap}
 	if s.conf.Sorry.IsValid() && !slices.ContainsFunc(s.conf.Reals, sorry.Same) {
 		return b.placeReal(s, sorry)
 	}
@@ -205,8 +205,8 @@ func (b *Backend) write(s *service, r *real) {
 	if mac == ([6]byte{}) {
 		mac = raw.MAC // silent: its old flows are still sent there
 	}
-	method := methods[r.conf.Forward]
-	if method == bpf.ForwardIpip {
+	method := methodOf(r.conf)
+	if isTunnel(method) {
 		b.dp.Tunnels[r.slot] = tunnelTo(r)
 	}
 	if loader.IsTagged(raw.Ifindex) {

@@ -81,8 +81,8 @@ func cannot(s lb.Service, ipv6 bool) string {
 			return "listeners of both families"
 		}
 	}
-	if s.Sorry.IsValid() && (s.SorryForward == lb.NAT || s.SorryForward != lb.DR && isIPv6 || s.SorryEncap.Kind != lb.IPIP) {
-		return "sorry_server by " + lb.Real{Forward: s.SorryForward, Encap: s.SorryEncap}.Way()
+	if s.Sorry.IsValid() && (s.SorryForward == lb.NAT || s.SorryForward != lb.DR && isIPv6 || s.SorryEncap.Checksum != lb.NoChecksum) {
+		return "sorry_server by " + wayWords(lb.Real{Forward: s.SorryForward, Encap: s.SorryEncap})
 	}
 	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
 		for _, r := range rs {
@@ -93,8 +93,8 @@ func cannot(s lb.Service, ipv6 bool) string {
 			switch {
 			case why != "":
 				return why
-			case r.Encap.Kind != lb.IPIP:
-				return "forward " + r.Way()
+			case r.Encap.Checksum != lb.NoChecksum:
+				return "forward " + wayWords(r)
 			case r.Forward != lb.DR && isIPv6:
 				return "forward " + r.Forward.String() + " with IPv6"
 			case r.Addr.Is6() && !ipv6:
@@ -105,6 +105,15 @@ func cannot(s lb.Service, ipv6 bool) string {
 		}
 	}
 	return ""
+}
+
+// wayWords names how packets get to r, with the checksum of a tunnel that has one:
+// XDP would have to add up the whole packet.
+func wayWords(r lb.Real) string {
+	if r.Encap.Checksum != lb.NoChecksum {
+		return r.Way() + " with " + r.Encap.Checksum.String()
+	}
+	return r.Way()
 }
 
 // ftpPort is where the kernel reads what FTP says of its data connections.

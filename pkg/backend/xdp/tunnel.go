@@ -10,28 +10,60 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// tunnelOverhead is how much longer an IPv4 packet is in another one.
-const tunnelOverhead = ipv4Len
+// What outer headers say of their contents, and GUE of its own (IANA).
+const (
+	protocolIPIP = 4
+	protocolUDP  = 17
+	protocolIPv6 = 41
+	protocolGRE  = 47
+)
 
-// protocolIPIP is what an outer header says of its contents (RFC 2003).
-const protocolIPIP = 4
+// Lengths of the headers between an outer IP header and the packet.
+const (
+	gueLen = 8 + 4 // UDP's, and GUE's
+	greLen = 4
+)
+
+// way is how packets get to a real.
+type way struct {
+	forward lb.Forward
+	kind    lb.EncapKind // of a tunnel
+}
 
 // methods maps ways of forwarding to the packet path's.
-var methods = map[lb.Forward]bpf.ForwardMethod{lb.DR: bpf.ForwardDr, lb.NAT: bpf.ForwardNat, lb.Tunnel: bpf.ForwardIpip}
+var methods = map[way]bpf.ForwardMethod{
+	{}: bpf.ForwardDr, {forward: lb.NAT}: bpf.ForwardNat,
+	{forward: lb.Tunnel}: bpf.ForwardIpip, {lb.Tunnel, lb.GUE}: bpf.ForwardGue, {lb.Tunnel, lb.GRE}: bpf.ForwardGre,
+}
 
-// forwardOf is the inverse of methods.
-var forwardOf = func() map[bpf.ForwardMethod]lb.Forward {
-	inverse := map[bpf.ForwardMethod]lb.Forward{}
-	for forward, method := range methods {
-		inverse[method] = forward
+// wayOf is the inverse of methods.
+var wayOf = func() map[bpf.ForwardMethod]way {
+	inverse := map[bpf.ForwardMethod]way{}
+	for w, method := range methods {
+		inverse[method] = w
 	}
 	return inverse
 }()
 
+// isTunnel reports whether packets go inside others by a method.
+func isTunnel(m bpf.ForwardMethod) bool { return wayOf[m].forward == lb.Tunnel }
+
+// methodOf is how the packet path sends packets to a real.
+func methodOf(conf lb.Real) bpf.ForwardMethod { return methods[way{conf.Forward, conf.Encap.Kind}] }
+
+// overheadOf is how much longer a packet is in a tunnel of a kind to an address.
+func overheadOf(kind lb.EncapKind, to netip.Addr) int {
+	between := [...]int{lb.IPIP: 0, lb.GUE: gueLen, lb.GRE: greLen}[kind]
+	if to.Is6() {
+		return ipv6Len + between
+	}
+	return ipv4Len + between
+}
+
 // overhead is what r's way of forwarding adds to every packet.
 func (r *real) overhead() int {
 	if r.conf.Forward == lb.Tunnel {
-		return tunnelOverhead
+		return overheadOf(r.conf.Encap.Kind, r.conf.Addr)
 	}
 	return 0
 }
@@ -73,10 +105,18 @@ func whyNot(conf lb.Real, near Neighbor) string {
 	case conf.Forward == lb.DR && near.Gateway.IsValid():
 		return conf.Addr.String() + " is behind the gateway " + near.Gateway.String() +
 			", not on the segment of " + near.Device + " (direct routing cannot reach it; forward: ipip can)"
-	case conf.Forward == lb.Tunnel && !near.From.Is4():
-		return near.Device + " has no IPv4 address that is not a VIP (the outer header of a tunnel needs one)"
+	case conf.Forward == lb.Tunnel && (!near.From.IsValid() || near.From.Is4() != conf.Addr.Is4()):
+		return near.Device + " has no " + protocolName(conf.Addr) + " address that is not a VIP (the outer header of a tunnel needs one)"
 	}
 	return ""
+}
+
+// protocolName is what the protocol of an address is called.
+func protocolName(a netip.Addr) string {
+	if a.Is6() {
+		return "IPv6"
+	}
+	return "IPv4"
 }
 
 // tunnelTo works out what the outer headers of packets for r have in common.
@@ -84,15 +124,20 @@ func tunnelTo(r *real) bpf.Tunnel {
 	if !r.near.From.IsValid() { // it was never reached
 		return bpf.Tunnel{}
 	}
-	return bpf.Tunnel{
-		Source: bpf.AddressOf(r.near.From), Destination: bpf.AddressOf(r.conf.Addr),
-		Sum: constantSum(r.near.From, r.conf.Addr),
+	t := bpf.Tunnel{
+		Source: bpf.AddressOf(r.near.From), Destination: bpf.AddressOf(r.conf.Addr), Port: bpf.PortWord(r.conf.Encap.Port),
 	}
+	if r.conf.Addr.Is6() {
+		t.IsIpv6 = 1
+		return t
+	}
+	t.Sum = constantSum(r.near.From, r.conf.Addr)
+	return t
 }
 
 // constantSum is the sum of an outer header's words without length, TOS,
 // identification, flags and TTL, as the packet path adds them up: in native
-// order, not folded.
+// order, not folded, of IPIP.
 func constantSum(source, destination netip.Addr) (sum uint32) {
 	h := outerHeader(source, destination)
 	for i := 0; i < len(h); i += 2 {
@@ -101,7 +146,7 @@ func constantSum(source, destination netip.Addr) (sum uint32) {
 	return sum
 }
 
-// outerHeader is an outer header without what the inner one decides.
+// outerHeader is an outer header of IPIP without what the inner one decides.
 func outerHeader(source, destination netip.Addr) []byte {
 	h := make([]byte, ipv4Len)
 	h[0], h[9] = 0x45, protocolIPIP
@@ -112,16 +157,33 @@ func outerHeader(source, destination netip.Addr) []byte {
 }
 
 // encapsulate does to a frame, whose IPv4 header is at an offset, what
-// bpf/tunnel.h does. It is a fragment, so that nothing forbids to fragment
-// the outer packet.
-func encapsulate(frame []byte, at int, t *bpf.Tunnel, id uint16) []byte {
+// bpf/tunnel.h does. It is a fragment without ports, so that nothing forbids to
+// fragment the outer packet.
+func encapsulate(frame []byte, at int, method bpf.ForwardMethod, t *bpf.Tunnel, id uint16) []byte {
 	inner := frame[at:]
-	h := outerHeader(t.Source.Addr(), t.Destination.Addr())
-	h[1], h[8] = inner[1], inner[8]
-	binary.BigEndian.PutUint16(h[2:], uint16(ipv4Len+int(binary.BigEndian.Uint16(inner[2:]))))
-	binary.BigEndian.PutUint16(h[4:], id)
-	h[6] = inner[6] & 0x40
-	binary.BigEndian.PutUint16(h[10:], checksum(h))
-	out := append(make([]byte, 0, len(frame)+ipv4Len), frame[:at]...)
-	return append(append(out, h...), inner...)
+	length := int(binary.BigEndian.Uint16(inner[2:]))
+	protocol, between := byte(protocolIPIP), []byte(nil)
+	switch method {
+	case bpf.ForwardGue:
+		protocol, between = protocolUDP, make([]byte, gueLen)
+		binary.BigEndian.PutUint16(between, uint16(bpf.SpreadPorts)|uint16(spreadOf(inner)>>18))
+		binary.BigEndian.PutUint16(between[2:], bpf.PortWord(t.Port))
+		binary.BigEndian.PutUint16(between[4:], uint16(gueLen+length))
+		between[9] = protocolIPIP
+	case bpf.ForwardGre:
+		protocol, between = protocolGRE, []byte{0, 0, 0x08, 0}
+	}
+	outer := outerHeader(t.Source.Addr(), t.Destination.Addr())
+	outer[1], outer[8], outer[9] = inner[1], inner[8], protocol
+	binary.BigEndian.PutUint16(outer[2:], uint16(ipv4Len+len(between)+length))
+	binary.BigEndian.PutUint16(outer[4:], id)
+	outer[6] = inner[6] & 0x40
+	binary.BigEndian.PutUint16(outer[10:], checksum(outer))
+	return slices.Concat(frame[:at], outer, between, inner)
+}
+
+// spreadOf is bpf/tunnel.h's spread_of for a packet of IPv4 without ports.
+func spreadOf(packet []byte) uint32 {
+	hash := binary.BigEndian.Uint32(packet[12:]) * 0x85ebca6b
+	return hash ^ hash>>15
 }

@@ -14,11 +14,26 @@ import (
 var outerSource = netip.MustParseAddr("10.0.0.1")
 
 // tunnelService is web with a real behind a router, by tunnel, and one by direct routing.
-func tunnelService() lb.Service {
+func tunnelService() lb.Service { return serviceIn(lb.Encap{}) }
+
+// serviceIn is [tunnelService] by a tunnel of any kind.
+func serviceIn(e lb.Encap) lb.Service {
 	s := webService(2)
 	s.Scheduler = lb.RR
-	s.Reals[0].Forward = lb.Tunnel
+	s.Reals[0].Forward, s.Reals[0].Encap = lb.Tunnel, e
 	return s
+}
+
+// tunnelKinds are what XDP makes tunnels of, with what follows the outer header of a
+// packet whose length is 0, and the protocol that this is.
+var tunnelKinds = []struct {
+	lb.Encap
+	protocol byte
+	between  []byte
+}{
+	{lb.Encap{}, 4, nil},
+	{lb.Encap{Kind: lb.GUE, Port: 5555}, 17, []byte{0, 0, 0x15, 0xb3, 0, 12, 0, 0, 0, 4, 0, 0}},
+	{lb.Encap{Kind: lb.GRE}, 47, []byte{0, 0, 8, 0}},
 }
 
 // newTunnel serves tunnelService, whose first real is behind a router.
@@ -38,17 +53,31 @@ func (h *harness) serveTunnels(s lb.Service) {
 	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
 }
 
-// wantOuter checks the outer header of a frame that carries what in was, and
-// returns what it carries.
-func wantOuter(t *testing.T, in, out []byte, at int) []byte {
+// wantOuter checks the outer headers of a frame that carries what in was, and
+// returns the port that they come from.
+func wantOuter(t *testing.T, in, out []byte, at int, protocol byte, between []byte) (from uint16) {
 	t.Helper()
-	if len(out) != len(in)+ipv4Len {
-		t.Fatalf("%d bytes became %d, want %d more", len(in), len(out), ipv4Len)
+	overhead := ipv4Len + len(between)
+	if len(out) != len(in)+overhead {
+		t.Fatalf("%d bytes became %d, want %d more", len(in), len(out), overhead)
 	}
-	outer, inner := out[at:at+ipv4Len], out[at+ipv4Len:]
+	outer, second, inner := out[at:at+ipv4Len], out[at+ipv4Len:at+overhead], out[at+overhead:]
 	want := outerHeader(outerSource, realN(1))
-	want[1], want[8] = in[at+1], in[at+8]-1
-	binary.BigEndian.PutUint16(want[2:], binary.BigEndian.Uint16(in[at+2:])+ipv4Len)
+	want[1], want[8], want[9] = in[at+1], in[at+8]-1, protocol
+	length := binary.BigEndian.Uint16(in[at+2:])
+	binary.BigEndian.PutUint16(want[2:], length+uint16(overhead))
+	between = bytes.Clone(between)
+	if protocol == protocolUDP {
+		from = binary.BigEndian.Uint16(second)
+		copy(between, second[:2])
+		binary.BigEndian.PutUint16(between[4:], binary.BigEndian.Uint16(between[4:])+length)
+		if from < uint16(bpf.SpreadPorts) {
+			t.Errorf("it comes from port %d, want at least %d", from, bpf.SpreadPorts)
+		}
+	}
+	if !bytes.Equal(second, between) {
+		t.Errorf("between the IP headers\n%x, want\n%x", second, between)
+	}
 	if want[6] = in[at+6] & 0x40; want[6] == 0 {
 		copy(want[4:6], outer[4:6]) // any identification
 	}
@@ -56,23 +85,29 @@ func wantOuter(t *testing.T, in, out []byte, at int) []byte {
 	if !bytes.Equal(outer, want) {
 		t.Errorf("outer header\n%x, want\n%x", outer, want)
 	}
-	if carried := bytes.Clone(in[at:]); true {
-		carried[8]--
-		binary.BigEndian.PutUint16(carried[10:], 0)
-		binary.BigEndian.PutUint16(carried[10:], checksum(carried[:int(carried[0]&15)*4]))
-		if !bytes.Equal(inner, carried) {
-			t.Errorf("carried\n%x, want\n%x", inner, carried)
-		}
+	carried := bytes.Clone(in[at:])
+	carried[8]--
+	binary.BigEndian.PutUint16(carried[10:], 0)
+	binary.BigEndian.PutUint16(carried[10:], checksum(carried[:int(carried[0]&15)*4]))
+	if !bytes.Equal(inner, carried) {
+		t.Errorf("carried\n%x, want\n%x", inner, carried)
 	}
-	return inner
+	return from
 }
 
 // Every kind of packet of a connection goes through the tunnel, by the short
 // way and the long way alike, with what the kernel takes from the inner header.
 func TestTunnelHeader(t *testing.T) {
-	s := tunnelService()
+	for _, k := range tunnelKinds {
+		t.Run(k.String(), func(t *testing.T) { testTunnelHeader(t, k.Encap, k.protocol, k.between) })
+	}
+}
+
+func testTunnelHeader(t *testing.T, e lb.Encap, protocol byte, between []byte) {
+	s := serviceIn(e)
 	s.Reals = s.Reals[:1]
 	h := newTunnel(t, s)
+	ports := map[uint16]bool{}
 	frame := func(flags string, size int, change func(ip []byte), tags ...uint16) ([]byte, int) {
 		p := lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: flags, Size: size}
 		f, err := buildFrame(p, h.dp.Interfaces[0].MAC)
@@ -90,7 +125,7 @@ func TestTunnelHeader(t *testing.T) {
 		change func(ip []byte)
 		tags   []uint16
 	}{
-		{flags: "S"}, {flags: "A"}, {flags: "A"}, {flags: "A", size: 1480},
+		{flags: "S"}, {flags: "A"}, {flags: "A"}, {flags: "A", size: 1480 - len(between)},
 		{flags: "A", change: func(ip []byte) { ip[1] = 0xb9 }}, // the long way: the short one wants no TOS
 		{flags: "A", change: func(ip []byte) { ip[6] = 0 }},
 		{flags: "A", change: func(ip []byte) { ip[8] = 2 }},
@@ -99,7 +134,7 @@ func TestTunnelHeader(t *testing.T) {
 	} {
 		in, at := frame(x.flags, x.size, x.change, x.tags...)
 		out := h.want(in, "forwarded", tx)
-		wantOuter(t, in, out, at)
+		ports[wantOuter(t, in, out, at, protocol, between)] = true
 		if mac := [6]byte{2, 0, 0, 0, 0, 0x77}; !bytes.Equal(out[:6], mac[:]) || !bytes.Equal(out[6:12], directorMAC[:]) {
 			t.Errorf("from %x to %x, want the router's MAC, and the interface's", out[6:12], out[:6])
 		}
@@ -107,28 +142,88 @@ func TestTunnelHeader(t *testing.T) {
 			t.Errorf("tags %x, want %x", out[12:at], in[12:at])
 		}
 	}
+	if len(ports) != 1 {
+		t.Errorf("the packets of one connection come from %d ports, want one: %v", len(ports), ports)
+	}
+}
+
+// What the daemon sends of a fragment that came too early is what the packet path makes
+// of one that came in time.
+func TestHeldFragmentsThroughTunnels(t *testing.T) {
+	for _, k := range tunnelKinds {
+		t.Run(k.String(), func(t *testing.T) {
+			s := serviceIn(k.Encap)
+			s.Reals = s.Reals[:1]
+			h := newTunnel(t, s)
+			slot := h.services["web"].reals[s.Reals[0].Key()].slot
+			for n := range uint16(8) {
+				parts := fragments(n)
+				h.want(parts[0], "forwarded", tx)
+				want := h.want(parts[1], "forwarded", tx)
+				hold := holder{b: h.Backend}
+				got := hold.addressed(parts[1], slot)
+				at := ethernetLen
+				copy(got[at+4:at+6], want[at+4:]) // any identification
+				binary.BigEndian.PutUint16(got[at+10:], 0)
+				binary.BigEndian.PutUint16(got[at+10:], checksum(got[at:at+ipv4Len]))
+				if !bytes.Equal(got, want) {
+					t.Fatalf("the daemon sends\n%x, the packet path\n%x", got, want)
+				}
+			}
+		})
+	}
+}
+
+// Different connections come from different ports by GUE, so that the real's queues
+// share them.
+func TestTunnelSpreads(t *testing.T) {
+	s := serviceIn(lb.Encap{Kind: lb.GUE, Port: 5555})
+	s.Reals = s.Reals[:1]
+	h := newTunnel(t, s)
+	const connections = 256
+	ports, queues := map[uint16]bool{}, map[uint16]int{}
+	for n := range uint16(connections) {
+		p := lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), 2000+n), Dst: web, Flags: "S"}
+		from := binary.BigEndian.Uint16(h.tunnelled(p)[ethernetLen+ipv4Len:])
+		ports[from] = true
+		queues[from%8]++
+	}
+	if len(ports) < connections*9/10 {
+		t.Errorf("%d connections come from %d ports", connections, len(ports))
+	}
+	for q, n := range queues {
+		if n > connections/4 {
+			t.Errorf("%d of %d connections have the ports of queue %d of 8", n, connections, q)
+		}
+	}
 }
 
 // What does not fit with the outer header is answered with the size that does,
 // or dropped where XDP would have to fragment.
 func TestTunnelMTU(t *testing.T) {
-	h := newTunnel(t, tunnelService())
+	for _, k := range tunnelKinds {
+		t.Run(k.String(), func(t *testing.T) { testTunnelMTU(t, k.Encap, 1480-len(k.between)) })
+	}
+}
+
+func testTunnelMTU(t *testing.T, e lb.Encap, most int) {
+	h := newTunnel(t, serviceIn(e))
 	r := h.services["web"].reals[lb.Real{Addr: realN(1)}.Key()]
-	if got := h.dp.Reals[r.slot].MTU; got != 1480 {
-		t.Fatalf("the way takes %d bytes, want 1480", got)
+	if got := h.dp.Reals[r.slot].MTU; int(got) != most {
+		t.Fatalf("the way takes %d bytes, want %d", got, most)
 	}
 	if near, ok := h.whereLeft(r.slot); !ok || near.MTU != 1500 || near.From != outerSource {
 		t.Errorf("a successor would find %+v", near)
 	}
-	s := tunnelService()
+	s := serviceIn(e)
 	s.Reals = s.Reals[:1]
 	h.serveTunnels(s)
-	long := lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "S", Size: 1481}
+	long := lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: "S", Size: most + 1}
 	f, err := buildFrame(long, h.dp.Interfaces[0].MAC)
 	must(t, err)
 	out := h.want(f, "answered_too_big", tx)
-	if mtu := binary.BigEndian.Uint16(out[ethernetLen+ipv4Len+6:]); mtu != 1480 {
-		t.Errorf("the answer says %d bytes, want 1480", mtu)
+	if mtu := binary.BigEndian.Uint16(out[ethernetLen+ipv4Len+6:]); int(mtu) != most {
+		t.Errorf("the answer says %d bytes, want %d", mtu, most)
 	}
 	f[ethernetLen+6] = 0
 	h.want(f, "too_big", drop)

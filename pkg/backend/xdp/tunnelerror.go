@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -32,11 +33,14 @@ const quoteMost = 576 - ipv4Len - icmpLen
 // smallestMTU is the least that a way of IPv4 may have (RFC 791).
 const smallestMTU = 68
 
-// errTunnelFilter is the filter of a socket for ICMP that lets only errors about IPIP in.
+// errTunnelFilter is the filter of a socket for ICMP that lets only errors in whose
+// quoted packet may be of a tunnel.
 var errTunnelFilter = []unix.SockFilter{
 	{Code: unix.BPF_LDX | unix.BPF_B | unix.BPF_MSH, K: 0},          // x: length of the IP header
 	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: icmpLen + 9}, // protocol of what is quoted
-	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: protocolIPIP, Jf: 4},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: protocolIPIP, Jt: 2},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: protocolUDP, Jt: 1},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: protocolGRE, Jf: 4},
 	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: 0}, // type
 	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: icmpUnreachable, Jt: 3},
 	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: icmpTimeExceeded, Jt: 2},
@@ -119,8 +123,9 @@ func (r *errorRelay) send(e tunnelError) {
 // tunnelError is an ICMP error about a packet that this host has put into a tunnel.
 type tunnelError struct {
 	kind, code byte
-	mtu        uint16     // of the way, without what the tunnel takes; with "fragmentation needed" alone
-	real       netip.Addr // to which the outer header is addressed
+	mtu        uint16 // of the way, without what the tunnel takes; with "fragmentation needed" alone
+	method     bpf.ForwardMethod
+	real       netip.AddrPort // to which the outer headers are addressed; without [lb.GUE] the port is 0
 	proto      lb.Protocol
 	client     netip.AddrPort
 	vip        netip.AddrPort
@@ -128,7 +133,7 @@ type tunnelError struct {
 }
 
 // parseTunnelError reads an ICMP message. ok is false for all but errors that quote
-// a client's packet in an IPIP packet: both headers, and the ports.
+// a client's packet in a tunnel: all headers, and the ports.
 func parseTunnelError(message []byte) (e tunnelError, ok bool) {
 	if len(message) < icmpLen || checksum(message) != 0 {
 		return e, false
@@ -139,8 +144,12 @@ func parseTunnelError(message []byte) (e tunnelError, ok bool) {
 	default:
 		return e, false
 	}
-	outer, inner, ok := splitIPv4(message[icmpLen:])
-	if !ok || outer[9] != protocolIPIP {
+	outer, carried, ok := splitIPv4(message[icmpLen:])
+	if !ok {
+		return e, false
+	}
+	method, port, inner, ok := splitTunnel(outer[9], carried)
+	if !ok {
 		return e, false
 	}
 	header, ports, ok := splitIPv4(inner)
@@ -151,19 +160,33 @@ func parseTunnelError(message []byte) (e tunnelError, ok bool) {
 	if e.proto != lb.TCP && e.proto != lb.UDP {
 		return e, false
 	}
-	e.real, e.packet = netip.AddrFrom4([4]byte(outer[16:20])), inner
+	e.method, e.real, e.packet = method, netip.AddrPortFrom(netip.AddrFrom4([4]byte(outer[16:20])), port), inner
 	e.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte(header[12:16])), binary.BigEndian.Uint16(ports))
 	e.vip = netip.AddrPortFrom(netip.AddrFrom4([4]byte(header[16:20])), binary.BigEndian.Uint16(ports[2:]))
 	if e.kind == icmpUnreachable && e.code == codeFragmentationNeeded {
 		e.mtu = binary.BigEndian.Uint16(message[6:])
-		if e.mtu > smallestMTU+tunnelOverhead {
-			e.mtu -= tunnelOverhead
+		if overhead := uint16(overheadOf(wayOf[method].kind, e.real.Addr())); e.mtu > smallestMTU+overhead {
+			e.mtu -= overhead
 		}
 		if isDontFragment := header[6]&0x40 != 0; !isDontFragment {
 			return e, false // its sender does not ask for the size
 		}
 	}
 	return e, true
+}
+
+// splitTunnel finds the packet of IPv4 that follows an outer IP header, which says of
+// what protocol its contents are. port is where GUE is addressed to.
+func splitTunnel(protocol byte, carried []byte) (method bpf.ForwardMethod, port uint16, inner []byte, ok bool) {
+	switch {
+	case protocol == protocolIPIP:
+		return bpf.ForwardIpip, 0, carried, true
+	case protocol == protocolUDP && len(carried) >= gueLen && bytes.Equal(carried[8:gueLen], []byte{0, protocolIPIP, 0, 0}):
+		return bpf.ForwardGue, binary.BigEndian.Uint16(carried[2:]), carried[gueLen:], true
+	case protocol == protocolGRE && len(carried) >= greLen && bytes.Equal(carried[:greLen], []byte{0, 0, 0x08, 0}):
+		return bpf.ForwardGre, 0, carried[greLen:], true
+	}
+	return 0, 0, nil, false
 }
 
 // splitIPv4 splits a packet behind its header. ok is false if the header is not
@@ -204,7 +227,9 @@ func (b *Backend) hasTunnelled(e tunnelError) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.index().find(e.vip, e.proto)
-	isByTunnel := func(r *real) bool { return r.conf.Addr == e.real && r.conf.Forward == lb.Tunnel }
+	isByTunnel := func(r *real) bool {
+		return r.conf.Addr == e.real.Addr() && methodOf(r.conf) == e.method && r.conf.Encap.Port == e.real.Port()
+	}
 	if s != nil && s.conf.KeepsNoFlows() {
 		for _, r := range s.reals {
 			if isByTunnel(r) {
@@ -214,7 +239,8 @@ func (b *Backend) hasTunnelled(e tunnelError) bool {
 		return false
 	}
 	v, ok := b.findFlow(e.proto, e.client, e.vip)
-	return ok && b.dp.Reals[v.Real()].Method() == bpf.ForwardIpip && b.addressOf(v.Real()) == e.real
+	return ok && b.dp.Reals[v.Real()].Method() == e.method && b.addressOf(v.Real()) == e.real.Addr() &&
+		(e.method != bpf.ForwardGue || bpf.PortWord(b.dp.Tunnels[v.Real()].Port) == e.real.Port())
 }
 
 // findFlow finds a client's live flow of IPv4 to a VIP's port.

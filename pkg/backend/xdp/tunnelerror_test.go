@@ -30,7 +30,13 @@ func (h *harness) tunnelled(p lb.Packet) []byte {
 // What routers on a tunnel's way say of its packets, the client hears from the VIP,
 // with the size that is left for its own packet (ip_vs_in_icmp).
 func TestErrorsAboutTunnels(t *testing.T) {
-	s := tunnelService()
+	for _, k := range tunnelKinds {
+		t.Run(k.String(), func(t *testing.T) { testErrorsAboutTunnels(t, k.Encap, ipv4Len+len(k.between)) })
+	}
+}
+
+func testErrorsAboutTunnels(t *testing.T, e lb.Encap, overhead int) {
+	s := serviceIn(e)
 	s.Reals = s.Reals[:1]
 	h := newTunnel(t, s)
 	for _, p := range []lb.Packet{syn(lb.TCP), {Proto: lb.TCP, Src: client, Dst: web, Flags: "A", Size: 1400}} {
@@ -38,13 +44,13 @@ func TestErrorsAboutTunnels(t *testing.T) {
 		for _, x := range []struct {
 			kind, code byte
 			mtu, want  uint16
-		}{{3, 1, 0, 0}, {3, 4, 1300, 1280}, {3, 4, 88, 88}, {3, 4, 0, 0}, {3, 13, 0, 0}, {11, 0, 0, 0}, {4, 0, 0, 0}} {
+		}{{3, 1, 0, 0}, {3, 4, 1300, uint16(1300 - overhead)}, {3, 4, 88, 88}, {3, 4, 0, 0}, {3, 13, 0, 0}, {11, 0, 0, 0}, {4, 0, 0, 0}} {
 			e, ok := parseTunnelError(errorAbout(out, x.kind, x.code, x.mtu))
 			if !ok || !h.hasTunnelled(e) {
 				t.Fatalf("ICMP %d/%d about %+v: not taken for an error about the tunnel", x.kind, x.code, p)
 			}
 			got := e.answer()
-			quote := out[ethernetLen+ipv4Len:]
+			quote := out[ethernetLen+overhead:]
 			want := append(make([]byte, ipv4Len, 600), x.kind, x.code, 0, 0, 0, 0, byte(x.want>>8), byte(x.want))
 			want = append(want, quote[:min(len(quote), 548)]...)
 			binary.BigEndian.PutUint16(want[ipv4Len+2:], checksum(want[ipv4Len:]))
@@ -126,7 +132,7 @@ func TestErrorsAboutTunnelsOfAStatelessService(t *testing.T) {
 	if !ok || !h.hasTunnelled(e) {
 		t.Error("not relayed")
 	}
-	e.real = realN(2)
+	e.real = netip.AddrPortFrom(realN(2), 0)
 	if h.hasTunnelled(e) {
 		t.Error("relayed for a real that the service does not have")
 	}
@@ -139,10 +145,12 @@ func FuzzTunnelError(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	frame := encapsulate(append(make([]byte, ethernetLen), in...), ethernetLen, &bpf.Tunnel{Source: bpf.AddressOf(outerSource), Destination: bpf.AddressOf(realN(1))}, 0)
-	f.Add(errorAbout(frame, 3, 4, 1300))
-	f.Add(errorAbout(frame, 11, 0, 0))
-	f.Add(errorAbout(frame[:ethernetLen+2*ipv4Len+8], 3, 1, 0))
+	for _, method := range []bpf.ForwardMethod{bpf.ForwardIpip, bpf.ForwardGue, bpf.ForwardGre} {
+		frame := encapsulate(append(make([]byte, ethernetLen), in...), ethernetLen, method, &bpf.Tunnel{Source: bpf.AddressOf(outerSource), Destination: bpf.AddressOf(realN(1))}, 0)
+		f.Add(errorAbout(frame, 3, 4, 1300))
+		f.Add(errorAbout(frame, 11, 0, 0))
+		f.Add(errorAbout(frame[:ethernetLen+2*ipv4Len+8], 3, 1, 0))
+	}
 	f.Fuzz(func(t *testing.T, message []byte) {
 		e, ok := parseTunnelError(message)
 		if !ok {

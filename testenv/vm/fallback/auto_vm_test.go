@@ -80,7 +80,7 @@ services:
 func everywhere(l *lab) {
 	l.run(everything)
 	want := map[string]string{
-		"plain": "xdp", "nat": "xdp", "ftp": "ipvs: FTP by NAT: its data connections need the kernel's helper", "tunnel": "xdp", "gue": "ipvs: forward gue", "thresholds": "xdp",
+		"plain": "xdp", "nat": "xdp", "ftp": "ipvs: FTP by NAT: its data connections need the kernel's helper", "tunnel": "xdp", "gue": "ipvs: forward gre with csum", "thresholds": "xdp",
 		"signalling": "ipvs: scheduler lblcr remembers destinations",
 		"six":        "xdp",
 	}

@@ -93,19 +93,19 @@ func TestKernelDecapsulates(t *testing.T) {
 	l.contains(out, vip+": taken off tunl0", "tunl0: down again")
 }
 
-// gueService is a service by GUE, which the kernel's IPVS makes: one real at the
-// usual port, one elsewhere.
+// gueService is a service by GUE: one real at the usual port, one elsewhere.
 const gueService = `interface: eth0
 services:
   - name: web
     listen: ["192.168.79.99:80/tcp"]
     scheduler: rr
     forward: gue
-    reals: [{address: 192.168.79.27}, {address: 192.168.79.37, tunnel: {port: 5555, checksum: csum}}]
+    reals: [{address: 192.168.79.27}, {address: 192.168.79.37, tunnel: {port: 5555, checksum: %s}}]
 `
 
-// TestKernelTakesGUE has packets that the director's kernel has put into GUE taken
-// out by the reals' kernel, which lvx real up --tunnel gue has set up.
+// TestKernelTakesGUE has packets that the director has put into GUE, by XDP and where
+// they have a checksum by its kernel's IPVS, taken out by the reals' kernel, which lvx
+// real up --tunnel gue has set up.
 func TestKernelTakesGUE(t *testing.T) {
 	l := drLab(t)
 	real := func(h *testenv.Host, args ...string) (string, error) {
@@ -123,13 +123,15 @@ func TestKernelTakesGUE(t *testing.T) {
 		}
 		l.contains(out, "MSS of "+vip+" 1428 1428", "ready to serve "+vip)
 	}
-	l.run(gueService)
-	l.want("where it runs", l.places()["web"], "ipvs: forward gue")
-	l.want("6 requests", l.curl(6, url), "rs2 rs1 rs2 rs1 rs2 rs1")
-	l.contains(tb.Run(t, l.director, "ipvsadm", "-Ln", "--tun-info"), "192.168.79.27:80 Tunnel gue:6080:-c", "192.168.79.37:80 Tunnel gue:5555:+c")
 	tb.Run(t, l.client, "bash", "-c", "head -c 300000 /dev/zero >/tmp/zeros")
-	got := strings.TrimSpace(tb.Run(t, l.client, "curl", "-s", "-S", "-m", "60", "--data-binary", "@/tmp/zeros", url))
-	l.want("an upload", got, "300000")
+	for _, c := range []struct{ checksum, place string }{{"nocsum", "xdp"}, {"csum", "ipvs: forward gue with csum"}} {
+		l.run(fmt.Sprintf(gueService, c.checksum))
+		l.want("where it runs", l.places()["web"], c.place)
+		l.want("6 requests", l.curl(6, url), "rs2 rs1 rs2 rs1 rs2 rs1")
+		got := strings.TrimSpace(tb.Run(t, l.client, "curl", "-s", "-S", "-m", "60", "--data-binary", "@/tmp/zeros", url))
+		l.want("an upload", got, "300000")
+	}
+	l.contains(tb.Run(t, l.director, "ipvsadm", "-Ln", "--tun-info"), "192.168.79.27:80 Tunnel gue:6080:-c", "192.168.79.37:80 Tunnel gue:5555:+c")
 
 	tb.Run(t, l.hosts.Host("rs1"), "ip", "fou", "del", "port", "6080")
 	out, err := real(l.hosts.Host("rs1"), "status")

@@ -17,16 +17,27 @@ func serverAt(f onearm.Seen) netip.AddrPort {
 	if b[0]>>4 == 6 {
 		return netip.AddrPort{} // nothing that the director would look at
 	}
-	if b[9] == protoIPIP {
-		b = b[20:]
-	}
+	b = b[overheadOf(b):]
 	if b[9] != byte(lb.TCP) && b[9] != byte(lb.UDP) {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(onearm.Real(f.Real), binary.BigEndian.Uint16(b[22:]))
 }
 
-const protoIPIP = 4
+// overheadOf is how long what a tunnel has put in front of an IPv4 packet is: its
+// packets come from the director, and so does nothing else but ICMP.
+func overheadOf(b []byte) int {
+	if len(b) < 20 || netip.AddrFrom4([4]byte(b[12:16])) != onearm.Director {
+		return 0
+	}
+	return map[byte]int{protoIPIP: 20, protoGRE: 20 + 4, byte(lb.UDP): 20 + 8 + 4}[b[9]]
+}
+
+// Numbers of IPv4 that an outer header has.
+const (
+	protoIPIP = 4
+	protoGRE  = 47
+)
 
 // comparable is a frame without what means nothing: padding, which the kernel
 // takes off, and the identification of what the director sends itself, once
@@ -39,8 +50,12 @@ func comparable(f onearm.Seen) []byte {
 	if len(b) >= 34 && b[12] == 8 && b[13] == 0 {
 		b = b[:min(len(b), 14+int(binary.BigEndian.Uint16(b[16:])))]
 	}
+	overhead := overheadOf(b[min(14, len(b)):])
+	if overhead > 0 && b[23] == byte(lb.UDP) && len(b) > 36 && b[34] >= 0x80 {
+		b[34], b[35] = 0, 0 // GUE comes from the flow's port, of ip_local_port_range there, of 49152 and more here
+	}
 	// What a tunnel carries may be fragmented if it has no DF: its identification is any number.
-	isOuter := len(b) >= 34 && b[23] == protoIPIP && b[20]&0x40 == 0
+	isOuter := overhead > 0 && b[20]&0x40 == 0
 	isAnswer := f.Real == 0 || isOuter || len(b) >= 34 && b[23] == 1 && netip.AddrFrom4([4]byte(b[26:30])) == onearm.Director
 	if !isAnswer || len(b) < 34 || ipChecksum(b[14:34]) != 0 {
 		return b

@@ -106,7 +106,7 @@ static __always_inline int send_reply(struct run *r, struct departure *d)
 		return PASS(VERDICT_NOT_OURS);
 	if (found == VERDICT_REPLY_HANDED_ON)
 		return hand_on(r);
-	return leave_by(r->ctx, r->data, &d->hop, r->verdict);
+	return leave_by(r->ctx, r->data, (const __u64 *)&d->hop, r->verdict);
 }
 
 /* What a reply means for its connection. */

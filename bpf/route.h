@@ -21,35 +21,50 @@ static __always_inline int verdict_of_fib(int answer)
 	return VERDICT_NO_WAY_BACK;
 }
 
+/* One of a hop's three words. */
+static __always_inline __u64 hop_word(const struct hop *h, int i)
+{
+	return ((const __u64 *)h)[i];
+}
+
+/* What the third of them tells. */
+static __always_inline enum route_kind word_kind(__u64 third)
+{
+	return third >> 32;
+}
+
+static __always_inline __u32 word_mtu(__u64 third)
+{
+	return third;
+}
+
 /*
- * The route that a packet to the client takes, of those that are known here. Its
- * words are read where it is found: what follows is then the same for the
- * verifier, whichever it was.
+ * The words of the hop to a client, of those that are known here. They are read
+ * where the route is found: what follows is then the same for the verifier,
+ * whichever it was.
  */
-static __always_inline void find_route(const struct settings *s, __be32 client, struct hop *h)
+static __always_inline void find_route(const struct settings *s, __be32 client, __u64 *word)
 {
 	__u32 half = s->half & 1;
 	struct route_list *list = bpf_map_lookup_elem(&routes, &half);
 	__u64 a = 0, b = 0, c = 0;
 
-	if (!list)
-		return;
 #pragma unroll
-	for (int i = 0; i < ROUTES; i++) {
+	for (int i = 0; list && i < ROUTES; i++) {
 		struct route *r = &list->way[i];
 
 		if (r->hop.kind != ROUTE_END && (client & r->mask) != r->network)
 			continue;
-		a = ((__u64 *)&r->hop)[0];
-		b = ((__u64 *)&r->hop)[1];
-		c = ((__u64 *)&r->hop)[2];
+		a = hop_word(&r->hop, 0);
+		b = hop_word(&r->hop, 1);
+		c = hop_word(&r->hop, 2);
 		asm volatile(""
 			     : "+r"(a), "+r"(b), "+r"(c));
 		break;
 	}
-	((__u64 *)h)[0] = a;
-	((__u64 *)h)[1] = b;
-	((__u64 *)h)[2] = c;
+	word[0] = a;
+	word[1] = b;
+	word[2] = c;
 }
 
 /*
@@ -73,7 +88,7 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 
 	if (!h || !s)
 		return VERDICT_NO_WAY_BACK;
-	find_route(s, client, h);
+	find_route(s, client, (__u64 *)h);
 	if (h->kind == ROUTE_GATEWAY)
 		return length > h->mtu ? VERDICT_ANSWERED_TOO_BIG : VERDICT_REPLIED;
 	found = bpf_fib_lookup(ctx, &f, sizeof(f), 0);
@@ -92,24 +107,35 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 	return VERDICT_REPLIED;
 }
 
-/* The same without a call where the kernel need not be asked. */
-static __always_inline int find_hop_fast(struct xdp_md *ctx, const struct settings *s, struct hop *h,
+/*
+ * The same without a call where the kernel need not be asked: a hop's words. 0 if
+ * the packet can go there.
+ */
+static __always_inline int find_hop_fast(struct xdp_md *ctx, const struct settings *s, __u64 *word,
 					 __be32 source, __be32 client, __u32 length)
 {
-	find_route(s, client, h);
-	if (h->kind != ROUTE_GATEWAY)
-		return find_hop(ctx, h, source, client, length);
-	return length > h->mtu ? VERDICT_ANSWERED_TOO_BIG : VERDICT_REPLIED;
+	struct hop h;
+
+	find_route(s, client, word);
+	if (word_kind(word[2]) == ROUTE_GATEWAY)
+		return length > word_mtu(word[2]);
+	if (find_hop(ctx, &h, source, client, length) != VERDICT_REPLIED)
+		return 1;
+	word[0] = hop_word(&h, 0);
+	word[1] = hop_word(&h, 1);
+	return 0;
 }
 
-static __always_inline int leave_by(struct xdp_md *ctx, void *data, const struct hop *h,
-				    int verdict)
+/* The frame, whose packet is as it has to be, leaves by a hop, of which these are the words. */
+static __always_inline int leave_by(struct xdp_md *ctx, void *data, const __u64 *word, int verdict)
 {
-	*(__u64 *)data = *(__u64 *)h->mac; /* and the source's first two bytes */
-	*(__u32 *)(data + 8) = *(__u32 *)(h->source + 2);
-	if (h->ifindex == ctx->ingress_ifindex)
+	__u32 ifindex = word[1] >> 32;
+
+	*(__u64 *)data = word[0]; /* and the source's first two bytes */
+	*(__u32 *)(data + 8) = word[1];
+	if (ifindex == ctx->ingress_ifindex)
 		return OUTCOME(verdict, XDP_TX);
-	if (h->ifindex >> WAY_VLAN_SHIFT)
-		return leave_tagged(ctx, h->ifindex, verdict);
-	return OUTCOME(verdict, bpf_redirect(h->ifindex, 0));
+	if (ifindex >> WAY_VLAN_SHIFT)
+		return leave_tagged(ctx, ifindex, verdict);
+	return OUTCOME(verdict, bpf_redirect(ifindex, 0));
 }

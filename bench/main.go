@@ -55,6 +55,9 @@ var commands = []struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
+	if os.Getenv(peerPort) != "" {
+		os.Exit(bePeer(ctx))
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -102,67 +102,81 @@ func joinWith(ctx context.Context, j *job, flows int) (err error) {
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
 
-// nobody is a director that takes what it is told of and keeps nothing.
-type nobody struct{}
-
-func (nobody) Walk(context.Context, func(*connsync.Batch) error) error { return nil }
-func (nobody) Absorb(*connsync.Batch) (int, error)                     { return 0, nil }
-func (nobody) ChangedRows() []connsync.Rows                            { return nil }
-func (nobody) AbsorbRows(connsync.Rows)                                {}
-func (nobody) Missed() uint64                                          { return 0 }
-
 // churn opens and closes connections, alone and with a peer that is told of them,
 // and compares what that costs.
 func churn(ctx context.Context, j *job, rate, seconds int) error {
 	fmt.Fprintf(j.notes, "%d connections a second for twice %d s ", rate, seconds)
-	alone, _, err := churnOnce(ctx, j, rate, seconds, false)
+	alone, err := churnOnce(ctx, j, rate, seconds, false)
 	if err != nil {
 		return err
 	}
-	synced, sent, err := churnOnce(ctx, j, rate, seconds, true)
+	synced, err := churnOnce(ctx, j, rate, seconds, true)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(j.notes)
-	if least := uint64(rate * seconds); sent < least {
-		return fmt.Errorf("%d entries were sent, fewer than the %d that were opened", sent, least)
+	if least := uint64(rate * seconds); synced.read < least {
+		return fmt.Errorf("a peer has read %d entries, fewer than the %d that were opened", synced.read, least)
 	}
-	cost := max(0, synced.others-alone.others).Seconds() / float64(seconds)
-	forwarding := alone.forwarding.Seconds() / float64(seconds)
-	j.report.figure("sync", "churn/took", fmt.Sprintf("%d opens and closes a second for %d s: took", rate, seconds+1), "s", synced.took.Seconds())
-	j.report.figure("sync", "churn/forwarding", fmt.Sprintf("%d opens and closes a second: forwarding them, of a core", rate), "%", 100*forwarding)
-	j.report.figure("sync", "churn/sync", "the same: telling a peer of them, the peer's reading included, of a core", "%", 100*cost)
-	j.report.figure("sync", "churn/entries", "the same: entries that were sent", "per s", float64(sent)/float64(seconds))
-	j.report.figure("sync", "churn/forwarding-synced", "the same: forwarding them while a peer is told, of a core", "%", 100*synced.forwarding.Seconds()/float64(seconds))
-	j.report.figure("sync", "churn/share", "the same: CPU of telling and reading / CPU of forwarding by prog-run", "", cost/forwarding)
+	perSecond := func(d time.Duration) float64 { return d.Seconds() / float64(seconds) }
+	telling, forwarding := perSecond(max(0, synced.others-alone.others)), perSecond(alone.forwarding)
+	figure := func(name, title, unit string, value float64) {
+		j.report.figure("sync", "churn/"+name, title, unit, value)
+	}
+	figure("took", fmt.Sprintf("%d opens and closes a second for %d s: took", rate, seconds+1), "s", synced.took.Seconds())
+	figure("forwarding", fmt.Sprintf("%d opens and closes a second: forwarding them, of a core", rate), "%", 100*forwarding)
+	figure("forwarding-synced", "the same while a peer is told", "%", 100*perSecond(synced.forwarding))
+	figure("telling", "the same: telling the peer of them, of a core", "%", 100*telling)
+	figure("reading", "the same: the peer's reading of them, of a core", "%", 100*perSecond(synced.reading))
+	figure("entries", "the same: entries that the peer has read", "per s", float64(synced.read)/float64(seconds))
+	figure("share", "the same: CPU of telling / CPU of forwarding by prog-run", "", telling/forwarding)
 	return nil
 }
 
-// spent is CPU time: of the thread that forwards, and of all others.
-type spent struct{ forwarding, others, took time.Duration }
+// spent is CPU time: of the thread that forwards, of all others, and of the peer.
+type spent struct {
+	forwarding, others, reading time.Duration
+	took                        time.Duration
+	read                        uint64 // entries that the peer has
+}
 
 // churnOnce opens connections and closes them a second later, and returns what
-// that costs, and how many entries a peer was told of.
-func churnOnce(ctx context.Context, j *job, rate, seconds int, isSynced bool) (s spent, sent uint64, err error) {
+// that costs.
+func churnOnce(ctx context.Context, j *job, rate, seconds int, isSynced bool) (s spent, err error) {
 	r, err := newRig(rigOptions{flows: rate * (seconds + 2), templates: 1, sweeper: true})
 	if err != nil {
-		return s, 0, err
+		return s, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.apply(services(1, 2)); err != nil {
-		return s, 0, err
+		return s, err
 	}
 	if isSynced {
-		peers, err := newSession(ctx, nobody{}, r.lvx)
+		peer, err := startTelling(ctx, r.lvx)
 		if err != nil {
-			return s, 0, err
+			return s, err
 		}
-		defer peers.stop()
-		_, stop := r.lvx.TellNews(peers.second.Publish)
-		defer stop()
-		<-peers.inSync
-		defer func() { sent = peers.second.Status()[0].Sent }()
+		defer func() { err = errors.Join(err, peer.stop()) }()
+		before, _, err := peer.spent()
+		if err != nil {
+			return s, err
+		}
+		if err := r.openAndClose(ctx, j, rate, seconds, &s); err != nil {
+			return s, err
+		}
+		if err := peer.mesh.Flush(ctx); err != nil {
+			return s, err
+		}
+		s.reading, s.read, err = peer.spent()
+		s.reading -= before
+		return s, err
 	}
+	return s, r.openAndClose(ctx, j, rate, seconds, &s)
+}
+
+// openAndClose opens connections for so many seconds and closes each a second
+// later, and notes what that costs this process.
+func (r *rig) openAndClose(ctx context.Context, j *job, rate, seconds int, s *spent) error {
 	part := rate / 10
 	began, before, thread := time.Now(), processTime(), cpuTime()
 	tick := time.NewTicker(time.Second / 10)
@@ -170,13 +184,14 @@ func churnOnce(ctx context.Context, j *job, rate, seconds int, isSynced bool) (s
 	for n := range 10 * (seconds + 1) {
 		from := n * part
 		if n < 10*seconds {
-			err = r.establishAt(from, part)
+			if err := r.establishAt(from, part); err != nil {
+				return err
+			}
 		}
-		if err == nil && n >= 10 {
-			err = r.sendFrom(fin|ack, from-10*part, part)
-		}
-		if err != nil {
-			return s, 0, err
+		if n >= 10 {
+			if err := r.sendFrom(fin|ack, from-10*part, part); err != nil {
+				return err
+			}
 		}
 		if n%10 == 0 {
 			fmt.Fprint(j.notes, ".")
@@ -184,13 +199,13 @@ func churnOnce(ctx context.Context, j *job, rate, seconds int, isSynced bool) (s
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return s, 0, ctx.Err()
+			return ctx.Err()
 		}
 	}
 	s.forwarding = cpuTime() - thread
 	s.others = processTime() - before - s.forwarding
 	s.took = time.Since(began)
-	return s, 0, nil
+	return nil
 }
 
 // processTime is how long all threads of the process have run.

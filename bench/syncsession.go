@@ -34,6 +34,9 @@ type session struct {
 	running       sync.WaitGroup
 }
 
+// The addresses of the two on loopback.
+const firstAddr, secondAddr = "127.0.0.31", "127.0.0.32"
+
 // newSession begins one outside of the namespace that the calling thread may be
 // in: goroutines of its own are.
 func newSession(ctx context.Context, first, second connsync.Table) (s *session, err error) {
@@ -47,13 +50,11 @@ func newSession(ctx context.Context, first, second connsync.Table) (s *session, 
 }
 
 func beginSession(ctx context.Context, first, second connsync.Table) (*session, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	port := netip.MustParseAddrPort(l.Addr().String()).Port()
-	_ = l.Close()
-	a, b := director{first, netip.MustParseAddr("127.0.0.31")}, director{second, netip.MustParseAddr("127.0.0.32")}
+	a, b := director{first, netip.MustParseAddr(firstAddr)}, director{second, netip.MustParseAddr(secondAddr)}
 	s := &session{inSync: make(chan struct{})}
 	isInSync := sync.OnceFunc(func() { close(s.inSync) })
 	if s.second, err = b.mesh(a.at, port, func() {}); err != nil {
@@ -74,6 +75,16 @@ func beginSession(ctx context.Context, first, second connsync.Table) (*session, 
 	}
 	s.running.Go(func() { _ = s.first.Run(ctx) })
 	return s, nil
+}
+
+// freePort is a port of loopback that is free.
+func freePort() (uint16, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String()).Port(), nil
 }
 
 // awaitListener waits until somebody listens.

@@ -21,20 +21,19 @@ func wordOf(v uint64) uint8 { return uint8(v >> 56) }
 
 // isNews reports whether peers know an entry otherwise, or know it from so long
 // ago that it must be told again; life is in ticks.
-func (t peerView) isNews(set, way int, v uint64, tick uint16, life uint32) bool {
-	known := &t[set]
+func (known *knownSet) isNews(way int, v uint64, tick uint16, life uint32) bool {
 	return known.word[way] != wordOf(v) || uint32(tick-known.tick[way]) >= max(life/refreshShare, 1)
 }
 
 // isKnown reports whether peers know the entry that has a place, however it has
 // changed since.
-func (t peerView) isKnown(set, way int, v uint64) bool {
-	known := t[set].word[way]
-	return known != 0 && (known^wordOf(v))&0xf == 0 // the nonce
+func (known *knownSet) isKnown(way int, v uint64) bool {
+	word := known.word[way]
+	return word != 0 && (word^wordOf(v))&0xf == 0 // the nonce
 }
 
-func (t peerView) note(set, way int, v uint64, tick uint16) {
-	t[set].word[way], t[set].tick[way] = wordOf(v), tick
+func (known *knownSet) note(way int, v uint64, tick uint16) {
+	known.word[way], known.tick[way] = wordOf(v), tick
 }
 
 // foundSets are the sets of a table in which the sweeper has found news: a bit

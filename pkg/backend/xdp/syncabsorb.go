@@ -328,7 +328,7 @@ func (b *Backend) noteAbsorbedAt(a *bpf.Absorption, place entry, v uint64, isUns
 	if isTemplate {
 		of = &b.news.templates[familyOf(place.table)]
 	}
-	of.view.note(place.set, place.way, v, uint16(v))
+	of.view[place.set].note(place.way, v, uint16(v))
 }
 
 // familyOfOwner is the place of an absorption's table among those of both families.

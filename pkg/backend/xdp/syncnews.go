@@ -209,7 +209,7 @@ func (n *tableNews) readAhead(sets []int) {
 // findFlowNews notes the set of a flow if peers do not know the flow as it is.
 func (b *Backend) findFlowNews(t table, set, way int, v bpf.FlowValue) {
 	n := &b.news.flows[familyOf(t)]
-	if isToldOf(v) && n.view.isNews(set, way, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
+	if isToldOf(v) && n.view[set].isNews(way, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
 		n.found.add(set)
 	}
 }
@@ -225,32 +225,33 @@ func (b *Backend) findTemplateNews(table table, set, way int, t bpf.TemplateValu
 
 func (b *Backend) isTemplateNews(n *tableNews, set, way int, t bpf.TemplateValue) bool {
 	s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
-	return s != nil && n.view.isNews(set, way, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
+	return s != nil && n.view[set].isNews(way, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
 }
 
 // tellFlows tells of what peers do not know yet of a set of flows. Of those that
 // were never seen at work no more are told of than a flood of made-up ones may
 // take, unless peers know them already.
 func (n *news) tellFlows(t *teller, of *tableNews, set int) {
+	known, isIPv6 := &of.view[set], of.table.isIPv6()
+	words := of.table.words[set*of.table.stride:][:2*bpf.Ways]
 	for way := range bpf.Ways {
-		e := of.table.at(set, way)
-		v := bpf.FlowValue(load64(e.value))
-		if !v.IsLive() || !of.view.isNews(set, way, uint64(v), v.Seen(), uint32(t.b.dp.Settings.Timeout[v.State()])) {
+		v := bpf.FlowValue(load64(&words[bpf.Ways+way]))
+		if !v.IsLive() || !known.isNews(way, uint64(v), v.Seen(), uint32(t.b.dp.Settings.Timeout[v.State()])) {
 			continue
 		}
-		isFree := v.IsProven() || of.view.isKnown(set, way, uint64(v))
+		isFree := v.IsProven() || known.isKnown(way, uint64(v))
 		if !isFree && n.unprovenLeft == 0 {
 			continue
 		}
-		e.key = e.keyNow()
+		e := of.table.at(set, way)
 		client := e.clientBytes()
 		if bpf.FlowValue(load64(e.value)).Nonce() != v.Nonce() {
 			continue // the place has changed hands, and is noted
 		}
-		if !t.tellFlow(bpf.FlowKey(e.key), client, of.table.isIPv6(), v) {
+		if !t.tellFlow(bpf.FlowKey(e.key), client, isIPv6, v) {
 			continue
 		}
-		of.view.note(set, way, uint64(v), v.Seen())
+		known.note(way, uint64(v), v.Seen())
 		if !isFree {
 			n.unprovenLeft--
 		}
@@ -271,7 +272,7 @@ func (n *news) tellTemplates(t *teller, of *tableNews, set int) {
 			continue
 		}
 		if t.tellTemplate(e, client, v) {
-			of.view.note(set, way, uint64(v), uint16(v.Expires()))
+			of.view[set].note(way, uint64(v), uint16(v.Expires()))
 		}
 	}
 }

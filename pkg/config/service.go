@@ -240,8 +240,8 @@ func (s *service) reals(rs []real, backend Backend) {
 		if backend == BackendXDP && r.Encap.Checksum != lb.NoChecksum {
 			r.forwards.errorf("%s with %s and backend: xdp (want nocsum, or backend: auto or ipvs)", r.Way(), r.Encap.Checksum)
 		}
-		if backend == BackendXDP && r.Forward != lb.DR && r.Addr.Is6() {
-			r.forwards.errorf("%s with backend: xdp and IPv6 (want dr, or backend: auto or ipvs)", r.Forward)
+		if backend == BackendXDP && r.Forward == lb.NAT && r.Addr.Is6() {
+			r.forwards.errorf("%s with backend: xdp and IPv6 (want dr or a tunnel, or backend: auto or ipvs)", r.Forward)
 		}
 		seen[r.Key()] = at.line
 		s.realsAt = append(s.realsAt, realAt{r.Addr, at})
@@ -269,8 +269,8 @@ func (s *service) reals(rs []real, backend Backend) {
 // fit reports whether r can serve what s listens on.
 func (s *service) fit(r *real) {
 	first := s.Listeners[0]
-	if r.Addr.Is4() != first.Addr.Is4() {
-		r.object.at("address").errorf("%s behind the listener %s (want an address of the same family)", r.Addr, first)
+	if r.Addr.Is4() != first.Addr.Is4() && r.Forward != lb.Tunnel {
+		r.object.at("address").errorf("%s behind the listener %s (want an address of the same family, or a tunnel)", r.Addr, first)
 	}
 	if r.Port != 0 && r.Forward != lb.NAT {
 		if len(s.Listeners) != 1 || first.First != r.Port || first.Last != r.Port {
@@ -293,7 +293,9 @@ func (s *service) fitCheck(r *real, spec health.Spec) {
 	if spec.Via == health.ViaVIP && r.Forward == lb.NAT {
 		at.errorf("via: vip with forward: %s (want via: real: with nat no real server has the VIP)", r.Forward)
 	}
-	if spec.Via == health.ViaVIP && r.Encap.Kind != lb.IPIP {
+	if spec.Via == health.ViaVIP && r.Forward == lb.Tunnel && (r.Addr.Is6() || s.Listeners[0].Addr.Is6()) {
+		at.errorf("via: vip with forward: %s and IPv6 (want via: real: checks go through tunnels of IPv4 alone)", r.Way())
+	} else if spec.Via == health.ViaVIP && r.Encap.Kind != lb.IPIP {
 		at.errorf("via: vip with forward: %s (want via: real: checks go through tunnels of ipip alone)", r.Way())
 	}
 	asked := r.Addr

@@ -40,3 +40,18 @@ func TestTunnels(t *testing.T) {
 		}
 	}
 }
+
+// TestTunnelsOfTheOtherFamily: by a tunnel alone keepalived takes a real server of
+// another family than the VIP's.
+func TestTunnelsOfTheOtherFamily(t *testing.T) {
+	for method, isKept := range map[string]bool{"TUN": true, "TUN type gue": true, "DR": false, "NAT": false} {
+		text := "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_method " + method + "\n real_server 2001:db8::11 80 {\n }\n}\n"
+		res, err := keepalived.Import(oneFile([]byte(text)), "a.conf", keepalived.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(res.YAML), "2001:db8::11") != isKept {
+			t.Errorf("%s: kept %v, want %v:\n%s", method, !isKept, isKept, res.YAML)
+		}
+	}
+}

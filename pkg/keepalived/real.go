@@ -25,9 +25,7 @@ func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64
 			s.mark(Harmless, "keepalived ignores the real server %s", quote(strings.Join(s.Args, " ")))
 		case isOther(ends, addr) && v.isMixed:
 			continue // the other half of the group has it
-		case isOther(ends, addr) && v.readBlock(s, netip.AddrPortFrom(addr, port)).way.isTunnel():
-			s.mark(Lost, "lvx tunnels to real servers of the VIP's family only")
-		case isOther(ends, addr):
+		case isOther(ends, addr) && !v.readBlock(s, netip.AddrPortFrom(addr, port)).way.isTunnel():
 			s.mark(Harmless, "keepalived ignores a real server of another family than the VIP's")
 		default:
 			weights += m.readReal(b, v, s, netip.AddrPortFrom(addr, port), ends, seen)

@@ -55,11 +55,11 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	o := Outcome{Verdict: "forwarded", Action: Transmit, Frame: out}
 	if isTunnel {
 		o.Frame = encapsulate(p, out, r)
-		if !p.df {
+		if (!p.df || p.src.Is6()) && r.conf.Addr.Is4() {
 			o.AnyID = p.ip
 		}
 		if r.conf.Encap.Kind == lb.GUE {
-			o.AnyPort = p.ip + outerLen
+			o.AnyPort = p.ip + outerLen(r.conf)
 		}
 	}
 	if icmp {
@@ -74,39 +74,60 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	return o
 }
 
-// outerLen is the length of a tunnel's outer header.
-const outerLen = 20
+// outerLen is the length of the outer header of a tunnel to a real.
+func outerLen(r lb.Real) int {
+	if r.Addr.Is6() {
+		return 40
+	}
+	return 20
+}
 
 // between is what stands between an outer header and the packet, without the port
 // that GUE comes from, and the protocol that it is.
-func between(e lb.Encap, length int) (protocol byte, header []byte) {
+func between(e lb.Encap, inner []byte, length int) (protocol byte, header []byte) {
+	carried, kind := byte(4), []byte{8, 0}
+	if inner[0]>>4 == 6 {
+		carried, kind = 41, []byte{0x86, 0xdd}
+	}
 	switch e.Kind {
 	case lb.GUE:
 		length += 8 + 4
-		return 17, []byte{0, 0, byte(e.Port >> 8), byte(e.Port), byte(length >> 8), byte(length), 0, 0, 0, 4, 0, 0}
+		return 17, []byte{0, 0, byte(e.Port >> 8), byte(e.Port), byte(length >> 8), byte(length), 0, 0, 0, carried, 0, 0}
 	case lb.GRE:
-		return 47, []byte{0, 0, 8, 0}
+		return 47, []byte{0, 0, kind[0], kind[1]}
 	}
-	return 4, nil
+	return carried, nil
 }
 
 // overhead is how much longer a packet is in a tunnel.
 func overhead(r lb.Real) int {
-	_, header := between(r.Encap, 0)
-	return outerLen + len(header)
+	return outerLen(r) + map[lb.EncapKind]int{lb.GUE: 8 + 4, lb.GRE: 4}[r.Encap.Kind]
 }
 
 // encapsulate puts an outer header in front of a packet whose TTL is one less
 // already (ip_vs_tunnel_xmit). Without DF its identification is 0 here.
 func encapsulate(p packet, frame []byte, r *real) []byte {
 	inner := frame[p.ip:]
-	protocol, header := between(r.conf.Encap, p.length)
-	outer := []byte{0x45, inner[1], 0, 0, 0, 0, inner[6] & 0x40, 0, inner[8], protocol, 0, 0}
+	protocol, header := between(r.conf.Encap, inner, p.length)
+	tos, ttl, df := inner[1], inner[8], inner[6]&0x40
+	if p.src.Is6() {
+		tos, ttl, df = inner[0]<<4|inner[1]>>4, inner[7], 0
+	}
+	head := slices.Clone(frame[:p.ip])
+	if r.conf.Addr.Is6() {
+		copy(head[p.ip-2:], []byte{0x86, 0xdd})
+		length := len(header) + p.length
+		outer := []byte{0x60 | tos>>4, tos << 4, 0, 0, byte(length >> 8), byte(length), protocol, ttl}
+		from, to := r.host.From.As16(), r.conf.Addr.As16()
+		return slices.Concat(head, outer, from[:], to[:], header, inner)
+	}
+	copy(head[p.ip-2:], []byte{8, 0})
+	outer := []byte{0x45, tos, 0, 0, 0, 0, df, 0, ttl, protocol, 0, 0}
 	from, to := r.host.From.As4(), r.conf.Addr.As4()
 	outer = slices.Concat(outer, from[:], to[:])
-	binary.BigEndian.PutUint16(outer[2:], uint16(outerLen+len(header)+p.length))
+	binary.BigEndian.PutUint16(outer[2:], uint16(outerLen(r.conf)+len(header)+p.length))
 	binary.BigEndian.PutUint16(outer[10:], Checksum(outer))
-	return slices.Concat(frame[:p.ip], outer, header, inner)
+	return slices.Concat(head, outer, header, inner)
 }
 
 // decreaseTTL takes one from the TTL of an IPv4 header, or from an IPv6 header's

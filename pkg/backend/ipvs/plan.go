@@ -177,8 +177,8 @@ func check(svc lb.Service) error {
 	}
 	seen := map[netip.AddrPort]bool{}
 	for _, r := range svc.Reals {
-		if len(svc.Listeners) > 0 && !slices.ContainsFunc(svc.Listeners, func(l lb.Listener) bool { return l.Addr.Is4() == r.Addr.Is4() }) {
-			errs = append(errs, fmt.Errorf("real %s: no listener of its address family (IPVS does not translate between IPv4 and IPv6)", r.Addr))
+		if len(svc.Listeners) > 0 && r.Forward != lb.Tunnel && !slices.ContainsFunc(svc.Listeners, func(l lb.Listener) bool { return l.Addr.Is4() == r.Addr.Is4() }) {
+			errs = append(errs, fmt.Errorf("real %s: no listener of its address family (only a tunnel gets from IPv4 to IPv6 and back)", r.Addr))
 		}
 		if r.Lower > r.Upper && r.Upper != 0 {
 			errs = append(errs, fmt.Errorf("real %s: lower_threshold %d above upper_threshold %d", r.Addr, r.Lower, r.Upper))
@@ -301,13 +301,14 @@ func schedFlags(svc lb.Service) ipvs.Flags {
 func destinations(svc lb.Service, family ipvs.AddressFamily) []ipvs.Destination {
 	var ds []ipvs.Destination
 	usable := false
+	isOfBoth := slices.ContainsFunc(svc.Listeners, func(l lb.Listener) bool { return familyOf(l.Addr) != family })
 	for _, r := range svc.Reals {
-		if familyOf(r.Addr) != family {
+		if familyOf(r.Addr) != family && (isOfBoth || r.Forward != lb.Tunnel) {
 			continue
 		}
 		usable = usable || r.Weight > 0
 		ds = append(ds, ipvs.Destination{
-			Address: r.Addr, Port: realPort(r, svc), Family: family, Weight: uint32(r.Weight),
+			Address: r.Addr, Port: realPort(r, svc), Family: familyOf(r.Addr), Weight: uint32(r.Weight),
 			FwdMethod: forwardMethod(r.Forward), UpperThreshold: r.Upper, LowerThreshold: r.Lower,
 			TunnelType: tunnelTypes[r.Encap.Kind], TunnelPort: r.Encap.Port, TunnelFlags: tunnelFlags[r.Encap.Checksum],
 		})

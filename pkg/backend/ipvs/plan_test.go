@@ -97,6 +97,14 @@ func TestVirtuals(t *testing.T) {
 			}),
 		},
 		{
+			"a tunnel to the other family", func(s *lb.Service) {
+				s.Reals[0].Forward, s.Reals[0].Addr = lb.Tunnel, netip.MustParseAddr("2001:db8::11")
+			},
+			basic, d(func(d *ipvs.Destination) {
+				d.FwdMethod, d.Address, d.Family = ipvs.Tunnel, netip.MustParseAddr("2001:db8::11"), ipvs.INET6
+			}),
+		},
+		{
 			"SCTP, a scheduler of the kernel's alone", func(s *lb.Service) { s.Listeners[0].Proto, s.Scheduler = lb.SCTP, lb.LBLCR },
 			with(func(s *ipvs.Service) { s.Protocol, s.Scheduler = ipvs.SCTP, "lblcr" }), d(func(*ipvs.Destination) {}),
 		},

@@ -94,10 +94,13 @@ func TestLackOf(t *testing.T) {
 // A packet path that was opened without IPv6 says so of a service of IPv6.
 func TestCannotIPv6(t *testing.T) {
 	for want, change := range map[string]func(*lb.Service){
-		"":                                   func(*lb.Service) {},
-		"forward tunnel with IPv6":           func(s *lb.Service) { s.Reals[1].Forward = lb.Tunnel },
-		"forward nat with IPv6":              func(s *lb.Service) { s.Reals[1].Forward = lb.NAT },
-		"sorry_server by tunnel":             func(s *lb.Service) { s.Sorry, s.SorryForward = realN6(9), lb.Tunnel },
+		"": func(s *lb.Service) {
+			s.Reals[0].Forward, s.Reals[1].Forward, s.Reals[1].Addr = lb.Tunnel, lb.Tunnel, realN(1)
+		},
+		"forward nat with IPv6": func(s *lb.Service) { s.Reals[1].Forward = lb.NAT },
+		"forward gue with csum": func(s *lb.Service) {
+			s.Reals[1].Forward, s.Reals[1].Encap = lb.Tunnel, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort, Checksum: lb.WithChecksum}
+		},
 		"real 10.0.0.11 of the other family": func(s *lb.Service) { s.Reals[1].Addr = realN(1) },
 	} {
 		s := webService6(2)

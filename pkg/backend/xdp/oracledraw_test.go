@@ -23,7 +23,7 @@ var (
 	sorryOne   = netip.MustParseAddr("10.0.0.21")
 	farGateway = netip.MustParseAddr("10.0.0.254")
 	thisHost   = netip.MustParseAddr("127.0.0.1")
-	allHosts   = append([]netip.Addr{peerAddr, sorryOne, thisHost, farGateway}, realAddrs...)
+	allHosts   = slices.Concat([]netip.Addr{peerAddr, sorryOne, thisHost, farGateway}, realAddrs, otherReals)
 
 	realAddrs = func() (as []netip.Addr) {
 		for n := range 7 {
@@ -56,8 +56,8 @@ func chance(rt *rapid.T, n int, label string) bool {
 
 // drawHost makes up how an address is reached, or how that has changed.
 func (d *duel) drawHost(a netip.Addr) {
-	b := a.As4()
-	h := oracle.Host{MAC: [6]byte{2, 0, b[0], b[1], b[2], b[3]}, Source: directorMAC, IfIndex: ingress, MTU: 1500}
+	b := a.As16()
+	h := oracle.Host{MAC: [6]byte{2, 0, b[12], b[13], b[14], b[15]}, Source: directorMAC, IfIndex: ingress, MTU: 1500}
 	switch {
 	case a == thisHost || a == realN(7): // 10.0.0.17 is this host's, too
 		h = oracle.Host{Local: true}
@@ -72,7 +72,7 @@ func (d *duel) drawHost(a netip.Addr) {
 		if chance(d.rt, 8, "silent") {
 			h.Silent, h.MAC = true, [6]byte{}
 		}
-		h.From, h.Far = ownAddr, chance(d.rt, 16, "behind a router")
+		h.From, h.Far = fromOwn(a), chance(d.rt, 16, "behind a router")
 	}
 	d.setHost(a, h)
 }
@@ -180,7 +180,10 @@ func (d *duel) addReal(s *lb.Service) {
 		Forward: draw(d.rt, "forward", lb.DR, lb.DR, lb.Tunnel, lb.NAT, lb.NAT),
 	}
 	if r.Forward == lb.Tunnel {
-		r.Encap = draw(d.rt, "in", lb.Encap{}, lb.Encap{Kind: lb.GRE}, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}, lb.Encap{Kind: lb.GUE, Port: 5555})
+		r.Encap = drawTunnel(d.rt)
+		if chance(d.rt, 3, "of the other family") {
+			r.Addr = rapid.SampledFrom(otherReals).Draw(d.rt, "real")
+		}
 	}
 	if chance(d.rt, 10, "own port") || r.Forward == lb.NAT && chance(d.rt, 2, "mapped port") {
 		r.Port = 8080
@@ -188,6 +191,9 @@ func (d *duel) addReal(s *lb.Service) {
 	isWide := func(l lb.Listener) bool { return l.Width() > 1 }
 	if byNAT := d.goesByNAT(s.Name, r); byNAT != (r.Forward == lb.NAT) {
 		r.Forward, r.Encap = map[bool]lb.Forward{true: lb.NAT, false: lb.DR}[byNAT], lb.Encap{}
+	}
+	if r.Addr.Is6() {
+		r.Forward = lb.Tunnel
 	}
 	if slices.ContainsFunc(s.Reals, r.Same) || mapsPort(r) && slices.ContainsFunc(s.Listeners, isWide) {
 		return
@@ -384,6 +390,9 @@ func (d *duel) drawListeners(s *lb.Service) {
 func (d *duel) drawReply() endpoints {
 	c := rapid.SampledFrom(d.open).Draw(d.rt, "of")
 	e := endpoints{proto: c.Proto, src: c.Real, dst: c.Client}
+	if e.src.Addr().Is6() { // which answers past the director
+		e.src = netip.AddrPortFrom(realN(1), e.src.Port())
+	}
 	if chance(d.rt, 12, "another port") {
 		e.src = netip.AddrPortFrom(e.src.Addr(), draw[uint16](d.rt, "port", 80, 8080, 53))
 	}

@@ -81,7 +81,7 @@ func cannot(s lb.Service, ipv6 bool) string {
 			return "listeners of both families"
 		}
 	}
-	if s.Sorry.IsValid() && (s.SorryForward == lb.NAT || s.SorryForward != lb.DR && isIPv6 || s.SorryEncap.Checksum != lb.NoChecksum) {
+	if s.Sorry.IsValid() && (s.SorryForward == lb.NAT || s.SorryEncap.Checksum != lb.NoChecksum) {
 		return "sorry_server by " + wayWords(lb.Real{Forward: s.SorryForward, Encap: s.SorryEncap})
 	}
 	for _, rs := range [][]lb.Real{s.Reals, s.Absent} {
@@ -95,11 +95,9 @@ func cannot(s lb.Service, ipv6 bool) string {
 				return why
 			case r.Encap.Checksum != lb.NoChecksum:
 				return "forward " + wayWords(r)
-			case r.Forward != lb.DR && isIPv6:
-				return "forward " + r.Forward.String() + " with IPv6"
-			case r.Addr.Is6() && !ipv6:
-				return "IPv6 real " + r.Addr.String() + withoutIPv6
-			case r.Addr.Is6() != isIPv6:
+			case r.Forward == lb.NAT && isIPv6:
+				return "forward nat with IPv6"
+			case r.Addr.Is6() != isIPv6 && r.Forward != lb.Tunnel:
 				return "real " + r.Addr.String() + " of the other family"
 			}
 		}

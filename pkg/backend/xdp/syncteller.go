@@ -130,6 +130,9 @@ func (t *teller) kindOf(like bpf.FlowValue, number uint16, isIPv6 bool) toldKind
 		return kind
 	}
 	real := t.real(like.Real())
+	if real.addr.Is6() != vip.addr.Is6() {
+		return kind // by a tunnel: the kernel does not tell of such either
+	}
 	var e connsync.Entry
 	e.Protocol, e.Flags, e.State, e.Mark = vip.protocol, real.flags, state.state, real.mark
 	e.Virtual = netip.AddrPortFrom(vip.addr, like.Port())
@@ -146,7 +149,7 @@ func (t *teller) kindOf(like bpf.FlowValue, number uint16, isIPv6 bool) toldKind
 func (t *teller) tellTemplate(e entry, client netip.Addr, v bpf.TemplateValue) bool {
 	b := t.b
 	c, ok := b.templateConnection(e, v, t.now)
-	if !ok || !b.isOfSlot(v) {
+	if !ok || !b.isOfSlot(v) || c.Real.Addr().Is6() != client.Is6() {
 		return false
 	}
 	s := b.byIndex[b.dp.Reals[v.Real()].Service%bpf.Services]

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -173,13 +175,27 @@ func encapsulate(frame []byte, at int, method bpf.ForwardMethod, t *bpf.Tunnel, 
 	case bpf.ForwardGre:
 		protocol, between = protocolGRE, []byte{0, 0, 0x08, 0}
 	}
+	head := slices.Clone(frame[:at])
+	if t.IsIpv6 != 0 {
+		binary.BigEndian.PutUint16(head[at-2:], unix.ETH_P_IPV6)
+		outer := outerHeader6(t.Source.Addr(), t.Destination.Addr())
+		outer[0], outer[1], outer[6], outer[7] = 0x60|inner[1]>>4, inner[1]<<4, protocol, inner[8]
+		binary.BigEndian.PutUint16(outer[4:], uint16(len(between)+length))
+		return slices.Concat(head, outer, between, inner)
+	}
 	outer := outerHeader(t.Source.Addr(), t.Destination.Addr())
 	outer[1], outer[8], outer[9] = inner[1], inner[8], protocol
 	binary.BigEndian.PutUint16(outer[2:], uint16(ipv4Len+len(between)+length))
 	binary.BigEndian.PutUint16(outer[4:], id)
 	outer[6] = inner[6] & 0x40
 	binary.BigEndian.PutUint16(outer[10:], checksum(outer))
-	return slices.Concat(frame[:at], outer, between, inner)
+	return slices.Concat(head, outer, between, inner)
+}
+
+// outerHeader6 is an outer header of IPv6 that has its addresses alone.
+func outerHeader6(source, destination netip.Addr) []byte {
+	s, d := source.As16(), destination.As16()
+	return slices.Concat(make([]byte, 8), s[:], d[:])
 }
 
 // spreadOf is bpf/tunnel.h's spread_of for a packet of IPv4 without ports.

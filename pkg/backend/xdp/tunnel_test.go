@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
@@ -172,6 +174,64 @@ func TestHeldFragmentsThroughTunnels(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A real of the other family than its VIP's is reached by a tunnel between the two, with
+// the frame's type, also behind tags, of what it carries now.
+func TestTunnelOfTheOtherFamily(t *testing.T) {
+	s := serviceIn(lb.Encap{})
+	s.Reals = s.Reals[:1]
+	s.Reals[0].Addr = realN6(1)
+	h := newStill(t, 1024, 1024)
+	h.net.hosts = map[netip.Addr]Neighbor{realN6(1): {
+		MAC: mac6(realN6(1)), Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500, From: ownAddr6,
+	}}
+	h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}})
+	r := h.services["web"].reals[s.Reals[0].Key()]
+	if got := h.dp.Reals[r.slot].MTU; got != 1460 {
+		t.Errorf("the way takes %d bytes, want 1460", got)
+	}
+	if near, ok := h.whereLeft(r.slot); !ok || near.MTU != 1500 || near.From != ownAddr6 {
+		t.Errorf("a successor would find %+v", near)
+	}
+	for _, tags := range [][]uint16{nil, {0x8100}, {0x88a8, 0x8100}} {
+		for _, flags := range []string{"S", "A", "A"} {
+			untagged, err := buildFrame(lb.Packet{Proto: lb.TCP, Src: client, Dst: web, Flags: flags, Size: 100}, h.dp.Interfaces[0].MAC)
+			must(t, err)
+			untagged[ethernetLen+1] = 0xb9 // TOS
+			binary.BigEndian.PutUint16(untagged[ethernetLen+10:], 0)
+			binary.BigEndian.PutUint16(untagged[ethernetLen+10:], checksum(untagged[ethernetLen:ethernetLen+ipv4Len]))
+			in := tagged(untagged, tags...)
+			out := h.want(in, "forwarded", tx)
+			at := ethernetLen + 4*len(tags)
+			want := outerHeader6(ownAddr6, realN6(1))
+			copy(want, []byte{0x6b, 0x90, 0, 0, 0, 100, protocolIPIP, in[at+8] - 1})
+			if got := out[at-2 : at+ipv6Len]; !bytes.Equal(got, append([]byte{0x86, 0xdd}, want...)) {
+				t.Errorf("%s with %d tags: type and outer header\n%x, want\n86dd%x", flags, len(tags), got, want)
+			}
+			if got := out[at+ipv6Len+9:]; !bytes.Equal(got[3:], in[at+12:]) {
+				t.Errorf("%s with %d tags: carried\n%x, want\n%x", flags, len(tags), got[3:], in[at+12:])
+			}
+		}
+	}
+}
+
+var (
+	ownAddr6   = netip.MustParseAddr("2001:db8::a")
+	otherReals = []netip.Addr{realN6(1), realN6(2)} // of IPv6, which services of IPv4 reach by tunnel
+)
+
+// fromOwn is what the director's outer headers to an address come from.
+func fromOwn(to netip.Addr) netip.Addr {
+	if to.Is6() {
+		return ownAddr6
+	}
+	return ownAddr
+}
+
+// drawTunnel draws what a tunnel is made of.
+func drawTunnel(rt *rapid.T) lb.Encap {
+	return draw(rt, "in", lb.Encap{}, lb.Encap{Kind: lb.GRE}, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}, lb.Encap{Kind: lb.GUE, Port: 5555})
 }
 
 // Different connections come from different ports by GUE, so that the real's queues

@@ -26,6 +26,8 @@ const (
 	heartbeat  = 500 * time.Millisecond
 	aliveFor   = 2 * time.Second
 	heldHeader = 20 // struct held_frame before its frame
+
+	complaintInterval = time.Minute
 )
 
 // holder keeps fragments that came before their first, and sends them once
@@ -37,6 +39,9 @@ type holder struct {
 	raw    int // and for IP packets
 	held   map[bpf.FragmentKey][]heldFrame
 	bytes  int
+
+	complained time.Time // when a frame that could not be sent was last logged,
+	unlogged   int       // and how many there were since
 }
 
 type heldFrame struct {
@@ -181,7 +186,7 @@ func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
 		to := &unix.SockaddrLinklayer{Ifindex: device, Halen: 6}
 		copy(to.Addr[:], real.MAC[:])
 		if err := unix.Sendto(h.socket, frame, 0, to); err != nil {
-			h.b.log.Warn("send held fragment", "err", err)
+			h.complain("send held fragment", "err", err)
 		}
 	}
 }
@@ -277,6 +282,18 @@ func (h *holder) sendReply(frame []byte) {
 	}
 	to := &unix.SockaddrInet4{Addr: [4]byte(frame[at+16 : at+20])}
 	if err := unix.Sendto(h.raw, frame[at:at+length], 0, to); err != nil {
-		h.b.log.Warn("send a reply whose way is not known", "to", netip.AddrFrom4(to.Addr), "err", err)
+		h.complain("send a reply whose way is not known", "to", netip.AddrFrom4(to.Addr), "err", err)
 	}
+}
+
+// complain logs a frame that could not be sent. Whoever sends frames could fill the
+// log: it is one line in complaintInterval, which counts those that were left out.
+func (h *holder) complain(what string, args ...any) {
+	now := time.Now()
+	if now.Sub(h.complained) < complaintInterval {
+		h.unlogged++
+		return
+	}
+	h.b.log.Warn(what, append(args, "unlogged", h.unlogged)...)
+	h.complained, h.unlogged = now, 0
 }

@@ -3,6 +3,8 @@ package xdp
 import (
 	"bytes"
 	"encoding/binary"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,4 +140,21 @@ func TestOldNotesAreNotFollowed(t *testing.T) {
 	h.dp.Settings.Clock++
 	h.want(served[1], "fragment_lost", drop)
 	h.want(own[1], "fragment_lost", drop)
+}
+
+// Replies that cannot be sent fill no log.
+func TestComplaintsAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		h := &holder{b: &Backend{log: slog.New(slog.NewTextHandler(&out, nil))}, raw: -1}
+		reply := natPacket{proto: lb.TCP, src: natReal, dst: client, flags: "A"}.frame()
+		for range 1000 {
+			h.sendReply(reply)
+		}
+		time.Sleep(complaintInterval)
+		h.sendReply(reply)
+		if n := strings.Count(out.String(), "whose way is not known"); n != 2 || !strings.Contains(out.String(), "unlogged=999") {
+			t.Errorf("%d lines:\n%s", n, out.String())
+		}
+	})
 }

@@ -99,10 +99,7 @@ func (r *rig) chunk(l *lane) (net float64, counts bool, err error) {
 		return float64(base) / float64(l.packets), counts, err
 	}
 	target := l.prog(r)
-	before, err := r.verdicts()
-	if err != nil {
-		return 0, false, err
-	}
+	before := r.verdicts()
 	hits, err := r.hits()
 	if err != nil {
 		return 0, false, err
@@ -126,28 +123,18 @@ func (r *rig) chunk(l *lane) (net float64, counts bool, err error) {
 }
 
 // verdicts reads the packet path's own count of what it decided.
-func (r *rig) verdicts() ([bpf.Verdicts]uint64, error) {
-	var n [bpf.Verdicts]uint64
-	for i := range n {
-		var per []bpf.Tally
-		if err := r.dp.Maps.Verdicts.Lookup(uint32(i), &per); err != nil {
-			return n, fmt.Errorf("verdicts: %w", err)
-		}
-		for _, t := range per {
-			n[i] += t.Count
-		}
+func (r *rig) verdicts() (n [bpf.Verdicts]uint64) {
+	for v := range bpf.Verdicts {
+		n[v] = r.dp.CountOf(v)
 	}
-	return n, nil
+	return n
 }
 
 // allWere proves that a chunk was what it was meant to be. One in ten thousand
 // may be something else: a table that is fuller than its stated capacity
 // evicts.
 func (r *rig) allWere(v bpf.Verdict, before [bpf.Verdicts]uint64, packets int) error {
-	after, err := r.verdicts()
-	if err != nil {
-		return err
-	}
+	after := r.verdicts()
 	for i := range after {
 		after[i] -= before[i]
 	}

@@ -150,16 +150,12 @@ func (r *rig) losses(ctx context.Context, j *job, before evictions, n int) (l lo
 func (r *rig) alive(from, n int) (uint64, error) {
 	for {
 		runs := r.repeated
-		before, err := r.verdicts()
-		if err != nil {
-			return 0, err
-		}
+		before := r.verdicts()
 		if err := r.sendFrom(ack, from, n); err != nil {
 			return 0, err
 		}
-		after, err := r.verdicts()
-		if err != nil || r.repeated == runs {
-			return after[forwarded] - before[forwarded], err
+		if after := r.verdicts(); r.repeated == runs {
+			return after[forwarded] - before[forwarded], nil
 		}
 	}
 }

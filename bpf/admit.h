@@ -15,9 +15,10 @@
 static __always_inline struct vip_line *vip_line_at(const struct settings *s, ip_t addr, __u32 i)
 {
 	__u32 hash = vip_hash(addr);
-	__u32 at = (s->half & 1) * VIP_LINES + ((hash + i) & (VIP_LINES - 1));
+	__u64 at = (s->half & 1) * VIP_LINES + ((hash + i) & (VIP_LINES - 1));
 
-	return bpf_map_lookup_elem(&vips, &at);
+	barrier_var(at); /* of a sum Linux 6.1 knows no bound */
+	return &VALUE_OF(vips)[at & (2 * VIP_LINES - 1)];
 }
 
 static __always_inline int has_address(const struct vip *v, ip_t addr)
@@ -33,8 +34,6 @@ static __always_inline struct vip *find_vip_in(const struct settings *s, ip_t ad
 	struct vip *vip;
 
 	*more = 1;
-	if (!line)
-		return 0;
 	vip = &line->way[0];
 	if (has_address(vip, addr))
 		return vip;
@@ -84,12 +83,12 @@ static __always_inline int lease_is_alive(const struct vip *vip)
  */
 __attribute__((noinline)) int is_own_address(ip_t addr)
 {
-	__u32 zero = 0, slot = interface_slot;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u32 slot = interface_slot;
+	struct settings *s = get_settings();
 	struct interface *me = bpf_map_lookup_elem(&interfaces, &slot);
 	struct vip *vip;
 
-	if (!s || !me || IS_MISSING(addr))
+	if (!me || IS_MISSING(addr))
 		return 0;
 	vip = find_vip(s, addr);
 	if (vip && !(vip->flags & VIP_STANDBY))

@@ -23,12 +23,12 @@ struct answer {
 static __always_inline int take_answer_token(void)
 {
 	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct settings *s = get_settings();
 	struct bucket *b = bpf_map_lookup_elem(&answers, &zero);
 	__u64 second = bpf_jiffies64() / (jiffies_per_second ?: 1);
 	__u64 used;
 
-	if (!s || !b)
+	if (!b)
 		return 0;
 	used = b->second == second ? b->used : 0;
 	if (used >= s->answers)

@@ -17,6 +17,8 @@ volatile __u64 own_mac;
 volatile const __u32 flow_sets = 1048576;
 volatile const __u32 template_sets = 65536;
 
+volatile const __u32 possible_cpus = 1;
+
 /* The same of tables that are left behind, whose words are today's; 0: there are none. */
 volatile const __u32 old_flow_sets = 0;
 volatile const __u32 old_template_sets = 0;

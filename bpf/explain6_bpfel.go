@@ -88,6 +88,7 @@ const (
 	explain6VarOldFlowSets           = "old_flow_sets"
 	explain6VarOldTemplateSets       = "old_template_sets"
 	explain6VarOwnMac                = "own_mac"
+	explain6VarPossibleCpus          = "possible_cpus"
 	explain6VarRecordingFilter       = "recording_filter"
 	explain6VarRecordingsLost        = "recordings_lost"
 	explain6VarRenewalTicks          = "renewal_ticks"
@@ -221,6 +222,7 @@ type explain6VariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.VariableSpec `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.VariableSpec `ebpf:"recordings_lost"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
@@ -373,6 +375,7 @@ type explain6Variables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.Variable `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.Variable `ebpf:"recordings_lost"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`

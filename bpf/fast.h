@@ -21,7 +21,7 @@ static __always_inline int short_way(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	struct glance g = { .ctx = ctx, .data = (void *)(long)ctx->data };
 	struct ip_header *ip = g.data + ETHER;
-	__u32 zero = 0, flags = TCP_ACK;
+	__u32 flags = TCP_ACK;
 	struct set *second;
 	__u64 value, *place;
 	__u16 *number;
@@ -33,9 +33,7 @@ static __always_inline int short_way(struct xdp_md *ctx)
 	if ((*(__u64 *)g.data ^ own_mac) << 16)
 		return PASS(VERDICT_NOT_OUR_MAC);
 	g.ip = ip;
-	g.s = bpf_map_lookup_elem(&settings, &zero);
-	if (!g.s)
-		return CONTINUE;
+	g.s = get_settings();
 	g.hash = flow_hash(g.s, ip->saddr, *(__be16 *)(g.data + ETHER + 20), ip->daddr,
 			   *(__be16 *)(g.data + ETHER + 22));
 	g.first = flow_set(first_set(g.hash, flow_sets));

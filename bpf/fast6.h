@@ -64,7 +64,7 @@ static __attribute__((noinline)) int short_way(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct glance g = { .ctx = ctx, .data = (void *)(long)ctx->data };
-	__u32 zero = 0, flags = TCP_ACK;
+	__u32 flags = TCP_ACK;
 	struct found f;
 	struct set *second;
 	__u16 number;
@@ -81,9 +81,7 @@ static __attribute__((noinline)) int short_way(struct xdp_md *ctx)
 		flags = *(__u8 *)(g.data + ETHER + IP_HEADER + 13) & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK);
 	else if (g.ip->nexthdr != IPPROTO_UDP)
 		return CONTINUE;
-	g.s = bpf_map_lookup_elem(&settings, &zero);
-	if (!g.s)
-		return CONTINUE;
+	g.s = get_settings();
 	g.vip = find_vip_in(g.s, (ip_t)&g.ip->daddr, 0, &more);
 	if (!g.vip)
 		return more || !is_complete(&g, IP_HEADER) ? CONTINUE : PASS(VERDICT_NOT_OURS);

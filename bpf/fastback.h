@@ -133,11 +133,8 @@ __attribute__((noinline)) int way_back(struct xdp_md *ctx)
 	struct glance g = { .ctx = ctx, .data = (void *)(long)ctx->data };
 	void *end = (void *)(long)ctx->data_end;
 	int outcome = CONTINUE;
-	__u32 zero = 0;
 
-	g.s = bpf_map_lookup_elem(&settings, &zero);
-	if (!g.s)
-		return PASS(VERDICT_NOT_OURS);
+	g.s = get_settings();
 	g.ip = g.data + ETHER;
 	if (g.data + ETHER + 40 <= end &&
 	    (*(__u32 *)(g.data + 12) & 0x00ffffff) == 0x450008 &&

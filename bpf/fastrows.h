@@ -103,15 +103,14 @@ __attribute__((noinline)) int way_by_row(struct xdp_md *ctx)
 	struct glance g = { .ctx = ctx, .data = (void *)(long)ctx->data };
 	void *end = (void *)(long)ctx->data_end;
 	__u8 protocol, flags = 0;
-	__u32 zero = 0;
 	__u16 number;
 	int more;
 
 	if (g.data + ETHER + IP_HEADER + 20 > end || !is_plain(g.data) || (*(__u64 *)g.data ^ own_mac) << 16)
 		return CONTINUE;
 	g.ip = g.data + ETHER;
-	g.s = bpf_map_lookup_elem(&settings, &zero);
-	if (!g.s || is_martian(source_of(g.ip)))
+	g.s = get_settings();
+	if (is_martian(source_of(g.ip)))
 		return CONTINUE;
 	g.vip = find_vip_in(g.s, target_of(g.ip), 0, &more);
 	if (!g.vip || !(g.vip->flags & VIP_STATELESS) || g.vip->flags & (VIP_STANDBY | VIP_PEERS) ||
@@ -132,8 +131,5 @@ __attribute__((noinline)) int way_by_row(struct xdp_md *ctx)
 /* CONTINUE, too, if no service is stateless. */
 static __always_inline int way_by_row_if_any(struct xdp_md *ctx)
 {
-	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
-
-	return s && s->flags & SETTING_STATELESS ? way_by_row(ctx) : CONTINUE;
+	return get_settings()->flags & SETTING_STATELESS ? way_by_row(ctx) : CONTINUE;
 }

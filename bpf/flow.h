@@ -233,14 +233,14 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
  */
 __attribute__((noinline)) int flow_insert(struct insertion *in)
 {
-	__u32 zero = 0, at = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u32 at = 0;
+	struct settings *s = get_settings();
 	__u64 *lock, *place = 0;
 	struct set *a, *b;
 	__u64 value, now;
 	int result = 1;
 
-	if (!s || !in)
+	if (!in)
 		return 1;
 	if (!STORES)
 		return 0; /* and the flow that this packet has ended is still there */
@@ -308,15 +308,14 @@ __attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u
 __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __u64 value,
 					 __u32 state)
 {
-	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct settings *s = get_settings();
 	struct set *a = flow_set(first_set(hash, flow_sets));
 	__u64 wanted, now;
 
 	/* IPv4 does not need it, and would leave it out of its calls. */
 	asm volatile(""
 		     : "+r"(key));
-	if (!s || !place || !a)
+	if (!place || !a)
 		return 0;
 	now = clock_now(s);
 	if (value_two_way_state(value) == state &&
@@ -385,13 +384,13 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 __attribute__((noinline)) int flow_absorb(struct absorption *in)
 {
 	struct insertion new = {};
-	__u32 zero = 0, at = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u32 at = 0;
+	struct settings *s = get_settings();
 	__u64 *lock, *place = 0;
 	struct set *a, *b;
 	__u64 value, now;
 
-	if (!s || !in)
+	if (!in)
 		return 0;
 	a = flow_set(first_set(in->hash, flow_sets));
 	b = flow_set(second_set(in->hash, flow_sets));

@@ -281,11 +281,10 @@ static __always_inline void identify_flow(struct run *r, __u16 vip)
 /* Of the client's network, whose prefix length is the service's mask. */
 static __always_inline __u64 template_key(ip_t client, const struct service *svc)
 {
-	__u32 zero = 0, prefix = svc->persist_mask;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u32 prefix = svc->persist_mask;
 	struct addresses6 *a = get_addresses();
 
-	if (!s || !a)
+	if (!a)
 		return 0;
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
@@ -294,7 +293,7 @@ static __always_inline __u64 template_key(ip_t client, const struct service *svc
 
 		a->network.word[i] = client->word[i] & bpf_htonl(~host);
 	}
-	return name_of(s, &a->network) | (__u64)svc->cookie << 32;
+	return name_of(get_settings(), &a->network) | (__u64)svc->cookie << 32;
 }
 
 static __always_inline __u64 template_hash(const struct settings *s, __u64 key)

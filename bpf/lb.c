@@ -46,8 +46,9 @@
  *   fast6.h         IPv6's
  *   fastrows.h      that of stateless services
  *
- * The lookups of an established packet, in order; each is an inlined array
- * access, and what it costs is the cache line behind it:
+ * What an established packet reads, in order; each is at a fixed address (settings,
+ * vips, verdicts) or an inlined array access, and what it costs is the cache line
+ * behind it:
  *
  *   own_mac     frames for others are not touched                (hot)
  *   settings    which half is in force, timeouts, hash seeds     (hot)

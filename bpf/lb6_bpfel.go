@@ -83,6 +83,7 @@ const (
 	lb6VarOldFlowSets           = "old_flow_sets"
 	lb6VarOldTemplateSets       = "old_template_sets"
 	lb6VarOwnMac                = "own_mac"
+	lb6VarPossibleCpus          = "possible_cpus"
 	lb6VarRenewalTicks          = "renewal_ticks"
 	lb6VarTemplateSets          = "template_sets"
 	lb6VarTickShift             = "tick_shift"
@@ -209,6 +210,7 @@ type lb6VariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.VariableSpec `ebpf:"template_sets"`
 	TickShift             *ebpf.VariableSpec `ebpf:"tick_shift"`
@@ -352,6 +354,7 @@ type lb6Variables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.Variable `ebpf:"template_sets"`
 	TickShift             *ebpf.Variable `ebpf:"tick_shift"`

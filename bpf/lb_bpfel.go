@@ -76,6 +76,7 @@ const (
 	lbVarOldFlowSets           = "old_flow_sets"
 	lbVarOldTemplateSets       = "old_template_sets"
 	lbVarOwnMac                = "own_mac"
+	lbVarPossibleCpus          = "possible_cpus"
 	lbVarRenewalTicks          = "renewal_ticks"
 	lbVarTemplateSets          = "template_sets"
 	lbVarTickShift             = "tick_shift"
@@ -195,6 +196,7 @@ type lbVariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.VariableSpec `ebpf:"template_sets"`
 	TickShift             *ebpf.VariableSpec `ebpf:"tick_shift"`
@@ -322,6 +324,7 @@ type lbVariables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.Variable `ebpf:"template_sets"`
 	TickShift             *ebpf.Variable `ebpf:"tick_shift"`

@@ -137,14 +137,14 @@ static __always_inline int send_answer(struct run *r)
 /* From a frame to an outcome, SEND or ANSWER. */
 static __always_inline int decide(struct run *r)
 {
-	__u32 zero = 0, slot = interface_slot;
+	__u32 slot = interface_slot;
 	int outcome;
 
 	if (r->data + ETHER + IP_HEADER > r->end)
 		return PASS(VERDICT_MALFORMED);
 	r->me = bpf_map_lookup_elem(&interfaces, &slot);
-	r->s = bpf_map_lookup_elem(&settings, &zero);
-	if (!r->me || !r->s)
+	r->s = get_settings();
+	if (!r->me)
 		return PASS(VERDICT_NOT_OUR_MAC);
 	if (!is_for_us(r->data, r->me) || is_solicitation(r->data, r->end))
 		return pass_or_silence(r, VERDICT_NOT_OUR_MAC);

@@ -204,14 +204,14 @@ static __always_inline void note_reply(const struct run *r, const struct departu
 /* From a frame that is for none of our VIPs to an outcome, or ANSWER. */
 static __always_inline int decide_reply(struct run *r, struct departure *d)
 {
-	__u32 zero = 0, slot = interface_slot;
+	__u32 slot = interface_slot;
 	int outcome;
 
 	if (r->data + ETHER + IP_HEADER > r->end)
 		return PASS(VERDICT_NOT_OURS);
 	r->me = bpf_map_lookup_elem(&interfaces, &slot);
-	r->s = bpf_map_lookup_elem(&settings, &zero);
-	if (!r->me || !r->s || (has_vlans(r->me) && !is_vlan_served(r->ctx)))
+	r->s = get_settings();
+	if (!r->me || (has_vlans(r->me) && !is_vlan_served(r->ctx)))
 		return PASS(VERDICT_NOT_OURS);
 	r->p.ip = parse_ethernet(r->data, r->end, bpf_htons(ETHERTYPE));
 	if (!r->p.ip || parse_header(r->ctx, r->data, r->end, &r->p) != CONTINUE)

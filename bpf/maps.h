@@ -20,6 +20,20 @@
 #include "mapsnat.h"
 #include "types.h"
 
+/*
+ * settings, vips and verdicts have direct addresses: no lookup, and no test for
+ * null. Go makes all that such a map holds one value, and has what refers to the
+ * map refer to the first of its elements (direct.go). One value is 4 MiB at most
+ * (before Linux 6.0), or ports would be another.
+ */
+#define VALUE_OF(map)                              \
+	({                                         \
+		typeof((map).value) value_of_map_; \
+		asm("%0 = " #map " ll"             \
+		    : "=r"(value_of_map_));        \
+		value_of_map_;                     \
+	})
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -27,6 +41,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+static __always_inline struct settings *get_settings(void)
+{
+	return VALUE_OF(settings);
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -126,11 +145,13 @@ struct {
 	__type(value, struct counter);
 } counters SEC(".maps");
 
+/* One for each CPU (possible_cpus). */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, VERDICTS);
-	__type(key, __u32); /* enum verdict */
-	__type(value, struct tally);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct verdict_counts);
 } verdicts SEC(".maps");
 
 struct {

@@ -35,7 +35,7 @@ func LoadSpec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packet path object: %w", err)
 	}
-	return spec, nil
+	return spec, makeDirect(spec)
 }
 
 // LoadExplainSpec reads the packet path that records how it decides and
@@ -45,7 +45,7 @@ func LoadExplainSpec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("explaining object: %w", err)
 	}
-	return spec, nil
+	return spec, makeDirect(spec)
 }
 
 // LoadTraceSpec reads the packet path that records how it decides while it
@@ -55,7 +55,7 @@ func LoadTraceSpec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing object: %w", err)
 	}
-	return spec, nil
+	return spec, makeDirect(spec)
 }
 
 // LoadSpec6 reads the compiled packet path of IPv6.
@@ -64,7 +64,7 @@ func LoadSpec6() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packet path object of IPv6: %w", err)
 	}
-	return spec, nil
+	return spec, makeDirect(spec)
 }
 
 // LoadExplainSpec6 reads what [LoadExplainSpec] reads, of IPv6.
@@ -73,7 +73,7 @@ func LoadExplainSpec6() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("explaining object of IPv6: %w", err)
 	}
-	return spec, nil
+	return spec, makeDirect(spec)
 }
 
 // LoadTraceSpec6 reads what [LoadTraceSpec] reads, of IPv6.
@@ -82,7 +82,7 @@ func LoadTraceSpec6() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing object of IPv6: %w", err)
 	}
-	return spec, nil
+	return spec, makeDirect(spec)
 }
 
 // String is the verdict's name in listings and metrics.

@@ -59,12 +59,12 @@ static __always_inline int is_to(__u64 value, const struct reply *found)
 /* Whether a live flow is of this place of replies; q names its VIP then. A global function: it is verified once. */
 __attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
 {
-	__u32 zero = 0, way = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct settings *s = get_settings();
 	__u64 value, key, hash;
 	__be16 port;
+	__u32 way = 0;
 
-	if (!s || !q || !at)
+	if (!q || !at)
 		return 0;
 	port = at->vip_port ?: q->found.port;
 	key = flow_key(q->client, q->client_port, at->number);
@@ -85,11 +85,10 @@ __attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
  */
 __attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
 {
-	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct settings *s = get_settings();
 	__u64 wanted;
 
-	if (!s || !q)
+	if (!q)
 		return 0;
 	wanted = reply_word(q->found.source, any_port ? 0 : q->found.port, q->found.protocol);
 	for (__u32 i = 0; i < PROBES; i++) {
@@ -138,13 +137,8 @@ static __always_inline int find_flow_of_reply(struct run *r, const struct depart
  */
 __attribute__((noinline)) int admit_reply(__be32 addr)
 {
-	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
-	struct vip *vip;
+	struct vip *vip = find_vip(get_settings(), addr);
 
-	if (!s)
-		return PASS(VERDICT_NOT_OURS);
-	vip = find_vip(s, addr);
 	if (!vip)
 		return PASS(VERDICT_NOT_OURS);
 	if (vip->flags & VIP_STANDBY)

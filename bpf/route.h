@@ -82,11 +82,10 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 		.ipv4_src = source,
 		.ipv4_dst = client,
 	};
-	__u32 zero = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct settings *s = get_settings();
 	int found;
 
-	if (!h || !s)
+	if (!h)
 		return VERDICT_NO_WAY_BACK;
 	find_route(s, client, (__u64 *)h);
 	if (h->kind == ROUTE_GATEWAY)

@@ -145,13 +145,13 @@ static __always_inline int template_is_valid(const struct settings *s, __u64 val
  */
 __attribute__((noinline)) int template_use(struct template_request *rq)
 {
-	__u32 zero = 0, at = 0;
-	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u32 at = 0;
+	struct settings *s = get_settings();
 	__u64 hash, value, now, wanted, *lock, *place = 0;
 	struct set *a, *b;
 	int result = 1;
 
-	if (!s || !rq)
+	if (!rq)
 		return 1;
 	hash = template_hash(s, rq->key);
 	a = template_set(first_set(hash, template_sets));
@@ -185,9 +185,8 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 	set_unlock(lock);
 	if (result)
 		return 1;
-	/* Looked up and computed again: kept, they would cost stack (struct run). */
-	s = bpf_map_lookup_elem(&settings, &zero);
-	if (!s || !place)
+	/* Computed again: kept, it would cost stack (struct run). */
+	if (!place)
 		return 0;
 	hash = template_hash(s, rq->key);
 	a = template_set(first_set(hash, template_sets));

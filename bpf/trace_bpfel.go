@@ -81,6 +81,7 @@ const (
 	traceVarOldFlowSets           = "old_flow_sets"
 	traceVarOldTemplateSets       = "old_template_sets"
 	traceVarOwnMac                = "own_mac"
+	traceVarPossibleCpus          = "possible_cpus"
 	traceVarRecordingFilter       = "recording_filter"
 	traceVarRecordingsLost        = "recordings_lost"
 	traceVarRenewalTicks          = "renewal_ticks"
@@ -207,6 +208,7 @@ type traceVariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.VariableSpec `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.VariableSpec `ebpf:"recordings_lost"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
@@ -343,6 +345,7 @@ type traceVariables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.Variable `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.Variable `ebpf:"recordings_lost"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`

@@ -22,6 +22,7 @@ enum table_size {
 	LEASES = 256,
 	LOCKS = 4096,
 	INTERFACES = 64,
+	COUNTED_VERDICTS = 64, /* at least VERDICTS, and of whole lines */
 	PEERS = 8, /* fellow directors that an interface can know */
 	OWN_ADDRESSES = 16, /* of the host that an interface can know */
 	VIP_NUMBERS = 32768, /* of both families: keys that differ in bit 63 are one to the short way */
@@ -433,6 +434,11 @@ struct reply_counter {
 /* How many packets ended in a verdict, or flows in an eviction. */
 struct tally {
 	__u64 count;
+};
+
+/* What a CPU has counted, by enum verdict. Whole lines: each CPU writes its own. */
+struct verdict_counts {
+	struct tally of[COUNTED_VERDICTS];
 };
 
 /* The position of an rr or wrr service on its ring; a line of its own. */

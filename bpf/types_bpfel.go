@@ -19,6 +19,7 @@ const (
 	Leases          = 256
 	Locks           = 4096
 	Interfaces      = 64
+	CountedVerdicts = 64    // at least VERDICTS, and of whole lines
 	Peers           = 8     // fellow directors that an interface can know
 	OwnAddresses    = 16    // of the host that an interface can know
 	VIPNumbers      = 32768 // of both families: keys that differ in bit 63 are one to the short way
@@ -402,6 +403,12 @@ type ReplyCounter struct {
 type Tally struct {
 	_     structs.HostLayout
 	Count uint64
+}
+
+// What a CPU has counted, by enum verdict. Whole lines: each CPU writes its own.
+type VerdictCounts struct {
+	_  structs.HostLayout
+	Of [64]Tally
 }
 
 // The position of an rr or wrr service on its ring; a line of its own.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/lvx-lb/lvx/bpf"
 )
 
 // leftMap is a predecessor's map that cannot be adopted, because its layout
@@ -63,11 +65,11 @@ func (d *Datapath) pinnedMaps() (adopted map[string]*ebpf.Map, err error) {
 // compareLayout says in why if a pinned map cannot be adopted.
 func (d *Datapath) compareLayout(name string, m *ebpf.Map) *leftMap {
 	spec := d.spec.Maps[name]
-	l := &leftMap{old: m, to: spec.Value}
+	l := &leftMap{old: m, to: bpf.ElementOf(spec)}
 	if err := spec.Compatible(m); err != nil {
 		l.why = err.Error()
 	}
-	for _, t := range []btf.Type{spec.Key, spec.Value} {
+	for _, t := range []btf.Type{spec.Key, l.to} {
 		if t == nil || t.TypeName() == "" {
 			continue
 		}
@@ -81,9 +83,12 @@ func (d *Datapath) compareLayout(name string, m *ebpf.Map) *leftMap {
 		case !isSameLayout(t, from):
 			l.why = "its layout is another"
 		}
-		if t == spec.Value {
+		if t == l.to {
 			l.from = from
 		}
+	}
+	if name == "verdicts" && l.old.Type() == ebpf.PerCPUArray {
+		l.from, _ = valueType(m, "tally") // of a version that had one for each verdict and CPU
 	}
 	return l
 }
@@ -119,12 +124,15 @@ func (d *Datapath) copyLeft() error {
 		case "locks", "fragments", "fragments6", "held", "answers", "flow_news", "template_news", "flow_news6", "template_news6", "absorptions":
 			return nil // nothing that lasts
 		case "vips", "ports", "ranges", "services", "replies":
-			if l.old.MaxEntries() != (*m).MaxEntries() {
+			if elementsOf(l.old, l.from) != elementsOf(*m, l.to) {
 				return nil // where a thing lies depends on the size: laid out anew
 			}
 		}
 		switch (*m).Type() {
 		case ebpf.Array:
+			if l.old.Type() == ebpf.PerCPUArray {
+				return l.copyVerdicts(*m)
+			}
 			return l.copyArray(name, *m)
 		case ebpf.PerCPUArray:
 			return d.copyPerCPU(l, *m)
@@ -147,11 +155,47 @@ func (l *leftMap) copyArray(name string, m *ebpf.Map) error {
 	}
 	defer to.unmap()
 	plan := planCopies(l.to, l.from)
-	fromSize, toSize := stride(l.old), stride(m)
-	for i := range min(int(l.old.MaxEntries()), int(m.MaxEntries())) {
+	fromSize, toSize := strideOfType(l.from), strideOfType(l.to)
+	for i := range min(elementsOf(l.old, l.from), elementsOf(m, l.to)) {
 		convertValue(plan, to.bytes[i*toSize:(i+1)*toSize], from.bytes[i*fromSize:(i+1)*fromSize])
 	}
 	return nil
+}
+
+// copyVerdicts copies the verdicts' counts of a version that had them in an array
+// of the kernel's own for each CPU.
+func (l *leftMap) copyVerdicts(m *ebpf.Map) error {
+	to, err := mapMemory(m)
+	if err != nil {
+		return err
+	}
+	defer to.unmap()
+	counts := viewAll[bpf.VerdictCounts](to, m)
+	for v := range min(l.old.MaxEntries(), bpf.CountedVerdicts) {
+		var was []bpf.Tally
+		if err := l.old.Lookup(v, &was); err != nil {
+			return fmt.Errorf("%s: %w", l.old, err)
+		}
+		for cpu := range min(len(was), len(counts)) {
+			counts[cpu].Of[v] = was[cpu]
+		}
+	}
+	return nil
+}
+
+// strideOfType is how far apart values of a type lie.
+func strideOfType(t btf.Type) int {
+	size, err := btf.Sizeof(t)
+	if err != nil {
+		return 0
+	}
+	return (size + 7) / 8 * 8
+}
+
+// elementsOf is how many values of a type an array holds, as entries or in one
+// (bpf.IsDirect).
+func elementsOf(m *ebpf.Map, t btf.Type) int {
+	return int(m.MaxEntries()) * stride(m) / max(strideOfType(t), 1)
 }
 
 // copyPerCPU copies the counters of the slots that are in use.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -116,10 +117,11 @@ type Datapath struct {
 	Loads      []bpf.Load
 	Labels     []bpf.Label
 	Leases     []uint64
-	Flows      []uint64 // eight words a set: four keys, four values
-	Templates  []uint64 // the same
-	Flows6     []uint64 // sixteen words a set: four keys, four values, four addresses
-	Templates6 []uint64 // the same
+	Verdicts   []bpf.VerdictCounts // one for each possible CPU
+	Flows      []uint64            // eight words a set: four keys, four values
+	Templates  []uint64            // the same
+	Flows6     []uint64            // sixteen words a set: four keys, four values, four addresses
+	Templates6 []uint64            // the same
 
 	FlowNews      []uint64 // a byte for each set of flows: 1 if it has changed (with bpf.SettingNews)
 	TemplateNews  []uint64 // the same, of templates
@@ -252,7 +254,7 @@ func (d *Datapath) mapAll(protection int) error {
 	}{
 		{m.Settings, func(b mapped, n uint32) { d.Settings = &view[bpf.Settings](b, n)[0] }},
 		{m.Interfaces, func(b mapped, n uint32) { d.Interfaces = view[bpf.Interface](b, n) }},
-		{m.Vips, func(b mapped, n uint32) { d.VIPs = view[bpf.VIPLine](b, n) }},
+		{m.Vips, func(b mapped, _ uint32) { d.VIPs = viewAll[bpf.VIPLine](b, m.Vips) }},
 		{m.Ports, func(b mapped, n uint32) { d.Ports = view[bpf.PortLine](b, n) }},
 		{m.Ranges, func(b mapped, n uint32) { d.Ranges = view[bpf.Range](b, n) }},
 		{m.Services, func(b mapped, n uint32) { d.Services = view[bpf.Service](b, n) }},
@@ -266,6 +268,7 @@ func (d *Datapath) mapAll(protection int) error {
 		{m.Loads, func(b mapped, n uint32) { d.Loads = view[bpf.Load](b, n) }},
 		{m.Labels, func(b mapped, n uint32) { d.Labels = view[bpf.Label](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
+		{m.Verdicts, func(b mapped, _ uint32) { d.Verdicts = viewAll[bpf.VerdictCounts](b, m.Verdicts) }},
 		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
 		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},
 		{d.Maps6.Flows6, func(b mapped, n uint32) { d.Flows6 = view[uint64](b, bpf.SetWords6*n) }},
@@ -283,6 +286,14 @@ func (d *Datapath) mapAll(protection int) error {
 		v.set(mem, v.of.MaxEntries())
 	}
 	return nil
+}
+
+// CountOf is how many packets ended in a verdict.
+func (d *Datapath) CountOf(v bpf.Verdict) (n uint64) {
+	for cpu := range d.Verdicts {
+		n += atomic.LoadUint64(&d.Verdicts[cpu].Of[v].Count)
+	}
+	return n
 }
 
 // Jiffies asks the kernel for its clock, in ticks of 1/HZ second.

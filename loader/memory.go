@@ -38,6 +38,11 @@ func (m *mapped) unmap() {
 	}
 }
 
+// viewAll gives the elements of a map that is one value (bpf.IsDirect).
+func viewAll[T any](b mapped, m *ebpf.Map) []T {
+	return view[T](b, m.ValueSize()/uint32(unsafe.Sizeof(*new(T))))
+}
+
 // view gives n entries of an array as a slice. T must be the map's value
 // type, its size a multiple of eight.
 func view[T any](m mapped, n uint32) []T {

@@ -1,6 +1,12 @@
 package loader
 
-import "github.com/cilium/ebpf"
+import (
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lvx-lb/lvx/bpf"
+)
 
 // Memory is what the maps take of the kernel's memory, in bytes.
 type Memory struct {
@@ -20,7 +26,7 @@ func MemoryOf(o Options) (m Memory, err error) {
 	}
 	for name, s := range spec.Maps {
 		if pinned(name) {
-			m.add(s)
+			m.add(name, s)
 		}
 	}
 	return m, nil
@@ -33,7 +39,11 @@ const (
 	hashBucket  = 16
 )
 
-func (m *Memory) add(s *ebpf.MapSpec) {
+func (m *Memory) add(name string, s *ebpf.MapSpec) {
+	if name == "verdicts" {
+		m.PerCPU += int64(unsafe.Sizeof(bpf.VerdictCounts{}))
+		return
+	}
 	value := roundUpTo(int64(s.ValueSize), 8)
 	entries := int64(s.MaxEntries)
 	switch s.Type {

@@ -28,6 +28,7 @@ func (d *Datapath) constants(slot uint32) map[string]uint32 {
 		"jiffies_per_second": uint32(hz),
 		"renewal_ticks":      uint32(renewal),
 		"fragment_ticks":     uint32(fragments),
+		"possible_cpus":      uint32(ebpf.MustPossibleCPU()),
 	}
 }
 
@@ -41,7 +42,7 @@ func (d *Datapath) sharedMaps(spec *ebpf.CollectionSpec, more map[string]*ebpf.M
 	_ = d.eachMap(func(name string, m **ebpf.Map) error {
 		if spec.Maps[name] != nil && more[name] == nil {
 			shared[name] = *m
-			spec.Maps[name].MaxEntries = (*m).MaxEntries()
+			spec.Maps[name].MaxEntries, spec.Maps[name].ValueSize = (*m).MaxEntries(), (*m).ValueSize()
 		}
 		return nil
 	})

@@ -1,10 +1,10 @@
 package xdp
 
 import (
-	"github.com/cilium/ebpf"
 	"pgregory.net/rapid"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 )
 
 // ledger knows the verdicts of the frames of one case. A frame costs a look at
@@ -12,13 +12,13 @@ import (
 // end of the case, for all its frames.
 type ledger struct {
 	rt   *rapid.T
-	maps *ebpf.Map
+	dp   *loader.Datapath
 	base map[string]uint64 // what was counted before the case
 	want map[string]uint64 // what was counted since
 }
 
-func newLedger(rt *rapid.T, verdicts *ebpf.Map) *ledger {
-	l := &ledger{rt: rt, maps: verdicts, want: map[string]uint64{}}
+func newLedger(rt *rapid.T, dp *loader.Datapath) *ledger {
+	l := &ledger{rt: rt, dp: dp, want: map[string]uint64{}}
 	l.base = l.tallies()
 	return l
 }
@@ -26,11 +26,7 @@ func newLedger(rt *rapid.T, verdicts *ebpf.Map) *ledger {
 // verdictOf is the verdict of the last frame: the expected one, if that was
 // counted.
 func (l *ledger) verdictOf(expected string) string {
-	n, err := tally(l.maps, uint32(verdictIndex[expected]))
-	if err != nil {
-		l.rt.Fatal(err)
-	}
-	if n == l.base[expected]+l.want[expected]+1 {
+	if n := l.dp.CountOf(verdictIndex[expected]); n == l.base[expected]+l.want[expected]+1 {
 		l.want[expected]++
 		return expected
 	}
@@ -43,10 +39,10 @@ func (l *ledger) verdictOf(expected string) string {
 	return "no verdict"
 }
 
-var verdictIndex = func() map[string]int {
-	m := map[string]int{}
+var verdictIndex = func() map[string]bpf.Verdict {
+	m := map[string]bpf.Verdict{}
 	for v := range bpf.Verdicts {
-		m[v.String()] = int(v)
+		m[v.String()] = v
 	}
 	return m
 }()
@@ -54,11 +50,7 @@ var verdictIndex = func() map[string]int {
 func (l *ledger) tallies() map[string]uint64 {
 	m := map[string]uint64{}
 	for name, i := range verdictIndex {
-		n, err := tally(l.maps, uint32(i))
-		if err != nil {
-			l.rt.Fatal(err)
-		}
-		m[name] = n
+		m[name] = l.dp.CountOf(i)
 	}
 	return m
 }

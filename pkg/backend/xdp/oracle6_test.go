@@ -114,7 +114,7 @@ func newDuel6(x *six, rt *rapid.T) *duel6 {
 	})
 	d.drawState6()
 	d.apply6()
-	d.ledger = newLedger(rt, x.dp.Maps.Verdicts)
+	d.ledger = newLedger(rt, x.dp)
 	return d
 }
 

@@ -132,7 +132,7 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 		Order: d.repliesFrom,
 	})
 	d.drawRoutes()
-	d.ledger = newLedger(rt, h.dp.Maps.Verdicts)
+	d.ledger = newLedger(rt, h.dp)
 	d.drawState()
 	d.applyBoth("state")
 	return d

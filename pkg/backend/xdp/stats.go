@@ -99,9 +99,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 	if st.Services, err = b.serviceStats(); err != nil {
 		return st, err
 	}
-	if st.Verdicts, err = b.verdicts(); err != nil {
-		return st, err
-	}
+	st.Verdicts = b.verdicts()
 	return st, b.tables(&st)
 }
 
@@ -202,16 +200,12 @@ func (b *Backend) countTemplates() (bySlot map[uint32]uint32, all uint64) {
 	return bySlot, all
 }
 
-func (b *Backend) verdicts() ([]lb.Verdict, error) {
+func (b *Backend) verdicts() []lb.Verdict {
 	var out []lb.Verdict
 	for v := range bpf.Verdicts {
-		n, err := tally(b.dp.Maps.Verdicts, uint32(v))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, lb.Verdict{Name: v.String(), Meaning: v.Meaning(), Count: n})
+		out = append(out, lb.Verdict{Name: v.String(), Meaning: v.Meaning(), Count: b.dp.CountOf(v)})
 	}
-	return out, nil
+	return out
 }
 
 // sentBack are the verdicts of frames that leave by the interface that they came
@@ -224,11 +218,7 @@ func (b *Backend) SentBack() (n uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, v := range sentBack {
-		of, err := tally(b.dp.Maps.Verdicts, uint32(v))
-		if err != nil {
-			return 0, err
-		}
-		n += of
+		n += b.dp.CountOf(v)
 	}
 	return n, nil
 }

@@ -190,12 +190,12 @@ func (e *exam) vips() map[netip.Addr][]string {
 	return all
 }
 
-// reals lists the reals, each once, with the way that frames take to them.
-func (e *exam) reals() map[netip.Addr]lb.Forward {
-	all := map[netip.Addr]lb.Forward{}
+// reals lists the reals, each address once, with the way that frames take to them.
+func (e *exam) reals() map[netip.Addr]lb.Real {
+	all := map[netip.Addr]lb.Real{}
 	for _, svc := range e.Config.Services {
 		for _, r := range svc.Reals {
-			all[r.Addr] = r.Forward
+			all[r.Addr] = r
 		}
 	}
 	return all
@@ -208,16 +208,16 @@ func (e *exam) examineReals(ctx context.Context) {
 		known[addr] = true
 	}
 	var unknown []question
-	for addr, forward := range e.reals() {
+	for addr, real := range e.reals() {
 		route, err := e.host.Route(addr)
 		if err != nil {
 			e.add(OffSegment, "real "+addr.String(), "no way leads to it: "+err.Error(), "give this host an address on its segment")
 			continue
 		}
-		if forward == lb.Tunnel {
-			e.judgeTunnel(addr, route, width)
+		if real.Forward == lb.Tunnel {
+			e.judgeTunnel(real, route, width)
 		}
-		if forward == lb.DR && e.judgeRoute(addr, route, width) && !known[addr] {
+		if real.Forward == lb.DR && e.judgeRoute(addr, route, width) && !known[addr] {
 			unknown = append(unknown, question{addr, route.Device})
 		}
 	}
@@ -227,11 +227,12 @@ func (e *exam) examineReals(ctx context.Context) {
 // judgeTunnel looks at the way of a tunnel to a real. What the outer header takes
 // of the way is in what the real offers its clients, where `lvx real up --tunnel`
 // has put it; a way that is narrower yet is not.
-func (e *exam) judgeTunnel(addr netip.Addr, r Route, width int) {
-	const outer, headers = 20, 40 // of IPIP; of IPv4 and TCP
+func (e *exam) judgeTunnel(real lb.Real, r Route, width int) {
+	const headers = 40 // of IPv4 and TCP
 	if !r.IsLocal && r.MTU < width {
-		e.add(SmallMTU, "real "+addr.String(), fmt.Sprintf("the way to it takes %d bytes, %d in the tunnel: longer packets are refused with ICMP", r.MTU, r.MTU-outer),
-			fmt.Sprintf("on %s: ip route change default ... advmss %d", addr, r.MTU-outer-headers))
+		inside := r.MTU - real.Encap.Kind.Overhead(real.Addr)
+		e.add(SmallMTU, "real "+real.Addr.String(), fmt.Sprintf("the way to it takes %d bytes, %d in the tunnel: longer packets are refused with ICMP", r.MTU, inside),
+			fmt.Sprintf("on %s: ip route change default ... advmss %d", real.Addr, inside-headers))
 	}
 }
 

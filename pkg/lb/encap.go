@@ -1,13 +1,15 @@
 package lb
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // EncapKind is what the packets for a real behind a [Tunnel] travel in (the
 // kernel's IP_VS_CONN_F_TUNNEL_TYPE_*).
 type EncapKind uint8
 
-// The tunnels of the kernel's IPVS. XDP makes IPIP; what a service needs of the
-// others, the kernel does.
+// The tunnels of the kernel's IPVS.
 const (
 	IPIP EncapKind = iota // an IP packet in an IP packet
 	GUE                   // generic UDP encapsulation
@@ -20,6 +22,17 @@ var EncapKinds = [...]string{IPIP: "ipip", GUE: "gue", GRE: "gre"}
 
 // String is one of [EncapKinds].
 func (k EncapKind) String() string { return EncapKinds[k] }
+
+// Overhead is how many bytes longer a packet is in a tunnel of this kind to an
+// address: the outer IP header, of GUE those of UDP and of GUE itself, of GRE its
+// own (the kernel's __ip_vs_get_out_rt).
+func (k EncapKind) Overhead(to netip.Addr) int {
+	between := [...]int{IPIP: 0, GUE: 8 + 4, GRE: 4}[k]
+	if to.Is6() {
+		return 40 + between
+	}
+	return 20 + between
+}
 
 // EncapChecksum is how a tunnel's outer header is summed (the kernel's
 // IP_VS_TUNNEL_ENCAP_FLAG_*).

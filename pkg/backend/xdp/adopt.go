@@ -122,7 +122,7 @@ func (b *Backend) whereLeft(slot uint32) (near Neighbor, ok bool) {
 	}
 	if isTunnel(raw.Method()) {
 		near.From = b.dp.Tunnels[slot].Source.Addr()
-		near.MTU += overheadOf(wayOf[raw.Method()].kind, b.addressOf(slot))
+		near.MTU += wayOf[raw.Method()].kind.Overhead(b.addressOf(slot))
 	}
 	return near, true
 }

@@ -186,7 +186,7 @@ func (h *holder) send(note bpf.Fragment, frames []heldFrame) {
 		to := &unix.SockaddrLinklayer{Ifindex: device, Halen: 6}
 		copy(to.Addr[:], real.MAC[:])
 		if err := unix.Sendto(h.socket, frame, 0, to); err != nil {
-			h.complain("send held fragment", "err", err)
+			h.complain("a held fragment", err)
 		}
 	}
 }
@@ -282,18 +282,18 @@ func (h *holder) sendReply(frame []byte) {
 	}
 	to := &unix.SockaddrInet4{Addr: [4]byte(frame[at+16 : at+20])}
 	if err := unix.Sendto(h.raw, frame[at:at+length], 0, to); err != nil {
-		h.complain("send a reply whose way is not known", "to", netip.AddrFrom4(to.Addr), "err", err)
+		h.complain("a reply whose way is not known, to "+netip.AddrFrom4(to.Addr).String(), err)
 	}
 }
 
 // complain logs a frame that could not be sent. Whoever sends frames could fill the
 // log: it is one line in complaintInterval, which counts those that were left out.
-func (h *holder) complain(what string, args ...any) {
+func (h *holder) complain(what string, err error) {
 	now := time.Now()
 	if now.Sub(h.complained) < complaintInterval {
 		h.unlogged++
 		return
 	}
-	h.b.log.Warn(what, append(args, "unlogged", h.unlogged)...)
+	h.b.log.Warn("frame not sent", "frame", what, "err", err, "unlogged", h.unlogged)
 	h.complained, h.unlogged = now, 0
 }

@@ -53,19 +53,10 @@ func isTunnel(m bpf.ForwardMethod) bool { return wayOf[m].forward == lb.Tunnel }
 // methodOf is how the packet path sends packets to a real.
 func methodOf(conf lb.Real) bpf.ForwardMethod { return methods[way{conf.Forward, conf.Encap.Kind}] }
 
-// overheadOf is how much longer a packet is in a tunnel of a kind to an address.
-func overheadOf(kind lb.EncapKind, to netip.Addr) int {
-	between := [...]int{lb.IPIP: 0, lb.GUE: gueLen, lb.GRE: greLen}[kind]
-	if to.Is6() {
-		return ipv6Len + between
-	}
-	return ipv4Len + between
-}
-
 // overhead is what r's way of forwarding adds to every packet.
 func (r *real) overhead() int {
 	if r.conf.Forward == lb.Tunnel {
-		return overheadOf(r.conf.Encap.Kind, r.conf.Addr)
+		return r.conf.Encap.Kind.Overhead(r.conf.Addr)
 	}
 	return 0
 }

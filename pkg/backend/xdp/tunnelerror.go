@@ -165,7 +165,7 @@ func parseTunnelError(message []byte) (e tunnelError, ok bool) {
 	e.vip = netip.AddrPortFrom(netip.AddrFrom4([4]byte(header[16:20])), binary.BigEndian.Uint16(ports[2:]))
 	if e.kind == icmpUnreachable && e.code == codeFragmentationNeeded {
 		e.mtu = binary.BigEndian.Uint16(message[6:])
-		if overhead := uint16(overheadOf(wayOf[method].kind, e.real.Addr())); e.mtu > smallestMTU+overhead {
+		if overhead := uint16(wayOf[method].kind.Overhead(e.real.Addr())); e.mtu > smallestMTU+overhead {
 			e.mtu -= overhead
 		}
 		if isDontFragment := header[6]&0x40 != 0; !isDontFragment {

@@ -76,7 +76,6 @@ func TestExplainAgreesOfIPv6(t *testing.T) {
 	s := explainedWorld6()
 	h.net.silent[realN6(3)] = "does not answer neighbour discovery"
 	h.apply(s)
-	h.dp.Settings.Answers = 1 << 30
 	r := rand.New(rand.NewPCG(1, 2))
 	met := map[string]int{}
 	for i := range explainedPackets(t, 3000) {

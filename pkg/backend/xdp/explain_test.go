@@ -174,7 +174,6 @@ func TestExplainAgreesWithWhatHappens(t *testing.T) {
 	s := h.mixedWorld()
 	h.net.silent[realN(3)] = "does not answer ARP"
 	h.apply(s)
-	h.dp.Settings.Answers = 1 << 30
 	r := rand.New(rand.NewPCG(1, 2))
 	met := map[string]int{}
 	for i := range n {

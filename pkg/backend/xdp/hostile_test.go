@@ -42,7 +42,6 @@ func newTrial(t *testing.T, h *harness) *trial {
 	t.Helper()
 	h.reset(t)
 	h.grace = func() {} // no packet runs beside the edits
-	h.dp.Settings.Answers = 1 << 30
 	h.net.hosts = map[netip.Addr]Neighbor{}
 	hosts := map[netip.Addr]oracle.Host{}
 	for _, a := range allHosts {

@@ -78,7 +78,6 @@ func newDuel6(x *six, rt *rapid.T) *duel6 {
 	x.reset(x.home)
 	x.grace = func() {}
 	d := &duel6{six: x, rt: rt, hosts: map[netip.Addr]oracle.Host{}}
-	x.dp.Settings.Answers = 1 << 30
 	seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "hash seed"), 0))
 	for i := range x.dp.Settings.Seed {
 		x.dp.Settings.Seed[i] = seed.Uint64()

@@ -110,7 +110,6 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 	h.grace = func() {} // no packet runs beside the edits
 	d := &duel{harness: h, rt: rt, hosts: map[netip.Addr]oracle.Host{}, lives: map[uint32]bool{}, byNAT: map[realOfName]bool{}}
 	d.state.ExpireNodestConn = true
-	h.dp.Settings.Answers = 1 << 30
 	// Not drawn as they are: rapid likes small numbers, under which all flows
 	// would meet in one set and evict each other.
 	seed := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "hash seed"), 0))

@@ -115,7 +115,6 @@ func newVLANPair(t *testing.T, ipv6 bool, world func(*harness) lb.State) *vlanPa
 	p.vlans = newVLANs(&struct{ testing.TB }{t}, true, ipv6)
 	for _, h := range []*harness{p.untagged, p.vlans} {
 		p.state = world(h)
-		h.dp.Settings.Answers = 1 << 30
 	}
 	p.home = p.vlans.spread(p.state)
 	p.vlans.dp.Settings.Seed, p.vlans.dp.Settings.NameKey = p.untagged.dp.Settings.Seed, p.untagged.dp.Settings.NameKey

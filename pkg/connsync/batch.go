@@ -113,8 +113,15 @@ const (
 func batchFrames(b *Batch) (frames []entryFrame, err error) {
 	places := make([]struct{ frame, kind, address int32 }, len(b.Kinds))
 	for part := range slices.Chunk(b.Members, batchEntries) {
-		frame := int32(len(frames) + 1)
-		body := make([]byte, frameHeader+batchHead, frameHeader+batchHead+len(part)*(memberLen+16)+256)
+		frame, length := int32(len(frames)+1), frameHeader+batchHead+16 // the last address may be written too long
+		for i := range part {
+			place := &places[part[i].Kind]
+			if place.address == 0 {
+				place.address = int32(b.addressLen(part[i].Kind))
+			}
+			length += memberLen + int(place.address)
+		}
+		body := make([]byte, frameHeader+batchHead, length+256)
 		kinds := int32(0)
 		for i := range part {
 			place := &places[part[i].Kind]
@@ -124,11 +131,12 @@ func batchFrames(b *Batch) (frames []entryFrame, err error) {
 			if body, err = appendEntry(body, &b.Kinds[part[i].Kind]); err != nil {
 				return nil, err
 			}
-			place.frame, place.kind, place.address = frame, kinds, int32(b.addressLen(part[i].Kind))
+			place.frame, place.kind = frame, kinds
 			kinds++
 		}
 		at := len(body)
-		body = slices.Grow(body, len(part)*(memberLen+16))[:at+len(part)*(memberLen+16)]
+		length += at - frameHeader - batchHead
+		body = slices.Grow(body, length-at)[:length]
 		for i := range part {
 			m, to := &part[i], body[at:at+memberLen+16]
 			place := &places[m.Kind]

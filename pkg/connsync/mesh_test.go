@@ -463,13 +463,21 @@ func TestSlowPeerIsMadeWholeByAnotherWalk(t *testing.T) {
 	a.entries[at("172.16.0.7:7")] = entryOf("172.16.0.7:7")
 	a.mu.Unlock()
 	s := ma.peers[two].current()
-	for range 40 {
+	isFull := false
+	for range 1000 { // until sockets and queue are full
 		ma.Publish(BatchOf(many...))
 		s.mu.Lock()
 		if s.queued > maxQueued {
 			t.Errorf("%d entries queued (at most %d)", s.queued, maxQueued)
 		}
+		isFull = s.overflowed
 		s.mu.Unlock()
+		if isFull {
+			break
+		}
+	}
+	if !isFull {
+		t.Error("a peer that does not read has been told of everything")
 	}
 	close(b.block)
 	eventually(t, "another walk has brought what was dropped", func() bool { return b.has("172.16.0.7:7") })

@@ -50,7 +50,7 @@ func readTables(t *testing.T, dir string) tables {
 			s := (*bpf.Settings)(unsafe.Pointer(&text[0]))
 			v.half, s.Half, s.Alive = s.Half, 0, 0
 		}
-		if m.Type() != ebpf.PerCPUArray {
+		if m.Type() != ebpf.PerCPUArray && name != "verdicts" { // what packets count
 			v.sums[name] = fmt.Sprintf("%x", sha256.Sum256(text))
 		}
 		must(t, m.Close())

@@ -52,7 +52,6 @@ struct gre {
 /* What the outer headers take from the packet. */
 struct inner {
 	__u32 length;
-	__u32 spread; /* a hash of its flow */
 	__be16 dont_fragment;
 	__u8 tos;
 	__u8 ttl;
@@ -85,7 +84,6 @@ static __always_inline void fill_outer(struct iphdr *outer, const struct tunnel 
 {
 	/* ip_select_ident: what nobody may fragment needs no identification. */
 	__u16 id = in->dont_fragment ? 0 : bpf_get_prandom_u32();
-	__be32 chosen = in->spread & t->spread;
 	__be16 size = bpf_htons(length);
 
 	*(__u16 *)outer = bpf_htons(0x4500 | in->tos);
@@ -96,9 +94,8 @@ static __always_inline void fill_outer(struct iphdr *outer, const struct tunnel 
 	outer->protocol = protocol;
 	/* t->sum is that of an IPIP header. */
 	outer->check = fold_sum(t->sum + bpf_htons(in->tos) + size + id + in->dont_fragment +
-				bpf_htons(in->ttl << 8 | (protocol - IPPROTO_IPIP)) +
-				(chosen & 0xffff) + (chosen >> 16));
-	outer->saddr = t->source.word[3] | chosen;
+				bpf_htons(in->ttl << 8 | (protocol - IPPROTO_IPIP)));
+	outer->saddr = t->source.word[3];
 	outer->daddr = t->destination.word[3];
 }
 
@@ -112,15 +109,14 @@ static __always_inline void fill_outer6(struct ipv6hdr *outer, const struct tunn
 	outer->nexthdr = protocol;
 	outer->hop_limit = in->ttl;
 	*source = t->source;
-	source->word[3] |= in->spread & t->spread;
 	*destination = t->destination;
 }
 
-static __always_inline void fill_gue(struct gue *g, const struct tunnel *t, const struct inner *in)
+static __always_inline void fill_gue(struct gue *g, const struct tunnel *t, __u32 length, __u32 spread)
 {
-	g->source = bpf_htons(SPREAD_PORTS | in->spread >> 18);
+	g->source = bpf_htons(SPREAD_PORTS | spread >> 18);
 	g->port = t->port;
-	g->length = bpf_htons(in->length + sizeof(*g));
+	g->length = bpf_htons(length + sizeof(*g));
 	g->check = 0;
 	g->control = 0;
 	g->protocol = INNER_PROTOCOL;
@@ -170,10 +166,6 @@ __attribute__((noinline)) int encapsulate(struct xdp_md *ctx, const struct real 
 	}
 	in.length = length_of(outer + room);
 	in.ttl = ttl_of(outer + room);
-	ports = old + (l4 & (LONGEST_OFFSET - 1));
-	if (l4 && ports + 4 <= end)
-		both = *(__u32 *)ports;
-	in.spread = spread_of(fold_address(source_of(outer + room)), both);
 	look_inside(outer + room, &in);
 	if (base == sizeof(struct ipv6hdr))
 		fill_outer6(outer, t, &in, protocol, in.length + room);
@@ -182,7 +174,11 @@ __attribute__((noinline)) int encapsulate(struct xdp_md *ctx, const struct real 
 	if (t->is_ipv6 != (INNER_TYPE == ETH_P_IPV6))
 		*(__be16 *)type = bpf_htons(t->is_ipv6 ? ETH_P_IPV6 : ETH_P_IP);
 	if (method == FORWARD_GUE) {
-		fill_gue(outer + base, t, &in);
+		ports = old + (l4 & (LONGEST_OFFSET - 1));
+		if (l4 && ports + 4 <= end)
+			both = *(__u32 *)ports;
+		fill_gue(outer + base, t, in.length,
+			 spread_of(fold_address(source_of(outer + room)), both));
 	} else if (method == FORWARD_GRE) {
 		struct gre *gre = outer + base;
 

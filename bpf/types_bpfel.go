@@ -358,10 +358,9 @@ type Tunnel struct {
 	Source      Address
 	Destination Address
 	Sum         uint32
-	Spread      uint32
 	Port        uint16
 	IsIpv6      uint16
-	Spare       uint32
+	Spare       [2]uint32
 }
 
 // What the flow decides of outer headers.

@@ -193,7 +193,7 @@ func strideOfType(t btf.Type) int {
 }
 
 // elementsOf is how many values of a type an array holds, as entries or in one
-// (bpf.IsDirect).
+// ([bpf.ElementOf]).
 func elementsOf(m *ebpf.Map, t btf.Type) int {
 	return int(m.MaxEntries()) * stride(m) / max(strideOfType(t), 1)
 }

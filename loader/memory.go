@@ -38,7 +38,7 @@ func (m *mapped) unmap() {
 	}
 }
 
-// viewAll gives the elements of a map that is one value (bpf.IsDirect).
+// viewAll gives the elements of a map that is one value ([bpf.ElementOf]).
 func viewAll[T any](b mapped, m *ebpf.Map) []T {
 	return view[T](b, m.ValueSize()/uint32(unsafe.Sizeof(*new(T))))
 }

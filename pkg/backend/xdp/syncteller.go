@@ -131,7 +131,7 @@ func (t *teller) kindOf(like bpf.FlowValue, number uint16, isIPv6 bool) toldKind
 	}
 	real := t.real(like.Real())
 	if real.addr.Is6() != vip.addr.Is6() {
-		return kind // by a tunnel: the kernel does not tell of such either
+		return kind // an entry has one family (ip_vs_genl_new_daemon refuses to sync beside such reals)
 	}
 	var e connsync.Entry
 	e.Protocol, e.Flags, e.State, e.Mark = vip.protocol, real.flags, state.state, real.mark

@@ -65,7 +65,7 @@ bench-quick: ## the same in less than a minute, less certain; as root
 
 .PHONY: demo
 demo: build ## LVS direct routing in XDP on real TCP traffic, in namespaces; as root
-	scripts/need ip
+	scripts/need ip bird
 	bin/lvx demo
 
 .PHONY: deb

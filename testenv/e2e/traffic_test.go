@@ -3,6 +3,8 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,14 +26,30 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	if len(checks) < 15 {
-		t.Errorf("the demo made %d checks only\n%s", len(checks), out.String())
-	}
 	for _, scene := range demo.Scenes() {
 		if !slices.ContainsFunc(checks, func(c demo.Check) bool { return c.Scene == scene }) {
 			t.Errorf("scene %s made no check", scene)
 		}
 	}
+	readme, err := os.ReadFile("../../README.md")
+	must(t, err)
+	shown := regexp.MustCompile("(?s)\nscene .*? s\n").FindString(string(readme))
+	seen := comparable(out.String())
+	for _, line := range strings.Split(comparable(shown), "\n") {
+		if line != "..." && !slices.Contains(strings.Split(seen, "\n"), line) {
+			t.Errorf("README.md shows of the demo %q, but it shows\n%s", line, seen)
+		}
+	}
+	if total := fmt.Sprintf("\n%d of %[1]d checks ok", len(checks)); !strings.Contains(shown, total) {
+		t.Errorf("README.md does not show%s", total)
+	}
+}
+
+// comparable is a table of the demo without what differs from one run to the
+// next: the width of columns, and counts.
+func comparable(table string) string {
+	table = regexp.MustCompile(` {2,}`).ReplaceAllString(table, "  ")
+	return regexp.MustCompile(`(?m)\b\d+ (in|out)\b|\b\d+ s$|0 of \d+`).ReplaceAllString(table, "N")
 }
 
 func TestTransfers(t *testing.T) {

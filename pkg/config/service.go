@@ -13,6 +13,10 @@ import (
 // HZ there is, 1000, as ip_vs_ctl.c limits its timeouts; 24 days.
 const maxPersist = 2147483 * time.Second
 
+// markKinds are the names that marks are told apart by: as for the kernel, one
+// mark may be a service of either family (ip_vs_svc_fwm_hash).
+var markKinds = map[bool]string{false: "mark", true: "mark of IPv6"}
+
 // service is a service with the places that later comparisons blame.
 type service struct {
 	Service
@@ -180,7 +184,7 @@ func (s *service) compare() {
 		s.object.at("sorry_server").errorf("%s with the listener %s (want an address of the same family)", s.Sorry, first)
 	}
 	if s.Mark != 0 {
-		s.object.at("mark").unique("mark", mark(s.Mark), mark(s.Mark))
+		s.object.at("mark").unique(markKinds[s.IsIPv6()], mark(s.Mark), mark(s.Mark))
 	}
 }
 

@@ -122,7 +122,7 @@ func (m *mapper) serveEntry(e *ipvsadm.Entry, s *Statement) {
 	if e.Engine != "" {
 		s.overrule(Lost, "lvx binds clients by address, not by what is in their packets")
 	}
-	end := endpoint{from: s, addr: e.Addr, port: e.Port, mark: e.Mark}
+	end := endpoint{from: s, addr: e.Addr, port: e.Port, mark: e.Mark, is6: e.IPv6}
 	b := &body{from: s, protocol: protocol}
 	m.balanceKeys(b, v, nil)
 	for _, server := range e.Servers {

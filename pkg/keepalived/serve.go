@@ -92,6 +92,29 @@ func isOther(ends []endpoint, addr netip.Addr) bool {
 	return slices.ContainsFunc(ends, func(e endpoint) bool { return e.mark == 0 && e.addr.Is4() != addr.Is4() })
 }
 
+// marksOfFamily gives the marks of a service its family: that of ip_family, of
+// addresses beside the marks, or of the first real server.
+func (v *virtual) marksOfFamily(ends []endpoint) []endpoint {
+	is6 := v.is6
+	if i := slices.IndexFunc(ends, func(e endpoint) bool { return e.mark == 0 }); i >= 0 {
+		is6 = ends[i].addr.Is6()
+	} else if len(v.reals) > 0 {
+		addr, ok := parseAddress(v.reals[0].arg(0))
+		is6 = is6 || ok && addr.Is6()
+	}
+	ends = slices.Clone(ends)
+	for i := range ends {
+		ends[i].is6 = is6
+	}
+	return ends
+}
+
+// ofFamily are the listeners of a mark that are of one family: rules of both
+// may set it, and each is another service's.
+func ofFamily(listen []string, is6 bool) []string {
+	return slices.DeleteFunc(slices.Clone(listen), func(l string) bool { return strings.Count(l, ":") > 1 != is6 })
+}
+
 // serve makes services of a virtual_server.
 func (m *mapper) serve(v *virtual, ends []endpoint) {
 	notes := m.complete(v, ends)
@@ -105,7 +128,7 @@ func (m *mapper) serve(v *virtual, ends []endpoint) {
 		v.from.overrule(Harmless, "keepalived ignores a virtual_server without real servers")
 		return
 	}
-	m.addServices(b, v, ends)
+	m.addServices(b, v, v.marksOfFamily(ends))
 	v.from.mark(Mapped, "%s", strings.Join(notes, "; "))
 }
 
@@ -262,11 +285,11 @@ func (m *mapper) addServices(b *body, v *virtual, ends []endpoint) {
 		return
 	}
 	for _, e := range ends {
-		listen := m.o.Marks[e.mark]
+		listen := ofFamily(m.o.Marks[e.mark], e.is6)
 		if e.mark == 0 {
 			listen = []string{e.listen(v.protocol)}
 		}
-		if where, isFree := m.take("listener ", fmt.Sprint(e.listen(v.protocol), e.mark), e.from); !isFree {
+		if where, isFree := m.take("listener ", fmt.Sprint(e.listen(v.protocol), e.mark, e.is6), e.from); !isFree {
 			e.from.overrule(Lost, "line %d serves %s already", where.line, e.name(v.protocol))
 			continue
 		}

@@ -66,6 +66,7 @@ type virtual struct {
 	quorum      uint64
 	hysteresis  uint64
 	weight      uint64
+	is6         bool // ip_family inet6
 	inhibit     bool
 	omega       bool
 	host        string
@@ -204,6 +205,7 @@ func (v *virtual) rules(c *Statement) bool {
 		v.host = hostName(c)
 	case "ip_family":
 		c.mark(Harmless, "the addresses say it")
+		v.is6 = c.arg(0) == "inet6"
 	case "omega":
 		c.mark(Mapped, "")
 		v.omega = true
@@ -271,10 +273,14 @@ type endpoint struct {
 	addr netip.Addr
 	port uint16
 	mark uint32
+	is6  bool // of a mark
 }
 
 func (e endpoint) name(protocol string) string {
-	if e.mark != 0 {
+	switch {
+	case e.mark != 0 && e.is6:
+		return fmt.Sprintf("fwmark-%d-ipv6", e.mark)
+	case e.mark != 0:
 		return fmt.Sprintf("fwmark-%d", e.mark)
 	}
 	host := strings.ReplaceAll(e.addr.String(), ":", "-")

@@ -40,7 +40,7 @@ func remaining(svc, elsewhere lb.Service) lb.Service {
 }
 
 func collide(a, b lb.Service) bool {
-	if a.Mark != 0 && a.Mark == b.Mark {
+	if a.Mark != 0 && a.Mark == b.Mark && a.IsIPv6() == b.IsIPv6() {
 		return true
 	}
 	for _, l := range a.Listeners {

@@ -316,13 +316,21 @@ func sum6(ip []byte) uint16 {
 }
 
 // TestIPv6TemplateOfAMark: a template of a mark is listed with the mark for an
-// address, which has the family of the service.
+// address, which has the family of the service. The mark may be another
+// service's of IPv4.
 func TestIPv6TemplateOfAMark(t *testing.T) {
 	x := newSix(t)
 	x.hosts(2)
 	s := webService6(2)
 	s.Mark, s.Persistence.Timeout = 101, time.Minute
-	must(t, x.Apply(context.Background(), lb.State{Services: []lb.Service{s}}))
+	four := webService(0)
+	four.Mark = s.Mark
+	must(t, x.Apply(context.Background(), lb.State{Services: []lb.Service{four, s}}))
+	observed, err := x.Observed()
+	must(t, err)
+	if all := observed.Services; len(all) != 2 || all[0].Mark != s.Mark || all[1].Mark != s.Mark {
+		t.Errorf("observed %+v, want two services of mark %d", all, s.Mark)
+	}
 	x.want6(frame6(lb.Packet{Proto: lb.TCP, Src: client6, Dst: web6}, 0, 0, nil), "forwarded", 3)
 	conns, err := x.Connections(0)
 	must(t, err)

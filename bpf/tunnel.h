@@ -52,6 +52,7 @@ struct gre {
 /* What the outer headers take from the packet. */
 struct inner {
 	__u32 length;
+	__be32 host; /* what the flow decides of the source */
 	__be16 dont_fragment;
 	__u8 tos;
 	__u8 ttl;
@@ -79,6 +80,19 @@ static __always_inline __u32 spread_of(__u32 client, __u32 ports)
 	return hash ^ hash >> 15;
 }
 
+/*
+ * The address within a prefix that a flow's outer headers come from, by the bits
+ * behind it. Neither the first nor the last, which on a segment name no host.
+ */
+static __always_inline __be32 host_of(__u32 spread, __be32 bits)
+{
+	__be32 host = spread & bits; /* of the last bytes, the best mixed ones */
+
+	if (!host || host == bits)
+		host ^= bits & bpf_htonl(1);
+	return host;
+}
+
 static __always_inline void fill_outer(struct iphdr *outer, const struct tunnel *t,
 				       const struct inner *in, __u8 protocol, __u32 length)
 {
@@ -94,8 +108,9 @@ static __always_inline void fill_outer(struct iphdr *outer, const struct tunnel 
 	outer->protocol = protocol;
 	/* t->sum is that of an IPIP header. */
 	outer->check = fold_sum(t->sum + bpf_htons(in->tos) + size + id + in->dont_fragment +
-				bpf_htons(in->ttl << 8 | (protocol - IPPROTO_IPIP)));
-	outer->saddr = t->source.word[3];
+				bpf_htons(in->ttl << 8 | (protocol - IPPROTO_IPIP)) +
+				(in->host & 0xffff) + (in->host >> 16));
+	outer->saddr = t->source.word[3] | in->host;
 	outer->daddr = t->destination.word[3];
 }
 
@@ -109,6 +124,7 @@ static __always_inline void fill_outer6(struct ipv6hdr *outer, const struct tunn
 	outer->nexthdr = protocol;
 	outer->hop_limit = in->ttl;
 	*source = t->source;
+	source->word[3] |= in->host;
 	*destination = t->destination;
 }
 
@@ -132,7 +148,7 @@ static __always_inline void fill_gue(struct gue *g, const struct tunnel *t, __u3
 __attribute__((noinline)) int encapsulate(struct xdp_md *ctx, const struct real *real,
 					  const struct tunnel *t, __u32 ip, __u32 l4)
 {
-	__u32 method, base = sizeof(struct iphdr), room, both = 0;
+	__u32 method, base = sizeof(struct iphdr), room, both = 0, spread = 0;
 	__u8 protocol = INNER_PROTOCOL;
 	void *data, *end, *old, *type, *outer, *ports;
 	struct inner in;
@@ -167,6 +183,13 @@ __attribute__((noinline)) int encapsulate(struct xdp_md *ctx, const struct real 
 	in.length = length_of(outer + room);
 	in.ttl = ttl_of(outer + room);
 	look_inside(outer + room, &in);
+	if (method == FORWARD_GUE || t->spread) {
+		ports = old + (l4 & (LONGEST_OFFSET - 1));
+		if (l4 && ports + 4 <= end)
+			both = *(__u32 *)ports;
+		spread = spread_of(fold_address(source_of(outer + room)), both);
+	}
+	in.host = host_of(spread, t->spread);
 	if (base == sizeof(struct ipv6hdr))
 		fill_outer6(outer, t, &in, protocol, in.length + room);
 	else
@@ -174,11 +197,7 @@ __attribute__((noinline)) int encapsulate(struct xdp_md *ctx, const struct real 
 	if (t->is_ipv6 != (INNER_TYPE == ETH_P_IPV6))
 		*(__be16 *)type = bpf_htons(t->is_ipv6 ? ETH_P_IPV6 : ETH_P_IP);
 	if (method == FORWARD_GUE) {
-		ports = old + (l4 & (LONGEST_OFFSET - 1));
-		if (l4 && ports + 4 <= end)
-			both = *(__u32 *)ports;
-		fill_gue(outer + base, t, in.length,
-			 spread_of(fold_address(source_of(outer + room)), both));
+		fill_gue(outer + base, t, in.length, spread);
 	} else if (method == FORWARD_GRE) {
 		struct gre *gre = outer + base;
 

@@ -396,7 +396,8 @@ struct tunnel {
 	__u32 sum; /* of these words of an IPv4 header of IPIP, for its checksum */
 	__be16 port; /* of GUE */
 	__u16 is_ipv6; /* the outer header: 1 */
-	__u32 spare[2];
+	__be32 spread; /* bits of the source's last word that the flow decides: 0 in source */
+	__u32 spare;
 };
 
 /* What the flow decides of outer headers. */

@@ -360,7 +360,8 @@ type Tunnel struct {
 	Sum         uint32
 	Port        uint16
 	IsIpv6      uint16
-	Spare       [2]uint32
+	Spread      uint32
+	Spare       uint32
 }
 
 // What the flow decides of outer headers.

@@ -27,6 +27,13 @@ func PortWord(p uint16) uint16 {
 	return binary.NativeEndian.Uint16(b[:])
 }
 
+// LongWord is 32 bits in network byte order; like [PortWord], it is its own inverse.
+func LongWord(v uint32) uint32 {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], v)
+	return binary.NativeEndian.Uint32(b[:])
+}
+
 // AddressOf is an address as struct address has it: IPv4 below ::ffff:0:0/96.
 func AddressOf(a netip.Addr) Address {
 	b := a.As16()

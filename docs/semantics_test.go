@@ -42,7 +42,7 @@ func rows(t *testing.T) (all []row) {
 var rooms = map[string]string{
 	"xdp": "pkg/backend/xdp", "sched": "pkg/sched", "config": "pkg/config", "neigh": "pkg/neigh", "vip": "pkg/vip",
 	"netfilter": "pkg/netfilter", "lvx": "cmd/lvx", "ipvsadm": "pkg/ipvsadm", "e2e": "testenv/e2e", "suite": "pkg/lb/lbtest",
-	"probe": "loader/probe", "realserver": "pkg/realserver", "fallback": "testenv/vm/fallback",
+	"probe": "loader/probe", "realserver": "pkg/realserver", "fallback": "testenv/vm/fallback", "auto": "pkg/backend/auto",
 }
 
 // cite is a test with the room that it is said to be in.

@@ -36,6 +36,7 @@ type Config struct {
 	ExpireNodestConn     bool // default true: see docs/semantics.md
 	ExpireQuiescentTempl bool
 	Deny, Allow          []netip.Prefix
+	OuterSources         []netip.Prefix // of tunnels, one of each family at most
 	Peers                []netip.Addr
 	MACs                 map[netip.Addr][6]byte // of real servers, where the file gives them
 

@@ -36,6 +36,7 @@ func (d *decoder) config(c *cursor) *Config {
 		SloppyTCP:            get(o, "sloppy_tcp", false, boolean),
 		ExpireNodestConn:     get(o, "expire_nodest_conn", true, boolean),
 		ExpireQuiescentTempl: get(o, "expire_quiescent_template", false, boolean),
+		OuterSources:         get(o, "outer_source", nil, outerSources),
 		Peers:                get(o, "peers", nil, readPeers),
 		StateDir:             get(o, "state_dir", DefaultStateDir, path),
 		PinDir:               get(o, "pin_dir", DefaultPinDir, path),
@@ -47,6 +48,7 @@ func (d *decoder) config(c *cursor) *Config {
 	cfg.BGP = get(o, "bgp", BGP{}, readBGP)
 	cfg.BFD = get(o, "bfd", nil, list(readBFDSession))
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))
+	compareOuterSources(o, cfg.Backend, services)
 	routers := get(o, "vrrp", nil, list(func(c *cursor) router { return d.router(c, cfg.Interfaces) }))
 	if !o.done() {
 		return nil

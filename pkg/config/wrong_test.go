@@ -79,9 +79,9 @@ func TestWrongBytes(t *testing.T) {
 		{"escape sequence", "interface: \x1b[31meth0\n", "1: control character U+001B (want a text file in UTF-8)"},
 		{"too large", lines(config.MaxSize/8+1, "# 34567\n"), "1: file is too large (want at most 16 MiB)"},
 		{"no end of brackets", "interface: " + lines(20_000, "["), "1: exceeded max depth of 10000"},
-		{"aliases of aliases", laughs(9), "1: a0: unknown key (want one of admin, allow, backend, bfd, bgp, deny, expire_nodest_conn, expire_quiescent_template, interface, interfaces, notify, peers, pin_dir, runtime, services, sloppy_tcp, state_dir, stop_grace, sync, tables, timeouts, vrrp, xdp_mode)"},
+		{"aliases of aliases", laughs(9), "1: a0: unknown key (want one of admin, allow, backend, bfd, bgp, deny, expire_nodest_conn, expire_quiescent_template, interface, interfaces, notify, outer_source, peers, pin_dir, runtime, services, sloppy_tcp, state_dir, stop_grace, sync, tables, timeouts, vrrp, xdp_mode)"},
 		{"long value", "interface: eth0\nbackend: " + lines(1000, "x"), `2: backend: "` + lines(60, "x") + `"... is not a backend (want one of auto, xdp, ipvs)`},
-		{"line breaks in a key", "interface: eth0\n\"a\\nb\": 1", `2: "a\nb": unknown key (want one of admin, allow, backend, bfd, bgp, deny, expire_nodest_conn, expire_quiescent_template, interface, interfaces, notify, peers, pin_dir, runtime, services, sloppy_tcp, state_dir, stop_grace, sync, tables, timeouts, vrrp, xdp_mode)`},
+		{"line breaks in a key", "interface: eth0\n\"a\\nb\": 1", `2: "a\nb": unknown key (want one of admin, allow, backend, bfd, bgp, deny, expire_nodest_conn, expire_quiescent_template, interface, interfaces, notify, outer_source, peers, pin_dir, runtime, services, sloppy_tcp, state_dir, stop_grace, sync, tables, timeouts, vrrp, xdp_mode)`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := config.Parse("lvx.yaml", []byte(c.data))

@@ -116,7 +116,7 @@ func diffGlobals(a, b *config.Config) []string {
 		key  string
 		a, b any
 	}{
-		{"peers", a.Peers, b.Peers}, {"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
+		{"outer_source", a.OuterSources, b.OuterSources}, {"peers", a.Peers, b.Peers}, {"sloppy_tcp", a.SloppyTCP, b.SloppyTCP}, {"expire_nodest_conn", a.ExpireNodestConn, b.ExpireNodestConn},
 		{"expire_quiescent_template", a.ExpireQuiescentTempl, b.ExpireQuiescentTempl},
 		{"notify", a.Notify, b.Notify}, {"mac of reals", a.MACs, b.MACs}, {"runtime", a.RuntimeEdits, b.RuntimeEdits}, {"stop_grace", a.StopGrace, b.StopGrace},
 		{"hooks of vrrp", a.RoleHooks, b.RoleHooks},

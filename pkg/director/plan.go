@@ -131,6 +131,7 @@ func Plan(in Input) Planned {
 			ExpireQuiescentTempl: cfg.ExpireQuiescentTempl,
 			Deny:                 cfg.Deny,
 			Allow:                cfg.Allow,
+			OuterSources:         cfg.OuterSources,
 			Peers:                peersOf(cfg),
 			Services:             make([]lb.Service, 0, len(cfg.Services)),
 		},

@@ -54,7 +54,7 @@ func fullConfig() *config.Config {
 	c.Sync.Peers, c.BGP.ASN = []netip.Addr{addr}, 65010
 	c.BFD = []bfd.Session{{Name: "r1"}}
 	c.Timeouts, c.SloppyTCP, c.ExpireNodestConn, c.ExpireQuiescentTempl = lb.Timeouts{TCP: time.Minute}, true, true, true
-	c.Deny, c.Allow, c.Peers = []netip.Prefix{prefix}, []netip.Prefix{prefix}, []netip.Addr{addr}
+	c.Deny, c.Allow, c.OuterSources, c.Peers = []netip.Prefix{prefix}, []netip.Prefix{prefix}, []netip.Prefix{prefix}, []netip.Addr{addr}
 	c.MACs = map[netip.Addr][6]byte{addr: {2}}
 	c.StateDir, c.PinDir, c.StopGrace, c.RuntimeEdits = "/s", "/p", time.Second, config.RefuseEdits
 	svc := &c.Services[0]

@@ -6,7 +6,7 @@ import "slices"
 func (s *State) Equal(o *State) bool {
 	return s.Timeouts == o.Timeouts && s.SloppyTCP == o.SloppyTCP && s.ExpireNodestConn == o.ExpireNodestConn &&
 		s.ExpireQuiescentTempl == o.ExpireQuiescentTempl && equalLists(s.Deny, o.Deny) && equalLists(s.Allow, o.Allow) &&
-		equalLists(s.Peers, o.Peers) && equalLists(s.VIPs, o.VIPs) && slices.EqualFunc(s.Services, o.Services,
+		equalLists(s.OuterSources, o.OuterSources) && equalLists(s.Peers, o.Peers) && equalLists(s.VIPs, o.VIPs) && slices.EqualFunc(s.Services, o.Services,
 		func(a, b Service) bool { return a.Equal(&b) })
 }
 

@@ -20,7 +20,7 @@ func TestEqualSeesEveryField(t *testing.T) {
 	}
 	state := lb.State{
 		Services: []lb.Service{service}, Timeouts: lb.Timeouts{TCP: time.Second}, SloppyTCP: true, ExpireNodestConn: true, ExpireQuiescentTempl: true,
-		Deny: prefixes, Allow: prefixes, Peers: []netip.Addr{addr}, VIPs: []lb.VIP{{Addr: addr}},
+		Deny: prefixes, Allow: prefixes, OuterSources: prefixes, Peers: []netip.Addr{addr}, VIPs: []lb.VIP{{Addr: addr}},
 	}
 	seesEveryField(t, service, func(o lb.Service) bool { return service.Equal(&o) })
 	seesEveryField(t, state, func(o lb.State) bool { return state.Equal(&o) })

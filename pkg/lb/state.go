@@ -47,8 +47,9 @@ type State struct {
 	ExpireQuiescentTempl bool // net.ipv4.vs.expire_quiescent_template
 	Deny                 []netip.Prefix
 	Allow                []netip.Prefix
-	Peers                []netip.Addr // the other directors: a packet that one of them forwarded is not scheduled again
-	VIPs                 []VIP        // the virtual addresses, each once; an address that only listeners name is served at all times
+	OuterSources         []netip.Prefix // where the outer headers of tunnels come from, one of each family at most; the flow chooses within the prefix; without one the host's own address
+	Peers                []netip.Addr   // the other directors: a packet that one of them forwarded is not scheduled again
+	VIPs                 []VIP          // the virtual addresses, each once; an address that only listeners name is served at all times
 }
 
 // VIP is a virtual address and what decides whether this host serves it.
@@ -67,6 +68,17 @@ func (s State) Service(name string) (Service, bool) {
 		return Service{}, false
 	}
 	return s.Services[i], true
+}
+
+// OuterSource is where outer headers to an address come from: the zero Prefix if
+// from the host's own address.
+func (s State) OuterSource(to netip.Addr) netip.Prefix {
+	for _, p := range s.OuterSources {
+		if p.Addr().Is4() == to.Is4() {
+			return p
+		}
+	}
+	return netip.Prefix{}
 }
 
 // HasVIP reports whether addr is a virtual address: VIPs or a listener names
@@ -99,6 +111,7 @@ func (s State) Clone() State {
 	}
 	s.Deny = slices.Clone(s.Deny)
 	s.Allow = slices.Clone(s.Allow)
+	s.OuterSources = slices.Clone(s.OuterSources)
 	s.Peers = slices.Clone(s.Peers)
 	s.VIPs = slices.Clone(s.VIPs)
 	return s

@@ -54,7 +54,15 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	}
 	o := Outcome{Verdict: "forwarded", Action: Transmit, Frame: out}
 	if isTunnel {
-		o.Frame = encapsulate(p, out, r)
+		source := d.state.OuterSource(r.conf.Addr)
+		from := r.host.From
+		if source.IsValid() {
+			from = source.Addr()
+		}
+		o.Frame = encapsulate(p, out, r, from)
+		if source.IsValid() && !source.IsSingleIP() {
+			o.AnyFrom, o.Spread = p.ip+map[bool]int{true: 12, false: 8}[from.Is4()], source
+		}
 		if (!p.df || p.src.Is6()) && r.conf.Addr.Is4() {
 			o.AnyID = p.ip
 		}
@@ -105,8 +113,8 @@ func overhead(r lb.Real) int {
 }
 
 // encapsulate puts an outer header in front of a packet whose TTL is one less
-// already (ip_vs_tunnel_xmit). Without DF its identification is 0 here.
-func encapsulate(p packet, frame []byte, r *real) []byte {
+// already (ip_vs_tunnel_xmit). It comes from source. Without DF its identification is 0 here.
+func encapsulate(p packet, frame []byte, r *real, source netip.Addr) []byte {
 	inner := frame[p.ip:]
 	protocol, header := between(r.conf.Encap, inner, p.length)
 	tos, ttl, df := inner[1], inner[8], inner[6]&0x40
@@ -118,12 +126,12 @@ func encapsulate(p packet, frame []byte, r *real) []byte {
 		copy(head[p.ip-2:], []byte{0x86, 0xdd})
 		length := len(header) + p.length
 		outer := []byte{0x60 | tos>>4, tos << 4, 0, 0, byte(length >> 8), byte(length), protocol, ttl}
-		from, to := r.host.From.As16(), r.conf.Addr.As16()
+		from, to := source.As16(), r.conf.Addr.As16()
 		return slices.Concat(head, outer, from[:], to[:], header, inner)
 	}
 	copy(head[p.ip-2:], []byte{8, 0})
 	outer := []byte{0x45, tos, 0, 0, 0, 0, df, 0, ttl, protocol, 0, 0}
-	from, to := r.host.From.As4(), r.conf.Addr.As4()
+	from, to := source.As4(), r.conf.Addr.As4()
 	outer = slices.Concat(outer, from[:], to[:])
 	binary.BigEndian.PutUint16(outer[2:], uint16(outerLen(r.conf)+len(header)+p.length))
 	binary.BigEndian.PutUint16(outer[10:], Checksum(outer))

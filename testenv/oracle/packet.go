@@ -22,8 +22,10 @@ const (
 type Outcome struct {
 	Verdict string // its name, as Stats has it
 	Action  uint32
-	Frame   []byte     // as it leaves or is passed up; nil if it is dropped
-	AnyPort int        // offset of the port that a tunnel by GUE comes from, whichever it is
+	Frame   []byte // as it leaves or is passed up; nil if it is dropped
+	AnyPort int    // offset of the port that a tunnel by GUE comes from, whichever it is
+	AnyFrom int    // offset of the address of an outer header that comes from any of Spread
+	Spread  netip.Prefix
 	AnyID   int        // offset of the IP header if its identification is any number: of an ICMP answer of the director's, of an outer header
 	Real    netip.Addr // whose packet it is; the zero Addr = nobody's
 

@@ -3,6 +3,7 @@ package auto
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -57,6 +58,9 @@ func (b *Backend) takeApart(s lb.State) (h halves, needs []string, must bool) {
 			if len(h.ipvs) == 0 { // the first: what was shared so far is taken apart
 				h.xdp = slices.Clone(s.Services[:i])
 			}
+			if comesFromElsewhere(&s, &svc) {
+				why += "; its tunnels come from this host's own address, not from outer_source"
+			}
 			h.ipvs, h.why[svc.Name] = append(h.ipvs, svc), why
 			needs = append(needs, fmt.Sprintf("%s (%s)", svc.Name, why))
 			must = must || ipvs == onlyIPVS
@@ -65,6 +69,14 @@ func (b *Backend) takeApart(s lb.State) (h halves, needs []string, must bool) {
 		}
 	}
 	return h, needs, must
+}
+
+// comesFromElsewhere reports whether a service has a tunnel whose outer header is to
+// come from where the state says, which IPVS cannot do.
+func comesFromElsewhere(s *lb.State, svc *lb.Service) bool {
+	isElsewhere := func(to netip.Addr, by lb.Forward) bool { return by == lb.Tunnel && s.OuterSource(to).IsValid() }
+	return svc.Sorry.IsValid() && isElsewhere(svc.Sorry, svc.SorryForward) ||
+		slices.ContainsFunc(svc.Reals, func(r lb.Real) bool { return isElsewhere(r.Addr, r.Forward) })
 }
 
 // need is how much a service needs IPVS.

@@ -3,6 +3,7 @@ package auto
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,40 @@ func TestRefused(t *testing.T) {
 	e, err := h.Explain(lb.Packet{Proto: lb.TCP, Src: h.src(1), Dst: h.dst(80)})
 	if err != nil || e.Service != "a" {
 		t.Errorf("explain: %+v, %v", e, err)
+	}
+}
+
+// Tunnels that the kernel makes come from the host's own address, and the reason says so.
+func TestOuterSourceNeedsXDP(t *testing.T) {
+	const elsewhere = "; its tunnels come from this host's own address, not from outer_source"
+	h := newHost(t, nil, forwards)
+	bySorry := service("s", 83, lb.NAT, 13)
+	bySorry.Sorry, bySorry.SorryForward = bySorry.Reals[0].Addr.Next(), lb.Tunnel
+	for _, x := range []struct {
+		from string
+		want []string
+	}{
+		{"2001:db8::1/128", []string{"forward nat", "forward tunnel", "forward nat"}},
+		{"192.0.2.0/24", []string{"forward nat", "forward tunnel" + elsewhere, "forward nat" + elsewhere}},
+	} {
+		state := lb.State{
+			OuterSources: []netip.Prefix{netip.MustParsePrefix(x.from)},
+			Services:     []lb.Service{service("z", 81, lb.NAT, 12), service("t", 82, lb.Tunnel, 12), bySorry},
+		}
+		if err := h.Backend.Apply(t.Context(), state); err != nil {
+			t.Fatal(err)
+		}
+		o, err := h.Observed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range o.Services {
+			got = append(got, s.Reason)
+		}
+		if !slices.Equal(got, x.want) {
+			t.Errorf("from %s: reasons %q, want %q", x.from, got, x.want)
+		}
 	}
 }
 

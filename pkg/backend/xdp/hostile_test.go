@@ -138,9 +138,10 @@ func trialState4() lb.State {
 			{Name: "old", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(standbyVIP, lb.TCP, 80, 80)}},
 			{Name: "over", Scheduler: lb.RR, Reals: reals(1), Listeners: []lb.Listener{at(overVIP, lb.TCP, 80, 80)}},
 		},
-		VIPs:  slices.Concat(standby(standbyVIP), leased(0, vips[0]), leased(1, overVIP)),
-		Peers: []netip.Addr{peerAddr},
-		Deny:  []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+		VIPs:         slices.Concat(standby(standbyVIP), leased(0, vips[0]), leased(1, overVIP)),
+		Peers:        []netip.Addr{peerAddr},
+		Deny:         []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+		OuterSources: []netip.Prefix{netip.MustParsePrefix("192.0.2.64/26"), netip.MustParsePrefix("2001:db8:f::/64")},
 	}
 }
 

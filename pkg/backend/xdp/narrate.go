@@ -3,6 +3,7 @@ package xdp
 import (
 	"cmp"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"strings"
 
@@ -284,8 +285,18 @@ func (t *narrator) addReal(slot uint32) {
 	case bpf.ForwardIpip, bpf.ForwardGue, bpf.ForwardGre:
 		made := &t.b.dp.Tunnels[slot]
 		within := map[bpf.ForwardMethod]string{bpf.ForwardGue: fmt.Sprintf(", in GUE for port %d", bpf.PortWord(made.Port)), bpf.ForwardGre: ", in GRE"}
-		t.note("inside an IP packet from %s to %s%s", made.Source.Addr(), made.Destination.Addr(), within[raw.Method()])
+		t.note("inside an IP packet from %s to %s%s", sourceWords(made), made.Destination.Addr(), within[raw.Method()])
 	}
+}
+
+// sourceWords say where outer headers come from: "192.0.2.1", or "one address of
+// 192.0.2.0/24, by its connection".
+func sourceWords(t *bpf.Tunnel) string {
+	if t.Spread == 0 {
+		return t.Source.Addr().String()
+	}
+	from := t.Source.Addr()
+	return "one address of " + netip.PrefixFrom(from, from.BitLen()-bits.OnesCount32(t.Spread)).String() + ", by its connection,"
 }
 
 // addReply is about a packet that a real sends to a client.

@@ -455,3 +455,6 @@ func TestNATOfUnfinishedChecksums(t *testing.T) {
 		}
 	}
 }
+
+// mapsPort reports whether a real gets all packets at a port of its own.
+func mapsPort(r lb.Real) bool { return r.Forward == lb.NAT && r.Port != 0 }

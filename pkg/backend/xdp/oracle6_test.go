@@ -137,6 +137,7 @@ func (d *duel6) drawReal6(n int, weight uint16) lb.Real {
 
 func (d *duel6) drawState6() {
 	d.state = lb.State{ExpireNodestConn: rapid.Bool().Draw(d.rt, "expire nodest"), SloppyTCP: rapid.IntRange(0, 3).Draw(d.rt, "sloppy") == 3}
+	d.state.OuterSources = drawOuterSources(d.rt)
 	used := map[lb.Listener]bool{}
 	for n := range rapid.IntRange(1, 3).Draw(d.rt, "services") {
 		s := lb.Service{Name: "s" + strconv.Itoa(n), Scheduler: draw(d.rt, "scheduler", lb.RR, lb.WRR, lb.SH, lb.DH, lb.MH)}

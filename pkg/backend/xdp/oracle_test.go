@@ -248,14 +248,32 @@ func (d *duel) frame(what string, in []byte) {
 
 // allowAny takes into want what a frame of the director's own may have of any value: the
 // identification of an IPv4 header whose checksum is right, and the port that a tunnel
-// by GUE comes from, of those that flows are spread over.
+// by GUE comes from, and the address that any does, of those that flows are spread over.
 func allowAny(got []byte, want oracle.Outcome) {
+	if at := want.AnyFrom; at > 0 && len(got) >= at+want.Spread.Addr().BitLen()/8 {
+		allowFrom(got, want)
+	}
 	if at := want.AnyID; at > 0 && len(got) >= at+20 && oracle.Checksum(got[at:at+20]) == 0 {
 		copy(want.Frame[at+4:at+6], got[at+4:])
 		copy(want.Frame[at+10:at+12], got[at+10:])
 	}
 	if at := want.AnyPort; at > 0 && len(got) >= at+2 && binary.BigEndian.Uint16(got[at:]) >= uint16(bpf.SpreadPorts) {
 		copy(want.Frame[at:at+2], got[at:])
+	}
+}
+
+// allowFrom is allowAny for the address that an outer header comes from.
+func allowFrom(got []byte, want oracle.Outcome) {
+	at := want.AnyFrom
+	from, _ := netip.AddrFromSlice(got[at : at+want.Spread.Addr().BitLen()/8])
+	if !want.Spread.Contains(from) {
+		return
+	}
+	copy(want.Frame[at:], from.AsSlice())
+	if from.Is4() {
+		header := want.Frame[at-12 : at+8]
+		header[10], header[11] = 0, 0
+		binary.BigEndian.PutUint16(header[10:], oracle.Checksum(header))
 	}
 }
 

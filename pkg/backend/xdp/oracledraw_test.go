@@ -224,9 +224,6 @@ func (d *duel) drawSorry(s *lb.Service, from ...netip.Addr) {
 	}
 }
 
-// mapsPort reports whether a real gets all packets at a port of its own.
-func mapsPort(r lb.Real) bool { return r.Forward == lb.NAT && r.Port != 0 }
-
 func (d *duel) drawLists(deny, allow *[]netip.Prefix) {
 	*deny, *allow = nil, nil
 	for range rapid.IntRange(0, 2).Draw(d.rt, "prefixes") {
@@ -243,7 +240,9 @@ func (d *duel) drawLists(deny, allow *[]netip.Prefix) {
 // drawSetting changes what is not of one service.
 func (d *duel) drawSetting() {
 	s := &d.state
-	switch rapid.IntRange(0, 9).Draw(d.rt, "setting") {
+	switch rapid.IntRange(-1, 9).Draw(d.rt, "setting") {
+	case -1:
+		s.OuterSources = drawOuterSources(d.rt)
 	case 0:
 		s.SloppyTCP = !s.SloppyTCP
 	case 1:

@@ -23,6 +23,7 @@ func (b *Backend) prepareServices(before *lb.State) work {
 	// Asked first: what changes meanwhile changes it.
 	todo := work{neighVersion: b.neigh.Version()}
 	b.applies++
+	resourced := !slices.Equal(before.OuterSources, b.state.OuterSources)
 	relaid := !equalVIPsAndPeers(before, &b.state) || len(before.Services) != len(b.state.Services)
 	services := make([]*service, 0, len(b.state.Services))
 	refused := map[string]bool{}
@@ -37,7 +38,7 @@ func (b *Backend) prepareServices(before *lb.State) work {
 		s.inApply = b.applies
 		services = append(services, s)
 		relaid = relaid || before.Services[i].Name != conf.Name
-		if b.isUnchanged(s, conf, todo.neighVersion) {
+		if !resourced && b.isUnchanged(s, conf, todo.neighVersion) {
 			s.conf = *conf // keep the new slices: the next compare can then stop at equal pointers
 			continue
 		}

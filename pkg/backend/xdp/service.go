@@ -207,7 +207,7 @@ func (b *Backend) write(s *service, r *real) {
 	}
 	method := methodOf(r.conf)
 	if isTunnel(method) {
-		b.dp.Tunnels[r.slot] = tunnelTo(r)
+		b.dp.Tunnels[r.slot] = b.tunnelTo(r)
 	}
 	if loader.IsTagged(raw.Ifindex) {
 		method |= bpf.ForwardTagged

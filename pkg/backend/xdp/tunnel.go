@@ -74,7 +74,7 @@ func (r *real) mtu() uint16 {
 func (b *Backend) findWay(conf lb.Real) Neighbor {
 	near := b.neigh.Lookup(conf.Addr)
 	if near.Err == "" {
-		near.Err = whyNot(conf, near)
+		near.Err = b.whyNot(conf, near)
 	}
 	if near.Err == "" && conf.Forward == lb.NAT && !near.Local && !b.serves(near.Device) {
 		near.Err = whyNotServed(conf.Addr, near.Device)
@@ -89,7 +89,7 @@ func (b *Backend) serves(device string) bool {
 
 // whyNot says why packets cannot get to r by its way of forwarding, although
 // near says how frames reach it: "" if they can.
-func whyNot(conf lb.Real, near Neighbor) string {
+func (b *Backend) whyNot(conf lb.Real, near Neighbor) string {
 	switch {
 	case near.Local && conf.Forward == lb.NAT && conf.Port != 0:
 		return whyNotMapped(conf.Addr)
@@ -98,8 +98,8 @@ func whyNot(conf lb.Real, near Neighbor) string {
 	case conf.Forward == lb.DR && near.Gateway.IsValid():
 		return conf.Addr.String() + " is behind the gateway " + near.Gateway.String() +
 			", not on the segment of " + near.Device + " (direct routing cannot reach it; forward: ipip can)"
-	case conf.Forward == lb.Tunnel && (!near.From.IsValid() || near.From.Is4() != conf.Addr.Is4()):
-		return near.Device + " has no " + protocolName(conf.Addr) + " address that is not a VIP (the outer header of a tunnel needs one)"
+	case conf.Forward == lb.Tunnel && !b.state.OuterSource(conf.Addr).IsValid() && (!near.From.IsValid() || near.From.Is4() != conf.Addr.Is4()):
+		return near.Device + " has no " + protocolName(conf.Addr) + " address that is not a VIP (the outer header of a tunnel needs one, or outer_source)"
 	}
 	return ""
 }
@@ -113,18 +113,22 @@ func protocolName(a netip.Addr) string {
 }
 
 // tunnelTo works out what the outer headers of packets for r have in common.
-func tunnelTo(r *real) bpf.Tunnel {
-	if !r.near.From.IsValid() { // it was never reached
+func (b *Backend) tunnelTo(r *real) bpf.Tunnel {
+	source, spread := r.near.From, uint32(0)
+	if p := b.state.OuterSource(r.conf.Addr); p.IsValid() {
+		source, spread = p.Addr(), ^uint32(0)>>max(p.Bits()-(p.Addr().BitLen()-32), 0)
+	}
+	if !source.IsValid() { // it was never reached
 		return bpf.Tunnel{}
 	}
 	t := bpf.Tunnel{
-		Source: bpf.AddressOf(r.near.From), Destination: bpf.AddressOf(r.conf.Addr), Port: bpf.PortWord(r.conf.Encap.Port),
+		Source: bpf.AddressOf(source), Spread: bpf.LongWord(spread), Destination: bpf.AddressOf(r.conf.Addr), Port: bpf.PortWord(r.conf.Encap.Port),
 	}
 	if r.conf.Addr.Is6() {
 		t.IsIpv6 = 1
 		return t
 	}
-	t.Sum = constantSum(r.near.From, r.conf.Addr)
+	t.Sum = constantSum(source, r.conf.Addr)
 	return t
 }
 
@@ -149,17 +153,31 @@ func outerHeader(source, destination netip.Addr) []byte {
 	return h
 }
 
+// outerSourceOf is the address that outer headers of a flow come from (bpf/tunnel.h's
+// host_of).
+func outerSourceOf(t *bpf.Tunnel, spread uint32) netip.Addr {
+	source := t.Source
+	host := spread & t.Spread
+	if host == 0 || host == t.Spread {
+		host ^= t.Spread & bpf.LongWord(1)
+	}
+	source.Word[3] |= host
+	return source.Addr()
+}
+
 // encapsulate does to a frame, whose IPv4 header is at an offset, what
 // bpf/tunnel.h does. It is a fragment without ports, so that nothing forbids to
 // fragment the outer packet.
 func encapsulate(frame []byte, at int, method bpf.ForwardMethod, t *bpf.Tunnel, id uint16) []byte {
 	inner := frame[at:]
 	length := int(binary.BigEndian.Uint16(inner[2:]))
+	spread := spreadOf(inner)
+	source := outerSourceOf(t, spread)
 	protocol, between := byte(protocolIPIP), []byte(nil)
 	switch method {
 	case bpf.ForwardGue:
 		protocol, between = protocolUDP, make([]byte, gueLen)
-		binary.BigEndian.PutUint16(between, uint16(bpf.SpreadPorts)|uint16(spreadOf(inner)>>18))
+		binary.BigEndian.PutUint16(between, uint16(bpf.SpreadPorts)|uint16(spread>>18))
 		binary.BigEndian.PutUint16(between[2:], bpf.PortWord(t.Port))
 		binary.BigEndian.PutUint16(between[4:], uint16(gueLen+length))
 		between[9] = protocolIPIP
@@ -169,12 +187,12 @@ func encapsulate(frame []byte, at int, method bpf.ForwardMethod, t *bpf.Tunnel, 
 	head := slices.Clone(frame[:at])
 	if t.IsIpv6 != 0 {
 		binary.BigEndian.PutUint16(head[at-2:], unix.ETH_P_IPV6)
-		outer := outerHeader6(t.Source.Addr(), t.Destination.Addr())
+		outer := outerHeader6(source, t.Destination.Addr())
 		outer[0], outer[1], outer[6], outer[7] = 0x60|inner[1]>>4, inner[1]<<4, protocol, inner[8]
 		binary.BigEndian.PutUint16(outer[4:], uint16(len(between)+length))
 		return slices.Concat(head, outer, between, inner)
 	}
-	outer := outerHeader(t.Source.Addr(), t.Destination.Addr())
+	outer := outerHeader(source, t.Destination.Addr())
 	outer[1], outer[8], outer[9] = inner[1], inner[8], protocol
 	binary.BigEndian.PutUint16(outer[2:], uint16(ipv4Len+len(between)+length))
 	binary.BigEndian.PutUint16(outer[4:], id)

@@ -157,6 +157,7 @@ func TestHeldFragmentsThroughTunnels(t *testing.T) {
 			s := serviceIn(k.Encap)
 			s.Reals = s.Reals[:1]
 			h := newTunnel(t, s)
+			h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{s}, OuterSources: []netip.Prefix{netip.MustParsePrefix("192.0.2.64/29")}})
 			slot := h.services["web"].reals[s.Reals[0].Key()].slot
 			for n := range uint16(8) {
 				parts := fragments(n)
@@ -232,6 +233,128 @@ func fromOwn(to netip.Addr) netip.Addr {
 // drawTunnel draws what a tunnel is made of.
 func drawTunnel(rt *rapid.T) lb.Encap {
 	return draw(rt, "in", lb.Encap{}, lb.Encap{Kind: lb.GRE}, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}, lb.Encap{Kind: lb.GUE, Port: 5555})
+}
+
+// drawOuterSources draws where outer headers come from: of each family the host's own
+// address, another one, or one of a network.
+func drawOuterSources(rt *rapid.T) (all []netip.Prefix) {
+	for _, from := range [][]string{
+		{"", "192.0.2.10/32", "192.0.2.64/26", "192.0.2.2/31", "172.16.0.0/12", "0.0.0.0/1"},
+		{"", "2001:db8:f::1/128", "2001:db8:f::/64", "2001:db8:f::10/127", "2001:db8:f::/120"},
+	} {
+		if s := draw(rt, "outer source", from...); s != "" {
+			all = append(all, netip.MustParsePrefix(s))
+		}
+	}
+	return all
+}
+
+// Outer headers come from the address that the configuration gives, or, of a network,
+// each connection's from one of its own, which is neither the first nor the last.
+func TestOuterSource(t *testing.T) {
+	for _, k := range tunnelKinds {
+		for to, from := range map[netip.Addr][]string{
+			realN(1):  {"192.0.2.10/32", "192.0.2.64/26", "192.0.2.2/31", "172.16.0.0/12"},
+			realN6(1): {"2001:db8:f::1/128", "2001:db8:f::/64", "2001:db8:f::/120", "2001:db8:f::10/127"},
+		} {
+			for _, source := range from {
+				t.Run(k.String()+" from "+source, func(t *testing.T) { testOuterSource(t, k.Encap, to, netip.MustParsePrefix(source)) })
+			}
+		}
+	}
+}
+
+func testOuterSource(t *testing.T, e lb.Encap, to netip.Addr, source netip.Prefix) {
+	s := serviceIn(e)
+	s.Reals = s.Reals[:1]
+	s.Reals[0].Addr = to
+	h := newStill(t, 4096, 1024)
+	// It has no address of its own that it could speak from: none is needed.
+	h.net.hosts = map[netip.Addr]Neighbor{to: {MAC: [6]byte{2, 0, 0, 0, 0, 0x77}, Source: directorMAC, IfIndex: 1, Device: "lvx0", MTU: 1500}}
+	h.apply(lb.State{ExpireNodestConn: true, OuterSources: []netip.Prefix{source}, Services: []lb.Service{s}})
+	const connections = 512
+	hosts := source.Addr().BitLen() - source.Bits()
+	seen := map[netip.Addr]int{}
+	for n := range uint16(connections) {
+		var first netip.Addr
+		for i, flags := range []string{"S", "A", "A", "FA"} {
+			out := h.tunnelled(lb.Packet{Proto: lb.TCP, Src: netip.AddrPortFrom(client.Addr(), 2000+n), Dst: web, Flags: flags})
+			from := sourceOf(t, out[ethernetLen:])
+			if i == 0 {
+				first = from
+				seen[from]++
+			}
+			if from != first || !source.Contains(from) {
+				t.Fatalf("connection %d: packet %d comes from %s, the first from %s, want one of %s", n, i, from, first, source)
+			}
+		}
+	}
+	want := min(1<<min(hosts, 16), connections)
+	if hosts > 1 && hosts < 16 {
+		want = min(want-2, connections)
+		for _, a := range []netip.Addr{source.Addr(), lastOf(source)} {
+			if seen[a] > 0 {
+				t.Errorf("%d connections come from %s", seen[a], a)
+			}
+		}
+	}
+	if len(seen) < want*3/4 {
+		t.Errorf("%d connections come from %d addresses of %s, want at least three quarters of %d", connections, len(seen), source, want)
+	}
+	for a, n := range seen {
+		if n > 6*connections/want {
+			t.Errorf("%d of %d connections come from %s", n, connections, a)
+		}
+	}
+}
+
+// sourceOf is the source of an IP packet whose header's checksum is right.
+func sourceOf(t *testing.T, packet []byte) netip.Addr {
+	t.Helper()
+	if packet[0]>>4 == 6 {
+		return netip.AddrFrom16([16]byte(packet[8:24]))
+	}
+	if sum := checksum(packet[:ipv4Len]); sum != 0 {
+		t.Errorf("outer header %x: its checksum is wrong", packet[:ipv4Len])
+	}
+	return netip.AddrFrom4([4]byte(packet[12:16]))
+}
+
+// lastOf is a network's last address.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// A reload that changes where tunnels come from changes all tunnels, also those of
+// services that it leaves alone.
+func TestOuterSourceOfAnUnchangedService(t *testing.T) {
+	s := tunnelService()
+	s.Reals = s.Reals[:1]
+	other := webService(1)
+	other.Name, other.Listeners = "other", []lb.Listener{{Addr: web.Addr(), Proto: lb.UDP, First: 53, Last: 53}}
+	h := newTunnel(t, s)
+	state := lb.State{ExpireNodestConn: true, Services: []lb.Service{s, other}}
+	h.apply(state)
+	if from := sourceOf(t, h.tunnelled(syn(lb.TCP))[ethernetLen:]); from != outerSource {
+		t.Errorf("it comes from %s, want %s", from, outerSource)
+	}
+	state = state.Clone()
+	state.Services[1].Reals[0].Weight++
+	state.OuterSources = []netip.Prefix{netip.MustParsePrefix("192.0.2.10/32")}
+	h.apply(state)
+	if from := sourceOf(t, h.tunnelled(syn(lb.TCP))[ethernetLen:]); from != netip.MustParseAddr("192.0.2.10") {
+		t.Errorf("it comes from %s, want 192.0.2.10", from)
+	}
+	state.OuterSources = nil
+	h.apply(state)
+	if from := sourceOf(t, h.tunnelled(syn(lb.TCP))[ethernetLen:]); from != outerSource {
+		t.Errorf("it comes from %s, want %s again", from, outerSource)
+	}
 }
 
 // Different connections come from different ports by GUE, so that the real's queues

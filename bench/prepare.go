@@ -101,7 +101,7 @@ func denying(prefixes int) func(*lb.Service) {
 func (r *rig) forget() error {
 	clear(r.dp.Flows)
 	clear(r.dp.Flows6)
-	clear(r.dp.Loads)
+	clear(r.dp.Shares)
 	return nil
 }
 

@@ -52,11 +52,13 @@ const (
 	explain6MapRoutes                = "routes"
 	explain6MapServices              = "services"
 	explain6MapSettings              = "settings"
+	explain6MapShares                = "shares"
 	explain6MapTemplateNews          = "template_news"
 	explain6MapTemplateNews6         = "template_news6"
 	explain6MapTemplates             = "templates"
 	explain6MapTemplates6            = "templates6"
 	explain6MapTunnels               = "tunnels"
+	explain6MapTurns                 = "turns"
 	explain6MapVerdicts              = "verdicts"
 	explain6MapVips                  = "vips"
 	explain6MapWays                  = "ways"
@@ -182,11 +184,13 @@ type explain6MapSpecs struct {
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns         *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
 	Ways          *ebpf.MapSpec `ebpf:"ways"`
@@ -286,11 +290,13 @@ type explain6Maps struct {
 	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
+	Shares        *ebpf.Map `ebpf:"shares"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Turns         *ebpf.Map `ebpf:"turns"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
 	Ways          *ebpf.Map `ebpf:"ways"`
@@ -334,11 +340,13 @@ func (m *explain6Maps) Close() error {
 		m.Routes,
 		m.Services,
 		m.Settings,
+		m.Shares,
 		m.TemplateNews,
 		m.TemplateNews6,
 		m.Templates,
 		m.Templates6,
 		m.Tunnels,
+		m.Turns,
 		m.Verdicts,
 		m.Vips,
 		m.Ways,

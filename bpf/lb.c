@@ -5,6 +5,7 @@
  * lvx: LVS direct routing in XDP. Table of contents:
  *
  *   types.h       what user space and the packet path share; enum verdict
+ *   counts.h      what is counted
  *   maps.h        every map and why it is of its kind
  *   mapsnat.h       those of NAT
  *   config.h      what is fixed at load time
@@ -58,14 +59,15 @@
  *   counters    packets and bytes of the real, per CPU           (hot)
  *   verdicts    the packet's verdict, per CPU                    (hot)
  *
- * A new flow adds ports (and ranges), services, cursors, rings, locks, loads
- * and the second set.
+ * A new flow adds ports (and ranges), services, cursors, turns, rings, locks, loads,
+ * shares and the second set.
  */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
 
 #include "types.h"
+#include "counts.h"
 #include "maps.h"
 #include "config.h"
 #include "stats.h"

@@ -50,11 +50,13 @@ const (
 	lb6MapRoutes                = "routes"
 	lb6MapServices              = "services"
 	lb6MapSettings              = "settings"
+	lb6MapShares                = "shares"
 	lb6MapTemplateNews          = "template_news"
 	lb6MapTemplateNews6         = "template_news6"
 	lb6MapTemplates             = "templates"
 	lb6MapTemplates6            = "templates6"
 	lb6MapTunnels               = "tunnels"
+	lb6MapTurns                 = "turns"
 	lb6MapVerdicts              = "verdicts"
 	lb6MapVips                  = "vips"
 	lb6MapWays                  = "ways"
@@ -173,11 +175,13 @@ type lb6MapSpecs struct {
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns         *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
 	Ways          *ebpf.MapSpec `ebpf:"ways"`
@@ -270,11 +274,13 @@ type lb6Maps struct {
 	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
+	Shares        *ebpf.Map `ebpf:"shares"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Turns         *ebpf.Map `ebpf:"turns"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
 	Ways          *ebpf.Map `ebpf:"ways"`
@@ -316,11 +322,13 @@ func (m *lb6Maps) Close() error {
 		m.Routes,
 		m.Services,
 		m.Settings,
+		m.Shares,
 		m.TemplateNews,
 		m.TemplateNews6,
 		m.Templates,
 		m.Templates6,
 		m.Tunnels,
+		m.Turns,
 		m.Verdicts,
 		m.Vips,
 		m.Ways,

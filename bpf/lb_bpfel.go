@@ -44,9 +44,11 @@ const (
 	lbMapRoutes                = "routes"
 	lbMapServices              = "services"
 	lbMapSettings              = "settings"
+	lbMapShares                = "shares"
 	lbMapTemplateNews          = "template_news"
 	lbMapTemplates             = "templates"
 	lbMapTunnels               = "tunnels"
+	lbMapTurns                 = "turns"
 	lbMapVerdicts              = "verdicts"
 	lbMapVips                  = "vips"
 	lbMapWays                  = "ways"
@@ -161,9 +163,11 @@ type lbMapSpecs struct {
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns         *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
 	Ways          *ebpf.MapSpec `ebpf:"ways"`
@@ -250,9 +254,11 @@ type lbMaps struct {
 	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
+	Shares        *ebpf.Map `ebpf:"shares"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Turns         *ebpf.Map `ebpf:"turns"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
 	Ways          *ebpf.Map `ebpf:"ways"`
@@ -288,9 +294,11 @@ func (m *lbMaps) Close() error {
 		m.Routes,
 		m.Services,
 		m.Settings,
+		m.Shares,
 		m.TemplateNews,
 		m.Templates,
 		m.Tunnels,
+		m.Turns,
 		m.Verdicts,
 		m.Vips,
 		m.Ways,

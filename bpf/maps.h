@@ -17,6 +17,7 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
+#include "counts.h"
 #include "mapsnat.h"
 #include "types.h"
 
@@ -95,6 +96,14 @@ struct {
 	__type(value, struct cursor);
 } cursors SEC(".maps");
 
+/* By the number of the service modulo TURN_SERVICES. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TURN_SERVICES);
+	__type(key, __u32);
+	__type(value, struct turns);
+} turns SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -129,7 +138,6 @@ struct {
 	__type(value, struct tunnel);
 } tunnels SEC(".maps");
 
-/* Apart from reals: these lines are written, those only read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -137,6 +145,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct load);
 } loads SEC(".maps");
+
+/* Eight lines for eight reals: what each CPU counts of them is together (share_of). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, REALS);
+	__type(key, __u32);
+	__type(value, struct share_line);
+} shares SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

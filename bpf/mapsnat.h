@@ -8,6 +8,7 @@
 #include <bpf/bpf_helpers.h>
 #include <linux/bpf.h>
 
+#include "counts.h"
 #include "types.h"
 
 /* Of replies by NAT, apart from counters: direct routing has none. */

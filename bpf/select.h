@@ -3,7 +3,7 @@
  * Which real gets a new connection. Every scheduler picks a slot of the
  * service's ring, which pkg/sched has laid out: rr and wrr by a counter that
  * all CPUs share (the kernel's order is global: curl in a loop must
- * alternate), the hashing ones by the kernel's own hash, those that need live
+ * alternate; take_turn), the hashing ones by the kernel's own hash, those that need live
  * counts by a walk over the reals in the kernel's order.
  */
 #pragma once
@@ -78,6 +78,7 @@ static __always_inline __u32 ring_slot(const struct service *svc, __u32 index)
 static __always_inline int is_usable(__u32 slot)
 {
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
+	struct share *share;
 	struct load *load;
 
 	if (!real || !(real->flags & REAL_USABLE))
@@ -85,7 +86,8 @@ static __always_inline int is_usable(__u32 slot)
 	if (!(real->flags & REAL_LIMITED))
 		return 1;
 	load = bpf_map_lookup_elem(&loads, &slot);
-	return load && !is_overloaded(load);
+	share = share_of(slot, 0);
+	return load && share && !is_overloaded(load, share);
 }
 
 struct walk {
@@ -159,13 +161,14 @@ __attribute__((noinline)) int keep_least(struct least *best, __u32 slot)
 {
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 	struct load *load = bpf_map_lookup_elem(&loads, &slot);
+	struct share *share = share_of(slot, 0);
 	__s64 active, inactive;
 	__u64 cost;
 
-	if (!best || !real || !load || !(real->flags & REAL_USABLE) || is_overloaded(load))
+	if (!best || !real || !load || !share || !(real->flags & REAL_USABLE) || is_overloaded(load, share))
 		return 0;
-	active = load->active > 0 ? load->active : 0;
-	inactive = load->inactive > 0 ? load->inactive : 0;
+	active = share->active > 0 ? share->active : 0;
+	inactive = share->inactive > 0 ? share->inactive : 0;
 	if (best->kind == SCHED_NQ && !active) {
 		best->slot = slot;
 		return 1;
@@ -246,6 +249,46 @@ static __always_inline __u32 pick_in_turn_within_limits(struct service *svc, __u
 	return w.chosen;
 }
 
+/*
+ * The next turn of a service. One counter for all CPUs: who asks again gets the
+ * next real, wherever the packet arrives. But CPUs that open many connections at
+ * once take its line from each other with each, and wait for it a third of the time
+ * that a new connection takes. So one that has met others so often within a jiffy
+ * takes some turns at once. No turn is given twice; their order is that of the
+ * groups, and what is left of a group in the next jiffy but one is left out. A CPU
+ * that has a service for itself meets nobody, and CPUs that open few connections do
+ * not meet often enough: for them the order is exact.
+ */
+#define CONTESTS 16
+#define TURNS_AT_ONCE 8
+
+static __always_inline __u64 take_turn(struct cursor *cursor, __u32 index)
+{
+	__u32 at = index & (TURN_SERVICES - 1), count = 1;
+	struct turns *t = bpf_map_lookup_elem(&turns, &at);
+	__u64 now, pick;
+
+	if (!STORES || !t)
+		return fetch_add_64(&cursor->picks, 1);
+	now = bpf_jiffies64();
+	if (t->service != index || now - t->since > 1) {
+		t->service = index;
+		t->end = t->next;
+	}
+	if (t->next != t->end)
+		return t->next++;
+	if (t->since != now)
+		t->contests = 0;
+	else if (t->contests >= CONTESTS)
+		count = TURNS_AT_ONCE;
+	pick = fetch_add_64(&cursor->picks, count);
+	t->contests += pick != t->end;
+	t->next = pick + 1;
+	t->end = pick + count;
+	t->since = now;
+	return pick;
+}
+
 static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 {
 	struct cursor *cursor = bpf_map_lookup_elem(&cursors, &index);
@@ -253,7 +296,7 @@ static __always_inline __u32 pick_in_turn(struct service *svc, __u32 index)
 
 	if (!cursor)
 		return NO_SLOT;
-	pick = fetch_add_64(&cursor->picks, 1);
+	pick = take_turn(cursor, index);
 	record(STEP_IN_TURN, pick);
 	return ring_slot(svc, (pick + svc->start) % svc->ring_size);
 }

@@ -54,16 +54,43 @@ static __always_inline int is_active(__u32 state)
 }
 
 /*
+ * A share of a real's connections. Counting is spread over shares by CPUs: two CPUs
+ * that open connections of one real would else take its line from each other with
+ * each. A real whose counts decide something here has the first share alone.
+ */
+static __always_inline struct share *share_of(__u32 real, __u32 part)
+{
+	__u32 at = (real & ~(SHARES - 1)) | (part & (SHARES - 1));
+	struct share_line *line = bpf_map_lookup_elem(&shares, &at);
+
+	return line ? &line->of[real & (SHARES - 1)] : 0;
+}
+
+/* The share that this CPU counts in, and the thresholds. One place on the stack for both keys. */
+static __always_inline struct share *own_share(__u32 real, struct load **l)
+{
+	__u32 at = real;
+	struct share_line *line;
+
+	*l = bpf_map_lookup_elem(&loads, &at);
+	if (!*l)
+		return 0;
+	at = (real & ~(SHARES - 1)) | (bpf_get_smp_processor_id() & (*l)->spread & (SHARES - 1));
+	line = bpf_map_lookup_elem(&shares, &at);
+	return line ? &line->of[real & (SHARES - 1)] : 0;
+}
+
+/*
  * Whether a real gets no new connections because of those it has
  * (IP_VS_DEST_F_OVERLOAD). The kernel takes the mark away at an unbind. Only a
  * new connection raises the number again: to look before one is chosen and
  * before one is added comes to the same.
  */
-static __always_inline int is_overloaded(struct load *l)
+static __always_inline int is_overloaded(struct load *l, const struct share *s)
 {
 	if (!l->upper || !l->is_overloaded)
 		return 0;
-	if ((__s64)l->active + l->inactive >= l->lower)
+	if ((__s64)s->active + s->inactive >= l->lower)
 		return 1;
 	store_32(&l->is_overloaded, 0);
 	return 0;
@@ -71,14 +98,11 @@ static __always_inline int is_overloaded(struct load *l)
 
 static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
 {
-	struct load *l = bpf_map_lookup_elem(&loads, &real);
+	struct load *l;
+	struct share *s = own_share(real, &l);
 
-	if (!l)
-		return;
-	if (is_active(state))
-		add_32(&l->active, by);
-	else
-		add_32(&l->inactive, by);
+	if (s)
+		add_32(is_active(state) ? &s->active : &s->inactive, by);
 }
 
 /*
@@ -87,15 +111,16 @@ static __always_inline void load_add(__u32 real, __u32 state, __s32 by)
  */
 static __always_inline void load_open(__u32 real, __u32 state)
 {
-	struct load *l = bpf_map_lookup_elem(&loads, &real);
+	struct load *l;
+	struct share *s = own_share(real, &l);
 	__s64 before;
 
-	if (!l)
+	if (!s)
 		return;
-	add_32(is_active(state) ? &l->active : &l->inactive, 1);
+	add_32(is_active(state) ? &s->active : &s->inactive, 1);
 	if (!l->upper)
 		return;
-	before = (__s64)l->active + l->inactive - 1;
+	before = (__s64)s->active + s->inactive - 1;
 	if (l->is_overloaded && before < l->lower)
 		store_32(&l->is_overloaded, 0);
 	if (before + 1 >= l->upper)
@@ -105,14 +130,15 @@ static __always_inline void load_open(__u32 real, __u32 state)
 static __always_inline void load_move(__u32 real, __u32 from, __u32 to)
 {
 	struct load *l;
+	struct share *s;
 	__s32 by;
 
 	if (is_active(from) == is_active(to))
 		return;
-	l = bpf_map_lookup_elem(&loads, &real);
-	if (!l)
+	s = own_share(real, &l);
+	if (!s)
 		return;
 	by = is_active(to) ? 1 : -1;
-	add_32(&l->active, by);
-	add_32(&l->inactive, -by);
+	add_32(&s->active, by);
+	add_32(&s->inactive, -by);
 }

@@ -52,11 +52,13 @@ const (
 	trace6MapRoutes                = "routes"
 	trace6MapServices              = "services"
 	trace6MapSettings              = "settings"
+	trace6MapShares                = "shares"
 	trace6MapTemplateNews          = "template_news"
 	trace6MapTemplateNews6         = "template_news6"
 	trace6MapTemplates             = "templates"
 	trace6MapTemplates6            = "templates6"
 	trace6MapTunnels               = "tunnels"
+	trace6MapTurns                 = "turns"
 	trace6MapVerdicts              = "verdicts"
 	trace6MapVips                  = "vips"
 	trace6MapWays                  = "ways"
@@ -182,11 +184,13 @@ type trace6MapSpecs struct {
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns         *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
 	Ways          *ebpf.MapSpec `ebpf:"ways"`
@@ -286,11 +290,13 @@ type trace6Maps struct {
 	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
+	Shares        *ebpf.Map `ebpf:"shares"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Turns         *ebpf.Map `ebpf:"turns"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
 	Ways          *ebpf.Map `ebpf:"ways"`
@@ -334,11 +340,13 @@ func (m *trace6Maps) Close() error {
 		m.Routes,
 		m.Services,
 		m.Settings,
+		m.Shares,
 		m.TemplateNews,
 		m.TemplateNews6,
 		m.Templates,
 		m.Templates6,
 		m.Tunnels,
+		m.Turns,
 		m.Verdicts,
 		m.Vips,
 		m.Ways,

@@ -46,9 +46,11 @@ const (
 	traceMapRoutes                = "routes"
 	traceMapServices              = "services"
 	traceMapSettings              = "settings"
+	traceMapShares                = "shares"
 	traceMapTemplateNews          = "template_news"
 	traceMapTemplates             = "templates"
 	traceMapTunnels               = "tunnels"
+	traceMapTurns                 = "turns"
 	traceMapVerdicts              = "verdicts"
 	traceMapVips                  = "vips"
 	traceMapWays                  = "ways"
@@ -170,9 +172,11 @@ type traceMapSpecs struct {
 	Routes        *ebpf.MapSpec `ebpf:"routes"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns         *ebpf.MapSpec `ebpf:"turns"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
 	Ways          *ebpf.MapSpec `ebpf:"ways"`
@@ -266,9 +270,11 @@ type traceMaps struct {
 	Routes        *ebpf.Map `ebpf:"routes"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
+	Shares        *ebpf.Map `ebpf:"shares"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
+	Turns         *ebpf.Map `ebpf:"turns"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vips          *ebpf.Map `ebpf:"vips"`
 	Ways          *ebpf.Map `ebpf:"ways"`
@@ -306,9 +312,11 @@ func (m *traceMaps) Close() error {
 		m.Routes,
 		m.Services,
 		m.Settings,
+		m.Shares,
 		m.TemplateNews,
 		m.Templates,
 		m.Tunnels,
+		m.Turns,
 		m.Verdicts,
 		m.Vips,
 		m.Ways,

@@ -29,6 +29,8 @@ enum table_size {
 	PROBES = 4, /* lines of vips or ports that a search may touch */
 	WAYS = 4, /* places of a set of flows or templates */
 	NEWS_LINE_SETS = 64, /* sets that a line of news tells of */
+	SHARES = 8, /* in which the connections of a real are counted; and reals whose shares are together */
+	TURN_SERVICES = 16, /* that a CPU remembers its turns of */
 	ABSORPTIONS = 64, /* entries that one run of absorb takes: a lock is held for one at a time */
 	REPLY_LINES = 32768, /* per half: 65,536 ports of real servers at half load */
 	REPLY_WAYS = 4, /* in a line of replies */
@@ -405,46 +407,22 @@ enum outer_choice {
 	SPREAD_PORTS = 0xc000, /* the first of the ports that GUE comes from: RFC 6335's dynamic ones */
 };
 
-/*
- * Live connections of a real, as ipvsadm counts them, and its thresholds. The
- * packet path alone writes is_overloaded: a hysteresis that a lag would break.
- */
-struct load {
-	__s32 active; /* SYN_RECV, ESTABLISHED */
-	__s32 inactive; /* everything else */
-	__u32 upper; /* with so many it is overloaded; 0 = never */
-	__u32 lower; /* with fewer it is not any more */
-	__u32 is_overloaded; /* gets no new connections */
-	__u32 spare[3];
-};
-
-/* Counters of a real, one per CPU. Bytes are IP lengths. */
-struct counter {
-	__u64 packets;
-	__u64 bytes;
-	__u64 connections;
-};
-
-/* The same of a real's replies, which come by here with NAT only. */
-struct reply_counter {
-	__u64 packets;
-	__u64 bytes;
-};
-
-/* How many packets ended in a verdict, or flows in an eviction. */
-struct tally {
-	__u64 count;
-};
-
-/* What a CPU has counted, by enum verdict. Whole lines: each CPU writes its own. */
-struct verdict_counts {
-	struct tally of[COUNTED_VERDICTS];
-};
-
 /* The position of an rr or wrr service on its ring; a line of its own. */
 struct cursor {
 	__u64 picks;
 	__u64 spare[7];
+};
+
+/*
+ * Turns of a service that a CPU has taken in advance, from its position (struct
+ * cursor), while the CPUs keep taking that from each other.
+ */
+struct turns {
+	__u64 next; /* the CPU's next one, */
+	__u64 end; /* unless it is this: behind what the CPU has taken last */
+	__u64 since; /* jiffies when it was taken */
+	__u32 service;
+	__u32 contests; /* in this jiffy: another CPU had taken some in between */
 };
 
 enum setting {

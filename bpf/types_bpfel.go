@@ -26,6 +26,8 @@ const (
 	Probes          = 4     // lines of vips or ports that a search may touch
 	Ways            = 4     // places of a set of flows or templates
 	NewsLineSets    = 64    // sets that a line of news tells of
+	Shares          = 8     // in which the connections of a real are counted; and reals whose shares are together
+	TurnServices    = 16    // that a CPU remembers its turns of
 	Absorptions     = 64    // entries that one run of absorb takes: a lock is held for one at a time
 	ReplyLines      = 32768 // per half: 65,536 ports of real servers at half load
 	ReplyWays       = 4     // in a line of replies
@@ -372,50 +374,22 @@ const (
 	SpreadPorts OuterChoice = 49152 // the first of the ports that GUE comes from: RFC 6335's dynamic ones
 )
 
-// Live connections of a real, as ipvsadm counts them, and its thresholds. The
-// packet path alone writes is_overloaded: a hysteresis that a lag would break.
-type Load struct {
-	_            structs.HostLayout
-	Active       int32
-	Inactive     int32
-	Upper        uint32
-	Lower        uint32
-	IsOverloaded uint32
-	Spare        [3]uint32
-}
-
-// Counters of a real, one per CPU. Bytes are IP lengths.
-type Counter struct {
-	_           structs.HostLayout
-	Packets     uint64
-	Bytes       uint64
-	Connections uint64
-}
-
-// The same of a real's replies, which come by here with NAT only.
-type ReplyCounter struct {
-	_       structs.HostLayout
-	Packets uint64
-	Bytes   uint64
-}
-
-// How many packets ended in a verdict, or flows in an eviction.
-type Tally struct {
-	_     structs.HostLayout
-	Count uint64
-}
-
-// What a CPU has counted, by enum verdict. Whole lines: each CPU writes its own.
-type VerdictCounts struct {
-	_  structs.HostLayout
-	Of [64]Tally
-}
-
 // The position of an rr or wrr service on its ring; a line of its own.
 type Cursor struct {
 	_     structs.HostLayout
 	Picks uint64
 	Spare [7]uint64
+}
+
+// Turns of a service that a CPU has taken in advance, from its position (struct
+// cursor), while the CPUs keep taking that from each other.
+type Turns struct {
+	_        structs.HostLayout
+	Next     uint64
+	End      uint64
+	Since    uint64
+	Service  uint32
+	Contests uint32
 }
 
 type Setting uint32
@@ -625,6 +599,59 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	ICMPReplied:         {"icmp_replied", "an ICMP error about what the client had sent to a real server by NAT, sent to the client"},
 	ReplyHandedOn:       {"reply_handed_on", "a reply by NAT that the daemon sends, since the MAC of the way to the client has to be asked for"},
 	NoWayBack:           {"no_way_back", "dropped: a reply by NAT, and no way to the client is known (a route, net.ipv4.ip_forward, a MAC)"},
+}
+
+// The thresholds of a real, and by whom its connections are counted. The packet
+// path alone writes is_overloaded: a hysteresis that a lag would break.
+type Load struct {
+	_            structs.HostLayout
+	Upper        uint32
+	Lower        uint32
+	IsOverloaded uint32
+	Spread       uint32
+	Spare        [4]uint32
+}
+
+// Live connections of a real, as ipvsadm counts them: those that some CPUs have
+// counted. A connection may end at another CPU than it began at, so one share of a
+// real means nothing, and may be negative; the sum of all does.
+type Share struct {
+	_        structs.HostLayout
+	Active   int32
+	Inactive int32
+}
+
+// The same share of eight reals.
+type ShareLine struct {
+	_  structs.HostLayout
+	Of [8]Share
+}
+
+// Counters of a real, one per CPU. Bytes are IP lengths.
+type Counter struct {
+	_           structs.HostLayout
+	Packets     uint64
+	Bytes       uint64
+	Connections uint64
+}
+
+// The same of a real's replies, which come by here with NAT only.
+type ReplyCounter struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
+}
+
+// How many packets ended in a verdict, or flows in an eviction.
+type Tally struct {
+	_     structs.HostLayout
+	Count uint64
+}
+
+// What a CPU has counted, by enum verdict. Whole lines: each CPU writes its own.
+type VerdictCounts struct {
+	_  structs.HostLayout
+	Of [64]Tally
 }
 
 const (

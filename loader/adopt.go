@@ -121,7 +121,7 @@ func (d *Datapath) copyLeft() error {
 			return nil // by moveTables
 		case "families":
 			return nil // by putFamilies
-		case "locks", "fragments", "fragments6", "held", "answers", "flow_news", "template_news", "flow_news6", "template_news6", "absorptions":
+		case "locks", "fragments", "fragments6", "held", "answers", "turns", "flow_news", "template_news", "flow_news6", "template_news6", "absorptions":
 			return nil // nothing that lasts
 		case "vips", "ports", "ranges", "services", "replies":
 			if elementsOf(l.old, l.from) != elementsOf(*m, l.to) {

@@ -115,6 +115,7 @@ type Datapath struct {
 	Replies    []bpf.ReplyLine
 	Routes     []bpf.RouteList // one for each half
 	Loads      []bpf.Load
+	Shares     []bpf.ShareLine // of Reals, see Backend.share
 	Labels     []bpf.Label
 	Leases     []uint64
 	Verdicts   []bpf.VerdictCounts // one for each possible CPU
@@ -266,6 +267,7 @@ func (d *Datapath) mapAll(protection int) error {
 		{m.Replies, func(b mapped, n uint32) { d.Replies = view[bpf.ReplyLine](b, n) }},
 		{m.Routes, func(b mapped, n uint32) { d.Routes = view[bpf.RouteList](b, n) }},
 		{m.Loads, func(b mapped, n uint32) { d.Loads = view[bpf.Load](b, n) }},
+		{m.Shares, func(b mapped, n uint32) { d.Shares = view[bpf.ShareLine](b, n) }},
 		{m.Labels, func(b mapped, n uint32) { d.Labels = view[bpf.Label](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
 		{m.Verdicts, func(b mapped, _ uint32) { d.Verdicts = viewAll[bpf.VerdictCounts](b, m.Verdicts) }},

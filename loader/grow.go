@@ -60,6 +60,7 @@ func (d *Datapath) exchangeFor(next *Datapath) {
 	d.Addresses, next.Addresses = next.Addresses, d.Addresses
 	d.Tunnels, next.Tunnels = next.Tunnels, d.Tunnels
 	d.Loads, next.Loads = next.Loads, d.Loads
+	d.Shares, next.Shares = next.Shares, d.Shares
 	d.Rings, next.Rings = next.Rings, d.Rings
 	d.spec, next.spec = next.spec, d.spec
 	d.opts.Room = next.opts.Room

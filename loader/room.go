@@ -47,7 +47,7 @@ func (r Room) Union(o Room) Room {
 
 // Maps whose size is that of [Room].
 var (
-	mapsOfReals = []string{"reals", "addresses", "tunnels", "loads", "counters", "reply_counters"}
+	mapsOfReals = []string{"reals", "addresses", "tunnels", "loads", "shares", "counters", "reply_counters"}
 	mapsOfRings = []string{"rings"}
 )
 

@@ -175,7 +175,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 	fields := map[string]string{
 		"flows": `"client"`, "templates": `"client"`, "vips": `"addr"`, "ports": `"service"`, "services": `"ring"`,
 		"reals": `"mac"`, "addresses": `"word"`, "counters": `"packets"`, "settings": `"half"`, "verdicts": `"count"`, "filters": `"prefix"`,
-		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"active"`, "cursors": `"picks"`, "ranges": `"first"`,
+		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"upper"`, "shares": `"active"`, "turns": `"next"`, "cursors": `"picks"`, "ranges": `"first"`,
 		"rings": `"real"`, "tunnels": `"destination"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
 		"flows6": `"client"`, "templates6": `"client"`, "fragments6": "[]", "families": "[]",
 		"leases": `"value"`, "locks": `"value"`,

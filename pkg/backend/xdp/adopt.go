@@ -163,9 +163,7 @@ func (b *Backend) adoptVIPs() {
 // counts the rest anew: while nobody swept, expired flows were not
 // discounted.
 func (b *Backend) recount() {
-	for i := range b.dp.Loads {
-		b.dp.Loads[i].Active, b.dp.Loads[i].Inactive = 0, 0
-	}
+	clear(b.dp.Shares)
 	now := b.now()
 	for _, t := range b.flowTables() {
 		for set := range t.sets() {

@@ -224,12 +224,12 @@ func (h *harness) hashMaps() string {
 	d, sum := h.dp, sha256.New()
 	for _, mapped := range [][]byte{
 		bytesOf(unsafe.Slice(d.Settings, 1)), bytesOf(d.Interfaces), bytesOf(d.VIPs), bytesOf(d.Verdicts), bytesOf(d.Ports), bytesOf(d.Ranges),
-		bytesOf(d.Services), bytesOf(d.Cursors), bytesOf(d.Rings), bytesOf(d.Reals), bytesOf(d.Addresses), bytesOf(d.Loads),
+		bytesOf(d.Services), bytesOf(d.Cursors), bytesOf(d.Rings), bytesOf(d.Reals), bytesOf(d.Addresses), bytesOf(d.Loads), bytesOf(d.Shares),
 		bytesOf(d.Labels), bytesOf(d.Leases), bytesOf(d.Flows), bytesOf(d.Templates), bytesOf(d.Flows6), bytesOf(d.Templates6),
 	} {
 		_, _ = sum.Write(mapped)
 	}
-	for _, m := range []*ebpf.Map{d.Maps.Counters, d.Maps.Evictions, d.Maps.Answers, d.Maps.Locks, d.Maps.Fragments, d.Maps.Filters, d.Maps6.Fragments6} {
+	for _, m := range []*ebpf.Map{d.Maps.Counters, d.Maps.Evictions, d.Maps.Answers, d.Maps.Turns, d.Maps.Locks, d.Maps.Fragments, d.Maps.Filters, d.Maps6.Fragments6} {
 		hashMap(h.t, sum, m)
 	}
 	return fmt.Sprintf("%x", sum.Sum(nil))

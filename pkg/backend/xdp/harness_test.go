@@ -150,6 +150,7 @@ func (h *harness) reset(t testing.TB) {
 	clear(d.Leases)
 	clear(d.Reals[:h.slots.next])
 	clear(d.Loads[:h.slots.next])
+	clear(d.Shares[:(h.slots.next+bpf.Shares-1)&^(bpf.Shares-1)])
 	clear(d.Replies)
 	clear(d.Labels)
 	for i := range d.Interfaces {

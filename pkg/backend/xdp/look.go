@@ -35,7 +35,7 @@ func Look(pinDir string, configured lb.State, connections bool, limit int) (Held
 	}
 	defer dp.Close(true)
 	// Of these adopt mends what it finds; their memory cannot be written.
-	dp.Reals, dp.Loads = slices.Clone(dp.Reals), make([]bpf.Load, len(dp.Loads))
+	dp.Reals, dp.Shares = slices.Clone(dp.Reals), make([]bpf.ShareLine, len(dp.Shares))
 	b := &Backend{
 		log: slog.New(slog.DiscardHandler), dp: dp, services: map[string]*service{}, filters: map[bpf.FilterKey]bpf.FilterAction{},
 		ipv6: len(dp.Flows6) > bpf.SetWords6,

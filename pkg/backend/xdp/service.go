@@ -171,6 +171,7 @@ func (b *Backend) takeSlot() (uint32, error) {
 	raw := &b.dp.Reals[slot]
 	*raw = bpf.Real{Generation: (raw.TenantGeneration() + 1) & 15}
 	b.dp.Loads[slot] = bpf.Load{}
+	b.clearConnections(slot)
 	return slot, nil
 }
 
@@ -200,6 +201,7 @@ func (b *Backend) write(s *service, r *real) {
 	raw.Service, raw.Cookie = s.index, s.cookie
 	b.dp.Addresses[r.slot] = bpf.AddressOf(r.conf.Addr)
 	raw.Port, raw.Weight = bpf.PortWord(r.conf.Port), r.conf.Weight
+	b.spread(s, r)
 	b.limit(r)
 	mac := r.near.MAC
 	if mac == ([6]byte{}) {

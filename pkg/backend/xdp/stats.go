@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 
@@ -135,11 +134,10 @@ func (b *Backend) serviceStats() ([]lb.ServiceStats, error) {
 }
 
 func (b *Backend) realStats(r *real, c lb.Counters, persist uint32) lb.RealStats {
-	l := &b.dp.Loads[r.slot]
+	active, inactive := b.liveConnections(r.slot)
 	return lb.RealStats{
 		Addr: r.conf.Addr, Port: r.conf.Port, Counters: c, Persist: persist,
-		Active:   uint32(max(atomic.LoadInt32(&l.Active), 0)),
-		Inactive: uint32(max(atomic.LoadInt32(&l.Inactive), 0)),
+		Active: uint32(active), Inactive: uint32(inactive),
 	}
 }
 
@@ -256,8 +254,8 @@ func (b *Backend) tables(st *lb.Stats) error {
 	}
 	_, st.Template.Used = b.countTemplates()
 	for i := range b.slots.next {
-		l := &b.dp.Loads[i]
-		st.Flows.Used += uint64(max(atomic.LoadInt32(&l.Active), 0)) + uint64(max(atomic.LoadInt32(&l.Inactive), 0))
+		active, inactive := b.liveConnections(i)
+		st.Flows.Used += uint64(active) + uint64(inactive)
 	}
 	var err error
 	st.Flows.Evicted, err = evicted(map[string]bpf.Eviction{

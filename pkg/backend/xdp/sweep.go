@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -244,14 +243,4 @@ func age(v bpf.FlowValue, now uint64) uint16 {
 		return ticks
 	}
 	return 0
-}
-
-// load books by connections of a state for a real.
-func (b *Backend) load(slot uint32, state bpf.FlowState, by int32) {
-	l := &b.dp.Loads[slot]
-	if state.IsActive() {
-		atomic.AddInt32(&l.Active, by)
-	} else {
-		atomic.AddInt32(&l.Inactive, by)
-	}
 }

@@ -1,10 +1,6 @@
 package xdp
 
-import (
-	"sync/atomic"
-
-	"github.com/lvx-lb/lvx/bpf"
-)
+import "sync/atomic"
 
 // limit puts the thresholds of r into force, and finds out at once whether r is
 // overloaded (ip_vs_dest_update_overload): between the lower threshold and the upper
@@ -20,7 +16,7 @@ func (b *Backend) limit(r *real) {
 	}
 	atomic.StoreUint32(&l.Upper, upper)
 	atomic.StoreUint32(&l.Lower, lower)
-	switch total := connectionsOf(l); {
+	switch total := b.connectionsOf(r); {
 	case upper == 0 || total < int64(lower):
 		atomic.StoreUint32(&l.IsOverloaded, 0)
 	case total >= int64(upper):
@@ -29,13 +25,14 @@ func (b *Backend) limit(r *real) {
 }
 
 // connectionsOf is how many connections the packet path counts for a real.
-func connectionsOf(l *bpf.Load) int64 {
-	return int64(atomic.LoadInt32(&l.Active)) + int64(atomic.LoadInt32(&l.Inactive))
+func (b *Backend) connectionsOf(r *real) int64 {
+	active, inactive := b.liveConnections(r.slot)
+	return int64(active) + int64(inactive)
 }
 
 // isOverloaded reports what the packet path would find of r at the next new
 // connection (is_overloaded of bpf/stats.h).
 func (b *Backend) isOverloaded(r *real) bool {
 	l := &b.dp.Loads[r.slot]
-	return l.Upper != 0 && atomic.LoadUint32(&l.IsOverloaded) != 0 && connectionsOf(l) >= int64(l.Lower)
+	return l.Upper != 0 && atomic.LoadUint32(&l.IsOverloaded) != 0 && b.connectionsOf(r) >= int64(l.Lower)
 }

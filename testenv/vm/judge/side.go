@@ -150,6 +150,7 @@ func (s *side) empty() error {
 	clear(b.Datapath().Flows6)
 	clear(b.Datapath().Templates6)
 	clear(b.Datapath().Loads)
+	clear(b.Datapath().Shares)
 	return nil
 }
 

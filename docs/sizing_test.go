@@ -3,6 +3,7 @@ package docs_test
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"strconv"
@@ -66,5 +67,51 @@ func TestSizesAreComputed(t *testing.T) {
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("the table of sizes is not what is computed (-document +now; go test ./docs -run %s -update):\n%s", t.Name(), diff)
+	}
+}
+
+// lossOfNewcomers is what share of newcomers finds eight places taken while a table
+// fills up with load connections for each of its sets, and what share of the sets is
+// full then. A newcomer goes to its first set, unless that has one free place or none
+// and the second has more of them (set_choose of bpf/set.h).
+func lossOfNewcomers(load float64) (lost, full float64) {
+	const steps = 100_000
+	dt := load / steps
+	sets := [5]float64{1} // by how many of their four places are taken
+	for range steps {
+		nearlyFull := sets[3] + sets[4]
+		var taken [4]float64
+		for n := range 3 {
+			taken[n] = sets[n] * (1 + nearlyFull)
+		}
+		taken[3] = sets[3]*nearlyFull + sets[3]*sets[4]
+		lost += sets[4] * sets[4] * dt
+		for n, share := range taken {
+			sets[n] -= share * dt
+			sets[n+1] += share * dt
+		}
+	}
+	return lost / load, sets[4]
+}
+
+// What performance.md says of connections that lose their place follows from how
+// places are chosen.
+func TestLossesAreComputed(t *testing.T) {
+	perf := pages(t)["performance.md"]
+	for _, of := range []struct {
+		load, unit float64
+		pattern    string
+	}{
+		{1, 1e-6, `and ([\d.]+) in a million newcomers meet two full ones`},
+		{1.5, 1e-6, `many again (\d+) in a million`},
+		{0.5, 1e-12, `with half as many (\d+) in a million million`},
+	} {
+		lost, _ := lossOfNewcomers(of.load)
+		if want := measured(t, perf, of.pattern); math.Abs(lost/of.unit-want) > 0.05*want {
+			t.Errorf("load %v: %.3g of a unit are lost, not %v", of.load, lost/of.unit, want)
+		}
+	}
+	if _, full := lossOfNewcomers(1); math.Abs(100*full-measured(t, perf, `([\d.]+) % of the sets are full`)) > 0.005 {
+		t.Errorf("%.3f %% of the sets are full", 100*full)
 	}
 }

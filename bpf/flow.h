@@ -355,6 +355,23 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 /* What a place is worth that nothing from elsewhere may take: a proven flow's (CLASSES). */
 #define CLASS_PROVEN 3
 
+/*
+ * Whether a peer's word is older than what is known of a flow. Peers say how many
+ * ticks ago the last packet was: what was told in the tick before counts as of the
+ * tick in which it came, and what followed it at once as of the one before. So an
+ * end, a proof and a connection behind an end may be a tick old.
+ */
+static __always_inline int is_older_word(const struct absorption *in, __u64 value, __u64 now,
+					 int is_same)
+{
+	__u32 here = flow_age(value, now), there = flow_age(in->value, now);
+	__u32 state = value_state(value);
+	int goes_on = is_same ? !in->replaces || proven_of(in->value) & ~value :
+				state > STATE_ESTABLISHED && state <= STATE_CLOSE;
+
+	return here + (goes_on ? 1 : 0) < there;
+}
+
 /* A peer's word on a flow that is known here: newer news win. */
 static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __u64 value,
 					 __u64 now)
@@ -367,7 +384,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 	__u64 wanted = (value & ~fields) | (in->value & SEEN_MASK) |
 		       state_bits(value_two_way_state(in->value), proven_of(in->value) | proven_of(value));
 
-	if (flow_age(value, now) < flow_age(in->value, now) || (!is_same && !in->replaces))
+	if (is_older_word(in, value, now, is_same) || (!is_same && !in->replaces))
 		return ABSORB_KEPT;
 	if (!is_same)
 		wanted = in->value | next_nonce(value);

@@ -174,7 +174,7 @@ func TestHostileSync(t *testing.T) {
 	wire := p.captureWire(t)
 	conns := p.holdAll()
 	p.await("b has been told", func() error {
-		known := map[connEnds]bool{}
+		known := knownConns{}
 		err := p.addKnown(known, "b", true)
 		for name, all := range conns {
 			if n := countUntold(all, known); n > 0 {

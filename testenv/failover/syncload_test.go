@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
+	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
@@ -35,10 +36,12 @@ const shortLife = 2 * time.Second // of a connection of the steady load, between
 
 // shortOne is a connection of the steady load: it asks, waits, and asks again.
 type shortOne struct {
-	ends  connEnds
-	asked time.Time // again
-	ended time.Time
-	what  string // what is wrong with it
+	ends   connEnds
+	dialed time.Time
+	opened time.Time // it had its first answer
+	asked  time.Time // again
+	ended  time.Time
+	what   string // what is wrong with it
 }
 
 // connEnds tell connections apart.
@@ -58,14 +61,14 @@ type load struct {
 	judged int          // of them, by checkLoad
 
 	mu   sync.Mutex
-	open map[connEnds]bool // those that had an answer and have not asked again
+	open map[connEnds]time.Time // those that had an answer and have not asked again: when they were dialed
 	all  []shortOne
 }
 
 // startLoad opens so many connections a second.
 func (p *pair) startLoad(rate int) *load {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{p: p, cancel: cancel, began: time.Now(), open: map[connEnds]bool{}}
+	l := &load{p: p, cancel: cancel, began: time.Now(), open: map[connEnds]time.Time{}}
 	l.wg.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
@@ -86,15 +89,16 @@ func (p *pair) startLoad(rate int) *load {
 }
 
 func (l *load) visit(ctx context.Context, port int) {
+	one := shortOne{dialed: time.Now()}
 	conn, who, err := l.p.connect(port)
 	if err != nil {
 		return // a new one that nobody has acknowledged
 	}
 	defer conn.Close()
 	l.opened.Add(1)
-	one := shortOne{ends: endsOf(conn)}
+	one.ends, one.opened = endsOf(conn), time.Now()
 	l.mu.Lock()
-	l.open[one.ends] = true
+	l.open[one.ends] = one.dialed
 	l.mu.Unlock()
 	select {
 	case <-time.After(shortLife):
@@ -105,7 +109,7 @@ func (l *load) visit(ctx context.Context, port int) {
 	again, err := rig.Ask(conn)
 	switch {
 	case err != nil:
-		one.what = fmt.Sprintf("%s, asked at %s", rig.Brief(err), one.asked.Format("05.000"))
+		one.what = fmt.Sprintf("was with %s, then %s", who, rig.Brief(err))
 	case again != who:
 		one.what = fmt.Sprintf("was with %s, then with %s", who, again)
 	}
@@ -129,8 +133,8 @@ func (l *load) broken(f fault) (n int, what []string) {
 	l.p.await("every connection that was told of has asked again", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for ends := range l.open {
-			if f.known[ends] {
+		for ends, dialed := range l.open {
+			if f.known.has(ends, dialed) {
 				return fmt.Errorf("%v has not", ends)
 			}
 		}
@@ -139,12 +143,12 @@ func (l *load) broken(f fault) (n int, what []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, one := range l.all {
-		if one.ended.Before(f.at) || !f.known[one.ends] {
+		if one.ended.Before(f.at) || !f.known.has(one.ends, one.dialed) {
 			continue
 		}
 		n++
 		if one.what != "" {
-			what = append(what, one.what)
+			what = append(what, one.lifeOf(f))
 		}
 	}
 	return n, what
@@ -155,13 +159,37 @@ func (l *load) broken(f fault) (n int, what []string) {
 // or knew by itself.
 type fault struct {
 	at    time.Time
-	known map[connEnds]bool
+	known knownConns
+}
+
+// lifeOf is what became of a connection that broke behind a fault.
+func (one *shortOne) lifeOf(f fault) string {
+	const clock = "05.000"
+	entry := f.known[one.ends]
+	return fmt.Sprintf("%s: %s (%s -> %s: dialed %s, answered %s, asked %s; fault %s, listed with %s, seen until %s)", one.ended.Format(clock), one.what,
+		one.ends.client, one.ends.virtual, one.dialed.Format(clock), one.opened.Format(clock), one.asked.Format(clock),
+		f.at.Format(clock), entry.real, entry.seen.Format(clock))
+}
+
+// knownConns are the established connections that a director has.
+type knownConns map[connEnds]knownConn
+
+type knownConn struct {
+	real netip.Addr
+	seen time.Time // its last packet was no later
+}
+
+// has reports whether a connection that was dialed at a moment is known. What was
+// last seen before that is another one, which had the same ports: one that the
+// client forgot, having been reset, may stay in the list for its whole life.
+func (k knownConns) has(ends connEnds, dialed time.Time) bool {
+	return k[ends].seen.After(dialed)
 }
 
 // faultTo notes what a director knows, which is about to serve.
 func (p *pair) faultTo(host string, conns map[string][]held) fault {
 	p.t.Helper()
-	f := fault{known: map[connEnds]bool{}}
+	f := fault{known: knownConns{}}
 	must(p.t, p.addKnown(f.known, host, false))
 	f.at = time.Now()
 	for _, s := range synced {
@@ -172,9 +200,9 @@ func (p *pair) faultTo(host string, conns map[string][]held) fault {
 	return f
 }
 
-func countUntold(all []held, known map[connEnds]bool) (n int) {
+func countUntold(all []held, known knownConns) (n int) {
 	for _, h := range all {
-		if !known[endsOf(h)] {
+		if _, is := known[endsOf(h)]; !is {
 			n++
 		}
 	}
@@ -194,11 +222,16 @@ func (p *pair) connections(director string) ([]ipvsadm.ListedConnection, error) 
 
 // addKnown adds the established connections that a director has, or those of them
 // that the other one told of.
-func (p *pair) addKnown(to map[connEnds]bool, director string, isToldOnly bool) error {
+func (p *pair) addKnown(to knownConns, director string, isToldOnly bool) error {
 	list, err := p.connections(director)
+	// A list has whole seconds of what is left, and so has what peers say.
+	begun := time.Now().Add(2*time.Second - lb.DefaultTCPTimeout)
 	for _, c := range list {
 		if c.State == "ESTABLISHED" && (c.Synced || !isToldOnly) {
-			to[connEnds{c.Client, c.Virtual}] = true
+			conn := knownConn{c.Real.Addr(), begun.Add(time.Duration(c.Expires) * time.Second)}
+			if ends := (connEnds{c.Client, c.Virtual}); to[ends].seen.Before(conn.seen) {
+				to[ends] = conn
+			}
 		}
 	}
 	return err
@@ -332,7 +365,7 @@ func TestSyncedPairUnderLoad(t *testing.T) {
 	l := p.startLoad(shareOf(1000))
 	conns := p.holdMany((shareOf(5000) + len(synced) - 1) / len(synced))
 	p.await("b has been told of the long connections", func() error {
-		known := map[connEnds]bool{}
+		known := knownConns{}
 		err := p.addKnown(known, "b", true)
 		for _, s := range synced {
 			if n := countUntold(conns[s.name], known); n > 0 {

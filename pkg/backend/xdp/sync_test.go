@@ -316,6 +316,65 @@ func TestSyncedTemplatesKeepClients(t *testing.T) {
 	}
 }
 
+// What follows news at once is told in the same tick, or in the next one with an
+// older packet: it counts all the same. Word of a living connection does not undo
+// what was seen here a tick later.
+func TestNewsAreOrderedWithinATick(t *testing.T) {
+	s := webService(2)
+	first, second := s.Reals[0].Addr, s.Reals[1].Addr
+	word := func(state connsync.State, real netip.Addr, isProven bool, idle time.Duration) connsync.Entry {
+		e := connsync.Entry{IsProven: isProven, Idle: idle, Record: connsync.Record{
+			Protocol: connsync.ProtocolTCP, State: state, Client: at(1), Virtual: web, Real: netip.AddrPortFrom(real, 80),
+		}}
+		if state != connsync.StateEstablished {
+			e.Flags |= connsync.FlagInactive
+		}
+		return e
+	}
+	for name, test := range map[string]struct {
+		entries []connsync.Entry
+		want    connsync.State
+		real    netip.Addr
+	}{
+		"proof": {[]connsync.Entry{
+			word(connsync.StateEstablished, first, false, 0), word(connsync.StateEstablished, first, true, time.Second),
+		}, connsync.StateEstablished, first},
+		"end": {[]connsync.Entry{
+			word(connsync.StateEstablished, first, true, 0), word(connsync.StateFinWait, first, true, time.Second),
+		}, connsync.StateFinWait, first},
+		"the next connection": {[]connsync.Entry{
+			word(connsync.StateClose, first, true, 0), word(connsync.StateEstablished, second, true, time.Second),
+		}, connsync.StateEstablished, second},
+		"older word of a living one": {[]connsync.Entry{
+			word(connsync.StateFinWait, first, true, 0), word(connsync.StateEstablished, first, true, time.Second),
+		}, connsync.StateFinWait, first},
+		"older word of another real": {[]connsync.Entry{
+			word(connsync.StateEstablished, first, true, 0), word(connsync.StateEstablished, second, true, time.Second),
+		}, connsync.StateEstablished, first},
+		"an end of long ago": {[]connsync.Entry{
+			word(connsync.StateEstablished, first, true, 0), word(connsync.StateFinWait, first, true, 5*time.Second),
+		}, connsync.StateEstablished, first},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newStill(t, 256, 256)
+			h.apply(lb.State{Services: []lb.Service{s}})
+			h.pass(100)
+			for _, e := range test.entries {
+				_, err := h.Absorb(connsync.BatchOf(e))
+				must(t, err)
+			}
+			var all []connsync.Entry
+			must(t, h.Walk(t.Context(), func(b *connsync.Batch) error {
+				all = append(all, b.Entries()...)
+				return nil
+			}))
+			if len(all) != 1 || all[0].State != test.want || all[0].Real.Addr() != test.real || !all[0].IsProven {
+				t.Errorf("%+v, want state %d with %s", all, test.want, test.real)
+			}
+		})
+	}
+}
+
 // Entries of a real that is not here yet wait for the edit that brings it.
 func TestUnknownRealsWait(t *testing.T) {
 	s := webService(3)

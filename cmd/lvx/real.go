@@ -33,12 +33,24 @@ func newRealCmd() *cobra.Command {
 arp_ignore=1, arp_announce=2 on all, lo and the interface that faces the
 segment, so that it takes packets for the VIP and stays silent about it.
 
-With --tunnel it takes them out of IPIP packets as well (forward: ipip): tunl0
-up with the VIP, rp_filter=2 there, and an MSS that leaves room for the outer
-header, by a rule of nf_tables. --tunnel=gue takes them out of UDP (forward: gue).`,
+With --tunnel it takes them out of IPIP packets as well (forward: ipip): the
+kernel's device up with the VIP, rp_filter=2 there, and an MSS that leaves room
+for the outer header, by a rule of nf_tables. --tunnel=gre and --tunnel=gue are
+for forward: gre and gue. Where the real's address in the director's file is one
+of IPv6, so is the outer header: --tunnel=ipip6, gre6 or gue6. The VIP may be of
+either family.
+
+  tunnel        device       packets
+  ipip, gue     tunl0        IPv4 in IPv4
+                sit0         IPv6 in IPv4
+  ipip6, gue6   lvx_ip6tnl   both in IPv6; made, and removed by down
+  gre           gre0         both in GRE
+  gre6          ip6gre0      both in GRE over IPv6
+`,
 		Example: `  lvx real up --vip 172.25.0.100
   lvx real up --vip 172.25.0.100 --tunnel
   lvx real up --vip 172.25.0.100 --tunnel gue
+  lvx real up --vip 2001:db8::100 --tunnel ipip6 --interface eth0
   lvx real up --vip 172.25.0.100,172.25.0.101 --interface eth1
   lvx real status
   lvx real down --vip 172.25.0.101
@@ -49,7 +61,7 @@ header, by a rule of nf_tables. --tunnel=gue takes them out of UDP (forward: gue
 	flags := cmd.PersistentFlags()
 	flags.StringSliceVar(&f.vips, "vip", nil, "virtual `address`; again, or with commas, for several")
 	flags.StringVar(&f.options.Interface, "interface", "", "`interface` that faces the segment (default: that of the route to the VIP)")
-	flags.StringVar((*string)(&f.options.Tunnel), "tunnel", "", "packets come in a tunnel of this `kind`: ipip, which is the default of the bare flag, gue, or gue:PORT")
+	flags.StringVar((*string)(&f.options.Tunnel), "tunnel", "", "packets come in a tunnel of this `kind`: ipip, which is the default of the bare flag, gre, gue, or gue:PORT; with a 6 (ipip6, gue6:PORT) in one over IPv6")
 	flags.Lookup("tunnel").NoOptDefVal = string(realserver.IPIP)
 	flags.StringVar(&f.options.StateFile, "state", realserver.DefaultStateFile, "`file` that remembers what was there before")
 	cmd.AddCommand(f.up(), f.down(), f.status())
@@ -80,7 +92,7 @@ func (f *realFlags) down() *cobra.Command {
 		Short: "undo up: for some VIPs, or for all",
 		Long: `Takes the VIPs off lo, and off the tunnel's device, that "lvx real up" had put
 there; one that was there before stays. With the last one the settings get back the values that they had before,
-and a tunnel's device that was down is down again.`,
+and a tunnel's device that was down is down again, one that was made is removed.`,
 		Example: "  lvx real down --vip 172.25.0.100\n  lvx real down",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },
 		RunE:    func(cmd *cobra.Command, _ []string) error { return f.change(cmd, realserver.Down) },
@@ -100,9 +112,10 @@ segment this host itself. An IPv6 VIP on lo needs no setting: it is ready unless
 another interface has it, or answers for it by proxy_ndp.
 
 Of a VIP behind a tunnel (--tunnel, or as remembered from "lvx real up") it also
-shows whether a tunnel device is up, its rp_filter (the larger of its own and
-that of "all"; 1 drops what comes out of the tunnel, and so does 2 where the
-device has no address), and the longest segment that this host offers clients.
+shows whether a device that takes the tunnel's packets is up, for IPv4 its rp_filter
+(the larger of its own and that of "all"; 1 drops what comes out of the tunnel, and
+so does 2 where the device has no address), and the longest segment that this host
+offers clients.
 The rule that lowers it is readable for root alone.`,
 		Example: "  lvx real status\n  lvx real status --vip 172.25.0.100\n  lvx real status --vip 172.25.0.100 --tunnel",
 		Args:    func(_ *cobra.Command, args []string) error { return f.parse(args) },

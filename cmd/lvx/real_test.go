@@ -78,9 +78,11 @@ func TestRealUsage(t *testing.T) {
 		"down x":                             `VIP "x": not an address`,
 		"status --vip ,":                     `VIP "": not an address`,
 		"up --vipp 1":                        "unknown flag",
-		"up --vip 172.25.0.100 --tunnel=sit": `tunnel "sit": not one that lvx sets up (want ipip, gue or gue:PORT)`,
+		"up --vip 172.25.0.100 --tunnel=sit": `tunnel "sit": not one that lvx sets up (want ipip, gre, gue or gue:PORT;`,
 		"up --vip 172.25.0.100 --tunnel sit": `VIP "sit": not an address`,
-		"up --vip fd99::1 --tunnel ipip":     "VIP fd99::1: no tunnel for IPv6",
+		"up --vip fd99::1 --tunnel=gre:5555": `tunnel "gre:5555": not one that lvx sets up`,
+		"up --vip fd99::1 --tunnel=gue6:0":   `tunnel "gue6:0": not one that lvx sets up`,
+		"up --vip fd99::1 --tunnel=gue66":    `tunnel "gue66": not one that lvx sets up`,
 	} {
 		cmd := newRealCmd()
 		cmd.SilenceErrors, cmd.SilenceUsage = true, true

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -16,51 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lvx-lb/lvx/internal/kernellist"
-	"github.com/lvx-lb/lvx/pkg/lb"
 )
-
-// GUE is IPv4 in UDP (generic UDP encapsulation) at port 6080. "gue:5555" is
-// another port.
-const GUE Tunnel = "gue"
-
-// guePort is the port where packets in GUE come; 0 of another tunnel.
-func (t Tunnel) guePort() int {
-	if t == GUE {
-		return lb.GUEPort
-	}
-	text, isGUE := strings.CutPrefix(string(t), string(GUE)+":")
-	port, err := strconv.ParseUint(text, 10, 16)
-	if !isGUE || err != nil {
-		return 0
-	}
-	return int(port)
-}
-
-// IsTunnel reports whether lvx sets a tunnel up.
-func (t Tunnel) IsTunnel() bool { return t == IPIP || t.guePort() != 0 }
-
-// overhead is how much longer a packet is in the tunnel: an IPv4 header, and for
-// GUE those of UDP and of GUE itself (the kernel's __ip_vs_get_out_rt).
-func (t Tunnel) overhead() int {
-	if t.guePort() != 0 {
-		return 20 + 8 + 4
-	}
-	return 20
-}
 
 // errNoGUE is returned where the kernel takes nothing out of UDP.
 var errNoGUE = errors.New("this kernel has no GUE (CONFIG_NET_FOU; where it is a module: modprobe fou); use ipip")
 
-// hasPort reports whether the kernel takes packets out of GUE at a port.
-func hasPort(port int) (bool, error) {
-	ports, err := kernellist.Complete(func() ([]netlink.Fou, error) { return netlink.FouList(unix.AF_INET) })
+// hasPort reports whether the kernel takes packets out of GUE at a port of a family.
+func hasPort(family, port int) (bool, error) {
+	ports, err := kernellist.Complete(func() ([]netlink.Fou, error) { return netlink.FouList(family) })
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return false, errNoGUE // no such family of generic netlink
 	case err != nil:
 		return false, fmt.Errorf("ports of GUE: %w", err)
 	}
-	return slices.ContainsFunc(ports, func(f netlink.Fou) bool { return f.Port == port && f.EncapType == netlink.FOU_ENCAP_GUE }), nil
+	return slices.ContainsFunc(ports, func(f netlink.Fou) bool {
+		return f.Family == family && f.Port == port && f.EncapType == netlink.FOU_ENCAP_GUE
+	}), nil
 }
 
 // loadTime bounds how long loading a module takes.
@@ -75,20 +45,21 @@ func loadGUE() {
 }
 
 // openPort makes the kernel take packets out of GUE.
-func (r *reporter) openPort(s *state, port int) error {
-	isOpen, err := hasPort(port)
+func (r *reporter) openPort(s *state, family, port int) error {
+	isOpen, err := hasPort(family, port)
 	if errors.Is(err, errNoGUE) {
 		loadGUE()
-		isOpen, err = hasPort(port)
+		isOpen, err = hasPort(family, port)
 	}
 	if err != nil || isOpen {
 		return err
 	}
-	s.Ports = append(s.Ports, port)
+	list := s.ports(family)
+	*list = append(*list, port)
 	if err := s.save(); err != nil {
 		return err
 	}
-	if err := addPort(port); err != nil {
+	if err := addPort(family, port); err != nil {
 		return fmt.Errorf("port %d of GUE: %w", port, err)
 	}
 	r.say("udp %d: packets are taken out of GUE", port)
@@ -97,17 +68,17 @@ func (r *reporter) openPort(s *state, port int) error {
 
 // addPort opens a port. [netlink.FouAdd] names a protocol, 0 for GUE, which kernels
 // refuse since they look at it (ERANGE).
-func addPort(port int) error {
-	family, err := netlink.FouFamilyId()
+func addPort(family, port int) error {
+	id, err := netlink.FouFamilyId()
 	if err != nil {
 		return err
 	}
-	request := nl.NewNetlinkRequest(family, unix.NLM_F_ACK)
+	request := nl.NewNetlinkRequest(id, unix.NLM_F_ACK)
 	message := []byte{netlink.FOU_CMD_ADD, 1, 0, 0} // begins with the header of generic netlink
 	for _, a := range []*nl.RtAttr{
 		nl.NewRtAttr(netlink.FOU_ATTR_PORT, binary.BigEndian.AppendUint16(nil, uint16(port))),
 		nl.NewRtAttr(netlink.FOU_ATTR_TYPE, []byte{netlink.FOU_ENCAP_GUE}),
-		nl.NewRtAttr(netlink.FOU_ATTR_AF, []byte{unix.AF_INET}),
+		nl.NewRtAttr(netlink.FOU_ATTR_AF, []byte{byte(family)}),
 	} {
 		message = append(message, a.Serialize()...)
 	}
@@ -118,25 +89,32 @@ func addPort(port int) error {
 
 // closePorts closes the ports that lvx has opened and no VIP needs any more.
 func (r *reporter) closePorts(s *state) error {
-	isNeeded := func(port int) bool {
-		return slices.ContainsFunc(s.VIPs, func(v record) bool { return v.Tunnel.guePort() == port })
-	}
-	for _, port := range slices.Clone(s.Ports) {
-		if isNeeded(port) {
-			continue
-		}
-		if isOpen, err := hasPort(port); err != nil {
-			return err
-		} else if isOpen {
-			if err := netlink.FouDel(netlink.Fou{Family: unix.AF_INET, Port: port}); err != nil {
-				return fmt.Errorf("port %d of GUE: close: %w", port, err)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		list := s.ports(family)
+		for _, port := range slices.Clone(*list) {
+			if slices.ContainsFunc(s.VIPs, func(v record) bool { return v.Tunnel.port() == port && v.Tunnel.family() == family }) {
+				continue
 			}
-			r.say("udp %d: closed again", port)
-		}
-		s.Ports = slices.DeleteFunc(s.Ports, func(p int) bool { return p == port })
-		if err := s.save(); err != nil {
-			return err
+			if err := r.closePort(family, port); err != nil {
+				return err
+			}
+			*list = slices.DeleteFunc(*list, func(p int) bool { return p == port })
+			if err := s.save(); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+func (r *reporter) closePort(family, port int) error {
+	isOpen, err := hasPort(family, port)
+	if err != nil || !isOpen {
+		return err
+	}
+	if err := netlink.FouDel(netlink.Fou{Family: family, Port: port}); err != nil {
+		return fmt.Errorf("port %d of GUE: close: %w", port, err)
+	}
+	r.say("udp %d: closed again", port)
 	return nil
 }

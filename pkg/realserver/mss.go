@@ -20,41 +20,69 @@ import (
 // offers shorter segments is spared the detour by ICMP, which many networks
 // lose: a rule for each VIP lowers what SYN and SYN+ACK offer.
 
-// segmentTable is the table of the rules, of family ip.
+// segmentTable is the table of the rules, one of each family.
 const segmentTable = "lvx_real"
 
-// headerLen is what IPv4 and TCP have in front of a segment.
-const headerLen = 40
+// segmentFamily is where the rules for VIPs of one family are.
+type segmentFamily struct {
+	family    nftables.TableFamily // its number is the address family's
+	table     string               // as nft names it
+	route     string               // ip's option
+	source    uint32               // offset of the address in the IP header
+	headerLen int                  // what IP and TCP have in front of a segment
+}
+
+var segmentFamilies = [...]segmentFamily{
+	{nftables.TableFamilyIPv4, "ip " + segmentTable, "", 12, 40},
+	{nftables.TableFamilyIPv6, "ip6 " + segmentTable, " -6", 8, 60},
+}
+
+// segmentsOf is the family of a VIP.
+func segmentsOf(vip netip.Addr) segmentFamily {
+	if vip.Is6() {
+		return segmentFamilies[1]
+	}
+	return segmentFamilies[0]
+}
 
 // lowerSegments sets the rules that the VIPs need. A kernel without nf_tables
 // gets none, and the report says what helps as well.
 func (r *reporter) lowerSegments(s *state) error {
+	for _, f := range segmentFamilies {
+		if err := r.lowerSegmentsOf(f, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *reporter) lowerSegmentsOf(f segmentFamily, s *state) error {
 	want := map[netip.Addr]uint16{}
 	for _, v := range s.VIPs {
-		if v.Tunnel == "" {
+		if v.Tunnel == "" || segmentsOf(v.Addr) != f {
 			continue
 		}
 		link, err := netlink.LinkByName(v.Interface)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", v.Interface, err)
 		}
-		want[v.Addr] = segmentFor(v.Tunnel, link.Attrs().MTU)
+		want[v.Addr] = f.longest(v.Tunnel, link.Attrs().MTU)
 	}
-	have, err := segmentRules()
+	have, err := f.rules()
 	if err == nil && maps.Equal(have, want) {
 		return nil
 	}
 	if err == nil {
-		err = setSegmentRules(want)
+		err = f.setRules(want)
 	}
-	r.sayLeftBehind(have, want, err)
+	r.sayLeftBehind(f, have, want, err)
 	for _, v := range s.VIPs {
 		switch size := want[v.Addr]; {
 		case size == have[v.Addr]:
 		case err != nil:
-			r.say("%s: MSS not lowered (%v): ip route change default ... advmss %d", v.Addr, err, size)
+			r.say("%s: MSS not lowered (%v): ip%s route change default ... advmss %d", v.Addr, err, f.route, size)
 		default:
-			r.say("%s: MSS at most %d (table ip %s)", v.Addr, size, segmentTable)
+			r.say("%s: MSS at most %d (table %s)", v.Addr, size, f.table)
 		}
 	}
 	return nil
@@ -62,17 +90,17 @@ func (r *reporter) lowerSegments(s *state) error {
 
 // sayLeftBehind says which rules the kernel did not let go. One without
 // nf_tables has none.
-func (r *reporter) sayLeftBehind(have, want map[netip.Addr]uint16, err error) {
+func (r *reporter) sayLeftBehind(f segmentFamily, have, want map[netip.Addr]uint16, err error) {
 	if err == nil || hasNoTables(err) {
 		return
 	}
 	if len(want) == 0 {
-		r.say("table ip %s not removed (%v): nft delete table ip %s", segmentTable, err, segmentTable)
+		r.say("table %s not removed (%v): nft delete table %s", f.table, err, f.table)
 		return
 	}
 	for _, addr := range slices.SortedFunc(maps.Keys(have), netip.Addr.Compare) {
 		if want[addr] == 0 {
-			r.say("%s: rule of table ip %s not removed (%v)", addr, segmentTable, err)
+			r.say("%s: rule of table %s not removed (%v)", addr, f.table, err)
 		}
 	}
 }
@@ -83,22 +111,22 @@ func hasNoTables(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL)
 }
 
-// segmentFor is the longest segment that fits a tunnel over a link.
-func segmentFor(t Tunnel, mtu int) uint16 {
-	return uint16(min(max(mtu-t.overhead()-headerLen, 0), 0xffff))
+// longest is the longest segment that fits a tunnel over a link.
+func (f segmentFamily) longest(t Tunnel, mtu int) uint16 {
+	return uint16(min(max(mtu-t.overhead()-f.headerLen, 0), 0xffff))
 }
 
-// setSegmentRules replaces the table by one with a rule for each VIP:
+// setRules replaces the table by one with a rule for each VIP:
 //
 //	ip saddr VIP tcp flags & syn != 0 tcp option maxseg size set N
 //
 // The kernel only lowers what is there.
-func setSegmentRules(want map[netip.Addr]uint16) error {
+func (f segmentFamily) setRules(want map[netip.Addr]uint16) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
-	tab := c.AddTable(&nftables.Table{Name: segmentTable, Family: nftables.TableFamilyIPv4})
+	tab := c.AddTable(&nftables.Table{Name: segmentTable, Family: f.family})
 	c.DelTable(tab)
 	if len(want) > 0 {
 		c.AddTable(tab)
@@ -107,7 +135,7 @@ func setSegmentRules(want map[netip.Addr]uint16) error {
 			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityMangle,
 		})
 		for vip, size := range want {
-			c.AddRule(&nftables.Rule{Table: tab, Chain: chain, Exprs: segmentRule(vip, size)})
+			c.AddRule(&nftables.Rule{Table: tab, Chain: chain, Exprs: f.rule(vip, size)})
 		}
 	}
 	if err := c.Flush(); err != nil {
@@ -118,15 +146,14 @@ func setSegmentRules(want map[netip.Addr]uint16) error {
 
 // Where the rule finds what it looks at, and the option that it changes.
 const (
-	sourceOffset = 12 // in the IPv4 header
 	flagsOffset  = 13 // in the TCP header
 	synFlag      = 2
 	maxSegOption = 2
 )
 
-func segmentRule(vip netip.Addr, size uint16) []expr.Any {
+func (f segmentFamily) rule(vip netip.Addr, size uint16) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: uint32(vip.BitLen() / 8)},
 		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: vip.AsSlice()},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: []byte{unix.IPPROTO_TCP}},
@@ -138,13 +165,13 @@ func segmentRule(vip netip.Addr, size uint16) []expr.Any {
 	}
 }
 
-// segmentRules reads the rules that are there.
-func segmentRules() (map[netip.Addr]uint16, error) {
+// rules reads the rules that are there.
+func (f segmentFamily) rules() (map[netip.Addr]uint16, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("nf_tables: %w", err)
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := c.ListTablesOfFamily(f.family)
 	if err != nil {
 		return nil, fmt.Errorf("nf_tables: %w", err)
 	}
@@ -155,7 +182,7 @@ func segmentRules() (map[netip.Addr]uint16, error) {
 	}
 	rules, err := c.GetRules(tables[i], &nftables.Chain{Name: "output", Table: tables[i]})
 	if err != nil {
-		return nil, fmt.Errorf("nf_tables: table ip %s: %w", segmentTable, err)
+		return nil, fmt.Errorf("nf_tables: table %s: %w", f.table, err)
 	}
 	for _, rule := range rules {
 		var vip netip.Addr
@@ -185,8 +212,9 @@ func judgeSegment(v VIP) (Setting, error) {
 	if err != nil {
 		return Setting{}, fmt.Errorf("interface %s: %w", v.Interface, err)
 	}
-	fits := int(segmentFor(v.Tunnel, link.Attrs().MTU))
-	offered, err := offeredSegment(link)
+	f := segmentsOf(v.Addr)
+	fits := int(f.longest(v.Tunnel, link.Attrs().MTU))
+	offered, err := f.offered(link)
 	if err != nil {
 		return Setting{}, err
 	}
@@ -194,10 +222,10 @@ func judgeSegment(v VIP) (Setting, error) {
 	if !s.Faulty {
 		return s, nil // whatever the rules are
 	}
-	rules, err := segmentRules()
+	rules, err := f.rules()
 	switch {
 	case errors.Is(err, unix.EPERM):
-		s.UnreadTable, s.Faulty = "table ip "+segmentTable, false
+		s.UnreadTable, s.Faulty = "table "+f.table, false
 	case err != nil && !hasNoTables(err):
 		return Setting{}, err
 	case rules[v.Addr] != 0:
@@ -207,10 +235,11 @@ func judgeSegment(v VIP) (Setting, error) {
 	return s, nil
 }
 
-// offeredSegment is the longest segment that the routes by an interface offer.
-func offeredSegment(link netlink.Link) (int, error) {
+// offered is the longest segment that the routes by an interface offer. Clients
+// have no link-local addresses.
+func (f segmentFamily) offered(link netlink.Link) (int, error) {
 	routes, err := kernellist.Complete(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: link.Attrs().Index},
+		return netlink.RouteListFiltered(int(f.family), &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: link.Attrs().Index},
 			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
 	})
 	if err != nil {
@@ -218,11 +247,14 @@ func offeredSegment(link netlink.Link) (int, error) {
 	}
 	longest := 0
 	for _, r := range routes {
+		if r.Dst != nil && r.Dst.IP.IsLinkLocalUnicast() {
+			continue
+		}
 		mtu := link.Attrs().MTU
 		if r.MTU != 0 {
 			mtu = min(mtu, r.MTU)
 		}
-		segment := mtu - headerLen
+		segment := mtu - f.headerLen
 		if r.AdvMSS != 0 {
 			segment = r.AdvMSS
 		}

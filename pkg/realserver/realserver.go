@@ -2,7 +2,7 @@
 // lo, so that the kernel takes packets for it, and ARP settings that keep the
 // host from answering for it on the segment, where it belongs to the
 // director. For a director that sends through a tunnel it opens the kernel's
-// IPIP device as well, for GUE its UDP port, and lowers the MSS by what the tunnel adds.
+// device as well, for GUE its UDP port, and lowers the MSS by what the tunnel adds.
 //
 // It changes nothing else, and it remembers what it changed, so that it can
 // be undone exactly. It does not know what the real serves.
@@ -47,9 +47,9 @@ func Up(o Options) (report []string, err error) {
 		if !vip.IsValid() || vip.IsUnspecified() || vip.IsLoopback() || vip.IsMulticast() || vip.Is4In6() || vip.Zone() != "" {
 			return nil, fmt.Errorf("VIP %s: not an address that a segment's hosts can share", vip)
 		}
-		if err := fitsTunnel(vip, o.Tunnel); err != nil {
-			return nil, err
-		}
+	}
+	if o.Tunnel != "" && !o.Tunnel.IsTunnel() {
+		return nil, fmt.Errorf("tunnel %q: not one that lvx sets up (want ipip, gre, gue or gue:PORT; with ipip6, gre6, gue6 or gue6:PORT the outer header is one of IPv6)", o.Tunnel)
 	}
 	return locked(o, func(s *state) ([]string, error) {
 		var r reporter
@@ -58,7 +58,11 @@ func Up(o Options) (report []string, err error) {
 				return r.lines, fmt.Errorf("VIP %s: %w", vip, err)
 			}
 		}
-		// A VIP that faces another interface now leaves settings unused.
+		// A VIP that faces another interface now leaves settings unused, one of
+		// another tunnel its device.
+		if err := r.closeTunnels(s); err != nil {
+			return r.lines, err
+		}
 		err := r.restore(s)
 		return r.lines, err
 	})
@@ -86,7 +90,7 @@ func Down(o Options) (report []string, err error) {
 			}
 			unknown = unknown || !known
 		}
-		if err := r.closeTunnel(s); err != nil {
+		if err := r.closeTunnels(s); err != nil {
 			return r.lines, err
 		}
 		if err := r.restore(s); err != nil {
@@ -112,7 +116,11 @@ func (r *reporter) up(s *state, vip netip.Addr, o Options) error {
 		return err
 	}
 	place, onLo := on(places, lo)
-	tunnel, err := s.note(vip, o, places)
+	var before record
+	if i := s.find(vip); i >= 0 {
+		before = s.VIPs[i]
+	}
+	v, err := s.note(vip, o, places)
 	if err != nil {
 		return err
 	}
@@ -121,18 +129,23 @@ func (r *reporter) up(s *state, vip netip.Addr, o Options) error {
 			r.say("%s is also on %s: this host may answer ARP for it there (remove it, unless this is a director)", vip, p.name)
 		}
 	}
-	if tunnel != "" {
-		if _, err := findTunnel(); err != nil { // its settings are there once it is
+	if v.Tunnel != "" {
+		if err := r.addDevice(s, v.Tunnel.device(vip)); err != nil { // its settings are there once it is
 			return err
+		}
+		if before.Tunnel != "" && before.Tunnel.device(vip) != v.Tunnel.device(vip) {
+			if err := r.leaveTunnel(before); err != nil {
+				return err
+			}
 		}
 	}
 	if err := r.set(s); err != nil {
 		return err
 	}
-	if err := r.putOnLo(vip, place, onLo); err != nil || tunnel == "" {
+	if err := r.putOnLo(vip, place, onLo); err != nil || v.Tunnel == "" {
 		return err
 	}
-	if err := r.openTunnel(s, vip); err != nil {
+	if err := r.openTunnel(s, v); err != nil {
 		return err
 	}
 	return r.lowerSegments(s)

@@ -27,14 +27,24 @@ type state struct {
 	Before map[string]string `json:"before"` // settings, with the values they had
 
 	Devices map[string]bool `json:"devices,omitempty"`   // of tunnels, and whether each was up
+	Made    []string        `json:"made,omitempty"`      // of tunnels, by lvx
 	Ports   []int           `json:"gue_ports,omitempty"` // of UDP, opened for GUE
+	Ports6  []int           `json:"gue6_ports,omitempty"`
 
 	file  string
 	notes *Notes // nil: the file alone
 }
 
 func (s *state) isEmpty() bool {
-	return len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 && len(s.Ports) == 0
+	return len(s.VIPs) == 0 && len(s.Before) == 0 && len(s.Devices) == 0 && len(s.Made) == 0 && len(s.Ports) == 0 && len(s.Ports6) == 0
+}
+
+// ports are those of UDP that lvx has opened for GUE over a family.
+func (s *state) ports(family int) *[]int {
+	if family == unix.AF_INET6 {
+		return &s.Ports6
+	}
+	return &s.Ports
 }
 
 // emptyState is what is remembered on a host where nothing was changed.
@@ -59,7 +69,7 @@ func (s *state) find(vip netip.Addr) int {
 
 // note remembers a VIP with the interface that it faces, the tunnel that its
 // packets come in, and where of lo and the tunnel's device it was before.
-func (s *state) note(vip netip.Addr, o Options, places []found) (Tunnel, error) {
+func (s *state) note(vip netip.Addr, o Options, places []found) (record, error) {
 	v := record{Addr: vip}
 	_, v.Before = on(places, lo)
 	known := s.find(vip)
@@ -67,23 +77,23 @@ func (s *state) note(vip netip.Addr, o Options, places []found) (Tunnel, error) 
 		v = s.VIPs[known]
 	}
 	if o.Tunnel != "" {
-		if v.Tunnel == "" {
-			_, v.BeforeTunnel = on(places, tunnelDevice)
+		if device := o.Tunnel.device(vip); v.Tunnel == "" || v.Tunnel.device(vip) != device {
+			_, v.BeforeTunnel = on(places, device)
 		}
 		v.Tunnel = o.Tunnel
 	}
 	if o.Interface != "" {
 		v.Interface = o.Interface
 	}
-	if v.Interface == "" && vip.Is4() {
+	if v.Interface == "" && (vip.Is4() || v.Tunnel != "") {
 		var err error
 		if v.Interface, err = facing(vip); err != nil {
-			return "", err
+			return record{}, err
 		}
 	}
 	if v.Interface != "" {
 		if _, err := netlink.LinkByName(v.Interface); err != nil {
-			return "", fmt.Errorf("interface %s: %w", v.Interface, err)
+			return record{}, fmt.Errorf("interface %s: %w", v.Interface, err)
 		}
 	}
 	if known < 0 {
@@ -91,7 +101,7 @@ func (s *state) note(vip netip.Addr, o Options, places []found) (Tunnel, error) 
 	} else {
 		s.VIPs[known] = v
 	}
-	return v.Tunnel, nil
+	return v, nil
 }
 
 // needs lists the settings that the VIPs need. Only IPv4 has the ARP problem: an
@@ -104,7 +114,7 @@ func (s *state) needs() []key {
 		}
 		all := keys("all", lo, v.Interface)
 		if v.Tunnel != "" {
-			all = append(all, key{tunnelDevice, reversePath})
+			all = append(all, key{v.Tunnel.device(v.Addr), reversePath})
 		}
 		for _, k := range all {
 			if !slices.Contains(needed, k) {

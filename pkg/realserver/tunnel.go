@@ -3,9 +3,13 @@ package realserver
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -14,95 +18,77 @@ import (
 	"github.com/lvx-lb/lvx/pkg/vip"
 )
 
-// Tunnel is what the packets to a real server come in.
-type Tunnel string
-
-// IPIP is IPv4 in IPv4 (RFC 2003).
-const IPIP Tunnel = "ipip"
-
-// tunnelDevice is the kernel's own IPIP device. It takes packets from every
-// director, and the module makes it by itself.
-const tunnelDevice = "tunl0"
-
-// errNoTunnel is returned where the kernel cannot decapsulate.
-var errNoTunnel = errors.New("this kernel has no IPIP device (CONFIG_NET_IPIP; where it is a module: modprobe ipip); " +
-	"use direct routing, or decapsulate before the kernel, for example with XDP")
-
-// fitsTunnel reports whether packets for a VIP can come by a tunnel.
-func fitsTunnel(vip netip.Addr, t Tunnel) error {
-	switch {
-	case t == "":
-		return nil
-	case !t.IsTunnel():
-		return fmt.Errorf("tunnel %q: not one that lvx sets up (want ipip, gue or gue:PORT)", t)
-	case !vip.Is4():
-		return fmt.Errorf("VIP %s: no tunnel for IPv6 (want an IPv4 VIP)", vip)
-	}
-	return nil
-}
-
 // openTunnel makes this host take packets out of the tunnel: the device is there
-// and up, and has the VIP. Without an address there is no
+// and up, and has the VIP if that is one of IPv4. Without an address there is no
 // loose reverse-path filter (the kernel's __fib_validate_source).
-func (r *reporter) openTunnel(s *state, addr netip.Addr) error {
-	if port := s.VIPs[s.find(addr)].Tunnel.guePort(); port != 0 {
-		if err := r.openPort(s, port); err != nil {
+func (r *reporter) openTunnel(s *state, v record) error {
+	if port := v.Tunnel.port(); port != 0 {
+		if err := r.openPort(s, v.Tunnel.family(), port); err != nil {
 			return err
 		}
 	}
-	link, err := findTunnel()
+	name := v.Tunnel.device(v.Addr)
+	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("interface %s: %w", name, err)
 	}
 	isUp := link.Attrs().Flags&unix.IFF_UP != 0
-	if _, known := s.Devices[tunnelDevice]; !known {
-		s.Devices[tunnelDevice] = isUp
+	if _, known := s.Devices[name]; !known {
+		s.Devices[name] = isUp
 		if err := s.save(); err != nil {
 			return err
 		}
 	}
-	added, err := vip.Add(link.Attrs().Index, []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())})
-	if err != nil {
-		return err
-	}
-	if added > 0 {
-		r.say("%s: put on %s", addr, tunnelDevice)
+	if v.Addr.Is4() {
+		added, err := vip.Add(link.Attrs().Index, []netip.Prefix{netip.PrefixFrom(v.Addr, v.Addr.BitLen())})
+		if err != nil {
+			return err
+		}
+		if added > 0 {
+			r.say("%s: put on %s", v.Addr, name)
+		}
 	}
 	if isUp {
 		return nil
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("interface %s: up: %w", tunnelDevice, err)
+		return fmt.Errorf("interface %s: up: %w", name, err)
 	}
-	r.say("%s: up", tunnelDevice)
+	r.say("%s: up", name)
 	return nil
 }
 
-// findTunnel finds the kernel's device. Asking for it loads the module.
-func findTunnel() (netlink.Link, error) {
-	link, err := netlink.LinkByName(tunnelDevice)
-	if err == nil {
-		return link, nil
+// addDevice sees to it that the device of a tunnel is there. Asking for one
+// loads the module, which brings the kernel's own.
+func (r *reporter) addDevice(s *state, name string) error {
+	if _, err := netlink.LinkByName(name); err == nil {
+		return nil
 	}
-	err = netlink.LinkAdd(&netlink.Iptun{LinkAttrs: netlink.LinkAttrs{Name: tunnelDevice}})
+	k := deviceKinds[name]
+	err := netlink.LinkAdd(k.link(netlink.LinkAttrs{Name: name}))
 	switch {
+	case err == nil:
+		r.say("%s: made", name)
+		s.Made = append(s.Made, name)
+		return s.save()
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return nil, errNoTunnel
-	case err != nil && !errors.Is(err, unix.EEXIST):
-		return nil, fmt.Errorf("interface %s: %w", tunnelDevice, err)
+		return k.missing()
+	case !errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("interface %s: %w", name, err)
 	}
-	if link, err = netlink.LinkByName(tunnelDevice); err != nil {
-		return nil, fmt.Errorf("interface %s: %w", tunnelDevice, err)
+	if _, err := netlink.LinkByName(name); err != nil {
+		return fmt.Errorf("interface %s: another %s device takes the packets of every tunnel already, and there can be one alone (remove it: ip -d link): %w", name, k.name, err)
 	}
-	return link, nil
+	return nil
 }
 
 // leaveTunnel takes a VIP off the tunnel's device, unless it was there before.
 func (r *reporter) leaveTunnel(v record) error {
-	if v.Tunnel == "" {
+	if v.Tunnel == "" || v.Addr.Is6() {
 		return nil
 	}
-	link, err := netlink.LinkByName(tunnelDevice)
+	name := v.Tunnel.device(v.Addr)
+	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return nil // and the VIP with it
 	}
@@ -111,16 +97,16 @@ func (r *reporter) leaveTunnel(v record) error {
 		return err
 	}
 	if v.BeforeTunnel {
-		r.say("%s: stays on %s, where it was before", v.Addr, tunnelDevice)
+		r.say("%s: stays on %s, where it was before", v.Addr, name)
 		return nil
 	}
-	r.say("%s: taken off %s", v.Addr, tunnelDevice)
+	r.say("%s: taken off %s", v.Addr, name)
 	return vip.Remove(link.Attrs().Index, []netip.Prefix{netip.PrefixFrom(v.Addr, v.Addr.BitLen())})
 }
 
-// closeTunnel takes the device down again once no VIP needs it.
-func (r *reporter) closeTunnel(s *state) error {
-	if len(s.Devices) == 0 {
+// closeTunnels undoes what no VIP needs any more: rules, ports and devices.
+func (r *reporter) closeTunnels(s *state) error {
+	if len(s.Devices) == 0 && len(s.Made) == 0 {
 		return nil
 	}
 	if err := r.lowerSegments(s); err != nil {
@@ -129,20 +115,39 @@ func (r *reporter) closeTunnel(s *state) error {
 	if err := r.closePorts(s); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(s.VIPs, func(v record) bool { return v.Tunnel != "" }) {
-		return nil
-	}
-	wasUp, known := s.Devices[tunnelDevice]
-	if !known {
-		return nil
-	}
-	if link, err := netlink.LinkByName(tunnelDevice); err == nil && !wasUp {
-		if err := netlink.LinkSetDown(link); err != nil {
-			return fmt.Errorf("interface %s: down: %w", tunnelDevice, err)
+	names := append(slices.Sorted(maps.Keys(s.Devices)), s.Made...)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if slices.ContainsFunc(s.VIPs, func(v record) bool { return v.Tunnel != "" && v.Tunnel.device(v.Addr) == name }) {
+			continue
 		}
-		r.say("%s: down again", tunnelDevice)
+		if err := r.closeDevice(s, name); err != nil {
+			return err
+		}
 	}
-	delete(s.Devices, tunnelDevice)
+	return nil
+}
+
+// closeDevice takes a device down again, or away if lvx has made it.
+func (r *reporter) closeDevice(s *state, name string) error {
+	wasUp, known := s.Devices[name]
+	link, err := netlink.LinkByName(name)
+	switch {
+	case err != nil: // it is not there any more
+	case slices.Contains(s.Made, name):
+		if err := netlink.LinkDel(link); err != nil {
+			return fmt.Errorf("interface %s: remove: %w", name, err)
+		}
+		r.say("%s: removed", name)
+		delete(s.Before, key{name, reversePath}.String())
+	case known && !wasUp:
+		if err := netlink.LinkSetDown(link); err != nil {
+			return fmt.Errorf("interface %s: down: %w", name, err)
+		}
+		r.say("%s: down again", name)
+	}
+	delete(s.Devices, name)
+	s.Made = slices.DeleteFunc(s.Made, func(made string) bool { return made == name })
 	return s.save()
 }
 
@@ -153,10 +158,16 @@ func judgeTunnel(v VIP) (faults []string, settings []Setting, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("interfaces: %w", err)
 	}
-	i := slices.IndexFunc(links, takesTunnels)
-	if i < 0 {
-		faults = append(faults, "no tunnel device is up: what comes in the tunnel is refused")
-	} else {
+	i := slices.IndexFunc(links, func(l netlink.Link) bool { return v.Tunnel.isTakenBy(l, v.Addr) })
+	switch {
+	case i < 0:
+		faults = append(faults, fmt.Sprintf("no tunnel device is up that takes %s (as %s does): what comes in the tunnel is refused",
+			v.Tunnel.contents(v.Addr), v.Tunnel.device(v.Addr)))
+	case v.Addr.Is6():
+		if fault := judgeIPv6(links[i].Attrs().Name); fault != "" {
+			faults = append(faults, fault)
+		}
+	default:
 		filter, fault, err := judgeReversePath(links[i])
 		if err != nil {
 			return nil, nil, err
@@ -166,13 +177,13 @@ func judgeTunnel(v VIP) (faults []string, settings []Setting, err error) {
 			faults = append(faults, fault)
 		}
 	}
-	if port := v.Tunnel.guePort(); port != 0 {
-		isOpen, err := hasPort(port)
+	if port := v.Tunnel.port(); port != 0 {
+		isOpen, err := hasPort(v.Tunnel.family(), port)
 		if err != nil {
 			return nil, nil, err
 		}
 		if !isOpen {
-			faults = append(faults, fmt.Sprintf("nothing takes packets out of GUE at UDP port %d: what comes in the tunnel is refused", port))
+			faults = append(faults, fmt.Sprintf("nothing takes packets out of GUE at UDP port %d over %s: what comes in the tunnel is refused", port, v.Tunnel.outer()))
 		}
 	}
 	segment, err := judgeSegment(v)
@@ -182,11 +193,13 @@ func judgeTunnel(v VIP) (faults []string, settings []Setting, err error) {
 	return faults, append(settings, segment), nil
 }
 
-// takesTunnels reports whether a device takes the packets of every director.
-func takesTunnels(link netlink.Link) bool {
-	t, isTunnel := link.(*netlink.Iptun)
-	return link.Attrs().Flags&unix.IFF_UP != 0 &&
-		(link.Attrs().Name == tunnelDevice || isTunnel && (t.FlowBased || t.Remote == nil || t.Remote.IsUnspecified()))
+// judgeIPv6 says that a tunnel device takes no IPv6.
+func judgeIPv6(name string) (fault string) {
+	text, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"))
+	if err == nil && strings.TrimSpace(string(text)) == "0" {
+		return ""
+	}
+	return name + " takes no IPv6 (disable_ipv6, or an MTU below 1280): what comes out of the tunnel is dropped"
 }
 
 // judgeReversePath reports whether the kernel takes clients' packets from a

@@ -216,7 +216,7 @@ var typedExits = map[string]struct {
 }
 
 // kernelLacks is what a command for tunnels says where the kernel has none.
-var kernelLacks = regexp.MustCompile(`this kernel has no IPIP device|no tunnel device is up`)
+var kernelLacks = regexp.MustCompile(`this kernel has no \w+ device|no tunnel device is up`)
 
 // before is what has to be done before a command.
 func before(command string) string {

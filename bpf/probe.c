@@ -10,7 +10,7 @@
  * martian. The real answers only if it has the VIP. To a real behind a tunnel
  * the probe goes inside another packet, as the clients' packets do (tunnel.h).
  *
- * Tunnels are IPv4's alone. Probes are never fragmented; fragments of a reply
+ * Probes are never fragmented; fragments of a reply
  * after the first, and replies of IPv6 with extension headers, are not
  * recognized.
  */
@@ -29,6 +29,8 @@
 #define REPLIES 65536
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
 #define DONT_FRAGMENT 0x4000
+#define SPREAD_PORTS 0xc000 /* that GUE comes from: 49152 to 65535 */
+#define PROTOCOL_GRE 47
 
 /* Checksum offsets and the ICMP types that matter. */
 #define TCP_CHECK 16
@@ -54,6 +56,23 @@ struct probe {
 	struct address real;
 	struct address vip;
 	__u32 tunnel; /* protocol of the outer header's contents; 0 = no outer header */
+	__u32 port; /* of the real, for GUE; in network order */
+};
+
+/* UDP's header and GUE's, and GRE's (tunnel.h). */
+struct gue {
+	__be16 source;
+	__be16 port;
+	__be16 length;
+	__u16 check; /* none */
+	__u8 control;
+	__u8 protocol;
+	__be16 flags;
+};
+
+struct gre {
+	__be16 flags;
+	__be16 type;
 };
 
 /* What identifies a reply: the probe's packet, seen from the real. */
@@ -227,32 +246,77 @@ static __always_inline int replace_both(struct __sk_buff *skb, const struct pack
 	return replace_address(skb, p, is_source, from, to);
 }
 
-/* Puts the packet, which is one of IPv4, into one for the real. */
-static __always_inline int encapsulate(struct __sk_buff *skb, __be32 real)
+static __always_inline int store_outer4(struct __sk_buff *skb, const struct probe *probe, __be32 from,
+					 __u32 room)
 {
 	struct iphdr outer, inner;
 	__u32 sum;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &inner, sizeof(inner)) < 0)
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + room, &inner, sizeof(inner)) < 0)
 		return -1;
 	outer = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
 		.tos = inner.tos,
-		.tot_len = bpf_htons(bpf_ntohs(inner.tot_len) + sizeof(outer)),
+		.tot_len = bpf_htons(bpf_ntohs(inner.tot_len) + room),
 		.frag_off = inner.frag_off & bpf_htons(DONT_FRAGMENT),
 		.ttl = inner.ttl,
-		.protocol = IPPROTO_IPIP,
-		.saddr = inner.saddr,
-		.daddr = real,
+		.protocol = probe->tunnel,
+		.saddr = from,
+		.daddr = probe->real.word[3],
 	};
 	sum = bpf_csum_diff(0, 0, (__be32 *)&outer, sizeof(outer), 0);
 	sum = (sum & 0xffff) + (sum >> 16);
 	outer.check = ~((sum & 0xffff) + (sum >> 16));
-	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) < 0)
-		return -1;
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+}
+
+static __always_inline int store_outer6(struct __sk_buff *skb, const struct probe *probe,
+					 const struct address *from, __u32 room)
+{
+	struct ipv6hdr outer = {}, inner;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + room, &inner, sizeof(inner)) < 0)
+		return -1;
+	*(__be32 *)&outer = *(__be32 *)&inner & bpf_htonl(0xfff00000); /* no flow label */
+	outer.payload_len = bpf_htons(bpf_ntohs(inner.payload_len) + room);
+	outer.nexthdr = probe->tunnel;
+	outer.hop_limit = inner.hop_limit;
+	__builtin_memcpy(&outer.saddr, from, sizeof(*from));
+	__builtin_memcpy(&outer.daddr, &probe->real, sizeof(probe->real));
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+}
+
+/* Puts the packet into one from an address of this host for the real. */
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct probe *probe,
+					const struct packet *p, __be16 local_port)
+{
+	__u32 base = p->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr), room = base;
+	__u64 flags = p->is_ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	struct gre gre = { .type = p->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP) };
+	struct gue gue = {
+		.source = local_port | bpf_htons(SPREAD_PORTS),
+		.port = probe->port,
+		.protocol = p->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP,
+	};
+
+	if (probe->tunnel == IPPROTO_UDP) {
+		gue.length = bpf_htons(skb->len - ETH_HLEN + sizeof(gue));
+		room += sizeof(gue);
+		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
+	} else if (probe->tunnel == PROTOCOL_GRE) {
+		room += sizeof(gre);
+		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+	}
+	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags) < 0)
+		return -1;
+	if (probe->tunnel == IPPROTO_UDP && bpf_skb_store_bytes(skb, ETH_HLEN + base, &gue, sizeof(gue), 0) < 0)
+		return -1;
+	if (probe->tunnel == PROTOCOL_GRE && bpf_skb_store_bytes(skb, ETH_HLEN + base, &gre, sizeof(gre), 0) < 0)
+		return -1;
+	if (p->is_ipv6)
+		return store_outer6(skb, probe, &p->from, room);
+	return store_outer4(skb, probe, p->from.word[3], room);
 }
 
 static __always_inline int is_icmp(const struct packet *p)
@@ -270,7 +334,6 @@ int probe_out(struct __sk_buff *skb)
 	struct probe *probe;
 	struct ports ports;
 	struct icmp icmp;
-	__u32 tunnel;
 
 	if (!mark)
 		return TC_ACT_UNSPEC;
@@ -279,7 +342,6 @@ int probe_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	real = probe->real;
 	vip = probe->vip;
-	tunnel = probe->tunnel;
 	if (!load_packet(skb, ETH_HLEN, &p) || !is_same(&p.to, &real))
 		return TC_ACT_UNSPEC;
 
@@ -301,7 +363,7 @@ int probe_out(struct __sk_buff *skb)
 	if (bpf_map_update_elem(&replies, &key, &real, BPF_ANY) < 0 ||
 	    replace_both(skb, &p, 0, &real, &vip) < 0)
 		return TC_ACT_SHOT;
-	if (tunnel && encapsulate(skb, real.word[3]) < 0)
+	if (probe->tunnel && encapsulate(skb, probe, &p, key.local_port) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }

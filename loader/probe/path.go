@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -95,15 +96,13 @@ func (p *Path) attach(iface *net.Interface) error {
 }
 
 // Open makes a path to real by way of vip, which is of the same family, by
-// direct routing or, with IPv4, in a tunnel. Sockets that are connected to real, carry the mark and have a local port of their own use
+// direct routing or in a tunnel. Sockets that are connected to real, carry the mark
+// and have a local port of their own use
 // it. Mark 0 means that real is this host itself, and that there is nothing
 // to rewrite. Release ends the path; calling it again does nothing.
-func (p *Path) Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, release func(), err error) {
-	switch {
-	case real.Is4() != vip.Is4():
+func (p *Path) Open(real, vip netip.Addr, forward lb.Forward, encap lb.Encap) (mark uint32, release func(), err error) {
+	if real.Is4() != vip.Is4() {
 		return 0, nil, fmt.Errorf("real %s, VIP %s: a probe through a VIP needs both of one family (set via: real)", real, vip)
-	case real.Is6() && forward != lb.DR:
-		return 0, nil, fmt.Errorf("real %s: a probe through a VIP and a tunnel is IPv4 only (set via: real)", real)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,16 +121,29 @@ func (p *Path) Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, rele
 		return 0, nil, err
 	}
 	mark = p.base | number
-	if err := p.objects.Probes.Put(mark, rawProbe{Real: wire(real), Vip: wire(vip), Tunnel: outerProtocol[forward]}); err != nil {
+	if err := p.objects.Probes.Put(mark, probeTo(real, vip, forward, encap)); err != nil {
 		return 0, nil, fmt.Errorf("path to %s through %s: %w", real, vip, err)
 	}
 	p.used[number] = true
 	return mark, sync.OnceFunc(func() { p.release(number) }), nil
 }
 
-// outerProtocol is what an outer header says of its contents, by the way of
-// forwarding.
-var outerProtocol = map[lb.Forward]uint32{lb.Tunnel: unix.IPPROTO_IPIP}
+// probeTo is what the programs know of a path.
+func probeTo(real, vip netip.Addr, forward lb.Forward, encap lb.Encap) rawProbe {
+	to := rawProbe{Real: wire(real), Vip: wire(vip)}
+	switch {
+	case forward != lb.Tunnel:
+	case encap.Kind == lb.GUE:
+		to.Tunnel, to.Port = unix.IPPROTO_UDP, uint32(bpf.PortWord(encap.Port))
+	case encap.Kind == lb.GRE:
+		to.Tunnel = unix.IPPROTO_GRE
+	case vip.Is6():
+		to.Tunnel = unix.IPPROTO_IPV6
+	default:
+		to.Tunnel = unix.IPPROTO_IPIP
+	}
+	return to
+}
 
 // wire makes an address what the programs compare: the packet's bytes, one of
 // IPv4 as ::ffff:a.b.c.d.

@@ -23,6 +23,7 @@ type rawProbe struct {
 	Real   rawAddress
 	Vip    rawAddress
 	Tunnel uint32
+	Port   uint32
 }
 
 type rawReply struct {

@@ -308,7 +308,7 @@ func TestLeaveAlone(t *testing.T) {
 func TestMarks(t *testing.T) {
 	p := loaded(t)
 	loopback := netip.MustParseAddr("127.0.0.1")
-	m, release, err := p.Open(loopback, vip, lb.DR)
+	m, release, err := p.Open(loopback, vip, lb.DR, lb.Encap{})
 	if err != nil || m != 0 {
 		t.Errorf("this host: mark %#x, %v; want 0", m, err)
 	}
@@ -331,7 +331,7 @@ func TestMarks(t *testing.T) {
 	check(t, p.Close())
 	check(t, p.Close())
 	p.release(1)
-	if _, _, err := p.Open(real, vip, lb.DR); err == nil {
+	if _, _, err := p.Open(real, vip, lb.DR, lb.Encap{}); err == nil {
 		t.Error("a path opened after Close")
 	}
 }

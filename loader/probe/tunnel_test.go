@@ -1,7 +1,8 @@
 package probe
 
 import (
-	"bytes"
+	"encoding/binary"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -25,23 +26,67 @@ func TestEncapsulate(t *testing.T) {
 		"TOS and TTL":    func(ip *layers.IPv4) { ip.TOS, ip.TTL = 0xb9, 7 },
 		"options inside": options,
 	} {
-		p := loaded(t)
-		check(t, p.objects.Probes.Put(uint32(mark), rawProbe{Real: wire(real), Vip: wire(vip), Tunnel: outerProtocol[lb.Tunnel]}))
-		payload := gopacket.Payload("odd size")[:7]
-		got := run(t, p.objects.ProbeOut, mark, frame(t, local, real, change, tcp(40000, 80), payload))
-		inner := frame(t, local, vip, change, tcp(40000, 80), payload)
-		read := gopacket.NewPacket(inner, layers.LayerTypeEthernet, gopacket.Default).Layer(layers.LayerTypeIPv4).(*layers.IPv4)
-		outer := &layers.IPv4{
-			Version: 4, TOS: read.TOS, TTL: read.TTL, Flags: read.Flags, Protocol: layers.IPProtocolIPv4,
-			SrcIP: local.AsSlice(), DstIP: real.AsSlice(),
-		}
-		buf := gopacket.NewSerializeBuffer()
-		check(t, gopacket.SerializeLayers(buf, gopacket.SerializeOptions{ComputeChecksums: true, FixLengths: true},
-			outer, gopacket.Payload(inner[14:])))
-		if diff := cmp.Diff(append(bytes.Clone(inner[:14]), buf.Bytes()...), got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
+		for tunnel, encap := range encaps {
+			p := loaded(t)
+			check(t, p.objects.Probes.Put(uint32(mark), probeTo(real, vip, lb.Tunnel, encap)))
+			payload := gopacket.Payload("odd size")[:7]
+			got := run(t, p.objects.ProbeOut, mark, frame(t, local, real, change, tcp(40000, 80), payload))
+			inner := frame(t, local, vip, change, tcp(40000, 80), payload)
+			read := gopacket.NewPacket(inner, layers.LayerTypeEthernet, gopacket.Default).Layer(layers.LayerTypeIPv4).(*layers.IPv4)
+			protocol, between := between(encap, layers.EthernetTypeIPv4, layers.IPProtocolIPv4, len(inner)-14)
+			outer := &layers.IPv4{
+				Version: 4, TOS: read.TOS, TTL: read.TTL, Flags: read.Flags, Protocol: protocol,
+				SrcIP: local.AsSlice(), DstIP: real.AsSlice(),
+			}
+			want := serialize(t, layers.EthernetTypeIPv4, outer, []gopacket.SerializableLayer{between, gopacket.Payload(inner[14:])})
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, %s (-want +got):\n%s", name, tunnel, diff)
+			}
 		}
 	}
+}
+
+// The same of IPv6, whose flow label stays inside.
+func TestEncapsulateIPv6(t *testing.T) {
+	for tunnel, encap := range encaps {
+		p := loaded(t)
+		check(t, p.objects.Probes.Put(uint32(mark6), probeTo(real6, vip6, lb.Tunnel, encap)))
+		payload := gopacket.Payload("odd size")[:7]
+		labelled := func(to netip.Addr) []byte {
+			f := frame6(t, local6, to, tcp(40000, 80), payload)
+			copy(f[14:], []byte{0x6b, 0x91, 0x23, 0x45})
+			f[21] = 7
+			return f
+		}
+		got := run(t, p.objects.ProbeOut, mark6, labelled(real6))
+		inner := labelled(vip6)
+		protocol, between := between(encap, layers.EthernetTypeIPv6, layers.IPProtocolIPv6, len(inner)-14)
+		outer := &layers.IPv6{Version: 6, TrafficClass: 0xb9, HopLimit: 7, NextHeader: protocol, SrcIP: local6.AsSlice(), DstIP: real6.AsSlice()}
+		want := serialize(t, layers.EthernetTypeIPv6, outer, []gopacket.SerializableLayer{between, gopacket.Payload(inner[14:])})
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tunnel, diff)
+		}
+	}
+}
+
+// encaps are the tunnels.
+var encaps = map[string]lb.Encap{
+	"ipip": {}, "gue": {Kind: lb.GUE, Port: 5555}, "gre": {Kind: lb.GRE},
+}
+
+// between is what a tunnel has between the outer header and a packet of a length from
+// port 40000, and the protocol that the outer header names.
+func between(encap lb.Encap, of layers.EthernetType, inner layers.IPProtocol, length int) (layers.IPProtocol, gopacket.Payload) {
+	switch encap.Kind {
+	case lb.GUE:
+		b := binary.BigEndian.AppendUint16(nil, 40000|0xc000)
+		b = binary.BigEndian.AppendUint16(b, encap.Port)
+		b = binary.BigEndian.AppendUint16(b, uint16(length+12))
+		return layers.IPProtocolUDP, append(b, 0, 0, 0, byte(inner), 0, 0)
+	case lb.GRE:
+		return layers.IPProtocolGRE, binary.BigEndian.AppendUint16([]byte{0, 0}, uint16(of))
+	}
+	return inner, nil
 }
 
 // tunnelled is [through] by a tunnel.

@@ -58,7 +58,7 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 		t.VIP = svc.Listeners[0].Addr // an exec check learns it
 	}
 	if spec.Via == health.ViaVIP {
-		t.Forward = r.Forward
+		t.Forward, t.Encap = r.Forward, r.Encap
 	}
 	if spec.Type != health.ICMP && spec.Type != health.File && spec.Type != health.BFD {
 		t.Port = checkPort(svc, r, spec)
@@ -67,10 +67,10 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 }
 
 // canPassVIP reports whether a check can prove that the real serves the VIP:
-// for direct routing and, with IPv4, by IPIP.
+// by direct routing and by tunnels.
 func canPassVIP(svc *config.Service, r lb.Real, spec health.Spec) bool {
 	return health.ThroughVIP(spec) && !r.Addr.IsLoopback() &&
-		(r.Forward == lb.DR || r.Forward == lb.Tunnel && r.Encap.Kind == lb.IPIP && r.Addr.Is4()) &&
+		(r.Forward == lb.DR || r.Forward == lb.Tunnel) &&
 		len(svc.Listeners) > 0 && svc.Listeners[0].Addr.Is4() == r.Addr.Is4()
 }
 

@@ -73,10 +73,10 @@ func TestTargetOfIPv6(t *testing.T) {
 		want health.Via
 	}{
 		{vip6, lb.Real{Addr: real6}, health.ViaVIP},
-		{vip6, lb.Real{Addr: real6, Forward: lb.Tunnel}, health.ViaReal},
+		{vip6, lb.Real{Addr: real6, Forward: lb.Tunnel}, health.ViaVIP},
 		{vip6, lb.Real{Addr: real6, Forward: lb.NAT}, health.ViaReal},
 		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel}, health.ViaVIP},
-		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}}, health.ViaReal},
+		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}}, health.ViaVIP},
 		{vip6, lb.Real{Addr: netip.IPv6Loopback()}, health.ViaReal},
 		{vip6, lb.Real{Addr: server(1)}, health.ViaReal},
 		{vip, lb.Real{Addr: real6}, health.ViaReal},
@@ -86,6 +86,9 @@ func TestTargetOfIPv6(t *testing.T) {
 		svc.Reals[0] = c.real
 		svc.Checks[0] = []health.Spec{{Type: health.TCP}}
 		got := targets(&svc, 0, true)[0]
+		if got.Spec.Via == health.ViaVIP && (got.Forward != c.real.Forward || got.Encap != c.real.Encap) {
+			t.Errorf("%s of %s: asked by %s %s", c.real.Addr, c.vip, got.Forward, got.Encap)
+		}
 		if got.Spec.Via != c.want || got.VIP.IsValid() != (c.want == health.ViaVIP) {
 			t.Errorf("%s of %s, %s: asked via %s, VIP %s", c.real.Addr, c.vip, c.real.Forward, got.Spec.Via, got.VIP)
 		}

@@ -44,7 +44,7 @@ type Path interface {
 	// by this way of forwarding. Mark 0 means that real is this host itself: there
 	// is nothing to rewrite. Release ends it; it is never nil without an
 	// error.
-	Open(real, vip netip.Addr, forward lb.Forward) (mark uint32, release func(), err error)
+	Open(real, vip netip.Addr, forward lb.Forward, encap lb.Encap) (mark uint32, release func(), err error)
 }
 
 // Option changes how [New] builds a checker.

@@ -169,6 +169,7 @@ type Target struct {
 
 	// Forward is how a [ViaVIP] probe gets to the real.
 	Forward lb.Forward
+	Encap   lb.Encap // of a tunnel
 }
 
 // Status is what the monitor knows of one target.

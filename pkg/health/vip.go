@@ -67,7 +67,7 @@ func (c *vipChecker) openPath() (Checker, error) {
 	if c.through != nil {
 		return c.through, nil
 	}
-	mark, release, err := c.opts.path.Open(c.target.Real, c.target.VIP, c.target.Forward)
+	mark, release, err := c.opts.path.Open(c.target.Real, c.target.VIP, c.target.Forward, c.target.Encap)
 	if err != nil {
 		return nil, fmt.Errorf("path to VIP %s: %w: %w", c.target.VIP, ErrNotAsked, err)
 	}

@@ -69,7 +69,7 @@ type paths struct {
 	err          error
 }
 
-func (p *paths) Open(netip.Addr, netip.Addr, lb.Forward) (uint32, func(), error) {
+func (p *paths) Open(netip.Addr, netip.Addr, lb.Forward, lb.Encap) (uint32, func(), error) {
 	if p.err != nil {
 		return 0, nil, p.err
 	}

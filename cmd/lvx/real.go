@@ -43,7 +43,7 @@ either family.
   tunnel        device       packets
   ipip, gue     tunl0        IPv4 in IPv4
                 sit0         IPv6 in IPv4
-  ipip6, gue6   lvx_ip6tnl   both in IPv6; made, and removed by down
+  ipip6, gue6   lvx-ip6tnl   both in IPv6; made, and removed by down
   gre           gre0         both in GRE
   gre6          ip6gre0      both in GRE over IPv6
 `,

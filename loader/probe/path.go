@@ -15,7 +15,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -134,7 +133,7 @@ func probeTo(real, vip netip.Addr, forward lb.Forward, encap lb.Encap) rawProbe 
 	switch {
 	case forward != lb.Tunnel:
 	case encap.Kind == lb.GUE:
-		to.Tunnel, to.Port = unix.IPPROTO_UDP, uint32(bpf.PortWord(encap.Port))
+		to.Tunnel, to.Port = unix.IPPROTO_UDP, uint32(binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, encap.Port)))
 	case encap.Kind == lb.GRE:
 		to.Tunnel = unix.IPPROTO_GRE
 	case vip.Is6():

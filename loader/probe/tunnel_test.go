@@ -2,6 +2,7 @@ package probe
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -137,6 +138,45 @@ func TestThroughTunnel(t *testing.T) {
 		const refusal = "path to VIP 172.25.0.100: not asked: real 172.25.0.13 is behind router 172.25.0.12 (direct routing needs it on the segment)"
 		if got := one(t, d1, through(r2, health.Spec{Type: health.TCP, Timeout: time.Second}, 80)); got != refusal {
 			t.Errorf("direct routing: %q", got)
+		}
+	}
+}
+
+// The other tunnels, of either family: the real takes the packets out of each.
+func TestThroughEveryTunnel(t *testing.T) {
+	d1, r1 := network6(t, true)
+	check(t, r1.AddAddr("lo", vip32))
+	web(t, r1, ":80", ":443")
+	serveUDP6(t, r1, vip6)
+	gue := lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}
+	const refusal = " in a tunnel: does the real decapsulate (lvx real status)?"
+	for _, decapsulates := range []bool{false, true} {
+		if decapsulates {
+			check(t, r1.Decapsulate("eth0"))
+		}
+		var j job
+		var want []map[string]int
+		expect := func(tgt health.Target, encap lb.Encap) {
+			tgt.Forward, tgt.Encap = lb.Tunnel, encap
+			answer := "pass"
+			if !decapsulates {
+				tgt.Spec.Timeout = short
+				answer = fmt.Sprintf("connects on %s but not through VIP %s", tgt.Real, tgt.VIP) + refusal
+			}
+			j.Targets, want = append(j.Targets, tgt), append(want, map[string]int{answer: 1})
+		}
+		for _, encap := range []lb.Encap{{}, gue, {Kind: lb.GRE}} {
+			expect(through(r1, health.Spec{Type: health.HTTP}, 80), encap)
+			expect(through6(health.Spec{Type: health.HTTP}, 80), encap)
+			expect(through6(health.Spec{Type: health.HTTPS, SkipVerify: true}, 443), encap)
+			if decapsulates {
+				expect(through6(health.Spec{Type: health.UDP, Send: "ping", Expect: "ping"}, 53), encap)
+				expect(through6(health.Spec{Type: health.ICMP}, 0), encap)
+				expect(through6(health.Spec{Type: health.HTTP, Path: "/?" + strings.Repeat("x", 1400)}, 80), encap)
+			}
+		}
+		if diff := cmp.Diff(want, probe(t, d1, j)); diff != "" {
+			t.Errorf("decapsulates %v: answers (-want +got):\n%s", decapsulates, diff)
 		}
 	}
 }

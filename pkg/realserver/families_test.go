@@ -14,7 +14,7 @@ import (
 // is left of it afterwards.
 func TestTunnelFamilies(t *testing.T) {
 	r := newReal(t)
-	devices := []string{"tunl0", "sit0", "lvx_ip6tnl", "gre0", "ip6gre0"}
+	devices := []string{"tunl0", "sit0", "lvx-ip6tnl", "gre0", "ip6gre0"}
 	addDevices(t, r, devices...)
 	before := inspect(t, r.Host)
 	for _, c := range []struct {
@@ -24,11 +24,11 @@ func TestTunnelFamilies(t *testing.T) {
 		mss    string
 	}{
 		{vip1, "ipip", "tunl0", "1440"},
-		{vip1, "ipip6", "lvx_ip6tnl", "1420"},
+		{vip1, "ipip6", "lvx-ip6tnl", "1420"},
 		{vip1, "gre", "gre0", "1436"},
 		{vip1, "gre6", "ip6gre0", "1416"},
 		{vip6, "ipip", "sit0", "1420"},
-		{vip6, "ipip6", "lvx_ip6tnl", "1400"},
+		{vip6, "ipip6", "lvx-ip6tnl", "1400"},
 		{vip6, "gre", "gre0", "1416"},
 		{vip6, "gre6", "ip6gre0", "1396"},
 	} {

@@ -97,7 +97,7 @@ func (t Tunnel) overhead() int {
 const (
 	inIPv4     = "tunl0"      // IPv4 in IPv4
 	sixInFour  = "sit0"       // IPv6 in IPv4
-	inIPv6     = "lvx_ip6tnl" // both in IPv6
+	inIPv6     = "lvx-ip6tnl" // both in IPv6
 	greInIPv4  = "gre0"       // both in GRE
 	greInIPv6  = "ip6gre0"
 	cureByPath = "use direct routing, or decapsulate before the kernel, for example with XDP"

@@ -22,12 +22,12 @@ type crossing struct {
 
 // crossings are the tunnels whose outer or inner header is one of IPv6, and GRE.
 var crossings = []crossing{
-	{"4in6", "192.168.79.101", "fd79::27", "ipip", "ipip6", "lvx_ip6tnl", "1420", "IPv4 in IPv6"},
+	{"4in6", "192.168.79.101", "fd79::27", "ipip", "ipip6", "lvx-ip6tnl", "1420", "IPv4 in IPv6"},
 	{"6in4", "fd79::102", "192.168.79.27", "ipip", "ipip", "sit0", "1420", "IPv6 in IPv4"},
-	{"6in6", "fd79::103", "fd79::27", "ipip", "ipip6", "lvx_ip6tnl", "1400", "IPv6 in IPv6"},
-	{"gue4in6", "192.168.79.104", "fd79::27", "gue", "gue6", "lvx_ip6tnl", "1408", "IPv4 in IPv6"},
+	{"6in6", "fd79::103", "fd79::27", "ipip", "ipip6", "lvx-ip6tnl", "1400", "IPv6 in IPv6"},
+	{"gue4in6", "192.168.79.104", "fd79::27", "gue", "gue6", "lvx-ip6tnl", "1408", "IPv4 in IPv6"},
 	{"gue6in4", "fd79::105", "192.168.79.27", "gue", "gue", "sit0", "1408", "IPv6 in IPv4"},
-	{"gue6in6", "fd79::106", "fd79::27", "gue", "gue6", "lvx_ip6tnl", "1388", "IPv6 in IPv6"},
+	{"gue6in6", "fd79::106", "fd79::27", "gue", "gue6", "lvx-ip6tnl", "1388", "IPv6 in IPv6"},
 	{"gre4in4", "192.168.79.107", "192.168.79.27", "gre", "gre", "gre0", "1436", "IPv4 in GRE over IPv4"},
 	{"gre4in6", "192.168.79.108", "fd79::27", "gre", "gre6", "ip6gre0", "1416", "IPv4 in GRE over IPv6"},
 	{"gre6in4", "fd79::109", "192.168.79.27", "gre", "gre", "gre0", "1416", "IPv6 in GRE over IPv4"},
@@ -117,7 +117,7 @@ func TestKernelTakesFamilies(t *testing.T) {
 	if out, err = real("down"); err != nil {
 		t.Fatalf("down: %v\n%s", err, out)
 	}
-	l.contains(out, "lvx_ip6tnl: removed", "sit0: down again", "gre0: down again", "ip6gre0: down again", "udp 6080: closed again")
+	l.contains(out, "lvx-ip6tnl: removed", "sit0: down again", "gre0: down again", "ip6gre0: down again", "udp 6080: closed again")
 	for line := range strings.Lines(links()) {
 		if f := strings.Fields(line); f[1] != "DOWN" && f[0] != "lo" && !strings.HasPrefix(f[0], "eth0") {
 			t.Errorf("after down: %s", line)

@@ -48,6 +48,48 @@ func TestResolveIPv6(t *testing.T) {
 	t.Logf("the new MAC was seen after %s", time.Since(start))
 }
 
+// A real of IPv6 that is behind a router has the router's MAC, by a global or a
+// link-local address of it, and follows when the route or the router is another one.
+func TestRealBehindIPv6Router(t *testing.T) {
+	c := tb.Standard(t, testenv.Shape{Directors: 1, Reals: 2})
+	far := netip.MustParseAddr("fd98::50")
+	six(t, c, map[string]string{"d1": "fd99::10", "r1": "fd99::12", "r2": "fd99::13"})
+	d1, router, other := c.Host("d1"), c.Host("r1"), c.Host("r2")
+	via := func(gateway string) {
+		tb.Run(t, d1, "ip", "-6", "route", "replace", far.String(), "via", gateway, "dev", "eth0")
+	}
+	via("fd99::12")
+	r := resolver(t, c, far)
+	e := waitMAC(t, r, far, router.MAC("eth0").String())
+	if e.Gateway != netip.MustParseAddr("fd99::12") || e.SrcAddr != netip.MustParseAddr("fd99::10") {
+		t.Errorf("the real is behind %s and is spoken to from %s", e.Gateway, e.SrcAddr)
+	}
+	via("fd99::13")
+	waitMAC(t, r, far, other.MAC("eth0").String())
+	tb.Run(t, other, "ip", "link", "set", "eth0", "address", "02:00:00:00:77:02")
+	r.Recheck(far)
+	waitMAC(t, r, far, "02:00:00:00:77:02")
+
+	tb.Run(t, router, "ip", "-6", "address", "add", "fe80::12/64", "dev", "eth0", "nodad")
+	via("fe80::12")
+	e = waitMAC(t, r, far, router.MAC("eth0").String())
+	if e.Gateway != netip.MustParseAddr("fe80::12") || e.SrcAddr != netip.MustParseAddr("fd99::10") {
+		t.Errorf("the real is behind %s and is spoken to from %s", e.Gateway, e.SrcAddr)
+	}
+	tb.Run(t, router, "ip", "-6", "address", "del", "fe80::12/64", "dev", "eth0")
+	tb.Run(t, other, "ip", "-6", "address", "add", "fe80::12/64", "dev", "eth0", "nodad")
+	r.Recheck(far)
+	waitMAC(t, r, far, "02:00:00:00:77:02")
+
+	via("fe80::77")
+	waitErr(t, r, far, "the router of fd98::50: fe80::77 does not answer neighbour discovery on eth0")
+	if err := r.CannotAsk(far); err == nil {
+		t.Error("the real is blamed for its router")
+	}
+	tb.Run(t, d1, "ip", "-6", "route", "replace", far.String(), "dev", "eth0")
+	waitErr(t, r, far, "fd98::50 does not answer neighbour discovery on eth0")
+}
+
 // The user's word, a permanent entry of the kernel's table, counts more than
 // what stations say, also where there is no ARP; and it is followed.
 func TestPermanentEntry(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -175,7 +176,7 @@ func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, boun
 				p.srcIP = p.routeSrc
 			}
 			if p.fixed = bound[a]; p.fixed == (MAC{}) {
-				p.fixed = permanent[neighbour{p.ifindex, a}]
+				p.fixed = permanent[neighbour{p.ifindex, a.WithZone("")}]
 			}
 			if p.gateway.IsValid() && p.fixed != (MAC{}) {
 				p.gateway = netip.Addr{} // the user's word: it is on the segment
@@ -191,7 +192,11 @@ func (h *liveNetwork) routes(addrs []netip.Addr, avoid map[netip.Addr]bool, boun
 
 // routeTo asks the kernel for the way to one real.
 func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) path {
-	routes, err := h.handle.RouteGet(a.AsSlice())
+	var by *netlink.RouteGetOptions
+	if index, err := strconv.Atoi(a.Zone()); err == nil {
+		by = &netlink.RouteGetOptions{OifIndex: index}
+	}
+	routes, err := h.handle.RouteGetWithOptions(a.AsSlice(), by)
 	if err != nil || len(routes) == 0 {
 		return path{isLink: true, err: fmt.Sprintf("no route to %s (is the interface of its segment up?)", a)}
 	}
@@ -210,7 +215,7 @@ func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) pa
 		p.local = true
 	case r.Type != unix.RTN_UNICAST:
 		p.err = fmt.Sprintf("%s is not the address of one host", a)
-	case r.Via != nil || r.Gw != nil && a.Is6():
+	case r.Via != nil:
 		p.err = fmt.Sprintf("%s is behind a gateway, not on the segment of %s (lvx cannot reach it there)", a, l.Name)
 	case l.RawFlags&unix.IFF_UP == 0:
 		p.err, p.isLink = l.Name+" is down", true
@@ -218,12 +223,21 @@ func (h *liveNetwork) routeTo(a netip.Addr, links map[int]*netlink.LinkAttrs) pa
 		p.err, p.isLink = l.Name+" has no carrier", true
 	}
 	if gateway, ok := netip.AddrFromSlice(r.Gw); ok && p.err == "" && !p.local {
-		p.gateway = gateway.Unmap()
+		p.gateway = onLink(gateway.Unmap(), l.Index)
 		p.routeSrc, _ = netip.AddrFromSlice(r.Src)
 		p.routeSrc = p.routeSrc.Unmap()
 	}
 	p.noARP = l.RawFlags&unix.IFF_NOARP != 0
 	return p
+}
+
+// onLink is a router's address as a key of its own: a link-local one is of one
+// interface, whose index is its zone.
+func onLink(router netip.Addr, ifindex int) netip.Addr {
+	if router.Is6() && router.IsLinkLocalUnicast() {
+		return router.WithZone(strconv.Itoa(ifindex))
+	}
+	return router
 }
 
 // chooseSource chooses the sender of the questions for a: an address of the

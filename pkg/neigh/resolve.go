@@ -246,7 +246,7 @@ func (l *loop) handleEvent(e event, now time.Time) time.Time {
 		}
 		return l.routesDue
 	}
-	t := l.targets[e.addr]
+	t := l.targetOf(e)
 	switch {
 	case e.kind == spokeItself && l.silent[e.ifindex] && (t == nil || t.path.ifindex != e.ifindex):
 		return l.wakeInterface(e.ifindex, now)

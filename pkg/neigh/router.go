@@ -26,6 +26,14 @@ func (l *loop) askedFor(real netip.Addr) *target {
 	return t
 }
 
+// targetOf is whom an event is about; nil if nobody asks for it.
+func (l *loop) targetOf(e event) *target {
+	if t := l.targets[e.addr]; t != nil {
+		return t
+	}
+	return l.targets[onLink(e.addr, e.ifindex)]
+}
+
 // keepRouters takes the routers of former targets over; those that no target
 // is behind go with the next look at the routes.
 func (l *loop) keepRouters(old map[netip.Addr]*target) {
@@ -77,7 +85,7 @@ func (l *loop) entryOf(t *target) Entry {
 	if !t.path.gateway.IsValid() {
 		return e
 	}
-	e.Gateway = t.path.gateway
+	e.Gateway = t.path.gateway.WithZone("")
 	router := l.targets[t.path.gateway]
 	if t.isRouter || router == nil {
 		e.Err, e.Pending, e.OwnLink = fmt.Sprintf("no way to %s", t.addr), false, true

@@ -50,7 +50,7 @@ func chooseConnectSource(a netip.Addr, p path, own []netlink.Addr, avoid map[net
 }
 
 func (h *liveNetwork) ask(to MAC, p path, addr netip.Addr) error {
-	frame, err := requestFrame(to, p, addr)
+	frame, err := requestFrame(to, p, addr.WithZone(""))
 	if err != nil {
 		return err
 	}

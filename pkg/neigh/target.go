@@ -184,10 +184,10 @@ func (t *target) entry() Entry {
 	case t.sendErr != "":
 		e.Err = t.sendErr
 	case t.unanswered > silentAfter:
-		e.Err, e.Silent = fmt.Sprintf("%s does not answer %s on %s", t.addr, t.protocol(), t.path.device), true
+		e.Err, e.Silent = fmt.Sprintf("%s does not answer %s on %s", t.addr.WithZone(""), t.protocol(), t.path.device), true
 		e.OwnLink = t.allSilent
 	default:
-		e.Err, e.Pending = fmt.Sprintf("%s is being looked for on %s", t.addr, t.path.device), true
+		e.Err, e.Pending = fmt.Sprintf("%s is being looked for on %s", t.addr.WithZone(""), t.path.device), true
 	}
 	return e
 }

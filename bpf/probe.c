@@ -247,7 +247,7 @@ static __always_inline int replace_both(struct __sk_buff *skb, const struct pack
 }
 
 static __always_inline int store_outer4(struct __sk_buff *skb, const struct probe *probe, __be32 from,
-					 __u32 room)
+					__u32 room)
 {
 	struct iphdr outer, inner;
 	__u32 sum;
@@ -272,7 +272,7 @@ static __always_inline int store_outer4(struct __sk_buff *skb, const struct prob
 }
 
 static __always_inline int store_outer6(struct __sk_buff *skb, const struct probe *probe,
-					 const struct address *from, __u32 room)
+					const struct address *from, __u32 room)
 {
 	struct ipv6hdr outer = {}, inner;
 
@@ -289,7 +289,7 @@ static __always_inline int store_outer6(struct __sk_buff *skb, const struct prob
 
 /* Puts the packet into one from an address of this host for the real. */
 static __always_inline int encapsulate(struct __sk_buff *skb, const struct probe *probe,
-					const struct packet *p, __be16 local_port)
+				       const struct packet *p, __be16 local_port)
 {
 	__u32 base = p->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr), room = base;
 	__u64 flags = p->is_ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;

@@ -30,7 +30,13 @@ struct {
 	__type(value, __u32);
 } table_lru6 SEC(".maps");
 
-/* The template, with the flow's ports and the last word of its source. */
+/*
+ * The template, with the flow's ports and the last word of its source. A load whose
+ * bytes are of two stores waits until both have reached the cache. No load of a frame
+ * that a card has written does, nor one of write_frame's; so the stores begin where the
+ * words of the IPv6 header do, and that of the EtherType with the version behind it is
+ * the last of its bytes.
+ */
 static __always_inline int write_frame6(struct xdp_md *ctx, struct plan *p, __u32 flow)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -39,9 +45,14 @@ static __always_inline int write_frame6(struct xdp_md *ctx, struct plan *p, __u3
 
 	if (data + SHORT6 > end)
 		return 0;
+	to[9] = from[9];
 #pragma unroll
-	for (int i = 0; i < SHORT6 / 8; i++)
-		to[i] = from[i];
+	for (int i = 0; i < 8; i++)
+		*(__u64 *)(data + ETHER + i * 8) = *(__u64 *)(p->frame + ETHER + i * 8);
+	asm volatile("" ::
+			     : "memory");
+	to[0] = from[0];
+	to[1] = from[1];
 	*(__be32 *)(data + ETHER + 20) = t.source;
 	*(__be16 *)(data + ETHER + 40) = t.source_port;
 	*(__be16 *)(data + ETHER + 42) = t.destination_port;

@@ -49,6 +49,7 @@ func (d *decoder) config(c *cursor) *Config {
 	cfg.BFD = get(o, "bfd", nil, list(readBFDSession))
 	services := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, cfg.Backend) }))
 	compareOuterSources(o, cfg.Backend, services)
+	compareSync(o, services)
 	routers := get(o, "vrrp", nil, list(func(c *cursor) router { return d.router(c, cfg.Interfaces) }))
 	if !o.done() {
 		return nil

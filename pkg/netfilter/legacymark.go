@@ -18,31 +18,45 @@ import (
 // saveTime bounds a run of iptables-legacy-save.
 const saveTime = 2 * time.Second
 
-// legacyMarks reads the mangle table of iptables-legacy in the format of
-// iptables-save. Without such a table nothing is run.
+// legacyMarks reads the mangle table of iptables-legacy.
 func legacyMarks() ([]lb.MarkRules, error) {
-	text, err := os.ReadFile(tableNames)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	if hasMangle, err := hasLegacyTable("mangle"); err != nil || !hasMangle {
 		return nil, err
-	}
-	if !slices.Contains(strings.Fields(string(text)), "mangle") {
-		return nil, nil
 	}
 	if used, err := tableHasRules("mangle"); err != nil || !used {
 		return nil, err
 	}
+	saved, err := savedTable("mangle")
+	if err != nil {
+		return nil, err
+	}
+	return parseSaved(saved), nil
+}
+
+// hasLegacyTable reports whether iptables-legacy has a table.
+func hasLegacyTable(name string) (bool, error) {
+	text, err := os.ReadFile(tableNames)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return slices.Contains(strings.Fields(string(text)), name), err
+}
+
+// savedTable is a table of iptables-legacy in the format of iptables-save. Without
+// such a table nothing is run, and it is empty.
+func savedTable(name string) (string, error) {
+	if isThere, err := hasLegacyTable(name); err != nil || !isThere {
+		return "", err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), saveTime)
 	defer cancel()
-	save := exec.CommandContext(ctx, "iptables-legacy-save", "-t", "mangle")
+	save := exec.CommandContext(ctx, "iptables-legacy-save", "-t", name)
 	save.WaitDelay = saveTime // a child of its own may keep the pipe open
 	out, err := save.Output()
 	if err != nil {
-		return nil, fmt.Errorf("marks of iptables-legacy: iptables-legacy-save: %w", err)
+		return "", fmt.Errorf("table %s of iptables-legacy: iptables-legacy-save: %w", name, err)
 	}
-	return parseSaved(string(out)), nil
+	return string(out), nil
 }
 
 // parseSaved reads the MARK rules of the PREROUTING chain of a table that

@@ -12,8 +12,21 @@ import (
 
 // Masquerading says which rules give TCP packets that leave this host by an interface
 // another source address: those from an address, or to one; the other one is the zero
-// address, and a rule that asks for it is not meant. Of iptables-legacy nothing is read.
+// address, and a rule that asks for it is not meant.
 func (r *Reader) Masquerading(from, to netip.Addr, device string) ([]string, error) {
+	places, err := nfMasquerading(from, to, device)
+	if err != nil {
+		return nil, err
+	}
+	saved, err := savedTable("nat")
+	if err != nil {
+		return nil, err
+	}
+	return append(places, legacyMasquerading(saved, from, to, device)...), nil
+}
+
+// nfMasquerading are those of nf_tables.
+func nfMasquerading(from, to netip.Addr, device string) ([]string, error) {
 	if _, err := readGeneration(); err != nil {
 		if isAbsent(err) {
 			return nil, nil

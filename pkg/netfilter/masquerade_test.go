@@ -30,6 +30,12 @@ var masquerading = map[string]struct {
 	"another destination":  {"iptables -t nat -A OUTPUT -d 172.25.0.12 -j DNAT --to-destination 172.25.0.13", "", ""},
 	"nft":                  {nftLeaving("ip daddr { 172.25.0.12, 172.25.0.13 } masquerade"), "handle 3", ""},
 	"nft, from a set":      {nftLeaving("ip saddr { 172.25.0.0/24 } oifname eth0 snat ip to 172.25.0.11"), "", "handle 2"},
+	"legacy, all":          {"iptables-legacy -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "POSTROUTING, rule 1", "POSTROUTING, rule 1"},
+	"legacy, from reals":   {"iptables-legacy -t nat -A POSTROUTING ! -o eth0 -j MASQUERADE\niptables-legacy -t nat -A POSTROUTING -s 172.25.0.0/24 -m comment --comment \"the way out\" -j MASQUERADE", "", "rule 2"},
+	"legacy, to a real":    {"iptables-legacy -t nat -A POSTROUTING -p tcp -d 172.25.0.12 -j SNAT --to-source 172.25.0.11", "rule 1", ""},
+	"legacy, some":         {"iptables-legacy -t nat -A POSTROUTING -p tcp -m tcp --dport 80 -j MASQUERADE", "", ""},
+	"legacy, UDP":          {"iptables-legacy -t nat -A POSTROUTING -p udp -j MASQUERADE", "", ""},
+	"legacy, others first": {"iptables-legacy -t nat -A POSTROUTING ! -d 172.26.0.0/16 -j ACCEPT\niptables-legacy -t nat -A POSTROUTING -j MASQUERADE", "", "rule 2"},
 	"nft, UDP":             {nftLeaving("meta l4proto udp masquerade"), "", ""},
 }
 

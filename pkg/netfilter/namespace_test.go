@@ -239,5 +239,5 @@ func ask(t *testing.T, h *testenv.Host, served ...lb.Listener) []string {
 func flush(t *testing.T, h *testenv.Host) {
 	t.Helper()
 	tb.Run(t, h, "sh", "-c", `nft flush ruleset
-		for table in filter raw mangle; do iptables-legacy -t $table -F; done`)
+		for table in filter raw mangle nat; do iptables-legacy -t $table -F; done`)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -36,11 +37,24 @@ func prepare6(t traffic, flows int) func(*rig) error {
 func (r *rig) allFound(before [bpf.Verdicts]uint64, flows int) error {
 	after := r.verdicts()
 	live := 0
-	for set := range slices.Chunk(r.dp.Flows6, bpf.SetWords6) {
+	count := func(set []uint64) {
 		for _, word := range set[bpf.Ways : 2*bpf.Ways] {
 			if bpf.FlowValue(word).IsLive() {
 				live++
 			}
+		}
+	}
+	if p := r.dp.Pieces(1); p != nil {
+		p.Forget()
+		for set := range p.Sets() {
+			count(p.Words(set))
+		}
+		if err := p.Err(); err != nil {
+			return err
+		}
+	} else {
+		for set := range slices.Chunk(r.dp.Flows6, bpf.SetWords6) {
+			count(set)
 		}
 	}
 	refused := after[bpf.TableBusy] - before[bpf.TableBusy]
@@ -103,11 +117,11 @@ const (
 
 // noteMemory notes what the kernel says that the flow tables take.
 func (j *job) noteMemory(r *rig, o rigOptions) error {
-	name, what, table, most := "memory", "flow table, bytes per stated flow", r.dp.Maps.Flows, float64(mostPerFlow)
+	name, what, tables, most := "memory", "flow table, bytes per stated flow", []*ebpf.Map{r.dp.Maps.Flows, r.dp.Maps.FlowPieces}, float64(mostPerFlow)
 	if o.ipv6 {
-		name, what, table, most = "memory6", what+" of IPv6", r.dp.Maps6.Flows6, mostPerFlow6
+		name, what, tables, most = "memory6", what+" of IPv6", []*ebpf.Map{r.dp.Maps6.Flows6, r.dp.Maps6.FlowPieces6}, mostPerFlow6
 	}
-	perFlow, err := bytesPerFlow(table, o.flows)
+	perFlow, err := bytesPerFlow(tables, o.flows)
 	if err != nil {
 		return err
 	}
@@ -117,16 +131,41 @@ func (j *job) noteMemory(r *rig, o rigOptions) error {
 	return nil
 }
 
-// bytesPerFlow is a flow's share of a table's memory, in whole bytes: a map has
-// a page or two for itself.
-func bytesPerFlow(table *ebpf.Map, flows int) (float64, error) {
-	info, err := table.Info()
+// bytesPerFlow is a flow's share of the memory of a table's maps, in whole bytes: a
+// map has a page or two for itself.
+func bytesPerFlow(tables []*ebpf.Map, flows int) (float64, error) {
+	sum := uint64(0)
+	for _, table := range tables {
+		memory, err := memlock(table)
+		if err != nil {
+			return 0, err
+		}
+		if sum += memory; table.Type() != ebpf.ArrayOfMaps || table.MaxEntries() == 1 {
+			continue
+		}
+		var piece *ebpf.Map
+		if err := table.Lookup(uint32(0), &piece); err != nil {
+			return 0, fmt.Errorf("flow table: its first piece: %w", err)
+		}
+		memory, err = memlock(piece)
+		_ = piece.Close()
+		if err != nil {
+			return 0, err
+		}
+		const page = 4096 // the kernel gives whole ones
+		sum += uint64(table.MaxEntries()) * ((memory + page - 1) / page * page)
+	}
+	return math.Floor(float64(sum) / float64(flows)), nil
+}
+
+func memlock(m *ebpf.Map) (uint64, error) {
+	info, err := m.Info()
 	if err != nil {
 		return 0, fmt.Errorf("flow table: %w", err)
 	}
 	memory, ok := info.Memlock()
 	if !ok {
-		return 0, fmt.Errorf("flow table: the kernel does not say how much memory it takes")
+		return 0, errors.New("flow table: the kernel does not say how much memory it takes")
 	}
-	return math.Floor(float64(memory) / float64(flows)), nil
+	return memory, nil
 }

@@ -99,10 +99,8 @@ func denying(prefixes int) func(*lb.Service) {
 
 // forget empties the flow table.
 func (r *rig) forget() error {
-	clear(r.dp.Flows)
-	clear(r.dp.Flows6)
 	clear(r.dp.Shares)
-	return nil
+	return r.dp.EmptyFlows()
 }
 
 // forgetTemplates empties the template table as well.

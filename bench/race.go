@@ -290,13 +290,13 @@ func clientOf(last netip.Addr) netip.Addr {
 // sets are the two that a flow may be in.
 func (r *rig) sets(client netip.Addr, port uint16) [2]uint32 {
 	hash := r.dp.Settings.FlowHash(netip.AddrPortFrom(client, port), netip.AddrPortFrom(firstVIP, 80))
-	return bpf.TwoSets(hash, r.dp.Maps.Flows.MaxEntries())
+	return bpf.TwoSets(hash, r.dp.FlowSets(0))
 }
 
 // sets6 are those of a flow of IPv6, at a VIP of this number.
 func (r *rig) sets6(client netip.Addr, port, vip uint16) [2]uint32 {
 	key := bpf.FlowKey(r.dp.Settings.NameOf(client)) | bpf.FlowKey(be16(port))<<32 | bpf.FlowKey(vip)<<48
-	return bpf.TwoSets(r.dp.Settings.FlowHash6(key, 80), r.dp.Maps6.Flows6.MaxEntries())
+	return bpf.TwoSets(r.dp.Settings.FlowHash6(key, 80), r.dp.FlowSets(1))
 }
 
 // numbers6 are the numbers of the VIP of IPv6, by protocol.

@@ -44,9 +44,9 @@ static __always_inline void fetch_sets(struct absorb_batch *batch)
 
 		if (i >= batch->count)
 			break;
-		a = flow_set(first_set(entry->hash, flow_sets));
-		b = flow_set(second_set(entry->hash, flow_sets));
-		if (entry->kind == ABSORB_FLOW && a && b)
+		a = first_flow_set(entry->hash);
+		b = second_flow_set(entry->hash);
+		if (entry->kind != ABSORB_TEMPLATE && a && b)
 			sum += READ_ONCE_64(a->key[0]) + READ_ONCE_64(b->key[0]);
 	}
 	batch->sum = sum;
@@ -67,7 +67,7 @@ int absorb(struct xdp_md *ctx)
 		if (i >= batch->count)
 			break;
 		set_current_owner(&entry->owner);
-		if (entry->kind == ABSORB_FLOW)
+		if (entry->kind != ABSORB_TEMPLATE)
 			flow_absorb(entry);
 		else
 			absorb_template(entry);

@@ -13,8 +13,13 @@ volatile const __u32 interface_slot = 0;
 /* The interface's MAC; not a constant, it may get another one. */
 volatile __u64 own_mac;
 
-/* The number of sets, even. */
+/* The number of sets, even; with IN_PIECES if the flow table is in pieces. */
 volatile const __u32 flow_sets = 1048576;
+#define IN_PIECES 0x80000000u
+
+/* Where in a piece its sets begin: with them a cache line begins. */
+volatile const __u32 piece_pad = 8;
+
 volatile const __u32 template_sets = 65536;
 
 volatile const __u32 possible_cpus = 1;

@@ -382,12 +382,11 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 /* The flow of r->key, live or not; its place in *place. */
 static __always_inline __u64 look_up_flow(struct run *r, __u64 **place)
 {
-	struct set *a = flow_set(first_set(r->hash, flow_sets));
-	struct set *b = flow_set(second_set(r->hash, flow_sets));
+	struct set *a, *b;
 	__u32 at = 0;
 	__u64 value;
 
-	if (!a || !b)
+	if (!find_flow_sets(r->hash, &a, &b))
 		return 0;
 	value = set_find_in_both(a, b, r->key, flow_match(r->p.destination_port), &at);
 	if (value)

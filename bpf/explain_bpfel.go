@@ -25,6 +25,8 @@ const (
 	explainMapFamilies              = "families"
 	explainMapFilters               = "filters"
 	explainMapFlowNews              = "flow_news"
+	explainMapFlowPieces            = "flow_pieces"
+	explainMapFlowWindow            = "flow_window"
 	explainMapFlows                 = "flows"
 	explainMapFragments             = "fragments"
 	explainMapHeld                  = "held"
@@ -33,6 +35,7 @@ const (
 	explainMapLeases                = "leases"
 	explainMapLoads                 = "loads"
 	explainMapLocks                 = "locks"
+	explainMapOldFlowPieces         = "old_flow_pieces"
 	explainMapOldFlows              = "old_flows"
 	explainMapOldTemplates          = "old_templates"
 	explainMapPorts                 = "ports"
@@ -55,8 +58,10 @@ const (
 	explainMapVips                  = "vips"
 	explainMapWays                  = "ways"
 	explainProgAbsorb               = "absorb"
+	explainProgChangeFlows          = "change_flows"
 	explainProgClock                = "clock"
 	explainProgLb                   = "lb"
+	explainProgReadFlows            = "read_flows"
 	explainVarFlowSets              = "flow_sets"
 	explainVarFlowsAreUnread        = "flows_are_unread"
 	explainVarFragmentTicks         = "fragment_ticks"
@@ -65,6 +70,7 @@ const (
 	explainVarKeepMost              = "keep_most"
 	explainVarNamesOfEvictions      = "names_of_evictions"
 	explainVarNamesOfFilterScopes   = "names_of_filter_scopes"
+	explainVarNamesOfFlowPieces     = "names_of_flow_pieces"
 	explainVarNamesOfForwardMethods = "names_of_forward_methods"
 	explainVarNamesOfHeldFrames     = "names_of_held_frames"
 	explainVarNamesOfOuterChoices   = "names_of_outer_choices"
@@ -83,6 +89,7 @@ const (
 	explainVarOldFlowSets           = "old_flow_sets"
 	explainVarOldTemplateSets       = "old_template_sets"
 	explainVarOwnMac                = "own_mac"
+	explainVarPiecePad              = "piece_pad"
 	explainVarPossibleCpus          = "possible_cpus"
 	explainVarRecordingFilter       = "recording_filter"
 	explainVarRecordingsLost        = "recordings_lost"
@@ -133,9 +140,11 @@ type explainSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type explainProgramSpecs struct {
-	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
-	Clock  *ebpf.ProgramSpec `ebpf:"clock"`
-	Lb     *ebpf.ProgramSpec `ebpf:"lb"`
+	Absorb      *ebpf.ProgramSpec `ebpf:"absorb"`
+	ChangeFlows *ebpf.ProgramSpec `ebpf:"change_flows"`
+	Clock       *ebpf.ProgramSpec `ebpf:"clock"`
+	Lb          *ebpf.ProgramSpec `ebpf:"lb"`
+	ReadFlows   *ebpf.ProgramSpec `ebpf:"read_flows"`
 }
 
 // explainMapSpecs contains maps before they are loaded into the kernel.
@@ -151,6 +160,8 @@ type explainMapSpecs struct {
 	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowPieces    *ebpf.MapSpec `ebpf:"flow_pieces"`
+	FlowWindow    *ebpf.MapSpec `ebpf:"flow_window"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Held          *ebpf.MapSpec `ebpf:"held"`
@@ -159,6 +170,7 @@ type explainMapSpecs struct {
 	Leases        *ebpf.MapSpec `ebpf:"leases"`
 	Loads         *ebpf.MapSpec `ebpf:"loads"`
 	Locks         *ebpf.MapSpec `ebpf:"locks"`
+	OldFlowPieces *ebpf.MapSpec `ebpf:"old_flow_pieces"`
 	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
 	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
@@ -194,6 +206,7 @@ type explainVariableSpecs struct {
 	KeepMost              *ebpf.VariableSpec `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.VariableSpec `ebpf:"names_of_flow_pieces"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
@@ -212,6 +225,7 @@ type explainVariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PiecePad              *ebpf.VariableSpec `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.VariableSpec `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.VariableSpec `ebpf:"recordings_lost"`
@@ -249,6 +263,8 @@ type explainMaps struct {
 	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	FlowPieces    *ebpf.Map `ebpf:"flow_pieces"`
+	FlowWindow    *ebpf.Map `ebpf:"flow_window"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Held          *ebpf.Map `ebpf:"held"`
@@ -257,6 +273,7 @@ type explainMaps struct {
 	Leases        *ebpf.Map `ebpf:"leases"`
 	Loads         *ebpf.Map `ebpf:"loads"`
 	Locks         *ebpf.Map `ebpf:"locks"`
+	OldFlowPieces *ebpf.Map `ebpf:"old_flow_pieces"`
 	OldFlows      *ebpf.Map `ebpf:"old_flows"`
 	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
 	Ports         *ebpf.Map `ebpf:"ports"`
@@ -291,6 +308,8 @@ func (m *explainMaps) Close() error {
 		m.Families,
 		m.Filters,
 		m.FlowNews,
+		m.FlowPieces,
+		m.FlowWindow,
 		m.Flows,
 		m.Fragments,
 		m.Held,
@@ -299,6 +318,7 @@ func (m *explainMaps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlowPieces,
 		m.OldFlows,
 		m.OldTemplates,
 		m.Ports,
@@ -335,6 +355,7 @@ type explainVariables struct {
 	KeepMost              *ebpf.Variable `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.Variable `ebpf:"names_of_flow_pieces"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
@@ -353,6 +374,7 @@ type explainVariables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PiecePad              *ebpf.Variable `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.Variable `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.Variable `ebpf:"recordings_lost"`
@@ -365,16 +387,20 @@ type explainVariables struct {
 //
 // It can be passed to loadExplainObjects or ebpf.CollectionSpec.LoadAndAssign.
 type explainPrograms struct {
-	Absorb *ebpf.Program `ebpf:"absorb"`
-	Clock  *ebpf.Program `ebpf:"clock"`
-	Lb     *ebpf.Program `ebpf:"lb"`
+	Absorb      *ebpf.Program `ebpf:"absorb"`
+	ChangeFlows *ebpf.Program `ebpf:"change_flows"`
+	Clock       *ebpf.Program `ebpf:"clock"`
+	Lb          *ebpf.Program `ebpf:"lb"`
+	ReadFlows   *ebpf.Program `ebpf:"read_flows"`
 }
 
 func (p *explainPrograms) Close() error {
 	return _ExplainClose(
 		p.Absorb,
+		p.ChangeFlows,
 		p.Clock,
 		p.Lb,
+		p.ReadFlows,
 	)
 }
 

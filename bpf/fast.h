@@ -36,7 +36,7 @@ static __always_inline int short_way(struct xdp_md *ctx)
 	g.s = get_settings();
 	g.hash = flow_hash(g.s, ip->saddr, *(__be16 *)(g.data + ETHER + 20), ip->daddr,
 			   *(__be16 *)(g.data + ETHER + 22));
-	g.first = flow_set(first_set(g.hash, flow_sets));
+	g.first = first_flow_set(g.hash);
 	if (!g.first)
 		return CONTINUE;
 	g.vip = find_vip_in(g.s, ip->daddr, 0, &more);
@@ -60,7 +60,7 @@ static __always_inline int short_way(struct xdp_md *ctx)
 	place = (void *)g.first + set_offset_of(g.first, g.key);
 	value = READ_ONCE_64(place[WAYS]);
 	if (READ_ONCE_64(place[0]) != g.key) { /* one flow in forty is in its second set */
-		second = flow_set(second_set(g.hash, flow_sets));
+		second = second_flow_set(g.hash);
 		if (!second)
 			return CONTINUE;
 		place = (void *)second + set_offset_of(second, g.key);

@@ -90,14 +90,14 @@ static __attribute__((noinline)) int short_way(struct xdp_md *ctx)
 		return CONTINUE;
 	g.key = flow_key(name_of(g.s, source_of(g.ip)), *(__be16 *)(g.data + ETHER + IP_HEADER), number);
 	g.hash = flow_hash(g.s, g.key, *(__be16 *)(g.data + ETHER + IP_HEADER + 2));
-	g.first = flow_set(first_set(g.hash, flow_sets));
+	g.first = first_flow_set(g.hash);
 	if (!g.first)
 		return CONTINUE;
 	if (flags != TCP_ACK)
 		return pass_unserved(&g);
 	if (find_in(&g, g.first, &f))
 		return send_found(&g, &f);
-	second = flow_set(second_set(g.hash, flow_sets));
+	second = second_flow_set(g.hash);
 	if (!second)
 		return CONTINUE;
 	if (find_in(&g, second, &f))

@@ -102,13 +102,13 @@ static __always_inline int short_way_back(const struct glance *g, void *end)
 	vip_port = (__be16)(from >> 32) ?: port;
 	key = flow_key(g->ip->daddr, client, number);
 	hash = flow_hash(g->s, g->ip->daddr, client, address, vip_port);
-	set = flow_set(first_set(hash, flow_sets));
+	set = first_flow_set(hash);
 	if (!set)
 		return CONTINUE;
 	place = (void *)set + set_offset_of(set, key);
 	value = READ_ONCE_64(place[WAYS]);
 	if (READ_ONCE_64(place[0]) != key) {
-		set = flow_set(second_set(hash, flow_sets));
+		set = second_flow_set(hash);
 		if (!set)
 			return CONTINUE;
 		place = (void *)set + set_offset_of(set, key);

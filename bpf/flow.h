@@ -18,9 +18,81 @@ static __always_inline __u64 clock_now(const struct settings *s)
 	return (bpf_jiffies64() >> tick_shift) + s->clock;
 }
 
-static __always_inline struct set *flow_set(__u32 index)
+/*
+ * The set of a number in a table in pieces: number / PIECE_SETS and number %
+ * PIECE_SETS, as a fixed-point number of 40 bits, so that the verifier knows the
+ * bound of the second.
+ */
+static __always_inline struct set *set_in_pieces(void *pieces, __u32 *number)
 {
-	return bpf_map_lookup_elem(&FLOWS, &index);
+	__u64 at = (__u64)*number * ((1ULL << 40) / PIECE_SETS + 1) + (1 << 8);
+	__u64 within = (__u32)(at >> 8);
+	void *sets;
+
+	*number = at >> 40; /* one place on the stack for all keys: there are few */
+	sets = bpf_map_lookup_elem(pieces, number);
+	if (!sets)
+		return 0;
+	within = within * PIECE_SETS >> 32;
+	barrier_var(within);
+	*number = 0;
+	sets = bpf_map_lookup_elem(sets, number);
+	return sets ? sets + (piece_pad & 63) + within * SET_BYTES : 0;
+}
+
+static __always_inline int is_in_pieces(__u32 sets)
+{
+	return sets & IN_PIECES;
+}
+
+/* How many sets the flow table has. */
+static __always_inline __u32 count_flow_sets(void)
+{
+	return flow_sets & ~IN_PIECES;
+}
+
+/* Both sets of a hash. Below the threshold of pieces the program is one that knows none. */
+static __always_inline struct set *first_flow_set(__u64 hash)
+{
+	__u32 sets = flow_sets, number;
+
+	if (__builtin_expect(is_in_pieces(sets), 0)) {
+		number = first_set(hash, sets & ~IN_PIECES);
+		return set_in_pieces(&FLOW_PIECES, &number);
+	}
+	number = first_set(hash, sets);
+	return bpf_map_lookup_elem(&FLOWS, &number);
+}
+
+static __always_inline struct set *second_flow_set(__u64 hash)
+{
+	__u32 sets = flow_sets, number;
+
+	if (__builtin_expect(is_in_pieces(sets), 0)) {
+		number = second_set(hash, sets & ~IN_PIECES);
+		return set_in_pieces(&FLOW_PIECES, &number);
+	}
+	number = second_set(hash, sets);
+	return bpf_map_lookup_elem(&FLOWS, &number);
+}
+
+/* Both at once, with one place on the stack for their keys. */
+static __always_inline int find_flow_sets(__u64 hash, struct set **a, struct set **b)
+{
+	__u32 sets = flow_sets, number;
+
+	if (__builtin_expect(is_in_pieces(sets), 0)) {
+		number = first_set(hash, sets & ~IN_PIECES);
+		*a = set_in_pieces(&FLOW_PIECES, &number);
+		number = second_set(hash, sets & ~IN_PIECES);
+		*b = set_in_pieces(&FLOW_PIECES, &number);
+	} else {
+		number = first_set(hash, sets);
+		*a = bpf_map_lookup_elem(&FLOWS, &number);
+		number = second_set(hash, sets);
+		*b = bpf_map_lookup_elem(&FLOWS, &number);
+	}
+	return *a && *b;
 }
 
 static __always_inline struct match flow_match(__be16 port)
@@ -41,8 +113,8 @@ static __always_inline struct match flow_match(__be16 port)
  */
 __attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port, __u32 *at)
 {
-	struct set *a = flow_set(first_set(hash, flow_sets));
-	struct set *b = flow_set(second_set(hash, flow_sets));
+	struct set *a = first_flow_set(hash);
+	struct set *b = second_flow_set(hash);
 
 	return a && b && at ? set_find_in_both(a, b, key, flow_match(port), at) : 0;
 }
@@ -165,8 +237,8 @@ static __always_inline __u32 count_twins(struct set *a, struct set *b, __u64 key
  */
 __attribute__((noinline)) int disprove_twins(__u64 key, __u64 hash, __u32 port)
 {
-	struct set *a = flow_set(first_set(hash, flow_sets));
-	struct set *b = flow_set(second_set(hash, flow_sets));
+	struct set *a = first_flow_set(hash);
+	struct set *b = second_flow_set(hash);
 
 	if (!a || !b)
 		return 0;
@@ -244,8 +316,8 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 		return 1;
 	if (!STORES)
 		return 0; /* and the flow that this packet has ended is still there */
-	a = flow_set(first_set(in->hash, flow_sets));
-	b = flow_set(second_set(in->hash, flow_sets));
+	a = first_flow_set(in->hash);
+	b = second_flow_set(in->hash);
 	if (!a || !b)
 		return 1;
 	lock = set_lock(in->hash);
@@ -264,7 +336,7 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 		disprove_twins(in->key, in->hash, value_port(in->value));
 	result = flow_store(s, a, b, in, &place, value, now, CLASS_BUSY);
 	if (!result && place && is_shared(value_state(in->value)))
-		note_news(s, &FLOW_NEWS, a, place, in->hash, flow_sets);
+		note_news(s, &FLOW_NEWS, a, place, in->hash, count_flow_sets());
 out:
 	set_unlock(lock);
 	return result;
@@ -283,8 +355,8 @@ __attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u
 
 	if (!STORES)
 		return 0;
-	a = flow_set(first_set(hash, flow_sets));
-	b = flow_set(second_set(hash, flow_sets));
+	a = first_flow_set(hash);
+	b = second_flow_set(hash);
 	if (!a || !b)
 		return 0;
 	lock = set_lock(hash);
@@ -309,7 +381,7 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 					 __u32 state)
 {
 	struct settings *s = get_settings();
-	struct set *a = flow_set(first_set(hash, flow_sets));
+	struct set *a = first_flow_set(hash);
 	__u64 wanted, now;
 
 	/* IPv4 does not need it, and would leave it out of its calls. */
@@ -326,7 +398,7 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 	}
 	if (HAS_OWNERS && value_state(value) == state) {
 		if (flow_prove(key, hash, value, now))
-			note_news(s, &FLOW_NEWS, a, place, hash, flow_sets);
+			note_news(s, &FLOW_NEWS, a, place, hash, count_flow_sets());
 		else if ((value & SEEN_MASK) != (now & SEEN_MASK))
 			store_16(place, now);
 		return 0;
@@ -341,7 +413,7 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 		if (found == value) {
 			load_move(value_real(value), value_state(value), state & 7);
 			if (wanted & PROVEN || is_shared(state))
-				note_news(s, &FLOW_NEWS, a, place, hash, flow_sets);
+				note_news(s, &FLOW_NEWS, a, place, hash, count_flow_sets());
 			return 0;
 		}
 		/* Only the time stamp may have changed; else leave it be. */
@@ -409,8 +481,8 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 
 	if (!in)
 		return 0;
-	a = flow_set(first_set(in->hash, flow_sets));
-	b = flow_set(second_set(in->hash, flow_sets));
+	a = first_flow_set(in->hash);
+	b = second_flow_set(in->hash);
 	if (!a || !b)
 		return 0;
 	lock = set_lock(in->hash);
@@ -423,7 +495,9 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	if (HAS_OWNERS && count_twins(a, b, in->key, value_port(in->value)) > !!value)
 		in->value &= ~proven_of(in->value);
 	if (value && place && !flow_is_expired(s, value, now)) {
-		in->outcome = flow_update(in, place, value, now);
+		in->outcome = ABSORB_KEPT;
+		if (in->kind != ABSORB_MOVED)
+			in->outcome = flow_update(in, place, value, now);
 	} else {
 		new.key = in->key;
 		new.value = in->value;
@@ -437,7 +511,7 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	set_unlock(lock);
 	if (!place)
 		return 0;
-	in->set = set_of_place(a, place, in->hash, flow_sets);
+	in->set = set_of_place(a, place, in->hash, count_flow_sets());
 	in->way = ((__u64)((const char *)place - (const char *)a) >> 3) & (WAYS - 1);
 	return 0;
 }

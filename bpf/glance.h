@@ -174,7 +174,7 @@ static __always_inline int pass_unserved(const struct glance *g)
 		return CONTINUE;
 	if (g->vip->tcp_ranges | g->vip->udp_ranges || !port_is_unused(g->s->half, wanted))
 		return CONTINUE;
-	second = flow_set(second_set(g->hash, flow_sets));
+	second = second_flow_set(g->hash);
 	if (!second || set_has_key(g->first, g->key) || set_has_key(second, g->key))
 		return CONTINUE;
 	return PASS(VERDICT_NO_LISTENER);

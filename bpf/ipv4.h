@@ -16,10 +16,14 @@
 #define IP_HEADER 20 /* without options */
 #define ICMP_PROTOCOL IPPROTO_ICMP
 #define FLOWS flows
+#define FLOW_PIECES flow_pieces
+#define PIECE_SETS PIECE_LINES
+#define SET_BYTES 64
 #define TEMPLATES templates
 #define FLOW_NEWS flow_news
 #define TEMPLATE_NEWS template_news
 #define OLD_FLOWS old_flows
+#define OLD_FLOW_PIECES old_flow_pieces
 #define OLD_TEMPLATES old_templates
 #define FRAGMENT_OFFSET 0x1fff
 #define FRAGMENT_MORE 0x2000

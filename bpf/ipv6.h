@@ -25,10 +25,14 @@
 #define IP_HEADER 40 /* without extensions */
 #define ICMP_PROTOCOL IPPROTO_ICMPV6
 #define FLOWS flows6
+#define FLOW_PIECES flow_pieces6
+#define PIECE_SETS (PIECE_LINES / 2)
+#define SET_BYTES 128
 #define TEMPLATES templates6
 #define FLOW_NEWS flow_news6
 #define TEMPLATE_NEWS template_news6
 #define OLD_FLOWS old_flows6
+#define OLD_FLOW_PIECES old_flow_pieces6
 #define OLD_TEMPLATES old_templates6
 #define FRAGMENT_OFFSET 0xfff8
 #define FRAGMENT_MORE 1

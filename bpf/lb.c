@@ -6,6 +6,7 @@
  *
  *   types.h       what user space and the packet path share; enum verdict
  *   counts.h      what is counted
+ *   window.h      what user space and pieces.h tell each other
  *   maps.h        every map and why it is of its kind
  *   mapsnat.h       those of NAT
  *   config.h      what is fixed at load time
@@ -41,6 +42,7 @@
  *   answer.h      ICMP that we send ourselves
  *   news.h        which sets have changed, for connection sync
  *   absorb.h      a program of its own: what peer directors tell goes into the tables
+ *   pieces.h      programs of their own: user space reads and changes a table in pieces
  *   stats.h       counting
  *   glance.h      the short way of nearly every packet: what both families have in common
  *   fast.h          IPv4's
@@ -73,6 +75,7 @@
 #include "stats.h"
 #include "long.h"
 #include "absorb.h"
+#include "pieces.h"
 #include "fast.h"
 #include "fastback.h"
 #include "longback.h"

@@ -17,6 +17,7 @@
 #include "stats.h"
 #include "long.h"
 #include "absorb.h"
+#include "pieces.h"
 #include "fast6.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

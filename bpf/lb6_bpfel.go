@@ -27,6 +27,9 @@ const (
 	lb6MapFilters               = "filters"
 	lb6MapFlowNews              = "flow_news"
 	lb6MapFlowNews6             = "flow_news6"
+	lb6MapFlowPieces            = "flow_pieces"
+	lb6MapFlowPieces6           = "flow_pieces6"
+	lb6MapFlowWindow            = "flow_window"
 	lb6MapFlows                 = "flows"
 	lb6MapFlows6                = "flows6"
 	lb6MapFragments             = "fragments"
@@ -37,6 +40,8 @@ const (
 	lb6MapLeases                = "leases"
 	lb6MapLoads                 = "loads"
 	lb6MapLocks                 = "locks"
+	lb6MapOldFlowPieces         = "old_flow_pieces"
+	lb6MapOldFlowPieces6        = "old_flow_pieces6"
 	lb6MapOldFlows              = "old_flows"
 	lb6MapOldFlows6             = "old_flows6"
 	lb6MapOldTemplates          = "old_templates"
@@ -61,7 +66,9 @@ const (
 	lb6MapVips                  = "vips"
 	lb6MapWays                  = "ways"
 	lb6ProgAbsorb               = "absorb"
+	lb6ProgChangeFlows          = "change_flows"
 	lb6ProgLb6                  = "lb6"
+	lb6ProgReadFlows            = "read_flows"
 	lb6VarFlowSets              = "flow_sets"
 	lb6VarFlowsAreUnread        = "flows_are_unread"
 	lb6VarFragmentTicks         = "fragment_ticks"
@@ -69,6 +76,8 @@ const (
 	lb6VarJiffiesPerSecond      = "jiffies_per_second"
 	lb6VarNamesOfEvictions      = "names_of_evictions"
 	lb6VarNamesOfFilterScopes   = "names_of_filter_scopes"
+	lb6VarNamesOfFlowPieces     = "names_of_flow_pieces"
+	lb6VarNamesOfFlowPieces6    = "names_of_flow_pieces6"
 	lb6VarNamesOfForwardMethods = "names_of_forward_methods"
 	lb6VarNamesOfHeldFrames     = "names_of_held_frames"
 	lb6VarNamesOfOuterChoices   = "names_of_outer_choices"
@@ -85,6 +94,7 @@ const (
 	lb6VarOldFlowSets           = "old_flow_sets"
 	lb6VarOldTemplateSets       = "old_template_sets"
 	lb6VarOwnMac                = "own_mac"
+	lb6VarPiecePad              = "piece_pad"
 	lb6VarPossibleCpus          = "possible_cpus"
 	lb6VarRenewalTicks          = "renewal_ticks"
 	lb6VarTemplateSets          = "template_sets"
@@ -133,58 +143,65 @@ type lb6Specs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lb6ProgramSpecs struct {
-	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
-	Lb6    *ebpf.ProgramSpec `ebpf:"lb6"`
+	Absorb      *ebpf.ProgramSpec `ebpf:"absorb"`
+	ChangeFlows *ebpf.ProgramSpec `ebpf:"change_flows"`
+	Lb6         *ebpf.ProgramSpec `ebpf:"lb6"`
+	ReadFlows   *ebpf.ProgramSpec `ebpf:"read_flows"`
 }
 
 // lb6MapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lb6MapSpecs struct {
-	Absorptions   *ebpf.MapSpec `ebpf:"absorptions"`
-	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
-	Addresses6    *ebpf.MapSpec `ebpf:"addresses6"`
-	Answers       *ebpf.MapSpec `ebpf:"answers"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
-	Evictions     *ebpf.MapSpec `ebpf:"evictions"`
-	Families      *ebpf.MapSpec `ebpf:"families"`
-	Filters       *ebpf.MapSpec `ebpf:"filters"`
-	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
-	FlowNews6     *ebpf.MapSpec `ebpf:"flow_news6"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Fragments6    *ebpf.MapSpec `ebpf:"fragments6"`
-	Held          *ebpf.MapSpec `ebpf:"held"`
-	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
-	Labels        *ebpf.MapSpec `ebpf:"labels"`
-	Leases        *ebpf.MapSpec `ebpf:"leases"`
-	Loads         *ebpf.MapSpec `ebpf:"loads"`
-	Locks         *ebpf.MapSpec `ebpf:"locks"`
-	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
-	OldFlows6     *ebpf.MapSpec `ebpf:"old_flows6"`
-	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
-	OldTemplates6 *ebpf.MapSpec `ebpf:"old_templates6"`
-	Ports         *ebpf.MapSpec `ebpf:"ports"`
-	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
-	Reals         *ebpf.MapSpec `ebpf:"reals"`
-	Replies       *ebpf.MapSpec `ebpf:"replies"`
-	ReplyCounters *ebpf.MapSpec `ebpf:"reply_counters"`
-	Rings         *ebpf.MapSpec `ebpf:"rings"`
-	Routes        *ebpf.MapSpec `ebpf:"routes"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Settings      *ebpf.MapSpec `ebpf:"settings"`
-	Shares        *ebpf.MapSpec `ebpf:"shares"`
-	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
-	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
-	Templates     *ebpf.MapSpec `ebpf:"templates"`
-	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
-	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
-	Turns         *ebpf.MapSpec `ebpf:"turns"`
-	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
-	Vips          *ebpf.MapSpec `ebpf:"vips"`
-	Ways          *ebpf.MapSpec `ebpf:"ways"`
+	Absorptions    *ebpf.MapSpec `ebpf:"absorptions"`
+	Addresses      *ebpf.MapSpec `ebpf:"addresses"`
+	Addresses6     *ebpf.MapSpec `ebpf:"addresses6"`
+	Answers        *ebpf.MapSpec `ebpf:"answers"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Cursors        *ebpf.MapSpec `ebpf:"cursors"`
+	Evictions      *ebpf.MapSpec `ebpf:"evictions"`
+	Families       *ebpf.MapSpec `ebpf:"families"`
+	Filters        *ebpf.MapSpec `ebpf:"filters"`
+	FlowNews       *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowNews6      *ebpf.MapSpec `ebpf:"flow_news6"`
+	FlowPieces     *ebpf.MapSpec `ebpf:"flow_pieces"`
+	FlowPieces6    *ebpf.MapSpec `ebpf:"flow_pieces6"`
+	FlowWindow     *ebpf.MapSpec `ebpf:"flow_window"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Flows6         *ebpf.MapSpec `ebpf:"flows6"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Fragments6     *ebpf.MapSpec `ebpf:"fragments6"`
+	Held           *ebpf.MapSpec `ebpf:"held"`
+	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
+	Labels         *ebpf.MapSpec `ebpf:"labels"`
+	Leases         *ebpf.MapSpec `ebpf:"leases"`
+	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Locks          *ebpf.MapSpec `ebpf:"locks"`
+	OldFlowPieces  *ebpf.MapSpec `ebpf:"old_flow_pieces"`
+	OldFlowPieces6 *ebpf.MapSpec `ebpf:"old_flow_pieces6"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldFlows6      *ebpf.MapSpec `ebpf:"old_flows6"`
+	OldTemplates   *ebpf.MapSpec `ebpf:"old_templates"`
+	OldTemplates6  *ebpf.MapSpec `ebpf:"old_templates6"`
+	Ports          *ebpf.MapSpec `ebpf:"ports"`
+	Ranges         *ebpf.MapSpec `ebpf:"ranges"`
+	Reals          *ebpf.MapSpec `ebpf:"reals"`
+	Replies        *ebpf.MapSpec `ebpf:"replies"`
+	ReplyCounters  *ebpf.MapSpec `ebpf:"reply_counters"`
+	Rings          *ebpf.MapSpec `ebpf:"rings"`
+	Routes         *ebpf.MapSpec `ebpf:"routes"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Settings       *ebpf.MapSpec `ebpf:"settings"`
+	Shares         *ebpf.MapSpec `ebpf:"shares"`
+	TemplateNews   *ebpf.MapSpec `ebpf:"template_news"`
+	TemplateNews6  *ebpf.MapSpec `ebpf:"template_news6"`
+	Templates      *ebpf.MapSpec `ebpf:"templates"`
+	Templates6     *ebpf.MapSpec `ebpf:"templates6"`
+	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns          *ebpf.MapSpec `ebpf:"turns"`
+	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips           *ebpf.MapSpec `ebpf:"vips"`
+	Ways           *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // lb6VariableSpecs contains global variables before they are loaded into the kernel.
@@ -198,6 +215,8 @@ type lb6VariableSpecs struct {
 	JiffiesPerSecond      *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
 	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.VariableSpec `ebpf:"names_of_flow_pieces"`
+	NamesOfFlowPieces6    *ebpf.VariableSpec `ebpf:"names_of_flow_pieces6"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
@@ -214,6 +233,7 @@ type lb6VariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PiecePad              *ebpf.VariableSpec `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.VariableSpec `ebpf:"template_sets"`
@@ -240,50 +260,55 @@ func (o *lb6Objects) Close() error {
 //
 // It can be passed to loadLb6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type lb6Maps struct {
-	Absorptions   *ebpf.Map `ebpf:"absorptions"`
-	Addresses     *ebpf.Map `ebpf:"addresses"`
-	Addresses6    *ebpf.Map `ebpf:"addresses6"`
-	Answers       *ebpf.Map `ebpf:"answers"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Cursors       *ebpf.Map `ebpf:"cursors"`
-	Evictions     *ebpf.Map `ebpf:"evictions"`
-	Families      *ebpf.Map `ebpf:"families"`
-	Filters       *ebpf.Map `ebpf:"filters"`
-	FlowNews      *ebpf.Map `ebpf:"flow_news"`
-	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Flows6        *ebpf.Map `ebpf:"flows6"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Fragments6    *ebpf.Map `ebpf:"fragments6"`
-	Held          *ebpf.Map `ebpf:"held"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
-	Labels        *ebpf.Map `ebpf:"labels"`
-	Leases        *ebpf.Map `ebpf:"leases"`
-	Loads         *ebpf.Map `ebpf:"loads"`
-	Locks         *ebpf.Map `ebpf:"locks"`
-	OldFlows      *ebpf.Map `ebpf:"old_flows"`
-	OldFlows6     *ebpf.Map `ebpf:"old_flows6"`
-	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
-	OldTemplates6 *ebpf.Map `ebpf:"old_templates6"`
-	Ports         *ebpf.Map `ebpf:"ports"`
-	Ranges        *ebpf.Map `ebpf:"ranges"`
-	Reals         *ebpf.Map `ebpf:"reals"`
-	Replies       *ebpf.Map `ebpf:"replies"`
-	ReplyCounters *ebpf.Map `ebpf:"reply_counters"`
-	Rings         *ebpf.Map `ebpf:"rings"`
-	Routes        *ebpf.Map `ebpf:"routes"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Settings      *ebpf.Map `ebpf:"settings"`
-	Shares        *ebpf.Map `ebpf:"shares"`
-	TemplateNews  *ebpf.Map `ebpf:"template_news"`
-	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
-	Templates     *ebpf.Map `ebpf:"templates"`
-	Templates6    *ebpf.Map `ebpf:"templates6"`
-	Tunnels       *ebpf.Map `ebpf:"tunnels"`
-	Turns         *ebpf.Map `ebpf:"turns"`
-	Verdicts      *ebpf.Map `ebpf:"verdicts"`
-	Vips          *ebpf.Map `ebpf:"vips"`
-	Ways          *ebpf.Map `ebpf:"ways"`
+	Absorptions    *ebpf.Map `ebpf:"absorptions"`
+	Addresses      *ebpf.Map `ebpf:"addresses"`
+	Addresses6     *ebpf.Map `ebpf:"addresses6"`
+	Answers        *ebpf.Map `ebpf:"answers"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Cursors        *ebpf.Map `ebpf:"cursors"`
+	Evictions      *ebpf.Map `ebpf:"evictions"`
+	Families       *ebpf.Map `ebpf:"families"`
+	Filters        *ebpf.Map `ebpf:"filters"`
+	FlowNews       *ebpf.Map `ebpf:"flow_news"`
+	FlowNews6      *ebpf.Map `ebpf:"flow_news6"`
+	FlowPieces     *ebpf.Map `ebpf:"flow_pieces"`
+	FlowPieces6    *ebpf.Map `ebpf:"flow_pieces6"`
+	FlowWindow     *ebpf.Map `ebpf:"flow_window"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Flows6         *ebpf.Map `ebpf:"flows6"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Fragments6     *ebpf.Map `ebpf:"fragments6"`
+	Held           *ebpf.Map `ebpf:"held"`
+	Interfaces     *ebpf.Map `ebpf:"interfaces"`
+	Labels         *ebpf.Map `ebpf:"labels"`
+	Leases         *ebpf.Map `ebpf:"leases"`
+	Loads          *ebpf.Map `ebpf:"loads"`
+	Locks          *ebpf.Map `ebpf:"locks"`
+	OldFlowPieces  *ebpf.Map `ebpf:"old_flow_pieces"`
+	OldFlowPieces6 *ebpf.Map `ebpf:"old_flow_pieces6"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldFlows6      *ebpf.Map `ebpf:"old_flows6"`
+	OldTemplates   *ebpf.Map `ebpf:"old_templates"`
+	OldTemplates6  *ebpf.Map `ebpf:"old_templates6"`
+	Ports          *ebpf.Map `ebpf:"ports"`
+	Ranges         *ebpf.Map `ebpf:"ranges"`
+	Reals          *ebpf.Map `ebpf:"reals"`
+	Replies        *ebpf.Map `ebpf:"replies"`
+	ReplyCounters  *ebpf.Map `ebpf:"reply_counters"`
+	Rings          *ebpf.Map `ebpf:"rings"`
+	Routes         *ebpf.Map `ebpf:"routes"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Settings       *ebpf.Map `ebpf:"settings"`
+	Shares         *ebpf.Map `ebpf:"shares"`
+	TemplateNews   *ebpf.Map `ebpf:"template_news"`
+	TemplateNews6  *ebpf.Map `ebpf:"template_news6"`
+	Templates      *ebpf.Map `ebpf:"templates"`
+	Templates6     *ebpf.Map `ebpf:"templates6"`
+	Tunnels        *ebpf.Map `ebpf:"tunnels"`
+	Turns          *ebpf.Map `ebpf:"turns"`
+	Verdicts       *ebpf.Map `ebpf:"verdicts"`
+	Vips           *ebpf.Map `ebpf:"vips"`
+	Ways           *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *lb6Maps) Close() error {
@@ -299,6 +324,9 @@ func (m *lb6Maps) Close() error {
 		m.Filters,
 		m.FlowNews,
 		m.FlowNews6,
+		m.FlowPieces,
+		m.FlowPieces6,
+		m.FlowWindow,
 		m.Flows,
 		m.Flows6,
 		m.Fragments,
@@ -309,6 +337,8 @@ func (m *lb6Maps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlowPieces,
+		m.OldFlowPieces6,
 		m.OldFlows,
 		m.OldFlows6,
 		m.OldTemplates,
@@ -346,6 +376,8 @@ type lb6Variables struct {
 	JiffiesPerSecond      *ebpf.Variable `ebpf:"jiffies_per_second"`
 	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.Variable `ebpf:"names_of_flow_pieces"`
+	NamesOfFlowPieces6    *ebpf.Variable `ebpf:"names_of_flow_pieces6"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
@@ -362,6 +394,7 @@ type lb6Variables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PiecePad              *ebpf.Variable `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.Variable `ebpf:"template_sets"`
@@ -372,14 +405,18 @@ type lb6Variables struct {
 //
 // It can be passed to loadLb6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type lb6Programs struct {
-	Absorb *ebpf.Program `ebpf:"absorb"`
-	Lb6    *ebpf.Program `ebpf:"lb6"`
+	Absorb      *ebpf.Program `ebpf:"absorb"`
+	ChangeFlows *ebpf.Program `ebpf:"change_flows"`
+	Lb6         *ebpf.Program `ebpf:"lb6"`
+	ReadFlows   *ebpf.Program `ebpf:"read_flows"`
 }
 
 func (p *lb6Programs) Close() error {
 	return _Lb6Close(
 		p.Absorb,
+		p.ChangeFlows,
 		p.Lb6,
+		p.ReadFlows,
 	)
 }
 

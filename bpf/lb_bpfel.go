@@ -25,6 +25,8 @@ const (
 	lbMapFamilies              = "families"
 	lbMapFilters               = "filters"
 	lbMapFlowNews              = "flow_news"
+	lbMapFlowPieces            = "flow_pieces"
+	lbMapFlowWindow            = "flow_window"
 	lbMapFlows                 = "flows"
 	lbMapFragments             = "fragments"
 	lbMapHeld                  = "held"
@@ -33,6 +35,7 @@ const (
 	lbMapLeases                = "leases"
 	lbMapLoads                 = "loads"
 	lbMapLocks                 = "locks"
+	lbMapOldFlowPieces         = "old_flow_pieces"
 	lbMapOldFlows              = "old_flows"
 	lbMapOldTemplates          = "old_templates"
 	lbMapPorts                 = "ports"
@@ -53,8 +56,10 @@ const (
 	lbMapVips                  = "vips"
 	lbMapWays                  = "ways"
 	lbProgAbsorb               = "absorb"
+	lbProgChangeFlows          = "change_flows"
 	lbProgClock                = "clock"
 	lbProgLb                   = "lb"
+	lbProgReadFlows            = "read_flows"
 	lbVarFlowSets              = "flow_sets"
 	lbVarFlowsAreUnread        = "flows_are_unread"
 	lbVarFragmentTicks         = "fragment_ticks"
@@ -62,6 +67,7 @@ const (
 	lbVarJiffiesPerSecond      = "jiffies_per_second"
 	lbVarNamesOfEvictions      = "names_of_evictions"
 	lbVarNamesOfFilterScopes   = "names_of_filter_scopes"
+	lbVarNamesOfFlowPieces     = "names_of_flow_pieces"
 	lbVarNamesOfForwardMethods = "names_of_forward_methods"
 	lbVarNamesOfHeldFrames     = "names_of_held_frames"
 	lbVarNamesOfOuterChoices   = "names_of_outer_choices"
@@ -78,6 +84,7 @@ const (
 	lbVarOldFlowSets           = "old_flow_sets"
 	lbVarOldTemplateSets       = "old_template_sets"
 	lbVarOwnMac                = "own_mac"
+	lbVarPiecePad              = "piece_pad"
 	lbVarPossibleCpus          = "possible_cpus"
 	lbVarRenewalTicks          = "renewal_ticks"
 	lbVarTemplateSets          = "template_sets"
@@ -126,9 +133,11 @@ type lbSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbProgramSpecs struct {
-	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
-	Clock  *ebpf.ProgramSpec `ebpf:"clock"`
-	Lb     *ebpf.ProgramSpec `ebpf:"lb"`
+	Absorb      *ebpf.ProgramSpec `ebpf:"absorb"`
+	ChangeFlows *ebpf.ProgramSpec `ebpf:"change_flows"`
+	Clock       *ebpf.ProgramSpec `ebpf:"clock"`
+	Lb          *ebpf.ProgramSpec `ebpf:"lb"`
+	ReadFlows   *ebpf.ProgramSpec `ebpf:"read_flows"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
@@ -144,6 +153,8 @@ type lbMapSpecs struct {
 	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowPieces    *ebpf.MapSpec `ebpf:"flow_pieces"`
+	FlowWindow    *ebpf.MapSpec `ebpf:"flow_window"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Held          *ebpf.MapSpec `ebpf:"held"`
@@ -152,6 +163,7 @@ type lbMapSpecs struct {
 	Leases        *ebpf.MapSpec `ebpf:"leases"`
 	Loads         *ebpf.MapSpec `ebpf:"loads"`
 	Locks         *ebpf.MapSpec `ebpf:"locks"`
+	OldFlowPieces *ebpf.MapSpec `ebpf:"old_flow_pieces"`
 	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
 	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
@@ -184,6 +196,7 @@ type lbVariableSpecs struct {
 	JiffiesPerSecond      *ebpf.VariableSpec `ebpf:"jiffies_per_second"`
 	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.VariableSpec `ebpf:"names_of_flow_pieces"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
@@ -200,6 +213,7 @@ type lbVariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PiecePad              *ebpf.VariableSpec `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.VariableSpec `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.VariableSpec `ebpf:"template_sets"`
@@ -235,6 +249,8 @@ type lbMaps struct {
 	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	FlowPieces    *ebpf.Map `ebpf:"flow_pieces"`
+	FlowWindow    *ebpf.Map `ebpf:"flow_window"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Held          *ebpf.Map `ebpf:"held"`
@@ -243,6 +259,7 @@ type lbMaps struct {
 	Leases        *ebpf.Map `ebpf:"leases"`
 	Loads         *ebpf.Map `ebpf:"loads"`
 	Locks         *ebpf.Map `ebpf:"locks"`
+	OldFlowPieces *ebpf.Map `ebpf:"old_flow_pieces"`
 	OldFlows      *ebpf.Map `ebpf:"old_flows"`
 	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
 	Ports         *ebpf.Map `ebpf:"ports"`
@@ -275,6 +292,8 @@ func (m *lbMaps) Close() error {
 		m.Families,
 		m.Filters,
 		m.FlowNews,
+		m.FlowPieces,
+		m.FlowWindow,
 		m.Flows,
 		m.Fragments,
 		m.Held,
@@ -283,6 +302,7 @@ func (m *lbMaps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlowPieces,
 		m.OldFlows,
 		m.OldTemplates,
 		m.Ports,
@@ -316,6 +336,7 @@ type lbVariables struct {
 	JiffiesPerSecond      *ebpf.Variable `ebpf:"jiffies_per_second"`
 	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.Variable `ebpf:"names_of_flow_pieces"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
@@ -332,6 +353,7 @@ type lbVariables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PiecePad              *ebpf.Variable `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RenewalTicks          *ebpf.Variable `ebpf:"renewal_ticks"`
 	TemplateSets          *ebpf.Variable `ebpf:"template_sets"`
@@ -342,16 +364,20 @@ type lbVariables struct {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbPrograms struct {
-	Absorb *ebpf.Program `ebpf:"absorb"`
-	Clock  *ebpf.Program `ebpf:"clock"`
-	Lb     *ebpf.Program `ebpf:"lb"`
+	Absorb      *ebpf.Program `ebpf:"absorb"`
+	ChangeFlows *ebpf.Program `ebpf:"change_flows"`
+	Clock       *ebpf.Program `ebpf:"clock"`
+	Lb          *ebpf.Program `ebpf:"lb"`
+	ReadFlows   *ebpf.Program `ebpf:"read_flows"`
 }
 
 func (p *lbPrograms) Close() error {
 	return _LbClose(
 		p.Absorb,
+		p.ChangeFlows,
 		p.Clock,
 		p.Lb,
+		p.ReadFlows,
 	)
 }
 

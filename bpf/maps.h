@@ -20,6 +20,7 @@
 #include "counts.h"
 #include "mapsnat.h"
 #include "types.h"
+#include "window.h"
 
 /*
  * settings, vips and verdicts have direct addresses: no lookup, and no test for
@@ -187,6 +188,42 @@ struct {
 	__type(value, struct flow_set);
 } flows SEC(".maps");
 
+/*
+ * A part of a large table of flows, no more than what the kernel takes from its
+ * direct map: whose large pages cost no walk. What user space can map lies in
+ * pages of 4 KiB. The sets begin at piece_pad (config.h), each on a cache line.
+ */
+struct flow_piece {
+	struct flow_set set[PIECE_LINES];
+	struct flow_set room;
+};
+
+/* What only an inner map mentions would not be whole in BTF. */
+struct flow_piece *volatile const names_of_flow_pieces = 0;
+
+/* The flow table in pieces, where it is large: then flows has two sets, which nobody uses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_ARRAY);
+			__uint(max_entries, 1);
+			__type(key, __u32);
+			__type(value, struct flow_piece);
+		});
+} flow_pieces SEC(".maps");
+
+/* Of each process that looks into pieces, its own: it is not pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_window);
+} flow_window SEC(".maps");
+
 /* Insertions of one key must not run side by side: see flow_insert. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -211,6 +248,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow_set);
 } old_flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_ARRAY);
+			__uint(max_entries, 1);
+			__type(key, __u32);
+			__type(value, struct flow_piece);
+		});
+} old_flow_pieces SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

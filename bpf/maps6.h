@@ -36,6 +36,25 @@ struct {
 	__type(value, struct flow_set6);
 } flows6 SEC(".maps");
 
+/* As flow_piece and flow_pieces. */
+struct flow_piece6 {
+	struct flow_set6 set[PIECE_LINES / 2];
+	__u64 room[2 * WAYS];
+};
+struct flow_piece6 *volatile const names_of_flow_pieces6 = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_ARRAY);
+			__uint(max_entries, 1);
+			__type(key, __u32);
+			__type(value, struct flow_piece6);
+		});
+} flow_pieces6 SEC(".maps");
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -52,6 +71,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow_set6);
 } old_flows6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_ARRAY);
+			__uint(max_entries, 1);
+			__type(key, __u32);
+			__type(value, struct flow_piece6);
+		});
+} old_flow_pieces6 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

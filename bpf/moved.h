@@ -13,20 +13,24 @@
 #include "run.h"
 #include "template.h"
 
-static __always_inline __u64 find_left_flow_in(const struct run *r, __u32 index, __u64 **place)
+static __always_inline __u64 find_left_flow_in(const struct run *r, __u32 number, __u64 **place)
 {
-	struct set *set = bpf_map_lookup_elem(&OLD_FLOWS, &index);
+	struct set *set;
 
+	if (is_in_pieces(old_flow_sets))
+		set = set_in_pieces(&OLD_FLOW_PIECES, &number);
+	else
+		set = bpf_map_lookup_elem(&OLD_FLOWS, &number);
 	return set ? set_find(set, r->key, flow_match(r->p.destination_port), place) : 0;
 }
 
 /* The flow of r->key where it was left behind. It goes on there, until it is copied from there. */
 static __always_inline __u64 find_left_flow(const struct run *r, __u64 **place)
 {
-	__u64 value = find_left_flow_in(r, first_set(r->hash, old_flow_sets), place);
+	__u64 value = find_left_flow_in(r, first_set(r->hash, old_flow_sets & ~IN_PIECES), place);
 
 	if (!value)
-		value = find_left_flow_in(r, second_set(r->hash, old_flow_sets), place);
+		value = find_left_flow_in(r, second_set(r->hash, old_flow_sets & ~IN_PIECES), place);
 	return value;
 }
 

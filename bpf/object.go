@@ -18,6 +18,7 @@ const SetWords6 = 4 * Ways
 // as [Maps] has them.
 type Maps6 struct {
 	Flows6        *ebpf.Map `ebpf:"flows6"`
+	FlowPieces6   *ebpf.Map `ebpf:"flow_pieces6"`
 	Templates6    *ebpf.Map `ebpf:"templates6"`
 	Fragments6    *ebpf.Map `ebpf:"fragments6"`
 	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
@@ -26,7 +27,7 @@ type Maps6 struct {
 
 // Close lets go of the maps.
 func (m *Maps6) Close() error {
-	return _LbClose(m.Flows6, m.Templates6, m.Fragments6, m.FlowNews6, m.TemplateNews6)
+	return _LbClose(m.Flows6, m.FlowPieces6, m.Templates6, m.Fragments6, m.FlowNews6, m.TemplateNews6)
 }
 
 // LoadSpec reads the compiled packet path.

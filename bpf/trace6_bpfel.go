@@ -27,6 +27,9 @@ const (
 	trace6MapFilters               = "filters"
 	trace6MapFlowNews              = "flow_news"
 	trace6MapFlowNews6             = "flow_news6"
+	trace6MapFlowPieces            = "flow_pieces"
+	trace6MapFlowPieces6           = "flow_pieces6"
+	trace6MapFlowWindow            = "flow_window"
 	trace6MapFlows                 = "flows"
 	trace6MapFlows6                = "flows6"
 	trace6MapFragments             = "fragments"
@@ -37,6 +40,8 @@ const (
 	trace6MapLeases                = "leases"
 	trace6MapLoads                 = "loads"
 	trace6MapLocks                 = "locks"
+	trace6MapOldFlowPieces         = "old_flow_pieces"
+	trace6MapOldFlowPieces6        = "old_flow_pieces6"
 	trace6MapOldFlows              = "old_flows"
 	trace6MapOldFlows6             = "old_flows6"
 	trace6MapOldTemplates          = "old_templates"
@@ -63,7 +68,9 @@ const (
 	trace6MapVips                  = "vips"
 	trace6MapWays                  = "ways"
 	trace6ProgAbsorb               = "absorb"
+	trace6ProgChangeFlows          = "change_flows"
 	trace6ProgLb6                  = "lb6"
+	trace6ProgReadFlows            = "read_flows"
 	trace6VarFlowSets              = "flow_sets"
 	trace6VarFlowsAreUnread        = "flows_are_unread"
 	trace6VarFragmentTicks         = "fragment_ticks"
@@ -72,6 +79,8 @@ const (
 	trace6VarKeepMost              = "keep_most"
 	trace6VarNamesOfEvictions      = "names_of_evictions"
 	trace6VarNamesOfFilterScopes   = "names_of_filter_scopes"
+	trace6VarNamesOfFlowPieces     = "names_of_flow_pieces"
+	trace6VarNamesOfFlowPieces6    = "names_of_flow_pieces6"
 	trace6VarNamesOfForwardMethods = "names_of_forward_methods"
 	trace6VarNamesOfHeldFrames     = "names_of_held_frames"
 	trace6VarNamesOfOuterChoices   = "names_of_outer_choices"
@@ -90,6 +99,7 @@ const (
 	trace6VarOldFlowSets           = "old_flow_sets"
 	trace6VarOldTemplateSets       = "old_template_sets"
 	trace6VarOwnMac                = "own_mac"
+	trace6VarPiecePad              = "piece_pad"
 	trace6VarPossibleCpus          = "possible_cpus"
 	trace6VarRecordingFilter       = "recording_filter"
 	trace6VarRecordingsLost        = "recordings_lost"
@@ -140,60 +150,67 @@ type trace6Specs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type trace6ProgramSpecs struct {
-	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
-	Lb6    *ebpf.ProgramSpec `ebpf:"lb6"`
+	Absorb      *ebpf.ProgramSpec `ebpf:"absorb"`
+	ChangeFlows *ebpf.ProgramSpec `ebpf:"change_flows"`
+	Lb6         *ebpf.ProgramSpec `ebpf:"lb6"`
+	ReadFlows   *ebpf.ProgramSpec `ebpf:"read_flows"`
 }
 
 // trace6MapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type trace6MapSpecs struct {
-	Absorptions   *ebpf.MapSpec `ebpf:"absorptions"`
-	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
-	Addresses6    *ebpf.MapSpec `ebpf:"addresses6"`
-	Answers       *ebpf.MapSpec `ebpf:"answers"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	Cursors       *ebpf.MapSpec `ebpf:"cursors"`
-	Evictions     *ebpf.MapSpec `ebpf:"evictions"`
-	Families      *ebpf.MapSpec `ebpf:"families"`
-	Filters       *ebpf.MapSpec `ebpf:"filters"`
-	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
-	FlowNews6     *ebpf.MapSpec `ebpf:"flow_news6"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Fragments6    *ebpf.MapSpec `ebpf:"fragments6"`
-	Held          *ebpf.MapSpec `ebpf:"held"`
-	Interfaces    *ebpf.MapSpec `ebpf:"interfaces"`
-	Labels        *ebpf.MapSpec `ebpf:"labels"`
-	Leases        *ebpf.MapSpec `ebpf:"leases"`
-	Loads         *ebpf.MapSpec `ebpf:"loads"`
-	Locks         *ebpf.MapSpec `ebpf:"locks"`
-	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
-	OldFlows6     *ebpf.MapSpec `ebpf:"old_flows6"`
-	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
-	OldTemplates6 *ebpf.MapSpec `ebpf:"old_templates6"`
-	Ports         *ebpf.MapSpec `ebpf:"ports"`
-	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
-	Reals         *ebpf.MapSpec `ebpf:"reals"`
-	Recording     *ebpf.MapSpec `ebpf:"recording"`
-	Recordings    *ebpf.MapSpec `ebpf:"recordings"`
-	Replies       *ebpf.MapSpec `ebpf:"replies"`
-	ReplyCounters *ebpf.MapSpec `ebpf:"reply_counters"`
-	Rings         *ebpf.MapSpec `ebpf:"rings"`
-	Routes        *ebpf.MapSpec `ebpf:"routes"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Settings      *ebpf.MapSpec `ebpf:"settings"`
-	Shares        *ebpf.MapSpec `ebpf:"shares"`
-	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
-	TemplateNews6 *ebpf.MapSpec `ebpf:"template_news6"`
-	Templates     *ebpf.MapSpec `ebpf:"templates"`
-	Templates6    *ebpf.MapSpec `ebpf:"templates6"`
-	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
-	Turns         *ebpf.MapSpec `ebpf:"turns"`
-	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
-	Vips          *ebpf.MapSpec `ebpf:"vips"`
-	Ways          *ebpf.MapSpec `ebpf:"ways"`
+	Absorptions    *ebpf.MapSpec `ebpf:"absorptions"`
+	Addresses      *ebpf.MapSpec `ebpf:"addresses"`
+	Addresses6     *ebpf.MapSpec `ebpf:"addresses6"`
+	Answers        *ebpf.MapSpec `ebpf:"answers"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Cursors        *ebpf.MapSpec `ebpf:"cursors"`
+	Evictions      *ebpf.MapSpec `ebpf:"evictions"`
+	Families       *ebpf.MapSpec `ebpf:"families"`
+	Filters        *ebpf.MapSpec `ebpf:"filters"`
+	FlowNews       *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowNews6      *ebpf.MapSpec `ebpf:"flow_news6"`
+	FlowPieces     *ebpf.MapSpec `ebpf:"flow_pieces"`
+	FlowPieces6    *ebpf.MapSpec `ebpf:"flow_pieces6"`
+	FlowWindow     *ebpf.MapSpec `ebpf:"flow_window"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Flows6         *ebpf.MapSpec `ebpf:"flows6"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Fragments6     *ebpf.MapSpec `ebpf:"fragments6"`
+	Held           *ebpf.MapSpec `ebpf:"held"`
+	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
+	Labels         *ebpf.MapSpec `ebpf:"labels"`
+	Leases         *ebpf.MapSpec `ebpf:"leases"`
+	Loads          *ebpf.MapSpec `ebpf:"loads"`
+	Locks          *ebpf.MapSpec `ebpf:"locks"`
+	OldFlowPieces  *ebpf.MapSpec `ebpf:"old_flow_pieces"`
+	OldFlowPieces6 *ebpf.MapSpec `ebpf:"old_flow_pieces6"`
+	OldFlows       *ebpf.MapSpec `ebpf:"old_flows"`
+	OldFlows6      *ebpf.MapSpec `ebpf:"old_flows6"`
+	OldTemplates   *ebpf.MapSpec `ebpf:"old_templates"`
+	OldTemplates6  *ebpf.MapSpec `ebpf:"old_templates6"`
+	Ports          *ebpf.MapSpec `ebpf:"ports"`
+	Ranges         *ebpf.MapSpec `ebpf:"ranges"`
+	Reals          *ebpf.MapSpec `ebpf:"reals"`
+	Recording      *ebpf.MapSpec `ebpf:"recording"`
+	Recordings     *ebpf.MapSpec `ebpf:"recordings"`
+	Replies        *ebpf.MapSpec `ebpf:"replies"`
+	ReplyCounters  *ebpf.MapSpec `ebpf:"reply_counters"`
+	Rings          *ebpf.MapSpec `ebpf:"rings"`
+	Routes         *ebpf.MapSpec `ebpf:"routes"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Settings       *ebpf.MapSpec `ebpf:"settings"`
+	Shares         *ebpf.MapSpec `ebpf:"shares"`
+	TemplateNews   *ebpf.MapSpec `ebpf:"template_news"`
+	TemplateNews6  *ebpf.MapSpec `ebpf:"template_news6"`
+	Templates      *ebpf.MapSpec `ebpf:"templates"`
+	Templates6     *ebpf.MapSpec `ebpf:"templates6"`
+	Tunnels        *ebpf.MapSpec `ebpf:"tunnels"`
+	Turns          *ebpf.MapSpec `ebpf:"turns"`
+	Verdicts       *ebpf.MapSpec `ebpf:"verdicts"`
+	Vips           *ebpf.MapSpec `ebpf:"vips"`
+	Ways           *ebpf.MapSpec `ebpf:"ways"`
 }
 
 // trace6VariableSpecs contains global variables before they are loaded into the kernel.
@@ -208,6 +225,8 @@ type trace6VariableSpecs struct {
 	KeepMost              *ebpf.VariableSpec `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.VariableSpec `ebpf:"names_of_flow_pieces"`
+	NamesOfFlowPieces6    *ebpf.VariableSpec `ebpf:"names_of_flow_pieces6"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
@@ -226,6 +245,7 @@ type trace6VariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PiecePad              *ebpf.VariableSpec `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.VariableSpec `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.VariableSpec `ebpf:"recordings_lost"`
@@ -254,52 +274,57 @@ func (o *trace6Objects) Close() error {
 //
 // It can be passed to loadTrace6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type trace6Maps struct {
-	Absorptions   *ebpf.Map `ebpf:"absorptions"`
-	Addresses     *ebpf.Map `ebpf:"addresses"`
-	Addresses6    *ebpf.Map `ebpf:"addresses6"`
-	Answers       *ebpf.Map `ebpf:"answers"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	Cursors       *ebpf.Map `ebpf:"cursors"`
-	Evictions     *ebpf.Map `ebpf:"evictions"`
-	Families      *ebpf.Map `ebpf:"families"`
-	Filters       *ebpf.Map `ebpf:"filters"`
-	FlowNews      *ebpf.Map `ebpf:"flow_news"`
-	FlowNews6     *ebpf.Map `ebpf:"flow_news6"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Flows6        *ebpf.Map `ebpf:"flows6"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Fragments6    *ebpf.Map `ebpf:"fragments6"`
-	Held          *ebpf.Map `ebpf:"held"`
-	Interfaces    *ebpf.Map `ebpf:"interfaces"`
-	Labels        *ebpf.Map `ebpf:"labels"`
-	Leases        *ebpf.Map `ebpf:"leases"`
-	Loads         *ebpf.Map `ebpf:"loads"`
-	Locks         *ebpf.Map `ebpf:"locks"`
-	OldFlows      *ebpf.Map `ebpf:"old_flows"`
-	OldFlows6     *ebpf.Map `ebpf:"old_flows6"`
-	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
-	OldTemplates6 *ebpf.Map `ebpf:"old_templates6"`
-	Ports         *ebpf.Map `ebpf:"ports"`
-	Ranges        *ebpf.Map `ebpf:"ranges"`
-	Reals         *ebpf.Map `ebpf:"reals"`
-	Recording     *ebpf.Map `ebpf:"recording"`
-	Recordings    *ebpf.Map `ebpf:"recordings"`
-	Replies       *ebpf.Map `ebpf:"replies"`
-	ReplyCounters *ebpf.Map `ebpf:"reply_counters"`
-	Rings         *ebpf.Map `ebpf:"rings"`
-	Routes        *ebpf.Map `ebpf:"routes"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Settings      *ebpf.Map `ebpf:"settings"`
-	Shares        *ebpf.Map `ebpf:"shares"`
-	TemplateNews  *ebpf.Map `ebpf:"template_news"`
-	TemplateNews6 *ebpf.Map `ebpf:"template_news6"`
-	Templates     *ebpf.Map `ebpf:"templates"`
-	Templates6    *ebpf.Map `ebpf:"templates6"`
-	Tunnels       *ebpf.Map `ebpf:"tunnels"`
-	Turns         *ebpf.Map `ebpf:"turns"`
-	Verdicts      *ebpf.Map `ebpf:"verdicts"`
-	Vips          *ebpf.Map `ebpf:"vips"`
-	Ways          *ebpf.Map `ebpf:"ways"`
+	Absorptions    *ebpf.Map `ebpf:"absorptions"`
+	Addresses      *ebpf.Map `ebpf:"addresses"`
+	Addresses6     *ebpf.Map `ebpf:"addresses6"`
+	Answers        *ebpf.Map `ebpf:"answers"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Cursors        *ebpf.Map `ebpf:"cursors"`
+	Evictions      *ebpf.Map `ebpf:"evictions"`
+	Families       *ebpf.Map `ebpf:"families"`
+	Filters        *ebpf.Map `ebpf:"filters"`
+	FlowNews       *ebpf.Map `ebpf:"flow_news"`
+	FlowNews6      *ebpf.Map `ebpf:"flow_news6"`
+	FlowPieces     *ebpf.Map `ebpf:"flow_pieces"`
+	FlowPieces6    *ebpf.Map `ebpf:"flow_pieces6"`
+	FlowWindow     *ebpf.Map `ebpf:"flow_window"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Flows6         *ebpf.Map `ebpf:"flows6"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Fragments6     *ebpf.Map `ebpf:"fragments6"`
+	Held           *ebpf.Map `ebpf:"held"`
+	Interfaces     *ebpf.Map `ebpf:"interfaces"`
+	Labels         *ebpf.Map `ebpf:"labels"`
+	Leases         *ebpf.Map `ebpf:"leases"`
+	Loads          *ebpf.Map `ebpf:"loads"`
+	Locks          *ebpf.Map `ebpf:"locks"`
+	OldFlowPieces  *ebpf.Map `ebpf:"old_flow_pieces"`
+	OldFlowPieces6 *ebpf.Map `ebpf:"old_flow_pieces6"`
+	OldFlows       *ebpf.Map `ebpf:"old_flows"`
+	OldFlows6      *ebpf.Map `ebpf:"old_flows6"`
+	OldTemplates   *ebpf.Map `ebpf:"old_templates"`
+	OldTemplates6  *ebpf.Map `ebpf:"old_templates6"`
+	Ports          *ebpf.Map `ebpf:"ports"`
+	Ranges         *ebpf.Map `ebpf:"ranges"`
+	Reals          *ebpf.Map `ebpf:"reals"`
+	Recording      *ebpf.Map `ebpf:"recording"`
+	Recordings     *ebpf.Map `ebpf:"recordings"`
+	Replies        *ebpf.Map `ebpf:"replies"`
+	ReplyCounters  *ebpf.Map `ebpf:"reply_counters"`
+	Rings          *ebpf.Map `ebpf:"rings"`
+	Routes         *ebpf.Map `ebpf:"routes"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Settings       *ebpf.Map `ebpf:"settings"`
+	Shares         *ebpf.Map `ebpf:"shares"`
+	TemplateNews   *ebpf.Map `ebpf:"template_news"`
+	TemplateNews6  *ebpf.Map `ebpf:"template_news6"`
+	Templates      *ebpf.Map `ebpf:"templates"`
+	Templates6     *ebpf.Map `ebpf:"templates6"`
+	Tunnels        *ebpf.Map `ebpf:"tunnels"`
+	Turns          *ebpf.Map `ebpf:"turns"`
+	Verdicts       *ebpf.Map `ebpf:"verdicts"`
+	Vips           *ebpf.Map `ebpf:"vips"`
+	Ways           *ebpf.Map `ebpf:"ways"`
 }
 
 func (m *trace6Maps) Close() error {
@@ -315,6 +340,9 @@ func (m *trace6Maps) Close() error {
 		m.Filters,
 		m.FlowNews,
 		m.FlowNews6,
+		m.FlowPieces,
+		m.FlowPieces6,
+		m.FlowWindow,
 		m.Flows,
 		m.Flows6,
 		m.Fragments,
@@ -325,6 +353,8 @@ func (m *trace6Maps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlowPieces,
+		m.OldFlowPieces6,
 		m.OldFlows,
 		m.OldFlows6,
 		m.OldTemplates,
@@ -365,6 +395,8 @@ type trace6Variables struct {
 	KeepMost              *ebpf.Variable `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.Variable `ebpf:"names_of_flow_pieces"`
+	NamesOfFlowPieces6    *ebpf.Variable `ebpf:"names_of_flow_pieces6"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
@@ -383,6 +415,7 @@ type trace6Variables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PiecePad              *ebpf.Variable `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.Variable `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.Variable `ebpf:"recordings_lost"`
@@ -395,14 +428,18 @@ type trace6Variables struct {
 //
 // It can be passed to loadTrace6Objects or ebpf.CollectionSpec.LoadAndAssign.
 type trace6Programs struct {
-	Absorb *ebpf.Program `ebpf:"absorb"`
-	Lb6    *ebpf.Program `ebpf:"lb6"`
+	Absorb      *ebpf.Program `ebpf:"absorb"`
+	ChangeFlows *ebpf.Program `ebpf:"change_flows"`
+	Lb6         *ebpf.Program `ebpf:"lb6"`
+	ReadFlows   *ebpf.Program `ebpf:"read_flows"`
 }
 
 func (p *trace6Programs) Close() error {
 	return _Trace6Close(
 		p.Absorb,
+		p.ChangeFlows,
 		p.Lb6,
+		p.ReadFlows,
 	)
 }
 

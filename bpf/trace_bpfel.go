@@ -25,6 +25,8 @@ const (
 	traceMapFamilies              = "families"
 	traceMapFilters               = "filters"
 	traceMapFlowNews              = "flow_news"
+	traceMapFlowPieces            = "flow_pieces"
+	traceMapFlowWindow            = "flow_window"
 	traceMapFlows                 = "flows"
 	traceMapFragments             = "fragments"
 	traceMapHeld                  = "held"
@@ -33,6 +35,7 @@ const (
 	traceMapLeases                = "leases"
 	traceMapLoads                 = "loads"
 	traceMapLocks                 = "locks"
+	traceMapOldFlowPieces         = "old_flow_pieces"
 	traceMapOldFlows              = "old_flows"
 	traceMapOldTemplates          = "old_templates"
 	traceMapPorts                 = "ports"
@@ -55,8 +58,10 @@ const (
 	traceMapVips                  = "vips"
 	traceMapWays                  = "ways"
 	traceProgAbsorb               = "absorb"
+	traceProgChangeFlows          = "change_flows"
 	traceProgClock                = "clock"
 	traceProgLb                   = "lb"
+	traceProgReadFlows            = "read_flows"
 	traceVarFlowSets              = "flow_sets"
 	traceVarFlowsAreUnread        = "flows_are_unread"
 	traceVarFragmentTicks         = "fragment_ticks"
@@ -65,6 +70,7 @@ const (
 	traceVarKeepMost              = "keep_most"
 	traceVarNamesOfEvictions      = "names_of_evictions"
 	traceVarNamesOfFilterScopes   = "names_of_filter_scopes"
+	traceVarNamesOfFlowPieces     = "names_of_flow_pieces"
 	traceVarNamesOfForwardMethods = "names_of_forward_methods"
 	traceVarNamesOfHeldFrames     = "names_of_held_frames"
 	traceVarNamesOfOuterChoices   = "names_of_outer_choices"
@@ -83,6 +89,7 @@ const (
 	traceVarOldFlowSets           = "old_flow_sets"
 	traceVarOldTemplateSets       = "old_template_sets"
 	traceVarOwnMac                = "own_mac"
+	traceVarPiecePad              = "piece_pad"
 	traceVarPossibleCpus          = "possible_cpus"
 	traceVarRecordingFilter       = "recording_filter"
 	traceVarRecordingsLost        = "recordings_lost"
@@ -133,9 +140,11 @@ type traceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type traceProgramSpecs struct {
-	Absorb *ebpf.ProgramSpec `ebpf:"absorb"`
-	Clock  *ebpf.ProgramSpec `ebpf:"clock"`
-	Lb     *ebpf.ProgramSpec `ebpf:"lb"`
+	Absorb      *ebpf.ProgramSpec `ebpf:"absorb"`
+	ChangeFlows *ebpf.ProgramSpec `ebpf:"change_flows"`
+	Clock       *ebpf.ProgramSpec `ebpf:"clock"`
+	Lb          *ebpf.ProgramSpec `ebpf:"lb"`
+	ReadFlows   *ebpf.ProgramSpec `ebpf:"read_flows"`
 }
 
 // traceMapSpecs contains maps before they are loaded into the kernel.
@@ -151,6 +160,8 @@ type traceMapSpecs struct {
 	Families      *ebpf.MapSpec `ebpf:"families"`
 	Filters       *ebpf.MapSpec `ebpf:"filters"`
 	FlowNews      *ebpf.MapSpec `ebpf:"flow_news"`
+	FlowPieces    *ebpf.MapSpec `ebpf:"flow_pieces"`
+	FlowWindow    *ebpf.MapSpec `ebpf:"flow_window"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Held          *ebpf.MapSpec `ebpf:"held"`
@@ -159,6 +170,7 @@ type traceMapSpecs struct {
 	Leases        *ebpf.MapSpec `ebpf:"leases"`
 	Loads         *ebpf.MapSpec `ebpf:"loads"`
 	Locks         *ebpf.MapSpec `ebpf:"locks"`
+	OldFlowPieces *ebpf.MapSpec `ebpf:"old_flow_pieces"`
 	OldFlows      *ebpf.MapSpec `ebpf:"old_flows"`
 	OldTemplates  *ebpf.MapSpec `ebpf:"old_templates"`
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
@@ -194,6 +206,7 @@ type traceVariableSpecs struct {
 	KeepMost              *ebpf.VariableSpec `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.VariableSpec `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.VariableSpec `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.VariableSpec `ebpf:"names_of_flow_pieces"`
 	NamesOfForwardMethods *ebpf.VariableSpec `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.VariableSpec `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.VariableSpec `ebpf:"names_of_outer_choices"`
@@ -212,6 +225,7 @@ type traceVariableSpecs struct {
 	OldFlowSets           *ebpf.VariableSpec `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.VariableSpec `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.VariableSpec `ebpf:"own_mac"`
+	PiecePad              *ebpf.VariableSpec `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.VariableSpec `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.VariableSpec `ebpf:"recordings_lost"`
@@ -249,6 +263,8 @@ type traceMaps struct {
 	Families      *ebpf.Map `ebpf:"families"`
 	Filters       *ebpf.Map `ebpf:"filters"`
 	FlowNews      *ebpf.Map `ebpf:"flow_news"`
+	FlowPieces    *ebpf.Map `ebpf:"flow_pieces"`
+	FlowWindow    *ebpf.Map `ebpf:"flow_window"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Held          *ebpf.Map `ebpf:"held"`
@@ -257,6 +273,7 @@ type traceMaps struct {
 	Leases        *ebpf.Map `ebpf:"leases"`
 	Loads         *ebpf.Map `ebpf:"loads"`
 	Locks         *ebpf.Map `ebpf:"locks"`
+	OldFlowPieces *ebpf.Map `ebpf:"old_flow_pieces"`
 	OldFlows      *ebpf.Map `ebpf:"old_flows"`
 	OldTemplates  *ebpf.Map `ebpf:"old_templates"`
 	Ports         *ebpf.Map `ebpf:"ports"`
@@ -291,6 +308,8 @@ func (m *traceMaps) Close() error {
 		m.Families,
 		m.Filters,
 		m.FlowNews,
+		m.FlowPieces,
+		m.FlowWindow,
 		m.Flows,
 		m.Fragments,
 		m.Held,
@@ -299,6 +318,7 @@ func (m *traceMaps) Close() error {
 		m.Leases,
 		m.Loads,
 		m.Locks,
+		m.OldFlowPieces,
 		m.OldFlows,
 		m.OldTemplates,
 		m.Ports,
@@ -335,6 +355,7 @@ type traceVariables struct {
 	KeepMost              *ebpf.Variable `ebpf:"keep_most"`
 	NamesOfEvictions      *ebpf.Variable `ebpf:"names_of_evictions"`
 	NamesOfFilterScopes   *ebpf.Variable `ebpf:"names_of_filter_scopes"`
+	NamesOfFlowPieces     *ebpf.Variable `ebpf:"names_of_flow_pieces"`
 	NamesOfForwardMethods *ebpf.Variable `ebpf:"names_of_forward_methods"`
 	NamesOfHeldFrames     *ebpf.Variable `ebpf:"names_of_held_frames"`
 	NamesOfOuterChoices   *ebpf.Variable `ebpf:"names_of_outer_choices"`
@@ -353,6 +374,7 @@ type traceVariables struct {
 	OldFlowSets           *ebpf.Variable `ebpf:"old_flow_sets"`
 	OldTemplateSets       *ebpf.Variable `ebpf:"old_template_sets"`
 	OwnMac                *ebpf.Variable `ebpf:"own_mac"`
+	PiecePad              *ebpf.Variable `ebpf:"piece_pad"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RecordingFilter       *ebpf.Variable `ebpf:"recording_filter"`
 	RecordingsLost        *ebpf.Variable `ebpf:"recordings_lost"`
@@ -365,16 +387,20 @@ type traceVariables struct {
 //
 // It can be passed to loadTraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracePrograms struct {
-	Absorb *ebpf.Program `ebpf:"absorb"`
-	Clock  *ebpf.Program `ebpf:"clock"`
-	Lb     *ebpf.Program `ebpf:"lb"`
+	Absorb      *ebpf.Program `ebpf:"absorb"`
+	ChangeFlows *ebpf.Program `ebpf:"change_flows"`
+	Clock       *ebpf.Program `ebpf:"clock"`
+	Lb          *ebpf.Program `ebpf:"lb"`
+	ReadFlows   *ebpf.Program `ebpf:"read_flows"`
 }
 
 func (p *tracePrograms) Close() error {
 	return _TraceClose(
 		p.Absorb,
+		p.ChangeFlows,
 		p.Clock,
 		p.Lb,
+		p.ReadFlows,
 	)
 }
 

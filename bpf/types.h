@@ -21,6 +21,7 @@ enum table_size {
 	REALS = 131072,
 	LEASES = 256,
 	LOCKS = 4096,
+	PIECE_LINES = 504, /* cache lines in a piece of a large flow table: 32 KiB with what the kernel adds */
 	INTERFACES = 64,
 	COUNTED_VERDICTS = 64, /* at least VERDICTS, and of whole lines */
 	PEERS = 8, /* fellow directors that an interface can know */
@@ -31,6 +32,8 @@ enum table_size {
 	NEWS_LINE_SETS = 64, /* sets that a line of news tells of */
 	SHARES = 8, /* in which the connections of a real are counted; and reals whose shares are together */
 	TURN_SERVICES = 16, /* that a CPU remembers its turns of */
+	FLOW_READS = 168, /* sets that one run of read_flows takes, of IPv6 half as many */
+	FLOW_CHANGES = 64, /* that one run of change_flows takes */
 	ABSORPTIONS = 64, /* entries that one run of absorb takes: a lock is held for one at a time */
 	REPLY_LINES = 32768, /* per half: 65,536 ports of real servers at half load */
 	REPLY_WAYS = 4, /* in a line of replies */
@@ -529,6 +532,7 @@ struct news_line {
 enum absorb_kind {
 	ABSORB_FLOW,
 	ABSORB_TEMPLATE,
+	ABSORB_MOVED, /* a flow of this director's, from a table that is left behind */
 };
 
 enum absorb_outcome {

@@ -18,6 +18,7 @@ const (
 	Reals           = 131072
 	Leases          = 256
 	Locks           = 4096
+	PieceLines      = 504 // cache lines in a piece of a large flow table: 32 KiB with what the kernel adds
 	Interfaces      = 64
 	CountedVerdicts = 64    // at least VERDICTS, and of whole lines
 	Peers           = 8     // fellow directors that an interface can know
@@ -28,6 +29,8 @@ const (
 	NewsLineSets    = 64    // sets that a line of news tells of
 	Shares          = 8     // in which the connections of a real are counted; and reals whose shares are together
 	TurnServices    = 16    // that a CPU remembers its turns of
+	FlowReads       = 168   // sets that one run of read_flows takes, of IPv6 half as many
+	FlowChanges     = 64    // that one run of change_flows takes
 	Absorptions     = 64    // entries that one run of absorb takes: a lock is held for one at a time
 	ReplyLines      = 32768 // per half: 65,536 ports of real servers at half load
 	ReplyWays       = 4     // in a line of replies
@@ -512,6 +515,7 @@ type AbsorbKind uint32
 const (
 	AbsorbFlow     AbsorbKind = 0
 	AbsorbTemplate AbsorbKind = 1
+	AbsorbMoved    AbsorbKind = 2 // a flow of this director's, from a table that is left behind
 )
 
 type AbsorbOutcome uint32
@@ -652,6 +656,26 @@ type Tally struct {
 type VerdictCounts struct {
 	_  structs.HostLayout
 	Of [64]Tally
+}
+
+// A flow that takes another value, if it has the old one still.
+type FlowChange struct {
+	_     structs.HostLayout
+	Set   uint32
+	Way   uint32
+	Old   uint64
+	Value uint64
+	Found uint64
+}
+
+// What user space asks of a flow table in pieces: sets of it, and changes.
+type FlowWindow struct {
+	_       structs.HostLayout
+	Sets    uint32
+	Changes uint32
+	Set     [168]uint32
+	Word    [1344]uint64
+	Change  [64]FlowChange
 }
 
 const (

@@ -20,6 +20,7 @@ type leftMap struct {
 	old      *ebpf.Map
 	from, to btf.Type // of its values; nil if from is not known
 	memory   mapped   // of old, if that can be mapped
+	pieces   *Pieces  // to read old with, if it is a table in pieces
 	why      string   // it cannot be adopted
 }
 
@@ -69,6 +70,10 @@ func (d *Datapath) compareLayout(name string, m *ebpf.Map) *leftMap {
 	if err := spec.Compatible(m); err != nil {
 		l.why = err.Error()
 	}
+	if spec.InnerMap != nil {
+		l.comparePieces(spec)
+		return l
+	}
 	for _, t := range []btf.Type{spec.Key, l.to} {
 		if t == nil || t.TypeName() == "" {
 			continue
@@ -117,7 +122,7 @@ func (d *Datapath) copyLeft() error {
 			return err
 		}
 		switch name {
-		case "flows", "templates", "flows6", "templates6":
+		case "flows", "flow_pieces", "templates", "flows6", "flow_pieces6", "templates6":
 			return nil // by moveTables
 		case "families":
 			return nil // by putFamilies
@@ -282,6 +287,7 @@ func (d *Datapath) commitMaps() error {
 func (d *Datapath) closeLeft() {
 	for name, l := range d.left {
 		l.memory.unmap()
+		l.pieces.close()
 		_ = l.old.Close()
 		delete(d.left, name)
 	}

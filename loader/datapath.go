@@ -56,6 +56,10 @@ type Options struct {
 	// [Datapath.Explain].
 	Detached bool
 
+	// PiecesFrom is for tests: how many sets a table of flows has that lies in pieces,
+	// in place of [PiecesFrom].
+	PiecesFrom int
+
 	// StillClock is for tests: time stands still unless they change
 	// Settings.Clock.
 	StillClock bool
@@ -119,7 +123,7 @@ type Datapath struct {
 	Labels     []bpf.Label
 	Leases     []uint64
 	Verdicts   []bpf.VerdictCounts // one for each possible CPU
-	Flows      []uint64            // eight words a set: four keys, four values
+	Flows      []uint64            // eight words a set: four keys, four values; nothing if they lie in [Datapath.Pieces]
 	Templates  []uint64            // the same
 	Flows6     []uint64            // sixteen words a set: four keys, four values, four addresses
 	Templates6 []uint64            // the same
@@ -138,6 +142,7 @@ type Datapath struct {
 	absorb [2]*ebpf.Program // of IPv4 and of IPv6, once there was something to absorb
 
 	absorptions *bpf.AbsorbBatch
+	pieces      [2]*Pieces // of IPv4 and of IPv6
 	program     map[string]*ebpf.Program
 	ownMAC      map[string]*ebpf.Variable // by interface
 	links       map[string]link.Link
@@ -196,6 +201,9 @@ func Open(ctx context.Context, o Options) (_ *Datapath, err error) {
 	if err := d.prepare(); err != nil {
 		return nil, err
 	}
+	if err := d.openPieces(); err != nil {
+		return nil, err
+	}
 	if err := d.attachAll(ctx); err != nil {
 		return nil, err
 	}
@@ -218,7 +226,7 @@ func (d *Datapath) attachAll(ctx context.Context) error {
 	if d.opts.Detached {
 		return nil
 	}
-	if slices.ContainsFunc([]string{"flows", "templates", "flows6", "templates6"}, func(table string) bool { return d.left[table] != nil }) {
+	if slices.ContainsFunc([]string{"flows", "flow_pieces", "templates", "flows6", "flow_pieces6", "templates6"}, func(table string) bool { return d.left[table] != nil }) {
 		return d.attachMoving(ctx)
 	}
 	if err := d.putFamilies(d.program6); err != nil {
@@ -361,6 +369,9 @@ func (d *Datapath) release() {
 	d.closeLeft()
 	for _, m := range d.memory {
 		m.unmap()
+	}
+	for _, p := range d.pieces {
+		p.close()
 	}
 	for _, l := range d.links {
 		_ = l.Close()

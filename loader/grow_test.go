@@ -117,7 +117,7 @@ func TestGrowKeepsTheLock(t *testing.T) {
 func TestSizedMaps(t *testing.T) {
 	small, err := sizedSpec(Options{Flows: 1000, Templates: 1000, Room: RoomFor(0, 0)})
 	must(t, err)
-	large, err := sizedSpec(Options{Flows: 100_000, Templates: 100_000, IPv6: true})
+	large, err := sizedSpec(Options{Flows: 100_000, Templates: 100_000, IPv6: true, PiecesFrom: 100_000})
 	must(t, err)
 	var differ []string
 	for name, m := range small.Maps {

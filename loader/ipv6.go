@@ -27,7 +27,7 @@ func addMaps6(spec *ebpf.CollectionSpec, o Options) error {
 	}
 	flows, templates := sets(o.Flows), sets(o.Templates)
 	for name, entries := range map[string]uint32{
-		"flows6": flows, "templates6": templates, "fragments6": spec6.Maps["fragments6"].MaxEntries,
+		"flows6": flows, "flow_pieces6": 1, "templates6": templates, "fragments6": spec6.Maps["fragments6"].MaxEntries,
 		"flow_news6": newsLines(flows), "template_news6": newsLines(templates),
 	} {
 		m := spec6.Maps[name]
@@ -35,6 +35,9 @@ func addMaps6(spec *ebpf.CollectionSpec, o Options) error {
 			m.MaxEntries = 1
 		}
 		spec.Maps[name] = m
+	}
+	if o.IPv6 {
+		piecedTables[1].size(spec, flows, o)
 	}
 	return nil
 }

@@ -53,6 +53,9 @@ func Look(pinDirectory string) (_ *Datapath, err error) {
 	if err := d.loadClock(); err != nil {
 		return nil, err
 	}
+	if err := d.openPieces(); err != nil {
+		return nil, err
+	}
 	return d, d.findAttachments()
 }
 

@@ -60,7 +60,7 @@ func (m *Memory) add(name string, s *ebpf.MapSpec) {
 		m.Shared += entries
 	case ebpf.LPMTrie: // nothing until it has entries
 	default:
-		m.Shared += roundUpTo(entries*value, 4096)
+		m.Shared += roundUpTo(entries*value, 4096) + bytesOfPieces(s)
 	}
 }
 

@@ -14,20 +14,33 @@ import (
 func kernelMemory(t *testing.T, d *Datapath) (all int64) {
 	t.Helper()
 	must(t, d.eachMap(func(name string, m **ebpf.Map) error {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", (*m).FD()))
+		all += memlock(t, name, *m)
+		if (*m).Type() != ebpf.ArrayOfMaps || (*m).MaxEntries() == 1 {
+			return nil
+		}
+		piece, err := firstPiece(*m)
 		if err != nil {
 			return err
 		}
-		_, rest, _ := strings.Cut(string(text), "memlock:")
-		fields := strings.Fields(rest)
-		if len(fields) == 0 {
-			return fmt.Errorf("map %s: the kernel does not say what it takes: %s", name, text)
-		}
-		n, err := strconv.ParseInt(fields[0], 10, 64)
-		all += n
-		return err
+		defer piece.Close()
+		all += int64((*m).MaxEntries()) * memlock(t, name, piece)
+		return nil
 	}))
 	return all
+}
+
+func memlock(t *testing.T, name string, m *ebpf.Map) int64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", m.FD()))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(text), "memlock:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		t.Fatalf("map %s: the kernel does not say what it takes: %s", name, text)
+	}
+	n, err := strconv.ParseInt(fields[0], 10, 64)
+	must(t, err)
+	return n
 }
 
 // What is computed is what the kernel takes.
@@ -35,11 +48,12 @@ func TestMemoryOfIsTheKernels(t *testing.T) {
 	for name, o := range map[string]Options{
 		"small":     {Flows: 1000, Templates: 1000, Room: RoomFor(0, 0)},
 		"with IPv6": {Flows: 20000, Templates: 1000, IPv6: true, Room: RoomFor(0, 0)},
+		"in pieces": {Flows: 20000, Templates: 1000, IPv6: true, Room: RoomFor(0, 0), PiecesFrom: 1},
 		"largest":   {Flows: 1000, Templates: 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			all := options(t)
-			all.Flows, all.Templates, all.IPv6, all.Room = o.Flows, o.Templates, o.IPv6, o.Room
+			all.Flows, all.Templates, all.IPv6, all.Room, all.PiecesFrom = o.Flows, o.Templates, o.IPv6, o.Room, o.PiecesFrom
 			d := open(t, all)
 			computed, err := MemoryOf(all)
 			must(t, err)

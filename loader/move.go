@@ -127,24 +127,42 @@ func (d *Datapath) loadMoving6(a Attachment) (*ebpf.Program, error) {
 func (d *Datapath) leaveTables(spec *ebpf.CollectionSpec, flows, templates string) (map[string]*ebpf.Map, error) {
 	more := map[string]*ebpf.Map{}
 	for table, constant := range map[string]string{flows: "old_flow_sets", templates: "old_template_sets"} {
-		l := d.left[table]
-		if l == nil || isTable6(table) && l.old.MaxEntries() <= 1 { // of a director that served IPv4 alone
+		l, name := d.leftTable(table)
+		if l == nil {
 			continue
 		}
 		value := l.old.MaxEntries()
+		if p := piecedTableOf(name); p != nil && name == p.pieces {
+			value = p.sets(l.old) | inPieces
+		}
 		if !l.isReadable() {
 			constant, value = "flows_are_unread", 1
 			if table != flows {
 				continue
 			}
 		} else {
-			more[oldPrefix+table] = l.old
+			more[oldPrefix+name] = l.old
 		}
 		if err := spec.Variables[constant].Set(value); err != nil {
 			return nil, fmt.Errorf("constant %s: %w", constant, err)
 		}
 	}
 	return more, nil
+}
+
+// leftTable is the map that a table was in which is left behind, with its name;
+// nil if there is none, or nothing was in it.
+func (d *Datapath) leftTable(table string) (*leftMap, string) {
+	if p := piecedTableOf(table); p != nil {
+		if l := d.left[p.pieces]; l != nil && p.sets(l.old) > 0 {
+			return l, p.pieces
+		}
+	}
+	l := d.left[table]
+	if l == nil || l.old.MaxEntries() <= 2 && piecedTableOf(table) != nil || isTable6(table) && l.old.MaxEntries() <= 1 {
+		return nil, "" // of a director that served IPv4 alone, or whose flows are in pieces
+	}
+	return l, table
 }
 
 // isReadable reports whether the packet path can read the values of a map.
@@ -155,7 +173,7 @@ func (l *leftMap) isReadable() bool { return l.from != nil && isSameLayout(l.to,
 // were opened in between.
 func (d *Datapath) moveTables() error {
 	for name, into := range map[string][]uint64{"flows": d.Flows, "templates": d.Templates, "flows6": d.Flows6, "templates6": d.Templates6} {
-		l := d.left[name]
+		l, _ := d.leftTable(name)
 		if l == nil || isTable6(name) && !d.opts.IPv6 {
 			continue
 		}
@@ -167,7 +185,9 @@ func (d *Datapath) moveTables() error {
 			d.opts.Log.Warn("a table of another kind cannot be read: its entries are lost", "table", name, "why", l.why)
 			continue
 		}
-		m.run()
+		if err := m.run(); err != nil {
+			return fmt.Errorf("table %s: %w", name, err)
+		}
 		if m.lost > 0 {
 			d.opts.Log.Warn("the new table is too small for all entries of the old one", "table", name, "lost", m.lost)
 		}
@@ -178,8 +198,8 @@ func (d *Datapath) moveTables() error {
 // separateTwins looks once more at the flows of IPv6 that were moved, when no
 // packet is under way any more that could not see one of two twins.
 func (d *Datapath) separateTwins() error {
-	l := d.left["flows6"]
-	if l == nil || !d.opts.IPv6 {
+	l, _ := d.leftTable("flows6")
+	if l == nil || !d.opts.IPv6 || d.pieces[1] != nil { // into pieces it was the packet path that put them
 		return nil
 	}
 	m, err := d.newMover("flows6", l, d.Flows6)
@@ -198,17 +218,13 @@ func (d *Datapath) newMover(name string, l *leftMap, into []uint64) (*mover, err
 	if from == nil {
 		return nil, nil
 	}
-	if l.memory.bytes == nil {
-		mem, err := mapMemory(l.old)
-		if err != nil {
-			return nil, err
-		}
-		l.memory = mem
-	}
 	m := &mover{
-		from: view[uint64](l.memory, uint32(stride)*l.old.MaxEntries()), into: into, stride: stride,
+		into: into, stride: stride,
 		keys: planCopies(to.key, from.key), values: planCopies(to.value, from.value),
 		toValue: to.value, fromValue: from.value, sameValues: isSameLayout(to.value, from.value),
+	}
+	if err := d.openLeft(m, name, l); err != nil {
+		return nil, err
 	}
 	switch name {
 	case "flows":
@@ -223,6 +239,32 @@ func (d *Datapath) newMover(name string, l *leftMap, into []uint64) (*mover, err
 		d.moveTemplates(m)
 	}
 	return m, nil
+}
+
+// openLeft has m read a table that is left behind, and write one in pieces if
+// that is where its flows go.
+func (d *Datapath) openLeft(m *mover, name string, l *leftMap) (err error) {
+	family := 0
+	if isTable6(name) {
+		family = 1
+	}
+	if p := piecedTableOf(name); p != nil && d.pieces[family] != nil {
+		m.intoPieces = &pieceMover{d: d, family: family}
+	}
+	if l.old.Type() == ebpf.ArrayOfMaps {
+		if l.pieces == nil {
+			l.pieces, err = d.newPieces(family, l.old)
+		}
+		m.fromPieces = l.pieces
+		return err
+	}
+	if l.memory.bytes == nil {
+		if l.memory, err = mapMemory(l.old); err != nil {
+			return err
+		}
+	}
+	m.from = view[uint64](l.memory, uint32(m.stride)*l.old.MaxEntries())
+	return nil
 }
 
 // entryTypes are the types of a table's keys and values.

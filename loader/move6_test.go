@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"testing"
@@ -336,12 +337,23 @@ func TestTwinsAreMovedApart(t *testing.T) {
 // Where IPv6 is served, the verifier takes every form of its packet path, the
 // one that looks into tables left behind, too.
 func TestVerifierTakesEveryFormOfIPv6(t *testing.T) {
+	for _, from := range []int{0, 1} {
+		t.Run(fmt.Sprintf("pieces from %d", from), func(t *testing.T) { takesEveryForm6(t, from) })
+	}
+}
+
+func takesEveryForm6(t *testing.T, piecesFrom int) {
 	o := options6(t)
+	o.PiecesFrom = piecesFrom
 	d := open(t, o)
+	must(t, d.PrepareAbsorb())
 	defer func() { must(t, d.Close(false)) }()
 	for _, readable := range []bool{true, false} {
-		for table, m := range map[string]*ebpf.Map{"flows6": d.Maps6.Flows6, "templates6": d.Maps6.Templates6} {
+		for table, m := range map[string]*ebpf.Map{"flows6": d.Maps6.Flows6, "flow_pieces6": d.Maps6.FlowPieces6, "templates6": d.Maps6.Templates6} {
 			l := &leftMap{old: m, to: d.spec.Maps[table].Value}
+			if table == "flow_pieces6" {
+				l.to = d.spec.Maps["flows6"].Value
+			}
 			if readable {
 				l.from = l.to
 			}

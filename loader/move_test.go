@@ -505,12 +505,23 @@ func lostFields(to, from btf.Type) (lost []string) {
 // Every kernel's verifier takes every form of the packet path: moving,
 // explaining and recording, too.
 func TestVerifierTakesEveryForm(t *testing.T) {
+	for _, from := range []int{0, 1} {
+		t.Run(fmt.Sprintf("pieces from %d", from), func(t *testing.T) { takesEveryForm(t, from) })
+	}
+}
+
+func takesEveryForm(t *testing.T, piecesFrom int) {
 	o := options(t)
+	o.PiecesFrom = piecesFrom
 	d := open(t, o)
 	defer func() { must(t, d.Close(false)) }()
+	must(t, d.PrepareAbsorb())
 	for name, readable := range map[string]bool{"words of today": true, "other words": false} {
-		for _, table := range []string{"flows", "templates"} {
-			l := &leftMap{old: map[string]*ebpf.Map{"flows": d.Maps.Flows, "templates": d.Maps.Templates}[table], to: d.spec.Maps[table].Value}
+		for table, m := range map[string]*ebpf.Map{"flows": d.Maps.Flows, "flow_pieces": d.Maps.FlowPieces, "templates": d.Maps.Templates} {
+			l := &leftMap{old: m, to: d.spec.Maps[table].Value}
+			if table == "flow_pieces" {
+				l.to = d.spec.Maps["flows"].Value
+			}
 			if readable {
 				l.from = l.to
 			}

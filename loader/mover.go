@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"sync/atomic"
 	"unsafe"
 
@@ -14,13 +15,15 @@ import (
 // meanwhile.
 type mover struct {
 	from        []uint64
+	fromPieces  *Pieces // in place of from
 	keys        []bitCopy
 	values      []bitCopy
 	toValue     *btf.Struct
 	fromValue   *btf.Struct
 	sameValues  bool
 	into        []uint64
-	stride      int // words of a set, of either
+	intoPieces  *pieceMover // in place of into
+	stride      int         // words of a set, of either
 	hashOf      func(key, value uint64) (hash uint64, ok bool)
 	isSame      func(a, b uint64) bool // values of one key, of one entry
 	isLive      func(value uint64) bool
@@ -32,16 +35,50 @@ type mover struct {
 	lost        int  // entries without a place
 }
 
-func (m *mover) run() {
+func (m *mover) run() error {
 	m.lost = 0
-	m.each(m.place)
+	if m.intoPieces == nil {
+		m.each(m.place)
+		return m.errOfPieces()
+	}
+	m.each(func(e moved, _ [2]uint32) { m.intoPieces.add(e) })
+	lost, err := m.intoPieces.finish()
+	m.lost = lost
+	return errors.Join(err, m.errOfPieces())
+}
+
+func (m *mover) errOfPieces() error {
+	if m.fromPieces == nil {
+		return nil
+	}
+	return m.fromPieces.Err()
+}
+
+// countFrom is how many sets there are to move.
+func (m *mover) countFrom() int {
+	if m.fromPieces != nil {
+		return m.fromPieces.Sets()
+	}
+	return len(m.from) / m.stride
+}
+
+// wordsFrom are the words of a set that is moved.
+func (m *mover) wordsFrom(set int) []uint64 {
+	if m.fromPieces != nil {
+		return m.fromPieces.Words(set)
+	}
+	return m.from[set*m.stride : (set+1)*m.stride]
 }
 
 // each visits the live entries with the sets that they may be in.
 func (m *mover) each(visit func(moved, [2]uint32)) {
-	for set := 0; set < len(m.from); set += m.stride {
+	if m.fromPieces != nil {
+		m.fromPieces.Forget()
+	}
+	for set := range m.countFrom() {
+		words := m.wordsFrom(set)
 		for way := range bpf.Ways {
-			value := atomic.LoadUint64(&m.from[set+bpf.Ways+way])
+			value := atomic.LoadUint64(&words[bpf.Ways+way])
 			if value == 0 {
 				continue
 			}
@@ -49,9 +86,9 @@ func (m *mover) each(visit func(moved, [2]uint32)) {
 			if !ok {
 				continue
 			}
-			e := moved{key: m.convertKey(atomic.LoadUint64(&m.from[set+way])), value: converted, owner: m.ownerAt(m.from, set+way)}
-			if hash, ok := m.hashOf(e.key, e.value); ok {
-				visit(e, bpf.TwoSets(hash, uint32(len(m.into)/m.stride)))
+			e := moved{key: m.convertKey(atomic.LoadUint64(&words[way])), value: converted, owner: m.ownerAt(words, way)}
+			if e.hash, ok = m.hashOf(e.key, e.value); ok {
+				visit(e, bpf.TwoSets(e.hash, uint32(len(m.into)/m.stride)))
 			}
 		}
 	}
@@ -60,6 +97,7 @@ func (m *mover) each(visit func(moved, [2]uint32)) {
 // moved is an entry on its way.
 type moved struct {
 	key, value uint64
+	hash       uint64
 	owner      [2]uint64 // of IPv6: the address that the key names
 }
 

@@ -30,7 +30,10 @@ func (d *Datapath) openMaps() error {
 	}
 	d.spec = spec
 	if d.opts.Detached {
-		return d.makeMaps(nil)
+		if err := d.makeMaps(nil); err != nil {
+			return err
+		}
+		return d.fillPieces(nil)
 	}
 	if err := d.pinFound(); err != nil {
 		return err
@@ -52,6 +55,9 @@ func (d *Datapath) openMaps() error {
 	}
 	d.reportLeft()
 	if err := d.makeMaps(adopted); err != nil {
+		return err
+	}
+	if err := d.fillPieces(adopted); err != nil {
 		return err
 	}
 	if err := d.pinMaps(adopted); err != nil {
@@ -90,10 +96,10 @@ func mapsOnly(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
 // oldPrefix stands before the names of tables that are left behind.
 const oldPrefix = "old_"
 
-// pinned reports whether a map outlives the program: all do but constants and
-// what is left behind.
+// pinned reports whether a map outlives the program: all do but constants, the
+// window to pieces, and what is left behind.
 func pinned(name string) bool {
-	return name != "" && name[0] != '.' && !strings.HasPrefix(name, oldPrefix)
+	return name != "" && name[0] != '.' && name != "flow_window" && !strings.HasPrefix(name, oldPrefix)
 }
 
 // eachMap visits the fields of bpf.Maps and bpf.Maps6 with the names that the object gives

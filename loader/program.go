@@ -12,7 +12,11 @@ import (
 
 // constants are what the programs of an interface are loaded with, by the
 // names of bpf/config.h.
-func (d *Datapath) constants(slot uint32) map[string]uint32 {
+func (d *Datapath) constants(slot uint32) (map[string]uint32, error) {
+	pad, err := piecePad()
+	if err != nil {
+		return nil, err
+	}
 	hz := HZ()
 	shift := TickShift(hz)
 	renewal := renewalSeconds*hz>>shift + 1 // nothing ends early
@@ -22,14 +26,15 @@ func (d *Datapath) constants(slot uint32) map[string]uint32 {
 	}
 	return map[string]uint32{
 		"interface_slot":     slot,
-		"flow_sets":          d.Maps.Flows.MaxEntries(),
+		"flow_sets":          piecedTables[0].flowSets(d.Maps.Flows, d.Maps.FlowPieces),
+		"piece_pad":          pad,
 		"template_sets":      d.Maps.Templates.MaxEntries(),
 		"tick_shift":         shift,
 		"jiffies_per_second": uint32(hz),
 		"renewal_ticks":      uint32(renewal),
 		"fragment_ticks":     uint32(fragments),
 		"possible_cpus":      uint32(ebpf.MustPossibleCPU()),
-	}
+	}, nil
 }
 
 // sharedMaps are the maps of an object that its programs share with others,
@@ -46,7 +51,7 @@ func (d *Datapath) sharedMaps(spec *ebpf.CollectionSpec, more map[string]*ebpf.M
 		}
 		return nil
 	})
-	for _, table := range []string{"flows", "templates", "flows6", "templates6"} {
+	for _, table := range []string{"flows", "templates", "flows6", "templates6", "flow_pieces", "flow_pieces6"} {
 		old := oldPrefix + table
 		if spec.Maps[old] == nil {
 			continue
@@ -85,9 +90,12 @@ func (d *Datapath) bindMaps(prog *ebpf.Program) error {
 // over more of its own.
 func (d *Datapath) loadCollection(spec *ebpf.CollectionSpec, program string, slot uint32, more map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec = spec.Copy()
-	constants := d.constants(slot)
+	constants, err := d.constants(slot)
+	if err != nil {
+		return nil, err
+	}
 	if spec.Programs[program6] != nil {
-		constants["flow_sets"], constants["template_sets"] = d.Maps6.Flows6.MaxEntries(), d.Maps6.Templates6.MaxEntries()
+		constants["flow_sets"], constants["template_sets"] = piecedTables[1].flowSets(d.Maps6.Flows6, d.Maps6.FlowPieces6), d.Maps6.Templates6.MaxEntries()
 	}
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -95,6 +103,9 @@ func (d *Datapath) loadCollection(spec *ebpf.CollectionSpec, program string, slo
 		}
 	}
 	replace := d.sharedMaps(spec, more)
+	if more["flow_window"] == nil {
+		delete(spec.Maps, "flow_window") // of programs for user space
+	}
 	for name := range spec.Programs {
 		if name != program {
 			delete(spec.Programs, name)

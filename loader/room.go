@@ -53,7 +53,7 @@ var (
 
 // sizedMaps are the maps whose size depends on [Options].
 func sizedMaps() []string {
-	tables := []string{"flows", "templates", "flow_news", "template_news", "flows6", "templates6", "fragments6", "flow_news6", "template_news6"}
+	tables := []string{"flows", "flow_pieces", "templates", "flow_news", "template_news", "flows6", "flow_pieces6", "templates6", "fragments6", "flow_news6", "template_news6"}
 	return slices.Concat(tables, mapsOfReals, mapsOfRings)
 }
 

@@ -58,6 +58,8 @@ func SurveyPins(o Options) (s Survey, err error) {
 // whyLost is why nothing of a map can be copied, "" if it can.
 func (l *leftMap) whyLost(name string) string {
 	switch {
+	case piecedTableOf(name) != nil && l.old.MaxEntries() <= 2:
+		return "" // its flows are in its other map
 	case l.from == nil && l.to != nil && l.to.TypeName() != "" && l.old.Type() != ebpf.RingBuf:
 		return "it has no BTF that says what is in it"
 	case isTable6(name) && l.old.MaxEntries() <= 1:
@@ -77,12 +79,10 @@ func sizedSpec(o Options) (*ebpf.CollectionSpec, error) {
 		return nil, err
 	}
 	o.Room.size(spec)
-	spec.Maps["flows"].MaxEntries = sets(o.Flows)
-	spec.Maps["templates"].MaxEntries = sets(o.Templates)
-	for _, table := range []string{"flow", "template"} {
-		n := spec.Maps[table+"s"].MaxEntries
-		spec.Maps[table+"_news"].MaxEntries = newsLines(n)
-	}
+	flows, templates := sets(o.Flows), sets(o.Templates)
+	piecedTables[0].size(spec, flows, o)
+	spec.Maps["templates"].MaxEntries = templates
+	spec.Maps["flow_news"].MaxEntries, spec.Maps["template_news"].MaxEntries = newsLines(flows), newsLines(templates)
 	return spec, addMaps6(spec, o)
 }
 

@@ -166,24 +166,44 @@ func (b *Backend) recount() {
 	clear(b.dp.Shares)
 	now := b.now()
 	for _, t := range b.flowTables() {
+		var over []entry
 		for set := range t.sets() {
+			if t.isEmpty(set) {
+				continue
+			}
 			for w := range bpf.Ways {
-				b.recountFlow(t.at(set, w), now)
+				if e := t.at(set, w); !b.recountFlow(&e, now) {
+					over = append(over, e)
+				}
+			}
+			if len(over) >= bpf.FlowChanges {
+				over = b.dropFlows(t, over)
 			}
 		}
+		b.dropFlows(t, over)
 	}
 }
 
-func (b *Backend) recountFlow(e entry, now uint64) {
+// dropFlows frees the places of flows that do not count, and returns room for more.
+func (b *Backend) dropFlows(t table, over []entry) []entry {
+	if err := t.end(over, func(bpf.FlowValue) {}); err != nil {
+		b.log.Error("end of flows that are not known", "err", err)
+	}
+	return over[:0]
+}
+
+// recountFlow counts a flow, and is false for one that ends.
+func (b *Backend) recountFlow(e *entry, now uint64) bool {
 	k, v := bpf.FlowKey(e.key), bpf.FlowValue(load64(e.value))
 	if !v.IsLive() {
-		return
+		return true
 	}
 	if _, ok := b.numbers.who[k.VIP()]; !ok || b.expired(v, now) || !b.current(v) {
-		compareAndSwap64(e.value, uint64(v), uint64(v.Ended()))
-		return
+		e.was = v
+		return false
 	}
 	b.load(v.Real(), v.State(), 1)
+	return true
 }
 
 // current reports whether the slot still belongs to the real that v was given.

@@ -225,7 +225,7 @@ func TestStatedCapacity(t *testing.T) {
 		h := newStill(t, size, 1024)
 		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
 		fill(t, h.barrage(t), size)
-		if bytes := 8 * len(h.dp.Flows); bytes > 64*size {
+		if bytes := 64 * h.flowTables()[0].sets(); bytes > 64*size {
 			t.Errorf("%d bytes for %d connections, want 64 for each", bytes, size)
 		}
 	})
@@ -234,7 +234,7 @@ func TestStatedCapacity(t *testing.T) {
 		h.dp.Settings.NameKey = [...]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0xa0761d6478bd642f}
 		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService6(3)}})
 		fill(t, h.barrage6(t), size)
-		if bytes := 8 * len(h.dp.Flows6); bytes > 128*size {
+		if bytes := 128 * h.flowTables()[1].sets(); bytes > 128*size {
 			t.Errorf("%d bytes for %d connections, want 128 for each", bytes, size)
 		}
 	})

@@ -3,6 +3,7 @@ package xdp
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -73,6 +74,8 @@ var (
 	pinCount    atomic.Int32
 )
 
+var allInPieces = flag.Bool("pieces", false, "tables of flows lie in pieces, as large ones do")
+
 // harness is a backend whose program is run packet by packet.
 type harness struct {
 	*Backend
@@ -125,6 +128,9 @@ func openHarness(t testing.TB, o Options) *harness {
 	}
 	h.opts.PinDir = fmt.Sprintf("/sys/fs/bpf/lvx-test-%d-%d", os.Getpid(), pinCount.Add(1))
 	h.opts.Neighbors, h.opts.NoSweeper = h.net, true
+	if *allInPieces {
+		h.opts.PiecesFrom = 1
+	}
 	h.Backend = openIn(t, h.opts)
 	h.dp.Settings.Answers = manyAnswers
 	t.Cleanup(func() { _ = h.Close(false) })
@@ -143,9 +149,8 @@ func (h *harness) reset(t testing.TB) {
 	*d.Settings = bpf.Settings{Version: d.Settings.Version, Seed: d.Settings.Seed, Answers: manyAnswers}
 	clear(d.VIPs)
 	clear(d.Ports)
-	clear(d.Flows)
+	must(t, d.EmptyFlows())
 	clear(d.Templates)
-	clear(d.Flows6)
 	clear(d.Templates6)
 	clear(d.Leases)
 	clear(d.Reals[:h.slots.next])

@@ -200,14 +200,17 @@ func (d *duel6) step(seen map[string]uint64) {
 // flow has a twin depends on them.
 func (d *duel6) endExpired() {
 	d.oracle.EndExpired()
-	for set := range slices.Chunk(d.dp.Flows6, bpf.SetWords6) {
-		for i, word := range set[bpf.Ways : 2*bpf.Ways] {
-			v := bpf.FlowValue(word)
-			age := uint16(d.dp.Settings.Clock) - v.Seen()
-			if v.IsLive() && age > d.dp.Settings.Timeout[v.Code()] {
-				set[bpf.Ways+i] = uint64(v.Ended())
-			}
+	var over []entry
+	d.eachFlow(func(e entry, v bpf.FlowValue) bool {
+		age := uint16(d.dp.Settings.Clock) - v.Seen()
+		if age > d.dp.Settings.Timeout[v.Code()] {
+			e.was = v
+			over = append(over, e)
 		}
+		return true
+	})
+	if len(over) > 0 {
+		must(d.t, over[0].table.end(over, func(bpf.FlowValue) {}))
 	}
 }
 

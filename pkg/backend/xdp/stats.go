@@ -247,9 +247,9 @@ func (b *Backend) tables(st *lb.Stats) error {
 		return out, nil
 	}
 	flows, templates := b.flowTables(), b.templateTables()
-	st.Flows.Capacity, st.Template.Capacity = uint64(flows[0].sets()), uint64(templates[0].sets())
+	st.Flows.Capacity, st.Template.Capacity = flows[0].stated(), templates[0].stated()
 	if b.ipv6 {
-		st.Flows.Capacity += uint64(flows[1].sets())
+		st.Flows.Capacity += flows[1].stated()
 		st.Template.Capacity += uint64(templates[1].sets())
 	}
 	_, st.Template.Used = b.countTemplates()

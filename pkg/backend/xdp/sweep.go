@@ -43,6 +43,7 @@ const (
 // time stamps before their 16 bits come round.
 type sweeper struct {
 	next    int                 // set to go on with
+	over    []entry             // flows that have expired
 	perReal map[uint32]struct{} // slots seen in this pass
 	perVIP  map[uint16]struct{}
 	perPort map[vipPort]struct{} // where formerReplies are asked for
@@ -68,7 +69,7 @@ func (b *Backend) sweepPart(sets int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.sweep.perReal == nil {
-		b.sweep.perReal, b.sweep.perVIP, b.sweep.perPort = map[uint32]struct{}{}, map[uint16]struct{}{}, map[vipPort]struct{}{}
+		b.startPass()
 	}
 	now := b.now()
 	end, first := min(b.sweep.next+sets, b.flowSets()), 0
@@ -77,8 +78,17 @@ func (b *Backend) sweepPart(sets int) {
 			if !t.isEmpty(set) {
 				b.sweepSet(t, set, now)
 			}
+			if len(b.sweep.over) >= bpf.FlowChanges {
+				b.endExpired(t)
+			}
 		}
+		b.endExpired(t)
 		first += t.sets()
+	}
+	if err := b.errOfPieces(); err != nil { // who has no flow is not known
+		b.log.Error("sweep of the flow table", "err", err)
+		b.startPass()
+		return
 	}
 	b.sweep.next = end
 	if end == first {
@@ -97,9 +107,8 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 			continue
 		}
 		if b.expired(v, now) {
-			if compareAndSwap64(e.value, uint64(v), uint64(v.Ended())) && b.current(v) {
-				b.load(v.Real(), v.State(), -1)
-			}
+			e.was = v
+			b.sweep.over = append(b.sweep.over, e)
 			continue
 		}
 		b.sweep.perReal[v.Real()] = struct{}{}
@@ -113,6 +122,19 @@ func (b *Backend) sweepSet(t table, set int, now uint64) {
 			b.findFlowNews(t, set, w, v)
 		}
 	}
+}
+
+// endExpired frees the places of the flows of a table that have expired.
+func (b *Backend) endExpired(t table) {
+	err := t.end(b.sweep.over, func(v bpf.FlowValue) {
+		if b.current(v) {
+			b.load(v.Real(), v.State(), -1)
+		}
+	})
+	if err != nil {
+		b.log.Error("end of flows", "err", err)
+	}
+	b.sweep.over = b.sweep.over[:0]
 }
 
 // restampFlow keeps the template of a live connection alive: the kernel re-arms a
@@ -207,8 +229,12 @@ func (b *Backend) finishPass() {
 	}
 	b.ageReplies()
 	b.freeNumbers()
-	sw.perReal, sw.perVIP, sw.perPort = map[uint32]struct{}{}, map[uint16]struct{}{}, map[vipPort]struct{}{}
-	sw.next = 0
+	b.startPass()
+}
+
+func (b *Backend) startPass() {
+	b.sweep.perReal, b.sweep.perVIP, b.sweep.perPort = map[uint32]struct{}{}, map[uint16]struct{}{}, map[vipPort]struct{}{}
+	b.sweep.next = 0
 }
 
 func (b *Backend) forget(name string, s *service) {

@@ -117,7 +117,7 @@ func TestSweeperForgetsNoYoungConnection(t *testing.T) {
 	h.Sweep()
 	before, _ := h.vip(vip)
 
-	h.sweepPart(len(h.dp.Flows)/8 - 1) // all but the last set
+	h.sweepPart(h.flowTables()[0].sets() - 1) // all but the last set
 	if to := h.tcp("S"); to != realN(1) {
 		t.Fatalf("a connection to %s", to)
 	}

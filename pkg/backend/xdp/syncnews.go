@@ -132,6 +132,7 @@ func (b *Backend) takeNews() *connsync.Batch {
 	if n == nil {
 		return new(connsync.Batch)
 	}
+	b.flowTables() // what has been read of them is old
 	t := b.newTeller(&n.batch)
 	n.unprovenLeft = n.limits.unproven
 	n.turn ^= 1
@@ -199,9 +200,9 @@ func (n *tableNews) takeNoted(isEnough func() bool, visit func(set int)) {
 // readAhead has the CPU fetch sets that are going to be visited. The sum is for
 // the compiler, which leaves out what nobody uses.
 func (n *tableNews) readAhead(sets []int) {
-	sum := uint64(0)
+	sum := n.table.fetch(sets)
 	for _, set := range sets {
-		sum += load64(&n.table.words[set*n.table.stride]) + uint64(n.view[set].word[0])
+		sum += uint64(n.view[set].word[0])
 	}
 	n.sum = sum
 }

@@ -33,6 +33,7 @@ func (b *Backend) Walk(ctx context.Context, yield func(*connsync.Batch) error) e
 func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates bool, first int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.flowTables() // what has been read of them is old
 	t := b.newTeller(batch)
 	for set := first; set < min(first+walkSets, table.sets()); set++ {
 		if table.isEmpty(set) {

@@ -2,28 +2,109 @@ package xdp
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"github.com/lvx-lb/lvx/bpf"
+	"github.com/lvx-lb/lvx/loader"
 )
 
 // table is a table of one family as it lies in memory: sets of keys, then as
 // many values, then, of IPv6, the addresses that the keys name.
 type table struct {
 	words  []uint64
-	stride int // words of a set
+	stride int            // words of a set
+	pieces *loader.Pieces // in place of words: of a large table of flows
 }
 
+// flowTables are the tables of flows, as they are from now on: what was read of one
+// in pieces is read anew.
 func (b *Backend) flowTables() [2]table {
-	return [2]table{{b.dp.Flows, 2 * bpf.Ways}, {b.dp.Flows6, bpf.SetWords6}}
+	t := [2]table{{words: b.dp.Flows, stride: 2 * bpf.Ways}, {words: b.dp.Flows6, stride: bpf.SetWords6}}
+	for family := range t {
+		if t[family].pieces = b.dp.Pieces(family); t[family].pieces != nil {
+			t[family].pieces.Forget()
+		}
+	}
+	return t
 }
 
 func (b *Backend) templateTables() [2]table {
-	return [2]table{{b.dp.Templates, 2 * bpf.Ways}, {b.dp.Templates6, bpf.SetWords6}}
+	return [2]table{{words: b.dp.Templates, stride: 2 * bpf.Ways}, {words: b.dp.Templates6, stride: bpf.SetWords6}}
+}
+
+// errOfPieces is why some flows could not be read, or changed, since it was asked
+// for last.
+func (b *Backend) errOfPieces() (err error) {
+	for family := range 2 {
+		if p := b.dp.Pieces(family); p != nil {
+			err = errors.Join(err, p.Err())
+		}
+	}
+	return err
 }
 
 // sets is how many sets t has.
-func (t table) sets() int { return len(t.words) / t.stride }
+func (t table) sets() int {
+	if t.pieces != nil {
+		return t.pieces.Sets()
+	}
+	return len(t.words) / t.stride
+}
+
+// stated is how many entries t has a place for, for sure.
+func (t table) stated() uint64 {
+	if t.pieces != nil {
+		return uint64(t.pieces.Stated())
+	}
+	return uint64(t.sets())
+}
+
+// wordsOf are the words of a set. Of a table in pieces they are a copy, which is
+// good until another set is asked for.
+func (t table) wordsOf(set int) []uint64 {
+	if t.pieces != nil {
+		return t.pieces.Words(set)
+	}
+	return t.words[set*t.stride : (set+1)*t.stride]
+}
+
+// fetch has sets read that are going to be asked for. The sum is for the compiler,
+// which leaves out what nobody uses.
+func (t table) fetch(sets []int) (sum uint64) {
+	if t.pieces != nil {
+		t.pieces.Fetch(sets)
+		return 0
+	}
+	for _, set := range sets {
+		sum += load64(&t.words[set*t.stride])
+	}
+	return sum
+}
+
+// end frees the places of flows that are as they were read, and calls ended for
+// each that was freed.
+func (t table) end(flows []entry, ended func(bpf.FlowValue)) error {
+	if t.pieces == nil {
+		for _, e := range flows {
+			if compareAndSwap64(e.value, uint64(e.was), uint64(e.was.Ended())) {
+				ended(e.was)
+			}
+		}
+		return nil
+	}
+	changes := make([]bpf.FlowChange, len(flows))
+	for i, e := range flows {
+		changes[i] = bpf.FlowChange{Set: uint32(e.set), Way: uint32(e.way), Old: uint64(e.was), Value: uint64(e.was.Ended())}
+	}
+	err := t.pieces.Change(changes)
+	for _, c := range changes {
+		if err == nil && c.Found == c.Old {
+			ended(bpf.FlowValue(c.Old))
+		}
+	}
+	return err
+}
 
 func (t table) isIPv6() bool { return t.stride == bpf.SetWords6 }
 
@@ -31,18 +112,22 @@ func (t table) isIPv6() bool { return t.stride == bpf.SetWords6 }
 type entry struct {
 	key      uint64
 	value    *uint64
+	words    []uint64 // of its set
 	table    table
 	set, way int
+	was      bpf.FlowValue // the value that it is to be ended with
 }
 
 // at is the place of a way in a set.
 func (t table) at(set, way int) entry {
-	return t.placeOf(load64(&t.words[set*t.stride+way]), set, way)
+	words := t.wordsOf(set)
+	return entry{key: load64(&words[way]), value: &words[way+bpf.Ways], words: words, table: t, set: set, way: way}
 }
 
-// placeOf is the place of a way in a set, whose key is known.
+// placeOf is the place of a way in a set, whose key is known, for what is noted of
+// the place: nothing is read.
 func (t table) placeOf(key uint64, set, way int) entry {
-	return entry{key, &t.words[set*t.stride+way+bpf.Ways], t, set, way}
+	return entry{key: key, table: t, set: set, way: way}
 }
 
 // read is what is at a place, which may change hands: the value, then key and
@@ -61,15 +146,22 @@ func (t table) read(set, way int) (e entry, client netip.Addr, value uint64, isL
 // isEmpty reports whether no place of a set has an entry: of an idle
 // director's, a million in five seconds.
 func (t table) isEmpty(set int) bool {
-	at := set*t.stride + bpf.Ways
-	return emptyValues(t.words[at : at+bpf.Ways])
+	return emptyValues(t.wordsOf(set)[bpf.Ways : 2*bpf.Ways])
 }
 
 // place is the number of the place among all of its table.
 func (e entry) place() int { return e.set*bpf.Ways + e.way }
 
 // keyNow is the key that is at the place by now.
-func (e entry) keyNow() uint64 { return load64(&e.table.words[e.set*e.table.stride+e.way]) }
+func (e entry) keyNow() uint64 { return load64(&e.wordsNow()[e.way]) }
+
+// wordsNow are the words of the set, read if they were not.
+func (e entry) wordsNow() []uint64 {
+	if e.words == nil {
+		return e.table.wordsOf(e.set)
+	}
+	return e.words
+}
 
 // clientBytes is the client's address as [connsync.Member] has it.
 func (e entry) clientBytes() (b [16]byte) {
@@ -77,9 +169,10 @@ func (e entry) clientBytes() (b [16]byte) {
 		binary.NativeEndian.PutUint32(b[:], uint32(e.key))
 		return b
 	}
-	at := e.set*e.table.stride + 2*bpf.Ways + 2*e.way
-	binary.NativeEndian.PutUint64(b[:], load64(&e.table.words[at]))
-	binary.NativeEndian.PutUint64(b[8:], load64(&e.table.words[at+1]))
+	at := 2*bpf.Ways + 2*e.way
+	words := e.wordsNow()
+	binary.NativeEndian.PutUint64(b[:], load64(&words[at]))
+	binary.NativeEndian.PutUint64(b[8:], load64(&words[at+1]))
 	return b
 }
 
@@ -88,8 +181,9 @@ func (e entry) client() netip.Addr {
 	if !e.table.isIPv6() {
 		return bpf.FlowKey(e.key).Client() // a template's key begins alike
 	}
-	at := e.set*e.table.stride + 2*bpf.Ways + 2*e.way
-	low, high := load64(&e.table.words[at]), load64(&e.table.words[at+1])
+	at := 2*bpf.Ways + 2*e.way
+	words := e.wordsNow()
+	low, high := load64(&words[at]), load64(&words[at+1])
 	return bpf.Address{Word: [4]uint32{uint32(low), uint32(low >> 32), uint32(high), uint32(high >> 32)}}.Addr()
 }
 

@@ -63,6 +63,7 @@ type Options struct {
 	Detached    bool // see [loader.Options]; nothing is swept then
 	NoSweeper   bool // tests sweep by hand
 	StillClock  bool // tests move the clock by hand
+	PiecesFrom  int  // for tests, see [loader.Options]
 
 	// Injected by tests: an error from here fails the named step.
 	fail func(step string) error
@@ -134,7 +135,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	dp, err := loader.Open(ctx, loader.Options{
 		Log: o.Log, PinDir: o.PinDir, Interfaces: o.Interfaces, Mode: o.Mode, CannotSend: o.CannotSend, Neighbors: o.Echoes,
 		VLANs: o.VLANs, CannotServe: o.CannotServe,
-		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, Room: o.Room, StillClock: o.StillClock, Detached: o.Detached,
+		Flows: o.Flows, Templates: o.Templates, IPv6: o.IPv6, Room: o.Room, StillClock: o.StillClock, PiecesFrom: o.PiecesFrom, Detached: o.Detached,
 	})
 	if err != nil {
 		return nil, err

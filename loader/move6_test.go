@@ -348,20 +348,5 @@ func takesEveryForm6(t *testing.T, piecesFrom int) {
 	d := open(t, o)
 	must(t, d.PrepareAbsorb())
 	defer func() { must(t, d.Close(false)) }()
-	for _, readable := range []bool{true, false} {
-		for table, m := range map[string]*ebpf.Map{"flows6": d.Maps6.Flows6, "flow_pieces6": d.Maps6.FlowPieces6, "templates6": d.Maps6.Templates6} {
-			l := &leftMap{old: m, to: d.spec.Maps[table].Value}
-			if table == "flow_pieces6" {
-				l.to = d.spec.Maps["flows6"].Value
-			}
-			if readable {
-				l.from = l.to
-			}
-			d.left[table] = l
-		}
-		prog, err := d.loadMoving6(d.Attachments[0])
-		must(t, err)
-		must(t, prog.Close())
-	}
-	clear(d.left)
+	eachLeft(t, o, d, "flows6", "templates6", func() (*ebpf.Program, error) { return d.loadMoving6(d.Attachments[0]) })
 }

@@ -516,25 +516,7 @@ func takesEveryForm(t *testing.T, piecesFrom int) {
 	d := open(t, o)
 	defer func() { must(t, d.Close(false)) }()
 	must(t, d.PrepareAbsorb())
-	for name, readable := range map[string]bool{"words of today": true, "other words": false} {
-		for table, m := range map[string]*ebpf.Map{"flows": d.Maps.Flows, "flow_pieces": d.Maps.FlowPieces, "templates": d.Maps.Templates} {
-			l := &leftMap{old: m, to: d.spec.Maps[table].Value}
-			if table == "flow_pieces" {
-				l.to = d.spec.Maps["flows"].Value
-			}
-			if readable {
-				l.from = l.to
-			}
-			d.left[table] = l
-		}
-		prog, err := d.loadMoving(d.Attachments[0])
-		if err != nil {
-			t.Errorf("moving, %s: %v", name, err)
-			continue
-		}
-		must(t, prog.Close())
-	}
-	clear(d.left)
+	eachLeft(t, o, d, "flows", "templates", func() (*ebpf.Program, error) { return d.loadMoving(d.Attachments[0]) })
 	if _, err := d.Explain("lvx0", tcpFrame(1, flagSYN)); err != nil {
 		t.Errorf("explaining: %v", err)
 	}
@@ -543,4 +525,40 @@ func takesEveryForm(t *testing.T, piecesFrom int) {
 		t.Fatalf("recording: %v", err)
 	}
 	must(t, tracer.Stop())
+}
+
+// eachLeft has a program of d loaded for each form that tables can have which are
+// left behind: plain or in pieces, with words of today or others.
+func eachLeft(t *testing.T, o Options, d *Datapath, flows, templates string, load func() (*ebpf.Program, error)) {
+	t.Helper()
+	defer clear(d.left)
+	for _, from := range []int{0, 1} {
+		o.Detached, o.PiecesFrom = true, from
+		old := open(t, o)
+		for _, isReadable := range []bool{true, false} {
+			clear(d.left)
+			must(t, old.eachMap(func(name string, m **ebpf.Map) error {
+				p, l := piecedTableOf(name), &leftMap{old: *m}
+				if name != templates && (p == nil || p.array != flows) {
+					return nil
+				}
+				if p != nil {
+					l.to = d.spec.Maps[p.array].Value
+				} else {
+					l.to = d.spec.Maps[name].Value
+				}
+				if isReadable {
+					l.from = l.to
+				}
+				d.left[name] = l
+				return nil
+			}))
+			prog, err := load()
+			if err != nil {
+				t.Errorf("moving from a table with pieces from %d, words of today: %t: %v", from, isReadable, err)
+			}
+			_ = prog.Close()
+		}
+		must(t, old.Close(false))
+	}
 }

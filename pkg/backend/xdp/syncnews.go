@@ -234,7 +234,7 @@ func (b *Backend) isTemplateNews(n *tableNews, set, way int, t bpf.TemplateValue
 // take, unless peers know them already.
 func (n *news) tellFlows(t *teller, of *tableNews, set int) {
 	known, isIPv6 := &of.view[set], of.table.isIPv6()
-	words := of.table.words[set*of.table.stride:][:2*bpf.Ways]
+	words := of.table.wordsOf(set)
 	for way := range bpf.Ways {
 		v := bpf.FlowValue(load64(&words[bpf.Ways+way]))
 		if !v.IsLive() || !known.isNews(way, uint64(v), v.Seen(), uint32(t.b.dp.Settings.Timeout[v.State()])) {

@@ -37,12 +37,15 @@ type contest struct {
 	end, what string // of the figures' names, and in their texts
 	isIPv6    bool
 	oneName   bool // all clients of IPv6 have one name: their keys are equal
+	inPieces  bool // the table is one like a large one's
 }
 
 var contests = []contest{
-	{"", "", false, false},
-	{"6", ", IPv6", true, false},
-	{"6_twins", ", IPv6, all clients of one name", true, true},
+	{"", "", false, false, false},
+	{"6", ", IPv6", true, false, false},
+	{"6_twins", ", IPv6, all clients of one name", true, true, false},
+	{"_pieces", ", in pieces", false, false, true},
+	{"6_pieces", ", IPv6, in pieces, all clients of one name", true, true, true},
 }
 
 // race hammers for a minute with each.
@@ -98,7 +101,7 @@ func own(bucket int) int { return bucket }
 // hammer runs until enough says so. It must be called in a namespace of its
 // own.
 func hammer(ctx context.Context, c contest, of func(bucket int) int, enough func(sight) bool) (s sight, err error) {
-	r, err := newRig(rigOptions{flows: raceTable, templates: raceTable, ipv6: c.isIPv6, sweeper: true})
+	r, err := newRig(rigOptions{flows: raceTable, templates: raceTable, ipv6: c.isIPv6, sweeper: true, inPieces: c.inPieces})
 	if err != nil {
 		return s, err
 	}

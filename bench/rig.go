@@ -51,7 +51,8 @@ type rigOptions struct {
 	hash      int  // entries of floor B's map
 	lru       int
 	sweeper   bool
-	segment   int // interface that reals are behind; 0: where prog-run's frames come from
+	inPieces  bool // the flow table, however small
+	segment   int  // interface that reals are behind; 0: where prog-run's frames come from
 }
 
 // segment is a made-up network on which every address answers.
@@ -108,9 +109,13 @@ func newRig(o rigOptions) (*rig, error) {
 	r := &rig{}
 	dir := fmt.Sprintf("/sys/fs/bpf/lvx-bench-%d", os.Getpid())
 	var err error
+	piecesFrom := 0
+	if o.inPieces {
+		piecesFrom = 1
+	}
 	r.lvx, err = xdp.Open(context.Background(), xdp.Options{
 		Log: slog.New(slog.DiscardHandler), Interfaces: []string{nic}, Mode: loader.Native, PinDir: dir,
-		Flows: o.flows, Templates: o.templates, IPv6: o.ipv6, Neighbors: segment{max(o.segment, loopback)}, NoSweeper: !o.sweeper,
+		Flows: o.flows, Templates: o.templates, IPv6: o.ipv6, Neighbors: segment{max(o.segment, loopback)}, NoSweeper: !o.sweeper, PiecesFrom: piecesFrom,
 	})
 	if err != nil {
 		return nil, err

@@ -1,8 +1,10 @@
 package xdp
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 )
 
@@ -27,27 +29,32 @@ func TestInPieces(t *testing.T) {
 // taken it away.
 func TestShortWayOfPlainTablesKnowsNoPieces(t *testing.T) {
 	for _, from := range []int{0, 1} {
-		h := openHarness(t, Options{Flows: 1024, Templates: 1024, StillClock: true, PiecesFrom: from})
-		info, err := h.dp.Program("lvx0").Info()
+		t.Run(fmt.Sprintf("pieces from %d", from), func(t *testing.T) { knowsOneKind(t, from) })
+	}
+}
+
+func knowsOneKind(t *testing.T, piecesFrom int) {
+	h := openHarness(t, Options{Flows: 1024, Templates: 1024, StillClock: true, PiecesFrom: piecesFrom})
+	info, err := h.dp.Program("lvx0").Info()
+	must(t, err)
+	all, err := info.Instructions()
+	must(t, err)
+	idOf := func(m *ebpf.Map) uint32 {
+		info, err := m.Info()
 		must(t, err)
-		all, err := info.Instructions()
-		must(t, err)
-		pieces, err := h.dp.Maps.FlowPieces.Info()
-		must(t, err)
-		array, err := h.dp.Maps.Flows.Info()
-		must(t, err)
-		of := func(id uint32) (n int) {
-			for _, ins := range firstFunction(all) {
-				if ins.OpCode.IsDWordLoad() && ins.Src == asm.PseudoMapFD && uint32(ins.Constant) == id {
-					n++
-				}
+		id, _ := info.ID()
+		return uint32(id)
+	}
+	of := func(id uint32) (n int) {
+		for _, ins := range firstFunction(all) {
+			if ins.OpCode.IsDWordLoad() && ins.Src == asm.PseudoMapFD && uint32(ins.Constant) == id {
+				n++
 			}
-			return n
 		}
-		piecesID, _ := pieces.ID()
-		arrayID, _ := array.ID()
-		if inPieces := from == 1; (of(uint32(piecesID)) > 0) != inPieces || (of(uint32(arrayID)) > 0) == inPieces {
-			t.Errorf("pieces from %d: the short way has the pieces %d times, the plain table %d times", from, of(uint32(piecesID)), of(uint32(arrayID)))
-		}
+		return n
+	}
+	pieces, array := of(idOf(h.dp.Maps.FlowPieces)), of(idOf(h.dp.Maps.Flows))
+	if inPieces := piecesFrom == 1; (pieces > 0) != inPieces || (array > 0) == inPieces {
+		t.Errorf("the short way has the pieces %d times, the plain table %d times", pieces, array)
 	}
 }

@@ -113,7 +113,7 @@ var Suites = []Suite{
 		Modules: []string{"veth"},
 	},
 	{
-		Name: "verifier", Package: "./loader", Run: "^TestVerifier", Host: true, Memory: 2000, Modules: []string{"veth"},
+		Name: "verifier", Package: "./loader", Run: "^TestVerifier", Host: true, Memory: 2000, Timeout: 10 * time.Minute, Modules: []string{"veth"},
 	},
 }
 

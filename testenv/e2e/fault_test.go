@@ -43,9 +43,9 @@ func buildOtherLayout(t *testing.T) string {
 			must(t, os.WriteFile(filepath.Join(tree, name), text, 0o644))
 		}
 	}
-	types := filepath.Join(tree, "bpf", "types.h")
-	replaceIn(t, types, "struct counter {\n", "struct counter {\n\t__u64 of_another_release;\n")
-	replaceIn(t, types, "struct label {\n\tchar name[56];\n", "struct label {\n\t__u64 of_another_release;\n\tchar name[56];\n")
+	header := func(name string) string { return filepath.Join(tree, "bpf", name) }
+	replaceIn(t, header("counts.h"), "struct counter {\n", "struct counter {\n\t__u64 of_another_release;\n")
+	replaceIn(t, header("types.h"), "struct label {\n\tchar name[56];\n", "struct label {\n\t__u64 of_another_release;\n\tchar name[56];\n")
 	path := filepath.Join(tree, "lvx")
 	for _, args := range [][]string{{"generate", "./bpf"}, {"build", "-o", path, "./cmd/lvx"}} {
 		cmd := exec.Command("go", args...)

@@ -1,14 +1,18 @@
 package e2e
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // tunnelBytes is the size of a transfer through a tunnel; LVX_LOAD makes it 200 MB.
@@ -107,4 +111,42 @@ func TestTunnelErrorsReachTheClient(t *testing.T) {
 	if way := run(t, r.Client, "ip", "route", "get", rig.VIP); !strings.Contains(way, "mtu 1280") {
 		t.Errorf("the client's way to the VIP is not 1280 bytes wide:\n%s", way)
 	}
+}
+
+// The same of an outer header of IPv6, about which the router speaks ICMPv6, to clients
+// of either family: each hears it in its own.
+func TestTunnelErrorsOfIPv6ReachTheClient(t *testing.T) {
+	const service = "  - {name: %s, listen: [\"%s\"], forward: %s, reals: [{address: \"fd25::13\", mac: \"%s\", check: []}]}\n"
+	for _, forward := range []string{"ipip", "gue", "gre"} {
+		t.Run(forward, func(t *testing.T) {
+			r := newRig6(t)
+			r1 := r.Cluster.Host("r1")
+			must(t, r1.Sysctl("net.ipv6.conf.all.forwarding", "1"))
+			mac := r1.MAC("eth0").String() // by it to r2
+			run(t, r1, "ip", "-6", "route", "replace", "fd25::13/128", "dev", "eth0", "mtu", "1380")
+			must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n"+
+				fmt.Sprintf(service, "four", rig.VIP+":8080/udp", forward, mac)+fmt.Sprintf(service, "six", "["+vip6+"]:8080/udp", forward, mac)))
+			left := 1380 - 40 - map[string]int{"gue": 12, "gre": 4}[forward]
+			for _, vip := range []string{rig.VIP, vip6} {
+				wantMTU(t, r.Client, vip, left)
+			}
+		})
+	}
+}
+
+// wantMTU sends long packets of UDP to a VIP until the client knows how wide its way is.
+func wantMTU(t *testing.T, client *testenv.Host, vip string, want int) {
+	t.Helper()
+	tb.Eventually(t, 10*time.Second, func() error {
+		conn, err := client.Dial(t.Context(), "udp", net.JoinHostPort(vip, "8080"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, _ = conn.Write(make([]byte, 1340)) // refused by the client's own stack, once it knows
+		if way := run(t, client, "ip", "route", "get", vip); !strings.Contains(way, fmt.Sprintf("mtu %d", want)) {
+			return fmt.Errorf("the client's way to %s is not %d bytes wide:\n%s", vip, want, way)
+		}
+		return nil
+	})
 }

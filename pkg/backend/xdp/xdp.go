@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -153,10 +155,13 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	b.done.Go(func() { b.runSweeper(own) })
 	b.done.Go(func() { b.frags.run(own) })
-	if relay, err := newErrorRelay(b); err != nil {
-		b.log.Warn("clients will not hear of errors about tunnels", "err", err)
-	} else {
-		b.done.Go(func() { relay.run(own) })
+	for _, is6 := range []bool{false, true} {
+		switch relay, err := newErrorRelay(b, is6); {
+		case err == nil:
+			b.done.Go(func() { relay.run(own) })
+		case !is6 || !errors.Is(err, unix.EAFNOSUPPORT): // without IPv6 there is no such tunnel
+			b.log.Warn("clients will not hear of errors about tunnels", "IPv6", is6, "err", err)
+		}
 	}
 	return b, nil
 }

@@ -15,6 +15,7 @@ type scheduler struct {
 	name   lb.Scheduler
 	flags  lb.SchedFlags
 	byMark bool
+	isIPv6 bool
 	port   uint16 // of the listener, which a real without one stands behind
 	list   []entry
 	head   *real // rr: picked last, nil at the list's head
@@ -45,7 +46,7 @@ func (s *scheduler) update(conf lb.Service, reals []*real) {
 		s.list = append(s.list, e)
 	}
 	fresh, changed := s.name == "", s.name != conf.Scheduler
-	s.name, s.flags, s.byMark = conf.Scheduler, conf.Flags, conf.ByMark()
+	s.name, s.flags, s.byMark, s.isIPv6 = conf.Scheduler, conf.Flags, conf.ByMark(), conf.IsIPv6()
 	if len(conf.Listeners) > 0 {
 		s.port = conf.Listeners[0].First
 	}
@@ -264,6 +265,10 @@ func (s *scheduler) identity(e entry) uint32 {
 	port := e.conf.Port
 	if port == 0 && !s.byMark {
 		port = s.port
+	}
+	if e.conf.Addr.Is6() && !s.isIPv6 { // taken for an address of the service's family
+		b := e.conf.Addr.As16()
+		return binary.BigEndian.Uint32(b[:4]) + uint32(port)
 	}
 	return number(e.conf.Addr) + uint32(port)
 }

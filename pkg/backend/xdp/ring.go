@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/lvx-lb/lvx/bpf"
@@ -33,7 +34,7 @@ func (b *Backend) layRing(s *service) error {
 			continue
 		}
 		some = some || c.Weight > 0
-		in = append(in, sched.Real{ID: r.slot, Weight: c.Weight, Addr: c.Addr, Port: s.hashedPort(c)})
+		in = append(in, sched.Real{ID: r.slot, Weight: c.Weight, Addr: s.hashedAddr(c), Port: s.hashedPort(c)})
 	}
 	if !some {
 		s.entry.RingSize = 0
@@ -56,6 +57,16 @@ func (b *Backend) layRing(s *service) error {
 		s.entry.RingReals = uint32(len(in))
 	}
 	return nil
+}
+
+// hashedAddr is the address of a real that mh hashes. The kernel takes it for one of the
+// service's family (ip_vs_mh_hashkey): of one of IPv6 behind a VIP of IPv4 its first word.
+func (s *service) hashedAddr(r lb.Real) netip.Addr {
+	if r.Addr.Is6() && !s.conf.IsIPv6() {
+		b := r.Addr.As16()
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return r.Addr
 }
 
 // hashedPort is the port of a real that mh hashes. For the others it is 0: a

@@ -66,8 +66,8 @@ func TestPrintCheck(t *testing.T) {
 func TestPrintCheckMemory(t *testing.T) {
 	cfg := &config.Config{Interfaces: []string{"eth0"}, Tables: config.Tables{Flows: config.DefaultFlows, Templates: config.DefaultTemplates}}
 	for cpus, want := range map[int]string{
-		2:   "memory         99 MiB of the kernel's for the packet path: 97.8 MiB, and 0.16 MiB for each of 2 possible CPUs",
-		128: "memory         118 MiB of the kernel's for the packet path: 97.8 MiB, and 0.16 MiB for each of 128 possible CPUs",
+		2:   "memory         99 MiB of the kernel's for the packet path: 98.0 MiB, and 0.16 MiB for each of 2 possible CPUs",
+		128: "memory         119 MiB of the kernel's for the packet path: 98.0 MiB, and 0.16 MiB for each of 128 possible CPUs",
 	} {
 		h := hostinfo.Host{Recent: true, CPUs: cpus, Interfaces: []hostinfo.Interface{{Name: "eth0", Native: true}}}
 		var b bytes.Buffer

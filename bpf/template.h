@@ -164,8 +164,7 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		return 1;
 	value = set_find_in_both(a, b, rq->key, template_match(), &at);
 	place = place_at(a, b, at);
-	/* Packets of a connection end no template: it may be valid again before anybody looks for it. */
-	if (value && rq->action != TEMPLATE_RAISE && !template_is_valid(s, value, now)) {
+	if (value && !template_is_valid(s, value, now)) {
 		set_free(place, value);
 		value = 0;
 	}

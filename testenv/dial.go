@@ -87,8 +87,7 @@ func awaitConnection(socket *os.File) error {
 	}
 	var failure error
 	err = raw.Write(func(fd uintptr) (isDone bool) {
-		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		if n, err := unix.Poll(ready, 0); err != nil {
+		if n, err := pollWritable(fd); err != nil {
 			failure = os.NewSyscallError("poll", err)
 			return true
 		} else if n == 0 {
@@ -105,4 +104,17 @@ func awaitConnection(socket *os.File) error {
 		return err
 	}
 	return failure
+}
+
+// pollWritable says at once whether a socket is writable: 1, or 0. A signal, which the
+// Go runtime sends to its own threads, interrupts even a poll that does not wait
+// (do_poll in fs/select.c); nothing is known then, and the socket is asked again.
+func pollWritable(fd uintptr) (int, error) {
+	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for {
+		n, err := unix.Poll(ready, 0)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
 }

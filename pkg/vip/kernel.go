@@ -171,6 +171,9 @@ func sendRequests(index int, rs []request) (failed []error, err error) {
 	buf := make([]byte, 64<<10)
 	for answers := 0; answers < len(rs); {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err == unix.EINTR { // a socket with a time limit is not asked again by itself (signal(7))
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,40 +21,6 @@ func faultLoad() rig.Demand { return rig.Demand{PerSecond: share(300), Long: sha
 // shareOf is as much of a time as a run has of the load.
 func shareOf(full time.Duration) time.Duration {
 	return time.Duration(share(int(full/time.Second))) * time.Second
-}
-
-// buildOtherLayout builds lvx as a release would be whose counters, labels
-// and reals have other layouts.
-func buildOtherLayout(t *testing.T) string {
-	t.Helper()
-	const root = "../.."
-	tree := t.TempDir()
-	entries, err := os.ReadDir(root)
-	must(t, err)
-	for _, e := range entries {
-		switch name := e.Name(); {
-		case strings.HasPrefix(name, "."), name == "bin", name == "dist":
-		case e.IsDir():
-			must(t, os.CopyFS(filepath.Join(tree, name), os.DirFS(filepath.Join(root, name))))
-		default:
-			text, err := os.ReadFile(filepath.Join(root, name))
-			must(t, err)
-			must(t, os.WriteFile(filepath.Join(tree, name), text, 0o644))
-		}
-	}
-	header := func(name string) string { return filepath.Join(tree, "bpf", name) }
-	replaceIn(t, header("counts.h"), "struct counter {\n", "struct counter {\n\t__u64 of_another_release;\n")
-	replaceIn(t, header("types.h"), "struct label {\n\tchar name[56];\n", "struct label {\n\t__u64 of_another_release;\n\tchar name[56];\n")
-	path := filepath.Join(tree, "lvx")
-	for _, args := range [][]string{{"generate", "./bpf"}, {"build", "-o", path, "./cmd/lvx"}} {
-		cmd := exec.Command("go", args...)
-		cmd.Dir = tree
-		cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-	}
-	return path
 }
 
 // Maps whose layouts and sizes change with a release lose nothing: not on the

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,17 +9,6 @@ import (
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
-
-// buildVersion builds lvx anew, with a version of its own.
-func buildVersion(t *testing.T, version string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "lvx")
-	out, err := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", path, "github.com/lvx-lb/lvx/cmd/lvx").CombinedOutput()
-	if err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return path
-}
 
 // Another binary takes over, again and again, and nobody notices.
 func TestUpgradesUnderLoad(t *testing.T) {

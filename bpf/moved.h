@@ -54,7 +54,7 @@ __attribute__((noinline)) int ask_left_template(struct settings *s, struct templ
 	value = find_left_template(rq->key, first_set(hash, old_template_sets));
 	if (!value)
 		value = find_left_template(rq->key, second_set(hash, old_template_sets));
-	if (!value || !template_is_valid(s, value, now))
+	if (!value || !template_is_valid(s, value, now, rq->action))
 		return 0;
 	rq->value = value & ~(NONCE_MASK | TEMPLATE_EXPIRES);
 	rq->action = TEMPLATE_CREATE;

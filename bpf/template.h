@@ -129,14 +129,21 @@ static __always_inline int keeps_clients(const struct settings *s, const struct 
 	       (!(s->flags & SETTING_EXPIRE_QUIESCENT) || real->flags & REAL_USABLE);
 }
 
-/* Whether new connections may follow a template (ip_vs_check_template). */
-static __always_inline int template_is_valid(const struct settings *s, __u64 value, __u64 now)
+/*
+ * Whether a template is in force: new connections may follow it
+ * (ip_vs_check_template). A packet of a connection that there is only asks
+ * whether its time is over: its real may keep its clients again before the
+ * next connection comes.
+ */
+static __always_inline int template_is_valid(const struct settings *s, __u64 value, __u64 now,
+					     __u64 action)
 {
 	__u32 slot = template_real(value);
 	struct real *real = bpf_map_lookup_elem(&reals, &slot);
 
-	return template_left(value, now) >= 0 && real && keeps_clients(s, real) &&
-	       real_generation(real) == template_generation(value);
+	return template_left(value, now) >= 0 && real &&
+	       real_generation(real) == template_generation(value) &&
+	       (action == TEMPLATE_RAISE || keeps_clients(s, real));
 }
 
 /*
@@ -164,7 +171,7 @@ __attribute__((noinline)) int template_use(struct template_request *rq)
 		return 1;
 	value = set_find_in_both(a, b, rq->key, template_match(), &at);
 	place = place_at(a, b, at);
-	if (value && !template_is_valid(s, value, now)) {
+	if (value && !template_is_valid(s, value, now, rq->action)) {
 		set_free(place, value);
 		value = 0;
 	}

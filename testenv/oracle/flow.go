@@ -142,14 +142,22 @@ func (v *service) whose(a netip.Addr) client {
 	return client{netip.PrefixFrom(a, bits).Masked().Addr(), v}
 }
 
-// templateOf finds a client's template; one that is no longer valid is
-// deleted (ip_vs_check_template).
+// templateOf finds a client's template for a new connection; one that is no
+// longer valid is deleted (ip_vs_check_template).
 func (d *Director) templateOf(k client) *template {
-	t := d.templates[k]
-	if t == nil {
+	t := d.liveTemplate(k)
+	if t != nil && !d.keepsClients(t.real) {
+		delete(d.templates, k)
 		return nil
 	}
-	if t.expires < d.now || !d.keepsClients(t.real) {
+	return t
+}
+
+// liveTemplate finds a client's template, whether new connections may follow
+// it or not.
+func (d *Director) liveTemplate(k client) *template {
+	t := d.templates[k]
+	if t != nil && t.expires < d.now {
 		delete(d.templates, k)
 		return nil
 	}
@@ -198,7 +206,7 @@ func (d *Director) assure(k tuple, r *real) {
 	if !v.there || !v.conf.Persistence.Enabled() || !slices.ContainsFunc(v.conf.Reals, r.conf.Same) {
 		return // a sorry server keeps nobody
 	}
-	t := d.templateOf(v.whose(k.client.Addr()))
+	t := d.liveTemplate(v.whose(k.client.Addr()))
 	if t == nil {
 		if !d.keepsClients(r) {
 			return

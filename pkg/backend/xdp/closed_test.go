@@ -132,6 +132,20 @@ func TestQuiescedRealGivesNoTemplate(t *testing.T) {
     TCP 14:59  ESTABLISHED 172.16.0.5:20001   10.0.0.100:80      10.0.0.12:80`)
 }
 
+// Nor do packets of a connection end the template of a quiesced real: a client
+// who comes when templates are followed again is still bound by it.
+func TestPacketsEndNoTemplate(t *testing.T) {
+	f := newStill(t, 4096, 1024).replay(t)
+	f.ipvsadm("ipvsadm -A -t 10.0.0.100:80 -s rr -p 300\nipvsadm -a -t 10.0.0.100:80 -r 10.0.0.12 -g")
+	f.expect("before", f.send(6, "172.16.0.5:20001", "10.0.0.100:80", "S"), "rs2")
+	f.state.ExpireQuiescentTempl = true
+	f.ipvsadm("ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.12 -g -w 0")
+	f.expect("meanwhile", f.send(6, "172.16.0.5:20001", "10.0.0.100:80", "A"), "rs2")
+	f.state.ExpireQuiescentTempl = false
+	f.ipvsadm("ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.12 -g -w 0")
+	f.expect("after", f.send(6, "172.16.0.5:20002", "10.0.0.100:80", "S"), "rs2")
+}
+
 // A sorry server keeps nobody: a persistent client that spoke to it goes to a
 // real as soon as there is one.
 func TestSorryServerKeepsNobody(t *testing.T) {

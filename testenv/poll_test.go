@@ -31,9 +31,9 @@ func TestPollingIsNotInterrupted(t *testing.T) {
 			}
 		}
 	}()
-	plain := []unix.PollFd{{Fd: int32(reading.Fd()), Events: unix.POLLOUT}}
+	unawaited := []unix.PollFd{{Fd: int32(reading.Fd()), Events: unix.POLLOUT}}
 	for interruptions := 0; interruptions < 10 && !t.Failed(); {
-		if _, err := unix.Poll(plain, 0); err == unix.EINTR {
+		if _, err := unix.Poll(unawaited, 0); err == unix.EINTR {
 			interruptions++
 		}
 		for range 2 {

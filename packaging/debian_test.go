@@ -16,7 +16,8 @@ func TestDebian12(t *testing.T) {
 	run(t, "debootstrap", "--variant=minbase", "--include=git,make,ca-certificates", "bookworm", root)
 	run(t, "git", "clone", "-q", ".", filepath.Join(root, "src"))
 	// What a machine behind a proxy of its own has besides: its name server,
-	// the certificates it trusts, and here the modules that it has already.
+	// the certificates it trusts, and here what it has of modules, and of their
+	// compiling, already.
 	for _, file := range []string{"/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -27,15 +28,17 @@ func TestDebian12(t *testing.T) {
 		}
 	}
 	modules := filepath.Join(strings.TrimSpace(run(t, "go", "env", "GOMODCACHE")), "cache", "download")
+	compiled := strings.TrimSpace(run(t, "go", "env", "GOCACHE"))
 	proxies := "file:///modules," + strings.TrimSpace(run(t, "go", "env", "GOPROXY"))
 	// The mounts are the chroot's own and end with it.
 	in := func(args ...string) string {
 		t.Helper()
 		const enter = `mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" &&
-mkdir -p "$1/modules" && mount --bind "$2" "$1/modules" && root=$1 && shift 2 && exec chroot "$root" "$@"`
+mkdir -p "$1/modules" "$1/compiled" && mount --bind "$2" "$1/modules" && mount --bind "$3" "$1/compiled" &&
+root=$1 && shift 3 && exec chroot "$root" "$@"`
 		return run(t, "unshare", append([]string{
-			"-m", "sh", "-c", enter, "sh", root, modules,
-			"env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOPROXY=" + proxies,
+			"-m", "sh", "-c", enter, "sh", root, modules, compiled,
+			"env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOPROXY=" + proxies, "GOCACHE=/compiled",
 		}, args...)...)
 	}
 

@@ -10,9 +10,14 @@
  * martian. The real answers only if it has the VIP. To a real behind a tunnel
  * the probe goes inside another packet, as the clients' packets do (tunnel.h).
  *
+ * A VIP may be of another family than its real. The socket is of the real's, so
+ * that routes and neighbours are those of the outer packet; the probe becomes a
+ * packet of the VIP's family before it is encapsulated, and the reply one of the
+ * real's.
+ *
  * Probes are never fragmented; fragments of a reply
  * after the first, and replies of IPv6 with extension headers, are not
- * recognized.
+ * recognized. Nor are, between families, replies with options and ICMP errors.
  */
 #include <linux/bpf.h>
 
@@ -55,6 +60,7 @@ struct address {
 struct probe {
 	struct address real;
 	struct address vip;
+	struct address source; /* of the VIP's family, where the real's is another one */
 	__u32 tunnel; /* protocol of the outer header's contents; 0 = no outer header */
 	__u32 port; /* of the real, for GUE; in network order */
 };
@@ -84,6 +90,12 @@ struct reply {
 	__u32 protocol;
 };
 
+/* What the socket of a probe has. */
+struct ends {
+	struct address real;
+	struct address local;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -92,12 +104,12 @@ struct {
 	__type(value, struct probe);
 } probes SEC(".maps");
 
-/* Probes on their way, and the real that each asks. */
+/* Probes on their way, and whose each is. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, REPLIES);
 	__type(key, struct reply);
-	__type(value, struct address);
+	__type(value, struct ends);
 } replies SEC(".maps");
 
 struct ports {
@@ -118,14 +130,31 @@ struct packet {
 	struct address from, to;
 	__u32 at; /* its offset */
 	__u32 l4; /* the offset behind it */
+	__be16 dont_fragment;
+	__u16 length; /* of the packet */
 	__u8 protocol;
+	__u8 tos;
+	__u8 ttl;
 	__u8 is_ipv6;
+};
+
+/* What a checksum of TCP, UDP or ICMP sums, as far as it differs between families. */
+struct sum {
+	struct address from, to; /* that ::ffff:a.b.c.d and a.b.c.d have the same sum serves */
+	__be32 length;
+	__be32 protocol;
+	__be32 type;
 };
 
 static __always_inline int is_same(const struct address *a, const struct address *b)
 {
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
 	       a->word[3] == b->word[3];
+}
+
+static __always_inline int is_ipv4(const struct address *a)
+{
+	return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);
 }
 
 static __always_inline struct address from_ipv4(__be32 a)
@@ -144,7 +173,11 @@ static __always_inline int load_ipv4(struct __sk_buff *skb, __u32 at, struct pac
 	p->from = from_ipv4(ip.saddr);
 	p->to = from_ipv4(ip.daddr);
 	p->l4 = at + ip.ihl * 4;
+	p->dont_fragment = ip.frag_off & bpf_htons(DONT_FRAGMENT);
+	p->length = bpf_ntohs(ip.tot_len);
 	p->protocol = ip.protocol;
+	p->tos = ip.tos;
+	p->ttl = ip.ttl;
 	return 1;
 }
 
@@ -157,7 +190,11 @@ static __always_inline int load_ipv6(struct __sk_buff *skb, __u32 at, struct pac
 	__builtin_memcpy(&p->from, &ip.saddr, sizeof(p->from));
 	__builtin_memcpy(&p->to, &ip.daddr, sizeof(p->to));
 	p->l4 = at + sizeof(ip);
+	p->dont_fragment = 0;
+	p->length = bpf_ntohs(ip.payload_len) + sizeof(ip);
 	p->protocol = ip.nexthdr;
+	p->tos = bpf_ntohs(*(__be16 *)&ip) >> 4;
+	p->ttl = ip.hop_limit;
 	return 1;
 }
 
@@ -246,62 +283,56 @@ static __always_inline int replace_both(struct __sk_buff *skb, const struct pack
 	return replace_address(skb, p, is_source, from, to);
 }
 
-static __always_inline int store_outer4(struct __sk_buff *skb, const struct probe *probe, __be32 from,
-					__u32 room)
+/* Writes the IP header of a packet, over what is there. */
+static __always_inline int store_ipv4(struct __sk_buff *skb, const struct packet *p, __u64 flags)
 {
-	struct iphdr outer, inner;
-	__u32 sum;
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + room, &inner, sizeof(inner)) < 0)
-		return -1;
-	outer = (struct iphdr){
+	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
-		.tos = inner.tos,
-		.tot_len = bpf_htons(bpf_ntohs(inner.tot_len) + room),
-		.frag_off = inner.frag_off & bpf_htons(DONT_FRAGMENT),
-		.ttl = inner.ttl,
-		.protocol = probe->tunnel,
-		.saddr = from,
-		.daddr = probe->real.word[3],
+		.tos = p->tos,
+		.tot_len = bpf_htons(p->length),
+		.frag_off = p->dont_fragment,
+		.ttl = p->ttl,
+		.protocol = p->protocol,
+		.saddr = p->from.word[3],
+		.daddr = p->to.word[3],
 	};
-	sum = bpf_csum_diff(0, 0, (__be32 *)&outer, sizeof(outer), 0);
+	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0);
+
 	sum = (sum & 0xffff) + (sum >> 16);
-	outer.check = ~((sum & 0xffff) + (sum >> 16));
-	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+	ip.check = ~((sum & 0xffff) + (sum >> 16));
+	return bpf_skb_store_bytes(skb, p->at, &ip, sizeof(ip), flags);
 }
 
-static __always_inline int store_outer6(struct __sk_buff *skb, const struct probe *probe,
-					const struct address *from, __u32 room)
+static __always_inline int store_ipv6(struct __sk_buff *skb, const struct packet *p, __u64 flags)
 {
-	struct ipv6hdr outer = {}, inner;
+	struct ipv6hdr ip = {}; /* no flow label */
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + room, &inner, sizeof(inner)) < 0)
-		return -1;
-	*(__be32 *)&outer = *(__be32 *)&inner & bpf_htonl(0xfff00000); /* no flow label */
-	outer.payload_len = bpf_htons(bpf_ntohs(inner.payload_len) + room);
-	outer.nexthdr = probe->tunnel;
-	outer.hop_limit = inner.hop_limit;
-	__builtin_memcpy(&outer.saddr, from, sizeof(*from));
-	__builtin_memcpy(&outer.daddr, &probe->real, sizeof(probe->real));
-	return bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), BPF_F_INVALIDATE_HASH);
+	*(__be32 *)&ip = bpf_htonl(0x60000000 | p->tos << 20);
+	ip.payload_len = bpf_htons(p->length - sizeof(ip));
+	ip.nexthdr = p->protocol;
+	ip.hop_limit = p->ttl;
+	__builtin_memcpy(&ip.saddr, &p->from, sizeof(p->from));
+	__builtin_memcpy(&ip.daddr, &p->to, sizeof(p->to));
+	return bpf_skb_store_bytes(skb, p->at, &ip, sizeof(ip), flags);
 }
 
-/* Puts the packet into one from an address of this host for the real. */
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct probe *probe,
-				       const struct packet *p, __be16 local_port)
+/* Puts the packet into one between an address of this host and the real. */
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct probe *probe, struct packet *p,
+				       const struct address *from, __be16 local_port)
 {
-	__u32 base = p->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr), room = base;
-	__u64 flags = p->is_ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	int is_ipv6 = !is_ipv4(&probe->real);
+	__u32 base = is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr), room = base;
+	__u64 flags = is_ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
 	struct gre gre = { .type = p->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP) };
 	struct gue gue = {
 		.source = local_port | bpf_htons(SPREAD_PORTS),
 		.port = probe->port,
+		.length = bpf_htons(p->length + sizeof(gue)),
 		.protocol = p->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP,
 	};
 
 	if (probe->tunnel == IPPROTO_UDP) {
-		gue.length = bpf_htons(skb->len - ETH_HLEN + sizeof(gue));
 		room += sizeof(gue);
 		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 	} else if (probe->tunnel == PROTOCOL_GRE) {
@@ -314,9 +345,15 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct probe
 		return -1;
 	if (probe->tunnel == PROTOCOL_GRE && bpf_skb_store_bytes(skb, ETH_HLEN + base, &gre, sizeof(gre), 0) < 0)
 		return -1;
-	if (p->is_ipv6)
-		return store_outer6(skb, probe, &p->from, room);
-	return store_outer4(skb, probe, p->from.word[3], room);
+	if (p->is_ipv6 != is_ipv6)
+		p->dont_fragment = 0;
+	p->from = *from;
+	p->to = probe->real;
+	p->length += room;
+	p->protocol = probe->tunnel;
+	if (is_ipv6)
+		return store_ipv6(skb, p, BPF_F_INVALIDATE_HASH);
+	return store_ipv4(skb, p, BPF_F_INVALIDATE_HASH);
 }
 
 static __always_inline int is_icmp(const struct packet *p)
@@ -324,35 +361,127 @@ static __always_inline int is_icmp(const struct packet *p)
 	return p->protocol == (p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
+/* An echo of the other family (RFC 7915, sections 4.2 and 5.2). */
+static __always_inline __u8 translate_type(__u8 type)
+{
+	switch (type) {
+	case ICMP_ECHO:
+		return ICMP6_ECHO;
+	case ICMP_ECHO_REPLY:
+		return ICMP6_ECHO_REPLY;
+	case ICMP6_ECHO:
+		return ICMP_ECHO;
+	default:
+		return ICMP_ECHO_REPLY;
+	}
+}
+
+static __always_inline void sum_of(struct sum *sum, const struct packet *p, __u8 type)
+{
+	if (!is_icmp(p) || p->is_ipv6) {
+		sum->from = p->from;
+		sum->to = p->to;
+	}
+	if (!is_icmp(p))
+		return;
+	sum->type = bpf_htonl(type << 24);
+	if (p->is_ipv6) {
+		sum->length = bpf_htonl(p->length - sizeof(struct ipv6hdr));
+		sum->protocol = bpf_htonl(IPPROTO_ICMPV6);
+	}
+}
+
+static __always_inline int store_translated(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->is_ipv6)
+		return bpf_skb_change_proto(skb, bpf_htons(ETH_P_IPV6), 0) < 0 ||
+				       store_ipv6(skb, p, BPF_F_RECOMPUTE_CSUM) < 0 ?
+			       -1 :
+			       0;
+	return bpf_skb_change_proto(skb, bpf_htons(ETH_P_IP), 0) < 0 ||
+			       store_ipv4(skb, p, BPF_F_RECOMPUTE_CSUM) < 0 ?
+		       -1 :
+		       0;
+}
+
+/* Makes a packet, an echo if it is one of ICMP, one of the other family, from and
+ * to these addresses. What p says is then true of it.
+ */
+static __always_inline int translate(struct __sk_buff *skb, struct packet *p, const struct address *from,
+				     const struct address *to)
+{
+	const __u32 more = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
+	struct sum before = {}, after = {};
+	__u64 flags = BPF_F_PSEUDO_HDR;
+	__u8 type = 0, other = 0;
+	__u32 l4 = p->l4, check;
+	int icmp = is_icmp(p);
+
+	if (!p->is_ipv6 && l4 - p->at != sizeof(struct iphdr))
+		return -1;
+	if (icmp && bpf_skb_load_bytes(skb, l4, &type, sizeof(type)) < 0)
+		return -1;
+	other = translate_type(type);
+	sum_of(&before, p, type);
+	p->from = *from;
+	p->to = *to;
+	p->is_ipv6 = !p->is_ipv6;
+	p->length += p->is_ipv6 ? more : -more;
+	p->dont_fragment = bpf_htons(DONT_FRAGMENT);
+	p->l4 += p->is_ipv6 ? more : -more;
+	if (icmp)
+		p->protocol = p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+	sum_of(&after, p, other);
+	if (icmp && bpf_skb_store_bytes(skb, l4, &other, sizeof(other), BPF_F_RECOMPUTE_CSUM) < 0)
+		return -1;
+	if (icmp) {
+		check = l4 + ICMP6_CHECK;
+	} else if (p->protocol == IPPROTO_TCP) {
+		check = l4 + TCP_CHECK;
+	} else {
+		check = l4 + UDP_CHECK;
+		flags |= BPF_F_MARK_MANGLED_0;
+	}
+	if (bpf_l4_csum_replace(
+		    skb, check, 0,
+		    bpf_csum_diff((__be32 *)&before, sizeof(before), (__be32 *)&after, sizeof(after), 0), flags) < 0)
+		return -1;
+	return store_translated(skb, p);
+}
+
 SEC("tc")
 int probe_out(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark;
-	struct address real, vip;
 	struct packet p = {};
 	struct reply key = {};
+	struct ends ends;
 	struct probe *probe;
 	struct ports ports;
 	struct icmp icmp;
+	int crosses, err;
 
 	if (!mark)
 		return TC_ACT_UNSPEC;
 	probe = bpf_map_lookup_elem(&probes, &mark);
 	if (!probe)
 		return TC_ACT_UNSPEC;
-	real = probe->real;
-	vip = probe->vip;
-	if (!load_packet(skb, ETH_HLEN, &p) || !is_same(&p.to, &real))
+	if (!load_packet(skb, ETH_HLEN, &p) || !is_same(&p.to, &probe->real))
 		return TC_ACT_UNSPEC;
+	crosses = p.is_ipv6 == is_ipv4(&probe->vip);
 
-	key.vip = vip;
-	key.local = p.from;
+	ends.real = p.to;
+	ends.local = p.from;
+	key.vip = probe->vip;
+	key.local = crosses ? probe->source : p.from;
 	key.protocol = p.protocol;
 	if (is_icmp(&p)) {
 		if (bpf_skb_load_bytes(skb, p.l4, &icmp, sizeof(icmp)) < 0 ||
 		    icmp.type != (p.is_ipv6 ? ICMP6_ECHO : ICMP_ECHO))
 			return TC_ACT_UNSPEC;
 		key.local_port = icmp.id;
+		if (crosses)
+			key.protocol = p.is_ipv6 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	} else {
 		if (bpf_skb_load_bytes(skb, p.l4, &ports, sizeof(ports)) < 0)
 			return TC_ACT_UNSPEC;
@@ -360,10 +489,12 @@ int probe_out(struct __sk_buff *skb)
 		key.local_port = ports.source;
 	}
 	/* A probe that could not be rewritten must not pass for one that was. */
-	if (bpf_map_update_elem(&replies, &key, &real, BPF_ANY) < 0 ||
-	    replace_both(skb, &p, 0, &real, &vip) < 0)
+	if (bpf_map_update_elem(&replies, &key, &ends, BPF_ANY) < 0)
 		return TC_ACT_SHOT;
-	if (probe->tunnel && encapsulate(skb, probe, &p, key.local_port) < 0)
+	err = crosses ? translate(skb, &p, &key.local, &key.vip) : replace_both(skb, &p, 0, &ends.real, &key.vip);
+	if (err < 0)
+		return TC_ACT_SHOT;
+	if (probe->tunnel && encapsulate(skb, probe, &p, &ends.local, key.local_port) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }
@@ -376,7 +507,7 @@ static __always_inline int restore_quoted(struct __sk_buff *skb, const struct pa
 {
 	struct packet quoted = {};
 	struct reply key = {};
-	struct address *real;
+	struct ends *ends;
 	struct ports ports;
 
 	if (!load_packet(skb, p->l4 + ICMP_LEN, &quoted) ||
@@ -387,13 +518,13 @@ static __always_inline int restore_quoted(struct __sk_buff *skb, const struct pa
 	key.port = ports.destination;
 	key.local_port = ports.source;
 	key.protocol = quoted.protocol;
-	real = bpf_map_lookup_elem(&replies, &key);
-	if (!real)
+	ends = bpf_map_lookup_elem(&replies, &key);
+	if (!ends || p->is_ipv6 == is_ipv4(&ends->real))
 		return TC_ACT_UNSPEC;
-	if (replace_in_l4_checksum(skb, p, &quoted.to, real) < 0 ||
-	    replace_address(skb, &quoted, 0, &quoted.to, real) < 0)
+	if (replace_in_l4_checksum(skb, p, &quoted.to, &ends->real) < 0 ||
+	    replace_address(skb, &quoted, 0, &quoted.to, &ends->real) < 0)
 		return TC_ACT_SHOT;
-	if (is_same(&p->from, &quoted.to) && replace_both(skb, p, 1, &quoted.to, real) < 0)
+	if (is_same(&p->from, &quoted.to) && replace_both(skb, p, 1, &quoted.to, &ends->real) < 0)
 		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC;
 }
@@ -410,9 +541,10 @@ int probe_in(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct reply key = {};
-	struct address *real;
+	struct ends *ends;
 	struct ports ports;
 	struct icmp icmp;
+	int err;
 
 	if (!load_packet(skb, network_offset(skb), &p))
 		return TC_ACT_UNSPEC;
@@ -435,10 +567,14 @@ int probe_in(struct __sk_buff *skb)
 		key.port = ports.source;
 		key.local_port = ports.destination;
 	}
-	real = bpf_map_lookup_elem(&replies, &key);
-	if (!real)
+	ends = bpf_map_lookup_elem(&replies, &key);
+	if (!ends)
 		return TC_ACT_UNSPEC;
-	return replace_both(skb, &p, 1, &p.from, real) < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	if (p.is_ipv6 == is_ipv4(&ends->real))
+		err = translate(skb, &p, &ends->real, &ends->local);
+	else
+		err = replace_both(skb, &p, 1, &p.from, &ends->real);
+	return err < 0 ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -38,7 +38,7 @@ var walls = map[string][]string{
 	"loader":              {"bpf", "loader/echo", "loader/gate"},
 	"loader/echo":         {},
 	"loader/gate":         {"bpf", "loader/tc"},
-	"loader/probe":        {"loader/tc", "pkg/lb"}, // how a probe is forwarded
+	"loader/probe":        {"loader/tc", "pkg/lb", "internal/kernellist"}, // how a probe is forwarded
 	"loader/tc":           {},
 	"pkg/admin":           {"pkg/connsync", "pkg/director", "pkg/ipvsadm", "pkg/lb", "pkg/guard", "pkg/warnings", "pkg/history"},
 	"pkg/backend/auto":    {"pkg/lb"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/lvx-lb/lvx/loader/tc"
 	"github.com/lvx-lb/lvx/pkg/health"
+	"github.com/lvx-lb/lvx/testenv"
 )
 
 // jobEnv makes the test binary a prober: a process of its own in the
@@ -61,7 +63,7 @@ func probeMain(text string) error {
 	if err := json.Unmarshal([]byte(text), &j); err != nil {
 		return err
 	}
-	path, err := attach(j.Interfaces, hooks[j.Clsact])
+	path, err := attach(j.Interfaces, func(a netip.Addr) bool { return a == testenv.VIP || a == vip6 }, hooks[j.Clsact])
 	if err != nil {
 		return err
 	}

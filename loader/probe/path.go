@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/lvx-lb/lvx/internal/kernellist"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -31,6 +32,7 @@ const (
 type Path struct {
 	objects rawObjects
 	hook    hook
+	isVIP   func(netip.Addr) bool
 
 	mu       sync.Mutex
 	attached map[int]io.Closer // by interface index
@@ -46,12 +48,15 @@ type hook func(index int, in, out *ebpf.Program) (io.Closer, error)
 // Attach loads the programs and puts them on the named interfaces, and later on
 // whatever other interface a real is reached by, through
 // tcx where the kernel has it (6.6) and as clsact filters elsewhere. They
-// change no packet until a path is open.
-func Attach(interfaces []string) (*Path, error) { return attach(interfaces, either) }
+// change no packet until a path is open. No probe comes from an address that isVIP.
+func Attach(interfaces []string, isVIP func(netip.Addr) bool) (*Path, error) {
+	return attach(interfaces, isVIP, either)
+}
 
-func attach(interfaces []string, h hook) (*Path, error) {
+func attach(interfaces []string, isVIP func(netip.Addr) bool, h hook) (*Path, error) {
 	p := &Path{
 		hook:     h,
+		isVIP:    isVIP,
 		attached: map[int]io.Closer{},
 		base:     markBase | (1+rand.Uint32N(255))<<16,
 		used:     map[uint32]bool{},
@@ -94,33 +99,41 @@ func (p *Path) attach(iface *net.Interface) error {
 	return nil
 }
 
-// Open makes a path to real by way of vip, which is of the same family, by
-// direct routing or in a tunnel. Sockets that are connected to real, carry the mark
-// and have a local port of their own use
+// Open makes a path to real by way of vip, by direct routing or in a tunnel; in a
+// tunnel vip may be of another family than real. Sockets that are connected to real,
+// carry the mark and have a local port of their own use
 // it. Mark 0 means that real is this host itself, and that there is nothing
 // to rewrite. Release ends the path; calling it again does nothing.
 func (p *Path) Open(real, vip netip.Addr, forward lb.Forward, encap lb.Encap) (mark uint32, release func(), err error) {
-	if real.Is4() != vip.Is4() {
-		return 0, nil, fmt.Errorf("real %s, VIP %s: a probe through a VIP needs both of one family (set via: real)", real, vip)
+	if real.Is4() != vip.Is4() && forward != lb.Tunnel {
+		return 0, nil, fmt.Errorf("real %s, VIP %s: a probe through a VIP needs both of one family, or a tunnel (set via: real)", real, vip)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return 0, nil, errors.New("probe programs are detached")
 	}
-	local, err := p.reach(real, forward)
+	way, err := p.reach(real, forward)
 	if err != nil {
 		return 0, nil, err
 	}
-	if local {
+	if way.Type == unix.RTN_LOCAL {
 		return 0, func() {}, nil
+	}
+	to := probeTo(real, vip, forward, encap)
+	if real.Is4() != vip.Is4() {
+		source, err := p.sourceFor(vip, way.LinkIndex)
+		if err != nil {
+			return 0, nil, err
+		}
+		to.Source = wire(source)
 	}
 	number, err := p.number()
 	if err != nil {
 		return 0, nil, err
 	}
 	mark = p.base | number
-	if err := p.objects.Probes.Put(mark, probeTo(real, vip, forward, encap)); err != nil {
+	if err := p.objects.Probes.Put(mark, to); err != nil {
 		return 0, nil, fmt.Errorf("path to %s through %s: %w", real, vip, err)
 	}
 	p.used[number] = true
@@ -157,28 +170,64 @@ func wire(a netip.Addr) (w rawAddress) {
 // reach makes sure that packets to real leave by an interface with our
 // programs, straight to the real if nothing carries the VIP past routers:
 // anything else would ask the real itself and take its answer for the VIP's.
-func (p *Path) reach(real netip.Addr, forward lb.Forward) (local bool, err error) {
+func (p *Path) reach(real netip.Addr, forward lb.Forward) (way netlink.Route, err error) {
 	routes, err := netlink.RouteGet(real.AsSlice())
 	if err != nil || len(routes) == 0 {
-		return false, fmt.Errorf("route to %s: %w", real, err)
+		return way, fmt.Errorf("route to %s: %w", real, err)
 	}
-	r := routes[0]
-	if r.Type == unix.RTN_LOCAL {
-		return true, nil
+	way = routes[0]
+	if way.Type == unix.RTN_LOCAL {
+		return way, nil
 	}
-	if r.Gw != nil && forward == lb.DR {
-		return false, fmt.Errorf("real %s is behind router %s (direct routing needs it on the segment)", real, r.Gw)
+	if way.Gw != nil && forward == lb.DR {
+		return way, fmt.Errorf("real %s is behind router %s (direct routing needs it on the segment)", real, way.Gw)
 	}
-	if p.attached[r.LinkIndex] != nil {
-		return false, nil
+	if p.attached[way.LinkIndex] != nil {
+		return way, nil
 	}
-	iface, err := net.InterfaceByIndex(r.LinkIndex)
+	iface, err := net.InterfaceByIndex(way.LinkIndex)
 	if err != nil {
-		return false, fmt.Errorf("route to %s: %w", real, err)
+		return way, fmt.Errorf("route to %s: %w", real, err)
 	}
 	// The interface is none of the configured ones (what can be forwarded to
 	// can be checked), or it was made anew since.
-	return false, p.attach(iface)
+	return way, p.attach(iface)
+}
+
+// sourceFor chooses what probes come from whose VIP is of another family than the
+// real, to which link leads: best an address of the VIP's network, else one
+// of the link.
+func (p *Path) sourceFor(vip netip.Addr, link int) (netip.Addr, error) {
+	own, err := kernellist.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return netip.Addr{}, fmt.Errorf("addresses of this host: %w", err)
+	}
+	var source netip.Addr
+	from, best := 0, 0
+	for _, o := range own {
+		raw, _ := netip.AddrFromSlice(o.IP)
+		ip, fits := raw.Unmap(), 1
+		if ip.Is4() != vip.Is4() || !ip.IsGlobalUnicast() || p.isVIP(ip) || o.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
+			continue
+		}
+		if o.LinkIndex == link {
+			fits = 2
+		}
+		if o.Contains(vip.AsSlice()) {
+			fits = 3
+		}
+		if fits > best {
+			source, from, best = ip, o.LinkIndex, fits
+		}
+	}
+	if best == 0 {
+		return source, fmt.Errorf("this host has no address of the family of VIP %s that is not a VIP (give it one, or set via: real)", vip)
+	}
+	// The reply comes by the interface of that address.
+	if iface, err := net.InterfaceByIndex(from); err == nil && len(iface.HardwareAddr) == 6 && p.attached[from] == nil {
+		return source, p.attach(iface)
+	}
+	return source, nil
 }
 
 // number finds a free one. Numbers are not reused soon: a late packet of an

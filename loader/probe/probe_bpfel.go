@@ -18,10 +18,17 @@ type rawAddress struct {
 	Word [4]uint32
 }
 
+type rawEnds struct {
+	_     structs.HostLayout
+	Real  rawAddress
+	Local rawAddress
+}
+
 type rawProbe struct {
 	_      structs.HostLayout
 	Real   rawAddress
 	Vip    rawAddress
+	Source rawAddress
 	Tunnel uint32
 	Port   uint32
 }

@@ -42,13 +42,13 @@ var (
 // loaded is a path that is attached nowhere, with one mark.
 func loaded(t *testing.T) *Path {
 	t.Helper()
-	p, err := attach(nil, func(int, *ebpf.Program, *ebpf.Program) (io.Closer, error) { return io.NopCloser(nil), nil })
+	p, err := attach(nil, func(netip.Addr) bool { return false }, func(int, *ebpf.Program, *ebpf.Program) (io.Closer, error) { return io.NopCloser(nil), nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Close() })
-	check(t, p.objects.Probes.Put(uint32(mark), rawProbe{Real: wire(real), Vip: wire(vip)}))
-	check(t, p.objects.Probes.Put(uint32(mark6), rawProbe{Real: wire(real6), Vip: wire(vip6)}))
+	check(t, p.objects.Probes.Put(uint32(mark), probeTo(real, vip, lb.DR, lb.Encap{})))
+	check(t, p.objects.Probes.Put(uint32(mark6), probeTo(real6, vip6, lb.DR, lb.Encap{})))
 	return p
 }
 

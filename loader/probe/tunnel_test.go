@@ -70,6 +70,81 @@ func TestEncapsulateIPv6(t *testing.T) {
 	}
 }
 
+// A probe through a VIP of the other family, and its reply: the frames that would have
+// been built with the addresses of that family.
+func TestEncapsulateTheOtherFamily(t *testing.T) {
+	payload := gopacket.Payload("an odd size that needs no padding")
+	echo := append(gopacket.Payload{0, 77, 0, 7}, payload...)
+	type layer = gopacket.SerializableLayer
+	icmp4 := func(typ uint8) []layer { return []layer{icmp(typ, 77), payload} }
+	six := func(typ uint8) []layer { return []layer{icmp6(typ), echo} }
+	withPayload := func(l layer) func() []layer { return func() []layer { return []layer{l, payload} } }
+	for name, c := range map[string]struct{ out4, out6, back4, back6 func() []layer }{
+		"tcp": {withPayload(tcp(40000, 80)), withPayload(tcp(40000, 80)), withPayload(tcp(80, 40000)), withPayload(tcp(80, 40000))},
+		"udp": {withPayload(udp(40000, 53)), withPayload(udp(40000, 53)), withPayload(udp(53, 40000)), withPayload(udp(53, 40000))},
+		"icmp": {
+			func() []layer { return icmp4(layers.ICMPv4TypeEchoRequest) }, func() []layer { return six(128) },
+			func() []layer { return icmp4(layers.ICMPv4TypeEchoReply) }, func() []layer { return six(129) },
+		},
+	} {
+		four := func(from, to netip.Addr, above []layer) []byte {
+			return frame(t, from, to, func(ip *layers.IPv4) { ip.Flags, ip.TOS, ip.TTL = layers.IPv4DontFragment, 0xb9, 7 }, above...)
+		}
+		six := func(from, to netip.Addr, above []layer) []byte {
+			f := frame6(t, from, to, above...)
+			f[14], f[15], f[21] = 0x6b, 0x90, 7
+			return f
+		}
+		for tunnel, encap := range encaps {
+			p := loaded(t)
+			put := func(mark uint32, real, vip, source netip.Addr) {
+				to := probeTo(real, vip, lb.Tunnel, encap)
+				to.Source = wire(source)
+				check(t, p.objects.Probes.Put(mark, to))
+			}
+			same := func(what string, want, got []byte) {
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s, %s: %s (-want +got):\n%s", name, tunnel, what, diff)
+				}
+			}
+			// Only the stack's own look at a frame's type is behind the programs.
+			typed := func(f []byte, typ layers.EthernetType) []byte {
+				binary.BigEndian.PutUint16(f[12:], uint16(typ))
+				return f
+			}
+
+			put(mark6, real6, vip, local)
+			inner := four(local, vip, c.out4())
+			protocol, head := between(encap, layers.EthernetTypeIPv4, layers.IPProtocolIPv4, len(inner)-14)
+			outer6 := &layers.IPv6{Version: 6, TrafficClass: 0xb9, HopLimit: 7, NextHeader: protocol, SrcIP: local6.AsSlice(), DstIP: real6.AsSlice()}
+			if name == "icmp" {
+				patchPort(head, encap, 77)
+			}
+			same("IPv4 in IPv6", serialize(t, layers.EthernetTypeIPv6, outer6, []layer{head, gopacket.Payload(inner[14:])}),
+				run(t, p.objects.ProbeOut, mark6, six(local6, real6, c.out6())))
+			same("its reply", typed(six(real6, local6, c.back6()), layers.EthernetTypeIPv4), run(t, p.objects.ProbeIn, 0, four(vip, local, c.back4())))
+
+			put(mark, real, vip6, local6)
+			inner = six(local6, vip6, c.out6())
+			protocol, head = between(encap, layers.EthernetTypeIPv6, layers.IPProtocolIPv6, len(inner)-14)
+			outer4 := &layers.IPv4{Version: 4, TOS: 0xb9, TTL: 7, Protocol: protocol, SrcIP: local.AsSlice(), DstIP: real.AsSlice()}
+			if name == "icmp" {
+				patchPort(head, encap, 77)
+			}
+			same("IPv6 in IPv4", serialize(t, layers.EthernetTypeIPv4, outer4, []layer{head, gopacket.Payload(inner[14:])}),
+				run(t, p.objects.ProbeOut, mark, four(local, real, c.out4())))
+			same("its reply", typed(four(real, local, c.back4()), layers.EthernetTypeIPv6), run(t, p.objects.ProbeIn, 0, six(vip6, local6, c.back6())))
+		}
+	}
+}
+
+// patchPort makes a header of GUE one that comes from another port.
+func patchPort(head gopacket.Payload, encap lb.Encap, port uint16) {
+	if encap.Kind == lb.GUE {
+		binary.BigEndian.PutUint16(head, port|0xc000)
+	}
+}
+
 // encaps are the tunnels.
 var encaps = map[string]lb.Encap{
 	"ipip": {}, "gue": {Kind: lb.GUE, Port: 5555}, "gre": {Kind: lb.GRE},
@@ -142,43 +217,69 @@ func TestThroughTunnel(t *testing.T) {
 	}
 }
 
-// The other tunnels, of either family: the real takes the packets out of each.
+// The other tunnels, of either family in either: the real takes the packets out of each.
 func TestThroughEveryTunnel(t *testing.T) {
-	d1, r1 := network6(t, true)
-	check(t, r1.AddAddr("lo", vip32))
-	web(t, r1, ":80", ":443")
-	serveUDP6(t, r1, vip6)
-	gue := lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}
-	const refusal = " in a tunnel: does the real decapsulate (lvx real status)?"
-	for _, decapsulates := range []bool{false, true} {
-		if decapsulates {
-			check(t, r1.Decapsulate("eth0"))
+	for _, full := range []bool{false, true} {
+		d1, r1 := network6(t, full)
+		check(t, r1.AddAddr("lo", vip32))
+		web(t, r1, ":80", ":443")
+		serveUDP(t, r1, vip)
+		serveUDP6(t, r1, vip6)
+		if full { // the VIPs are the director's own addresses, too
+			check(t, d1.AddAddr("eth0", vip32))
+			check(t, d1.AddAddr("eth0", vip128))
 		}
-		var j job
-		var want []map[string]int
-		expect := func(tgt health.Target, encap lb.Encap) {
-			tgt.Forward, tgt.Encap = lb.Tunnel, encap
-			answer := "pass"
-			if !decapsulates {
-				tgt.Spec.Timeout = short
-				answer = fmt.Sprintf("connects on %s but not through VIP %s", tgt.Real, tgt.VIP) + refusal
-			}
-			j.Targets, want = append(j.Targets, tgt), append(want, map[string]int{answer: 1})
-		}
-		for _, encap := range []lb.Encap{{}, gue, {Kind: lb.GRE}} {
-			expect(through(r1, health.Spec{Type: health.HTTP}, 80), encap)
-			expect(through6(health.Spec{Type: health.HTTP}, 80), encap)
-			expect(through6(health.Spec{Type: health.HTTPS, SkipVerify: true}, 443), encap)
+		for _, decapsulates := range []bool{false, true} {
 			if decapsulates {
-				expect(through6(health.Spec{Type: health.UDP, Send: "ping", Expect: "ping"}, 53), encap)
-				expect(through6(health.Spec{Type: health.ICMP}, 0), encap)
-				expect(through6(health.Spec{Type: health.HTTP, Path: "/?" + strings.Repeat("x", 1400)}, 80), encap)
+				check(t, r1.Decapsulate("eth0"))
 			}
-		}
-		if diff := cmp.Diff(want, probe(t, d1, j)); diff != "" {
-			t.Errorf("decapsulates %v: answers (-want +got):\n%s", decapsulates, diff)
+			j := job{XDP: full}
+			var want []map[string]int
+			for _, tgt := range everyTunnel(decapsulates) {
+				answer := "pass"
+				if !decapsulates {
+					tgt.Spec.Timeout = short
+					answer = fmt.Sprintf("connects on %s but not through VIP %s in a tunnel: does the real decapsulate (lvx real status)?", tgt.Real, tgt.VIP)
+				}
+				j.Targets, want = append(j.Targets, tgt), append(want, map[string]int{answer: 1})
+			}
+			if diff := cmp.Diff(want, probe(t, d1, j)); diff != "" {
+				t.Errorf("full checksums %v, decapsulates %v: answers (-want +got):\n%s", full, decapsulates, diff)
+			}
 		}
 	}
+}
+
+// A reply of the VIP's family has to come to this host.
+func TestNoAddressOfTheFamily(t *testing.T) {
+	c := network(t, false)
+	const want = "path to VIP 2001:db8::100: not asked: this host has no address of the family of VIP 2001:db8::100 that is not a VIP (give it one, or set via: real)"
+	tgt := tunnelled(c.Host("r1"), health.Spec{Type: health.TCP}, 80)
+	tgt.VIP = vip6
+	if got := one(t, c.Host("d1"), tgt); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// everyTunnel has questions about services of both families to a real at both of its
+// addresses, by every tunnel: those of which a failure names the tunnel, and all.
+func everyTunnel(all bool) (targets []health.Target) {
+	for _, encap := range []lb.Encap{{}, {Kind: lb.GUE, Port: lb.GUEPort}, {Kind: lb.GRE}} {
+		for _, way := range []struct{ real, vip netip.Addr }{{real, vip}, {real6, vip6}, {real6, vip}, {real, vip6}} {
+			ask := func(s health.Spec, port uint16) {
+				s.Via = health.ViaVIP
+				targets = append(targets, health.Target{Spec: timed(s), Real: way.real, Port: port, VIP: way.vip, Forward: lb.Tunnel, Encap: encap})
+			}
+			ask(health.Spec{Type: health.HTTP}, 80)
+			if all {
+				ask(health.Spec{Type: health.HTTPS, SkipVerify: true}, 443)
+				ask(health.Spec{Type: health.UDP, Send: "ping", Expect: "ping"}, 53)
+				ask(health.Spec{Type: health.ICMP}, 0)
+				ask(health.Spec{Type: health.HTTP, Path: "/?" + strings.Repeat("x", 1400)}, 80)
+			}
+		}
+	}
+	return targets
 }
 
 // A segment as long as the interface takes would not fit into the tunnel. Which

@@ -356,7 +356,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	for real, want := range map[string]string{
 		"10.25.0.50":  "path to VIP 172.25.0.100: not asked: real 10.25.0.50 is behind router 172.25.0.1 (direct routing needs it on the segment)",
-		"2001:db8::1": "path to VIP 172.25.0.100: not asked: real 2001:db8::1, VIP 172.25.0.100: a probe through a VIP needs both of one family (set via: real)",
+		"2001:db8::1": "path to VIP 172.25.0.100: not asked: real 2001:db8::1, VIP 172.25.0.100: a probe through a VIP needs both of one family, or a tunnel (set via: real)",
 		// The director itself: nothing to rewrite, and nothing listens.
 		"172.25.0.11": "tcp connect: refused",
 	} {

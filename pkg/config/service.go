@@ -297,11 +297,6 @@ func (s *service) fitCheck(r *real, spec health.Spec) {
 	if spec.Via == health.ViaVIP && r.Forward == lb.NAT {
 		at.errorf("via: vip with forward: %s (want via: real: with nat no real server has the VIP)", r.Forward)
 	}
-	if spec.Via == health.ViaVIP && r.Forward == lb.Tunnel && (r.Addr.Is6() || s.Listeners[0].Addr.Is6()) {
-		at.errorf("via: vip with forward: %s and IPv6 (want via: real: checks go through tunnels of IPv4 alone)", r.Way())
-	} else if spec.Via == health.ViaVIP && r.Encap.Kind != lb.IPIP {
-		at.errorf("via: vip with forward: %s (want via: real: checks go through tunnels of ipip alone)", r.Way())
-	}
 	asked := r.Addr
 	if spec.Address.IsValid() {
 		asked = spec.Address

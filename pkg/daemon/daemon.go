@@ -111,7 +111,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	if err := d.openDatapath(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if d.path, err = probe.Attach(cfg.Interfaces); err != nil {
+	if d.path, err = probe.Attach(cfg.Interfaces, d.neigh.IsVIP); err != nil {
 		o.Log.Warn("checks cannot go through the VIP, they ask the real's own address", "component", "health", "err", err)
 	}
 	d.sessions = newSessions(cfg, d.warnings, d.history, o.Log)

@@ -71,7 +71,7 @@ func target(svc *config.Service, r lb.Real, spec health.Spec, probeVIP bool) hea
 func canPassVIP(svc *config.Service, r lb.Real, spec health.Spec) bool {
 	return health.ThroughVIP(spec) && !r.Addr.IsLoopback() &&
 		(r.Forward == lb.DR || r.Forward == lb.Tunnel) &&
-		len(svc.Listeners) > 0 && svc.Listeners[0].Addr.Is4() == r.Addr.Is4()
+		len(svc.Listeners) > 0
 }
 
 // checkPort is the check's own port, else the real's, else the first one

@@ -78,8 +78,8 @@ func TestTargetOfIPv6(t *testing.T) {
 		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel}, health.ViaVIP},
 		{vip, lb.Real{Addr: server(1), Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}}, health.ViaVIP},
 		{vip6, lb.Real{Addr: netip.IPv6Loopback()}, health.ViaReal},
-		{vip6, lb.Real{Addr: server(1)}, health.ViaReal},
-		{vip, lb.Real{Addr: real6}, health.ViaReal},
+		{vip6, lb.Real{Addr: server(1), Forward: lb.Tunnel}, health.ViaVIP},
+		{vip, lb.Real{Addr: real6, Forward: lb.Tunnel}, health.ViaVIP},
 	} {
 		svc := service("web", 1)
 		svc.Listeners = []lb.Listener{{Addr: c.vip, Proto: lb.TCP, First: 80, Last: 80}}

@@ -105,6 +105,13 @@ func (r *Resolver) Avoid(vips []netip.Addr) {
 	}
 }
 
+// IsVIP reports whether an address is to be avoided.
+func (r *Resolver) IsVIP(a netip.Addr) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.avoid[a]
+}
+
 // Bind gives the MACs of reals that the configuration names (`mac:`), instead
 // of those before.
 func (r *Resolver) Bind(macs map[netip.Addr]MAC) {

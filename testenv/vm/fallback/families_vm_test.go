@@ -50,8 +50,9 @@ func dualLab(t *testing.T) *lab {
 }
 
 // TestKernelTakesFamilies has the packets of each tunnel, which the director's XDP
-// has made, taken out of it by the real's kernel as lvx real up has set it up; status
-// names a device that is missing, and down leaves nothing.
+// has made, and its checks, taken out of it by the real's kernel as lvx real up has set
+// it up; the director and lvx real status name a device that is missing, and down leaves
+// nothing.
 func TestKernelTakesFamilies(t *testing.T) {
 	l := dualLab(t)
 	rs1 := l.hosts.Host("rs1")
@@ -66,7 +67,7 @@ func TestKernelTakesFamilies(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", c.name, err, out)
 		}
 		l.contains(out, c.vip+": MSS at most "+c.mss)
-		config += fmt.Sprintf("  - {name: %s, listen: [\"%s/tcp\"], forward: %s, reals: [{address: \"%s\"}]}\n",
+		config += fmt.Sprintf("  - {name: %s, listen: [\"%s/tcp\"], forward: %s, check: {type: tcp, interval: 1s}, reals: [{address: \"%s\"}]}\n",
 			c.name, netip.AddrPortFrom(netip.MustParseAddr(c.vip), 80), c.forward, c.real)
 	}
 	out, err := real("status")
@@ -77,6 +78,12 @@ func TestKernelTakesFamilies(t *testing.T) {
 		l.contains(out, "MSS of "+c.vip+" "+c.mss+" "+c.mss)
 	}
 	l.run(config)
+	tb.Eventually(t, patience, func() error {
+		if out := l.lvx("list", "-n"); strings.Count(out, "Tunnel") != len(crossings) {
+			return fmt.Errorf("not every real has passed its check:\n%s\n%s", out, l.lvx("status"))
+		}
+		return nil
+	})
 	tb.Run(t, l.client, "bash", "-c", "head -c 300000 /dev/zero >/tmp/zeros")
 	for _, c := range crossings {
 		to := "http://" + netip.AddrPortFrom(netip.MustParseAddr(c.vip), 80).String() + "/"
@@ -107,6 +114,18 @@ func TestKernelTakesFamilies(t *testing.T) {
 			t.Errorf("%s: without %s, status %v, want %q", c.name, c.device, err, want)
 		}
 		l.contains(out, "no tunnel device is up that takes "+c.fault+" (as "+c.device+" does)")
+	}
+	tb.Eventually(t, patience, func() error {
+		status := l.lvx("status")
+		for _, c := range crossings {
+			want := fmt.Sprintf("connects on %s but not through VIP %s in a tunnel: does the real decapsulate (lvx real status)?", c.real, c.vip)
+			if !strings.Contains(status, want) {
+				return fmt.Errorf("no %q in:\n%s", want, status)
+			}
+		}
+		return nil
+	})
+	for _, c := range crossings {
 		if out, err := real("up", "--vip", c.vip); err != nil {
 			t.Fatalf("%s: %v\n%s", c.name, err, out)
 		}

@@ -160,6 +160,38 @@ func TestNeighbourChangeApplies(t *testing.T) {
 	})
 }
 
+// findsMeanwhile is a backend during whose second Apply the servers are found, too
+// late to be in it.
+type findsMeanwhile struct {
+	*lbtest.Fake
+	neigh *fakeNeigh
+}
+
+func (f findsMeanwhile) Apply(ctx context.Context, s lb.State) error {
+	err := f.Fake.Apply(ctx, s)
+	if len(f.Applied()) == 2 {
+		f.neigh.hush(false)
+		f.neigh.changed <- struct{}{}
+		time.Sleep(100 * time.Millisecond) // then the next turn has to wait
+	}
+	return err
+}
+
+// Ready means that what the data path holds has the servers that were found: the
+// first packets go to all of them.
+func TestReadyIsAppliedWithWhatWasFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, configOf(service("web", 1, 1)))
+		r.neigh.hush(true)
+		r.opt.Backend = findsMeanwhile{r.backend, r.neigh}
+		r.runDuring(t, func() {
+			if n := len(r.backend.Applied()); n < 3 {
+				t.Errorf("ready after %d states, but the servers were found while the second one was applied", n)
+			}
+		})
+	})
+}
+
 func TestVRRPRoles(t *testing.T) {
 	cfg := configOf(service("web", 1))
 	cfg.VRRP = []vrrp.Instance{{Name: "VI_1", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}

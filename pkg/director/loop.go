@@ -105,8 +105,10 @@ func (d *Director) replan(ctx context.Context, in *inbox, full bool) error {
 	d.throttleTimer.Stop()
 	in.takeAll(d)
 	d.switchRolesEarly(in)
+	// Asked before: a server that is found while the plan is applied is not in it yet.
+	areFound := d.opt.Neigh == nil || d.opt.Neigh.Resolved(servers(d.cfg))
 	err := d.applyPlan(ctx, func(err error) { in.answerRoles(d, err) })
-	d.canHoldVIPs = d.canHoldVIPs || d.opt.Neigh == nil || d.opt.Neigh.Resolved(servers(d.cfg))
+	d.canHoldVIPs = d.canHoldVIPs || areFound
 	select {
 	case <-d.ready:
 	default:

@@ -401,12 +401,15 @@ func (l *loop) publishEntry(t *target) {
 	e := l.entryOf(t)
 	l.mu.Lock()
 	old, ok := l.entries[t.addr]
-	l.entries[t.addr] = e
+	same := ok && old == e
+	if !same { // at once: who has seen the entry sees the version
+		l.entries[t.addr] = e
+		l.version.Add(1)
+	}
 	l.mu.Unlock()
-	if ok && old == e {
+	if same {
 		return
 	}
-	l.version.Add(1)
 	wakeUp(l.changed)
 	l.publishBehind(t)
 	if e.Usable() && !old.Usable() && !t.isRouter {

@@ -13,7 +13,7 @@ func healthChecks(ctx context.Context, s *stage) error {
 	if err := s.sorryServer(); err != nil {
 		return err
 	}
-	const check = "check: {type: http, interval: 300ms, timeout: 200ms, fall: 2, rise: 2}\n    sorry_server: 127.0.0.1"
+	const check = "check: {type: http, interval: 300ms, timeout: 2s, fall: 2, rise: 2}\n    sorry_server: 127.0.0.1"
 	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", check, 1, 1)); err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func healthChecks(ctx context.Context, s *stage) error {
 
 // missingVIP takes the VIP off a real: what no check of its own address sees.
 func missingVIP(ctx context.Context, s *stage) error {
-	const check = "check: {type: http, via: vip, interval: 300ms, timeout: 200ms, fall: 2, rise: 1}"
+	const check = "check: {type: http, via: vip, interval: 300ms, timeout: 1s, fall: 2, rise: 1}"
 	if err := s.Direct(ctx, "d1", twoReals("web", http80, "rr", check, 1, 1)); err != nil {
 		return err
 	}

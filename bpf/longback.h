@@ -124,7 +124,7 @@ static __always_inline void continue_by_reply(struct run *r, struct real *real, 
 		rank = TEMPLATE_ASSURED;
 	else if (!(value & PROVEN) && (state == STATE_ESTABLISHED || state == STATE_UDP))
 		rank = state == STATE_UDP ? TEMPLATE_ASSURED : TEMPLATE_RANK;
-	if (rank && real->flags & REAL_THERE)
+	if (rank)
 		raise_template(r, real, value, rank);
 }
 

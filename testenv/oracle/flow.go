@@ -199,11 +199,13 @@ func (d *Director) renew(k tuple, f *flow) {
 }
 
 // assure notes that one of a client's connections was established, or seen
-// again after that. If the client has no template (its time was over) he gets
-// one now, of a real that keeps its clients.
+// again after that, if only by a reply of a real that is away. If the client
+// has no template (its time was over) he gets one now, of a real that keeps
+// its clients.
 func (d *Director) assure(k tuple, r *real) {
 	v := r.service
-	if !v.there || !v.conf.Persistence.Enabled() || !slices.ContainsFunc(v.conf.Reals, r.conf.Same) {
+	isSorry := r.there && !slices.ContainsFunc(v.conf.Reals, r.conf.Same)
+	if !v.there || !v.conf.Persistence.Enabled() || isSorry {
 		return // a sorry server keeps nobody
 	}
 	t := d.liveTemplate(v.whose(k.client.Addr()))

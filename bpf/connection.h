@@ -111,7 +111,7 @@ static __always_inline __u32 find_listener(const struct run *r)
 {
 	struct listener_request rq = {
 		.half = r->s->half,
-		.vip = r->key >> 48,
+		.vip = r->flow.key >> 48,
 		.port = r->p.destination_port,
 		.ranges = r->vip->ranges,
 	};
@@ -242,7 +242,6 @@ static __always_inline int send_by_row(struct run *r)
 /* No flow: find the service, choose a real, remember it, send. */
 static __always_inline int open_connection(struct run *r)
 {
-	struct insertion in = { .key = r->key, .hash = r->hash };
 	__u32 index = find_listener(r), slot, state = STATE_UDP;
 	struct service *svc;
 	struct real *real;
@@ -278,17 +277,17 @@ static __always_inline int open_connection(struct run *r)
 		return send_to(r, real, slot, VERDICT_FORWARDED);
 	if (r->p.protocol == IPPROTO_TCP)
 		state = next_state(STATE_EMPTY, r->p.tcp_flags);
-	in.value = flow_value(r->p.destination_port, slot, real->generation, state);
-	if (flow_insert(&in))
+	r->flow.value = flow_value(r->p.destination_port, slot, real->generation, state);
+	if (flow_insert(&r->flow, r->first, r->second))
 		return DROP(VERDICT_TABLE_BUSY);
-	if (value_real(in.value) != slot) {
-		slot = value_real(in.value);
+	if (value_real(r->flow.value) != slot) {
+		slot = value_real(r->flow.value);
 		real = bpf_map_lookup_elem(&reals, &slot);
 		if (!real)
 			return answer_unreachable(r);
 	}
 	if (state == STATE_ESTABLISHED)
-		raise_template(r, real, in.value, TEMPLATE_ASSURED);
+		raise_template(r, real, r->flow.value, TEMPLATE_ASSURED);
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
@@ -367,10 +366,11 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	}
 	if (r->p.protocol == IPPROTO_TCP)
 		state = state_behind(r, real, value);
+	r->flow.value = value;
 	if (state == STATE_UDP && real_method(real) == FORWARD_NAT && !(value & PROVEN))
-		store_16(place, r->now); /* a reply proves it */
+		store_16(place, clock_now(r->s)); /* a reply proves it */
 	else if (STORES)
-		flow_touch(place, r->key, r->hash, value, state);
+		flow_touch(&r->flow, r->first, r->second, place, state);
 	/* One call: what is inlined twice is verified twice for each place of a flow. */
 	if (value_state(value) != STATE_ESTABLISHED)
 		rank = TEMPLATE_ASSURED;
@@ -379,18 +379,24 @@ static __always_inline int continue_connection(struct run *r, __u64 *place, __u6
 	return send_to(r, real, slot, VERDICT_FORWARDED);
 }
 
-/* The flow of r->key, live or not; its place in *place. */
+/* The sets of the packet's flow, once for all that follows. 0 if the table has none. */
+static __always_inline int find_sets(struct run *r)
+{
+	r->first = first_flow_set(r->flow.hash);
+	r->second = second_flow_set(r->flow.hash);
+	return r->first && r->second;
+}
+
+/* The packet's flow, live or not; its place in *place. */
 static __always_inline __u64 look_up_flow(struct run *r, __u64 **place)
 {
-	struct set *a, *b;
 	__u32 at = 0;
 	__u64 value;
 
-	if (!find_flow_sets(r->hash, &a, &b))
-		return 0;
-	value = set_find_in_both(a, b, r->key, flow_match(r->p.destination_port), &at);
+	value = set_find_in_both(r->first, r->second, r->flow.key, flow_match(r->p.destination_port),
+				 &at);
 	if (value)
-		*place = place_at(a, b, at);
+		*place = place_at(r->first, r->second, at);
 	return value;
 }
 
@@ -405,7 +411,7 @@ static __always_inline int balance_packet(struct run *r)
 	__u16 number = number_of_vip(r);
 	__u32 ended = NO_SLOT;
 	__u64 *place = 0;
-	__u64 value;
+	__u64 value, now;
 	int outcome;
 
 	outcome = parse_ports(r->data, r->end, &r->p);
@@ -419,15 +425,17 @@ static __always_inline int balance_packet(struct run *r)
 		if (outcome != CONTINUE)
 			return outcome;
 	}
+	if (!find_sets(r))
+		return DROP(VERDICT_TABLE_BUSY);
 	value = look_up_flow(r, &place);
 	if (!value && old_flow_sets)
 		value = find_left_flow(r, &place);
-	r->now = clock_now(r->s); /* behind the look: see flow_age */
+	now = clock_now(r->s); /* behind the look: see flow_age */
 	if (!value)
 		record(STEP_NO_FLOW, 0);
-	else if (flow_is_expired(r->s, value, r->now))
+	else if (flow_is_expired(r->s, value, now))
 		record(STEP_FLOW_EXPIRED, value);
-	if (value && place && !flow_is_expired(r->s, value, r->now)) {
+	if (value && place && !flow_is_expired(r->s, value, now)) {
 		outcome = continue_connection(r, place, value);
 		if (outcome != CONTINUE)
 			return outcome;
@@ -481,7 +489,7 @@ static __always_inline int forward_icmp_error(struct run *r)
 	__u64 value;
 	struct real *real;
 	__u16 number;
-	__u32 slot, at = 0;
+	__u32 slot;
 	int outcome;
 
 	if (is_own_address(r->p.source))
@@ -493,9 +501,8 @@ static __always_inline int forward_icmp_error(struct run *r)
 	if ((r->p.protocol != IPPROTO_TCP && r->p.protocol != IPPROTO_UDP) || !number)
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	identify_flow(r, number);
-	value = peek_flow(r->key, r->hash, r->p.destination_port, &at);
-	r->now = clock_now(r->s);
-	if (!value || flow_is_expired(r->s, value, r->now)) {
+	value = peek_flow(r->flow.key, r->flow.hash, r->p.destination_port);
+	if (!value || flow_is_expired(r->s, value, clock_now(r->s))) {
 		real = find_hashed_real(r, &slot);
 		if (!real)
 			return PASS(VERDICT_ICMP_NO_FLOW);

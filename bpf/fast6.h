@@ -34,7 +34,7 @@ static __always_inline int find_in(const struct glance *g, struct set *set, stru
 /* Reports whether the place that was found is the packet's client's, not a twin's. */
 static __always_inline int is_clients(const struct glance *g, const struct found *f)
 {
-	struct address *owner = (void *)(f->set + 1) + 2 * f->offset;
+	struct address *owner = (void *)f->set->owner + 2 * f->offset;
 
 	return is_same_address(owner, source_of(g->ip));
 }

@@ -51,48 +51,31 @@ static __always_inline __u32 count_flow_sets(void)
 	return flow_sets & ~IN_PIECES;
 }
 
-/* Both sets of a hash. Below the threshold of pieces the program is one that knows none. */
-static __always_inline struct set *first_flow_set(__u64 hash)
+/*
+ * A set of a hash: which of the two is a constant. Below the threshold of pieces the
+ * program is one that knows none, and masks nothing.
+ */
+static __always_inline struct set *flow_set(__u64 hash, int is_second)
 {
 	__u32 sets = flow_sets, number;
 
 	if (__builtin_expect(is_in_pieces(sets), 0)) {
-		number = first_set(hash, sets & ~IN_PIECES);
+		sets &= ~IN_PIECES;
+		number = is_second ? second_set(hash, sets) : first_set(hash, sets);
 		return set_in_pieces(&FLOW_PIECES, &number);
 	}
-	number = first_set(hash, sets);
+	number = is_second ? second_set(hash, sets) : first_set(hash, sets);
 	return bpf_map_lookup_elem(&FLOWS, &number);
+}
+
+static __always_inline struct set *first_flow_set(__u64 hash)
+{
+	return flow_set(hash, 0);
 }
 
 static __always_inline struct set *second_flow_set(__u64 hash)
 {
-	__u32 sets = flow_sets, number;
-
-	if (__builtin_expect(is_in_pieces(sets), 0)) {
-		number = second_set(hash, sets & ~IN_PIECES);
-		return set_in_pieces(&FLOW_PIECES, &number);
-	}
-	number = second_set(hash, sets);
-	return bpf_map_lookup_elem(&FLOWS, &number);
-}
-
-/* Both at once, with one place on the stack for their keys. */
-static __always_inline int find_flow_sets(__u64 hash, struct set **a, struct set **b)
-{
-	__u32 sets = flow_sets, number;
-
-	if (__builtin_expect(is_in_pieces(sets), 0)) {
-		number = first_set(hash, sets & ~IN_PIECES);
-		*a = set_in_pieces(&FLOW_PIECES, &number);
-		number = second_set(hash, sets & ~IN_PIECES);
-		*b = set_in_pieces(&FLOW_PIECES, &number);
-	} else {
-		number = first_set(hash, sets);
-		*a = bpf_map_lookup_elem(&FLOWS, &number);
-		number = second_set(hash, sets);
-		*b = bpf_map_lookup_elem(&FLOWS, &number);
-	}
-	return *a && *b;
+	return flow_set(hash, 1);
 }
 
 static __always_inline struct match flow_match(__be16 port)
@@ -108,15 +91,16 @@ static __always_inline struct match flow_match(__be16 port)
 }
 
 /*
- * The value of a flow, live or not, 0 if there is none; in *at its place
- * (place_at). A global function: it is verified once.
+ * The value of a flow, live or not, 0 if there is none. A global function: it is
+ * verified once.
  */
-__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port, __u32 *at)
+__attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port)
 {
 	struct set *a = first_flow_set(hash);
 	struct set *b = second_flow_set(hash);
+	__u32 at;
 
-	return a && b && at ? set_find_in_both(a, b, key, flow_match(port), at) : 0;
+	return a && b ? set_find_in_both(a, b, key, flow_match(port), &at) : 0;
 }
 
 /*
@@ -235,11 +219,8 @@ static __always_inline __u32 count_twins(struct set *a, struct set *b, __u64 key
  * meanwhile may lose it, too: its next packet proves it anew. A global function:
  * verified once.
  */
-__attribute__((noinline)) int disprove_twins(__u64 key, __u64 hash, __u32 port)
+__attribute__((noinline)) int disprove_twins(struct set *a, struct set *b, __u64 key, __u32 port)
 {
-	struct set *a = first_flow_set(hash);
-	struct set *b = second_flow_set(hash);
-
 	if (!a || !b)
 		return 0;
 #pragma unroll
@@ -252,20 +233,13 @@ __attribute__((noinline)) int disprove_twins(__u64 key, __u64 hash, __u32 port)
 	return 0;
 }
 
-/* What flow_insert is asked for, and what it answers. */
-struct insertion {
-	__u64 key;
-	__u64 hash;
-	__u64 value; /* in: wanted; out: in force, another CPU may have been first */
-};
-
 /*
  * Write a new flow into a place, the cheapest one below a class: 0 if that was
  * done, and *place is where. Expired is the value of the same flow in *place, or
  * 0: one key never has two places. The key's lock is held.
  */
 static __always_inline int flow_store(struct settings *s, struct set *a, struct set *b,
-				      struct insertion *in, __u64 **place, __u64 expired,
+				      struct flow_words *in, __u64 **place, __u64 expired,
 				      __u64 now, __u32 class)
 {
 	for (int i = 0; i < CLAIM_TRIES; i++) {
@@ -299,27 +273,23 @@ static __always_inline int flow_store(struct settings *s, struct set *a, struct 
 }
 
 /*
- * Store a new flow. 0 if a value is in force, 1 if no place could be claimed
- * (both sets are being written by other CPUs: the packet is to be dropped, a
- * rr service must not send it anywhere unstored).
+ * Store a new flow in one of its sets. 0 if in->value is in force, which may be that of
+ * another CPU that was first; 1 if no place could be claimed (both sets are being
+ * written by other CPUs: the packet is to be dropped, a rr service must not send it
+ * anywhere unstored).
  */
-__attribute__((noinline)) int flow_insert(struct insertion *in)
+__attribute__((noinline)) int flow_insert(struct flow_words *in, struct set *a, struct set *b)
 {
 	__u32 at = 0;
 	struct settings *s = get_settings();
 	__u64 *lock, *place = 0;
-	struct set *a, *b;
 	__u64 value, now;
 	int result = 1;
 
-	if (!in)
+	if (!in || !a || !b)
 		return 1;
 	if (!STORES)
 		return 0; /* and the flow that this packet has ended is still there */
-	a = first_flow_set(in->hash);
-	b = second_flow_set(in->hash);
-	if (!a || !b)
-		return 1;
 	lock = set_lock(in->hash);
 	if (!lock)
 		return 1;
@@ -333,7 +303,7 @@ __attribute__((noinline)) int flow_insert(struct insertion *in)
 	}
 	in->value |= now & SEEN_MASK;
 	if (HAS_OWNERS)
-		disprove_twins(in->key, in->hash, value_port(in->value));
+		disprove_twins(a, b, in->key, value_port(in->value));
 	result = flow_store(s, a, b, in, &place, value, now, CLASS_BUSY);
 	if (!result && place && is_shared(value_state(in->value)))
 		note_news(s, &FLOW_NEWS, a, place, in->hash, count_flow_sets());
@@ -344,27 +314,24 @@ out:
 
 /*
  * Make a flow of IPv6 proven by a packet of now, unless it has a twin. Reports
- * whether it is. A global function of plain numbers: a struct would cost stack.
+ * whether it is. A global function: it is verified once.
  */
-__attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u64 now)
+__attribute__((noinline)) int flow_prove(const struct flow_words *in, struct set *a, struct set *b,
+					 __u64 now)
 {
-	__u64 *lock, found;
-	struct set *a, *b;
+	__u64 *lock, found, value;
 	__u32 at = 0;
 	int result = 0;
 
-	if (!STORES)
+	if (!STORES || !in || !a || !b)
 		return 0;
-	a = first_flow_set(hash);
-	b = second_flow_set(hash);
-	if (!a || !b)
-		return 0;
-	lock = set_lock(hash);
+	value = in->value;
+	lock = set_lock(in->hash);
 	if (!lock)
 		return 0;
-	found = set_find_in_both(a, b, key, flow_match(value_port(value)), &at);
+	found = set_find_in_both(a, b, in->key, flow_match(value_port(value)), &at);
 	if (found && !((found ^ value) & IDENTITY) &&
-	    count_twins(a, b, key, value_port(value)) == 1) {
+	    count_twins(a, b, in->key, value_port(value)) == 1) {
 		value = (value & ~SEEN_MASK) | (now & SEEN_MASK) | PROVEN;
 		result = swap_64(place_at(a, b, at), found, value) == found;
 	}
@@ -373,22 +340,20 @@ __attribute__((noinline)) int flow_prove(__u64 key, __u64 hash, __u64 value, __u
 }
 
 /*
- * Note a packet of a live flow, which puts it into this state, and makes it
- * proven if it was in the state before. The line is written once a tick, and
- * when something changed. A global function: it is verified once.
+ * Note a packet of a live flow at a place of its sets, which puts it into this state,
+ * and makes it proven if it was in the state before. The line is written once a
+ * tick, and when something changed. A global function: it is verified once.
  */
-__attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __u64 value,
-					 __u32 state)
+__attribute__((noinline)) int flow_touch(const struct flow_words *in, struct set *a, struct set *b,
+					 __u64 *place, __u32 state)
 {
 	struct settings *s = get_settings();
-	struct set *a = first_flow_set(hash);
-	__u64 wanted, now;
+	__u64 value, wanted, now;
 
-	/* IPv4 does not need it, and would leave it out of its calls. */
-	asm volatile(""
-		     : "+r"(key));
-	if (!place || !a)
+	barrier_var(b); /* IPv4 does not need it, and would leave it out of its calls */
+	if (!in || !a || !b || !place)
 		return 0;
+	value = in->value;
 	now = clock_now(s);
 	if (value_two_way_state(value) == state &&
 	    (value & PROVEN || (state != STATE_ESTABLISHED && state != STATE_UDP))) {
@@ -397,8 +362,8 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 		return 0;
 	}
 	if (HAS_OWNERS && value_state(value) == state) {
-		if (flow_prove(key, hash, value, now))
-			note_news(s, &FLOW_NEWS, a, place, hash, count_flow_sets());
+		if (flow_prove(in, a, b, now))
+			note_news(s, &FLOW_NEWS, a, place, in->hash, count_flow_sets());
 		else if ((value & SEEN_MASK) != (now & SEEN_MASK))
 			store_16(place, now);
 		return 0;
@@ -413,7 +378,7 @@ __attribute__((noinline)) int flow_touch(__u64 *place, __u64 key, __u64 hash, __
 		if (found == value) {
 			load_move(value_real(value), value_state(value), state & 7);
 			if (wanted & PROVEN || is_shared(state))
-				note_news(s, &FLOW_NEWS, a, place, hash, count_flow_sets());
+				note_news(s, &FLOW_NEWS, a, place, in->hash, count_flow_sets());
 			return 0;
 		}
 		/* Only the time stamp may have changed; else leave it be. */
@@ -472,7 +437,7 @@ static __always_inline __u32 flow_update(struct absorption *in, __u64 *place, __
 /* Store a flow that a peer tells of. It never costs a proven flow its place. */
 __attribute__((noinline)) int flow_absorb(struct absorption *in)
 {
-	struct insertion new = {};
+	struct flow_words new = {};
 	__u32 at = 0;
 	struct settings *s = get_settings();
 	__u64 *lock, *place = 0;
@@ -501,8 +466,8 @@ __attribute__((noinline)) int flow_absorb(struct absorption *in)
 	} else {
 		new.key = in->key;
 		new.value = in->value;
-		if (HAS_OWNERS)
-			disprove_twins(in->key, in->hash, value_port(in->value));
+		if (HAS_OWNERS && STORES)
+			disprove_twins(a, b, in->key, value_port(in->value));
 		in->outcome = flow_store(s, a, b, &new, &place, value, now, CLASS_PROVEN) ?
 				      ABSORB_NO_PLACE :
 				      ABSORB_STORED;

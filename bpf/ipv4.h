@@ -167,9 +167,9 @@ static __always_inline const struct address *current_network(void)
 /* Which flow the packet is of, at the VIP whose number for the protocol this is. */
 static __always_inline void identify_flow(struct run *r, __u16 vip)
 {
-	r->key = flow_key(r->p.source, r->p.source_port, vip);
-	r->hash = flow_hash(r->s, r->p.source, r->p.source_port, r->p.destination,
-			    r->p.destination_port);
+	r->flow.key = flow_key(r->p.source, r->p.source_port, vip);
+	r->flow.hash = flow_hash(r->s, r->p.source, r->p.source_port, r->p.destination,
+				 r->p.destination_port);
 }
 
 static __always_inline __u64 template_key(__be32 client, const struct service *svc)

@@ -278,8 +278,8 @@ static __always_inline void identify_flow(struct run *r, __u16 vip)
 	if (!a)
 		return;
 	a->client = *r->p.source;
-	r->key = flow_key(name_of(r->s, r->p.source), r->p.source_port, vip);
-	r->hash = flow_hash(r->s, r->key, r->p.destination_port);
+	r->flow.key = flow_key(name_of(r->s, r->p.source), r->p.source_port, vip);
+	r->flow.hash = flow_hash(r->s, r->flow.key, r->p.destination_port);
 }
 
 /* Of the client's network, whose prefix length is the service's mask. */

@@ -21,6 +21,14 @@
 #endif
 #include "tunnel.h"
 
+/* A function for its stack: the key's place is free again behind it. */
+static __always_inline struct interface *get_interface(void)
+{
+	__u32 slot = interface_slot;
+
+	return bpf_map_lookup_elem(&interfaces, &slot);
+}
+
 /*
  * Several packets that GRO, or the sender's TSO, has made one of: generic XDP
  * sees them so. They are cut up again on the way out, and no single packet
@@ -137,12 +145,11 @@ static __always_inline int send_answer(struct run *r)
 /* From a frame to an outcome, SEND or ANSWER. */
 static __always_inline int decide(struct run *r)
 {
-	__u32 slot = interface_slot;
 	int outcome;
 
 	if (r->data + ETHER + IP_HEADER > r->end)
 		return PASS(VERDICT_MALFORMED);
-	r->me = bpf_map_lookup_elem(&interfaces, &slot);
+	r->me = get_interface();
 	r->s = get_settings();
 	if (!r->me)
 		return PASS(VERDICT_NOT_OUR_MAC);

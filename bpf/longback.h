@@ -116,10 +116,11 @@ static __always_inline void continue_by_reply(struct run *r, struct real *real, 
 	__u32 state = STATE_UDP;
 	__u64 rank = 0;
 
+	r->flow.value = value;
 	if (r->p.protocol == IPPROTO_TCP)
 		state = next_two_way_state(value_two_way_state(value), r->p.tcp_flags, 1);
 	if (STORES)
-		flow_touch(place, r->key, r->hash, value, state);
+		flow_touch(&r->flow, r->first, r->second, place, state);
 	if (state == STATE_ESTABLISHED && value_state(value) != state)
 		rank = TEMPLATE_ASSURED;
 	else if (!(value & PROVEN) && (state == STATE_ESTABLISHED || state == STATE_UDP))
@@ -140,9 +141,10 @@ static __always_inline int use_flow(struct run *r, struct departure *d)
 	outcome = admit_reply(r->p.destination);
 	if (outcome != CONTINUE)
 		return outcome;
+	if (!find_sets(r))
+		return DROP(VERDICT_TABLE_BUSY);
 	value = look_up_flow(r, &place);
-	r->now = clock_now(r->s);
-	if (!value || !place || flow_is_expired(r->s, value, r->now))
+	if (!value || !place || flow_is_expired(r->s, value, clock_now(r->s)))
 		return PASS(VERDICT_NOT_OURS);
 	r->slot = value_real(value);
 	real = bpf_map_lookup_elem(&reals, &r->slot);
@@ -204,12 +206,11 @@ static __always_inline void note_reply(const struct run *r, const struct departu
 /* From a frame that is for none of our VIPs to an outcome, or ANSWER. */
 static __always_inline int decide_reply(struct run *r, struct departure *d)
 {
-	__u32 slot = interface_slot;
 	int outcome;
 
 	if (r->data + ETHER + IP_HEADER > r->end)
 		return PASS(VERDICT_NOT_OURS);
-	r->me = bpf_map_lookup_elem(&interfaces, &slot);
+	r->me = get_interface();
 	r->s = get_settings();
 	if (!r->me || (has_vlans(r->me) && !is_vlan_served(r->ctx)))
 		return PASS(VERDICT_NOT_OURS);

@@ -21,16 +21,16 @@ static __always_inline __u64 find_left_flow_in(const struct run *r, __u32 number
 		set = set_in_pieces(&OLD_FLOW_PIECES, &number);
 	else
 		set = bpf_map_lookup_elem(&OLD_FLOWS, &number);
-	return set ? set_find(set, r->key, flow_match(r->p.destination_port), place) : 0;
+	return set ? set_find(set, r->flow.key, flow_match(r->p.destination_port), place) : 0;
 }
 
-/* The flow of r->key where it was left behind. It goes on there, until it is copied from there. */
+/* The flow of r->flow.key where it was left behind. It goes on there, until it is copied from there. */
 static __always_inline __u64 find_left_flow(const struct run *r, __u64 **place)
 {
-	__u64 value = find_left_flow_in(r, first_set(r->hash, old_flow_sets & ~IN_PIECES), place);
+	__u64 value = find_left_flow_in(r, first_set(r->flow.hash, old_flow_sets & ~IN_PIECES), place);
 
 	if (!value)
-		value = find_left_flow_in(r, second_set(r->hash, old_flow_sets & ~IN_PIECES), place);
+		value = find_left_flow_in(r, second_set(r->flow.hash, old_flow_sets & ~IN_PIECES), place);
 	return value;
 }
 

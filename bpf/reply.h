@@ -62,14 +62,13 @@ __attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
 	struct settings *s = get_settings();
 	__u64 value, key, hash;
 	__be16 port;
-	__u32 way = 0;
 
 	if (!q || !at)
 		return 0;
 	port = at->vip_port ?: q->found.port;
 	key = flow_key(q->client, q->client_port, at->number);
 	hash = flow_hash(s, q->client, q->client_port, at->vip, port);
-	value = peek_flow(key, hash, port, &way);
+	value = peek_flow(key, hash, port);
 	if (!value || flow_is_expired(s, value, clock_now(s)) || !is_to(value, &q->found))
 		return 0;
 	q->found.vip = at->vip;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "packet.h"
+#include "set.h"
 
 #define SEND (-2) /* to run.real */
 #define ANSWER (-3) /* with the ICMP message of run.verdict */
@@ -24,9 +25,9 @@ struct run {
 	struct interface *me;
 	struct vip *vip;
 	struct packet p;
-	__u64 key; /* of the flow */
-	__u64 hash; /* of the flow */
-	__u64 now;
+	struct flow_words flow;
+	struct set *first; /* where the flow is, or will be: looked up once */
+	struct set *second;
 	struct real *real; /* with SEND: where to, */
 	__u32 slot; /* its number (NO_SLOT: nowhere yet) */
 	__u16 verdict; /* and what it is called; with ANSWER too */

@@ -34,6 +34,9 @@
 struct set {
 	__u64 key[WAYS];
 	__u64 value[WAYS];
+#ifdef LVX_IPV6
+	struct address owner[WAYS];
+#endif
 };
 
 /* A hash of 32 bits as an index below n: any n, no division. */
@@ -100,10 +103,14 @@ struct match {
 	const struct address *owner; /* IPv6: whose it is; the key only names it */
 };
 
-/* The addresses behind a set of IPv6. */
+/* The addresses of a set of IPv6. */
 static __always_inline struct address *owners_of(struct set *set)
 {
-	return (struct address *)(set + 1);
+#ifdef LVX_IPV6
+	return set->owner;
+#else
+	return 0;
+#endif
 }
 
 /*

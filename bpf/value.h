@@ -26,6 +26,13 @@
 #define GENERATION_SHIFT 52
 #define IDENTITY (~SEEN_MASK) /* what must not change under a reader */
 
+/* What identifies a flow in its table, and its value. */
+struct flow_words {
+	__u64 key;
+	__u64 hash;
+	__u64 value;
+};
+
 /* struct template_value */
 #define TEMPLATE_EXPIRES 0xffffffULL
 #define TEMPLATE_REAL_SHIFT 24

@@ -101,7 +101,7 @@ func TestTroubleshooting(t *testing.T) {
 
 // documentedBody is the configuration of a director in the documents.
 func documentedBody(priority int) string {
-	const check = "check: {type: tcp, interval: 200ms, timeout: 150ms, fall: 1, rise: 1}"
+	const check = "check: {type: tcp, interval: 200ms, timeout: 2s, fall: 1, rise: 1}"
 	return strings.Replace(pairBody(priority, check, "172.25.0.12", "172.25.0.13", "172.25.0.15"), "scheduler: mh", "scheduler: rr", 1)
 }
 

@@ -65,7 +65,7 @@ func TestFault24UnitSandbox(t *testing.T) {
 	for _, name := range []string{"bare", "sandboxed"} {
 		r := newRig(t, testenv.Shape{Directors: 1})
 		d1 := r.Cluster.Host("d1")
-		body := service("check: [{type: tcp, interval: 200ms, timeout: 100ms, fall: 1, rise: 1}, {type: exec, argv: [/bin/true], interval: 200ms, timeout: 100ms, fall: 1, rise: 1}]") +
+		body := service("check: [{type: tcp, interval: 200ms, timeout: 5s, fall: 1, rise: 1}, {type: exec, argv: [/bin/true], interval: 200ms, timeout: 5s, fall: 1, rise: 1}]") +
 			"vrrp:\n  - {name: VI_1, interface: eth0, virtual_router_id: 51, priority: 100, advert_interval: 100ms, version: 3, addresses: [" + rig.VIP + "/24]}\n"
 		file, err := r.Config("d1", body)
 		must(t, err)

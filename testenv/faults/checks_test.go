@@ -29,7 +29,7 @@ func writeProgram(t *testing.T, h *testenv.Host, text string) (path, dir string)
 // nothing.
 func TestFault08NewCheckOfALiveReal(t *testing.T) {
 	t.Parallel() // it waits most of its time
-	const times = "interval: 200ms, timeout: 150ms, fall: 1000, rise: 1"
+	const times = "interval: 200ms, timeout: 5s, fall: 1000, rise: 1"
 	for name, before := range map[string]string{
 		"first check":  "",
 		"another type": "check: {type: tcp, " + times + "}",
@@ -73,7 +73,7 @@ func TestFault09VariablesOfPrograms(t *testing.T) {
 	event := filepath.Join(d1.Dir(), "program", "event")
 	must(t, os.WriteFile(event, []byte("#!/bin/sh\nenv >>"+out+"/$1\n"), 0o755))
 	body := service(fmt.Sprintf(`hooks: {real_down: [%[1]s, hook], quorum_down: [%[1]s, quorum]}
-    check: {type: exec, argv: [%[2]s], env: {ATTEMPTS: 2}, interval: 200ms, timeout: 150ms, fall: 1, rise: 1}`, event, check)) +
+    check: {type: exec, argv: [%[2]s], env: {ATTEMPTS: 2}, interval: 200ms, timeout: 5s, fall: 1, rise: 1}`, event, check)) +
 		"notify: {exec: [" + event + " notify]}\n"
 	must(t, r.Direct(t.Context(), "d1", body))
 	realsUp(t, r, "r1", "r2")

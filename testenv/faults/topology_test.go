@@ -32,7 +32,7 @@ func TestFault04ChecksLeaveByTheRoute(t *testing.T) {
 		t.Run("second interface, via "+via, func(t *testing.T) {
 			r := newRig(t, testenv.Shape{Directors: 1})
 			secondSegment(t, r)
-			must(t, r.Direct(t.Context(), "d1", "xdp_mode: generic\n"+service("check: {type: http, via: "+via+", interval: 300ms, timeout: 200ms, fall: 1, rise: 1}", "10.77.0.12")))
+			must(t, r.Direct(t.Context(), "d1", "xdp_mode: generic\n"+service("check: {type: http, via: "+via+", interval: 300ms, timeout: 2s, fall: 1, rise: 1}", "10.77.0.12")))
 			realsUp(t, r, "r1")
 			must(t, r.Webs["r1"].Close())
 			says(t, r, "status", "10.77.0.12", "refused")
@@ -42,7 +42,7 @@ func TestFault04ChecksLeaveByTheRoute(t *testing.T) {
 			d1 := r.Cluster.Host("d1")
 			own := d1.Addr("eth0").String()
 			commands(t, d1, "ip link add br0 type bridge", "ip link set eth0 master br0", "ip address flush dev eth0", "ip address add "+own+"/24 dev br0", "ip link set br0 up")
-			must(t, r.Direct(t.Context(), "d1", service("check: {type: http, via: "+via+", interval: 300ms, timeout: 200ms, fall: 1, rise: 1}")))
+			must(t, r.Direct(t.Context(), "d1", service("check: {type: http, via: "+via+", interval: 300ms, timeout: 2s, fall: 1, rise: 1}")))
 			realsUp(t, r, "r1", "r2")
 			says(t, r, "status", "it is a port of br0: frames leave by the bridge, which takes none from native XDP")
 			must(t, r.Webs["r1"].Close())

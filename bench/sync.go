@@ -37,9 +37,15 @@ func connectionsOf(ctx context.Context, j *job, joins []int, seconds int) error 
 		return err
 	}
 	for _, flows := range joins {
+		if !j.wants(fmt.Sprintf("join/%d", flows)) {
+			continue
+		}
 		if err := joinWith(ctx, j, flows); err != nil {
 			return fmt.Errorf("join with %d flows: %w", flows, err)
 		}
+	}
+	if !j.wants("churn") {
+		return nil
 	}
 	return churn(ctx, j, churnRate, seconds)
 }

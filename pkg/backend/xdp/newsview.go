@@ -19,11 +19,14 @@ type knownSet struct {
 // live entry.
 func wordOf(v uint64) uint8 { return uint8(v >> 56) }
 
-// isNews reports whether peers know an entry otherwise, or know it from so long
-// ago that it must be told again; life is in ticks.
-func (known *knownSet) isNews(way int, v uint64, tick uint16, life uint32) bool {
-	return known.word[way] != wordOf(v) || uint32(tick-known.tick[way]) >= max(life/refreshShare, 1)
+// isNews reports whether peers know an entry otherwise, or know it from so many
+// ticks ago that it must be told again (see [refreshOf]).
+func (known *knownSet) isNews(way int, v uint64, tick uint16, refresh uint32) bool {
+	return known.word[way] != wordOf(v) || uint32(tick-known.tick[way]) >= refresh
 }
+
+// refreshOf is after how many ticks an entry with such a life is told of again.
+func refreshOf(life uint32) uint32 { return max(life/refreshShare, 1) }
 
 // isKnown reports whether peers know the entry that has a place, however it has
 // changed since.

@@ -210,7 +210,7 @@ func (n *tableNews) readAhead(sets []int) {
 // findFlowNews notes the set of a flow if peers do not know the flow as it is.
 func (b *Backend) findFlowNews(t table, set, way int, v bpf.FlowValue) {
 	n := &b.news.flows[familyOf(t)]
-	if isToldOf(v) && n.view[set].isNews(way, uint64(v), v.Seen(), uint32(b.dp.Settings.Timeout[v.State()])) {
+	if isToldOf(v) && n.view[set].isNews(way, uint64(v), v.Seen(), refreshOf(uint32(b.dp.Settings.Timeout[v.Code()]))) {
 		n.found.add(set)
 	}
 }
@@ -226,7 +226,7 @@ func (b *Backend) findTemplateNews(table table, set, way int, t bpf.TemplateValu
 
 func (b *Backend) isTemplateNews(n *tableNews, set, way int, t bpf.TemplateValue) bool {
 	s := b.byIndex[b.dp.Reals[t.Real()].Service%bpf.Services]
-	return s != nil && n.view[set].isNews(way, uint64(t), uint16(t.Expires()), ticks(s.conf.Persistence.Timeout))
+	return s != nil && n.view[set].isNews(way, uint64(t), uint16(t.Expires()), refreshOf(ticks(s.conf.Persistence.Timeout)))
 }
 
 // tellFlows tells of what peers do not know yet of a set of flows. Of those that
@@ -237,19 +237,18 @@ func (n *news) tellFlows(t *teller, of *tableNews, set int) {
 	words := of.table.wordsOf(set)
 	for way := range bpf.Ways {
 		v := bpf.FlowValue(load64(&words[bpf.Ways+way]))
-		if !v.IsLive() || !known.isNews(way, uint64(v), v.Seen(), uint32(t.b.dp.Settings.Timeout[v.State()])) {
+		if !v.IsLive() || !known.isNews(way, uint64(v), v.Seen(), t.refresh[v.Code()]) {
 			continue
 		}
 		isFree := v.IsProven() || known.isKnown(way, uint64(v))
 		if !isFree && n.unprovenLeft == 0 {
 			continue
 		}
-		e := of.table.at(set, way)
-		client := e.clientBytes()
-		if bpf.FlowValue(load64(e.value)).Nonce() != v.Nonce() {
+		key, client := load64(&words[way]), clientBytes(words, way, isIPv6)
+		if bpf.FlowValue(load64(&words[bpf.Ways+way])).Nonce() != v.Nonce() {
 			continue // the place has changed hands, and is noted
 		}
-		if !t.tellFlow(bpf.FlowKey(e.key), client, isIPv6, v) {
+		if !t.tellFlow(bpf.FlowKey(key), client, isIPv6, v) {
 			continue
 		}
 		known.note(way, uint64(v), v.Seen())

@@ -23,6 +23,7 @@ type teller struct {
 	reals   [1 << 8]toldReal
 	kinds   [1 << 9]toldKind
 	timeout [bpf.States]time.Duration
+	refresh [1 << 4]uint32 // by code: see [refreshOf]
 }
 
 // toldKind is the kind, in the batch, of flows that differ in client and time
@@ -61,6 +62,9 @@ func (b *Backend) newTeller(batch *connsync.Batch) *teller {
 	t := &teller{b: b, batch: batch, now: b.now(), tick: ticksDuration(1)}
 	for state := range t.timeout {
 		t.timeout[state] = b.stateTimeout(bpf.FlowState(state))
+	}
+	for code := range t.refresh {
+		t.refresh[code] = refreshOf(uint32(b.dp.Settings.Timeout[code]))
 	}
 	return t
 }

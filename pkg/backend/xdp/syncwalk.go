@@ -36,7 +36,8 @@ func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates boo
 	b.flowTables() // what has been read of them is old
 	t := b.newTeller(batch)
 	for set := first; set < min(first+walkSets, table.sets()); set++ {
-		if table.isEmpty(set) {
+		words := table.wordsOf(set)
+		if emptyValues(words[bpf.Ways : 2*bpf.Ways]) {
 			continue
 		}
 		for way := range bpf.Ways {
@@ -46,15 +47,13 @@ func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates boo
 				}
 				continue
 			}
-			e := table.at(set, way)
-			v := bpf.FlowValue(load64(e.value))
+			v := bpf.FlowValue(load64(&words[bpf.Ways+way]))
 			if !v.IsLive() {
 				continue
 			}
-			e.key = e.keyNow()
-			client := e.clientBytes()
-			if bpf.FlowValue(load64(e.value)).Nonce() == v.Nonce() { // else another has come, which is news
-				t.tellFlow(bpf.FlowKey(e.key), client, table.isIPv6(), v)
+			key, client := load64(&words[way]), clientBytes(words, way, table.isIPv6())
+			if bpf.FlowValue(load64(&words[bpf.Ways+way])).Nonce() == v.Nonce() { // else another has come, which is news
+				t.tellFlow(bpf.FlowKey(key), client, table.isIPv6(), v)
 			}
 		}
 	}

@@ -163,14 +163,14 @@ func (e entry) wordsNow() []uint64 {
 	return e.words
 }
 
-// clientBytes is the client's address as [connsync.Member] has it.
-func (e entry) clientBytes() (b [16]byte) {
-	if !e.table.isIPv6() {
-		binary.NativeEndian.PutUint32(b[:], uint32(e.key))
+// clientBytes is the address of the client at a way of a set, as [connsync.Member]
+// has it.
+func clientBytes(words []uint64, way int, isIPv6 bool) (b [16]byte) {
+	if !isIPv6 {
+		binary.NativeEndian.PutUint32(b[:], uint32(load64(&words[way])))
 		return b
 	}
-	at := 2*bpf.Ways + 2*e.way
-	words := e.wordsNow()
+	at := 2*bpf.Ways + 2*way
 	binary.NativeEndian.PutUint64(b[:], load64(&words[at]))
 	binary.NativeEndian.PutUint64(b[8:], load64(&words[at+1]))
 	return b

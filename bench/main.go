@@ -58,6 +58,9 @@ func main() {
 	if os.Getenv(peerPort) != "" {
 		os.Exit(bePeer(ctx))
 	}
+	if os.Getenv(forwards) != "" {
+		os.Exit(beForwarder())
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -138,6 +138,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(peerPort) != "" {
 		os.Exit(bePeer(context.Background()))
 	}
+	if os.Getenv(forwards) != "" {
+		os.Exit(beForwarder())
+	}
 	os.Exit(m.Run())
 }
 

@@ -139,7 +139,7 @@ func churn(ctx context.Context, j *job, rate, seconds int) error {
 	return nil
 }
 
-// spent is CPU time: of the thread that forwards, of all others, and of the peer.
+// spent is CPU time: of the process that forwards, of this one, and of the peer.
 type spent struct {
 	forwarding, others, reading time.Duration
 	took                        time.Duration
@@ -181,21 +181,26 @@ func churnOnce(ctx context.Context, j *job, rate, seconds int, isSynced bool) (s
 }
 
 // openAndClose opens connections for so many seconds and closes each a second
-// later, and notes what that costs this process.
-func (r *rig) openAndClose(ctx context.Context, j *job, rate, seconds int, s *spent) error {
+// later, and notes what that costs the forwarder and this process.
+func (r *rig) openAndClose(ctx context.Context, j *job, rate, seconds int, s *spent) (err error) {
+	f, err := r.startForwarder()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.stop()) }()
 	part := rate / 10
-	began, before, thread := time.Now(), processTime(), cpuTime()
+	began, before := time.Now(), processTime()
 	tick := time.NewTicker(time.Second / 10)
 	defer tick.Stop()
 	for n := range 10 * (seconds + 1) {
 		from := n * part
 		if n < 10*seconds {
-			if err := r.establishAt(from, part); err != nil {
+			if err := s.forward(f, from, part, syn, ack, ack); err != nil {
 				return err
 			}
 		}
 		if n >= 10 {
-			if err := r.sendFrom(fin|ack, from-10*part, part); err != nil {
+			if err := s.forward(f, from-10*part, part, fin|ack); err != nil {
 				return err
 			}
 		}
@@ -208,9 +213,20 @@ func (r *rig) openAndClose(ctx context.Context, j *job, rate, seconds int, s *sp
 			return ctx.Err()
 		}
 	}
-	s.forwarding = cpuTime() - thread
-	s.others = processTime() - before - s.forwarding
+	s.others = processTime() - before
 	s.took = time.Since(began)
+	return nil
+}
+
+// forward sends such packets of each of n flows.
+func (s *spent) forward(f *forwarder, from, n int, flags ...byte) error {
+	for _, of := range flags {
+		cpu, err := f.send(of, from, n)
+		if err != nil {
+			return err
+		}
+		s.forwarding += cpu
+	}
 	return nil
 }
 

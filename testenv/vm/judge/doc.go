@@ -10,8 +10,9 @@
 // that docs/semantics.md lists are kept out of its way or looked at by rules
 // of their own, each named where it is applied: a rotation of rr and wrr after
 // an edit, connections of a removed real, which the kernel throws away at once
-// and lvx when their next packet comes, ICMP errors that go by the ring, and the
-// identification of IPv6's fragments, which the kernel makes anew.
+// and lvx when their next packet comes, ICMP errors that go by the ring, the
+// identification of IPv6's fragments, which the kernel makes anew, and IPv6's
+// fragments by tunnel, of which the kernel carries the whole datagram.
 // The probes that tell a rotation are more on lvx's side: they have to end
 // before a scheduler that counts connections takes over.
 //

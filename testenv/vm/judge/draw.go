@@ -116,6 +116,9 @@ func (t *trial) drawReal(f *file, n int) lb.Real {
 	r := lb.Real{Addr: f.family.real(n), Weight: t.drawWeight(), Forward: pick(t.rnd, f.family.forwards...)}
 	if r.Forward == lb.Tunnel {
 		r.Encap = pick(t.rnd, lb.Encap{}, lb.Encap{Kind: lb.GRE}, lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}, lb.Encap{Kind: lb.GUE, Port: 5555})
+		if chance(t.rnd, 2) {
+			r.Addr = f.family.other().real(n)
+		}
 	}
 	if r.Forward == lb.NAT && !f.ByMark() && f.Listeners[0].Width() == 1 && chance(t.rnd, 2) {
 		r.Port = 8080

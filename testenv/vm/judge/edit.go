@@ -77,7 +77,7 @@ func (t *trial) change(f *file) (what string, rotates bool) {
 		return "expire quiescent template", false
 	}
 	r := t.drawReal(f, 1+t.rnd.IntN(most))
-	if slices.ContainsFunc(f.Reals, func(o lb.Real) bool { return o.Addr == r.Addr }) {
+	if slices.ContainsFunc(f.Reals, func(o lb.Real) bool { return realNumber(o.Addr) == realNumber(r.Addr) }) {
 		return "nothing", false
 	}
 	f.Reals = append(slices.Clone(f.Reals), r)

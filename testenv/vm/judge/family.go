@@ -36,7 +36,7 @@ var (
 			"2001:db8:1::5", "2001:db8:1::77", "2001:db8:1:0:8000::5", "2001:db8:1:1::5", "2001:db8:8002::1", "fd00:0:1::9",
 		),
 		prefixes: []int{0, 0, 64, 48, 33},
-		forwards: []lb.Forward{lb.DR},
+		forwards: []lb.Forward{lb.DR, lb.DR, lb.Tunnel},
 		real:     onearm.Real6,
 		probe: func(serial int) netip.Addr {
 			return netip.AddrFrom16([16]byte{0xfd, 0x11, byte(serial >> 8), byte(serial), 15: 1}) // each in a /32 of its own
@@ -56,6 +56,14 @@ func addresses(texts ...string) (as []netip.Addr) {
 		as = append(as, netip.MustParseAddr(s))
 	}
 	return as
+}
+
+// other is the family that tunnels lead to besides f.
+func (f *family) other() *family {
+	if f == ipv4 {
+		return ipv6
+	}
+	return ipv4
 }
 
 // realNumber is which of onearm's reals has an address, 0 if none.

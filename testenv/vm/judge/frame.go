@@ -14,28 +14,44 @@ import (
 // routing it is for the VIP's port.
 func serverAt(f onearm.Seen) netip.AddrPort {
 	b := f.Frame.Data()[14:]
+	b = b[overheadOf(b):]
 	if b[0]>>4 == 6 {
 		return netip.AddrPort{} // nothing that the director would look at
 	}
-	b = b[overheadOf(b):]
 	if b[9] != byte(lb.TCP) && b[9] != byte(lb.UDP) {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(onearm.Real(f.Real), binary.BigEndian.Uint16(b[22:]))
 }
 
-// overheadOf is how long what a tunnel has put in front of an IPv4 packet is: its
-// packets come from the director, and so does nothing else but ICMP.
-func overheadOf(b []byte) int {
-	if len(b) < 20 || netip.AddrFrom4([4]byte(b[12:16])) != onearm.Director {
-		return 0
+// outerLen is the length of the IP header of what comes from the director, 0 for other
+// packets.
+func outerLen(b []byte) int {
+	switch {
+	case len(b) >= 40 && b[0]>>4 == 6 && netip.AddrFrom16([16]byte(b[8:24])) == onearm.Director6:
+		return 40
+	case len(b) >= 20 && b[0]>>4 == 4 && netip.AddrFrom4([4]byte(b[12:16])) == onearm.Director:
+		return 20
 	}
-	return map[byte]int{protoIPIP: 20, protoGRE: 20 + 4, byte(lb.UDP): 20 + 8 + 4}[b[9]]
+	return 0
 }
 
-// Numbers of IPv4 that an outer header has.
+// overheadOf is how long what a tunnel has put in front of a packet is: its packets come
+// from the director, and so does nothing else but ICMP.
+func overheadOf(b []byte) int {
+	between := map[byte]int{protoIPIP: 0, protoIPv6: 0, protoGRE: 4, byte(lb.UDP): 8 + 4}
+	base := outerLen(b)
+	at := map[int]int{20: 9, 40: 6}[base]
+	if more, ok := between[b[at]]; ok && base > 0 && len(b) > base+more {
+		return base + more
+	}
+	return 0
+}
+
+// Numbers that an outer header has.
 const (
 	protoIPIP = 4
+	protoIPv6 = 41
 	protoGRE  = 47
 )
 
@@ -44,23 +60,48 @@ const (
 // its checksum was found right.
 func comparable(f onearm.Seen) []byte {
 	b := f.Frame.Data()
+	if len(b) < 34 {
+		return b
+	}
+	if overhead := overheadOf(b[14:]); overhead > 0 {
+		return comparableTunnel(b, overhead)
+	}
 	if isIPv6(b) {
 		return comparable6(b)
 	}
-	if len(b) >= 34 && b[12] == 8 && b[13] == 0 {
+	if b[12] == 8 && b[13] == 0 {
 		b = b[:min(len(b), 14+int(binary.BigEndian.Uint16(b[16:])))]
 	}
-	overhead := overheadOf(b[min(14, len(b)):])
-	if overhead > 0 && b[23] == byte(lb.UDP) && len(b) > 36 && b[34] >= 0x80 {
-		b[34], b[35] = 0, 0 // GUE comes from the flow's port, of ip_local_port_range there, of 49152 and more here
+	if isAnswer := f.Real == 0 || b[23] == 1 && netip.AddrFrom4([4]byte(b[26:30])) == onearm.Director; isAnswer {
+		clearID(b)
 	}
-	// What a tunnel carries may be fragmented if it has no DF: its identification is any number.
-	isOuter := overhead > 0 && b[20]&0x40 == 0
-	isAnswer := f.Real == 0 || isOuter || len(b) >= 34 && b[23] == 1 && netip.AddrFrom4([4]byte(b[26:30])) == onearm.Director
-	if !isAnswer || len(b) < 34 || ipChecksum(b[14:34]) != 0 {
-		return b
+	return b
+}
+
+// clearID takes the identification out of a frame of IPv4 whose checksum is right.
+func clearID(b []byte) {
+	if len(b) >= 34 && ipChecksum(b[14:34]) == 0 {
+		b[18], b[19], b[24], b[25] = 0, 0, 0, 0
 	}
-	b[18], b[19], b[24], b[25] = 0, 0, 0, 0
+}
+
+// comparableTunnel is a frame of a tunnel without padding, and without what of its outer
+// headers means nothing: the port that GUE comes from, the flow's, which is of
+// ip_local_port_range there, of 49152 and more here; and, where what is carried may be
+// fragmented, the identification, which is any number.
+func comparableTunnel(b []byte, overhead int) []byte {
+	base := outerLen(b[14:])
+	if base == 40 {
+		b = slices.Clone(b[:min(len(b), ipv6End+int(binary.BigEndian.Uint16(b[18:])))])
+	} else {
+		b = b[:min(len(b), 14+int(binary.BigEndian.Uint16(b[16:])))]
+		if b[20]&0x40 == 0 {
+			clearID(b)
+		}
+	}
+	if at := 14 + base; overhead == base+12 && len(b) > at+2 && b[at] >= 0x80 {
+		b[at], b[at+1] = 0, 0
+	}
 	return b
 }
 

@@ -110,3 +110,46 @@ func TestNamesOfIPv6(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestComparableTunnels: of a tunnel's outer headers padding, the port that GUE comes from
+// and, where the packet may be fragmented, the identification mean nothing; all else does,
+// whichever family is in which.
+func TestComparableTunnels(t *testing.T) {
+	inner4 := icmpAbout(endpoints{proto: lb.UDP, src: netip.MustParseAddrPort("172.16.0.5:1000"), dst: netip.MustParseAddrPort("10.0.0.100:80")}, 3, 3, 64)[14:]
+	inner6 := icmpAbout6(ends6, 1, 4, 64)[14:]
+	for _, inner := range [][]byte{inner4, inner6} {
+		for proto, between := range map[byte][]byte{protoIPIP: nil, 17: {0x90, 1, 0x17, 0xc0, 0, 20, 0, 0, 0, 4, 0, 0}, protoGRE: {0, 0, 8, 0}} {
+			outer4, outer6 := make([]byte, 20), make([]byte, 40)
+			ipHeader(outer4, proto, 20+len(between)+len(inner), 63, onearm.Director, onearm.Real(1))
+			ipv6Header(outer6, proto, len(between)+len(inner), 63, onearm.Director6, onearm.Real6(1))
+			for _, outer := range [][]byte{outer4, outer6} {
+				frame := slices.Concat(onearm.RealMAC(1), onearm.DirectorMAC, []byte{8, 0}, outer, between, inner, []byte{0, 0})
+				if len(outer) == 40 {
+					frame[12], frame[13] = 0x86, 0xdd
+				}
+				testComparableTunnel(t, frame, 14+len(outer), proto)
+			}
+		}
+	}
+}
+
+func testComparableTunnel(t *testing.T, frame []byte, at int, proto byte) {
+	t.Helper()
+	seen := func(change func(b []byte)) string {
+		b := slices.Clone(frame)
+		change(b)
+		return string(comparable(onearm.Seen{Real: 1, Frame: gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.Default)}))
+	}
+	unchanged := seen(func([]byte) {})
+	if unchanged != seen(func(b []byte) { b[len(b)-1]++ }) {
+		t.Errorf("%x: padding made a difference", frame)
+	}
+	if proto == 17 && unchanged != seen(func(b []byte) { b[at], b[at+1] = 0xc0, 7 }) {
+		t.Errorf("%x: the port that GUE comes from made a difference", frame)
+	}
+	for what, i := range map[string]int{"the MAC": 5, "the TTL": map[int]int{34: 22, 54: 21}[at], "the real": at - 1, "what is carried": len(frame) - 9} {
+		if unchanged == seen(func(b []byte) { b[i]++ }) {
+			t.Errorf("%x: %s made no difference", frame, what)
+		}
+	}
+}

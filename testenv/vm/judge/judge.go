@@ -171,7 +171,7 @@ func describe(s lb.State) string {
 		for _, r := range v.Reals {
 			fmt.Fprintf(&b, " %s=%d", shortReal(r.Addr), r.Weight)
 			if r.Forward != lb.DR {
-				fmt.Fprintf(&b, " by %s to %d", r.Forward, r.Port)
+				fmt.Fprintf(&b, " by %s to %s port %d", r.Way(), r.Addr, r.Port)
 			}
 			if r.Upper != 0 || r.Lower != 0 {
 				fmt.Fprintf(&b, "(%d-%d)", r.Lower, r.Upper)

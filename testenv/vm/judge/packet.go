@@ -52,7 +52,7 @@ func (t *trial) packet6(e endpoints, p onearm.Packet) error {
 	case n < 2 && !t.away[e] && !t.goesByRing(e):
 		kind := pick(t.rnd, [2]byte{1, 0}, [2]byte{1, 4}, [2]byte{2, 0}, [2]byte{3, 0}, [2]byte{4, 1}, [2]byte{128, 0}, [2]byte{129, 0})
 		return t.both(fmt.Sprintf("ICMPv6 %d/%d about %s, hop limit %d", kind[0], kind[1], e, p.TTL), e, icmpAbout6(e, kind[0], kind[1], p.TTL))
-	case n < 4:
+	case n < 4 && !t.mayTunnel(e):
 		p.TTL, p.Payload = 64, make([]byte, 100+t.rnd.IntN(100))
 		return t.sendAs(e, p, "in fragments", func(frame []byte) [][]byte { return fragments6(frame, t.rnd.Uint32()) })
 	case n < 10:
@@ -63,6 +63,15 @@ func (t *trial) packet6(e endpoints, p onearm.Packet) error {
 		return t.sendAs(e, p, fmt.Sprintf("behind headers %d", kinds), func(frame []byte) [][]byte { return [][]byte{behindHeaders(frame, kinds)} })
 	}
 	return t.send(e, p)
+}
+
+// mayTunnel reports whether a packet of IPv6 may go by tunnel: of a datagram in
+// fragments the kernel carries the whole, in fragments of its own.
+func (t *trial) mayTunnel(e endpoints) bool {
+	return slices.ContainsFunc(t.files, func(f file) bool {
+		return slices.ContainsFunc(f.Listeners, func(l lb.Listener) bool { return l.Addr == e.dst.Addr() }) &&
+			slices.ContainsFunc(f.Reals, func(r lb.Real) bool { return r.Forward == lb.Tunnel })
+	})
 }
 
 // isOfMark reports whether a packet may get a mark: the kernel's nftables finds

@@ -169,6 +169,9 @@ func (s segment) Routes() []xdp.Route {
 // Lookup implements xdp.Neighbors.
 func (s segment) Lookup(a netip.Addr) xdp.Neighbor {
 	n := xdp.Neighbor{IfIndex: int(s), Device: onearm.Device, MTU: 1500, From: onearm.Director}
+	if a.Is6() {
+		n.From = onearm.Director6
+	}
 	copy(n.Source[:], onearm.DirectorMAC)
 	if number := realNumber(a); number > 0 {
 		copy(n.MAC[:], onearm.RealMAC(number))

@@ -15,6 +15,7 @@ package onearm
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -172,6 +173,9 @@ func addAddresses(vips []netip.Addr) error {
 	}
 	add := func(a netip.Addr, bits int) error {
 		addr := &netlink.Addr{IPNet: prefix(a, bits), Flags: unix.IFA_F_NODAD}
+		if a.Is6() && bits == a.BitLen() {
+			addr.ValidLft = math.MaxInt32 // and deprecated: no VIP is the source of a tunnel
+		}
 		if err := netlink.AddrAdd(dev, addr); err != nil {
 			return fmt.Errorf("address %s: %w", a, err)
 		}

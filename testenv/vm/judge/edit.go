@@ -117,10 +117,25 @@ func (t *trial) leaveSorry(known view) {
 	}
 }
 
+// A client of a persistent service, as a template names it.
+type client struct {
+	service string
+	network netip.Prefix
+}
+
+func clientOf(s lb.Service, a netip.Addr) client {
+	bits := s.Persistence.Prefix
+	if bits == 0 {
+		bits = a.BitLen()
+	}
+	return client{s.Name, netip.PrefixFrom(a, bits).Masked()}
+}
+
 // leaveWithoutTemplate leaves connections of a persistent service alone whose
 // client has no template any more: no real could be used when the client came
 // anew. As such a connection is established, lvx makes the client a template
-// again; the kernel does not.
+// again, and one that the client gets later lives as long as the connection;
+// on the kernel neither. So the client is left alone until both have ended.
 func (t *trial) leaveWithoutTemplate() error {
 	known, err := t.view(t.kernel, false)
 	if err != nil {
@@ -128,26 +143,49 @@ func (t *trial) leaveWithoutTemplate() error {
 	}
 	for _, c := range known.conns {
 		s, ok := t.state.Service(c.Service)
-		if ok && s.Persistence.Enabled() && c.Proto == lb.TCP && !c.Template && !hasTemplate(known, s, c.Client.Addr()) {
+		if !ok || !s.Persistence.Enabled() || c.Template {
+			continue
+		}
+		if who := clientOf(s, c.Client.Addr()); !hasTemplate(known, who) {
 			t.strays[endpointsOf(c)] = true
+			t.unbound[endpointsOf(c)] = who
 		}
 	}
 	return nil
 }
 
-// hasTemplate reports whether a client of a service has a valid template.
-func hasTemplate(v view, s lb.Service, client netip.Addr) bool {
-	bits := s.Persistence.Prefix
-	if bits == 0 {
-		bits = client.BitLen()
-	}
-	network := netip.PrefixFrom(client, bits)
+// hasTemplate reports whether a client has a valid template.
+func hasTemplate(v view, who client) bool {
 	for _, c := range v.conns {
-		if c.Template && c.Service == s.Name && !invalid(c) && network.Contains(c.Client.Addr()) {
+		if c.Template && c.Service == who.service && !invalid(c) && who.network.Contains(c.Client.Addr()) {
 			return true
 		}
 	}
 	return false
+}
+
+// isUnbound reports whether a packet is of a client that is left alone.
+func (t *trial) isUnbound(e endpoints) bool {
+	for _, who := range t.unbound {
+		s, ok := t.state.Service(who.service)
+		if ok && who.network.Contains(e.src.Addr()) && slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool {
+			return l.Proto == e.proto && l.Addr == e.dst.Addr() && l.Contains(e.dst.Port())
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// unboundOf are the connections of the client that a template is for, if it is
+// left alone.
+func (t *trial) unboundOf(c lb.Connection) (of []endpoints) {
+	for e, who := range t.unbound {
+		if who.service == c.Service && who.network.Contains(c.Client.Addr()) {
+			of = append(of, e)
+		}
+	}
+	return of
 }
 
 // mute keeps silent about connections of reals that are away, while the kernel
@@ -187,6 +225,9 @@ func (t *trial) renounce(f *file) error {
 		t.serial++
 		l := f.Listeners[0]
 		e := endpoints{proto: l.Proto, src: netip.AddrPortFrom(c.Client.Addr(), uint16(50000+t.serial%10000)), dst: portOf(l)}
+		if t.isUnbound(e) {
+			continue
+		}
 		if err := t.send(e, onearm.Packet{Src: e.src, Dst: e.dst, UDP: e.proto == lb.UDP, Flags: "S"}); err != nil {
 			return err
 		}

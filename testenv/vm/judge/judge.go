@@ -53,6 +53,7 @@ type trial struct {
 	away    map[endpoints]bool           // see mute
 	muted   map[endpoints]bool           // too
 	strays  map[endpoints]bool           // left out: see leaveSorry, leaveWithoutTemplate
+	unbound map[endpoints]client         // whose strays are too: see leaveWithoutTemplate
 }
 
 // Run plays cases until there were o.Steps steps. The first difference is an
@@ -69,7 +70,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	start := time.Now()
 	for seed := o.Seed; r.Steps < o.Steps && err == nil; seed++ {
-		t := &trial{Options: o, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, strays: map[endpoints]bool{}, servers: map[endpoints]netip.AddrPort{}}
+		t := &trial{Options: o, rnd: rand.New(rand.NewPCG(seed, 7)), kernel: kernel, xdp: xdp, report: &r, strays: map[endpoints]bool{}, unbound: map[endpoints]client{}, servers: map[endpoints]netip.AddrPort{}}
 		if err = t.play(min(caseSteps, o.Steps-r.Steps)); err != nil {
 			err = fmt.Errorf("seed %d, step %d: %w\n%s", seed, len(t.log), err, strings.Join(t.log, "\n"))
 		}

@@ -23,7 +23,7 @@ func (e endpoints) String() string {
 // packet sends one packet, or an ICMP error that quotes one.
 func (t *trial) packet() error {
 	e := t.drawEndpoints()
-	for t.muted[e] || t.strays[e] {
+	for t.muted[e] || t.strays[e] || t.isUnbound(e) {
 		e = t.drawEndpoints()
 	}
 	if from, ok := t.serverOf(e); ok && chance(t.rnd, 3) {

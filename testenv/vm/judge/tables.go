@@ -39,6 +39,7 @@ func (t *trial) views(list bool) (kernel, xdp view, err error) {
 		return kernel, xdp, err
 	}
 	maps.DeleteFunc(t.strays, func(e endpoints, _ bool) bool { return !kernel.strays[e] && !xdp.strays[e] })
+	maps.DeleteFunc(t.unbound, func(e endpoints, _ client) bool { return !t.strays[e] })
 	return kernel, xdp, nil
 }
 
@@ -58,6 +59,11 @@ func (t *trial) view(s *side, list bool) (view, error) {
 				out = append(out, c)
 			case c.Template && t.state.ExpireNodestConn && t.orphaned(c):
 				v.dead = append(v.dead, c)
+				out = append(out, c)
+			case c.Template && len(t.unboundOf(c)) > 0:
+				for _, e := range t.unboundOf(c) {
+					v.strays[e] = true
+				}
 				out = append(out, c)
 			case c.Template && (sorry || invalid(c)):
 				out = append(out, c)

@@ -13,6 +13,8 @@
 // and lvx when their next packet comes, ICMP errors that go by the ring, the
 // identification of IPv6's fragments, which the kernel makes anew, and IPv6's
 // fragments by tunnel, of which the kernel carries the whole datagram.
+// Of what routers say about tunnels lvx tells clients more than the kernel: what
+// they must hear is written down beside it.
 // The probes that tell a rotation are more on lvx's side: they have to end
 // before a scheduler that counts connections takes over.
 //

@@ -48,6 +48,19 @@ func overheadOf(b []byte) int {
 	return 0
 }
 
+// carriedIn is a frame with what a tunnel carries, without padding; nil for others.
+func carriedIn(f onearm.Seen) []byte {
+	b := f.Frame.Data()
+	if overheadOf(b[14:]) == 0 {
+		return nil
+	}
+	length := int(binary.BigEndian.Uint16(b[16:]))
+	if isIPv6(b) {
+		length = 40 + int(binary.BigEndian.Uint16(b[18:]))
+	}
+	return slices.Clone(b[:14+length])
+}
+
 // Numbers that an outer header has.
 const (
 	protoIPIP = 4

@@ -162,6 +162,9 @@ func (t *trial) both(what string, e endpoints, frames ...[]byte) error {
 	if want.kind == "ICMP 3/3" || want.kind == "ICMPv6 1/4" {
 		return t.leaveWithoutTemplate()
 	}
+	if want.carried != nil && got.carried != nil && len(frames) == 1 && chance(t.rnd, 8) {
+		return t.routerSays(e, want.carried, got.carried)
+	}
 	return nil
 }
 
@@ -173,11 +176,18 @@ type outcome struct {
 	real     int
 	isAnswer bool           // of the director's own, by ICMP
 	to       netip.AddrPort // a real's, with the port that it is asked at
+	carried  []byte         // the frame that went through a tunnel, if one did
 }
 
 func (s *side) send(frames ...[]byte) (outcome, error) {
 	o := outcome{name: "nothing", kind: "nothing"}
 	var seen []onearm.Seen
+	if len(frames) == 0 {
+		var err error
+		if seen, err = s.net.Finish(); err != nil {
+			return o, fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
 	for _, frame := range frames {
 		some, err := s.net.SendFrame(frame)
 		if err == nil && len(some) == 0 {
@@ -192,7 +202,7 @@ func (s *side) send(frames ...[]byte) (outcome, error) {
 		one := nameOf(f)
 		o.kind, o.real, o.isAnswer = one, f.Real, f.Real == 0 && strings.HasPrefix(one, "ICMP")
 		if f.Real != 0 {
-			o.kind, o.to = "real", serverAt(f)
+			o.kind, o.to, o.carried = "real", serverAt(f), carriedIn(f)
 		}
 		if i > 0 {
 			one = o.name + ", " + one

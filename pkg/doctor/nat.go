@@ -90,8 +90,12 @@ func (e *exam) examineWayOut(private []netip.Addr) {
 		}
 		for _, real := range private {
 			if rules, err := e.host.Masquerading(real, netip.Addr{}, name); err == nil && len(rules) == 0 {
+				command := "iptables"
+				if real.Is6() {
+					command = "ip6tables"
+				}
 				e.addNote(NoMasquerade, "real "+real.String(), "what it sends of its own leaves by "+name+" with its private address: no rule masquerades it",
-					"if it is to reach out: iptables -t nat -A POSTROUTING -s "+real.String()+" -o "+name+" -j MASQUERADE")
+					"if it is to reach out: "+command+" -t nat -A POSTROUTING -s "+real.String()+" -o "+name+" -j MASQUERADE")
 				return // the others have the same cure
 			}
 		}

@@ -8,7 +8,7 @@
 // is no firewall: of a rule it understands addresses, protocols, ports and
 // incoming interfaces. Other conditions are ignored, so that a warning says
 // "some packets"; a rule that has nothing but such conditions says nothing
-// about a VIP. Of iptables-legacy it reads the marks and the NAT; of its other rules only
+// about a VIP. Of iptables-legacy and ip6tables-legacy it reads the marks and the NAT; of its other rules only
 // their presence is told.
 //
 // It also reads which packets get which mark, so that a service by mark can be

@@ -2,10 +2,8 @@ package netfilter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -15,53 +13,53 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
-// saveTime bounds a run of iptables-legacy-save.
+// saveTime bounds a run of iptables-legacy-save, or of its sibling of IPv6.
 const saveTime = 2 * time.Second
 
-// legacyMarks reads the mangle table of iptables-legacy.
+// legacyMarks reads the mangle tables of iptables-legacy.
 func legacyMarks() ([]lb.MarkRules, error) {
-	if hasMangle, err := hasLegacyTable("mangle"); err != nil || !hasMangle {
-		return nil, err
-	}
-	if used, err := tableHasRules("mangle"); err != nil || !used {
-		return nil, err
-	}
-	saved, err := savedTable("mangle")
+	four, err := iptablesLegacy.marks()
 	if err != nil {
 		return nil, err
 	}
-	return parseSaved(saved), nil
+	six, err := ip6tablesLegacy.marks()
+	return joinMarks(four, six), err
 }
 
-// hasLegacyTable reports whether iptables-legacy has a table.
-func hasLegacyTable(name string) (bool, error) {
-	text, err := os.ReadFile(tableNames)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+func (f legacyFirewall) marks() ([]lb.MarkRules, error) {
+	if hasMangle, err := f.hasTable("mangle"); err != nil || !hasMangle {
+		return nil, err
 	}
-	return slices.Contains(strings.Fields(string(text)), name), err
+	if used, err := f.tableHasRules("mangle"); err != nil || !used {
+		return nil, err
+	}
+	saved, err := f.savedTable("mangle")
+	if err != nil {
+		return nil, err
+	}
+	return f.parseMarks(saved), nil
 }
 
-// savedTable is a table of iptables-legacy in the format of iptables-save. Without
+// savedTable is a table in the format of iptables-save. Without
 // such a table nothing is run, and it is empty.
-func savedTable(name string) (string, error) {
-	if isThere, err := hasLegacyTable(name); err != nil || !isThere {
+func (f legacyFirewall) savedTable(name string) (string, error) {
+	if isThere, err := f.hasTable(name); err != nil || !isThere {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), saveTime)
 	defer cancel()
-	save := exec.CommandContext(ctx, "iptables-legacy-save", "-t", name)
+	save := exec.CommandContext(ctx, f.name+"-save", "-t", name)
 	save.WaitDelay = saveTime // a child of its own may keep the pipe open
 	out, err := save.Output()
 	if err != nil {
-		return "", fmt.Errorf("table %s of iptables-legacy: iptables-legacy-save: %w", name, err)
+		return "", fmt.Errorf("table %s of %s: %s-save: %w", name, f.name, f.name, err)
 	}
 	return string(out), nil
 }
 
-// parseSaved reads the MARK rules of the PREROUTING chain of a table that
+// parseMarks reads the MARK rules of the PREROUTING chain of a table that
 // iptables-save wrote.
-func parseSaved(text string) []lb.MarkRules {
+func (f legacyFirewall) parseMarks(text string) []lb.MarkRules {
 	var m markBook
 	number := 0
 	for line := range strings.Lines(text) {
@@ -70,7 +68,7 @@ func parseSaved(text string) []lb.MarkRules {
 			continue
 		}
 		number++
-		origin := fmt.Sprintf("iptables-legacy, table mangle, chain PREROUTING, rule %d", number)
+		origin := fmt.Sprintf("%s, table mangle, chain PREROUTING, rule %d", f.name, number)
 		c, mark := readSavedRule(words[2:])
 		switch {
 		case mark == 0:

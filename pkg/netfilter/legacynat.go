@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// legacyMasquerading says which rules of a saved nat table give TCP packets that
+// masquerading says which rules of a saved nat table give TCP packets that
 // leave by an interface another source address: those from an address, or to one, as
 // [Reader.Masquerading] has it. What asks for more than addresses, interface
 // and protocol is not meant, and chains of the user's own are not followed.
-func legacyMasquerading(saved string, from, to netip.Addr, device string) (places []string) {
+func (f legacyFirewall) masquerading(saved string, from, to netip.Addr, device string) (places []string) {
 	number := 0
 	for line := range strings.Lines(saved) {
 		words := strings.Fields(line)
@@ -23,7 +23,7 @@ func legacyMasquerading(saved string, from, to netip.Addr, device string) (place
 		switch {
 		case !meetsAll:
 		case target == "MASQUERADE" || target == "SNAT" || target == "NETMAP":
-			return []string{fmt.Sprintf("iptables-legacy, table nat, chain POSTROUTING, rule %d", number)}
+			return []string{fmt.Sprintf("%s, table nat, chain POSTROUTING, rule %d", f.name, number)}
 		case target == "ACCEPT" || target == "RETURN":
 			return nil
 		}

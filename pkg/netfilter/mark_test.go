@@ -61,6 +61,10 @@ var markRules = map[string]struct{ commands, want string }{
 		"10: 172.25.0.100:80/tcp 172.25.0.100:8000-8100/tcp",
 	},
 	"legacy, a source": {"iptables-legacy -t mangle -A PREROUTING -s 10.0.0.0/8 -d 172.25.0.100 -p tcp --dport 80 -j MARK --set-mark 10", "10:\n10! condition -s"},
+	"legacy, IPv6": {
+		"ip6tables-legacy -t mangle -A PREROUTING -d 2001:db8::100 -p tcp --dport 80 -j MARK --set-mark 10\niptables-legacy -t mangle -A PREROUTING -d 172.25.0.100 -p tcp --dport 80 -j MARK --set-mark 10",
+		"10: 172.25.0.100:80/tcp [2001:db8::100]:80/tcp",
+	},
 	"legacy and nft": {
 		"iptables-legacy -t mangle -A PREROUTING -d 172.25.0.100 -p tcp --dport 80 -j MARK --set-mark 10\n" + mangle("-d 172.25.0.100 -p tcp --dport 443 -j MARK --set-mark 10"),
 		"10: 172.25.0.100:443/tcp 172.25.0.100:80/tcp",
@@ -106,7 +110,7 @@ func TestParseSaved(t *testing.T) {
 		"-A PREROUTING -d 10.0.0.1/32 -j ACCEPT":                                                                                         "",
 		"*mangle\n:PREROUTING ACCEPT [0:0]\nCOMMIT":                                                                                      "",
 	} {
-		if got := describeMarks(parseSaved(text)); got != want {
+		if got := describeMarks(iptablesLegacy.parseMarks(text)); got != want {
 			t.Errorf("%s\ngot  %q\nwant %q", text, got, want)
 		}
 	}
@@ -116,7 +120,7 @@ func FuzzParseSaved(f *testing.F) {
 	f.Add("-A PREROUTING -d 10.0.0.1/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0xa/0xffffffff")
 	f.Add(`-A PREROUTING -m comment --comment "`)
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, m := range parseSaved(text) {
+		for _, m := range iptablesLegacy.parseMarks(text) {
 			if m.Mark == 0 || len(m.Listeners) != len(m.Origins) {
 				t.Errorf("%+v", m)
 			}
@@ -152,4 +156,5 @@ func flushMarks(t *testing.T, h *testenv.Host) {
 	t.Helper()
 	flush(t, h)
 	tb.Run(t, h, "iptables-legacy", "-t", "mangle", "-F")
+	tb.Run(t, h, "ip6tables-legacy", "-t", "mangle", "-F")
 }

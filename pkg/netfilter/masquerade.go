@@ -18,11 +18,15 @@ func (r *Reader) Masquerading(from, to netip.Addr, device string) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	saved, err := savedTable("nat")
+	legacy := legacyOf(from)
+	if to.IsValid() {
+		legacy = legacyOf(to)
+	}
+	saved, err := legacy.savedTable("nat")
 	if err != nil {
 		return nil, err
 	}
-	return append(places, legacyMasquerading(saved, from, to, device)...), nil
+	return append(places, legacy.masquerading(saved, from, to, device)...), nil
 }
 
 // nfMasquerading are those of nf_tables.

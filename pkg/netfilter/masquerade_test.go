@@ -13,10 +13,7 @@ import (
 
 // Rules of the postrouting hook, and which of them, if any, gives packets to the real
 // 172.25.0.12, or from it, by eth0 another source address.
-var masquerading = map[string]struct {
-	commands string
-	to, from string
-}{
+var masquerading = map[string]struct{ commands, to, from string }{
 	"no rules":             {"iptables -t nat -S", "", ""},
 	"all that leaves":      {"iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "handle 2", "handle 2"},
 	"by another interface": {"iptables -t nat -A POSTROUTING -o eth1 -j MASQUERADE", "", ""},
@@ -44,10 +41,29 @@ func nftLeaving(rule string) string {
 	return "nft add table inet t\nnft add chain inet t out { type nat hook postrouting priority 100 ; }\nnft add rule inet t out " + rule
 }
 
+// The same of the real fd25::12.
+var masquerading6 = map[string]struct{ commands, to, from string }{
+	"IPv4's":              {"iptables-legacy -t nat -A POSTROUTING -j MASQUERADE", "", ""},
+	"legacy, all":         {"ip6tables-legacy -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "ip6tables-legacy, table nat, chain POSTROUTING, rule 1", "POSTROUTING, rule 1"},
+	"legacy, from reals":  {"ip6tables-legacy -t nat -A POSTROUTING -s fd25::/64 -j MASQUERADE", "", "rule 1"},
+	"legacy, to a real":   {"ip6tables-legacy -t nat -A POSTROUTING -p tcp -d fd25::12 -j SNAT --to-source fd25::11", "rule 1", ""},
+	"legacy, to another":  {"ip6tables-legacy -t nat -A POSTROUTING -d fd25::13 -j MASQUERADE", "", ""},
+	"nft, what it sends":  {nftLeaving("ip6 saddr fd25::/64 masquerade"), "", "handle 2"},
+	"nft, IPv4 that goes": {nftLeaving("ip daddr 172.25.0.12 masquerade"), "", ""},
+}
+
 func TestMasquerading(t *testing.T) {
+	testMasquerading(t, "172.25.0.12", masquerading)
+}
+
+func TestMasqueradingIPv6(t *testing.T) {
+	testMasquerading(t, "fd25::12", masquerading6)
+}
+
+func testMasquerading(t *testing.T, address string, cases map[string]struct{ commands, to, from string }) {
 	h := firewall(t)
-	real := netip.MustParseAddr("172.25.0.12")
-	for name, r := range masquerading {
+	real := netip.MustParseAddr(address)
+	for name, r := range cases {
 		t.Run(name, func(t *testing.T) {
 			for line := range strings.SplitSeq(r.commands, "\n") {
 				tb.Run(t, h, "sh", "-c", quoted(line))

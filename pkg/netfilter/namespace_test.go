@@ -20,7 +20,10 @@ func listen(proto lb.Protocol, ports ...uint16) lb.Listener {
 	return l
 }
 
-var web = listen(lb.TCP, 80)
+var (
+	web  = listen(lb.TCP, 80)
+	web6 = lb.Listener{Addr: netip.MustParseAddr("2001:db8::100"), Proto: lb.TCP, First: 80, Last: 80}
+)
 
 // rules are commands, one a line, and what is said about them: "handle N" or
 // "policy drop", with a "~" before it if only some packets are meant.
@@ -116,6 +119,9 @@ var rules = map[string]struct {
 	"legacy":           {"iptables-legacy -A INPUT -d 172.25.0.100 -j DROP", web, "iptables-legacy"},
 	"legacy, raw":      {"iptables-legacy -t raw -A PREROUTING -d 172.25.0.100 -j DROP", web, "iptables-legacy"},
 	"legacy, output":   {"iptables-legacy -A OUTPUT -d 172.25.0.100 -j DROP", web, ""},
+	"legacy, IPv6":     {"ip6tables-legacy -A INPUT -j DROP", web, ""},
+	"legacy 6":         {"ip6tables-legacy -A INPUT -d 2001:db8::100 -j DROP", web6, "ip6tables-legacy has rules in table filter"},
+	"legacy 6, IPv4":   {"iptables-legacy -A INPUT -j DROP", web6, ""},
 	"legacy, marks":    {"iptables-legacy -t mangle -A PREROUTING -d 172.25.0.100 -j MARK --set-mark 3", web, ""},
 }
 
@@ -239,5 +245,5 @@ func ask(t *testing.T, h *testenv.Host, served ...lb.Listener) []string {
 func flush(t *testing.T, h *testenv.Host) {
 	t.Helper()
 	tb.Run(t, h, "sh", "-c", `nft flush ruleset
-		for table in filter raw mangle nat; do iptables-legacy -t $table -F; done`)
+		for table in filter raw mangle nat; do iptables-legacy -t $table -F; ip6tables-legacy -t $table -F; done`)
 }

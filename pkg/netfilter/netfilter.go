@@ -33,7 +33,7 @@ const maxRules = 10
 // the listeners by these interfaces, a line for each. It reads the rules only
 // if they, or what is asked, have changed since the last time.
 func (r *Reader) Dropped(served []lb.Listener, interfaces []string) ([]string, error) {
-	old, err := legacyWarnings()
+	old, err := legacyWarnings(served)
 	if err != nil {
 		return nil, err
 	}

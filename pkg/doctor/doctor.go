@@ -19,26 +19,27 @@ import (
 
 // Kinds of findings.
 const (
-	RealAnswers  = "real-answers-arp"    // a real answers ARP for a VIP
-	VIPElsewhere = "vip-elsewhere"       // another host answers for a VIP that this one has
-	VIPIsReal    = "vip-is-real"         // an address is a VIP and a real
-	OffSegment   = "real-off-segment"    // a real is behind a gateway
-	SmallMTU     = "small-mtu"           // the way to a real is narrower than the VIP's
-	ReversePath  = "rp-filter"           // the kernel drops what clients send to this host itself
-	LostFrames   = "lost-frames"         // frames that XDP sends do not arrive
-	BypassedMark = "bypassed-mark"       // a firewall mark is set too late
-	NoForwarding = "no-forwarding"       // this host is to pass on what reals by NAT send, and does not
-	NotServed    = "not-served"          // replies of a real by NAT come by an interface without XDP
-	BypassedNAT  = "bypassed-masquerade" // a rule that hides clients from reals is passed by
-	NoMasquerade = "no-masquerade"       // a note: what reals send of their own keeps its private address
-	Merged       = "merged-packets"      // packets that are too long for a tunnel once they are merged
-	Offload      = "offload"             // a note: what the NIC does to frames
-	Unknown      = "not-examined"        // a note: what could not be asked
+	RealAnswers   = "real-answers-arp"     // a real answers ARP for a VIP
+	VIPElsewhere  = "vip-elsewhere"        // another host answers for a VIP that this one has
+	VIPIsReal     = "vip-is-real"          // an address is a VIP and a real
+	OffSegment    = "real-off-segment"     // a real is behind a gateway
+	SmallMTU      = "small-mtu"            // the way to a real is narrower than the VIP's
+	ReversePath   = "rp-filter"            // the kernel drops what clients send to this host itself
+	LostFrames    = "lost-frames"          // frames that XDP sends do not arrive
+	BypassedMark  = "bypassed-mark"        // a firewall mark is set too late
+	NoForwarding  = "no-forwarding"        // this host is to pass on what reals by NAT send, and does not
+	NotServed     = "not-served"           // replies of a real by NAT come by an interface without XDP
+	BypassedNAT   = "bypassed-masquerade"  // a rule that hides clients from reals is passed by
+	NoMasquerade  = "no-masquerade"        // a note: what reals send of their own keeps its private address
+	ForeignSource = "foreign-outer-source" // what is sent to an address that tunnels come from does not come here
+	Merged        = "merged-packets"       // packets that are too long for a tunnel once they are merged
+	Offload       = "offload"              // a note: what the NIC does to frames
+	Unknown       = "not-examined"         // a note: what could not be asked
 )
 
 // Kinds lists all of them.
 func Kinds() []string {
-	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, BypassedNAT, NoMasquerade, Merged, NoForwarding, NotServed, OffSegmentBFD, Offload, Unknown}
+	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, BypassedNAT, NoMasquerade, ForeignSource, Merged, NoForwarding, NotServed, OffSegmentBFD, Offload, Unknown}
 }
 
 // Route is the way to an address.
@@ -116,6 +117,7 @@ func Examine(ctx context.Context, c Case, h Host) []warnings.Warning {
 	e.examineLocalReals()
 	e.examineMarks()
 	e.examineNAT()
+	e.examineOuterSources()
 	for _, w := range FindFarNeighbours(e.Config, e.host) {
 		e.put(w)
 	}

@@ -79,6 +79,12 @@ func healthyCase() (Case, *fake) {
 	}
 }
 
+// plantOuterSource has a real behind a tunnel from a network.
+func plantOuterSource(c *Case, _ *fake) {
+	c.Config.Services[0].Reals[0].Forward = lb.Tunnel
+	c.Config.OuterSources = []netip.Prefix{netip.MustParsePrefix("192.0.2.64/26")}
+}
+
 func TestFindings(t *testing.T) {
 	for name, test := range map[string]struct {
 		plant func(c *Case, f *fake)
@@ -253,6 +259,32 @@ func TestFindings(t *testing.T) {
 		},
 		"no NAT, and nothing is forwarded": {
 			func(_ *Case, f *fake) { f.sysctls = map[string]string{"net.ipv4.ip_forward": "0"} }, nil,
+		},
+		"tunnels from elsewhere": {
+			func(c *Case, f *fake) {
+				plantOuterSource(c, f)
+				f.routes["192.0.2.65"] = Route{Device: "lo", IsLocal: true} // the host's own
+			}, []string{"foreign-outer-source outer_source 192.0.2.64/26"},
+		},
+		"tunnels from a network of the host's": {
+			func(c *Case, f *fake) {
+				plantOuterSource(c, f)
+				for _, a := range []string{"192.0.2.65", "192.0.2.66"} {
+					f.routes[a] = Route{Device: "lo", IsLocal: true}
+				}
+			}, nil,
+		},
+		"tunnels of the other family, from elsewhere": {
+			func(c *Case, f *fake) {
+				plantOuterSource(c, f)
+				c.Config.OuterSources = []netip.Prefix{netip.MustParsePrefix("2001:db8:f::1/128")}
+			}, nil,
+		},
+		"tunnels by the kernel, from elsewhere": {
+			func(c *Case, f *fake) {
+				plantOuterSource(c, f)
+				c.OnIPVS = map[string]bool{"web": true}
+			}, nil,
 		},
 		"NAT by another interface": {
 			func(c *Case, f *fake) {

@@ -30,7 +30,12 @@ func service6(extra string, reals ...string) string {
 // byte that of IPv4 in decimal, and the reals the VIP on lo.
 func newRig6(t *testing.T) *rig.Rig {
 	t.Helper()
-	r := newRig(t, testenv.Shape{Directors: 1})
+	return newRig6Of(t, testenv.Shape{Directors: 1})
+}
+
+func newRig6Of(t *testing.T, shape testenv.Shape) *rig.Rig {
+	t.Helper()
+	r := newRig(t, shape)
 	for _, h := range r.Cluster.Hosts() {
 		if h.Addr("eth0").IsValid() { // not the switch
 			enableIPv6(t, h, "eth0", "fd25::")

@@ -109,18 +109,18 @@ func upload(t *testing.T, r *rig.Rig) {
 func TestThousandConnections(t *testing.T) {
 	r := newRig(t, testenv.Shape{Directors: 1})
 	must(t, r.Direct(t.Context(), "d1", service("")))
-	askTogether(t, r, 1000)
+	askTogether(t, r, rig.VIP+":80", 1000)
 }
 
-// askTogether opens so many connections, asks on each once all are open, and wants
+// askTogether opens so many connections to a service, asks on each once all are open, and wants
 // every one answered.
-func askTogether(t *testing.T, r *rig.Rig, n int) {
+func askTogether(t *testing.T, r *rig.Rig, service string, n int) {
 	t.Helper()
 	conns := make(chan error, n)
 	var together, all sync.WaitGroup
 	together.Add(n)
 	for range n {
-		all.Go(func() { conns <- oneOfMany(t, r, &together) })
+		all.Go(func() { conns <- oneOfMany(t, r, service, &together) })
 	}
 	all.Wait()
 	close(conns)
@@ -136,8 +136,8 @@ func askTogether(t *testing.T, r *rig.Rig, n int) {
 
 // oneOfMany connects, waits until all the others have connected too, and
 // asks.
-func oneOfMany(t *testing.T, r *rig.Rig, together *sync.WaitGroup) error {
-	conn, err := r.Client.Dial(t.Context(), "tcp", rig.VIP+":80")
+func oneOfMany(t *testing.T, r *rig.Rig, service string, together *sync.WaitGroup) error {
+	conn, err := r.Client.Dial(t.Context(), "tcp", service)
 	together.Done()
 	if err != nil {
 		return err

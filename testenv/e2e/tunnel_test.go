@@ -70,7 +70,7 @@ func TestTunnel(t *testing.T) {
 			}
 			transferFiles(t, r.Client, tunnelFolder, startNginx(t, r2, "8080"), tunnelBytes())
 			if mode == "native" {
-				askTogether(t, r, 1000)
+				askTogether(t, r, rig.VIP+":80", 1000)
 			}
 		})
 	}
@@ -113,10 +113,27 @@ func TestTunnelErrorsReachTheClient(t *testing.T) {
 	}
 }
 
+// The same of the other tunnels of IPv4.
+func TestTunnelErrorsOfGUEAndGREReachTheClient(t *testing.T) {
+	for _, forward := range []string{"gue", "gre"} {
+		t.Run(forward, func(t *testing.T) {
+			r := newRig(t, testenv.Shape{Directors: 1})
+			r1 := r.Cluster.Host("r1")
+			must(t, r1.Sysctl("net.ipv4.ip_forward", "1"))
+			run(t, r1, "ip", "route", "replace", "172.25.0.13/32", "dev", "eth0", "mtu", "1380")
+			must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n"+
+				fmt.Sprintf(errorService, "four", rig.VIP+":8080/udp", forward, "172.25.0.13", r1.MAC("eth0"))))
+			wantMTU(t, r.Client, rig.VIP, 1380-overheads[forward])
+		})
+	}
+}
+
+// errorService has a real behind r1, by its MAC.
+const errorService = "  - {name: %s, listen: [\"%s\"], forward: %s, reals: [{address: \"%s\", mac: \"%s\", check: []}]}\n"
+
 // The same of an outer header of IPv6, about which the router speaks ICMPv6, to clients
 // of either family: each hears it in its own.
 func TestTunnelErrorsOfIPv6ReachTheClient(t *testing.T) {
-	const service = "  - {name: %s, listen: [\"%s\"], forward: %s, reals: [{address: \"fd25::13\", mac: \"%s\", check: []}]}\n"
 	for _, forward := range []string{"ipip", "gue", "gre"} {
 		t.Run(forward, func(t *testing.T) {
 			r := newRig6(t)
@@ -125,8 +142,8 @@ func TestTunnelErrorsOfIPv6ReachTheClient(t *testing.T) {
 			mac := r1.MAC("eth0").String() // by it to r2
 			run(t, r1, "ip", "-6", "route", "replace", "fd25::13/128", "dev", "eth0", "mtu", "1380")
 			must(t, r.Direct(t.Context(), "d1", "backend: xdp\nservices:\n"+
-				fmt.Sprintf(service, "four", rig.VIP+":8080/udp", forward, mac)+fmt.Sprintf(service, "six", "["+vip6+"]:8080/udp", forward, mac)))
-			left := 1380 - 40 - map[string]int{"gue": 12, "gre": 4}[forward]
+				fmt.Sprintf(errorService, "four", rig.VIP+":8080/udp", forward, "fd25::13", mac)+fmt.Sprintf(errorService, "six", "["+vip6+"]:8080/udp", forward, "fd25::13", mac)))
+			left := 1380 - 20 - overheads[forward]
 			for _, vip := range []string{rig.VIP, vip6} {
 				wantMTU(t, r.Client, vip, left)
 			}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -28,10 +29,15 @@ var crossings = []crossing{
 	{"gre6in6", vip6, "fd25::12", "gre"},
 }
 
-// Files through every tunnel, of either family in either. What the client sends is
+// Files, and connections that are open together, through every tunnel, of either family
+// in either. What the client sends is
 // first too long for the tunnel: the director says so in the client's family.
 func TestTunnelsOfEveryKind(t *testing.T) {
 	t.Parallel() // it waits most of its time
+	size, together := tunnelBytes()/8, 30
+	if os.Getenv("LVX_LOAD") != "" {
+		size, together = big, 1000
+	}
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
 			r := newRig6(t)
@@ -39,14 +45,17 @@ func TestTunnelsOfEveryKind(t *testing.T) {
 			must(t, r1.Decapsulate("eth0"))
 			var config, listen strings.Builder
 			for i, c := range crossings {
-				fmt.Fprintf(&config, "  - name: %s\n    listen: [\"%s/tcp\"]\n    forward: %s\n    reals: [{address: \"%s\"}]\n    check: {type: tcp, interval: 1s}\n",
-					c.name, c.at(i), c.forward, c.real)
+				fmt.Fprintf(&config, "  - name: %s\n    listen: [\"%s/tcp\", \"%s/tcp\"]\n    forward: %s\n    reals: [{address: \"%s\"}]\n    check: {type: tcp, interval: 1s}\n",
+					c.name, c.at(i), c.web(i), c.forward, c.real)
+				_, err := r1.ServeWeb(fmt.Sprintf(":%d", c.web(i).Port()))
+				must(t, err)
 				fmt.Fprintf(&listen, "[::]:%d ipv6only=off; listen ", c.at(i).Port())
 			}
 			dir := startNginx(t, r1, listen.String()+"127.0.0.1:7999")
 			must(t, r.Direct(t.Context(), "d1", "backend: xdp\nxdp_mode: "+mode+"\nservices:\n"+config.String()))
 			for i, c := range crossings {
-				transferFiles(t, r.Client, "http://"+c.at(i).String()+"/", dir, tunnelBytes()/8)
+				transferFiles(t, r.Client, "http://"+c.at(i).String()+"/", dir, size)
+				askTogether(t, r, c.web(i).String(), together)
 				out, err := r.LVX(t.Context(), "d1", "explain", "tcp", c.client(), c.at(i).String())
 				must(t, err)
 				if !strings.Contains(out, " to "+c.real) {
@@ -73,6 +82,11 @@ func TestTunnelsOfEveryKind(t *testing.T) {
 // at is where the i-th crossing's service listens.
 func (c crossing) at(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(c.vip), uint16(8081+i))
+}
+
+// web is where it has a web server that says its name.
+func (c crossing) web(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(c.vip), uint16(9081+i))
 }
 
 // client is one of the VIP's family.

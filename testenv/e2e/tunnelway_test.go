@@ -37,8 +37,8 @@ func newRoutedRig6(t *testing.T) *rig.Rig {
 // says so, with the size that is left in the tunnel; on a reply's way to the client a
 // router, whose error goes through the tunnel.
 func TestTunnelsOfEveryKindPathMTU(t *testing.T) {
-	t.Parallel() // it waits most of its time
-	const before, behind = 1400, 1300
+	t.Parallel()                      // it waits most of its time
+	const before, behind = 1400, 1390 // what a real announces to clients, once it knows, is still too long for tunnels
 	r := newRoutedRig6(t)
 	router, d1, r1 := r.Cluster.Host("router"), r.Cluster.Host("d1"), r.Cluster.Host("r1")
 	must(t, r1.Decapsulate("eth0"))
@@ -46,7 +46,7 @@ func TestTunnelsOfEveryKindPathMTU(t *testing.T) {
 		run(t, d1, "ip", "route", "replace", real, "dev", "eth0", "mtu", fmt.Sprint(before))
 	}
 	run(t, router, "ip", "route", "replace", "10.25.0.0/24", "dev", "eth1", "mtu", fmt.Sprint(behind))
-	run(t, router, "ip", "route", "replace", "fd26::/64", "dev", "eth1", "mtu", fmt.Sprint(behind))
+	run(t, router, "ip", "route", "replace", "fd26::/64", "dev", "eth1", "metric", "256", "mtu", fmt.Sprint(behind))
 	var config, listen strings.Builder
 	for i, c := range crossings {
 		fmt.Fprintf(&config, "  - {name: %s, listen: [\"%s/tcp\"], forward: %s, reals: [{address: \"%s\"}]}\n", c.name, c.at(i), c.forward, c.real)

@@ -54,7 +54,18 @@ func TestTunnelFamilies(t *testing.T) {
 			tb.Run(t, r.Host, "ip", "link", "set", other, "down")
 		}
 		r.do(t, realserver.Up, realserver.Options{VIPs: []netip.Addr{c.vip}})
-		if c.vip.Is6() {
+		if c.vip.Is4() {
+			tb.Run(t, r.Host, "nft", "delete", "table", "ip", "lvx_real")
+			tb.Run(t, r.Host, "ip", "route", "add", "10.9.0.0/16", "dev", "eth0")
+			noError(t, r.Sysctl("net.ipv4.conf."+c.device+".rp_filter", "1"))
+			for _, want := range []string{"MSS of " + c.vip.String() + " 1460", "rp_filter of " + c.device + " 1"} {
+				if got := troubles(r.status(t)); !strings.Contains(got, want) {
+					t.Errorf("%s: status says %q, want %q", name, got, want)
+				}
+			}
+			noError(t, r.Sysctl("net.ipv4.conf."+c.device+".rp_filter", "2"))
+			tb.Run(t, r.Host, "ip", "route", "del", "10.9.0.0/16", "dev", "eth0")
+		} else {
 			tb.Run(t, r.Host, "nft", "delete", "table", "ip6", "lvx_real")
 			tb.Run(t, r.Host, "ip", "-6", "route", "replace", "fd98::/64", "dev", "eth0")
 			if got := troubles(r.status(t)); !strings.Contains(got, "MSS of "+c.vip.String()+" 1440") {

@@ -369,7 +369,7 @@ func splitIPv6(packet []byte) (proto lb.Protocol, rest []byte, ok bool) {
 	}
 	const hopByHop, routing, fragment, authentication, options = 0, 43, 44, 51, 60
 	next, rest := packet[6], packet[ipv6Len:]
-	for range mostExtensions {
+	for range mostExtensions + 1 { // the last finds what follows them
 		isExtension := next == hopByHop || next == routing || next == fragment || next == authentication || next == options
 		switch {
 		case !isExtension:

@@ -272,3 +272,26 @@ func FuzzTunnelError6(f *testing.F) {
 		}
 	})
 }
+
+// As many extension headers as the packet path takes may be in front of a client's ports,
+// and no more.
+func TestErrorsAboutChainsOfHeaders(t *testing.T) {
+	for n, want := range map[int]bool{0: true, 1: true, mostExtensions: true, mostExtensions + 1: false} {
+		const options = 60
+		p := make([]byte, ipv6Len, 200)
+		p[0], p[6] = 0x60, byte(lb.UDP)
+		for i := range n {
+			p[6] = options
+			next := byte(options)
+			if i == n-1 {
+				next = byte(lb.UDP)
+			}
+			p = append(p, next, 0, 1, 4, 0, 0, 0, 0)
+		}
+		p = append(p, 0x9c, 0x40, 0, 53, 0, 8, 0, 0)
+		proto, rest, ok := splitIPv6(p)
+		if ok != want || ok && (proto != lb.UDP || len(rest) != 8) {
+			t.Errorf("behind %d headers: protocol %d, %d bytes, %v; want %v", n, proto, len(rest), ok, want)
+		}
+	}
+}

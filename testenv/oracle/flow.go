@@ -205,12 +205,12 @@ func (d *Director) renew(k tuple, f *flow) {
 func (d *Director) assure(k tuple, r *real) {
 	v := r.service
 	isSorry := r.there && !slices.ContainsFunc(v.conf.Reals, r.conf.Same)
-	if !v.there || !v.conf.Persistence.Enabled() || isSorry {
+	if !v.conf.Persistence.Enabled() || isSorry {
 		return // a sorry server keeps nobody
 	}
 	t := d.liveTemplate(v.whose(k.client.Addr()))
 	if t == nil {
-		if !d.keepsClients(r) {
+		if !v.there || !d.keepsClients(r) {
 			return
 		}
 		t = &template{real: r}

@@ -28,8 +28,10 @@ func TestHealthMovesTraffic(t *testing.T) {
 	svc.Sorry = sorryIP
 	inBubble(t, configOf(svc), func(t *testing.T, r *rig) {
 		r.want("at the start", "")
-		r.health.result(1, true, "")
-		r.health.result(2, true, "")
+		r.busyWith(func() { // so that both are in one plan, and told in its order
+			r.health.result(1, true, "")
+			r.health.result(2, true, "")
+		})
 		r.want("after the first passes", "1*1 2*1")
 		r.notified("rs 10.0.0.11:80 up", "rs 10.0.0.12:80 up", "service web up")
 		r.health.result(1, false, "tcp connect: refused (failed 3 times)")
@@ -49,15 +51,11 @@ func TestEventsCoalesce(t *testing.T) {
 	inBubble(t, configOf(service("web", 1, 1, 1)), func(t *testing.T, r *rig) {
 		synctest.Wait()
 		before := len(r.backend.Applied())
-		err := r.do(t.Context(), func(context.Context) error {
+		r.busyWith(func() {
 			for n := range 3 {
 				r.health.result(n+1, true, "")
 			}
-			return nil
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
 		r.want("all three", "1*1 2*1 3*1")
 		if n := len(r.backend.Applied()) - before; n != 1 {
 			t.Errorf("%d states applied for three events at once, want 1", n)

@@ -333,6 +333,15 @@ func (r *rig) want(what, want string) {
 	}
 }
 
+// busyWith calls f while the director is busy: what f tells is all there when the next
+// plan is made.
+func (r *rig) busyWith(f func()) {
+	r.Helper()
+	if err := r.do(r.Context(), func(context.Context) error { f(); return nil }); err != nil {
+		r.Fatal(err)
+	}
+}
+
 func (r *rig) notified(want ...string) {
 	r.Helper()
 	synctest.Wait()

@@ -23,7 +23,7 @@ type teller struct {
 	reals   [1 << 8]toldReal
 	kinds   [1 << 9]toldKind
 	timeout [bpf.States]time.Duration
-	refresh [1 << 4]uint32 // by code: see [refreshOf]
+	refresh [bpf.States]uint32 // by code: see [refreshOf]
 }
 
 // toldKind is the kind, in the batch, of flows that differ in client and time

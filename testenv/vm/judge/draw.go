@@ -19,6 +19,24 @@ type file struct {
 	lb.Service
 	family *family
 	out    map[netip.Addr]bool
+
+	// hasReturned says that a real has come back since mh asked last: the kernel's
+	// backend took others out and in again, and the kernel forgot what a quiesced one
+	// weighed before, by which mh gives it its part of the table
+	// (ip_vs_dest.last_weight).
+	hasReturned bool
+}
+
+// alignWeights is before mh asks what quiesced reals weighed: the same on both sides.
+func (f *file) alignWeights() {
+	if f.Scheduler != lb.MH || !f.hasReturned {
+		return
+	}
+	f.hasReturned = false
+	f.Reals = slices.Clone(f.Reals)
+	for i := range f.Reals {
+		f.Reals[i].Weight = max(f.Reals[i].Weight, 1)
+	}
 }
 
 // compile is what the service's checks leave of it.

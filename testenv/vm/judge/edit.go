@@ -18,7 +18,7 @@ func (t *trial) edit() error {
 	f := &t.files[i]
 	what, rotates := t.change(f)
 	t.report.Events[what]++
-	if was, _ := before.Service(f.Name); counts(f.Scheduler) && !counts(was.Scheduler) {
+	if was, _ := before.Service(f.Name); counts(f.compile()) && !counts(was) {
 		if err := t.outlive(f.Name); err != nil {
 			return err
 		}
@@ -64,10 +64,13 @@ func (t *trial) change(f *file) (what string, rotates bool) {
 	case 6, 7, 8:
 		if len(f.out) > 0 {
 			delete(f.out, pick(t.rnd, slices.SortedFunc(maps.Keys(f.out), netip.Addr.Compare)...))
+			f.hasReturned = true
+			f.alignWeights()
 			return "return", true
 		}
 	case 9:
 		t.drawScheduler(&f.Service)
+		f.alignWeights()
 		return "scheduler", true
 	case 10:
 		t.state.SloppyTCP = !t.state.SloppyTCP
@@ -308,9 +311,12 @@ func roundOf(s lb.Service) int {
 	return 0
 }
 
-// counts reports whether a scheduler goes by connections.
-func counts(s lb.Scheduler) bool {
-	return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s)
+// counts reports whether a service goes by the connections of its reals: its
+// scheduler does, or a real has a threshold.
+func counts(s lb.Service) bool {
+	limited := func(r lb.Real) bool { return r.Upper != 0 }
+	return slices.Contains([]lb.Scheduler{lb.LC, lb.WLC, lb.SED, lb.NQ}, s.Scheduler) ||
+		slices.ContainsFunc(s.Reals, limited) || slices.ContainsFunc(s.Absent, limited)
 }
 
 func divisor(a, b int) int {

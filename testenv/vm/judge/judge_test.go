@@ -142,3 +142,49 @@ func TestRemoved(t *testing.T) {
 		t.Errorf("description %q", text)
 	}
 }
+
+// Whoever counts may not begin while probes are left, of which lvx has more.
+func TestCounts(t *testing.T) {
+	limited := func(sched lb.Scheduler) *file {
+		s := service(sched, 1, 1)
+		s.Reals[1].Upper = 3
+		return &file{Service: s}
+	}
+	away := limited(lb.SH)
+	away.out = map[netip.Addr]bool{away.Reals[1].Addr: true}
+	for name, c := range map[string]struct {
+		f    *file
+		want bool
+	}{
+		"wlc":                                {&file{Service: service(lb.WLC, 1)}, true},
+		"sh":                                 {&file{Service: service(lb.SH, 1)}, false},
+		"sh with a threshold":                {limited(lb.SH), true},
+		"sh, the real with a threshold away": {away, true},
+		"rr, which gets none":                {limited(lb.RR), false},
+	} {
+		if got := counts(c.f.compile()); got != c.want {
+			t.Errorf("%s: counts %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// mh gives a quiesced real the part of the table that its last weight was worth,
+// which the kernel forgets as its backend takes the real out and in again.
+func TestAlignWeights(t *testing.T) {
+	for _, c := range []struct {
+		sched       lb.Scheduler
+		hasReturned bool
+		want        uint16
+	}{
+		{lb.MH, true, 1},
+		{lb.MH, false, 0},
+		{lb.RR, true, 0},
+	} {
+		f := file{Service: service(c.sched, 3, 0), hasReturned: c.hasReturned}
+		before := f.Reals
+		f.alignWeights()
+		if f.Reals[0].Weight != 3 || f.Reals[1].Weight != c.want || before[1].Weight != 0 {
+			t.Errorf("%s, returned %v: weights %d and %d, want 3 and %d; before %d", c.sched, c.hasReturned, f.Reals[0].Weight, f.Reals[1].Weight, c.want, before[1].Weight)
+		}
+	}
+}

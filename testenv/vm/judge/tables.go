@@ -194,7 +194,7 @@ func (t *trial) settle() error {
 
 // outlive waits until the connections of a service's probes have ended and
 // count no more: lvx gets more of them than the kernel does, and some
-// schedulers count. The listing would not tell of those whose real is away.
+// schedulers, and thresholds, count. The listing would not tell of those whose real is away.
 func (t *trial) outlive(service string) error {
 	t.report.Events["probes outlived"]++
 	for begin := time.Now(); time.Since(begin) < probeLife; t.sleep(3 * time.Second) {

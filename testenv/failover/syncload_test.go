@@ -72,10 +72,12 @@ func (p *pair) startLoad(rate int) *load {
 	l.wg.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
-		for i := 0; ; i++ {
+		for i := 0; ; {
 			select {
-			case <-tick.C:
-				l.wg.Go(func() { l.visit(ctx, synced[i%len(synced)].port) })
+			case <-tick.C: // which is lost where this host is late
+				for due := int(time.Since(l.began).Seconds() * float64(rate)); i < due; i++ {
+					l.wg.Go(func() { l.visit(ctx, synced[i%len(synced)].port) })
+				}
 			case <-ctx.Done():
 				return
 			}

@@ -25,18 +25,18 @@ const churnRate = 100_000
 // connections measures how long a director that joins needs until it is in sync,
 // and what it costs to tell a peer of connections that come and go.
 func connections(ctx context.Context, j *job) error {
-	joins, seconds := []int{million, 10 * million}, 10
+	sizes, seconds := []int{million, 10 * million}, 10
 	if j.quick {
-		joins, seconds = []int{million / 10}, 2
+		sizes, seconds = []int{million / 10}, 2
 	}
-	return connectionsOf(ctx, j, joins, seconds)
+	return connectionsOf(ctx, j, sizes, seconds)
 }
 
-func connectionsOf(ctx context.Context, j *job, joins []int, seconds int) error {
+func connectionsOf(ctx context.Context, j *job, sizes []int, seconds int) error {
 	if err := ownNamespace(); err != nil {
 		return err
 	}
-	for _, flows := range joins {
+	for _, flows := range sizes {
 		if !j.wants(fmt.Sprintf("join/%d", flows)) {
 			continue
 		}
@@ -50,60 +50,81 @@ func connectionsOf(ctx context.Context, j *job, joins []int, seconds int) error 
 	return churn(ctx, j, churnRate, seconds)
 }
 
-// joinWith has a director with an empty table join one with so many flows.
+// joins is how many directors join, one after another, of which the median counts.
+const joins = 3
+
+// joinWith has directors with an empty table join one with so many flows.
 func joinWith(ctx context.Context, j *job, flows int) (err error) {
-	fmt.Fprintf(j.notes, "a director joins, %d flows ", flows)
+	fmt.Fprintf(j.notes, "%d directors join, %d flows ", joins, flows)
 	r, err := newRig(rigOptions{flows: flows, templates: 1})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.apply(services(1, 2)); err != nil {
+		return err
+	}
+	if err := r.inPieces(ctx, j, 0, flows, r.establishAt); err != nil {
+		return err
+	}
+	var readings, joinings, ratios []float64
+	for range joins {
+		reading, joining, err := r.join(ctx, flows)
+		if err != nil {
+			return err
+		}
+		readings, joinings = append(readings, milliseconds(reading)), append(joinings, milliseconds(joining))
+		ratios = append(ratios, joining.Seconds()/reading.Seconds())
+		fmt.Fprint(j.notes, ".")
+	}
+	fmt.Fprintln(j.notes)
+	name := fmt.Sprintf("join/%d", flows)
+	j.report.spread("sync", name+"/read", fmt.Sprintf("%d flows: the table is read once", flows), "ms", readings)
+	j.report.spread("sync", name, fmt.Sprintf("%d flows: from the start of a director's session to in sync", flows), "ms", joinings)
+	j.report.Checks = append(j.report.Checks, atMost(fmt.Sprintf("a director joins, %d flows: in sync / reading the table once", flows),
+		summarize(ratios).Median, mostJoining))
+	return nil
+}
+
+// join has a director with an empty table join, and returns how long reading the rig's
+// table once takes, and how long it takes until the director has it.
+func (r *rig) join(ctx context.Context, flows int) (reading, joining time.Duration, err error) {
 	joiner, err := xdp.Open(ctx, xdp.Options{
 		Log: slog.New(slog.DiscardHandler), Interfaces: []string{nicPeer}, Mode: loader.Native,
 		PinDir: fmt.Sprintf("/sys/fs/bpf/lvx-bench-%d-joiner", os.Getpid()), Flows: flows, Templates: 1,
 		Neighbors: segment{loopback}, NoSweeper: true,
 	})
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, joiner.Close(false)) }()
-	state := services(1, 2)
-	if err := errors.Join(r.apply(state), joiner.Apply(ctx, state)); err != nil {
-		return err
-	}
-	if err := r.inPieces(ctx, j, 0, flows, r.establishAt); err != nil {
-		return err
+	if err := joiner.Apply(ctx, services(1, 2)); err != nil {
+		return 0, 0, err
 	}
 	_, stop := joiner.TellNews(func(*connsync.Batch) {}) // as each director does
 	defer stop()
 	began, entries := time.Now(), 0
 	if err := r.lvx.Walk(ctx, func(b *connsync.Batch) error { entries += len(b.Members); return nil }); err != nil {
-		return err
+		return 0, 0, err
 	}
-	reading := time.Since(began)
+	reading = time.Since(began)
 	began = time.Now()
 	s, err := newSession(ctx, joiner, r.lvx)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	defer s.stop()
 	select {
 	case <-s.inSync:
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, 0, ctx.Err()
 	}
-	joining := time.Since(began)
+	joining = time.Since(began)
 	st := s.first.Status()[0]
 	if got := int(st.Received - st.Rejected); got < entries-entries/1000 {
-		return fmt.Errorf("in sync with %d entries of %d", got, entries)
+		return 0, 0, fmt.Errorf("in sync with %d entries of %d", got, entries)
 	}
-	fmt.Fprintln(j.notes)
-	name := fmt.Sprintf("join/%d", flows)
-	j.report.figure("sync", name+"/read", fmt.Sprintf("%d flows: the table is read once", flows), "ms", milliseconds(reading))
-	j.report.figure("sync", name, fmt.Sprintf("%d flows: from the start of a director's session to in sync", flows), "ms", milliseconds(joining))
-	j.report.Checks = append(j.report.Checks, atMost(fmt.Sprintf("a director joins, %d flows: in sync / reading the table once", flows),
-		joining.Seconds()/reading.Seconds(), mostJoining))
-	return nil
+	return reading, joining, nil
 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }

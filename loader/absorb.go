@@ -8,22 +8,21 @@ import (
 	"github.com/lvx-lb/lvx/bpf"
 )
 
-// Absorb stores what a peer director told of IPv4 in the tables, at most
-// bpf.Absorptions entries at a time, and puts what became of each into its
-// Outcome. One call at a time, of Absorb6 too.
-func (d *Datapath) Absorb(entries []bpf.Absorption) error {
-	if err := d.loadAbsorb(0); err != nil {
-		return err
-	}
-	return d.absorbBy(d.absorb[0], entries)
-}
+// Absorptions is where entries are put for [Datapath.Absorb].
+func (d *Datapath) Absorptions() *[bpf.Absorptions]bpf.Absorption { return &d.absorptions.Entry }
 
-// Absorb6 is [Datapath.Absorb] of IPv6, where that is served.
-func (d *Datapath) Absorb6(entries []bpf.Absorption) error {
-	if err := d.loadAbsorb(1); err != nil {
+// Absorb stores the first n of [Datapath.Absorptions] in the tables of a family, 0 for
+// IPv4 and 1 for IPv6, and sets each Outcome. One call at a time.
+func (d *Datapath) Absorb(family, n int) error {
+	if err := d.loadAbsorb(family); err != nil {
 		return err
 	}
-	return d.absorbBy(d.absorb[1], entries)
+	d.absorptions.Count = uint32(n)
+	frame := make([]byte, 64) // the least that the kernel runs an XDP program with
+	if _, err := d.absorb[family].Run(&ebpf.RunOptions{Data: frame}); err != nil {
+		return fmt.Errorf("absorb: %w", err)
+	}
+	return nil
 }
 
 // PrepareAbsorb makes the programs that absorb, so that the first entries of a peer
@@ -52,20 +51,5 @@ func (d *Datapath) loadAbsorb(family int) (err error) {
 	}
 	defer coll.Close()
 	d.absorb[family] = coll.DetachProgram("absorb")
-	return nil
-}
-
-// absorbBy has a program absorb.
-func (d *Datapath) absorbBy(program *ebpf.Program, entries []bpf.Absorption) error {
-	frame := make([]byte, 64) // the least that the kernel runs an XDP program with
-	for len(entries) > 0 {
-		n := copy(d.absorptions.Entry[:], entries)
-		d.absorptions.Count = uint32(n)
-		if _, err := program.Run(&ebpf.RunOptions{Data: frame}); err != nil {
-			return fmt.Errorf("absorb: %w", err)
-		}
-		copy(entries, d.absorptions.Entry[:n])
-		entries = entries[n:]
-	}
 	return nil
 }

@@ -42,15 +42,13 @@ func (p *pieceMover) flush() {
 		if len(p.batch) == 0 || p.err != nil {
 			return
 		}
-		absorb := p.d.Absorb
-		if p.family == 1 {
-			absorb = p.d.Absorb6
-		}
-		if p.err = absorb(p.batch); p.err != nil {
+		room := p.d.Absorptions()
+		n := copy(room[:], p.batch)
+		if p.err = p.d.Absorb(p.family, n); p.err != nil {
 			return
 		}
 		again := p.batch[:0]
-		for _, a := range p.batch {
+		for _, a := range room[:n] {
 			switch a.Outcome {
 			case bpf.AbsorbBusy:
 				again = append(again, a)

@@ -30,7 +30,7 @@ func (s *connSync) flush(limit time.Duration) {
 	s.flushed = time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	for hasMore := true; hasMore; {
+	for hasMore := true; hasMore && ctx.Err() == nil; {
 		hasMore = s.feed.tellNow()
 		if err := s.flushPeers(ctx); err != nil {
 			s.log.Warn("VIPs are handed over without the latest connections", "component", "sync", "err", err)

@@ -41,10 +41,6 @@ func (b *Backend) absorb(batch *connsync.Batch) (rejected int, err error) {
 	return rejected, nil
 }
 
-// absorptions are entries in this director's numbers, those of IPv4 apart from
-// those of IPv6: each family has a program of its own.
-type absorptions [2][]bpf.Absorption
-
 // absorbOf takes those of a batch's entries that are unsigned, or those that are not.
 func (b *Backend) absorbOf(batch *connsync.Batch, isUnsigned bool) (rejected int, err error) {
 	if !slices.ContainsFunc(batch.Kinds, func(e connsync.Entry) bool { return e.IsUnsigned == isUnsigned }) {
@@ -59,8 +55,7 @@ func (b *Backend) absorbOf(batch *connsync.Batch, isUnsigned bool) (rejected int
 		}
 	}
 	b.absorbedKinds = kinds
-	entries := &b.absorbing
-	entries[0], entries[1] = entries[0][:0], entries[1][:0]
+	to := b.newAbsorber(isUnsigned)
 	for i := range batch.Members {
 		m := &batch.Members[i]
 		e, kind := &batch.Kinds[m.Kind], &kinds[m.Kind]
@@ -85,49 +80,77 @@ func (b *Backend) absorbOf(batch *connsync.Batch, isUnsigned bool) (rejected int
 			rejected++
 			continue
 		}
-		entries[kind.family] = append(entries[kind.family], a)
+		if err := to.add(kind.family, &a); err != nil {
+			return rejected + to.refused, err
+		}
 	}
-	refused, err := b.storeAbsorptions(entries, isUnsigned)
-	return rejected + refused, err
+	err = to.flush()
+	return rejected + to.refused, err
 }
 
-// storeAbsorptions puts entries into the tables, and reports how many had no place.
-func (b *Backend) storeAbsorptions(entries *absorptions, isUnsigned bool) (refused int, err error) {
-	for family, store := range []func([]bpf.Absorption) error{b.dp.Absorb, b.dp.Absorb6} {
-		if len(entries[family]) == 0 {
-			continue
-		}
-		if err := store(entries[family]); err != nil {
-			return refused, err
-		}
-		for part := range slices.Chunk(entries[family], setsAhead) {
-			b.readNotesAhead(family, part)
-			for i := range part {
-				switch a := &part[i]; a.Outcome {
-				case bpf.AbsorbStored, bpf.AbsorbChanged:
-					b.noteAbsorbed(a, isUnsigned)
-				case bpf.AbsorbNoPlace, bpf.AbsorbBusy:
-					refused++
-				}
-			}
+// absorber puts entries in this director's numbers into the tables, as many at a time
+// as the packet path's program takes.
+type absorber struct {
+	b          *Backend
+	room       *[bpf.Absorptions]bpf.Absorption
+	n          int // entries in room
+	family     int // of the entries in room: each family has a program of its own
+	isUnsigned bool
+	views      *peerViews
+	refused    int // had no place
+}
+
+func (b *Backend) newAbsorber(isUnsigned bool) *absorber {
+	return &absorber{b: b, room: b.dp.Absorptions(), isUnsigned: isUnsigned, views: b.viewsOfPeers()}
+}
+
+func (to *absorber) add(family int, a *bpf.Absorption) error {
+	if to.n == len(to.room) || to.n > 0 && to.family != family {
+		if err := to.flush(); err != nil {
+			return err
 		}
 	}
-	return refused, nil
+	to.room[to.n], to.family = *a, family
+	to.n++
+	return nil
+}
+
+// flush stores what has been added, and notes what became of it.
+func (to *absorber) flush() error {
+	if to.n == 0 {
+		return nil
+	}
+	stored := to.room[:to.n]
+	to.n = 0
+	if err := to.b.dp.Absorb(to.family, len(stored)); err != nil {
+		return err
+	}
+	flows := to.b.flowTables()[to.family] // what was read of it is old
+	to.views.sum = readNotesAhead(to.views.flows[to.family], stored)
+	for i := range stored {
+		switch a := &stored[i]; {
+		case a.Outcome == bpf.AbsorbNoPlace, a.Outcome == bpf.AbsorbBusy:
+			to.refused++
+		case a.Outcome != bpf.AbsorbStored && a.Outcome != bpf.AbsorbChanged:
+		case a.Kind == bpf.AbsorbFlow: // the program says where
+			to.b.noteAbsorbed(a, flows.placeOf(a.Key, int(a.Set), int(a.Way)), a.Value, to.isUnsigned)
+		default:
+			to.b.eachPlaceOf(a, func(place entry, v uint64) { to.b.noteAbsorbed(a, place, v, to.isUnsigned) })
+		}
+	}
+	return nil
 }
 
 // readNotesAhead has the CPU fetch what is noted of flows that were absorbed, so that
-// the cache misses overlap.
-func (b *Backend) readNotesAhead(family int, absorbed []bpf.Absorption) {
-	if b.origins == nil || b.news == nil {
-		return
-	}
-	origins, of, sum := b.origins.flows[family], &b.news.flows[family], uint64(0)
+// the cache misses overlap. The sum is for the compiler, which leaves out what nobody
+// uses.
+func readNotesAhead(view peerView, absorbed []bpf.Absorption) (sum uint64) {
 	for i := range absorbed {
 		if a := &absorbed[i]; a.Kind == bpf.AbsorbFlow {
-			sum += uint64(origins[a.Set*bpf.Ways+a.Way]) + uint64(of.view[a.Set].word[0])
+			sum += uint64(view[a.Set].word[0])
 		}
 	}
-	of.sum = sum
+	return sum
 }
 
 // absorbedKind is what entries of a kind have in common in this director's numbers.
@@ -300,35 +323,22 @@ func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place entry, value u
 // noteAbsorbed keeps what came from a peer from being told to peers as news,
 // marks it in the list of connections if it was not there before, and has its row
 // ask for connections if it is at another real.
-func (b *Backend) noteAbsorbed(a *bpf.Absorption, isUnsigned bool) {
-	if a.Kind == bpf.AbsorbFlow { // the program says where
-		t := b.flowTables()[familyOfOwner(a)]
-		b.noteAbsorbedAt(a, t.placeOf(a.Key, int(a.Set), int(a.Way)), a.Value, isUnsigned)
-		return
-	}
-	b.eachPlaceOf(a, func(place entry, v uint64) { b.noteAbsorbedAt(a, place, v, isUnsigned) })
-}
-
-func (b *Backend) noteAbsorbedAt(a *bpf.Absorption, place entry, v uint64, isUnsigned bool) {
+func (b *Backend) noteAbsorbed(a *bpf.Absorption, place entry, v uint64, isUnsigned bool) {
 	isTemplate := a.Kind == bpf.AbsorbTemplate
 	isMarked := a.Outcome == bpf.AbsorbStored || isUnsigned
 	if !isMarked {
 		isMarked, _ = b.originAt(isTemplate, place, v)
 	}
+	known := &b.views.of(isTemplate, place.table)[place.set]
 	if isMarked {
-		b.markOrigin(isTemplate, place, v, isUnsigned)
+		known.origin[place.way] = originOf(place.key, v, isUnsigned)
 	}
 	if !isTemplate {
 		b.noteRow(place, bpf.FlowValue(v))
 	}
-	if b.news == nil {
-		return
+	if b.news != nil {
+		known.note(place.way, v, uint16(v))
 	}
-	of := &b.news.flows[familyOf(place.table)]
-	if isTemplate {
-		of = &b.news.templates[familyOf(place.table)]
-	}
-	of.view[place.set].note(place.way, v, uint16(v))
 }
 
 // familyOfOwner is the place of an absorption's table among those of both families.

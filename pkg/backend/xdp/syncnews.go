@@ -14,9 +14,15 @@ import (
 // Times and sizes of connection sync.
 const (
 	newsInterval = 100 * time.Millisecond
-	walkSets     = 1 << 13 // of a table that are read at a time
-	refreshShare = 3       // an entry is told of again after this share of its life: peers' copies must not end
-	setsAhead    = 64      // that are read in one go, so that their cache misses overlap
+
+	// walkSets and walkEntries bound what is read of a table at a time. An empty table
+	// is read in few parts: a director that joins has read its own before the peer
+	// fills it, and does not send the peer's entries back.
+	walkSets    = 1 << 16
+	walkEntries = 1 << 15
+
+	refreshShare = 3  // an entry is told of again after this share of its life: peers' copies must not end
+	setsAhead    = 64 // that are read in one go, so that their cache misses overlap
 
 	// unprovenNews is how many connections that may be made up are told of in a
 	// newsInterval: of a flood's the others wait for the sweeper's next pass,
@@ -47,6 +53,8 @@ type tableNews struct {
 	table table
 	notes []uint64 // a byte for each set that the packet path has noted
 	next  int      // word of notes to go on with
+	left  int      // words of notes that have not been looked at in this round
+	noted []int    // sets whose notes have been taken, to be visited
 	view  peerView
 	found foundSets
 	sum   uint64 // see readAhead
@@ -56,19 +64,23 @@ type tableNews struct {
 type newsLimits struct{ noted, found, unproven int }
 
 func (b *Backend) newNews() *news {
+	if b.views != nil {
+		b.views.forget()
+	}
+	views := b.viewsOfPeers()
 	n := &news{limits: newsLimits{notedNews, foundNews, unprovenNews}, unprovenLeft: unprovenNews}
 	notes := [2][2][]uint64{{b.dp.FlowNews, b.dp.FlowNews6}, {b.dp.TemplateNews, b.dp.TemplateNews6}}
 	for i, t := range b.flowTables() {
-		n.flows[i] = newTableNews(t, notes[0][i])
+		n.flows[i] = newTableNews(t, notes[0][i], views.flows[i])
 	}
 	for i, t := range b.templateTables() {
-		n.templates[i] = newTableNews(t, notes[1][i])
+		n.templates[i] = newTableNews(t, notes[1][i], views.templates[i])
 	}
 	return n
 }
 
-func newTableNews(t table, notes []uint64) tableNews {
-	return tableNews{table: t, notes: notes, view: make(peerView, t.sets()), found: newFoundSets(t.sets())}
+func newTableNews(t table, notes []uint64, view peerView) tableNews {
+	return tableNews{table: t, notes: notes, view: view, found: newFoundSets(t.sets())}
 }
 
 // familyOf is the place of a table's news among those of both families.
@@ -81,6 +93,7 @@ func familyOf(t table) int {
 
 // TellNews implements [connsync.Backend].
 func (b *Backend) TellNews(send func(*connsync.Batch)) (now func() (more bool), stop func()) {
+	b.telling.Lock()
 	b.mu.Lock()
 	b.news = b.newNews()
 	b.applySettings()
@@ -88,15 +101,15 @@ func (b *Backend) TellNews(send func(*connsync.Batch)) (now func() (more bool), 
 		b.log.Warn("connections that peers tell of cannot be taken", "err", err)
 	}
 	b.mu.Unlock()
-	var telling sync.Mutex // nothing older is told behind anything newer
+	b.telling.Unlock()
 	now = func() (more bool) {
-		telling.Lock()
-		defer telling.Unlock()
+		b.telling.Lock()
+		defer b.telling.Unlock()
 		batch := b.takeNews()
 		if len(batch.Members) > 0 {
 			send(batch)
 		}
-		return len(batch.Members) >= notedNews
+		return len(batch.Members) >= notedNews || b.hasNotesLeft()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -115,6 +128,8 @@ func (b *Backend) TellNews(send func(*connsync.Batch)) (now func() (more bool), 
 	return now, func() {
 		cancel()
 		done.Wait()
+		b.telling.Lock()
+		defer b.telling.Unlock()
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.news = nil
@@ -123,31 +138,64 @@ func (b *Backend) TellNews(send func(*connsync.Batch)) (now func() (more bool), 
 }
 
 // takeNews reads the sets that the packet path has noted, and those in which the
-// sweeper has found something, as far as the limits go. What it returns is valid
-// until the next call.
+// sweeper has found something, as far as the limits go. The batch is valid until the
+// next call. One call at a time: see telling.
 func (b *Backend) takeNews() *connsync.Batch {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n := b.news
+	n, persistent := b.beginNews()
 	if n == nil {
 		return new(connsync.Batch)
 	}
-	b.flowTables() // what has been read of them is old
-	t := b.newTeller(&n.batch)
+	for {
+		isRound := n.lookForNotes(persistent)
+		if isWhole := b.tellNoted(n, persistent, isRound); isWhole {
+			return &n.batch
+		}
+	}
+}
+
+// beginNews begins a round over all notes.
+func (b *Backend) beginNews() (n *news, persistent bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.news == nil {
+		return nil, false
+	}
+	n = b.news
+	n.batch.Reset()
 	n.unprovenLeft = n.limits.unproven
 	n.turn ^= 1
+	for i := range n.flows {
+		n.flows[i].left, n.templates[i].left = len(n.flows[i].notes), 0
+		if b.persistent {
+			n.templates[i].left = len(n.templates[i].notes)
+		}
+	}
+	return n, b.persistent
+}
+
+// tellNoted visits the noted sets, and behind the last ones of a round, or when it is
+// enough, those in which the sweeper has found something. Then the batch is whole.
+func (b *Backend) tellNoted(n *news, persistent, isRound bool) (isWhole bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.flowTables() // what has been read of them is old
+	t := b.newTeller(&n.batch)
 	most := n.limits.noted
 	isEnough := func() bool { return len(n.batch.Members) >= most }
 	for i := range n.flows {
 		of := &n.flows[i^n.turn]
-		of.takeNoted(isEnough, func(set int) { n.tellFlows(t, of, set) })
+		of.visitNoted(isEnough, func(set int) { n.tellFlows(t, of, set) })
 	}
-	if b.persistent {
+	isWhole = isRound || isEnough()
+	if persistent {
 		most = len(n.batch.Members) + n.limits.noted
 		for i := range n.templates {
 			of := &n.templates[i^n.turn]
-			of.takeNoted(isEnough, func(set int) { n.tellTemplates(t, of, set) })
+			of.visitNoted(isEnough, func(set int) { n.tellTemplates(t, of, set) })
 		}
+	}
+	if !isWhole {
+		return false
 	}
 	most = len(n.batch.Members) + n.limits.found
 	for i := range n.flows {
@@ -155,46 +203,90 @@ func (b *Backend) takeNews() *connsync.Batch {
 		templates.found.take(isEnough, func(set int) { n.tellTemplates(t, templates, set) })
 		flows.found.take(isEnough, func(set int) { n.tellFlows(t, flows, set) })
 	}
-	return &n.batch
+	return true
 }
 
-// takeNoted visits the sets that are noted, from a word of notes on and round,
-// until it is enough. Each note is taken away before the set is visited: a change
-// behind the visit is another note.
-func (n *tableNews) takeNoted(isEnough func() bool, visit func(set int)) {
-	var ahead [setsAhead]int
-	sets, count := n.table.sets(), 0
-	flush := func() {
-		n.readAhead(ahead[:count])
-		for _, set := range ahead[:count] {
-			visit(set)
-		}
-		count = 0
+// hasNotesLeft reports whether the latest takeNews has left notes to the next.
+func (b *Backend) hasNotesLeft() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.news == nil {
+		return false
 	}
-	for range n.notes {
-		if count == 0 && isEnough() {
-			return
+	for _, tables := range [2][2]tableNews{b.news.flows, b.news.templates} {
+		if tables[0].left+tables[1].left+len(tables[0].noted)+len(tables[1].noted) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// lookForNotes has each table look for notes, and reports whether the round is over. In a
+// large table that takes milliseconds: the backend is not locked meanwhile.
+func (n *news) lookForNotes(persistent bool) (isRound bool) {
+	isRound = true
+	for i := range n.flows {
+		n.flows[i].takeNotes(n.limits.noted)
+		isRound = isRound && n.flows[i].left == 0
+		if persistent {
+			n.templates[i].takeNotes(n.limits.noted)
+			isRound = isRound && n.templates[i].left == 0
+		}
+	}
+	return isRound
+}
+
+// takeNotes moves sets with notes into noted, from a word of notes on and round, until
+// there are as many as can be told of. Each note is taken away before the set is
+// visited: a change behind the visit is another note.
+func (n *tableNews) takeNotes(most int) {
+	sets := n.table.sets()
+	for n.left > 0 && len(n.noted) < most {
+		empty := min(wordsWithout(n.notes[n.next:]), n.left)
+		n.next, n.left = (n.next+empty)%len(n.notes), n.left-empty
+		if n.left == 0 {
+			break
 		}
 		i := n.next
-		if n.next++; n.next == len(n.notes) {
-			n.next = 0
-		}
-		if load64(&n.notes[i]) == 0 {
-			continue
-		}
+		n.next, n.left = (i+1)%len(n.notes), n.left-1
 		for word := atomic.SwapUint64(&n.notes[i], 0); word != 0; {
 			at := bits.TrailingZeros64(word) / 8
 			word &^= 0xff << (8 * at)
 			if set := 8*i + at; set < sets {
-				ahead[count] = set
-				count++
+				n.noted = append(n.noted, set)
 			}
 		}
-		if count > setsAhead-8 {
-			flush()
+	}
+}
+
+// visitNoted visits the noted sets until it is enough. Those that are left come first
+// the next time.
+func (n *tableNews) visitNoted(isEnough func() bool, visit func(set int)) {
+	left := n.noted
+	for len(left) > 0 && !isEnough() {
+		part := left[:min(setsAhead, len(left))]
+		n.readAhead(part)
+		for _, set := range part {
+			visit(set)
+		}
+		left = left[len(part):]
+	}
+	n.noted = append(n.noted[:0], left...)
+}
+
+// wordsWithout is how many words there are before the first with a note. They are
+// looked at eight at a time: of millions of sets a few have news.
+func wordsWithout(notes []uint64) (n int) {
+	for ; n+8 <= len(notes); n += 8 {
+		w := notes[n : n+8 : n+8]
+		if load64(&w[0])|load64(&w[1])|load64(&w[2])|load64(&w[3])|load64(&w[4])|load64(&w[5])|load64(&w[6])|load64(&w[7]) != 0 {
+			break
 		}
 	}
-	flush()
+	for n < len(notes) && load64(&notes[n]) == 0 {
+		n++
+	}
+	return n
 }
 
 // readAhead has the CPU fetch sets that are going to be visited. The sum is for

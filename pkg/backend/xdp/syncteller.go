@@ -56,9 +56,8 @@ type toldReal struct {
 	mark    uint32
 }
 
-// newTeller is a teller into a batch, from which it takes what was there.
+// newTeller is a teller into a batch.
 func (b *Backend) newTeller(batch *connsync.Batch) *teller {
-	batch.Reset()
 	t := &teller{b: b, batch: batch, now: b.now(), tick: ticksDuration(1)}
 	for state := range t.timeout {
 		t.timeout[state] = b.stateTimeout(bpf.FlowState(state))

@@ -10,10 +10,13 @@ import (
 // Walk implements [connsync.Table].
 func (b *Backend) Walk(ctx context.Context, yield func(*connsync.Batch) error) error {
 	var batch connsync.Batch
-	for kind, tables := range [2][2]table{b.flowTables(), b.templateTables()} {
+	b.mu.Lock()
+	all := [2][2]table{b.flowTables(), b.templateTables()}
+	b.mu.Unlock()
+	for kind, tables := range all {
 		for _, t := range tables {
-			for set := 0; set < t.sets(); set += walkSets {
-				b.readPart(&batch, t, kind == 1, set)
+			for set := 0; set < t.sets(); {
+				set = b.readPart(&batch, t, kind == 1, set)
 				if len(batch.Members) > 0 {
 					if err := yield(&batch); err != nil {
 						return err
@@ -28,14 +31,16 @@ func (b *Backend) Walk(ctx context.Context, yield func(*connsync.Batch) error) e
 	return nil
 }
 
-// readPart puts what peers are told of the entries in walkSets sets of a table, from
-// first on, into a batch.
-func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates bool, first int) {
+// readPart puts what peers are told of the entries in a part of a table, from first
+// on, into a batch, and returns the set to go on with.
+func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates bool, first int) (next int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.flowTables() // what has been read of them is old
+	batch.Reset()
 	t := b.newTeller(batch)
-	for set := first; set < min(first+walkSets, table.sets()); set++ {
+	set := first
+	for ; set < min(first+walkSets, table.sets()) && len(batch.Members) < walkEntries; set++ {
 		words := table.wordsOf(set)
 		if emptyValues(words[bpf.Ways : 2*bpf.Ways]) {
 			continue
@@ -57,4 +62,5 @@ func (b *Backend) readPart(batch *connsync.Batch, table table, isOfTemplates boo
 			}
 		}
 	}
+	return set
 }

@@ -149,9 +149,6 @@ func (t table) isEmpty(set int) bool {
 	return emptyValues(t.wordsOf(set)[bpf.Ways : 2*bpf.Ways])
 }
 
-// place is the number of the place among all of its table.
-func (e entry) place() int { return e.set*bpf.Ways + e.way }
-
 // keyNow is the key that is at the place by now.
 func (e entry) keyNow() uint64 { return load64(&e.wordsNow()[e.way]) }
 

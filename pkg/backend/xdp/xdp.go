@@ -102,16 +102,16 @@ type Backend struct {
 	ringsInGrace  []span // ring lines that packets may still be reading
 	filters       map[bpf.FilterKey]bpf.FilterAction
 	sweep         sweeper
+	telling       sync.Mutex          // taken before mu: nothing older is told behind anything newer
 	news          *news               // what peers are told, nil without connection sync
-	origins       *origins            // which entries peers told of, nil before the first
+	views         *peerViews          // what peers know and have told, nil before the first
 	hasRows       bool                // some service is or was stateless
 	hasNAT        bool                // some real is or was by NAT: there may be replies
 	formerReplies map[bpf.Reply]int   // see keepReplies
 	hasWays       bool                // some reply may leave by a VLAN
 	ipv6          bool                // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen                 // entries of peers that wait for an edit
-	absorbing     absorptions         // room for what is absorbed
-	absorbedKinds []absorbedKind      // and for its kinds
+	absorbedKinds []absorbedKind      // room for the kinds of what is absorbed
 	toldRows      map[string]toldRows // rows of peers that wait for it, by service
 	listeners     *listenerIndex      // see index
 	frags         *holder

@@ -192,12 +192,23 @@ func (e *exam) vips() map[netip.Addr][]string {
 	return all
 }
 
-// reals lists the reals, each address once, with the way that frames take to them.
-func (e *exam) reals() map[netip.Addr]lb.Real {
-	all := map[netip.Addr]lb.Real{}
-	for _, svc := range e.Config.Services {
+// way is how packets get to a real.
+type way struct {
+	forward lb.Forward
+	kind    lb.EncapKind
+	isIPv6  bool // packets to VIPs of IPv6
+}
+
+// reals lists the reals, each address once, with the ways to it: services may share a
+// real, and reach it in different ways.
+func (e *exam) reals() map[netip.Addr][]way {
+	all := map[netip.Addr][]way{}
+	for i := range e.Config.Services {
+		svc := &e.Config.Services[i]
 		for _, r := range svc.Reals {
-			all[r.Addr] = r
+			if w := (way{r.Forward, r.Encap.Kind, svc.IsIPv6()}); !slices.Contains(all[r.Addr], w) {
+				all[r.Addr] = append(all[r.Addr], w)
+			}
 		}
 	}
 	return all
@@ -210,17 +221,19 @@ func (e *exam) examineReals(ctx context.Context) {
 		known[addr] = true
 	}
 	var unknown []question
-	for addr, real := range e.reals() {
+	for addr, ways := range e.reals() {
 		route, err := e.host.Route(addr)
 		if err != nil {
 			e.add(OffSegment, "real "+addr.String(), "no way leads to it: "+err.Error(), "give this host an address on its segment")
 			continue
 		}
-		if real.Forward == lb.Tunnel {
-			e.judgeTunnel(real, route, width)
-		}
-		if real.Forward == lb.DR && e.judgeRoute(addr, route, width) && !known[addr] {
-			unknown = append(unknown, question{addr, route.Device})
+		for _, w := range ways {
+			if w.forward == lb.Tunnel {
+				e.judgeTunnel(addr, w, route, width)
+			}
+			if w.forward == lb.DR && e.judgeRoute(addr, route, width) && !known[addr] {
+				unknown = append(unknown, question{addr, route.Device})
+			}
 		}
 	}
 	e.ask(ctx, "real", unknown, func(q question, mac neigh.MAC) { e.macs[mac] = q.addr })
@@ -229,13 +242,17 @@ func (e *exam) examineReals(ctx context.Context) {
 // judgeTunnel looks at the way of a tunnel to a real. What the outer header takes
 // of the way is in what the real offers its clients, where `lvx real up --tunnel`
 // has put it; a way that is narrower yet is not.
-func (e *exam) judgeTunnel(real lb.Real, r Route, width int) {
-	const headers = 40 // of IPv4 and TCP
-	if !r.IsLocal && r.MTU < width {
-		inside := r.MTU - real.Encap.Kind.Overhead(real.Addr)
-		e.add(SmallMTU, "real "+real.Addr.String(), fmt.Sprintf("the way to it takes %d bytes, %d in the tunnel: longer packets are refused with ICMP", r.MTU, inside),
-			fmt.Sprintf("on %s: ip route change default ... advmss %d", real.Addr, inside-headers))
+func (e *exam) judgeTunnel(real netip.Addr, w way, r Route, width int) {
+	if r.IsLocal || r.MTU >= width {
+		return
 	}
+	command, protocol, headers := "ip", "IPv4", 40 // of IP and TCP
+	if w.isIPv6 {
+		command, protocol, headers = "ip -6", "IPv6", 60
+	}
+	inside := r.MTU - w.kind.Overhead(real)
+	e.add(SmallMTU, "real "+real.String(), fmt.Sprintf("the way to it takes %d bytes, %d of %s in the tunnel: longer packets are refused with ICMP", r.MTU, inside, protocol),
+		fmt.Sprintf("on %s: %s route change default ... advmss %d", real, command, inside-headers))
 }
 
 // hasTunnels reports whether a real is reached by a tunnel.

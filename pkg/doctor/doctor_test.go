@@ -154,6 +154,12 @@ func TestFindings(t *testing.T) {
 				c.Config.Services[0].Reals[1].Forward = lb.Tunnel
 			}, nil,
 		},
+		"a gateway, by a tunnel to one service and direct routing to another": {
+			func(c *Case, f *fake) {
+				f.routes[first.String()] = Route{Device: "eth0", MTU: 1500, IsGateway: true}
+				shareReal(c, "tunnels", lb.Tunnel)
+			}, []string{"real-off-segment real 192.0.2.11"},
+		},
 		"merged packets and a tunnel": {
 			func(c *Case, f *fake) {
 				f.iface.IsNative, f.iface.IsGeneric, f.iface.HasGRO = false, true, true
@@ -240,6 +246,13 @@ func TestFindings(t *testing.T) {
 				c.Config.Services[0].Reals[0].Forward, f.hides = lb.NAT, []string{"rule"}
 				c.OnIPVS = map[string]bool{"web": true}
 			}, nil,
+		},
+		"NAT by the kernel and by XDP, and clients are hidden": {
+			func(c *Case, f *fake) {
+				shareReal(c, "web2", lb.NAT)
+				c.Config.Services[0].Reals[0].Forward, f.hides = lb.NAT, []string{"rule"}
+				c.OnIPVS = map[string]bool{"web": true}
+			}, []string{"bypassed-masquerade real 192.0.2.11"},
 		},
 		"no NAT, and clients are hidden": {func(_ *Case, f *fake) { f.hides = []string{"rule"} }, nil},
 		"NAT of private reals": {
@@ -358,6 +371,36 @@ func TestFindings(t *testing.T) {
 				t.Errorf("findings (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// shareReal has another service reach the first real in a way of its own.
+func shareReal(c *Case, service string, by lb.Forward) {
+	s := c.Config.Services[0]
+	s.Name, s.Reals = service, []lb.Real{{Addr: first, Weight: 1, Forward: by}}
+	c.Config.Services = append(c.Config.Services, s)
+}
+
+// A segment that fits a narrow way has room for the headers of the tunnel and for those
+// of the client's protocol, which differ between the families of the VIPs of one real.
+func TestSegmentsOfANarrowTunnel(t *testing.T) {
+	c, f := healthyCase()
+	f.routes[first.String()] = Route{Device: "eth0", MTU: 1400}
+	c.Config.Services[0].Reals[0].Forward = lb.Tunnel
+	shareReal(&c, "ipv6", lb.Tunnel)
+	c.Config.Services[1].Listeners = []lb.Listener{{Addr: netip.MustParseAddr("2001:db8::100"), Proto: lb.TCP, First: 80, Last: 80}}
+	var cures []string
+	for _, w := range Examine(t.Context(), c, f) {
+		if w.Kind == SmallMTU {
+			cures = append(cures, w.Cure)
+		}
+	}
+	want := []string{
+		"on 192.0.2.11: ip route change default ... advmss 1340",
+		"on 192.0.2.11: ip -6 route change default ... advmss 1320",
+	}
+	if !slices.Equal(cures, want) {
+		t.Errorf("%q, want %q", cures, want)
 	}
 }
 

@@ -14,14 +14,19 @@ import (
 // the daemon.
 func (e *exam) examineNAT() {
 	forwards := map[string]bool{}
-	named := map[netip.Addr]bool{}
+	type place struct {
+		real  netip.Addr
+		isXDP bool
+	}
+	named := map[place]bool{}
 	var private []netip.Addr
 	for _, svc := range e.Config.Services {
 		for _, r := range svc.Reals {
-			if r.Forward != lb.NAT || named[r.Addr] {
+			isXDP := e.Config.Backend != config.BackendIPVS && !e.OnIPVS[svc.Name]
+			if r.Forward != lb.NAT || named[place{r.Addr, isXDP}] {
 				continue
 			}
-			named[r.Addr] = true
+			named[place{r.Addr, isXDP}] = true
 			route, err := e.host.Route(r.Addr)
 			if err != nil {
 				e.addNote(Unknown, "real "+r.Addr.String(), "by which interface its replies come is not known: "+err.Error(), "")
@@ -38,7 +43,6 @@ func (e *exam) examineNAT() {
 			if r.Addr.IsPrivate() {
 				private = append(private, r.Addr)
 			}
-			isXDP := e.Config.Backend != config.BackendIPVS && !e.OnIPVS[svc.Name]
 			if isXDP && !slices.Contains(e.Config.Interfaces, route.Device) {
 				e.add(NotServed, "real "+r.Addr.String(), "is reached by NAT, and its replies come by "+route.Device+", which XDP does not serve",
 					"add "+route.Device+" to interfaces:")

@@ -35,7 +35,7 @@ func (n *neighbors) Routes() []xdp.Route {
 	table := n.Resolver.Routes()
 	routes := make([]xdp.Route, len(table))
 	for i, r := range table {
-		routes[i] = xdp.Route{To: r.To, Gateway: r.Gateway}
+		routes[i] = xdp.Route{To: r.To, Gateway: r.Gateway, MTU: r.MTU}
 	}
 	return routes
 }

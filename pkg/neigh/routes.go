@@ -17,6 +17,7 @@ import (
 type Route struct {
 	To      netip.Prefix
 	Gateway netip.Addr // zero: only the kernel knows the next hop
+	MTU     int        // that the route says; 0: it says none
 }
 
 // Routes are the host's routes of IPv4 to others than the reals, the longest
@@ -104,7 +105,7 @@ func sortRoutes(routes []netlink.Route) []Route {
 		if n := len(table); n > 0 && table[n-1].To == to {
 			continue
 		}
-		route := Route{To: to}
+		route := Route{To: to, MTU: r.MTU}
 		isPlain := r.Type == unix.RTN_UNICAST && len(r.MultiPath) == 0 && r.Via == nil && r.Encap == nil && r.Tos == 0
 		if gateway, ok := netip.AddrFromSlice(r.Gw); ok && isPlain {
 			route.Gateway = gateway.Unmap()

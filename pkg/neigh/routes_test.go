@@ -26,6 +26,7 @@ func TestSortRoutes(t *testing.T) {
 		route("default", "192.0.2.254", 100, nil),
 		route("default", "192.0.2.253", 0, nil),
 		route("192.0.2.0/24", "", 0, nil),
+		route("198.18.0.0/15", "192.0.2.4", 0, func(r *netlink.Route) { r.MTU = 1400 }),
 		route("198.51.100.0/24", "192.0.2.1", 0, nil),
 		route("198.51.100.128/25", "192.0.2.2", 0, func(r *netlink.Route) { r.Type = unix.RTN_BLACKHOLE }),
 		route("203.0.113.0/24", "192.0.2.3", 0, func(r *netlink.Route) { r.MultiPath = []*netlink.NexthopInfo{{}} }),
@@ -33,7 +34,7 @@ func TestSortRoutes(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
 	want := []Route{
 		{To: prefix("198.51.100.128/25")}, {To: prefix("192.0.2.0/24")}, {To: prefix("198.51.100.0/24"), Gateway: addr("192.0.2.1")},
-		{To: prefix("203.0.113.0/24")}, {To: prefix("0.0.0.0/0"), Gateway: addr("192.0.2.253")},
+		{To: prefix("203.0.113.0/24")}, {To: prefix("198.18.0.0/15"), Gateway: addr("192.0.2.4"), MTU: 1400}, {To: prefix("0.0.0.0/0"), Gateway: addr("192.0.2.253")},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -399,6 +399,11 @@ func TestNATRepliesThatCannotLeave(t *testing.T) {
 	h.want(long.frame(), "too_big", drop)
 	long.payload = 360
 	h.wantOut(long, web)
+	h.net.routes[0].MTU = 300
+	h.apply(h.state)
+	h.want(long.frame(), "too_big", drop)
+	long.payload = 260
+	h.wantOut(long, web)
 	short := natPacket{proto: lb.TCP, src: natReal, dst: client, flags: "A", change: func(ip []byte) { ip[8] = 1 }}
 	h.want(short.frame(), "answered_ttl", tx)
 	h.net.routes = nil // the kernel of the test's namespace has no way

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -149,10 +150,11 @@ func (b *Backend) routeTo(route Route) bpf.Route {
 	if near.Local || near.Gateway != (netip.Addr{}) || near.MAC == ([6]byte{}) {
 		return raw
 	}
-	raw.Hop = bpf.Hop{MAC: near.MAC, Source: near.Source, Ifindex: b.dp.Way(near.IfIndex), MTU: uint32(near.MTU), Kind: bpf.RouteGateway}
-	if near.MTU <= 0 {
-		raw.Hop.MTU = 0xffff
+	mtu := cmp.Or(route.MTU, near.MTU) // ip_forward goes by the route's own
+	if mtu <= 0 {
+		mtu = 0xffff
 	}
+	raw.Hop = bpf.Hop{MAC: near.MAC, Source: near.Source, Ifindex: b.dp.Way(near.IfIndex), MTU: uint32(mtu), Kind: bpf.RouteGateway}
 	return raw
 }
 

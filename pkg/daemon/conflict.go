@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -48,12 +49,16 @@ func foreignProgram(cfg *config.Config) error {
 	return nil
 }
 
-// tooLarge is why the services do not fit the packet path's tables.
+// tooLarge is why the services that XDP runs do not fit the packet path's tables.
 func tooLarge(cfg *config.Config, h hostinfo.Host) error {
 	if cfg.Backend == config.BackendIPVS || h.XDP() != nil {
 		return nil
 	}
-	return xdp.Fits(lb.State{Services: xdpServices(cfg)})
+	onIPVS := func(s lb.Service) bool {
+		backend, _ := RunsOn(cfg, s, nil)
+		return backend == "ipvs"
+	}
+	return xdp.Fits(lb.State{Services: slices.DeleteFunc(xdpServices(cfg), onIPVS)})
 }
 
 // noSocket is why the daemon cannot be asked anything.

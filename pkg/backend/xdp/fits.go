@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/loader"
@@ -35,7 +36,24 @@ func Fits(s lb.State) error {
 	if err := l.finish(); err != nil {
 		return err
 	}
+	if err := fitsReplies(s.Services, &n); err != nil {
+		return err
+	}
 	return fitsReals(s.Services)
+}
+
+// fitsReplies reports whether the replies of all reals by NAT have a place.
+func fitsReplies(services []lb.Service, n *numbers) (err error) {
+	var all []bpf.Reply
+	for i := range services {
+		if all, err = appendReplies(all, &services[i], n, netip.Addr.IsLoopback); err != nil {
+			return err
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return placeReplies(make([]bpf.ReplyLine, bpf.ReplyLines), all)
 }
 
 // fitsReals reports whether reals and rings fit the largest tables.

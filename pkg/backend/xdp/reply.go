@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -26,18 +27,18 @@ func (b *Backend) layOutReplies(half uint32) error {
 	if err := b.fail("replies"); err != nil {
 		return err
 	}
+	var replies []bpf.Reply
 	for _, s := range b.byIndex {
-		if s == nil || !s.isThere {
+		if s == nil || !s.isThere || s.inApply != b.applies { // one that leaves is kept, too
 			continue
 		}
-		for _, r := range s.reals {
-			if r.conf.Forward != lb.NAT || r.near.Local { // this host answers as the VIP
-				continue
-			}
-			if err := b.addReplies(lines, s, r); err != nil {
-				return err
-			}
+		var err error
+		if replies, err = appendReplies(replies, &s.conf, &b.numbers, func(a netip.Addr) bool { return b.neigh.Lookup(a).Local }); err != nil {
+			return err
 		}
+	}
+	if err := placeReplies(lines, replies); err != nil {
+		return err
 	}
 	other := b.dp.Replies[(1-half)*bpf.ReplyLines : (2-half)*bpf.ReplyLines]
 	b.formerReplies = b.keepReplies(lines, other)
@@ -84,23 +85,48 @@ func (b *Backend) ageReplies() {
 	}
 }
 
-// addReplies adds where a real's replies come from.
-func (b *Backend) addReplies(lines []bpf.ReplyLine, s *service, r *real) error {
-	for _, l := range s.conf.Listeners {
-		n, err := b.numbers.get(endpoint{l.Addr, l.Proto})
-		if err != nil {
-			return err
-		}
-		reply := bpf.Reply{Source: bpf.IPv4Word(r.conf.Addr), Protocol: uint16(l.Proto), VIP: bpf.IPv4Word(l.Addr), Number: n}
-		if l.Width() == 1 {
-			port := l.First
-			if r.conf.Port != 0 {
-				port = r.conf.Port
+// appendReplies appends where the replies of a service's reals come from, and of those
+// that are out for now: a state that would have no place for them when they return is
+// refused before. A real that is this host answers as the VIP.
+func appendReplies(all []bpf.Reply, conf *lb.Service, n *numbers, isLocal func(netip.Addr) bool) ([]bpf.Reply, error) {
+	for _, reals := range [][]lb.Real{conf.Reals, conf.Absent} {
+		for i := range reals {
+			r := &reals[i]
+			if r.Forward != lb.NAT || isLocal(r.Addr) {
+				continue
 			}
-			reply.Port, reply.VIPPort = bpf.PortWord(port), bpf.PortWord(l.First)
+			for _, l := range conf.Listeners {
+				number, err := n.get(endpoint{l.Addr, l.Proto})
+				if err != nil {
+					return nil, err
+				}
+				reply := bpf.Reply{Source: bpf.IPv4Word(r.Addr), Protocol: uint16(l.Proto), VIP: bpf.IPv4Word(l.Addr), Number: number}
+				if l.Width() == 1 {
+					reply.Port, reply.VIPPort = bpf.PortWord(cmp.Or(r.Port, l.First)), bpf.PortWord(l.First)
+				}
+				all = append(all, reply)
+			}
 		}
-		if _, err := addReply(lines, reply); err != nil {
-			return err
+	}
+	return all, nil
+}
+
+// placeReplies writes replies into lines. By the order of the lines where their
+// searches begin none is further from there than it must be: whether all have
+// a place does not depend on the order that they are given in.
+func placeReplies(lines []bpf.ReplyLine, all []bpf.Reply) error {
+	type place struct {
+		first uint32
+		reply bpf.Reply
+	}
+	places := make([]place, len(all))
+	for i, reply := range all {
+		places[i] = place{bpf.FirstReplyLine(bpf.AddrOfWord(reply.Source), bpf.PortWord(reply.Port), reply.Protocol), reply}
+	}
+	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.first, b.first) })
+	for _, p := range places {
+		if _, err := addReply(lines, p.reply); err != nil {
+			return fmt.Errorf("real %s: %w", bpf.AddrOfWord(p.reply.Source), err)
 		}
 	}
 	return nil

@@ -130,6 +130,7 @@ func (b *Backend) placeReals(s *service) error {
 			return err
 		}
 	}
+	b.hasNAT = b.hasNAT || slices.ContainsFunc(s.conf.Absent, func(r lb.Real) bool { return r.Forward == lb.NAT })
 	sorry := lb.Real{Addr: s.conf.Sorry, Weight: 1, Forward: s.conf.SorryForward, Encap: s.conf.SorryEncap}
 	if s.conf.Sorry.IsValid() && !slices.ContainsFunc(s.conf.Reals, sorry.Same) {
 		return b.placeReal(s, sorry)

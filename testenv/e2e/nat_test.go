@@ -147,6 +147,20 @@ func TestNATPathMTU(t *testing.T) {
 	}
 }
 
+// The route to the clients may have an MTU of its own, below that of the interface: the
+// real hears of it, as from the kernel.
+func TestNATNarrowRouteToClients(t *testing.T) {
+	near, far := newNATRig(t)
+	d1, r1 := near.Cluster.Host("d1"), near.Cluster.Host("r1")
+	run(t, d1, "ip", "route", "replace", "default", "via", "172.16.0.254", "mtu", "1100")
+	directNAT(t, near, natService+natFiles)
+	dir := startNginx(t, r1, "8081")
+	transferFiles(t, far.Client, natURL+":8080/", dir, tunnelBytes()/8)
+	if way, err := r1.Run(t.Context(), "ip", "route", "get", "10.25.0.50"); err != nil || !strings.Contains(way, "mtu 1100") {
+		t.Errorf("the real's way to the client is %q (%v), want one with mtu 1100", way, err)
+	}
+}
+
 // Connections live through a daemon that is killed, and through its successor's
 // start; a thousand of them at once, none fails.
 func TestNATConnectionsOutliveTheDaemon(t *testing.T) {

@@ -30,6 +30,7 @@ const (
 	NoForwarding  = "no-forwarding"        // this host is to pass on what reals by NAT send, and does not
 	NotServed     = "not-served"           // replies of a real by NAT come by an interface without XDP
 	BypassedNAT   = "bypassed-masquerade"  // a rule that hides clients from reals is passed by
+	HiddenVIP     = "masqueraded-vip"      // a rule gives replies by NAT another source, where the kernel sends them
 	NoMasquerade  = "no-masquerade"        // a note: what reals send of their own keeps its private address
 	ForeignSource = "foreign-outer-source" // what is sent to an address that tunnels come from does not come here
 	Merged        = "merged-packets"       // packets that are too long for a tunnel once they are merged
@@ -39,7 +40,7 @@ const (
 
 // Kinds lists all of them.
 func Kinds() []string {
-	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, BypassedNAT, NoMasquerade, ForeignSource, Merged, NoForwarding, NotServed, OffSegmentBFD, Offload, Unknown}
+	return []string{RealAnswers, VIPElsewhere, VIPIsReal, OffSegment, SmallMTU, ReversePath, LostFrames, BypassedMark, BypassedNAT, HiddenVIP, NoMasquerade, ForeignSource, Merged, NoForwarding, NotServed, OffSegmentBFD, Offload, Unknown}
 }
 
 // Route is the way to an address.

@@ -254,6 +254,23 @@ func TestFindings(t *testing.T) {
 				c.OnIPVS = map[string]bool{"web": true}
 			}, []string{"bypassed-masquerade real 192.0.2.11"},
 		},
+		"NAT of UDP, and the VIP is hidden": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward, c.Config.Services[0].Listeners[0].Proto = lb.NAT, lb.UDP
+				f.hidden = []string{"rule"}
+			}, []string{"masqueraded-vip VIP 192.0.2.100"},
+		},
+		"NAT of UDP by the kernel, and the VIP is hidden": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Reals[0].Forward, c.Config.Services[0].Listeners[0].Proto = lb.NAT, lb.UDP
+				f.hidden, c.OnIPVS = []string{"rule"}, map[string]bool{"web": true}
+			}, nil,
+		},
+		"UDP without NAT, and the VIP is hidden": {
+			func(c *Case, f *fake) {
+				c.Config.Services[0].Listeners[0].Proto, f.hidden = lb.UDP, []string{"rule"}
+			}, nil,
+		},
 		"no NAT, and clients are hidden": {func(_ *Case, f *fake) { f.hides = []string{"rule"} }, nil},
 		"NAT of private reals": {
 			plantPrivate, []string{"note: no-masquerade real 10.0.0.11"},

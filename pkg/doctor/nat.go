@@ -19,11 +19,17 @@ func (e *exam) examineNAT() {
 		isXDP bool
 	}
 	named := map[place]bool{}
-	var private []netip.Addr
+	var private, vips []netip.Addr
 	for _, svc := range e.Config.Services {
 		for _, r := range svc.Reals {
 			isXDP := e.Config.Backend != config.BackendIPVS && !e.OnIPVS[svc.Name]
-			if r.Forward != lb.NAT || named[place{r.Addr, isXDP}] {
+			if r.Forward != lb.NAT {
+				continue
+			}
+			if isXDP {
+				vips = appendUDP(vips, svc.Listeners)
+			}
+			if named[place{r.Addr, isXDP}] {
 				continue
 			}
 			named[place{r.Addr, isXDP}] = true
@@ -53,6 +59,7 @@ func (e *exam) examineNAT() {
 		}
 	}
 	e.examineWayOut(private)
+	e.examineVIPsByNAT(vips)
 	for key := range forwards {
 		value, err := e.host.Sysctl(key)
 		switch {
@@ -101,6 +108,36 @@ func (e *exam) examineWayOut(private []netip.Addr) {
 				e.addNote(NoMasquerade, "real "+real.String(), "what it sends of its own leaves by "+name+" with its private address: no rule masquerades it",
 					"if it is to reach out: "+command+" -t nat -A POSTROUTING -s "+real.String()+" -o "+name+" -j MASQUERADE")
 				return // the others have the same cure
+			}
+		}
+	}
+}
+
+// appendUDP appends the addresses that listeners of UDP have, each once.
+func appendUDP(vips []netip.Addr, listeners []lb.Listener) []netip.Addr {
+	for _, l := range listeners {
+		if l.Proto == lb.UDP && !slices.Contains(vips, l.Addr) {
+			vips = append(vips, l.Addr)
+		}
+	}
+	return vips
+}
+
+// examineVIPsByNAT looks for rules that give replies from a VIP another source. XDP is
+// before them; but a reply whose client's MAC has to be asked for is sent by the kernel's
+// stack. TCP does without a finding: connection tracking takes a SYN+ACK alone for invalid
+// and leaves the packet as it is, and what is lost later is sent again.
+func (e *exam) examineVIPsByNAT(vips []netip.Addr) {
+	for _, vip := range vips {
+		for _, name := range e.Config.Interfaces {
+			rules, err := e.host.Masquerading(vip, netip.Addr{}, name)
+			if err != nil {
+				e.addNote(Unknown, "VIP "+vip.String(), "whether the firewall masquerades replies from it is not known: "+err.Error(), "")
+				break
+			}
+			for _, rule := range rules {
+				e.add(HiddenVIP, "VIP "+vip.String(), "netfilter gives replies of UDP another source ("+rule+") whose client's MAC the kernel has to ask for: these clients do not take them",
+					"have the rule name whom it is for: -s and the network of the real servers")
 			}
 		}
 	}

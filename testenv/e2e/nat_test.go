@@ -266,6 +266,56 @@ func TestNATWithTheWrongGateway(t *testing.T) {
 	wantMasqueradeRules(t, near)
 }
 
+// A rule that masquerades all that leaves takes the reply of UDP from a client whose MAC
+// the kernel has to ask for, and doctor names the rule.
+func TestNATOfMasqueradedUDP(t *testing.T) {
+	near, _ := newNATRig(t)
+	d1, r1 := near.Cluster.Host("d1"), near.Cluster.Host("r1")
+	echo, err := r1.ListenPacket("udp", ":5353")
+	must(t, err)
+	go func() {
+		buf := make([]byte, 64)
+		for {
+			n, from, err := echo.ReadFrom(buf)
+			if err != nil {
+				return // the test ends
+			}
+			_, _ = echo.WriteTo(buf[:n], from)
+		}
+	}()
+	directNAT(t, near, "services:\n  - name: dns\n    listen: [\"172.16.0.7:53/udp\"]\n    forward: nat\n    reals: [{address: 192.168.79.27, port: 5353}]\n")
+	doctor := func() string {
+		out, _ := near.LVX(t.Context(), "d1", "doctor", "-c", filepath.Join(d1.Dir(), "lvx.yaml")) // 1 with findings
+		return out
+	}
+	const finding = "VIP 172.16.0.7: netfilter gives replies of UDP another source (table ip nat, chain POSTROUTING, handle "
+	asks := func() error {
+		run(t, d1, "ip", "neigh", "flush", "dev", "eth0")
+		conn, err := near.Client.Dial(t.Context(), "udp", "172.16.0.7:53")
+		must(t, err)
+		defer conn.Close()
+		must(t, conn.SetDeadline(time.Now().Add(time.Second)))
+		if _, err := conn.Write([]byte("?")); err != nil {
+			return err
+		}
+		_, err = conn.Read(make([]byte, 64))
+		return err
+	}
+	eventually(t, asks)
+	if out := doctor(); strings.Contains(out, finding) {
+		t.Errorf("without a rule:\n%s", out)
+	}
+	run(t, d1, "iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
+	if out := doctor(); !strings.Contains(out, finding) {
+		t.Errorf("with a rule for all:\n%s", out)
+	}
+	run(t, d1, "iptables", "-t", "nat", "-R", "POSTROUTING", "1", "-s", "192.168.79.0/24", "-o", "eth0", "-j", "MASQUERADE")
+	if out := doctor(); strings.Contains(out, finding) {
+		t.Errorf("with a rule for the reals:\n%s", out)
+	}
+	must(t, asks())
+}
+
 // wantMasqueradeRules: doctor names a rule that would hide clients from the real, which XDP
 // passes by, and says what real servers have to have to reach out by the director.
 func wantMasqueradeRules(t *testing.T, near *rig.Rig) {

@@ -31,6 +31,12 @@ volatile const __u32 old_template_sets = 0;
 /* Flows are left behind whose words are not today's. */
 volatile const __u32 flows_are_unread = 0;
 
+/* Whether a flow may be in a table that is left behind. */
+static __always_inline int is_moving(void)
+{
+	return old_flow_sets || flows_are_unread;
+}
+
 /*
  * A tick is 2^tick_shift jiffies: about a second. The loader computes it from
  * the kernel's HZ. Ticks are counted in 16 bits where flows are concerned, so

@@ -136,8 +136,9 @@ static __always_inline int use_flow(struct run *r, struct departure *d)
 	struct real *real;
 	int outcome;
 
-	if (!find_flow_of_reply(r, d, r->p.source, r->p.source_port))
-		return PASS(VERDICT_NOT_OURS);
+	outcome = find_flow_of_reply(r, d, r->p.source, r->p.source_port);
+	if (outcome != CONTINUE)
+		return outcome;
 	outcome = admit_reply(r->p.destination);
 	if (outcome != CONTINUE)
 		return outcome;

@@ -4,7 +4,8 @@
  * copies them, exchanges the programs and copies again; this is about what was
  * opened in the table that is left behind in between and is not copied yet. If
  * its words are today's, a miss looks there too; if not, the packet is dropped,
- * and finds its flow when it comes again. With nothing to move all of this is
+ * and finds its flow when it comes again, and so is a reply by NAT (reply.h) in
+ * either case. With nothing to move all of this is
  * gone when the program is loaded.
  */
 #pragma once

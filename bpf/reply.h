@@ -41,7 +41,7 @@ struct question {
 	struct reply found; /* in: the reply's source in the first word; out: of which VIP's port */
 	__be32 client;
 	__be16 client_port;
-	__u16 spare;
+	__u16 is_listed; /* out, while tables move: a real's port, whatever the client */
 };
 
 /* Whether a flow's packets go to this port of this real by NAT. */
@@ -98,8 +98,12 @@ __attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
 		for (int w = 0; w < REPLY_WAYS; w++) {
 			struct reply *at = &line->way[w];
 
-			if (*(__u64 *)at == wanted && answers_to(q, at))
+			if (*(__u64 *)at != wanted)
+				continue;
+			if (answers_to(q, at))
 				return 1;
+			if (is_moving())
+				q->is_listed = 1;
 		}
 		if (!line->way[REPLY_WAYS - 1].protocol)
 			return 0; /* a line that is not full is the last */
@@ -108,8 +112,9 @@ __attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
 }
 
 /*
- * Find the flow of what comes from d's port to a client. Behind this r->p is as
- * the packets of the client are.
+ * Find the flow of what comes from d's port to a client: CONTINUE, or an outcome.
+ * Behind this r->p is as the packets of the client are. While tables move the flow
+ * may be one that is not copied yet: the reply finds its flow when it comes again.
  */
 static __always_inline int find_flow_of_reply(struct run *r, const struct departure *d,
 					      __be32 client, __be16 client_port)
@@ -121,13 +126,13 @@ static __always_inline int find_flow_of_reply(struct run *r, const struct depart
 	};
 
 	if (!find_question(&q, 0) && !find_question(&q, 1))
-		return 0;
+		return is_moving() && q.is_listed ? DROP(VERDICT_MOVED) : PASS(VERDICT_NOT_OURS);
 	r->p.source = client;
 	r->p.source_port = client_port;
 	r->p.destination = q.found.vip;
 	r->p.destination_port = q.found.vip_port;
 	identify_flow(r, q.found.number);
-	return 1;
+	return CONTINUE;
 }
 
 /*

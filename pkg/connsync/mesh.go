@@ -21,7 +21,7 @@ const DefaultPort = 8848
 
 // Options are what a [Mesh] is made of.
 type Options struct {
-	Local []netip.Addr // this host's addresses: of each family the first is listened on and dialled from
+	Local []netip.Addr // this host's addresses: of each family one is listened on and dialled from, of Peers' if it is there, else the first
 	Peers []netip.Addr // the directors; those of Local, this host itself, are left out
 	Port  uint16       // 0: [DefaultPort]
 	Keys  []Key        // the first signs, all are accepted
@@ -65,7 +65,7 @@ func NewMesh(o Options) (*Mesh, error) {
 	m := &Mesh{o: o, keys: keys, peers: map[netip.Addr]*peer{}}
 	m.o.Peers = slices.DeleteFunc(slices.Clone(o.Peers), func(a netip.Addr) bool { return slices.Contains(o.Local, a) })
 	for _, addr := range m.o.Peers {
-		local, ok := m.local(addr)
+		local, ok := o.local(addr)
 		if !ok {
 			return nil, fmt.Errorf("sync peer %s: this host has no address of its family on the interface of sync", addr)
 		}
@@ -74,13 +74,17 @@ func NewMesh(o Options) (*Mesh, error) {
 	return m, nil
 }
 
-// local is this host's address towards a peer.
-func (m *Mesh) local(peer netip.Addr) (netip.Addr, bool) {
-	i := slices.IndexFunc(m.o.Local, func(a netip.Addr) bool { return a.Is4() == peer.Is4() })
-	if i < 0 {
-		return netip.Addr{}, false
+// local is this host's address towards a peer: peers know the one that the list of
+// directors has, and no other.
+func (o *Options) local(peer netip.Addr) (netip.Addr, bool) {
+	isOfFamily := func(a netip.Addr) bool { return a.Is4() == peer.Is4() }
+	isListed := func(a netip.Addr) bool { return isOfFamily(a) && slices.Contains(o.Peers, a) }
+	for _, is := range []func(netip.Addr) bool{isListed, isOfFamily} {
+		if i := slices.IndexFunc(o.Local, is); i >= 0 {
+			return o.Local[i], true
+		}
 	}
-	return m.o.Local[i], true
+	return netip.Addr{}, false
 }
 
 // SetKeys puts other keys into force. Sessions that were made with a key which is

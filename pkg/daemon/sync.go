@@ -128,7 +128,7 @@ func (s *connSync) runSessions(ctx context.Context) error {
 }
 
 // addressesOf are the addresses of an interface by which other directors can
-// reach this one, IPv4 first.
+// reach this one.
 func addressesOf(name string) ([]netip.Addr, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
@@ -138,13 +138,29 @@ func addressesOf(name string) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", name, err)
 	}
-	var out []netip.Addr
+	var prefixes []netip.Prefix
 	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-			out = append(out, p.Addr().Unmap())
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			prefixes = append(prefixes, p)
 		}
 	}
-	return out, nil
+	return addressesIn(prefixes), nil
+}
+
+// addressesIn leaves out link-local addresses. Those without a network come last: a VIP
+// is one, and of IPv6 the kernel lists first what came last.
+func addressesIn(prefixes []netip.Prefix) []netip.Addr {
+	var inNetworks, alone []netip.Addr
+	for _, p := range prefixes {
+		switch addr := p.Addr().Unmap(); {
+		case addr.IsLinkLocalUnicast():
+		case p.IsSingleIP():
+			alone = append(alone, addr)
+		default:
+			inNetworks = append(inNetworks, addr)
+		}
+	}
+	return append(inNetworks, alone...)
 }
 
 // entriesOf are records of the kernel's wire as this director takes them. A kernel

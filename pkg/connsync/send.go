@@ -61,6 +61,7 @@ func (s *session) askAgain() error {
 	if missed == s.missed.Load() {
 		return nil
 	}
+	s.doubt() // a walk may be under way, and its end is not the other one's
 	s.complete.Store(false)
 	s.missed.Store(missed)
 	return s.frame(frameAgain, nil)
@@ -122,15 +123,24 @@ func (s *session) walk(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("walk over the table: %w", err)
 	}
+	if !s.endWalk() {
+		return nil // the peer is not complete before another walk
+	}
 	if err := s.frame(frameSnapshot, []byte{1}); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.walked.Store(!s.overflowed)
-	s.mu.Unlock()
 	s.changed.wakeAll()
 	s.onState()
 	return nil
+}
+
+// endWalk reports whether a walk has told of everything: nothing was dropped meanwhile,
+// and the peer has not asked for another one.
+func (s *session) endWalk() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.walked.Store(!s.overflowed)
+	return !s.overflowed
 }
 
 // sendNews sends what waits: acknowledgements, digests, entries, and behind them

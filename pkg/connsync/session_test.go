@@ -187,3 +187,89 @@ func TestLongWalkKeepsTheSession(t *testing.T) {
 		running.Wait()
 	})
 }
+
+// writtenConn keeps what is written.
+type writtenConn struct {
+	deafConn
+	written bytes.Buffer
+}
+
+func (c *writtenConn) Write(b []byte) (int, error) { return c.written.Write(b) }
+
+// walkedTable is empty, and something happens while it is walked.
+type walkedTable struct {
+	emptyTable
+	missed     uint64
+	whileWalks func()
+}
+
+func (t *walkedTable) Missed() uint64 { return t.missed }
+
+func (t *walkedTable) Walk(ctx context.Context, _ func(*Batch) error) error {
+	t.whileWalks()
+	return ctx.Err()
+}
+
+// A peer is complete by a walk of which nothing was dropped, and which the peer has
+// not asked to have again: not by one before that.
+func TestWalkThatLeavesThePeerIncomplete(t *testing.T) {
+	for name, happens := range map[string]func(*session){
+		"entries are dropped": func(s *session) { s.publish(nil, maxQueued+1) },
+		"the peer asks again": func(s *session) { s.tellAgain() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, table := &writtenConn{}, &walkedTable{}
+			s := newSession(conn, table, nil, func() {})
+			marks := func(walk func(context.Context) error) (said []byte) {
+				t.Helper()
+				if err := walk(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				for conn.written.Len() > 0 {
+					kind, body, _, err := readFrame(&conn.written, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if kind == frameSnapshot {
+						said = append(said, body...)
+					}
+				}
+				return said
+			}
+			table.whileWalks = func() { happens(s) }
+			if said := marks(s.walk); !bytes.Equal(said, []byte{0}) || s.walked.Load() {
+				t.Errorf("marks %v, whole: %t (only that a walk has begun)", said, s.walked.Load())
+			}
+			table.whileWalks = func() {}
+			if said := marks(s.catchUp); !bytes.Equal(said, []byte{0, 1}) || !s.walked.Load() {
+				t.Errorf("another walk: marks %v, whole: %t", said, s.walked.Load())
+			}
+		})
+	}
+}
+
+// Who has asked a peer to tell of everything again is not in step by the end of the
+// walk that was under way then.
+func TestInStepByTheWalkThatWasAskedFor(t *testing.T) {
+	table := &walkedTable{missed: 1}
+	s := newSession(deafConn{}, table, nil, func() {})
+	if err := s.askAgain(); err != nil {
+		t.Fatal(err)
+	}
+	hear := func(kind uint8, body ...byte) {
+		t.Helper()
+		if err := s.handle(kind, body, new(Batch)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear(frameSnapshot, 1)
+	if s.isInSync() {
+		t.Error("in step by the walk before")
+	}
+	hear(frameSnapshot, 0)
+	hear(frameSnapshot, 1)
+	hear(frameAnswer, binary.BigEndian.AppendUint64(nil, s.asks.Load())...)
+	if !s.isInSync() {
+		t.Error("not in step behind the peer's answer")
+	}
+}

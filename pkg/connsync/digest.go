@@ -1,6 +1,7 @@
 package connsync
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -14,8 +15,22 @@ type Digest struct {
 	Sum     uint64
 }
 
+// digestsOfFrame are as many digests as fit a frame, the first by name: directors that
+// have the same services compare the same ones.
+func digestsOfFrame(digests []Digest) []Digest {
+	sorted := slices.Clone(digests)
+	slices.SortFunc(sorted, func(a, b Digest) int { return cmp.Compare(a.Service, b.Service) })
+	length := 0
+	for i, d := range sorted {
+		if length += 1 + min(len(d.Service), digestMaxName) + digestSumLen; length > maxFrame {
+			return sorted[:i]
+		}
+	}
+	return sorted
+}
+
 func appendDigests(b []byte, digests []Digest) []byte {
-	for _, d := range digests[:min(len(digests), maxDigests)] {
+	for _, d := range digests {
 		name := d.Service[:min(len(d.Service), digestMaxName)]
 		b = append(append(b, uint8(len(name))), name...)
 		b = binary.BigEndian.AppendUint64(b, d.Sum)

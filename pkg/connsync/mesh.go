@@ -135,8 +135,9 @@ func (m *Mesh) Publish(b *Batch) {
 
 // SetDigests tells all peers what this host's services are like.
 func (m *Mesh) SetDigests(digests []Digest) {
+	digests = digestsOfFrame(digests)
 	m.mu.Lock()
-	m.digests = slices.Clone(digests)
+	m.digests = digests
 	m.mu.Unlock()
 	for _, p := range m.peers {
 		if s := p.current(); s != nil {

@@ -46,7 +46,6 @@ const (
 	redialPause   = time.Second     // between attempts to reach a peer
 	digestMaxName = 255             // bytes of a service's name in a digest
 	digestSumLen  = 8               // bytes of a digest
-	maxDigests    = maxFrame / (2 + digestMaxName + digestSumLen)
 )
 
 // session is one authenticated connection with a peer: what changes here is

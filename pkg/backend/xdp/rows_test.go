@@ -377,8 +377,13 @@ func TestToldConnectionsUnsettleRows(t *testing.T) {
 // that nobody has stored stay where they are, also those of rows that its first
 // checks give to the real later.
 func TestRowsTravelToADirectorThatJoins(t *testing.T) {
-	for name, isLate := range map[string]bool{"its reals are up": false, "a real comes up later": true} {
+	for name, test := range map[string]struct{ isLate, hasThird bool }{
+		"its reals are up":      {},
+		"a real comes up later": {isLate: true},
+		"a real comes up later, a third director knows less of": {isLate: true, hasThird: true},
+	} {
 		t.Run(name, func(t *testing.T) {
+			isLate := test.isLate
 			s := lb.State{ExpireNodestConn: true, Services: []lb.Service{statelessService(3, lb.MH)}}
 			p := newPair(t, lb.State{})
 			p.a.apply(s)
@@ -403,6 +408,10 @@ func TestRowsTravelToADirectorThatJoins(t *testing.T) {
 			}
 			for _, rows := range p.a.ChangedRows() {
 				p.b.AbsorbRows(rows)
+				if test.hasThird {
+					rows.Changed = slices.Clone(rows.Changed[:1])
+					p.b.AbsorbRows(rows)
+				}
 			}
 			if isLate {
 				p.b.apply(s)

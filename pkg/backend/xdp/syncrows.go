@@ -59,6 +59,10 @@ func (b *Backend) changedRows(s *service, now uint16) connsync.Rows {
 func (b *Backend) AbsorbRows(rows connsync.Rows) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	now := time.Now()
+	if waits, ok := b.toldRows[rows.Service]; ok {
+		rows.Changed = append(rows.Changed, waits.without(&rows, now)...)
+	}
 	waiting := 0
 	for name, waits := range b.toldRows {
 		if name != rows.Service {
@@ -71,8 +75,27 @@ func (b *Backend) AbsorbRows(rows connsync.Rows) {
 	if b.toldRows == nil {
 		b.toldRows = map[string]toldRows{}
 	}
-	b.toldRows[rows.Service] = toldRows{rows, time.Now()}
+	b.toldRows[rows.Service] = toldRows{rows, now}
 	b.takeToldRows()
+}
+
+// without are the rows that wait and are not among newer ones of the same service:
+// another peer, which knows more, may have told of them.
+func (w *toldRows) without(newer *connsync.Rows, now time.Time) (left []connsync.Row) {
+	if w.rows.Count != newer.Count {
+		return nil
+	}
+	isNewer := make(map[int]bool, len(newer.Changed))
+	for i := range newer.Changed {
+		isNewer[newer.Changed[i].Number] = true
+	}
+	for _, row := range w.rows.Changed {
+		if !isNewer[row.Number] {
+			row.Since += now.Sub(w.at)
+			left = append(left, row)
+		}
+	}
+	return left
 }
 
 // takeToldRows unsettles the rows of which a peer knows what this director does not:

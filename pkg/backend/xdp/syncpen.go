@@ -43,6 +43,7 @@ type turnedAway struct {
 
 // take lets an entry wait, and reports whether there was room.
 func (p *pen) take(e connsync.Entry, now time.Time) bool {
+	p.expire(now)
 	if len(p.entries) == penSize || e.IsUnsigned && p.unsigned == penSize/2 {
 		p.turnAway(e)
 		return false
@@ -56,6 +57,19 @@ func (p *pen) put(w waiting) {
 	if w.entry.IsUnsigned {
 		p.unsigned++
 	}
+}
+
+// expire drops those that have waited too long, which are the first.
+func (p *pen) expire(now time.Time) {
+	n := 0
+	for ; n < len(p.entries) && now.After(p.entries[n].until); n++ {
+		e := p.entries[n].entry
+		if e.IsUnsigned {
+			p.unsigned--
+		}
+		p.turnAway(e)
+	}
+	p.entries = p.entries[n:]
 }
 
 func (p *pen) turnAway(e connsync.Entry) {
@@ -78,19 +92,17 @@ func (p *pen) release(apply uint64, isKnown func(connsync.Entry) bool) (released
 		return nil
 	}
 	p.afterApply = apply
-	waited, now := p.entries, time.Now()
+	now := time.Now()
+	p.expire(now)
+	waited := p.entries
 	p.entries, p.unsigned = nil, 0
 	for _, w := range waited {
-		idle := w.entry
-		idle.Idle += penTime - w.until.Sub(now) // nobody has told of a packet since
-		switch {
-		case now.After(w.until):
-			p.turnAway(w.entry)
-		case isKnown(w.entry):
-			released = append(released, idle)
-		default:
+		if !isKnown(w.entry) {
 			p.put(w)
+			continue
 		}
+		w.entry.Idle += penTime - w.until.Sub(now) // nobody has told of a packet since
+		released = append(released, w.entry)
 	}
 	for key, e := range p.turnedAway {
 		if isKnown(e) {

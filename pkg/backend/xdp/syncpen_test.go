@@ -3,6 +3,7 @@ package xdp
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -41,9 +42,25 @@ func TestPenIsBounded(t *testing.T) {
 	for i := range 2 * maxTurnedAway {
 		entries[i].Real = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 80)
 	}
-	h.pen = pen{entries: make([]waiting, penSize), afterApply: h.applies}
+	h.pen = pen{entries: slices.Repeat([]waiting{{until: time.Now().Add(time.Hour)}}, penSize), afterApply: h.applies}
 	if _, err := h.Absorb(connsync.BatchOf(entries...)); err != nil || len(h.pen.turnedAway) != maxTurnedAway {
 		t.Errorf("%d reals of entries without room (%d): %v", len(h.pen.turnedAway), maxTurnedAway, err)
+	}
+}
+
+// What has waited too long takes no room of what comes, also where nothing is applied.
+func TestPenIsBoundedInTime(t *testing.T) {
+	for _, isUnsigned := range []bool{false, true} {
+		var p pen
+		e, now := connsync.Entry{Record: connsync.Record{Virtual: web}, IsUnsigned: isUnsigned}, time.Now()
+		for p.take(e, now) {
+		}
+		if p.take(e, now.Add(penTime)) {
+			t.Errorf("unsigned %t: room beside entries that wait", isUnsigned)
+		}
+		if !p.take(e, now.Add(penTime+1)) || len(p.entries) != 1 {
+			t.Errorf("unsigned %t: %d entries behind those that have waited too long", isUnsigned, len(p.entries))
+		}
 	}
 }
 

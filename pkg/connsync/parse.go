@@ -171,6 +171,7 @@ func parse0(dst []Record, b []byte) ([]Record, Header, error) {
 			addr := netip.AddrFrom4([4]byte(left[8+4*j:]))
 			*to = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(left[2+2*j:]))
 		}
+		r.readMark()
 		if r.isKnown() {
 			dst = append(dst, r)
 		} else {

@@ -13,7 +13,7 @@ import (
 
 // Listed is a connection or template as /proc/net/ip_vs_conn lists it.
 type Listed struct {
-	Record               // without flags of forwarding, mark and timeout: the list has none
+	Record               // without flags of forwarding and timeout, and the mark of templates alone: the list has no other
 	Left   time.Duration // until it ends, in seconds
 }
 
@@ -81,6 +81,7 @@ func parseProc(fields []string) (l Listed, isKnown bool, err error) {
 	l.Protocol, l.State = protocol, state
 	if l.Client.Port() == 0 {
 		l.Flags |= FlagTemplate
+		l.readMark()
 	}
 	return l, knownProtocol && knownState && l.isKnown(), nil
 }

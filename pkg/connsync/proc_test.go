@@ -27,7 +27,7 @@ TCP AC100009 03EC 0A000064 0050 0A000004 0050 NEW_ONE         3
 		{Record{Protocol: 6, State: StateEstablished, Client: at("172.16.0.1:1001"), Virtual: at("10.0.0.100:80"), Real: at("10.0.0.5:80")}, 897 * time.Second},
 		{Record{Protocol: 6, State: StateTimeWait, Client: at("172.16.0.2:1002"), Virtual: at("10.0.0.100:80"), Real: at("10.0.0.4:80")}, 12 * time.Second},
 		{Record{Protocol: 17, Client: at("172.16.0.4:1004"), Virtual: at("10.0.0.100:53"), Real: at("10.0.0.4:53")}, 300 * time.Second},
-		{Record{Flags: FlagTemplate, State: StateAssured, Client: at("172.16.0.6:0"), Virtual: at("0.0.0.10:0"), Real: at("10.0.0.5:0")}, 120 * time.Second},
+		{Record{Flags: FlagTemplate, State: StateAssured, Client: at("172.16.0.6:0"), Virtual: at("0.0.0.10:0"), Real: at("10.0.0.5:0"), Mark: 10}, 120 * time.Second},
 		{Record{Protocol: 6, Flags: FlagTemplate, Client: at("172.16.0.5:0"), Virtual: at("10.0.0.100:443"), Real: at("10.0.0.4:443")}, 50 * time.Second},
 		{Record{Protocol: 6, State: StateFinWait, Client: at("[2001:db8::7]:1001"), Virtual: at("[2001:db8::100]:80"), Real: at("[2001:db8::4]:80")}, 119 * time.Second},
 	}
@@ -66,4 +66,13 @@ func FuzzReadProc(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The template of a mark service has the mark where the format has no field for it.
+func TestMarkOfVersion0(t *testing.T) {
+	got, _, err := Parse(nil, unhex(t, "0107001c 0000 0000 0000 0000 ac100006 0000000a 0a000005 1183 0000"))
+	want := []Record{{Flags: template, Client: at("172.16.0.6:0"), Virtual: at("0.0.0.10:0"), Real: at("10.0.0.5:0"), Mark: 10}}
+	if diff := cmp.Diff(want, got, compareAddrs); diff != "" || err != nil {
+		t.Errorf("records (-want +got):\n%s%v", diff, err)
+	}
 }

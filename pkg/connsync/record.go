@@ -1,6 +1,7 @@
 package connsync
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"time"
 )
@@ -101,13 +102,21 @@ type Record struct {
 	Client   netip.AddrPort // of a template: the masked address, port 0
 	Virtual  netip.AddrPort // of the template of a mark service: the mark as an address, port 0
 	Real     netip.AddrPort
-	Mark     uint32        // of the service; version 0 does not carry it
+	Mark     uint32        // of the service; version 0 carries that of templates alone
 	Timeout  time.Duration // the whole timeout, in seconds; 0 stands for the receiver's own: version 0 carries none
 	Options  []Option      // version 1 alone
 }
 
 // IsTemplate reports whether r is a persistence template.
 func (r *Record) IsTemplate() bool { return r.Flags&FlagTemplate != 0 }
+
+// readMark sets the mark of a template of a mark service, where it is written as the
+// virtual address alone.
+func (r *Record) readMark() {
+	if r.IsTemplate() && r.Protocol == ProtocolNone {
+		r.Mark = binary.BigEndian.Uint32(r.Virtual.Addr().AsSlice())
+	}
+}
 
 // isKnown reports whether r's protocol and state have a meaning. A template's
 // state is not looked at, as in the kernel.

@@ -174,9 +174,15 @@ func (b *Backend) kindOf(names *resolver, e *connsync.Entry) (k absorbedKind) {
 			return k // as for a service that the file does not have yet
 		}
 	}
-	proto := lb.TCP
-	if e.Protocol == connsync.ProtocolUDP {
+	var proto lb.Protocol
+	switch {
+	case e.Protocol == connsync.ProtocolTCP, e.Protocol == connsync.ProtocolNone && e.Mark != 0:
+		proto = lb.TCP
+	case e.Protocol == connsync.ProtocolUDP:
 		proto = lb.UDP
+	default: // SCTP: its services and states are none of lvx
+		k.isKnown = true
+		return k
 	}
 	named := names.service(&e.Record, proto)
 	k.service, k.number = named.service, named.number

@@ -144,3 +144,26 @@ func TestUnsignedWordHarmsNothingThatWaited(t *testing.T) {
 		})
 	}
 }
+
+// What a kernel tells of SCTP makes no TCP connection and no template of TCP, and waits for
+// nothing.
+func TestEntriesOfOtherProtocols(t *testing.T) {
+	s := webService(2)
+	s.Persistence.Timeout = time.Minute
+	h := newStill(t, 1024, 1024)
+	h.apply(lb.State{Services: []lb.Service{s}})
+	var entries []connsync.Entry
+	for i, flags := range []connsync.Flags{0, connsync.FlagTemplate} {
+		entries = append(entries, connsync.Entry{IsUnsigned: true, Record: connsync.Record{
+			Protocol: connsync.ProtocolSCTP, State: connsync.StateEstablished, Flags: directRouting | flags, Timeout: time.Minute,
+			Client: at(i), Virtual: web, Real: netip.AddrPortFrom(realN(1), 80),
+		}})
+	}
+	rejected, err := h.Absorb(connsync.BatchOf(entries...))
+	must(t, err)
+	conns, err := h.Connections(0)
+	must(t, err)
+	if rejected != len(entries) || len(conns) != 0 || len(h.pen.entries) != 0 {
+		t.Errorf("%d rejected, %d connections and templates, %d wait", rejected, len(conns), len(h.pen.entries))
+	}
+}

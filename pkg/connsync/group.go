@@ -18,6 +18,9 @@ func (w *Wire) open(ctx context.Context) (*net.UDPConn, *net.UDPAddr, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("interface %s of connection sync: %w", w.o.Interface, err)
 	}
+	if iface.Flags&net.FlagUp == 0 { // a socket is opened all the same, and sends nothing
+		return nil, nil, fmt.Errorf("interface %s of connection sync is down", w.o.Interface)
+	}
 	group := net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.o.Group, w.o.Port))
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error

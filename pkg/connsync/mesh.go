@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -326,15 +328,21 @@ func handshake(ctx context.Context, conn *tls.Conn) (version uint16, err error) 
 	if err == nil {
 		version, err = greet(conn)
 	}
-	var remote *net.OpError
+	var of *net.OpError
 	switch {
 	case err == nil:
 		return version, nil
-	case errors.Is(err, errUnknownKey), errors.As(err, &remote) && remote.Op == "remote error":
+	case errors.Is(err, errUnknownKey), errors.As(err, &of) && of.Op == "remote error":
 		return 0, errUnknownKey
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return 0, errHungUp
+	case errors.As(err, &of): // without its ports, which are others each time: see [Mesh.fail]
+		err = fmt.Errorf("%s: %w", of.Op, of.Err)
 	}
 	return 0, fmt.Errorf("handshake: %w", err)
 }
+
+var errHungUp = errors.New("the peer hangs up (is this host's address in its sync.peers?)")
 
 // fail notes why there is no session, and logs it when that is news.
 func (m *Mesh) fail(p *peer, err error) {

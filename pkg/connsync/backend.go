@@ -1,5 +1,8 @@
 package connsync
 
+// MostNews is how many entries a [Backend] tells of at once, at most.
+const MostNews = 1 << 17
+
 // Backend is a [Table] that also says what has changed in it.
 type Backend interface {
 	Table

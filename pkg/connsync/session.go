@@ -38,7 +38,7 @@ type Table interface {
 const (
 	aliveInterval = time.Second     // between frames when there is nothing to say
 	aliveTimeout  = 5 * time.Second // without a frame, or with a write that does not end: the peer is dead
-	maxQueued     = 1 << 16         // entries; beyond it they are dropped, and the table is walked again
+	maxQueued     = MostNews        // entries; beyond it they are dropped, and the table is walked again
 	batchEntries  = 4000            // entries of a frame
 	maxUnacked    = 1 << 16         // frames of entries that the peer has not said it has
 	lagSamples    = 1 << 10         // acknowledgements that the lag is taken from

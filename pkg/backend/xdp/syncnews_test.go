@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/connsync"
@@ -117,5 +118,23 @@ func TestToldConnectionsUnsettleTheirRows(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What is told of at once, of every kind of table as much as there may be, fits the
+// queue of an idle peer.
+func TestNewsFitTheQueueOfAPeer(t *testing.T) {
+	const clients = notedNews + 1000
+	s := webService(2)
+	s.Persistence.Timeout = time.Minute
+	h := newStill(t, 4*clients, 4*clients)
+	h.apply(lb.State{Services: []lb.Service{s}})
+	h.tellOnRequest()
+	for i := range clients {
+		h.open(netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16 + byte(i>>16), byte(i >> 8), byte(i)}), 1000), web)
+	}
+	h.Sweep()
+	if n := len(h.takeNews().Members); n <= 2*notedNews || n > connsync.MostNews {
+		t.Errorf("%d entries (%d to %d)", n, 2*notedNews, connsync.MostNews)
 	}
 }

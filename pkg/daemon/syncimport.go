@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/connsync"
@@ -17,13 +18,23 @@ func (s *connSync) Import(r io.Reader) (taken, rejected int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	entries := make([]connsync.Entry, 0, len(listed))
-	for _, l := range listed {
-		entries = append(entries, entryOf(l))
+	rejected = skipped
+	for part := range slices.Chunk(listed, importedAtOnce) {
+		entries := make([]connsync.Entry, 0, len(part))
+		for _, l := range part {
+			entries = append(entries, entryOf(l))
+		}
+		n, err := s.table.Absorb(connsync.BatchOf(entries...))
+		if taken, rejected = taken+len(part)-n, rejected+n; err != nil {
+			return taken, rejected, err
+		}
 	}
-	n, err := s.table.Absorb(connsync.BatchOf(entries...))
-	return len(entries) - n, n + skipped, err
+	return taken, rejected, nil
 }
+
+// importedAtOnce is how many entries the table takes at once: meanwhile it does nothing
+// else, and a failover waits.
+const importedAtOnce = 4096
 
 // entryOf is a listed connection with the time that it has been idle: the
 // kernel lists only what is left of its timeout.

@@ -82,8 +82,8 @@ func (s *screen) sync(st *connsync.Status) {
 		}
 		for _, w := range st.Wires() {
 			row("", fmt.Sprintf("sync with kernel IPVS, syncid %d", w.SyncID), wireRole(&w), "",
-				fmt.Sprintf("%d sent, %d received, %d rejected, datagrams: %d malformed, %d of another syncid, %d entries too many %s",
-					w.Sent, w.Received, w.Rejected, w.Malformed, w.Foreign, w.Dropped, guard.Text(w.Fault)))
+				fmt.Sprintf("%d sent, %d received, %d rejected, datagrams: %d malformed, %d of another syncid, %d entries too many, %d not sent %s",
+					w.Sent, w.Received, w.Rejected, w.Malformed, w.Foreign, w.Dropped, w.Unsent, guard.Text(w.Fault)))
 		}
 	})
 }

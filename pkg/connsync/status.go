@@ -30,7 +30,8 @@ type WireStatus struct {
 	Rejected  uint64 `json:"rejected"`  // records that the table did not take
 	Malformed uint64 `json:"malformed"` // datagrams
 	Foreign   uint64 `json:"foreign"`   // datagrams of another syncid
-	Dropped   uint64 `json:"dropped"`   // records beyond what is taken or kept
+	Dropped   uint64 `json:"dropped"`   // records that came beyond what is taken
+	Unsent    uint64 `json:"unsent"`    // records that there was no room for
 }
 
 // Status reports on the wire.
@@ -39,6 +40,7 @@ func (w *Wire) Status() *WireStatus {
 		SyncID: w.o.SyncID, Sends: w.sends.Load(), Hears: w.hears.Load(),
 		Sent: w.counts.Sent.Load(), Received: w.counts.Received.Load(), Rejected: w.counts.Rejected.Load(),
 		Malformed: w.counts.Malformed.Load(), Foreign: w.counts.Foreign.Load(), Dropped: w.counts.Dropped.Load(),
+		Unsent: w.counts.Unsent.Load(),
 	}
 	if err := w.Err(); err != nil {
 		st.Fault = err.Error()

@@ -66,7 +66,8 @@ type WireCounts struct {
 	Rejected  atomic.Uint64 // records that the table did not take, or that have no meaning here
 	Malformed atomic.Uint64 // datagrams with an error
 	Foreign   atomic.Uint64 // datagrams of another syncid
-	Dropped   atomic.Uint64 // records beyond the rate that is taken, or that the queue had no room for
+	Dropped   atomic.Uint64 // records beyond the rate that is taken
+	Unsent    atomic.Uint64 // records that the queue had no room for
 }
 
 // NewWire checks o. Nothing is opened before [Wire.Run].
@@ -136,7 +137,7 @@ func (w *Wire) Publish(records []Record) {
 		select {
 		case w.queue <- r:
 		default:
-			w.counts.Dropped.Add(1)
+			w.counts.Unsent.Add(1)
 		}
 	}
 }

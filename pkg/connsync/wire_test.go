@@ -208,3 +208,18 @@ func TestWireOptions(t *testing.T) {
 		}
 	}
 }
+
+// What the queue has no room for is not counted to what comes.
+func TestWireCountsWhatItCannotSend(t *testing.T) {
+	w, err := NewWire(WireOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.SetRole(true, false)
+	for range wireQueued + 3 {
+		w.Publish(captured[0].want)
+	}
+	if st := w.Status(); st.Unsent != 3 || st.Dropped != 0 {
+		t.Errorf("%d not sent, %d too many (3, 0)", st.Unsent, st.Dropped)
+	}
+}

@@ -46,8 +46,8 @@ const badTime = time.Minute
 // wireWatch warns of a wire that does not work, and of what comes on it that is
 // none of kernel IPVS's: once, not with each datagram.
 type wireWatch struct {
-	bad, foreign   uint64
-	badAt, otherAt time.Time
+	bad, foreign, unsent     uint64
+	badAt, otherAt, unsentAt time.Time
 }
 
 // look compares the counters of a wire with those of the last look.
@@ -67,11 +67,16 @@ func (w *wireWatch) look(st *connsync.WireStatus, now time.Time, put func(warnin
 	if st.Foreign != w.foreign {
 		w.foreign, w.otherAt = st.Foreign, now
 	}
+	if st.Unsent != w.unsent {
+		w.unsent, w.unsentAt = st.Unsent, now
+	}
 	set(st.Fault != "", wire, "connections are not shared: "+st.Fault, "see sync: in the configuration, and that the interface is up")
 	set(!w.badAt.IsZero() && now.Sub(w.badAt) < badTime, wire+" datagrams", "datagrams come that kernel IPVS does not send, or too many: they are counted and dropped",
 		"lvx sync status has the counters; let the other director alone send to the group")
 	set(!w.otherAt.IsZero() && now.Sub(w.otherAt) < badTime, wire+" others", "datagrams of another syncid come: they are counted and dropped",
 		"give both directors the same syncid, or the other pair another group")
+	set(!w.unsentAt.IsZero() && now.Sub(w.unsentAt) < badTime, wire+" queue", "connections change faster than a kernel could be told of: some are not, until a third of their life is over",
+		"directors that run lvx lose nothing: name them in sync.peers")
 }
 
 // first names at most n of names.

@@ -42,6 +42,12 @@ func TestBadDatagramsAreWarnedOfOnce(t *testing.T) {
 	if len(registry.List()) != 0 || len(ended) != 2 {
 		t.Errorf("a minute later: %+v, %v", registry.List(), ended)
 	}
+	st.Unsent = 7
+	look()
+	if got := registry.List(); len(got) != 1 || got[0].Subject != "syncid 5 queue" {
+		t.Errorf("what this director could not send: %+v", got)
+	}
+	now = now.Add(badTime)
 	st.Fault = "interface eth9: no such network interface"
 	look()
 	if got := registry.List(); len(got) != 1 || got[0].Subject != "syncid 5" {

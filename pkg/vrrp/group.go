@@ -20,8 +20,9 @@ type Step struct {
 func (g Group) Step(m *Machine, in Input, now time.Time) []Step {
 	was := m.role
 	steps := appendSteps(nil, m, m.step(in, now))
-	if _, ok := in.(Stop); ok {
-		return steps // a member that stops leaves the others as they are
+	switch in.(type) {
+	case Stop, Replace: // a member that ends leaves the others as they are
+		return steps
 	}
 	if fault := g.firstFault(); fault != "" || m.role == Fault {
 		for _, o := range g {

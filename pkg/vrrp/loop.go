@@ -26,6 +26,8 @@ type loop struct {
 
 	reasons *atomic.Pointer[holdReasons]
 
+	wakeController func()
+
 	wake  int           // eventfd
 	inbox chan func()   // run on the thread
 	ended chan struct{} // closed when the thread has ended
@@ -51,7 +53,7 @@ func newLoop(r *Router, notes chan<- note) (*loop, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	l := &loop{opts: &r.opts, notes: notes, events: r.events, shown: &r.shown, reasons: &r.reasons, wake: wake,
-		inbox: make(chan func(), 256), ended: make(chan struct{})}
+		wakeController: r.wakeController, inbox: make(chan func(), 256), ended: make(chan struct{})}
 	l.collectSockets()
 	return l, nil
 }
@@ -227,31 +229,71 @@ func (l *loop) applyPlan(p plan) map[*conn]bool {
 	}
 	l.links, l.services, l.tracked = p.links, p.services, p.tracked
 	l.readReasons()
-	old, now := slices.Clone(l.routers), time.Now()
-	l.routers = nil
-	changed := make([]bool, len(p.items))
-	for n, it := range p.items {
-		i := slices.IndexFunc(old, func(v *vrouter) bool { return v.key == it.cfg.key() && !v.leaving })
-		if i < 0 {
-			l.routers = append(l.routers, newVrouter(l, it))
-			continue
-		}
-		changed[n] = !sameInstance(old[i].cfg, it.cfg)
-		old[i].cfg = it.cfg
-		l.routers = append(l.routers, old[i])
-		old = slices.Delete(old, i, i+1)
+	now := time.Now()
+	items, current, rest := l.matchRouters(p.items)
+	l.routers = slices.Concat(current, rest)
+	changed := make([]bool, len(items))
+	for n, it := range items {
+		changed[n] = !sameInstance(current[n].cfg, it.cfg)
+		current[n].cfg = it.cfg
 	}
-	l.routers = append(l.routers, old...)
 	l.buildGroups()
-	for n, it := range p.items {
-		l.updateRouter(l.routers[n], it, changed[n], p.seen, now)
+	for n, it := range items {
+		l.updateRouter(current[n], it, changed[n], p.seen, now)
 	}
-	for _, v := range old {
+	for _, v := range rest {
 		l.stopRouter(v, now)
 	}
 	l.collectSockets()
 	l.publishRouters()
 	return l.usedConns()
+}
+
+// matchRouters gives each item the virtual router that it is about: the one there
+// is, or a new one. The rest are the virtual routers that no item is about.
+//
+// An instance's data path is known by its name: of two virtual routers of one name
+// the one that ends would take it from the other. So a new one goes on in the place
+// of the old one if the VIPs are there, and else waits until the old one has ended.
+func (l *loop) matchRouters(all []item) (items []item, current, rest []*vrouter) {
+	rest = slices.Clone(l.routers)
+	take := func(isMeant func(*vrouter) bool) *vrouter {
+		i := slices.IndexFunc(rest, isMeant)
+		if i < 0 {
+			return nil
+		}
+		v := rest[i]
+		rest = slices.Delete(rest, i, i+1)
+		return v
+	}
+	same := make([]*vrouter, len(all))
+	for n, it := range all {
+		same[n] = take(func(v *vrouter) bool { return v.key == it.cfg.key() && !v.leaving })
+	}
+	for n, it := range all {
+		hasName := func(v *vrouter) bool { return v.cfg.Name == it.cfg.Name }
+		v := same[n]
+		switch {
+		case v != nil:
+		case !slices.ContainsFunc(rest, hasName):
+			v = newVrouter(l, it)
+		case it.holding:
+			v = l.replaceRouter(take(hasName), it)
+		default: // removeEnded has the controller look again
+			continue
+		}
+		items, current = append(items, it), append(current, v)
+	}
+	return items, current, rest
+}
+
+// replaceRouter ends a virtual router and has a new one go on with its worker: what
+// may block is done in order.
+func (l *loop) replaceRouter(old *vrouter, it item) *vrouter {
+	l.step(old, Replace{}, time.Now())
+	v := newVrouterOn(old.worker, it)
+	v.wantedGen, v.doneGen, v.doneAt = old.wantedGen, old.doneGen, old.doneAt
+	return v
 }
 
 // updateRouter gives one virtual router the inputs that follow from a new
@@ -401,6 +443,7 @@ func (l *loop) removeEnded() {
 		})
 		l.collectSockets()
 		l.publishRouters()
+		l.wakeController() // an instance of the same name may wait
 	}
 	for _, v := range l.routers {
 		if v.dirty {

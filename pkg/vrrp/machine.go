@@ -113,6 +113,8 @@ func (m *Machine) step(in Input, now time.Time) []Action {
 		return m.configure(in.Instance, now)
 	case Stop:
 		return m.handleStop(in, now)
+	case Replace:
+		return m.handleReplace()
 	}
 	return nil
 }
@@ -362,6 +364,14 @@ func (m *Machine) handleStop(in Stop, now time.Time) []Action {
 	m.stopping, m.leaving = true, in.LeaveIfAlone
 	m.stopBy = now.Add(m.cfg.skewTime(m.Priority(), m.cfg.AdvertInterval) + m.cfg.AdvertInterval)
 	return []Action{Advertise{0}}
+}
+
+func (m *Machine) handleReplace() (acts []Action) {
+	if m.Active() && !m.stopping {
+		acts = []Action{Advertise{0}}
+	}
+	m.active, m.stopping, m.hasOldVIPs, m.wantsMaster = false, false, false, false
+	return append(acts, m.changeRole(Init, "replaced by a reload")...)
 }
 
 func (m *Machine) endMaster(why string, linger bool) []Action {

@@ -47,6 +47,9 @@ type (
 	// Stop asks for an orderly end in Init. A master with LeaveIfAlone leaves
 	// its VIPs where they are if no successor speaks.
 	Stop struct{ LeaveIfAlone bool }
+	// Replace ends a machine at once: another virtual router of this host goes
+	// on with its VIPs.
+	Replace struct{}
 )
 
 func (Start) input()     {}
@@ -58,6 +61,7 @@ func (Condition) input() {}
 func (Rival) input()     {}
 func (Configure) input() {}
 func (Stop) input()      {}
+func (Replace) input()   {}
 
 // Action is what a machine wants done.
 type Action interface{ action() }

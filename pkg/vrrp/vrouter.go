@@ -66,16 +66,21 @@ const (
 	claimWarning = 30 * time.Second // as claims are reported every ten seconds
 )
 
+// newVrouter makes a virtual router with a worker of its own.
 func newVrouter(l *loop, it item) *vrouter {
+	w := newWorker(l.opts, nil)
+	w.done = func(gen uint64, added int, err error) { l.runSoon(func() { l.finishJob(w.owner, gen, added, err) }) }
+	w.routed = func(err error) { l.runSoon(func() { l.finishRouting(w.owner, err) }) }
+	l.workers.Go(w.run)
+	return newVrouterOn(w, it)
+}
+
+func newVrouterOn(w *worker, it item) *vrouter {
 	v := &vrouter{
-		key: it.cfg.key(), cfg: it.cfg, m: NewMachine(it.cfg), since: time.Now(), dirty: true,
+		key: it.cfg.key(), cfg: it.cfg, m: NewMachine(it.cfg), worker: w, since: time.Now(), dirty: true,
 		peers: map[netip.Addr]Peer{}, dropped: map[Reason]uint64{},
 	}
-	v.worker = newWorker(l.opts, func(gen uint64, added int, err error) {
-		l.runSoon(func() { l.finishJob(v, gen, added, err) })
-	})
-	v.worker.routed = func(err error) { l.runSoon(func() { l.finishRouting(v, err) }) }
-	l.workers.Go(v.worker.run)
+	w.owner = v
 	return v
 }
 

@@ -35,6 +35,7 @@ type worker struct {
 	opts   *Options
 	done   func(gen uint64, added int, err error) // called after each job
 	routed func(error)                            // called after each change of routes and rules
+	owner  *vrouter                               // the advert thread's
 
 	mu       sync.Mutex
 	next     *job

@@ -41,6 +41,7 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 		d, err := New(ctx, o)
 		if err == nil {
 			err = d.Run(ctx)
+			d.takeLatest()
 		}
 		switch {
 		case err == nil && ctx.Err() != nil:
@@ -63,11 +64,36 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 	}
 }
 
-// startAnew makes another configuration follow this daemon.
+// startAnew makes another configuration follow this daemon, in place of one that
+// was to. A binary reads the file itself.
 func (d *Daemon) startAnew(cfg *config.Config) {
+	next := Next{Config: cfg}
 	select {
-	case d.next <- Next{Config: cfg}:
-	default: // something follows already
+	case waiting := <-d.next:
+		next.fellBack = waiting.fellBack
+		if waiting.Binary != "" {
+			next = waiting
+		}
+	default:
+	}
+	select {
+	case d.next <- next:
+	default: // a binary has come in between
+	}
+}
+
+// takeLatest lets what was to follow since the end began follow instead.
+func (d *Daemon) takeLatest() {
+	select {
+	case latest := <-d.next:
+		if d.follower.Binary != "" {
+			return
+		}
+		if latest.fellBack == nil {
+			latest.fellBack = d.follower.fellBack
+		}
+		d.follower = latest
+	default:
 	}
 }
 

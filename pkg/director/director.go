@@ -1,6 +1,7 @@
 package director
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,6 +141,7 @@ type Director struct {
 	notes         notes
 	broken        map[string]string // files that were broken, and where they are now; not changed once Run serves
 	file          *config.Config    // as it was read; cfg is the file with the runtime layer
+	renewing      *config.Config    // that the daemon starts anew with; nil = it does not
 	text          []byte            // of the file, nil = not known
 	runtime       Runtime           // the layer
 	marks         marks
@@ -209,10 +211,11 @@ func New(opt Options) *Director {
 func (d *Director) Config() *config.Config { return d.current.Load() }
 
 // File is the configuration as it was read: without the edits of ipvsadm that
-// [Director.Config] has.
+// [Director.Config] has. Once the daemon is to start anew, it is what the daemon
+// starts with.
 func (d *Director) File(ctx context.Context) (file *config.Config, err error) {
 	err = d.do(ctx, func(context.Context) error {
-		file = d.file
+		file = cmp.Or(d.renewing, d.file)
 		return nil
 	})
 	return file, err

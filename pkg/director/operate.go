@@ -81,7 +81,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 				err = fixed
 			}
 		}
-		if err == nil && len(d.renewalKeys(cfg)) > 0 {
+		if err == nil && (d.renewing != nil || len(d.renewalKeys(cfg)) > 0) {
 			r.Did, r.Renews = d.renew(cfg, uid), true
 			return nil
 		}
@@ -123,6 +123,7 @@ func (d *Director) renew(cfg *config.Config, uid *uint32) (did []string) {
 	did = append(d.diff(next.merge(cfg, d.marks)), next.describeAll(dropped)...)
 	did = append(did, d.describeRenewal(cfg)...)
 	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(did), UID: uid})
+	d.renewing = cfg
 	d.opt.Renew(cfg)
 	return did
 }

@@ -88,6 +88,27 @@ func TestReloadAddsCheck(t *testing.T) {
 	})
 }
 
+// A file that is read while the daemon is about to start anew is what it starts
+// with, also if that file alone would need no start.
+func TestReloadBeforeTheDaemonStartsAnew(t *testing.T) {
+	first := configOf(service("web", 1, 1))
+	inBubble(t, first, func(t *testing.T, r *rig) {
+		var renewed []*config.Config
+		r.opt.Renew = func(cfg *config.Config) { renewed = append(renewed, cfg) }
+		second, third := configOf(service("web", 2, 1)), configOf(service("web", 3, 1))
+		second.XDPMode = config.XDPGeneric
+		for _, cfg := range []*config.Config{second, third} {
+			r.next = cfg
+			if res, err := r.Reload(t.Context()); err != nil || !res.Renews {
+				t.Fatalf("%+v, %v", res, err)
+			}
+		}
+		if file, err := r.File(t.Context()); err != nil || file != third || len(renewed) != 2 || renewed[1] != third {
+			t.Errorf("starts anew %d times, and then the file is %p of %p, %v", len(renewed), file, third, err)
+		}
+	})
+}
+
 func TestBadReload(t *testing.T) {
 	boom := errors.New("boom")
 	good := configOf(service("web", 1, 1))

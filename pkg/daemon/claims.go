@@ -27,6 +27,7 @@ type claims struct {
 	changed   func() // a VIP may be taken now
 
 	mu       sync.Mutex
+	hasEnded bool
 	wanted   map[vip.Place]bool
 	free     map[vip.Place]bool // asked about, and no stranger has it
 	asking   map[vip.Place]bool
@@ -59,6 +60,9 @@ func newClaims(addrsOf func(neigh.MAC) []netip.Addr, w *warnings.Registry, log *
 func (c *claims) filter(want, missing []vip.Place, isForced func(netip.Addr) bool) (may []vip.Place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.hasEnded {
+		return without(want, missing)
+	}
 	isMissing := make(map[vip.Place]bool, len(missing))
 	for _, p := range missing {
 		isMissing[p] = true
@@ -77,6 +81,13 @@ func (c *claims) filter(want, missing []vip.Place, isForced func(netip.Addr) boo
 	}
 	c.settleIfDone()
 	return may
+}
+
+// end has nobody asked any more, and changed not called.
+func (c *claims) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hasEnded, c.wanted = true, nil
 }
 
 // forgetOthers makes want what is wanted.

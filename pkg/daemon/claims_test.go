@@ -183,3 +183,28 @@ func TestClaimsWithoutAnswer(t *testing.T) {
 		}
 	})
 }
+
+// Once the daemon ends nobody is asked any more: another one may follow in the same
+// process, which takes the VIP or does not want it.
+func TestClaimsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &segment{}
+		s.set(at(101), stranger)
+		c, w, calls := newTestClaims(s)
+		want := []vip.Place{at(101)}
+		c.filter(want, want, unforced)
+		time.Sleep(5 * time.Second)
+		c.end()
+		time.Sleep(time.Minute) // who asks now ends
+		asked := s.questions()
+		c.filter(want, want, unforced)
+		s.set(at(101), neigh.MAC{})
+		time.Sleep(time.Minute)
+		if n := s.questions(); n != asked || len(calls) != 0 {
+			t.Errorf("asked %d times after the end, and called back %d times", n-asked, len(calls))
+		}
+		if got := kinds(w); !slices.Equal(got, []string{"vip-taken VIP 172.25.0.101 on eth0"}) {
+			t.Errorf("warnings: %v", got)
+		}
+	})
+}

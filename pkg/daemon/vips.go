@@ -90,6 +90,7 @@ const (
 // Run puts VIPs back as soon as somebody takes them away, or their interface
 // is there again, until ctx ends.
 func (h *heldVIPs) Run(ctx context.Context) error {
+	defer h.claims.end()
 	soon := time.AfterFunc(time.Hour, h.repair)
 	defer soon.Stop()
 	if err := vip.Watch(ctx, func() {

@@ -347,7 +347,7 @@ func (l *loop) updateCondition(v *vrouter, now time.Time) {
 const recoveryLimit = 10 * time.Second
 
 // startRecovery keeps a virtual router backup until what is known of the real
-// servers is younger than the fault.
+// servers is younger than the fault, or the pause, that is over.
 func (l *loop) startRecovery(v *vrouter) {
 	if l.opts.Recovered == nil {
 		return

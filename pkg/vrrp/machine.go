@@ -18,6 +18,9 @@ import (
 //     leave them for its own next start.
 //   - A master that yields to a better one answers it once, so that the
 //     winner knows of its rival and announces itself again.
+//   - A master that stood still (its process was stopped, its machine paused) for so
+//     long that another one took over yields to whoever did: it takes over again as
+//     one that returns does.
 //   - A router that finds its VIPs on the interface when it starts, left
 //     there by a run that was killed, keeps them and listens for one advert
 //     interval: if no other master speaks it goes on as master.
@@ -269,6 +272,10 @@ func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
 		return nil
 	case m.stopping:
 		return m.endMaster(fmt.Sprintf("stopped, %s has taken over", in.From), true)
+	case in.Priority != 0 && m.hasStoodStill(now):
+		m.learnInterval(in.Interval)
+		why := fmt.Sprintf("stood still for %s, %s has taken over", now.Sub(m.lastAdvert).Round(time.Millisecond), in.From)
+		return append([]Action{Resign{}}, m.toBackup(now, why, true)...)
 	case better:
 		var acts []Action
 		if m.active {
@@ -289,6 +296,13 @@ func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
 	return append(m.advertise(now), Announce{})
 }
 
+// hasStoodStill reports whether a master has sent nothing for longer than its lease:
+// another one may have taken over, and what is known here may be old. The owner of
+// the addresses has them all the same.
+func (m *Machine) hasStoodStill(now time.Time) bool {
+	return m.Active() && !m.stopping && m.cfg.Priority != 255 && now.Sub(m.lastAdvert) > m.cfg.leaseTime(m.Priority())
+}
+
 // toBackup leaves any state but Init for Backup.
 func (m *Machine) toBackup(now time.Time, why string, linger bool) []Action {
 	m.active, m.stopping, m.hasOldVIPs, m.preemptAt = false, false, false, time.Time{}
@@ -300,7 +314,10 @@ func (m *Machine) toBackup(now time.Time, why string, linger bool) []Action {
 // yieldToGroup gives up mastership because another member of the group lost it.
 func (m *Machine) yieldToGroup(now time.Time, why string) []Action {
 	var acts []Action
-	if m.active {
+	switch {
+	case m.hasStoodStill(now):
+		acts = []Action{Resign{}}
+	case m.active:
 		acts = []Action{Advertise{0}}
 	}
 	return append(acts, m.toBackup(now, why, true)...)

@@ -291,6 +291,41 @@ func TestYieldAnswersOnce(t *testing.T) {
 	}
 }
 
+// A master that stood still for longer than its lease yields to a worse one, without
+// a word that would renew the lease; the owner of the addresses does not, and an
+// advert late is no pause.
+func TestMasterThatStoodStillYields(t *testing.T) {
+	late := Heard{From: addrB, Priority: 100, Interval: sec}
+	for _, c := range []struct {
+		name    string
+		pause   time.Duration
+		in      Heard
+		prio    uint8
+		isStill bool
+	}{
+		{"pause", 5 * sec, late, 150, true},
+		{"late", 3 * sec, late, 150, false},
+		{"resigned", 5 * sec, Heard{From: addrB, Interval: sec}, 150, false},
+		{"owner", 5 * sec, late, 255, false},
+	} {
+		s, a, _ := pairUp(t, prio(c.prio), prio(100))
+		m := a.group[0]
+		s.step(a, m, Tick{})
+		s.now = m.lastAdvert.Add(c.pause)
+		s.step(a, m, c.in)
+		want := []string{"Resign{}", "Change{Old:MASTER New:BACKUP Why:stood still for 5s, 10.99.0.2 has taken over}", "Drop{Linger:true}"}
+		if got := slices.Equal(a.said, want); got != c.isStill {
+			t.Errorf("%s: said %q", c.name, a.said)
+		}
+		if c.isStill {
+			s.run(5 * sec) // the other one had yielded to adverts that were on their way
+			if got := s.masters(0); !slices.Equal(got, []int{0}) {
+				t.Errorf("%s: masters %v in the end", c.name, got)
+			}
+		}
+	}
+}
+
 func TestMasterAnswers(t *testing.T) {
 	s, a, _ := pairUp(t, prio(150), prio(100))
 	m := a.group[0]

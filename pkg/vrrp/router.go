@@ -61,7 +61,8 @@ type Options struct {
 	// are, for the next run. Else they go as always. It may block.
 	Left func(instance string) bool
 
-	// Recovered is called when a fault of an interface is over, from the
+	// Recovered is called when a fault of an interface is over, or when a master
+	// that stood still has found another one in its place, from the
 	// advert thread: it must not block. The instance stays backup until ready
 	// has been called, ten seconds at most: what was found out about real
 	// servers is as old as the fault.

@@ -132,6 +132,8 @@ func (s *sim) act(n *simNode, st Step) {
 			s.onSend(n.id, a)
 		}
 		s.send(n, seg, a)
+	case Resign:
+		s.send(n, seg, Advertise{0})
 	case Take:
 		s.after(n.take, func() {
 			if n.life == life && n.alive && st.Machine.Role() == Master {

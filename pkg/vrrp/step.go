@@ -70,6 +70,9 @@ type Action interface{ action() }
 type (
 	// Advertise sends an advertisement. Priority 0 resigns.
 	Advertise struct{ Priority uint8 }
+	// Resign sends an advertisement of priority 0 of a master whose lease is over,
+	// and does not renew the lease.
+	Resign struct{}
 	// Take makes the data path ready and puts the VIPs on the interface;
 	// [Ready] or [Failed] answers it.
 	Take struct{}
@@ -89,6 +92,7 @@ type (
 )
 
 func (Advertise) action() {}
+func (Resign) action()    {}
 func (Take) action()      {}
 func (Drop) action()      {}
 func (Leave) action()     {}

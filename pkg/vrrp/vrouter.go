@@ -102,7 +102,19 @@ func (v *vrouter) handleDatagram(l *loop, d datagram, now time.Time) {
 	}
 	v.peers[d.src] = Peer{Addr: d.src, Priority: p.Priority, Seen: now}
 	v.dirty = true
+	var stoodStill []*vrouter
+	for _, o := range l.routers {
+		if o.m.hasStoodStill(now) {
+			stoodStill = append(stoodStill, o)
+		}
+	}
 	l.step(v, Heard{From: d.src, Priority: p.Priority, Interval: p.Interval}, now)
+	for _, o := range stoodStill {
+		if o.m.Role() == Backup {
+			l.startRecovery(o)
+			l.updateCondition(o, now)
+		}
+	}
 }
 
 func (v *vrouter) parseDatagram(d datagram) (Packet, error) {
@@ -189,6 +201,8 @@ func (l *loop) doAction(v *vrouter, a Action, now time.Time) {
 	switch a := a.(type) {
 	case Advertise:
 		l.advertise(v, a.Priority, now)
+	case Resign:
+		l.sendAdverts(v, 0, now)
 	case Take:
 		l.giveJob(v, job{serve: true})
 	case Drop:
@@ -301,9 +315,12 @@ func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
 	if l.opts.Lease != nil {
 		l.opts.Lease(v.cfg.Name, v.cfg.leaseTime(v.m.Priority()))
 	}
-	if v.sentByKernel {
-		return
+	if !v.sentByKernel {
+		l.sendAdverts(v, priority, now)
 	}
+}
+
+func (l *loop) sendAdverts(v *vrouter, priority uint8, now time.Time) {
 	for _, m := range v.adverts(priority) {
 		if err := m.conn.send(m.src, m.dst, m.packet); err != nil {
 			l.reportSendError(v, err, now)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,10 +72,30 @@ func (r *router) Set(instances []vrrp.Instance) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.followNames(instances)
 	for _, i := range instances {
 		r.places[i.Name] = i
 	}
 	return nil
+}
+
+// followNames forgets the names that virtual routers had before: nobody deactivates
+// them. The caller holds mu.
+func (r *router) followNames(instances []vrrp.Instance) {
+	hasName := func(name string) bool {
+		return slices.ContainsFunc(instances, func(i vrrp.Instance) bool { return i.Name == name })
+	}
+	for name, before := range r.places {
+		for _, i := range instances {
+			if _, isKnown := r.places[i.Name]; isKnown || hasName(name) || !i.IsSameRouter(before) {
+				continue
+			}
+			delete(r.places, name)
+			if r.sync != nil {
+				r.sync.renameRole(name, i.Name)
+			}
+		}
+	}
 }
 
 func (r *router) activate(instance string) error {

@@ -189,6 +189,14 @@ func (s *connSync) setRole(instance string, isMaster bool) {
 	s.wake()
 }
 
+// renameRole notes that a virtual router has another name.
+func (s *connSync) renameRole(from, to string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.masters[to] = s.masters[from]
+	delete(s.masters, from)
+}
+
 // doubt keeps this host from taking over from a master that lives until every
 // peer has answered: an interface was down, and what peers said meanwhile is
 // still on its way.

@@ -347,7 +347,9 @@ func (d *Director) watchServers(cfg *config.Config, vips []lb.VIP) {
 // the one before is in force again. The backend comes first, then addresses,
 // so that no VIP attracts traffic before its state is there.
 func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
-	out := Plan(d.input(cfg))
+	in := d.input(cfg)
+	in.Active, in.Memory.Leases = followNames(d.cfg.VRRP, cfg.VRRP, d.active, d.out.Memory.Leases)
+	out := Plan(in)
 	old := d.publishLeases(out.Memory)
 	if err := d.enforceState(ctx, cfg, out.State); err != nil {
 		if old == nil { // the start: nothing ran before
@@ -361,7 +363,7 @@ func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	before := d.out
-	d.cfg, d.out = cfg, out
+	d.cfg, d.out, d.active = cfg, out, in.Active
 	d.current.Store(cfg)
 	d.notifyChanges(before, out)
 	d.trackServices()

@@ -109,6 +109,48 @@ func TestReloadBeforeTheDaemonStartsAnew(t *testing.T) {
 	})
 }
 
+// A virtual router that a reload renames is the same one: its VIP is served by the
+// same lease all the time, and the old name stands for nothing any more.
+func TestReloadRenamesAVirtualRouter(t *testing.T) {
+	routers := func(names ...string) *config.Config {
+		cfg := configOf(service("web", 1, 1))
+		for i, name := range names {
+			addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(200 + i)})
+			cfg.VRRP = append(cfg.VRRP, vrrp.Instance{Name: name, Interface: "eth0", VRID: uint8(51 + i), Addresses: []netip.Prefix{netip.PrefixFrom(addr, 24)}})
+		}
+		return cfg
+	}
+	inBubble(t, routers("A", "B"), func(t *testing.T, r *rig) {
+		if err := r.Activate("B"); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := r.Lease("B")
+		seen := len(r.backend.Applied())
+		r.next = routers("C", "D")
+		if _, err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, s := range r.backend.Applied()[seen:] {
+			for _, v := range s.VIPs {
+				if is := v.Owner == "D"; v.Owner != "" && v.Standby == is || is && v.Lease != before {
+					t.Errorf("%+v, and the lease was %d", v, before)
+				}
+			}
+		}
+		r.next = routers("A", "B")
+		r.next.VRRP[1].VRID = 99 // another one of the old name
+		if _, err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range r.state().VIPs {
+			if v.Owner == "B" && !v.Standby {
+				t.Errorf("%+v of a new virtual router", v)
+			}
+		}
+	})
+}
+
 func TestBadReload(t *testing.T) {
 	boom := errors.New("boom")
 	good := configOf(service("web", 1, 1))

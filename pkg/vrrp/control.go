@@ -15,6 +15,12 @@ type key struct {
 
 func (i Instance) key() key { return key{i.Interface, i.isIPv4(), i.VRID} }
 
+// IsSameRouter reports whether i and o are one virtual router of this host, whatever
+// else differs: a reload goes from one to the other without a handover.
+func (i Instance) IsSameRouter(o Instance) bool {
+	return len(i.Addresses) > 0 && len(o.Addresses) > 0 && i.key() == o.key()
+}
+
 type connKey struct {
 	iface string
 	index int

@@ -1,0 +1,40 @@
+package director
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// followNames moves the roles and the leases of virtual routers that a reload renames to
+// their new names. What it returns is shared with what it was given unless it differs.
+func followNames(before, after []vrrp.Instance, active map[string]bool, leases map[string]uint32) (map[string]bool, map[string]uint32) {
+	oldNames := map[string]string{} // by the new ones
+	for _, to := range after {
+		i := slices.IndexFunc(before, to.IsSameRouter)
+		isAsBefore := slices.ContainsFunc(before, func(o vrrp.Instance) bool { return o.Name == to.Name && o.IsSameRouter(to) })
+		if i >= 0 && !isAsBefore {
+			oldNames[to.Name] = before[i].Name
+		}
+	}
+	return moveKeys(active, oldNames), moveKeys(leases, oldNames)
+}
+
+// moveKeys gives the values of the old keys to the new ones, which have no other.
+func moveKeys[V any](values map[string]V, oldKeys map[string]string) map[string]V {
+	if len(oldKeys) == 0 {
+		return values
+	}
+	moved := maps.Clone(values)
+	for to, from := range oldKeys {
+		delete(moved, to)
+		delete(moved, from)
+	}
+	for to, from := range oldKeys {
+		if v, ok := values[from]; ok {
+			moved[to] = v
+		}
+	}
+	return moved
+}

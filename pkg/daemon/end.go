@@ -92,6 +92,9 @@ func (d *Daemon) undo() error {
 // successor is known to come.
 func (d *Daemon) leave(successor bool) error {
 	grace := d.director.Config().StopGrace
+	if !d.follower.isNone() { // it is no stop
+		grace = max(grace, config.DefaultStopGrace)
+	}
 	if grace == 0 || !d.canLease && !successor {
 		return d.takeDown()
 	}

@@ -1,10 +1,18 @@
 package daemon
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/warnings"
+	"github.com/lvx-lb/lvx/testenv"
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // Of several configurations that are to follow a daemon the last one does, also if
@@ -38,5 +46,42 @@ func TestLastConfigurationFollows(t *testing.T) {
 	d.takeLatest()
 	if d.follower.Binary != "/lvx" {
 		t.Errorf("%+v follows the binary", d.follower)
+	}
+}
+
+// A daemon that starts anew in place goes on with its maps and addresses, however
+// little a stop would leave.
+func TestStartAnewIsNoStop(t *testing.T) {
+	w := newDirector(t, tb.Standard(t, testenv.Shape{Directors: 1, Reals: 1}).Host("d1"))
+	text, err := os.ReadFile(w.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		if err := os.WriteFile(w.file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := "stop_grace: 0s\n" + string(text)
+	write(begin)
+	w.start(t)
+	defer w.stop(t)
+	flows := func() string { return tb.Run(t, w.Host, "ls", "-i", filepath.Join(w.PinDir(), "flows")) }
+	before := flows()
+	write(strings.Replace(begin, "/bin/sh ", "/bin/sh -e ", 1))
+	if r, err := admin.NewClient(filepath.Join(w.Dir(), "lvx.sock")).Reload(t.Context()); err != nil || !r.Renews {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	tb.Eventually(t, time.Minute, func() error {
+		if own, vrrp := w.hasVIPs(t); !own || !vrrp {
+			return testenv.Final(fmt.Errorf("VIPs: own %v, VRRP's %v\n%s", own, vrrp, w.p.Output()))
+		}
+		if n := strings.Count(w.p.Output(), "msg=serving"); n < 2 {
+			return fmt.Errorf("it served %d times\n%s", n, w.p.Output())
+		}
+		return nil
+	})
+	if after := flows(); after != before {
+		t.Errorf("the table of connections is another one: %s, before %s", after, before)
 	}
 }

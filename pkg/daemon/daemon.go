@@ -119,11 +119,9 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
 	d.router = newRouter(cfg.Interfaces, d.announce, d.backend, d.monitor, o.Log)
-	d.router.canLease, d.router.sync = d.canLease, d.sync
+	d.router.canLease = d.canLease
+	d.router.share(d.sync)
 	d.sessions.connect(d.monitor, d.router.Router)
-	if d.sync != nil && len(cfg.VRRP) > 0 {
-		d.sync.hold.take = d.router.HoldPreemption
-	}
 	d.director = director.New(director.Options{
 		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,

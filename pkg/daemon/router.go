@@ -61,6 +61,16 @@ func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.
 	return r
 }
 
+// share has roles of this host count for connection sync, and the other way round:
+// nil is no sync. Virtual routers may come later, by a reload.
+func (r *router) share(s *connSync) {
+	if s == nil {
+		return
+	}
+	r.sync = s
+	s.hold.take = r.HoldPreemption
+}
+
 // Set implements [director.VRRP].
 func (r *router) Set(instances []vrrp.Instance) error {
 	instances, err := readPlaces(instances, r.interfaces)
@@ -75,6 +85,10 @@ func (r *router) Set(instances []vrrp.Instance) error {
 	r.followNames(instances)
 	for _, i := range instances {
 		r.places[i.Name] = i
+	}
+	if r.sync != nil {
+		r.sync.hasVRRP.Store(len(instances) > 0)
+		r.sync.wake()
 	}
 	return nil
 }

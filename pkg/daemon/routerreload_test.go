@@ -86,6 +86,36 @@ func (w *inProcess) serves(t *testing.T, client *admin.Client) error {
 	return nil
 }
 
+// Connection sync goes by the virtual routers that there are by now: those that a reload
+// brings wait for it, and those that a reload takes away leave it to send and to listen.
+func TestSyncFollowsVirtualRouters(t *testing.T) {
+	r := newRouter(nil, nil, nil, nil, nil)
+	s := &connSync{masters: map[string]bool{}, changed: make(chan struct{}, 1)}
+	r.share(s)
+	vi := vrrp.Instance{Name: "A", Interface: "nosuch0", VRID: 1, Version: 3, Priority: 100, AdvertInterval: time.Second,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("172.25.0.100/24")}}
+	for _, c := range []struct {
+		instances      []vrrp.Instance
+		sends, listens bool
+	}{
+		{nil, true, true},
+		{[]vrrp.Instance{vi}, false, true},
+		{nil, true, true},
+	} {
+		if err := r.Set(c.instances); err != nil {
+			t.Fatal(err)
+		}
+		if sends, listens := s.directions(); sends != c.sends || listens != c.listens {
+			t.Errorf("%d virtual routers: sends %v, listens %v", len(c.instances), sends, listens)
+		}
+	}
+	s.doubt()
+	if s.hold.release == nil {
+		t.Error("no virtual router would wait for peers after a fault")
+	}
+	s.hold.end()
+}
+
 // The role that connection sync knows of goes by the new name of a virtual router, and
 // not by the old one for ever.
 func TestRoleOfARenamedRouter(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 // connSync shares connections with the other directors.
 type connSync struct {
 	cfg      config.Sync
-	hasVRRP  bool
+	hasVRRP  atomic.Bool
 	table    connsync.Backend
 	feed     *newsFeed
 	mesh     atomic.Pointer[connsync.Mesh] // nil: no director that runs lvx, or not begun yet
@@ -52,9 +52,10 @@ func newConnSync(cfg *config.Config, feed *newsFeed, w *warnings.Registry, log *
 	}
 	table := feed.table
 	s := &connSync{
-		cfg: cfg.Sync, hasVRRP: len(cfg.VRRP) > 0, table: table, feed: feed, warnings: w, log: log,
+		cfg: cfg.Sync, table: table, feed: feed, warnings: w, log: log,
 		changed: make(chan struct{}, 1), masters: map[string]bool{},
 	}
+	s.hasVRRP.Store(len(cfg.VRRP) > 0)
 	if cfg.Sync.SyncID == 0 {
 		return s, nil
 	}
@@ -220,6 +221,13 @@ func (s *connSync) isMaster() bool {
 	return false
 }
 
+// directions are those of the kernel's wire: a master sends, a backup listens, and a
+// director that is neither does both.
+func (s *connSync) directions() (sends, listens bool) {
+	isMaster, hasVRRP := s.isMaster(), s.hasVRRP.Load()
+	return isMaster || !hasVRRP, !isMaster || !hasVRRP
+}
+
 // run shares connections until ctx ends.
 func (s *connSync) run(ctx context.Context) error {
 	stop := s.feed.join(s.notifyPeers)
@@ -267,8 +275,7 @@ func (s *connSync) follow(ctx context.Context) error {
 	defer look.Stop()
 	for {
 		if s.wire != nil {
-			isMaster := s.isMaster()
-			s.wire.SetRole(isMaster || !s.hasVRRP, !isMaster || !s.hasVRRP)
+			s.wire.SetRole(s.directions())
 		}
 		isInSync := s.hold.endIf(s.isInStep)
 		if wasInSync && !isInSync {

@@ -16,7 +16,7 @@ type preemptionHold func(why string, limit time.Duration) (release func())
 // syncHold keeps this host from taking over from a living master while peers have
 // yet to tell it of connections.
 type syncHold struct {
-	take preemptionHold // nil: there is no VRRP
+	take preemptionHold // nil: nobody can take over
 
 	mu      sync.Mutex
 	release func() // nil: it does not hold

@@ -349,6 +349,7 @@ func (d *Director) watchServers(cfg *config.Config, vips []lb.VIP) {
 func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
 	in := d.input(cfg)
 	in.Active, in.Memory.Leases = followNames(d.cfg.VRRP, cfg.VRRP, d.active, d.out.Memory.Leases)
+	in.Active = keepHeld(d.cfg.VRRP, cfg.VRRP, d.out.State.VIPs, in.Active)
 	out := Plan(in)
 	old := d.publishLeases(out.Memory)
 	if err := d.enforceState(ctx, cfg, out.State); err != nil {

@@ -151,6 +151,34 @@ func TestReloadRenamesAVirtualRouter(t *testing.T) {
 	})
 }
 
+// A VIP that a reload gives to a virtual router is never on standby while this host still
+// has it: its kernel would reset the connections. Silent until the router has spoken, it
+// loses none.
+func TestReloadGivesAVIPToARouter(t *testing.T) {
+	cfg := configOf(service("web", 1, 1))
+	inBubble(t, cfg, func(t *testing.T, r *rig) {
+		r.next = configOf(service("web", 1, 1))
+		r.next.VRRP = []vrrp.Instance{
+			{Name: "A", Interface: "eth0", VRID: 51, Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}},
+			{Name: "B", Interface: "eth0", VRID: 52, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.200/24")}},
+		}
+		if _, err := r.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range r.state().VIPs {
+			if v.Standby != (v.Owner == "B") || !v.Leased {
+				t.Errorf("%+v", v)
+			}
+		}
+		if err := r.Deactivate("A"); err != nil {
+			t.Fatal(err)
+		}
+		if !r.state().StandbyVIPs()[vip] {
+			t.Error("the router is backup, and its VIP is not on standby")
+		}
+	})
+}
+
 func TestBadReload(t *testing.T) {
 	boom := errors.New("boom")
 	good := configOf(service("web", 1, 1))

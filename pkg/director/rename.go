@@ -2,8 +2,10 @@ package director
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 
+	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
@@ -19,6 +21,23 @@ func followNames(before, after []vrrp.Instance, active map[string]bool, leases m
 		}
 	}
 	return moveKeys(active, oldNames), moveKeys(leases, oldNames)
+}
+
+// keepHeld has the virtual routers that come with a VIP which this host has held itself be
+// active until they say what they are: no lease of theirs has begun, so the data path is
+// silent, where on standby the kernel would reset connections as long as the VIP is there.
+func keepHeld(before, after []vrrp.Instance, vips []lb.VIP, active map[string]bool) map[string]bool {
+	isHeld := func(p netip.Prefix) bool {
+		return slices.ContainsFunc(vips, func(v lb.VIP) bool { return v.Addr == p.Addr() && v.Owner == "" })
+	}
+	active = maps.Clone(active)
+	for _, i := range after {
+		isNew := !slices.ContainsFunc(before, func(o vrrp.Instance) bool { return o.Name == i.Name || o.IsSameRouter(i) })
+		if isNew && slices.ContainsFunc(i.Addresses, isHeld) {
+			active[i.Name] = true
+		}
+	}
+	return active
 }
 
 // moveKeys gives the values of the old keys to the new ones, which have no other.

@@ -41,7 +41,7 @@ type controller struct {
 type plan struct {
 	seen     time.Time // when the host was looked at
 	items    []item
-	links    links
+	links    links // nil: not read, as no instance is wanted
 	services map[string]bool
 	tracked  readings
 }

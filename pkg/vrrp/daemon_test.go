@@ -60,6 +60,18 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A reload that takes the last virtual router away takes its VIP off, too.
+func TestLastRouterGoes(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	d := l.lvx("a", instance(3, 100*ms, 150))
+	l.eventually("a is master", func() bool { return l.has("a", vip.String()) })
+	writeInstances(t, d.conf, nil)
+	d.signal(syscall.SIGHUP)
+	l.eventually("it has ended", func() bool { return d.says("to=INIT") })
+	l.eventually("the VIP is gone", func() bool { return !l.has("a", vip.String()) })
+}
+
 // Someone removes the VIP of a master: it comes back.
 func TestRemovedVIPComesBack(t *testing.T) {
 	t.Parallel()

@@ -227,7 +227,9 @@ func (l *loop) applyPlan(p plan) map[*conn]bool {
 	if l.stopping {
 		return l.usedConns()
 	}
-	l.links, l.services, l.tracked = p.links, p.services, p.tracked
+	if l.services, l.tracked = p.services, p.tracked; p.links != nil {
+		l.links = p.links
+	}
 	l.readReasons()
 	now := time.Now()
 	items, current, rest := l.matchRouters(p.items)

@@ -53,7 +53,7 @@ func Preflight(cfg *config.Config, h hostinfo.Host) []Finding {
 	add(Warning, cfg.Warnings...)
 	add(Warning, unlikelyDrivers(cfg, h)...)
 	add(Warning, untrustedPrograms(cfg)...)
-	for _, text := range passingTrouble(cfg) {
+	for _, text := range append(passingTrouble(cfg), unservedReplies(cfg, h)...) {
 		found = append(found, Finding{Warning, text, true})
 	}
 	return found
@@ -186,6 +186,19 @@ func RunsOn(cfg *config.Config, svc lb.Service, refused error) (backend, why str
 		return "ipvs", why
 	}
 	return "xdp", ""
+}
+
+// unservedReplies names the services by NAT of which XDP keeps real servers out.
+func unservedReplies(cfg *config.Config, h hostinfo.Host) (all []string) {
+	for _, svc := range cfg.Services {
+		if backend, _ := RunsOn(cfg, svc.Service, h.XDP()); backend != "xdp" {
+			continue
+		}
+		if why := xdp.LackOf(svc.Service, cfg.Interfaces, hostinfo.WayTo); why != "" {
+			all = append(all, fmt.Sprintf("service %s: %s", svc.Name, why))
+		}
+	}
+	return all
 }
 
 // XDPMode returns how the daemon would attach to an interface, and why not

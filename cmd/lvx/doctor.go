@@ -48,6 +48,7 @@ exit status is 1 if something is wrong.`,
 		}
 		var found []warnings.Warning
 		c := doctor.Case{Config: cfg, Has: isOnThisHost}
+		examineAnew(cmd.Context(), *socket)
 		if st, err := askStatus(cmd.Context(), *socket); err == nil {
 			found, c = append(st.Warnings, doctor.Services(st)...), doctor.NewCase(cfg, st, time.Now())
 		} else {
@@ -66,6 +67,17 @@ exit status is 1 if something is wrong.`,
 		return err
 	}
 	return cmd
+}
+
+// examineTime is how long the doctor waits for what the daemon warns of to be of now.
+const examineTime = 10 * time.Second
+
+// examineAnew has the daemon look anew for what the doctor finds, so that its warnings
+// of what was cured since it looked last end. One that cannot keeps them.
+func examineAnew(ctx context.Context, socket string) {
+	ctx, cancel := context.WithTimeout(ctx, examineTime)
+	defer cancel()
+	_ = admin.NewClient(socket).Examine(ctx)
 }
 
 // statusTime is how long the doctor waits for the daemon: what it finds out by

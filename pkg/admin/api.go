@@ -51,6 +51,7 @@ const (
 
 	pathDrainDirector = "/v1/drain/director"
 
+	pathExamine    = "/v1/examine"
 	pathSyncImport = "/v1/sync/import"
 	pathSyncPush   = "/v1/sync/push"
 )

@@ -111,6 +111,11 @@ func (c *Client) Reload(ctx context.Context) (r director.Result, err error) {
 	return r, c.do(ctx, http.MethodPost, pathReload, struct{}{}, &r)
 }
 
+// Examine has the daemon look now for what it warns of every few minutes.
+func (c *Client) Examine(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, pathExamine, struct{}{}, &struct{}{})
+}
+
 // Upgrade asks the daemon to let another binary take over.
 func (c *Client) Upgrade(ctx context.Context, binary string) (r director.Result, err error) {
 	return r, c.do(ctx, http.MethodPost, pathUpgrade, upgradeRequest{binary}, &r)

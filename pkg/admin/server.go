@@ -25,6 +25,7 @@ type Options struct {
 	Socket   string                                                            // path of the unix socket
 	Listen   string                                                            // address of the TCP listener; "" = none
 	Upgrade  func(ctx context.Context, binary string) (director.Result, error) // nil = there is no such command
+	Examine  func(ctx context.Context) error                                   // looks anew for what the doctor finds; nil = there is no such command
 	Ready    <-chan struct{}                                                   // nothing is opened before; nil = at once
 	Hosts    []string                                                          // names that the page may be asked by (see public)
 	Sync     Sync                                                              // nil = connections are not shared
@@ -174,6 +175,11 @@ func (s *Server) api() http.Handler {
 	if s.opt.Upgrade != nil {
 		mux.Handle("POST "+pathUpgrade, changeSlowly(s, workingPause, func(ctx context.Context, q upgradeRequest) (director.Result, error) {
 			return s.opt.Upgrade(ctx, q.Binary)
+		}))
+	}
+	if s.opt.Examine != nil {
+		mux.Handle("POST "+pathExamine, changeSlowly(s, workingPause, func(ctx context.Context, _ struct{}) (struct{}, error) {
+			return struct{}{}, s.opt.Examine(ctx)
 		}))
 	}
 	mux.Handle("POST "+pathSyncImport, change(s, maxEdits, s.importConnections))

@@ -55,6 +55,7 @@ type Daemon struct {
 	opt      Options
 	log      *slog.Logger
 	warnings *warnings.Registry
+	exams    *examRequests
 	history  *history.Log
 	found    found
 	backend  lb.Backend
@@ -85,7 +86,7 @@ type Daemon struct {
 // New opens what has to be closed again, and connects the parts. Nothing is
 // served before Run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
-	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log), ready: make(chan struct{}), next: make(chan Next, 1)}
+	d := &Daemon{opt: o, log: o.Log, warnings: warnings.New(o.Log), ready: make(chan struct{}), next: make(chan Next, 1), exams: newExamRequests()}
 	cfg := o.Config
 	boot, err := vip.BootID()
 	if err != nil { // nothing is remembered then
@@ -135,7 +136,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.announce.OnClaim(func(vip netip.Addr, by neigh.MAC) { d.router.Claimed(vip, by.String()) })
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
-		OmitRealMetrics: cfg.Admin.OmitRealMetrics, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Log: o.Log,
+		OmitRealMetrics: cfg.Admin.OmitRealMetrics, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Examine: d.exams.ask, Log: o.Log,
 		Sync: d.sync.forAdmin(),
 	})
 	return d, nil

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,15 +17,50 @@ import (
 // about every VIP and every real.
 const doctorPause = 3 * time.Minute
 
-// examine looks for the classic mistakes at the start and every few minutes.
+// examRequests are requests for an examination now.
+type examRequests struct {
+	asked chan chan<- struct{} // each is closed when an examination that began later is over
+	ended chan struct{}        // closed when nobody examines any more
+}
+
+func newExamRequests() *examRequests {
+	return &examRequests{asked: make(chan chan<- struct{}), ended: make(chan struct{})}
+}
+
+var errNotExamining = errors.New("lvx is about to end")
+
+// ask has the classic mistakes looked for, and waits until that is done.
+func (r *examRequests) ask(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case r.asked <- done:
+	case <-r.ended:
+		return errNotExamining
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-done:
+	case <-r.ended:
+		return errNotExamining
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// examine looks for the classic mistakes at the start, every few minutes and when
+// it is asked to.
 // Findings are warnings until they are not found any more; notes are for `lvx
 // doctor` alone.
 func (d *Daemon) examine(ctx context.Context) error {
+	defer close(d.exams.ended)
 	select {
 	case <-d.Serving():
 	case <-ctx.Done():
 		return nil
 	}
+	var answer chan<- struct{} // to whom the examination is asked for, nil: to nobody
 	host := new(doctor.Live)
 	tick := time.NewTicker(doctorPause)
 	defer tick.Stop()
@@ -45,12 +81,17 @@ func (d *Daemon) examine(ctx context.Context) error {
 				return w.Kind != kind || w.Note || d.isClaimed(w)
 			}))
 		}
+		if answer != nil {
+			close(answer)
+			answer = nil
+		}
 		next := tick.C
 		if !c.IsSettled {
 			next = time.After(doctor.SettleTime)
 		}
 		select {
 		case <-next:
+		case answer = <-d.exams.asked:
 		case <-ctx.Done():
 			return nil
 		}

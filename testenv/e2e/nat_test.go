@@ -218,15 +218,45 @@ func TestNATConnectionsOutliveTheDaemon(t *testing.T) {
 }
 
 // A real whose replies would come by an interface that XDP does not serve gets
-// nothing, and status says what to do.
+// nothing: check says so before the start and status after it, with what to do.
 func TestNATWithoutTheInsideInterface(t *testing.T) {
 	near, _ := newNATRig(t)
 	d := near.Cluster.Host("d1")
 	file := filepath.Join(d.Dir(), "lvx.yaml")
 	head := fmt.Sprintf("interfaces: [eth0]\nbackend: auto\npin_dir: %s\nstate_dir: %s\nadmin: {socket: %s}\n", d.PinDir(), d.Dir(), near.Socket("d1"))
 	must(t, os.WriteFile(file, []byte(head+natService), 0o600))
+	const lack = "replies of 192.168.79.27 come by eth1, which XDP does not serve (add it to interfaces:)"
+	if out, err := d.Run(t.Context(), lvx, "check", "-c", file); err != nil || !strings.Contains(out, "web: "+lack) {
+		t.Errorf("lvx check: %v, no %q in\n%s", err, lack, out)
+	}
 	must(t, near.Start(t.Context(), "d1"))
-	wantLines(t, near, []string{"status"}, "replies of 192.168.79.27 come by eth1, which XDP does not serve (add it to interfaces:)")
+	wantLines(t, near, []string{"status"}, lack)
+}
+
+// What doctor says is of now: what was cured since the daemon looked last is not wrong.
+func TestDoctorSeesTheCure(t *testing.T) {
+	t.Parallel()
+	near, _ := newNATRig(t)
+	d := near.Cluster.Host("d1")
+	run(t, d, "sysctl", "-qw", "net.ipv4.ip_forward=0")
+	directNAT(t, near, natService)
+	const wrong = "net.ipv4.ip_forward: is 0"
+	said := func(command ...string) string {
+		out, _ := near.LVX(t.Context(), "d1", command...) // doctor ends with 1 with findings
+		return out
+	}
+	eventually(t, func() error {
+		if out := said("status"); !strings.Contains(out, wrong) {
+			return fmt.Errorf("no %q in\n%s", wrong, out)
+		}
+		return nil
+	})
+	run(t, d, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	for _, command := range [][]string{{"doctor", "-c", filepath.Join(d.Dir(), "lvx.yaml")}, {"status"}} {
+		if out := said(command...); strings.Contains(out, wrong) {
+			t.Errorf("lvx %v, after the cure:\n%s", command, out)
+		}
+	}
 }
 
 // A real whose gateway is another host answers its checks, and no client: status

@@ -96,6 +96,8 @@ type ServicePlan struct {
 type RealPlan struct {
 	Addr       netip.Addr
 	Port       uint16
+	Forward    lb.Forward
+	Tunnel     string // see [lb.Real.TunnelName]
 	Configured uint16 // weight of the configuration
 	Weight     uint16 // weight while it is up: the configuration's or the operator's
 	Override   bool   // an operator set the weight
@@ -208,6 +210,7 @@ func (p *ServicePlan) decideQuorum(svc *config.Service, mem Memory) {
 func (rp *RealPlan) planReal(svc *config.Service, i int, in *Input, verdicts Verdicts) {
 	r := &svc.Reals[i]
 	rp.Addr, rp.Port, rp.Configured, rp.Weight, rp.Up = r.Addr, r.Port, r.Weight, r.Weight, true
+	rp.Forward, rp.Tunnel = r.Forward, r.TunnelName()
 	if i >= len(svc.Checks) || len(svc.Checks[i]) == 0 {
 		return
 	}

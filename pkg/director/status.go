@@ -131,7 +131,9 @@ type ServiceStatus struct {
 type RealStatus struct {
 	Addr       netip.Addr `json:"address"`
 	Port       uint16     `json:"port,omitempty"`
-	State      string     `json:"state"` // "up", "down", "drained", "quiesced" (weight 0), "unresolved"
+	Forward    string     `json:"forward"`          // "dr", "nat", "tunnel"
+	Tunnel     string     `json:"tunnel,omitempty"` // what lvx real up --tunnel calls the tunnel: "ipip", "gue6:5555"
+	State      string     `json:"state"`            // "up", "down", "drained", "quiesced" (weight 0), "unresolved"
 	Weight     uint16     `json:"weight"`
 	Configured uint16     `json:"configured_weight"`
 	Override   string     `json:"override,omitempty"`
@@ -338,7 +340,7 @@ func (s *ServiceStatus) addCounters(counted *lb.ServiceStats) {
 
 func realStatus(rp RealPlan, o lb.ObservedReal, held bool) RealStatus {
 	r := RealStatus{
-		Addr: rp.Addr, Port: rp.Port, State: "up",
+		Addr: rp.Addr, Port: rp.Port, Forward: rp.Forward.String(), Tunnel: rp.Tunnel, State: "up",
 		Weight: rp.Weight, Configured: rp.Configured, Checks: rp.Checks,
 		Flapping: rp.Flapping, Since: rp.Since, Reason: rp.Reason,
 		MAC: o.MAC, Device: o.Device, CheckTook: rp.Took.Seconds(),

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
@@ -39,11 +40,24 @@ func Services(st director.Status) []warnings.Warning {
 			}
 			found = append(found, warnings.Warning{
 				Kind: RealDown, Subject: "real " + r.Addr.String(), Text: "down in " + svc.Name + because(r.Reason),
-				Cure: "see lvx history --subject " + svc.Name + "; on the real: lvx real status" + vipFlags(svc),
+				Cure: "see lvx history --subject " + svc.Name + cureOnReal(svc, r),
 			})
 		}
 	}
 	return found
+}
+
+// cureOnReal is the command that finds out, on a real, what it lacks: "" for one by NAT,
+// which has neither the VIP nor anything else of lvx's.
+func cureOnReal(svc director.ServiceStatus, r director.RealStatus) string {
+	if r.Forward == lb.NAT.String() {
+		return ""
+	}
+	flags := vipFlags(svc)
+	if r.Tunnel != "" {
+		flags += " --tunnel " + r.Tunnel
+	}
+	return "; on the real: lvx real status" + flags
 }
 
 // vipFlags are the flags that name a service's VIPs to a command.

@@ -45,6 +45,29 @@ func TestTheCureOfARealNamesItsVIPs(t *testing.T) {
 	}
 }
 
+// What a real has to have follows from how packets get to it.
+func TestTheCureOfARealGoesByItsWay(t *testing.T) {
+	for _, c := range []struct {
+		real lb.Real
+		want string
+	}{
+		{lb.Real{Forward: lb.DR}, "; on the real: lvx real status --vip 10.0.0.100"},
+		{lb.Real{Forward: lb.NAT}, ""},
+		{lb.Real{Forward: lb.Tunnel}, "; on the real: lvx real status --vip 10.0.0.100 --tunnel ipip"},
+		{lb.Real{Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: 5555}}, "; on the real: lvx real status --vip 10.0.0.100 --tunnel gue:5555"},
+		{lb.Real{Addr: netip.MustParseAddr("2001:db8::12"), Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GUE, Port: lb.GUEPort}}, "; on the real: lvx real status --vip 10.0.0.100 --tunnel gue6"},
+		{lb.Real{Addr: netip.MustParseAddr("2001:db8::12"), Forward: lb.Tunnel, Encap: lb.Encap{Kind: lb.GRE}}, "; on the real: lvx real status --vip 10.0.0.100 --tunnel gre6"},
+	} {
+		found := Services(director.Status{Services: []director.ServiceStatus{{
+			Name: "web", State: "up", Listeners: []string{"10.0.0.100:80/tcp"},
+			Reals: []director.RealStatus{{Addr: c.real.Addr, State: "down", Forward: c.real.Forward.String(), Tunnel: c.real.TunnelName()}},
+		}}})
+		if want := "see lvx history --subject web" + c.want; len(found) != 1 || found[0].Cure != want {
+			t.Errorf("%+v: found %+v, want the cure %q", c.real, found, want)
+		}
+	}
+}
+
 func TestVIPsOfADeadDaemonAreFound(t *testing.T) {
 	vip := netip.MustParseAddr("10.0.0.100")
 	svc := config.Service{Service: lb.Service{Listeners: []lb.Listener{{Addr: vip, Proto: lb.TCP, First: 80, Last: 80}, {Addr: vip, Proto: lb.TCP, First: 81, Last: 81}}}}

@@ -180,6 +180,22 @@ func (r Real) Way() string {
 	return r.Forward.String()
 }
 
+// TunnelName is what `lvx real up --tunnel` calls the tunnel that leads to r, "" where
+// none does: "ipip", "gre6", "gue6:5555".
+func (r Real) TunnelName() string {
+	if r.Forward != Tunnel {
+		return ""
+	}
+	name := r.Encap.Kind.String()
+	if r.Addr.Is6() {
+		name += "6"
+	}
+	if r.Encap.Kind == GUE && r.Encap.Port != 0 && r.Encap.Port != GUEPort {
+		name += fmt.Sprintf(":%d", r.Encap.Port)
+	}
+	return name
+}
+
 // Service is a virtual service: all its listeners are scheduled, persisted
 // and counted as one. Its identity is Name, which is unique in a [State].
 type Service struct {

@@ -67,6 +67,9 @@ func (s *screen) sync(st *connsync.Status) {
 	s.table(func(row func(class string, cells ...string)) {
 		for _, p := range st.Peers {
 			class, state, detail := "down", "no session", guard.Text(p.Reason)
+			if p.Cure != "" {
+				detail += " (" + guard.Text(p.Cure) + ")"
+			}
 			if p.IsUp {
 				class, state = "drained", "catching up"
 				if p.IsInSync {

@@ -69,8 +69,8 @@ func TestPeerThatHangsUpIsLoggedOnce(t *testing.T) {
 	if err := m.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if reason := m.Status()[0].Reason; len(log.lines()) != 1 || !strings.Contains(reason, "sync.peers") {
-		t.Errorf("%q is the reason of\n%s", reason, log.text)
+	if cure := m.Status()[0].Cure; len(log.lines()) != 1 || !strings.Contains(cure, "sync.peers") {
+		t.Errorf("%q is the cure of\n%s", cure, log.text)
 	}
 }
 

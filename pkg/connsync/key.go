@@ -95,9 +95,9 @@ func (k Key) identity() (ed25519.PrivateKey, error) {
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-var errKeyRemoved = errors.New("the key that the peer signs with was removed here (sync.key_file)")
+var errKeyRemoved = refusal{"the key that the peer signs with was removed here", "compare sync.key_file on both directors"}
 
-var errUnknownKey = errors.New("the peer holds none of our keys (compare sync.key_file on both directors)")
+var errUnknownKey = refusal{"the peer holds none of our keys", "compare sync.key_file on both directors"}
 
 // keyring is the keys that sessions are made with.
 type keyring struct {

@@ -311,10 +311,24 @@ func (m *Mesh) serve(ctx context.Context, p *peer, conn *tls.Conn) {
 	s.sendDigests(digests)
 	m.o.Log.Info("sync session begins", "component", "sync", "peer", p.addr)
 	err = s.run(ctx)
+	if isEndOfPeer(err) {
+		err = errPeerEnded
+	}
 	if p.end(s, err) && ctx.Err() == nil {
 		m.o.Log.Warn("sync session has ended", "component", "sync", "peer", p.addr, "err", err)
 	}
 	m.o.Changed()
+}
+
+// errPeerEnded is why a session is over that the peer has ended, or its host.
+var errPeerEnded = errors.New("the peer has ended it")
+
+// errPeerClosed is what one sees whom the peer does not know.
+var errPeerClosed = refusal{"the peer closes the connection at once", "is this host's address in its sync.peers, and the key in its key file?"}
+
+// isEndOfPeer reports whether an error is that the other end is gone.
+func isEndOfPeer(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // handshake makes sure that the other end holds a key and speaks the session
@@ -332,17 +346,15 @@ func handshake(ctx context.Context, conn *tls.Conn) (version uint16, err error) 
 	switch {
 	case err == nil:
 		return version, nil
+	case isEndOfPeer(err):
+		return 0, errPeerClosed
 	case errors.Is(err, errUnknownKey), errors.As(err, &of) && of.Op == "remote error":
 		return 0, errUnknownKey
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return 0, errHungUp
 	case errors.As(err, &of): // without its ports, which are others each time: see [Mesh.fail]
 		err = fmt.Errorf("%s: %w", of.Op, of.Err)
 	}
 	return 0, fmt.Errorf("handshake: %w", err)
 }
-
-var errHungUp = errors.New("the peer hangs up (is this host's address in its sync.peers?)")
 
 // fail notes why there is no session, and logs it when that is news.
 func (m *Mesh) fail(p *peer, err error) {

@@ -1,6 +1,7 @@
 package connsync
 
 import (
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type PeerStatus struct {
 	IsInSync bool          `json:"in_sync"`           // what the peer had when the session began has been absorbed whole
 	Since    time.Time     `json:"since"`             // of the session, or of its end
 	Reason   string        `json:"reason,omitempty"`  // why there is no session
+	Cure     string        `json:"cure,omitempty"`    // what to do, where the reason is not that the peer cannot be reached
 	Sent     uint64        `json:"sent"`              // entries, since the start
 	Received uint64        `json:"received"`          // entries
 	Rejected uint64        `json:"rejected"`          // entries that the table did not take
@@ -36,6 +38,11 @@ type PeerStatus struct {
 	Lag      time.Duration `json:"lag_ns"`            // 99th percentile from sending to the peer's acknowledgement
 	Differs  []string      `json:"differs,omitempty"` // services that the peer holds differently
 }
+
+// refusal is why two directors that reach each other have no session.
+type refusal struct{ why, cure string }
+
+func (r refusal) Error() string { return r.why + " (" + r.cure + ")" }
 
 func (p *peer) status(ours []Digest) PeerStatus {
 	p.mu.Lock()
@@ -51,6 +58,10 @@ func (p *peer) status(ours []Digest) PeerStatus {
 		}
 	} else if p.err != nil {
 		st.Reason = p.err.Error()
+		var refused refusal
+		if errors.As(p.err, &refused) {
+			st.Reason, st.Cure = refused.why, refused.cure
+		}
 	}
 	st.Sent, st.Received, st.Rejected = total.sent, total.received, total.rejected
 	return st

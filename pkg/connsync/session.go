@@ -112,7 +112,7 @@ func greet(conn net.Conn) (version uint16, err error) {
 		return 0, fmt.Errorf("frame of type %d and %d bytes where a hello was expected", kind, len(body))
 	}
 	if oldest := binary.BigEndian.Uint16(body[2:]); oldest > protocolNow {
-		return 0, fmt.Errorf("the peer speaks version %d of the session protocol and later, this lvx %d (upgrade it)", oldest, protocolNow)
+		return 0, refusal{fmt.Sprintf("the peer speaks version %d of the session protocol and later, this lvx %d", oldest, protocolNow), "upgrade lvx here"}
 	}
 	return min(binary.BigEndian.Uint16(body), protocolNow), nil
 }

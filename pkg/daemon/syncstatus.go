@@ -22,10 +22,11 @@ func (s *connSync) warn() {
 		subject := "peer " + p.Peer.String()
 		switch {
 		case !p.IsUp:
-			s.warnings.Put(warnings.Warning{
-				Kind: kind, Subject: subject, Text: "no session: " + p.Reason,
-				Cure: fmt.Sprintf("is lvx running there with sync:, and may TCP port %d pass?", s.cfg.Port),
-			})
+			cure := p.Cure
+			if cure == "" {
+				cure = fmt.Sprintf("is lvx running there with sync:, and may TCP port %d pass?", s.cfg.Port)
+			}
+			s.warnings.Put(warnings.Warning{Kind: kind, Subject: subject, Text: "no session: " + p.Reason, Cure: cure})
 		case len(p.Differs) > 0:
 			s.warnings.Put(warnings.Warning{
 				Kind: kind, Subject: subject, Text: fmt.Sprintf("has other services, reals or weights than this host: %s", first(p.Differs, 5)),

@@ -30,7 +30,7 @@ type importRequest struct {
 	List []byte `json:"list"` // as /proc/net/ip_vs_conn has it
 }
 
-var errNoSync = errors.New("this director shares no connections (set sync: in its configuration)")
+var errNoSync = errors.New("kernel IPVS has the connections of this director: nothing of them can be shared by lvx (backend: auto or xdp)")
 
 func (s *Server) importConnections(_ context.Context, q importRequest) (r SyncResult, err error) {
 	if s.opt.Sync == nil {

@@ -137,7 +137,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.admin = admin.NewServer(admin.Options{
 		Director: d.director, Socket: cfg.Admin.Socket, Listen: cfg.Admin.Listen, Hosts: cfg.Admin.Hosts,
 		OmitRealMetrics: cfg.Admin.OmitRealMetrics, Warnings: d.warnings, Ready: d.ready, Upgrade: d.upgrade, Examine: d.exams.ask, Log: o.Log,
-		Sync: d.sync.forAdmin(),
+		Sync: d.syncDaemons.forAdmin(),
 	})
 	return d, nil
 }

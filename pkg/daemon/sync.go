@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/director"
@@ -294,14 +293,6 @@ func (s *connSync) follow(ctx context.Context) error {
 
 // forDirector is s, or nil without a type.
 func (s *connSync) forDirector() director.Sync {
-	if s == nil {
-		return nil
-	}
-	return s
-}
-
-// forAdmin is s, or nil without a type.
-func (s *connSync) forAdmin() admin.Sync {
 	if s == nil {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/connsync"
 	"github.com/lvx-lb/lvx/pkg/director"
@@ -38,6 +39,14 @@ func newSyncDaemons(feed *newsFeed, s *connSync, log *slog.Logger) *syncDaemons 
 
 // forDirector is s, or nil without a type.
 func (s *syncDaemons) forDirector() director.SyncDaemons {
+	if s == nil {
+		return nil
+	}
+	return s
+}
+
+// forAdmin is s, or nil without a type.
+func (s *syncDaemons) forAdmin() admin.Sync {
 	if s == nil {
 		return nil
 	}

@@ -13,7 +13,7 @@ import (
 
 // Import takes what /proc/net/ip_vs_conn lists on a director that runs kernel
 // IPVS, and reports how many entries it took and how many it could not.
-func (s *connSync) Import(r io.Reader) (taken, rejected int, err error) {
+func (s *syncDaemons) Import(r io.Reader) (taken, rejected int, err error) {
 	listed, skipped, err := connsync.ReadProc(r)
 	if err != nil {
 		return 0, 0, err
@@ -24,7 +24,7 @@ func (s *connSync) Import(r io.Reader) (taken, rejected int, err error) {
 		for _, l := range part {
 			entries = append(entries, entryOf(l))
 		}
-		n, err := s.table.Absorb(connsync.BatchOf(entries...))
+		n, err := s.feed.table.Absorb(connsync.BatchOf(entries...))
 		if taken, rejected = taken+len(part)-n, rejected+n; err != nil {
 			return taken, rejected, err
 		}
@@ -64,17 +64,39 @@ var kernelTimeouts = map[timeoutKey]time.Duration{
 	{connsync.ProtocolUDP, connsync.StateNone}:        lb.DefaultUDPTimeout,
 }
 
-var errNoWire = errors.New("no director with kernel IPVS is configured (set sync: {syncid: N})")
+var errNoWire = errors.New("no director with kernel IPVS is told of connections (set sync: {syncid: N}, or lvx ipvsadm --start-daemon master)")
 
 // Push sends every connection to directors that run kernel IPVS, and reports
 // how many.
-func (s *connSync) Push(ctx context.Context) (sent int, err error) {
-	if s.wire == nil {
+func (s *syncDaemons) Push(ctx context.Context) (sent int, err error) {
+	wires := s.wires()
+	if len(wires) == 0 {
 		return 0, errNoWire
 	}
-	err = s.table.Walk(ctx, func(batch *connsync.Batch) error {
+	err = s.feed.table.Walk(ctx, func(batch *connsync.Batch) error {
 		sent += len(batch.Members)
-		return s.wire.Push(ctx, recordsOf(batch))
+		for _, w := range wires {
+			if err := w.Push(ctx, recordsOf(batch)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return sent, err
+}
+
+// wires are those by which this director tells kernels: that of the file, and of each
+// daemon that ipvsadm has started as master.
+func (s *syncDaemons) wires() (all []*connsync.Wire) {
+	if s.sync != nil && s.sync.wire != nil {
+		all = append(all, s.sync.wire)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d, r := range s.running {
+		if d.Master {
+			all = append(all, r.wire)
+		}
+	}
+	return all
 }

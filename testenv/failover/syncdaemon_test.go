@@ -40,6 +40,12 @@ func TestStartedDaemonsShareConnections(t *testing.T) {
 		}
 		return err
 	})
+	pushed, err := LVX{Self: self}.Run(t.Context(), p.Host("a"), "sync", "push")
+	if n := 0; err != nil {
+		t.Error(err)
+	} else if _, err := fmt.Sscanf(pushed, "%d connections sent", &n); err != nil || n < len(synced)*connections {
+		t.Errorf("lvx sync push of %d connections: %q", len(synced)*connections, pushed)
+	}
 	p.a.Kill()
 	p.await("b is master", func() error { return p.hasVIP("b") })
 	p.checkAlive("after kill -9", conns)

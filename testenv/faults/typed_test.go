@@ -211,7 +211,7 @@ var typedExits = map[string]struct {
 	code int
 	says string
 }{
-	"lvx sync push":                     {1, "this director shares no connections (set sync: in its configuration)"},
+	"lvx sync push":                     {1, "no director with kernel IPVS is told of connections (set sync: {syncid: N}, or lvx ipvsadm --start-daemon master)"},
 	"lvx weight web 172.25.0.12:8080 0": {1, "not found (there are 172.25.0.12, 172.25.0.13)"},
 }
 

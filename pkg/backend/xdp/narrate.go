@@ -66,7 +66,11 @@ func (t *narrator) addEnd(v bpf.Verdict) {
 	case bpf.AnsweredUnreachable:
 		if s := t.b.services[t.service]; s != nil {
 			for _, r := range s.listed() {
-				t.note("real %s is not usable: weight %d %s", r.conf.Addr, r.conf.Weight, r.near.Err)
+				why := fmt.Sprintf("weight %d", r.conf.Weight)
+				if r.near.Err != "" {
+					why += ", " + r.near.Err
+				}
+				t.note("real %s is not usable: %s", r.conf.Addr, why)
 			}
 		}
 	}

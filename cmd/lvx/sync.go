@@ -110,7 +110,8 @@ func newSyncImportCmd() *cobra.Command {
 		Short: "take the connections of a director that runs kernel IPVS",
 		Long: `Takes the connections that /proc/net/ip_vs_conn lists on a director that runs
 kernel IPVS, idle ones too: its multicasts tell only of connections that have
-traffic. FILE is - for standard input.`,
+traffic. FILE is - for standard input. Connections of real servers that are not up
+or not in the configuration here count as taken, and wait a minute for them.`,
 		Example: `  ssh lb1 cat /proc/net/ip_vs_conn | lvx sync import -`,
 		Args:    cobra.ExactArgs(1),
 	}

@@ -11,8 +11,8 @@ import (
 // Sync shares connections with other directors.
 type Sync interface {
 	// Import takes what /proc/net/ip_vs_conn lists on a director that runs
-	// kernel IPVS. Rejected are entries of services and reals that this
-	// director does not have, and those that mean nothing to it.
+	// kernel IPVS. Rejected are entries that mean nothing to this director; those
+	// of reals that it does not have, or that are not up, wait for them.
 	Import(r io.Reader) (taken, rejected int, err error)
 
 	// Push sends every connection to directors that run kernel IPVS.

@@ -29,7 +29,7 @@ func TestImportInParts(t *testing.T) {
 	}
 	list.WriteString("SCTP AC100004 03EC 0A000064 0035 0A000004 0035 COOKIE_WAIT 3\n")
 	table := &mostTable{quietTable: quietTable{taken: map[netip.AddrPort]bool{}}}
-	s := &connSync{table: table}
+	s := &syncDaemons{feed: &newsFeed{table: table}}
 	taken, rejected, err := s.Import(strings.NewReader(list.String()))
 	if err != nil || taken != count || rejected != 1 || len(table.taken) != count || table.most > importedAtOnce {
 		t.Errorf("%d taken, %d rejected, %d in the table, at most %d at once: %v", taken, rejected, len(table.taken), table.most, err)

@@ -137,9 +137,8 @@ static __always_inline int use_flow(struct run *r, struct departure *d)
 	int outcome;
 
 	outcome = find_flow_of_reply(r, d, r->p.source, r->p.source_port);
-	if (outcome != CONTINUE)
-		return outcome;
-	outcome = admit_reply(r->p.destination);
+	if (outcome == CONTINUE)
+		outcome = admit_reply(r->p.destination);
 	if (outcome != CONTINUE)
 		return outcome;
 	if (!find_sets(r))

@@ -387,3 +387,40 @@ func TestHoldOfARecoveryIsSeenAtOnce(t *testing.T) {
 		t.Errorf("a plan has undone the hold")
 	}
 }
+
+// A virtual router that a reload gives the name of one which the same reload takes away
+// keeps its data path, which is known by the name, when that one has ended.
+func TestNameOfARouterThatEnds(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	var mu sync.Mutex
+	var calls []string
+	note := func(what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		calls = append(calls, what)
+	}
+	l.opts.Deactivate = func(name string) { note("deactivate " + name) }
+	l.opts.Lease = func(name string, d time.Duration) {
+		if d == 0 {
+			note("end the lease of " + name)
+		}
+	}
+	l.links = links{"eth0": {up: true, addrs: []netip.Prefix{netip.PrefixFrom(addrB, 24)}}}
+	v.m.role, v.m.active = Master, true
+	other := newVrouter(l, item{cfg: sample(func(i *Instance) {
+		i.Name, i.VRID, i.Addresses = "VI_2", 52, prefixes("10.99.0.102/24")
+	})})
+	other.m.step(Start{Self: addrB}, time.Now())
+	other.group, other.started = Group{other.m}, true
+	l.routers = append(l.routers, other)
+	l.applyPlan(plan{items: []item{{cfg: sample(func(i *Instance) { i.Name = "VI_2" })}}})
+	if !other.leaving || v.cfg.Name != "VI_2" {
+		t.Fatalf("leaving: %v, and the other one is %s", other.leaving, v.cfg.Name)
+	}
+	other.worker.close()
+	v.worker.close()
+	l.workers.Wait()
+	if len(calls) > 0 {
+		t.Errorf("%q, which is a master's", calls)
+	}
+}

@@ -227,6 +227,7 @@ func (l *loop) giveJob(v *vrouter, j job) {
 	v.wantedGen++
 	j.gen, j.cfg, j.places = v.wantedGen, v.cfg, l.placesOf(v)
 	j.keep, j.keepRouting = l.vipsOfOthers(v), l.routingOfOthers(v)
+	j.isNamesake = slices.ContainsFunc(l.routers, func(o *vrouter) bool { return o != v && !o.leaving && o.cfg.Name == v.cfg.Name })
 	v.worker.setJob(j)
 }
 

@@ -25,6 +25,8 @@ type job struct {
 	places []place
 	keep   map[string][]netip.Prefix // VIPs that another virtual router needs, by interface
 
+	isNamesake bool // another virtual router has the name by now, and the data path with it
+
 	keepRouting vips.Routing // routes and rules that another virtual router needs
 }
 
@@ -230,6 +232,9 @@ func (w *worker) dropVIPs(j job) error {
 	w.dropRouting(j)
 	err := w.removeVIPs(slices.Concat(j.places, without(w.owned, j.places)), j.keep)
 	w.serving, w.owned = false, nil
+	if j.isNamesake {
+		return err
+	}
 	if w.opts.Deactivate != nil {
 		w.opts.Deactivate(j.cfg.Name)
 	}

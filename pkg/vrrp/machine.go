@@ -47,6 +47,7 @@ type Machine struct {
 	notBefore  time.Time     // backup: end of the start-up delay
 	nextAdvert time.Time     // master
 	lastAdvert time.Time     // master
+	leaseEnds  time.Time     // master: of the lease that came with the last advert
 	stopBy     time.Time     // stopping: when waiting is over
 }
 
@@ -174,7 +175,7 @@ func (m *Machine) handleTick(now time.Time) []Action {
 }
 
 func (m *Machine) advertise(now time.Time) []Action {
-	m.lastAdvert = now
+	m.lastAdvert, m.leaseEnds = now, now.Add(m.cfg.leaseTime(m.Priority()))
 	return []Action{Advertise{m.Priority()}}
 }
 
@@ -300,7 +301,7 @@ func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
 // another one may have taken over, and what is known here may be old. The owner of
 // the addresses has them all the same.
 func (m *Machine) hasStoodStill(now time.Time) bool {
-	return m.Active() && !m.stopping && m.cfg.Priority != 255 && now.Sub(m.lastAdvert) > m.cfg.leaseTime(m.Priority())
+	return m.Active() && !m.stopping && m.cfg.Priority != 255 && now.After(m.leaseEnds)
 }
 
 // toBackup leaves any state but Init for Backup.

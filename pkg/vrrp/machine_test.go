@@ -326,6 +326,20 @@ func TestMasterThatStoodStillYields(t *testing.T) {
 	}
 }
 
+// A reload that shortens the interval of adverts, and with it what a lease is from then on,
+// makes no pause of the time since the last advert.
+func TestShorterIntervalIsNoPause(t *testing.T) {
+	s, a, _ := pairUp(t, prio(150), prio(100))
+	m := a.group[0]
+	s.step(a, m, Tick{})
+	s.now = m.lastAdvert.Add(900 * time.Millisecond)
+	s.step(a, m, Configure{prio(150, func(i *Instance) { i.AdvertInterval = 100 * time.Millisecond })})
+	s.step(a, m, Heard{From: addrB, Priority: 100, Interval: 100 * time.Millisecond})
+	if m.Role() != Master {
+		t.Errorf("said %q", a.said)
+	}
+}
+
 func TestMasterAnswers(t *testing.T) {
 	s, a, _ := pairUp(t, prio(150), prio(100))
 	m := a.group[0]

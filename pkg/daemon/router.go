@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +28,7 @@ type router struct {
 	interfaces []string // on which VIPs may go, besides a router's own
 
 	mu     sync.Mutex
+	wanted []vrrp.Instance
 	places map[string]vrrp.Instance // also of instances that are on their way out
 }
 
@@ -82,34 +82,20 @@ func (r *router) Set(instances []vrrp.Instance) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.followNames(instances)
+	oldNames := vrrp.Renamed(r.wanted, instances)
+	for _, name := range oldNames { // nobody deactivates them
+		delete(r.places, name)
+	}
 	for _, i := range instances {
 		r.places[i.Name] = i
 	}
+	r.wanted = instances
 	if r.sync != nil {
+		r.sync.renameRoles(oldNames)
 		r.sync.hasVRRP.Store(len(instances) > 0)
 		r.sync.wake()
 	}
 	return nil
-}
-
-// followNames forgets the names that virtual routers had before: nobody deactivates
-// them. The caller holds mu.
-func (r *router) followNames(instances []vrrp.Instance) {
-	hasName := func(name string) bool {
-		return slices.ContainsFunc(instances, func(i vrrp.Instance) bool { return i.Name == name })
-	}
-	for name, before := range r.places {
-		for _, i := range instances {
-			if _, isKnown := r.places[i.Name]; isKnown || hasName(name) || !i.IsSameRouter(before) {
-				continue
-			}
-			delete(r.places, name)
-			if r.sync != nil {
-				r.sync.renameRole(name, i.Name)
-			}
-		}
-	}
 }
 
 func (r *router) activate(instance string) error {

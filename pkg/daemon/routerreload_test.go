@@ -139,3 +139,40 @@ func TestRoleOfARenamedRouter(t *testing.T) {
 		t.Errorf("masters: %v", r.sync.masters)
 	}
 }
+
+// Roles go by the new names also where a reload gives one virtual router the name that
+// another one had.
+func TestRolesOfRoutersThatSwapNames(t *testing.T) {
+	named := func(name string, vrid uint8) vrrp.Instance {
+		return vrrp.Instance{Name: name, Interface: "nosuch0", VRID: vrid, Version: 3, Priority: 100, AdvertInterval: time.Second,
+			Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 25, 0, 100 + vrid}), 24)}}
+	}
+	before := []vrrp.Instance{named("A", 1), named("B", 2)}
+	for name, c := range map[string]struct {
+		after  []vrrp.Instance
+		master string // the first one's new name
+	}{
+		"swapped":          {[]vrrp.Instance{named("B", 1), named("A", 2)}, "B"},
+		"one after other":  {[]vrrp.Instance{named("B", 1), named("C", 2)}, "B"},
+		"of one that goes": {[]vrrp.Instance{named("B", 1)}, "B"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRouter(nil, nil, nil, nil, nil)
+			r.sync = &connSync{masters: map[string]bool{}, changed: make(chan struct{}, 1)}
+			if err := r.Set(before); err != nil {
+				t.Fatal(err)
+			}
+			r.sync.setRole("A", true)
+			if err := r.Set(c.after); err != nil {
+				t.Fatal(err)
+			}
+			if !r.sync.masters[c.master] {
+				t.Errorf("masters: %v", r.sync.masters)
+			}
+			r.sync.setRole(c.master, false)
+			if r.sync.isMaster() {
+				t.Errorf("master for ever: %v", r.sync.masters)
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -189,12 +190,17 @@ func (s *connSync) setRole(instance string, isMaster bool) {
 	s.wake()
 }
 
-// renameRole notes that a virtual router has another name.
-func (s *connSync) renameRole(from, to string) {
+// renameRoles notes that virtual routers have other names: the old ones by the new ones.
+func (s *connSync) renameRoles(oldNames map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.masters[to] = s.masters[from]
-	delete(s.masters, from)
+	before := maps.Clone(s.masters)
+	for _, from := range oldNames {
+		delete(s.masters, from)
+	}
+	for to, from := range oldNames {
+		s.masters[to] = before[from]
+	}
 }
 
 // doubt keeps this host from taking over from a master that lives until every

@@ -12,14 +12,7 @@ import (
 // followNames moves the roles and the leases of virtual routers that a reload renames to
 // their new names. What it returns is shared with what it was given unless it differs.
 func followNames(before, after []vrrp.Instance, active map[string]bool, leases map[string]uint32) (map[string]bool, map[string]uint32) {
-	oldNames := map[string]string{} // by the new ones
-	for _, to := range after {
-		i := slices.IndexFunc(before, to.IsSameRouter)
-		isAsBefore := slices.ContainsFunc(before, func(o vrrp.Instance) bool { return o.Name == to.Name && o.IsSameRouter(to) })
-		if i >= 0 && !isAsBefore {
-			oldNames[to.Name] = before[i].Name
-		}
-	}
+	oldNames := vrrp.Renamed(before, after)
 	return moveKeys(active, oldNames), moveKeys(leases, oldNames)
 }
 

@@ -3,6 +3,7 @@ package vrrp
 import (
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,18 @@ func (i Instance) key() key { return key{i.Interface, i.isIPv4(), i.VRID} }
 // else differs: a reload goes from one to the other without a handover.
 func (i Instance) IsSameRouter(o Instance) bool {
 	return len(i.Addresses) > 0 && len(o.Addresses) > 0 && i.key() == o.key()
+}
+
+// Renamed is which virtual routers of after have another name than in before: the old name
+// by the new one.
+func Renamed(before, after []Instance) map[string]string {
+	oldNames := map[string]string{}
+	for _, to := range after {
+		if i := slices.IndexFunc(before, to.IsSameRouter); i >= 0 && before[i].Name != to.Name {
+			oldNames[to.Name] = before[i].Name
+		}
+	}
+	return oldNames
 }
 
 type connKey struct {

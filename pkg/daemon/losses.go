@@ -171,7 +171,7 @@ const fellBack = "fell-back"
 
 // giveUpNative has the daemon start anew: from then on auto is generic mode.
 func (d *Daemon) giveUpNative(ctx context.Context, lost, sent uint64) {
-	file, err := d.director.File(ctx)
+	file, err := d.director.FileToRenew(ctx)
 	if err != nil {
 		return // the daemon ends
 	}

@@ -210,12 +210,13 @@ func New(opt Options) *Director {
 // Config is the configuration that is in force.
 func (d *Director) Config() *config.Config { return d.current.Load() }
 
-// File is the configuration as it was read: without the edits of ipvsadm that
-// [Director.Config] has. Once the daemon is to start anew, it is what the daemon
-// starts with.
-func (d *Director) File(ctx context.Context) (file *config.Config, err error) {
+// FileToRenew is the configuration as it was read, without the edits of ipvsadm that
+// [Director.Config] has, for a daemon that is to start anew with it: what is read from now
+// on is what the daemon starts with instead.
+func (d *Director) FileToRenew(ctx context.Context) (file *config.Config, err error) {
 	err = d.do(ctx, func(context.Context) error {
-		file = cmp.Or(d.renewing, d.file)
+		d.renewing = cmp.Or(d.renewing, d.file)
+		file = d.renewing
 		return nil
 	})
 	return file, err

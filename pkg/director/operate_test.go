@@ -103,8 +103,24 @@ func TestReloadBeforeTheDaemonStartsAnew(t *testing.T) {
 				t.Fatalf("%+v, %v", res, err)
 			}
 		}
-		if file, err := r.File(t.Context()); err != nil || file != third || len(renewed) != 2 || renewed[1] != third {
+		if file, err := r.FileToRenew(t.Context()); err != nil || file != third || len(renewed) != 2 || renewed[1] != third {
 			t.Errorf("starts anew %d times, and then the file is %p of %p, %v", len(renewed), file, third, err)
+		}
+	})
+}
+
+// So is one that is read after the daemon has asked for the file to start anew with.
+func TestReloadBeforeTheDaemonStartsAnewByItself(t *testing.T) {
+	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
+		var renewed []*config.Config
+		r.opt.Renew = func(cfg *config.Config) { renewed = append(renewed, cfg) }
+		if _, err := r.FileToRenew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		second := configOf(service("web", 2, 1))
+		r.next = second
+		if res, err := r.Reload(t.Context()); err != nil || !res.Renews || len(renewed) != 1 || renewed[0] != second {
+			t.Errorf("%+v, starts anew with %v, %v", res, renewed, err)
 		}
 	})
 }

@@ -292,8 +292,10 @@ func (l *loop) matchRouters(all []item) (items []item, current, rest []*vrouter)
 // replaceRouter ends a virtual router and has a new one go on with its worker: what
 // may block is done in order.
 func (l *loop) replaceRouter(old *vrouter, it item) *vrouter {
+	isServing := old.m.Active() && !old.m.stopping
 	l.step(old, Replace{}, time.Now())
 	v := newVrouterOn(old.worker, it)
+	v.resumes = isServing
 	v.wantedGen, v.doneGen, v.doneAt = old.wantedGen, old.doneGen, old.doneAt
 	return v
 }
@@ -310,7 +312,7 @@ func (l *loop) updateRouter(v *vrouter, it item, changed bool, seen, now time.Ti
 	switch {
 	case !v.started:
 		v.started = true
-		l.step(v, Start{Self: v.cond.Self, Holding: it.holding, Resume: it.holding && l.canResume(v)}, now)
+		l.step(v, Start{Self: v.cond.Self, Holding: it.holding, Resume: it.holding && (v.resumes || l.canResume(v))}, now)
 	case changed:
 		l.step(v, Configure{Instance: it.cfg}, now)
 	case v.m.Active() && !it.holding && v.isIdle() && seen.After(v.doneAt):

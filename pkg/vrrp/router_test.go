@@ -424,3 +424,19 @@ func TestNameOfARouterThatEnds(t *testing.T) {
 		t.Errorf("%q, which is a master's", calls)
 	}
 }
+
+// A master that a reload renumbers goes on at once also if its adverts are rarer from then
+// on: the lease of before is over long before another master could be heard.
+func TestRenumberedWithRarerAdverts(t *testing.T) {
+	fast := sample(func(i *Instance) { i.Version, i.AuthPass, i.AdvertInterval = 3, "", 100*time.Millisecond })
+	l, v, _ := deaf(t, fast)
+	l.links = links{"eth0": {up: true, addrs: []netip.Prefix{netip.PrefixFrom(addrB, 24)}}}
+	l.opts.Held = func(string) time.Duration { return fast.leaseTime(fast.Priority) }
+	v.m.role, v.m.active = Master, true
+	rare := fast
+	rare.VRID, rare.AdvertInterval = 52, time.Second
+	l.applyPlan(plan{items: []item{{cfg: rare, holding: true}}})
+	if now := l.routers[0].m; len(l.routers) != 1 || now.cfg.VRID != 52 || now.Role() != Master {
+		t.Errorf("%s, because %s", now.Role(), now.why)
+	}
+}

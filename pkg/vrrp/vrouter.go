@@ -27,6 +27,7 @@ type vrouter struct {
 	index   int   // of the interface
 	started bool
 	leaving bool
+	resumes bool // it is in the place of a master that served
 
 	recovering bool // a fault of an interface is over, checks have not answered since
 	recoveries int

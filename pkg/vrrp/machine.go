@@ -354,11 +354,15 @@ func (m *Machine) setFault(fault string, now time.Time) []Action {
 // configure changes what may change under way: not the interface, the
 // identifier or the family, which make another virtual router.
 func (m *Machine) configure(cfg Instance, now time.Time) []Action {
+	isRenamed := cfg.Name != m.cfg.Name
 	m.cfg = cfg
 	if m.role != Master {
 		m.interval = cfg.AdvertInterval
 		if m.role == Backup {
 			m.armMasterDown(now)
+		}
+		if isRenamed && !m.hasOldVIPs {
+			return []Action{Drop{}} // again: the data path may be given up by the old name just now
 		}
 		return nil
 	}

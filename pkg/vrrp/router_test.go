@@ -440,3 +440,27 @@ func TestRenumberedWithRarerAdverts(t *testing.T) {
 		t.Errorf("%s, because %s", now.Role(), now.why)
 	}
 }
+
+// A backup that a reload renames while it still gives up its data path, by the old name,
+// gives it up by the new one, too: the data path has followed the name.
+func TestRenamedWhileItGivesUp(t *testing.T) {
+	l, v, _ := deaf(t, sample(nil))
+	l.links = links{"eth0": {up: true, addrs: []netip.Prefix{netip.PrefixFrom(addrB, 24)}}}
+	calls, reload := make(chan string, 10), make(chan struct{})
+	l.opts.Deactivate = func(name string) {
+		calls <- name
+		<-reload
+	}
+	l.doAction(v, Drop{}, time.Now())
+	if name := <-calls; name != "VI_1" {
+		t.Fatalf("%s gives up", name)
+	}
+	l.applyPlan(plan{items: []item{{cfg: sample(func(i *Instance) { i.Name = "VI_2" })}}})
+	close(reload)
+	v.worker.close()
+	l.workers.Wait()
+	close(calls)
+	if name := <-calls; name != "VI_2" {
+		t.Errorf("%q gives up", name)
+	}
+}

@@ -153,10 +153,15 @@ func (r *router) deactivate(instance string) {
 // since the fault that is now over.
 func (r *router) recovered(_ string, ready func()) {
 	since := time.Now()
+	release := func() {}
 	if r.sync != nil {
-		r.sync.doubt()
+		release = r.HoldPreemption(syncHoldReason, syncLimit) // until there is sync's own
 	}
 	go func() {
+		if r.sync != nil {
+			r.sync.doubt() // it may wait for the data path, which adverts must not
+			release()
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), verdictLimit)
 		defer cancel()
 		r.monitor.AwaitVerdicts(ctx, since)

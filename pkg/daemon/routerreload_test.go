@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/testenv"
@@ -175,4 +177,43 @@ func TestRolesOfRoutersThatSwapNames(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The thread that sends adverts does not wait for connection sync, which waits for a data
+// path that is being changed.
+func TestRecoveryDoesNotWaitForSync(t *testing.T) {
+	r := newRouter(nil, nil, nil, health.NewMonitor(health.Options{}), nil)
+	s := &connSync{masters: map[string]bool{}, changed: make(chan struct{}, 1)}
+	r.share(s)
+	looks, applied := make(chan struct{}), make(chan struct{})
+	var look sync.WaitGroup
+	look.Go(func() {
+		s.hold.endIf(func() bool {
+			close(looks)
+			<-applied
+			return false
+		})
+	})
+	<-looks
+	returned, ready := make(chan struct{}), make(chan struct{})
+	go func() {
+		r.recovered("A", func() {
+			s.hold.mu.Lock()
+			defer s.hold.mu.Unlock()
+			if s.hold.release == nil {
+				t.Error("ready, and peers have not been asked")
+			}
+			close(ready)
+		})
+		close(returned)
+	}()
+	select {
+	case <-returned:
+	case <-time.After(5 * time.Second):
+		t.Error("adverts wait")
+	}
+	close(applied)
+	look.Wait()
+	<-ready
+	s.hold.end()
 }

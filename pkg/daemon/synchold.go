@@ -9,6 +9,8 @@ import (
 // waits for connection sync at most.
 const syncLimit = 30 * time.Second
 
+const syncHoldReason = "connection sync is not in step yet"
+
 // preemptionHold keeps this host from taking over from a master that lives,
 // until it is released or limit has passed.
 type preemptionHold func(why string, limit time.Duration) (release func())
@@ -32,7 +34,7 @@ func (h *syncHold) anew(doubt func()) {
 		return
 	}
 	old := h.release
-	h.release = h.take("connection sync is not in step yet", syncLimit)
+	h.release = h.take(syncHoldReason, syncLimit)
 	if old != nil {
 		old()
 	}

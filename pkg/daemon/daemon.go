@@ -264,7 +264,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	inner.start("first VIPs", d.awaitVIPs)
 	how, err := d.face(ctx, inner, began)
 	d.sessions.foresee(how == endRestarted || how == endUndone && d.found.datapath)
-	return errors.Join(err, inner.stop(), d.finish(how), notes.stop(), record.stop())
+	return errors.Join(err, inner.stop(), d.finish(ctx, how), notes.stop(), record.stop())
 }
 
 // awaitVIPs closes ready when the director is, and it is known of every VIP

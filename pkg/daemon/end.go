@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/lvx-lb/lvx/internal/jsonfile"
 	"github.com/lvx-lb/lvx/loader"
@@ -56,7 +57,7 @@ func (d *Daemon) chooseEnding(ctx context.Context) ending {
 }
 
 // finish ends what outlives the parts, which have stopped.
-func (d *Daemon) finish(how ending) error {
+func (d *Daemon) finish(ctx context.Context, how ending) error {
 	if d.path != nil { // checks end with the daemon
 		if err := d.path.Close(); err != nil {
 			d.log.Warn("probes through the VIP not detached", "err", err)
@@ -67,9 +68,9 @@ func (d *Daemon) finish(how ending) error {
 	case endUndone:
 		err = d.undo()
 	case endRestarted:
-		err = d.leave(true)
+		err = d.leave(ctx, true)
 	case endStopped:
-		err = d.leave(false)
+		err = d.leave(ctx, false)
 	}
 	if err != nil {
 		return fmt.Errorf("clean up: %w", err)
@@ -90,16 +91,13 @@ func (d *Daemon) undo() error {
 // leave lets the data path serve on for a successor: for stop_grace, after
 // which it falls silent by itself. What cannot do that stays only if a
 // successor is known to come.
-func (d *Daemon) leave(successor bool) error {
-	grace := d.director.Config().StopGrace
-	if !d.follower.isNone() { // it is no stop
-		grace = max(grace, config.DefaultStopGrace)
-	}
+func (d *Daemon) leave(ctx context.Context, successor bool) error {
+	grace := d.graceFor(ctx)
 	if grace == 0 || !d.canLease && !successor {
 		return d.takeDown()
 	}
 	if d.canLease {
-		if err := d.director.Leave(context.Background(), grace); err != nil {
+		if err := d.director.Leave(context.WithoutCancel(ctx), grace); err != nil {
 			return errors.Join(err, d.takeDown())
 		}
 	}
@@ -109,6 +107,16 @@ func (d *Daemon) leave(successor bool) error {
 	}
 	d.log.Info("the data path serves on for a successor", "stop_grace", grace)
 	return errors.Join(append(errs, d.backend.Close(true))...)
+}
+
+// graceFor is how long the data path serves on: starting anew in place is no stop, unless
+// this process was asked to end meanwhile.
+func (d *Daemon) graceFor(ctx context.Context) time.Duration {
+	grace := d.director.Config().StopGrace
+	if !d.follower.isNone() && ctx.Err() == nil {
+		grace = max(grace, config.DefaultStopGrace)
+	}
+	return grace
 }
 
 // takeDown takes everything that is lvx's off the host: addresses first, so

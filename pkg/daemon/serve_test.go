@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/tb"
@@ -46,6 +48,21 @@ func TestLastConfigurationFollows(t *testing.T) {
 	d.takeLatest()
 	if d.follower.Binary != "/lvx" {
 		t.Errorf("%+v follows the binary", d.follower)
+	}
+}
+
+// A stop that comes while a daemon starts anew in place is one: with stop_grace 0 nothing
+// stays.
+func TestStopWhileItStartsAnew(t *testing.T) {
+	cfg := new(config.Config)
+	d := &Daemon{director: director.New(director.Options{Config: cfg}), follower: Next{Config: cfg}}
+	ctx, stop := context.WithCancel(t.Context())
+	if grace := d.graceFor(ctx); grace != config.DefaultStopGrace {
+		t.Errorf("serves on for %s", grace)
+	}
+	stop()
+	if grace := d.graceFor(ctx); grace != 0 {
+		t.Errorf("serves on for %s after the stop", grace)
 	}
 }
 

@@ -27,7 +27,8 @@ func (i Instance) IsSameRouter(o Instance) bool {
 func Renamed(before, after []Instance) map[string]string {
 	oldNames := map[string]string{}
 	for _, to := range after {
-		if i := slices.IndexFunc(before, to.IsSameRouter); i >= 0 && before[i].Name != to.Name {
+		isAsBefore := slices.ContainsFunc(before, func(o Instance) bool { return o.Name == to.Name && o.IsSameRouter(to) })
+		if i := slices.IndexFunc(before, to.IsSameRouter); i >= 0 && !isAsBefore {
 			oldNames[to.Name] = before[i].Name
 		}
 	}

@@ -140,6 +140,7 @@ func TestReloadRenamesAVirtualRouter(t *testing.T) {
 		if err := r.Activate("B"); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the plan follows the role
 		before, _ := r.Lease("B")
 		seen := len(r.backend.Applied())
 		r.next = routers("C", "D")

@@ -114,9 +114,9 @@ func (f *fabric) awaitPath(name string, want bool) {
 	})
 }
 
-// measurePath waits until the router no longer sends to a director, and
-// returns how long that took, less what the machine's processors stood still.
-func (f *fabric) measurePath(name string) time.Duration {
+// measurePath waits until the router no longer sends to a director, and returns
+// how long that took, and how long the machine's processors stood still meanwhile.
+func (f *fabric) measurePath(name string) (took, paused time.Duration) {
 	f.t.Helper()
 	w := pauses.Start(f.t)
 	begin := time.Now()
@@ -128,7 +128,28 @@ func (f *fabric) measurePath(name string) time.Duration {
 		}
 	}
 	end := time.Now()
-	return end.Sub(begin) - w.Within(f.t, begin, end)
+	return end.Sub(begin), w.Within(f.t, begin, end)
+}
+
+// leavesHung stops a director's daemon without an end, and expects the router to
+// leave it within a second. The daemon goes on afterwards.
+func (f *fabric) leavesHung(name string) {
+	f.t.Helper()
+	must(f.t, f.Daemons[name].Signal(syscall.SIGSTOP))
+	took, paused := f.measurePath(name)
+	must(f.t, f.Daemons[name].Signal(syscall.SIGCONT))
+	f.t.Logf("a hung daemon: the router has left it after %s", took)
+	if most := time.Second + paused; took > most {
+		f.t.Errorf("a hung daemon was left after %s, want %s at most", took, most)
+	}
+}
+
+// leavesKilled kills a director's daemon, and waits until the router has left it.
+func (f *fabric) leavesKilled(name string) {
+	f.t.Helper()
+	f.Daemons[name].Kill()
+	took, _ := f.measurePath(name)
+	f.t.Logf("kill -9: the router has left it after %s", took)
 }
 
 // sendErrors has the router send its own packets to the VIP, ICMP errors that is,
@@ -194,16 +215,9 @@ func TestKilledAndHungDirectors(t *testing.T) {
 	must(t, err)
 	must(t, load.Await(t.Context(), 20))
 
-	f.Daemons["d1"].Kill()
-	t.Logf("kill -9: the router has left it after %s", f.measurePath("d1"))
+	f.leavesKilled("d1")
 	must(t, load.Await(t.Context(), 20))
-	must(t, f.Daemons["d2"].Signal(syscall.SIGSTOP))
-	took := f.measurePath("d2")
-	must(t, f.Daemons["d2"].Signal(syscall.SIGCONT))
-	t.Logf("a hung daemon: the router has left it after %s", took)
-	if took > time.Second {
-		t.Errorf("a hung daemon was left after %s, want a second at most", took)
-	}
+	f.leavesHung("d2")
 	f.awaitPath("d2", true) // it goes on, and its session with it
 	must(t, load.Await(t.Context(), 20))
 	summary, err := load.Stop()

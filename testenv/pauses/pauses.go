@@ -3,6 +3,10 @@
 // guest whose host is busy loses its processors for hundreds of milliseconds,
 // which no priority inside it can prevent.
 //
+// What it allows is added to the bound. A measurement from which it is taken off
+// is no measurement: with more processors than one the pauses can be longer than
+// the time in which they were.
+//
 // The package does not measure how busy the processors were: that lvx was
 // late because others worked is for the test to judge.
 package pauses

@@ -335,7 +335,7 @@ func (d *Daemon) face(ctx context.Context, inner *circle, began time.Time) (endi
 		d.notifySystemd(daemon.SdNotifyReloading)
 	}
 	if how == endRestarted || how == endUndone && d.found.datapath {
-		d.router.Abandon()
+		d.router.Abandon(d.nextRouters())
 	}
 	err := outer.stop()
 	handedOver()

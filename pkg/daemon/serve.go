@@ -16,6 +16,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/history"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
@@ -62,6 +63,15 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 			return "", err
 		}
 	}
+}
+
+// nextRouters are the virtual routers of what follows this daemon, as far as this
+// daemon knows: a binary, and what systemd starts, read the file themselves.
+func (d *Daemon) nextRouters() []vrrp.Instance {
+	if next := d.follower.Config; next != nil {
+		return next.VRRP
+	}
+	return d.director.Config().VRRP
 }
 
 // startAnew makes another configuration follow this daemon, in place of one that

@@ -381,7 +381,8 @@ func (l *loop) readReasons() {
 }
 
 // canResume reports whether a lease of an earlier run says that no peer can have
-// missed an advert for as long as its dead interval.
+// missed an advert for as long as its dead interval, or as it was asked to wait for: the
+// lease is as much longer then.
 func (l *loop) canResume(v *vrouter) bool {
 	if l.opts.Held == nil {
 		return false
@@ -407,11 +408,15 @@ func (l *loop) stopAll() {
 	}
 }
 
-// abandonAll ends all virtual routers without a word.
-func (l *loop) abandonAll() {
+// abandonAll ends all virtual routers without a word that they end.
+func (l *loop) abandonAll(next []Instance) {
 	l.stopping = true
+	now := time.Now()
 	for _, v := range l.routers {
 		l.cancelAdverts(v)
+		if slices.ContainsFunc(next, v.cfg.IsSameRouter) {
+			l.askForPatience(v, now)
+		}
 		v.worker.close()
 	}
 	l.routers = nil

@@ -92,7 +92,7 @@ type Router struct {
 	shown   atomic.Pointer[[]*vrouter]  // what Status reads
 	reasons atomic.Pointer[holdReasons] // what the loop reads
 
-	abandoned atomic.Bool // the end is no end for anybody else
+	abandoned atomic.Pointer[[]Instance] // the end is no end for anybody else
 }
 
 // NewRouter makes a router without instances.
@@ -283,8 +283,10 @@ func (r *Router) Status() []Status {
 
 // Abandon makes the end of Run one that nobody notices: no resignation, no
 // transition, VIPs and leases stay. The next run of the daemon, which must be
-// near, goes on as what this one was. Call it before Run's context ends.
-func (r *Router) Abandon() { r.abandoned.Store(true) }
+// near, goes on as what this one was; backups are asked for patience with the
+// virtual routers that it will run as far as is known. Call it before Run's
+// context ends.
+func (r *Router) Abandon(next []Instance) { r.abandoned.Store(&next) }
 
 // Run runs the instances until ctx is cancelled. Then masters resign, keep
 // serving until a successor has spoken, at most for the skew and one advert
@@ -313,8 +315,8 @@ func (r *Router) Run(ctx context.Context) error {
 	go func() { defer close(logged); r.writeLog(notes) }()
 
 	<-ctx.Done()
-	if r.abandoned.Load() {
-		l.runSoon(l.abandonAll)
+	if next := r.abandoned.Load(); next != nil {
+		l.runSoon(func() { l.abandonAll(*next) })
 	} else {
 		l.runSoon(l.stopAll)
 	}

@@ -117,7 +117,7 @@ func TestAbandonedRouter(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	before := calls.Load()
-	r.Abandon()
+	r.Abandon(nil)
 	stop()
 	for e := range r.Events() {
 		t.Errorf("event at the end: %+v", e)

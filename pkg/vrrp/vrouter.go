@@ -323,7 +323,11 @@ func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
 }
 
 func (l *loop) sendAdverts(v *vrouter, priority uint8, now time.Time) {
-	for _, m := range v.adverts(priority) {
+	l.send(v, v.adverts(priority), now)
+}
+
+func (l *loop) send(v *vrouter, adverts []advert, now time.Time) {
+	for _, m := range adverts {
 		if err := m.conn.send(m.src, m.dst, m.packet); err != nil {
 			l.reportSendError(v, err, now)
 		}
@@ -331,7 +335,33 @@ func (l *loop) sendAdverts(v *vrouter, priority uint8, now time.Time) {
 }
 
 // adverts are what an advertisement of v consists of.
-func (v *vrouter) adverts(priority uint8) (ms []advert) {
+func (v *vrouter) adverts(priority uint8) []advert {
+	return v.advertsOf(v.cfg.advertPacket(priority))
+}
+
+// restartInterval is the advert interval that a master names at last before it starts
+// anew, if its own is shorter: of version 3 backups wait for three times the interval
+// that they have heard (RFC 5798 section 6.1), and a start takes longer than three
+// short ones.
+const restartInterval = time.Second
+
+// askForPatience has the backups of a master that starts anew wait for longer than
+// for a dead one, and the data path serve for as much longer. Backups of version 2 know
+// their own interval alone, which is a second or more.
+func (l *loop) askForPatience(v *vrouter, now time.Time) {
+	longer := restartInterval - v.cfg.AdvertInterval
+	if v.cfg.Version != 3 || longer <= 0 || !v.m.Active() || v.m.stopping {
+		return
+	}
+	if l.opts.Lease != nil {
+		l.opts.Lease(v.cfg.Name, v.cfg.leaseTime(v.m.Priority())+3*longer)
+	}
+	p := v.cfg.advertPacket(v.m.Priority())
+	p.Interval = restartInterval
+	l.send(v, v.advertsOf(p), now)
+}
+
+func (v *vrouter) advertsOf(p Packet) (ms []advert) {
 	if v.conn == nil || !v.cond.Self.IsValid() {
 		return nil
 	}
@@ -341,7 +371,7 @@ func (v *vrouter) adverts(priority uint8) (ms []advert) {
 	}
 	for _, dst := range to {
 		// A validated instance can be encoded.
-		if b, err := v.cfg.advertPacket(priority).Append(nil, v.cond.Self, dst); err == nil {
+		if b, err := p.Append(nil, v.cond.Self, dst); err == nil {
 			ms = append(ms, advert{v.conn, v.cond.Self, dst, b})
 		}
 	}

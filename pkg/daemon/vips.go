@@ -50,6 +50,17 @@ func (h *heldVIPs) Hold(interfaces []string, vips []director.HeldVIP) error {
 	return h.hold()
 }
 
+// Keep implements [director.VIPs].
+func (h *heldVIPs) Keep(vips map[netip.Addr]bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wanted = slices.DeleteFunc(h.wanted, func(v director.HeldVIP) bool { return !vips[v.Addr] })
+	isKept := func(p vip.Place) bool { return vips[p.Address] }
+	onEach(slices.DeleteFunc(slices.Clone(h.announced), isKept), h.announce.Withdraw)
+	h.announced = slices.DeleteFunc(h.announced, func(p vip.Place) bool { return !isKept(p) })
+	return h.holder.Keep(isKept)
+}
+
 // hold puts every wanted VIP on the interface that it belongs to by now, but
 // for those that another host has.
 func (h *heldVIPs) hold() error {

@@ -52,6 +52,9 @@ type VIPs interface {
 	// the interfaces that it belongs to, unless another host has it. It is
 	// idempotent; addresses that were there before are left alone.
 	Hold(interfaces []string, vips []HeldVIP) error
+	// Keep takes off what Hold has put on, in an earlier run of the daemon, too,
+	// but for these addresses.
+	Keep(vips map[netip.Addr]bool) error
 }
 
 // Neigh finds the MACs of real servers for the backend; [neigh.Resolver] is
@@ -344,14 +347,27 @@ func (d *Director) watchServers(cfg *config.Config, vips []lb.VIP) {
 	}
 }
 
-// adoptConfig makes cfg the running configuration, wholly or not at all: on error
-// the one before is in force again. The backend comes first, then addresses,
-// so that no VIP attracts traffic before its state is there.
-func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
+// inputOf is the input of the plan for another configuration than the running one.
+func (d *Director) inputOf(cfg *config.Config) Input {
 	in := d.input(cfg)
 	in.Active, in.Memory.Leases = followNames(d.cfg.VRRP, cfg.VRRP, d.active, d.out.Memory.Leases)
 	in.Active = keepHeld(d.cfg.VRRP, cfg.VRRP, d.out.State.VIPs, in.Active)
+	return in
+}
+
+// adoptConfig makes cfg the running configuration, wholly or not at all: on error
+// the one before is in force again. The backend comes first, then addresses,
+// so that no VIP attracts traffic before its state is there; VIPs that go leave their
+// interfaces before the backend forgets them.
+func (d *Director) adoptConfig(ctx context.Context, cfg *config.Config) error {
+	in := d.inputOf(cfg)
 	out := Plan(in)
+	if isAny, err := d.retireRouters(ctx, cfg, out.State.VIPs); err != nil {
+		return err
+	} else if isAny {
+		in = d.inputOf(cfg)
+		out = Plan(in)
+	}
 	old := d.publishLeases(out.Memory)
 	if err := d.enforceState(ctx, cfg, out.State); err != nil {
 		if old == nil { // the start: nothing ran before
@@ -387,6 +403,11 @@ func (d *Director) enforceState(ctx context.Context, cfg *config.Config, s lb.St
 	if !known { // with thousands of them, doing it again would be most of a reload
 		d.placedConfig = nil
 		d.watchServers(cfg, s.VIPs)
+	}
+	if !known && d.opt.VIPs != nil {
+		if err := d.opt.VIPs.Keep(addressesOf(s.VIPs)); err != nil {
+			return err
+		}
 	}
 	if d.held == nil || !d.held.Equal(&s) { // a reload that changes nothing writes nothing; the drift pass repairs
 		if err := d.applyState(ctx, s); err != nil {

@@ -84,6 +84,7 @@ type fakeVRRP struct {
 	roles   map[string]vrrp.Role
 	tracked []string // "web true", as told
 	events  chan vrrp.Event
+	onSet   func([]vrrp.Instance)
 }
 
 func newFakeVRRP() *fakeVRRP {
@@ -99,6 +100,9 @@ func (f *fakeVRRP) Set(is []vrrp.Instance) error {
 		}
 	}
 	f.set = append(f.set, is)
+	if f.onSet != nil {
+		f.onSet(is)
+	}
 	return nil
 }
 
@@ -133,6 +137,18 @@ type fakeVIPs struct {
 	held []netip.Addr
 	last []HeldVIP
 	err  error
+
+	onKeep func(vips map[netip.Addr]bool)
+}
+
+func (f *fakeVIPs) Keep(vips map[netip.Addr]bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = slices.DeleteFunc(f.held, func(a netip.Addr) bool { return !vips[a] })
+	if f.onKeep != nil {
+		f.onKeep(vips)
+	}
+	return nil
 }
 
 func (f *fakeVIPs) Hold(_ []string, vips []HeldVIP) error {

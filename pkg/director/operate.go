@@ -82,7 +82,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 			}
 		}
 		if err == nil && (d.renewing != nil || len(d.renewalKeys(cfg)) > 0) {
-			r.Did, r.Renews = d.renew(cfg, uid), true
+			r.Did, r.Renews = d.renew(ctx, cfg, uid), true
 			return nil
 		}
 		if err == nil {
@@ -118,12 +118,16 @@ func (d *Director) noteRefusal(err error, uid *uint32) {
 }
 
 // renew has the daemon start anew with cfg, and says what that changes.
-func (d *Director) renew(cfg *config.Config, uid *uint32) (did []string) {
+func (d *Director) renew(ctx context.Context, cfg *config.Config, uid *uint32) (did []string) {
 	next, dropped := d.runtime.rebase(cfg)
 	did = append(d.diff(next.merge(cfg, d.marks)), next.describeAll(dropped)...)
 	did = append(did, d.describeRenewal(cfg)...)
 	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(did), UID: uid})
 	d.renewing = cfg
+	merged := next.merge(cfg, d.marks)
+	if _, err := d.retireRouters(ctx, merged, listVIPs(merged, nil)); err != nil {
+		d.log.Warn("virtual routers did not give up their VIPs before the start in place", "err", err)
+	}
 	d.opt.Renew(cfg)
 	return did
 }

@@ -148,6 +148,11 @@ func (h *Holder) Hold(want []Place) (Result, error) {
 	return r, errors.Join(append(errs, err, h.remove(drop))...)
 }
 
+// Keep takes off every address of its own that is not to be kept.
+func (h *Holder) Keep(isKept func(Place) bool) error {
+	return h.remove(slices.DeleteFunc(slices.Clone(h.ours), isKept))
+}
+
 // Release takes every address of its own off.
 func (h *Holder) Release() error { return h.remove(slices.Clone(h.ours)) }
 

@@ -61,16 +61,9 @@ func newRealPair(t *testing.T, s setting, body string) *pair {
 		_, err = h.ServeWeb(":80", ":81", ":82", ":83")
 		must(t, err)
 	}
-	p.await("both reals answer", func() error {
-		conn, who, err := p.connect(82)
-		if err == nil {
-			_ = conn.Close()
-		}
-		if err == nil && who == "" {
-			err = fmt.Errorf("no answer")
-		}
-		return err
-	})
+	for _, host := range []string{"a", "b"} { // whichever comes to serve
+		p.await("both reals are up for "+host, func() error { return p.allUp(host) })
+	}
 	return p
 }
 
@@ -166,11 +159,15 @@ func TestConnectionsSurvive(t *testing.T) {
 	}
 }
 
+// patient is a pair whose backup does not miss a master for nine seconds: a restart
+// on a busy machine takes seconds.
+var patient = setting{"v2, 3 s", router(2, 3*time.Second, 150), router(2, 3*time.Second, 100)}
+
 // A connection goes on through a restart of the daemon that is over before
 // anybody has missed it: with every scheduler, for the flows are kept.
 func TestConnectionsSurviveRestart(t *testing.T) {
 	t.Parallel()
-	p := newBalancingPair(t, v2second)
+	p := newBalancingPair(t, patient)
 	conns := map[string][]held{}
 	for _, s := range schedulers {
 		conns[s.name] = p.hold(s.port)
@@ -191,7 +188,7 @@ func TestConnectionsSurviveRestart(t *testing.T) {
 	}
 	r := p.measure(begin, 3*time.Second)
 	t.Logf("master again after %s; %s; longest stall of a download %s", back.Round(ms), r, d.stall.Round(ms))
-	if back < 2*time.Second && r.changes != 0 {
+	if r.changes != 0 {
 		t.Errorf("b took over from a master that was back after %s", back)
 	}
 }

@@ -68,6 +68,7 @@ type Daemon struct {
 	links    *linkWatch
 	vips     *heldVIPs
 	silent   *silentVIPs
+	left     *routersLeft
 	monitor  *health.Monitor
 	notifier *notify.Notifier
 	router   *router
@@ -108,6 +109,8 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.announce, d.links = neigh.NewAnnouncer(o.Log), newLinkWatch(cfg.Interfaces, o.Log)
 	d.vips = newHeldVIPs(vipNotes(cfg), d.announce, newClaims(d.neigh.AddrsOf, d.warnings, o.Log), o.Log)
 	d.silent = newSilentVIPs(silentNotes(cfg), reportStorage(d.warnings, silentNotes(cfg), "after a crash, what makes this host a real server stays"), o.Log)
+	d.left = newRoutersLeft(routerNotes(cfg), reportStorage(d.warnings, routerNotes(cfg), "VIPs of virtual routers that a restart takes away stay on their interfaces"))
+	d.vips.routers = d.left
 	d.found = findLeftovers(cfg)
 	if err := d.openDatapath(ctx, cfg); err != nil {
 		return nil, err
@@ -120,7 +123,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		New: d.newChecker, Log: o.Log, OnFailure: d.neigh.Recheck, CannotAsk: d.neigh.CannotAsk,
 	})
 	d.router = newRouter(cfg.Interfaces, d.announce, d.backend, d.monitor, o.Log)
-	d.router.canLease = d.canLease
+	d.router.canLease, d.router.left = d.canLease, d.left
 	d.router.share(d.sync)
 	d.sessions.connect(d.monitor, d.router.Router)
 	d.director = director.New(director.Options{
@@ -204,6 +207,7 @@ func reportStorage(w *warnings.Registry, path, lost string) func(error) {
 // Files of notes, below state_dir.
 func vipNotes(cfg *config.Config) string    { return filepath.Join(cfg.StateDir, "vips.json") }
 func silentNotes(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "silent.json") }
+func routerNotes(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "routers.json") }
 
 // firewall is asked about rules that a data path before it bypasses; the
 // kernel's IPVS is behind it.
@@ -250,6 +254,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	record.start("history", d.history.Run) // of what could not be told at the end too
 	notes.start("notes", d.vips.holder.Run)
 	notes.start("notes of a real server", d.silent.notes.Run)
+	notes.start("notes of virtual routers", d.left.run)
 	notes.start("notifications", d.notifier.Run) // of the end too
 	inner.start("neighbours", d.neigh.Run)
 	inner.start("announcements", d.announce.Run)

@@ -16,6 +16,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/vip"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
 // ending is what becomes of the data path and the addresses.
@@ -122,6 +123,7 @@ func (d *Daemon) graceFor(ctx context.Context) time.Duration {
 // takeDown takes everything that is lvx's off the host: addresses first, so
 // that nobody is led to a host that does not serve.
 func (d *Daemon) takeDown() error {
+	d.left.release()
 	return errors.Join(d.vips.release(), d.silent.release(), d.backend.Close(false), director.Forget(d.opt.Config))
 }
 
@@ -147,10 +149,14 @@ func purgeAddresses(ctx context.Context, cfg *config.Config) error {
 	}
 	holder := vip.NewHolder(vipNotes(cfg), note)
 	silent := newSilentVIPs(silentNotes(cfg), note, slog.New(slog.DiscardHandler))
+	routers := newRoutersLeft(routerNotes(cfg), note)
 	notes := newCircle(ctx)
 	notes.start("notes", holder.Run)
 	notes.start("notes of a real server", silent.notes.Run)
-	errs = append(errs, holder.Release(), silent.release(), notes.stop())
+	notes.start("notes of virtual routers", routers.run)
+	errs = append(errs, holder.Release(), silent.release(), routers.takeOff(nil))
+	routers.release()
+	errs = append(errs, notes.stop())
 	select {
 	case err := <-report:
 		errs = append(errs, err)
@@ -171,7 +177,7 @@ func purgeRouters(cfg *config.Config) error {
 		errs = append(errs, inst.Routing.Remove())
 		for _, place := range inst.Places() {
 			link, err := net.InterfaceByName(place.Interface)
-			if err != nil || inst.Priority == 255 {
+			if err != nil || inst.Priority == vrrp.OwnerPriority {
 				continue
 			}
 			errs = append(errs, vip.Remove(link.Index, place.VIPs))

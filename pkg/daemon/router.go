@@ -22,7 +22,8 @@ type router struct {
 	canLease bool               // the data path falls silent when a lease ends
 	director *director.Director // set before Run
 	monitor  *health.Monitor
-	sync     *connSync // nil: connections are not shared
+	sync     *connSync    // nil: connections are not shared
+	left     *routersLeft // nil: nothing is noted
 	log      *slog.Logger
 
 	interfaces []string // on which VIPs may go, besides a router's own
@@ -90,6 +91,9 @@ func (r *router) Set(instances []vrrp.Instance) error {
 		r.places[i.Name] = i
 	}
 	r.wanted = instances
+	if r.left != nil {
+		r.left.note(instances)
+	}
 	if r.sync != nil {
 		r.sync.renameRoles(oldNames)
 		r.sync.hasVRRP.Store(len(instances) > 0)

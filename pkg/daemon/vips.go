@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -20,6 +21,7 @@ type heldVIPs struct {
 	claims   *claims
 	announce *neigh.Announcer
 	log      *slog.Logger
+	routers  *routersLeft // nil: no virtual router has left anything
 
 	mu         sync.Mutex
 	interfaces []string
@@ -58,7 +60,11 @@ func (h *heldVIPs) Keep(vips map[netip.Addr]bool) error {
 	isKept := func(p vip.Place) bool { return vips[p.Address] }
 	onEach(slices.DeleteFunc(slices.Clone(h.announced), isKept), h.announce.Withdraw)
 	h.announced = slices.DeleteFunc(h.announced, func(p vip.Place) bool { return !isKept(p) })
-	return h.holder.Keep(isKept)
+	err := h.holder.Keep(isKept)
+	if h.routers != nil {
+		err = errors.Join(err, h.routers.takeOff(vips))
+	}
+	return err
 }
 
 // hold puts every wanted VIP on the interface that it belongs to by now, but

@@ -22,10 +22,6 @@ type maintenance struct {
 // router is preferred, and without one this host goes on.
 const drainedPriority = 1
 
-// ownerPriority is that of a router whose interface has the VIPs as its own
-// (RFC 5798 section 5.2.4): it does not give them up.
-const ownerPriority = 255
-
 const directorDrained = "director-drained" // kind of the warning
 
 // errNothingToDrain says that no traffic can be led elsewhere.
@@ -74,8 +70,8 @@ func (d *Director) describeMaintenance() string {
 		words = append(words, fmt.Sprintf("routers are asked to prefer others, VIPs are withdrawn after %s", d.cfg.BGP.DrainTime))
 	}
 	for _, i := range d.cfg.VRRP {
-		if i.Priority == ownerPriority {
-			words = append(words, fmt.Sprintf("%s stays: its priority is %d", i.Name, ownerPriority))
+		if i.Priority == vrrp.OwnerPriority {
+			words = append(words, fmt.Sprintf("%s stays: its priority is %d", i.Name, vrrp.OwnerPriority))
 		} else {
 			words = append(words, fmt.Sprintf("%s goes to another router that preempts", i.Name))
 		}
@@ -120,7 +116,7 @@ func (d *Director) virtualRouters(cfg *config.Config) []vrrp.Instance {
 	}
 	drained := make([]vrrp.Instance, len(cfg.VRRP))
 	for i, inst := range cfg.VRRP {
-		if inst.Priority != ownerPriority {
+		if inst.Priority != vrrp.OwnerPriority {
 			inst.Priority = drainedPriority
 		}
 		drained[i] = inst

@@ -51,7 +51,7 @@ func drainable(t *testing.T) *config.Config {
 	cfg := configOf(service("web", 1))
 	cfg.StateDir = t.TempDir()
 	cfg.BGP = config.BGP{Engine: config.BGPByLVX, ASN: 65010, DrainTime: 5 * time.Second, VIPs: []netip.Addr{}}
-	for name, priority := range map[string]uint8{"VI_1": 100, "VI_2": ownerPriority} {
+	for name, priority := range map[string]uint8{"VI_1": 100, "VI_2": vrrp.OwnerPriority} {
 		cfg.VRRP = append(cfg.VRRP, vrrp.Instance{Name: name, Priority: priority})
 	}
 	slices.SortFunc(cfg.VRRP, func(a, b vrrp.Instance) int { return strings.Compare(a.Name, b.Name) })

@@ -70,7 +70,7 @@ func (i Instance) Accepts(p Packet, src, dst netip.Addr) error {
 		return BadPassword
 	case p.Version == 2 && p.Interval != i.AdvertInterval:
 		return BadInterval
-	case p.Priority != 255 && !sameAddresses(p.Addrs, i.advertised()):
+	case p.Priority != OwnerPriority && !sameAddresses(p.Addrs, i.advertised()):
 		return BadAddresses
 	}
 	return nil

@@ -64,7 +64,7 @@ func (l link) primaryAddr(i Instance) netip.Addr {
 		case a.Is4() != i.isIPv4() || a.Is6() && !a.IsLinkLocalUnicast():
 		case !vips.Has(i.Addresses, a):
 			return a
-		case i.Priority == 255 && !own.IsValid():
+		case i.Priority == OwnerPriority && !own.IsValid():
 			own = a
 		}
 	}

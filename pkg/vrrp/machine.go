@@ -65,8 +65,8 @@ func (m *Machine) Active() bool { return m.role == Master && m.active }
 // Priority is the effective priority: the configured one less what tracked
 // things take off. An address owner's 255 stays.
 func (m *Machine) Priority() uint8 {
-	if m.cfg.Priority == 255 {
-		return 255
+	if m.cfg.Priority == OwnerPriority {
+		return OwnerPriority
 	}
 	return uint8(min(max(int(m.cfg.Priority)-m.penalty, 1), 254))
 }
@@ -133,7 +133,7 @@ func (m *Machine) handleStart(in Start, now time.Time) []Action {
 	m.armMasterDown(now)
 	m.hasOldVIPs = in.Holding
 	switch {
-	case m.cfg.Priority == 255:
+	case m.cfg.Priority == OwnerPriority:
 		m.masterDown = m.notBefore
 		m.wantsMaster = m.cfg.StartupDelay == 0
 	case in.Holding:
@@ -183,7 +183,7 @@ func (m *Machine) advertise(now time.Time) []Action {
 func (m *Machine) takeOver() []Action {
 	why := "no other master was heard"
 	switch {
-	case m.cfg.Priority == 255:
+	case m.cfg.Priority == OwnerPriority:
 		why = "owns the addresses"
 	case m.hasOldVIPs:
 		why = "resumes after a restart"
@@ -232,7 +232,7 @@ func (m *Machine) heardAsBackup(in Heard, now time.Time) (acts []Action) {
 		acts = []Action{Drop{Linger: true}}
 	}
 	// The owner always preempts (section 6.1), but for a reason of its own.
-	waits := m.cfg.NoPreempt && m.cfg.Priority != 255 || m.bearing != ""
+	waits := m.cfg.NoPreempt && m.cfg.Priority != OwnerPriority || m.bearing != ""
 	if waits || in.Priority >= m.Priority() {
 		m.learnInterval(in.Interval)
 		m.preemptAt = time.Time{}
@@ -301,7 +301,7 @@ func (m *Machine) heardAsMaster(in Heard, now time.Time) []Action {
 // another one may have taken over, and what is known here may be old. The owner of
 // the addresses has them all the same.
 func (m *Machine) hasStoodStill(now time.Time) bool {
-	return m.Active() && !m.stopping && m.cfg.Priority != 255 && now.After(m.leaseEnds)
+	return m.Active() && !m.stopping && m.cfg.Priority != OwnerPriority && now.After(m.leaseEnds)
 }
 
 // toBackup leaves any state but Init for Backup.
@@ -343,7 +343,7 @@ func (m *Machine) setFault(fault string, now time.Time) []Action {
 		acts := m.changeRole(Backup, "fault is over")
 		m.interval = m.cfg.AdvertInterval
 		m.armMasterDown(now)
-		m.wantsMaster = m.cfg.Priority == 255
+		m.wantsMaster = m.cfg.Priority == OwnerPriority
 		return acts
 	case fault != "" && m.role == Fault:
 		m.why = fault

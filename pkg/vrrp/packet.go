@@ -24,6 +24,10 @@ const (
 	maxAddresses = 255
 )
 
+// OwnerPriority is that of a router whose interface has the VIPs as its own (RFC 5798
+// section 5.2.4): it does not give them up.
+const OwnerPriority = 255
+
 // MaxInterval is the longest advertisement interval of version 3: 12 bits
 // of centiseconds. Version 2 counts whole seconds up to 255.
 const MaxInterval = 4095 * 10 * time.Millisecond

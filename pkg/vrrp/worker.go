@@ -137,7 +137,7 @@ func (w *worker) doJob(j job) {
 
 // findNative finds out once which addresses an address owner has by itself.
 func (w *worker) findNative(j job) {
-	if w.nativeKnown || j.cfg.Priority != 255 {
+	if w.nativeKnown || j.cfg.Priority != OwnerPriority {
 		return
 	}
 	native := map[string][]netip.Prefix{}

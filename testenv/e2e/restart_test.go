@@ -191,13 +191,13 @@ func TestStartWithoutLuxuries(t *testing.T) {
 		says  string
 	}{
 		"empty notes": {func(t *testing.T, d1 *testenv.Host) string {
-			for _, name := range []string{"vips.json", "overrides.json", "memory.json", "silent.json"} {
+			for _, name := range []string{"vips.json", "routers.json", "overrides.json", "memory.json", "silent.json"} {
 				must(t, os.WriteFile(filepath.Join(d1.Dir(), name), nil, 0o600))
 			}
 			return ""
 		}, "empty file"},
 		"zeros": {func(t *testing.T, d1 *testenv.Host) string {
-			for _, name := range []string{"vips.json", "overrides.json", "memory.json", "silent.json"} {
+			for _, name := range []string{"vips.json", "routers.json", "overrides.json", "memory.json", "silent.json"} {
 				must(t, os.WriteFile(filepath.Join(d1.Dir(), name), make([]byte, 512), 0o600))
 			}
 			return ""

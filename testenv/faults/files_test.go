@@ -23,7 +23,7 @@ func TestFault27PlacesOfOthers(t *testing.T) {
 	must(t, os.Mkdir(notes, 0o755))
 	must(t, os.Chmod(notes, 0o777))
 	must(t, os.WriteFile(victim, []byte("precious"), 0o600))
-	for _, name := range []string{"vips.json", "overrides.json", "memory.json", "silent.json", "runtime.json", "maintenance.json", "history.json"} {
+	for _, name := range []string{"vips.json", "routers.json", "overrides.json", "memory.json", "silent.json", "runtime.json", "maintenance.json", "history.json"} {
 		must(t, os.Symlink(victim, filepath.Join(notes, name)))
 		must(t, os.Symlink(victim, filepath.Join(notes, name+".new")))
 	}

@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lvx-lb/lvx/internal/jsonfile"
+	"github.com/lvx-lb/lvx/pkg/vip"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// routersNoteTime is how long a start waits for the notes of an earlier one.
+const routersNoteTime = time.Second
+
+// routersLeft takes off what virtual routers have left that are no longer in the file
+// as the daemon starts: a restart keeps a master's VIPs for the next run, which knows
+// nothing of routers that it does not have.
+type routersLeft struct {
+	notes *jsonfile.Keeper
+	boot  string
+
+	mu   sync.Mutex
+	left []routerVIPs // of an earlier run
+}
+
+// routerVIPs are the VIPs of a virtual router on one interface, and what goes with them.
+type routerVIPs struct {
+	Interface string
+	VIPs      []netip.Prefix
+	Routing   vip.Routing
+}
+
+// routersNote is what the file holds.
+type routersNote struct {
+	Boot    string // of which the addresses are
+	Routers []routerVIPs
+}
+
+// newRoutersLeft makes one that has its notes in a file. Notes that cannot be read or
+// written are no reason not to start: report hears of them.
+func newRoutersLeft(file string, report func(error)) *routersLeft {
+	r := &routersLeft{notes: jsonfile.NewKeeper(file, 0o600, report)}
+	boot, err := vip.BootID()
+	if err != nil {
+		report(err)
+	}
+	note, err := jsonfile.Within(routersNoteTime, func() (n routersNote, err error) {
+		err = jsonfile.Read(file, &n)
+		return n, err
+	})
+	switch r.boot = boot; {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		report(err)
+	case note.Boot == boot:
+		r.left = note.Routers
+	}
+	return r
+}
+
+// note keeps which VIPs virtual routers may put on interfaces. An address owner has its
+// VIPs without lvx.
+func (r *routersLeft) note(routers []vrrp.Instance) {
+	var all []routerVIPs
+	for _, i := range routers {
+		if i.Priority == vrrp.OwnerPriority {
+			continue
+		}
+		for n, p := range i.Places() {
+			at := routerVIPs{Interface: p.Interface, VIPs: p.VIPs}
+			if n == 0 {
+				at.Routing = i.Routing
+			}
+			all = append(all, at)
+		}
+	}
+	if len(all) == 0 {
+		r.notes.Clear()
+		return
+	}
+	_ = r.notes.Put(routersNote{r.boot, all}) // plain values: they can be encoded
+}
+
+// takeOff takes off what an earlier run has left, but for the VIPs that are VIPs still.
+func (r *routersLeft) takeOff(vips map[netip.Addr]bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, at := range r.left {
+		removed := slices.DeleteFunc(slices.Clone(at.VIPs), func(p netip.Prefix) bool { return vips[p.Addr()] })
+		if len(removed) < len(at.VIPs) {
+			at.Routing = vip.Routing{} // of a router that is there still, or of another with its VIPs
+		}
+		errs = append(errs, at.Routing.Remove())
+		if link, err := net.InterfaceByName(at.Interface); err == nil && len(removed) > 0 {
+			errs = append(errs, vip.Remove(link.Index, removed))
+		}
+	}
+	r.left = nil
+	return errors.Join(errs...)
+}
+
+// run writes the notes until ctx ends.
+func (r *routersLeft) run(ctx context.Context) error { return r.notes.Run(ctx, time.Second) }
+
+// release forgets everything: the VIPs are off.
+func (r *routersLeft) release() { r.notes.Clear() }

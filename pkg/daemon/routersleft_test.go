@@ -1,0 +1,51 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvx-lb/lvx/pkg/vip"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
+)
+
+// What is noted of virtual routers is there for the next run, with the routes that go
+// with their VIPs; nothing of address owners, nothing behind an end without a
+// successor.
+func TestNotesOfVirtualRouters(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "routers.json")
+	report := func(err error) { t.Errorf("notes: %v", err) }
+	prefix := netip.MustParsePrefix
+	next := func(change func(*routersLeft)) []routerVIPs {
+		t.Helper()
+		r := newRoutersLeft(file, report)
+		change(r)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := r.notes.Run(ctx, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		return newRoutersLeft(file, report).left
+	}
+	routing := vip.Routing{
+		Routes: []vip.Route{{To: prefix("10.3.0.0/16"), Via: netip.MustParseAddr("10.0.0.1"), Table: 7}},
+		Rules:  []vip.Rule{{From: prefix("10.1.0.0/16"), Mark: 3, Table: 7}},
+	}
+	got := next(func(r *routersLeft) {
+		r.note([]vrrp.Instance{
+			{Name: "VI_1", Interface: "eth0", Priority: 100, Addresses: []netip.Prefix{prefix("10.0.0.100/24"), prefix("10.0.0.101/24")}, Routing: routing},
+			{Name: "VI_2", Interface: "eth0", Priority: vrrp.OwnerPriority, Addresses: []netip.Prefix{prefix("10.0.0.102/24")}},
+		})
+	})
+	want := []routerVIPs{{Interface: "eth0", VIPs: []netip.Prefix{prefix("10.0.0.100/24"), prefix("10.0.0.101/24")}, Routing: routing}}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Errorf("for the next run:\n%s", d)
+	}
+	if got := next((*routersLeft).release); got != nil {
+		t.Errorf("behind an end without a successor: %+v", got)
+	}
+}

@@ -307,6 +307,7 @@ func TestCancel(t *testing.T) {
 	port := serve(t, loopback, silent)
 	for _, tgt := range []health.Target{
 		{Spec: health.Spec{Type: health.TCP, Expect: "x"}, Port: port},
+		{Spec: health.Spec{Type: health.UDP}, Port: serveUDP(t, func(net.PacketConn, []byte, net.Addr) {})},
 		{Spec: health.Spec{Type: health.HTTP}, Port: port},
 		{Spec: health.Spec{Type: health.HTTPS}, Port: port},
 		{Spec: health.Spec{Type: health.Exec, Argv: "/bin/sleep\n1000"}},

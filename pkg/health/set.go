@@ -5,14 +5,16 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // Set makes the monitor ask exactly these targets; doubles count once.
 // Targets that were asked before keep their status and their place in time.
 // New ones are asked at once and are down until they pass; but one that asks
 // a real the same kind of question on the same port as a target that went
-// (the check was edited) starts from that one's status, so that an edit takes
-// no real out of service.
+// (the check was edited) starts from that one's status, the most similar one's
+// if there are several, so that an edit takes no real out of service.
 func (m *Monitor) Set(targets []Target) {
 	m.setting.Lock()
 	defer m.setting.Unlock()
@@ -27,10 +29,10 @@ func (m *Monitor) Set(targets []Target) {
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := map[subject]Status{}
+	left := map[subject][]verdict{}
 	for t, p := range m.probes {
 		if !wanted[t] {
-			left[t.subjectOf()] = p.record.Status
+			left[t.subjectOf()] = append(left[t.subjectOf()], verdict{t, p.record.Status})
 			m.removeProbe(p)
 		}
 	}
@@ -38,7 +40,7 @@ func (m *Monitor) Set(targets []Target) {
 		s, ok := m.presets[p.target]
 		delete(m.presets, p.target)
 		if !ok {
-			s, ok = left[p.target.subjectOf()]
+			s, ok = closest(left[p.target.subjectOf()], p.target)
 		}
 		if ok && s.Known {
 			p.record.restore(s)
@@ -82,6 +84,40 @@ type subject struct {
 }
 
 func (t Target) subjectOf() subject { return subject{t.Spec.Type, t.Real, t.Port} }
+
+// question is t without how often it is asked and how packets get there.
+func (t Target) question() Target {
+	t.Forward, t.Encap = 0, lb.Encap{}
+	s := &t.Spec
+	s.Interval, s.Timeout, s.RetryDelay, s.Fall, s.Rise, s.Jitter = 0, 0, 0, 0, 0, 0
+	return t
+}
+
+// verdict is what was known of a target.
+type verdict struct {
+	target Target
+	status Status
+}
+
+// closest is the status of the target that is most like t: one that asks the same
+// question, else one at the same VIP, else any. Of several, one that is down counts:
+// no real serves by the answer to another question.
+func closest(all []verdict, t Target) (s Status, ok bool) {
+	best := -1
+	for _, v := range all {
+		likeness := 0
+		switch {
+		case v.target.question() == t.question():
+			likeness = 2
+		case v.target.VIP == t.VIP:
+			likeness = 1
+		}
+		if likeness > best || likeness == best && !v.status.Up {
+			best, s = likeness, v.status
+		}
+	}
+	return s, best >= 0
+}
 
 func (m *Monitor) hasTarget(t Target) bool {
 	m.mu.Lock()

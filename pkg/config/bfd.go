@@ -71,14 +71,8 @@ func (c *cursor) usesBFD(name string) { c.d.bfdUses = append(c.d.bfdUses, bfdUse
 
 // compareBFD looks at what names sessions, and at who else speaks BFD.
 func (d *decoder) compareBFD(o *object, cfg *Config) {
-	known := map[string]bool{}
-	for _, s := range cfg.BFD {
-		known[s.Name] = true
-	}
-	for _, use := range d.bfdUses {
-		if !known[use.name] {
-			use.at.errorf("%s is no session of bfd (want the name of one)", quoted(use.name))
-		}
+	for _, use := range d.unknownSessions(cfg) {
+		use.at.errorf("%s is no session of bfd (want the name of one)", quoted(use.name))
 	}
 	for _, p := range cfg.BGP.Peers {
 		if p.BFDInterval > 0 && len(cfg.BFD) > 0 {
@@ -86,4 +80,18 @@ func (d *decoder) compareBFD(o *object, cfg *Config) {
 			return
 		}
 	}
+}
+
+// unknownSessions are the places that name a session which there is not.
+func (d *decoder) unknownSessions(cfg *Config) (uses []bfdUse) {
+	known := map[string]bool{}
+	for _, s := range cfg.BFD {
+		known[s.Name] = true
+	}
+	for _, use := range d.bfdUses {
+		if !known[use.name] {
+			uses = append(uses, use)
+		}
+	}
+	return uses
 }

@@ -42,8 +42,13 @@ func compareOuterSources(o *object, backend Backend, services []service) {
 	}
 	for i := range services {
 		s := &services[i]
-		if slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Encap.Checksum != lb.NoChecksum }) {
+		if s.hasTunnelChecksum() {
 			s.object.at("reals").warnf("tunnels with a checksum come from this host's own address, not from outer_source: the kernel's IPVS makes them")
 		}
 	}
+}
+
+// hasTunnelChecksum reports whether a tunnel to a real has a checksum.
+func (s *Service) hasTunnelChecksum() bool {
+	return slices.ContainsFunc(s.Reals, func(r lb.Real) bool { return r.Encap.Checksum != lb.NoChecksum })
 }

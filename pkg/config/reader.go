@@ -107,7 +107,7 @@ func (r *Reader) again(path string, text []byte) *Config {
 	if !reflect.DeepEqual(was, known) {
 		return nil
 	}
-	if r.hasVIPAsReal(is) {
+	if r.hasVIPAsReal(is) || r.isWarnedOf(&is) {
 		return nil
 	}
 	cfg := *r.cfg
@@ -140,6 +140,13 @@ func (r *Reader) hasVIPAsReal(s Service) bool {
 		}
 	}
 	return false
+}
+
+// isWarnedOf reports whether the rest of the file may give cause to warn of a service.
+func (r *Reader) isWarnedOf(s *Service) bool {
+	return r.cfg.Sync.IsEnabled() && s.realOfOtherFamily() >= 0 ||
+		len(r.cfg.OuterSources) > 0 && s.hasTunnelChecksum() ||
+		r.cfg.BGP.IsEnabled() && boundToOne(r.cfg, s) != ""
 }
 
 var newline = []byte("\n")
@@ -226,7 +233,7 @@ func (r *Reader) alone(lines []byte) (Service, bool) {
 	d := &decoder{name: r.path, nodes: len(lines) + maxAliased, taken: map[string]int{}}
 	o := d.root(node).object()
 	found := get(o, "services", nil, list(func(c *cursor) service { return d.service(c, r.cfg.Backend) }))
-	if d.first != nil || len(d.warnings) > 0 || len(o.names) != 1 || len(found) != 1 ||
+	if d.first != nil || len(d.warnings) > 0 || len(d.unknownSessions(r.cfg)) > 0 || len(o.names) != 1 || len(found) != 1 ||
 		len(found[0].macs) > 0 || len(r.cfg.MACs) > 0 { // a MAC is for all services
 		return Service{}, false
 	}

@@ -94,6 +94,36 @@ func TestReaderReadsOneServiceAgain(t *testing.T) {
 	}
 }
 
+// What the rest of the file says about a service holds for one that is read alone.
+func TestReaderKeepsToTheRestOfTheFile(t *testing.T) {
+	for name, c := range map[string]struct{ rest, old, new string }{
+		"a session that is not there": {"", "type: tcp", "type: bfd, bfd: web12"},
+		"another session":             {"bfd: {name: web13, neighbour: 192.0.2.13}\n", "type: tcp", "type: bfd, bfd: web12"},
+		"a family that sync leaves out": {
+			"sync: {syncid: 51}\n", "198.51.100.2, weight: 1", "\"2001:db8::2\", forward: ipip",
+		},
+		"a tunnel that outer_source leaves out": {
+			"outer_source: 203.0.113.1\n", "198.51.100.2, weight: 1", "198.51.100.2, forward: gue, tunnel: {checksum: csum}",
+		},
+		"a scheduler that binds to a director": {
+			"bgp: {asn: 65010, peers: {address: 192.0.2.254, asn: 65000}}\nsloppy_tcp: true\n", "scheduler: mh", "scheduler: wrr",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := c.rest + strings.ReplaceAll(fileOf(5), "wrr", "mh")
+			at := strings.Index(text, "name: service-3\n")
+			after := text[:at] + strings.Replace(text[at:], c.old, c.new, 1)
+			if reread(t, text, after) || after == text {
+				t.Error("only one service was read")
+			}
+		})
+	}
+	text := "bfd: {name: web12, neighbour: 192.0.2.12}\n" + fileOf(5)
+	if !reread(t, text, strings.Replace(text, "type: tcp", "type: bfd, bfd: web12", 1)) {
+		t.Error("a session that is there: all was read again")
+	}
+}
+
 // Whatever is changed, a reader that remembers says what one that does not
 // would.
 func TestReaderProperties(t *testing.T) {

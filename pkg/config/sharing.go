@@ -14,11 +14,15 @@ func compareSync(o *object, services []service) {
 	}
 	for i := range services {
 		s := &services[i]
-		isMixed := func(r lb.Real) bool {
-			return slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return l.Addr.Is4() != r.Addr.Is4() })
-		}
-		if j := slices.IndexFunc(s.Reals, isMixed); j >= 0 {
+		if j := s.realOfOtherFamily(); j >= 0 {
 			s.object.at("reals").warnf("connections to %s, which is of another family than the VIP, are not told to other directors (sync: an entry has one family), and kernel IPVS starts no sync daemon beside such a real", s.Reals[j].Addr)
 		}
 	}
+}
+
+// realOfOtherFamily is the first real of another family than a VIP, -1 without one.
+func (s *Service) realOfOtherFamily() int {
+	return slices.IndexFunc(s.Reals, func(r lb.Real) bool {
+		return slices.ContainsFunc(s.Listeners, func(l lb.Listener) bool { return l.Addr.Is4() != r.Addr.Is4() })
+	})
 }

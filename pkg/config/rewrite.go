@@ -29,6 +29,7 @@ func Rewrite(text []byte, from, to *Config) ([]byte, error) {
 	}
 	root := doc.Content[0]
 	expandAliases(root)
+	inlineMerges(root)
 	if from.Timeouts != to.Timeouts {
 		setNode(root, "timeouts", timeoutsNode(to.Timeouts))
 	}
@@ -74,8 +75,30 @@ func checkRewritten(text []byte, want *Config) error {
 		if !reflect.DeepEqual(got.Services[i].Service, want.Services[i].Service) {
 			return fmt.Errorf("service %s cannot be written in the file's form: %+v would become %+v", want.Services[i].Name, want.Services[i].Service, got.Services[i].Service)
 		}
+		if !got.Services[i].isCheckedAs(&want.Services[i]) {
+			return fmt.Errorf("service %s cannot be written in the file's form: its checks or its quorum would be others", want.Services[i].Name)
+		}
 	}
 	return nil
+}
+
+// isCheckedAs reports whether a service with the same reals as o has the same checks,
+// and the same follows from them. Hooks are left out: a file that is not root's alone
+// has them, and its configuration has not.
+func (s *Service) isCheckedAs(o *Service) bool {
+	same := s.OnDown == o.OnDown && s.Quorum == o.Quorum && s.Hysteresis == o.Hysteresis && s.ForceClaim == o.ForceClaim
+	for i := range s.Reals {
+		same = same && slices.Equal(s.checksOf(i), o.checksOf(i)) && s.RealOnDown(i) == o.RealOnDown(i)
+	}
+	return same
+}
+
+// checksOf are the checks of the i-th real.
+func (s *Service) checksOf(i int) []health.Spec {
+	if i >= len(s.Checks) {
+		return nil
+	}
+	return s.Checks[i]
 }
 
 // expandAliases puts copies in the place of aliases: what is edited is edited
@@ -98,6 +121,48 @@ func cloneNode(n *yaml.Node) *yaml.Node {
 	}
 	return &c
 }
+
+// inlineMerges puts the keys of merged mappings ("<<") where these are merged.
+func inlineMerges(n *yaml.Node) {
+	for _, c := range n.Content {
+		inlineMerges(c)
+	}
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	own := *n
+	own.Content = nil
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if !isMerge(n.Content[i]) {
+			own.Content = append(own.Content, n.Content[i:i+2]...)
+		}
+	}
+	if len(own.Content) == len(n.Content) {
+		return
+	}
+	written := n.Content
+	n.Content = nil
+	for i := 0; i+1 < len(written); i += 2 {
+		k, v := written[i], written[i+1]
+		if !isMerge(k) {
+			n.Content = append(n.Content, k, v)
+			continue
+		}
+		all := []*yaml.Node{v}
+		if v.Kind == yaml.SequenceNode {
+			all = v.Content
+		}
+		for _, m := range all {
+			for j := 0; j+1 < len(m.Content); j += 2 { // what is there already stays
+				if name := m.Content[j].Value; keyed(&own, name) == nil && keyed(n, name) == nil {
+					n.Content = append(n.Content, m.Content[j:j+2]...)
+				}
+			}
+		}
+	}
+}
+
+func isMerge(key *yaml.Node) bool { return key.ShortTag() == "!!merge" }
 
 // keyed finds the value of a key in a mapping; nil if there is none.
 func keyed(m *yaml.Node, key string) *yaml.Node {
@@ -128,6 +193,21 @@ func setNode(m *yaml.Node, key string, value *yaml.Node) {
 	}
 }
 
+// listAt is the list at a key of a mapping: a new one if there is none, or one of the
+// single mapping that is there.
+func listAt(m *yaml.Node, key string) *yaml.Node {
+	list := keyed(m, key)
+	if list != nil && list.Kind == yaml.SequenceNode {
+		return list
+	}
+	made := &yaml.Node{Kind: yaml.SequenceNode}
+	if list != nil && list.Kind == yaml.MappingNode {
+		made.Content = []*yaml.Node{list}
+	}
+	setNode(m, key, made)
+	return made
+}
+
 func scalar(text string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: text} }
 
 func quotedScalar(text string) *yaml.Node {
@@ -156,11 +236,7 @@ func timeoutsNode(t lb.Timeouts) *yaml.Node {
 }
 
 func rewriteServices(root *yaml.Node, from, to *Config) {
-	list := keyed(root, "services")
-	if list == nil || list.Kind != yaml.SequenceNode {
-		list = &yaml.Node{Kind: yaml.SequenceNode}
-		setNode(root, "services", list)
-	}
+	list := listAt(root, "services")
 	was := make(map[string]*Service, len(from.Services))
 	nodes := make(map[string]*yaml.Node, len(from.Services))
 	for i := range from.Services {
@@ -203,21 +279,19 @@ func rewriteService(n *yaml.Node, from, to *Service) {
 	if reflect.DeepEqual(from.Reals, to.Reals) {
 		return
 	}
-	list := keyed(n, "reals")
-	if list == nil {
-		list = &yaml.Node{Kind: yaml.SequenceNode}
-		setNode(n, "reals", list)
-	}
+	list := listAt(n, "reals")
+	hasCheck := keyed(n, "check") != nil
 	var reals []*yaml.Node
 	for _, r := range to.Reals {
-		reals = append(reals, rewriteReal(list, from, r))
+		reals = append(reals, rewriteReal(list, from, r, hasCheck))
 	}
 	list.Content = reals
 	list.Style = listStyle(reals)
 }
 
-// rewriteReal is the node of a real, from the list that has it so far.
-func rewriteReal(list *yaml.Node, from *Service, r lb.Real) *yaml.Node {
+// rewriteReal is the node of a real, from the list that has it so far. A real of
+// ipvsadm's has no checks, also where the service has one.
+func rewriteReal(list *yaml.Node, from *Service, r lb.Real, hasCheck bool) *yaml.Node {
 	for i, was := range from.Reals {
 		if !was.Same(r) || i >= len(list.Content) {
 			continue
@@ -238,8 +312,8 @@ func rewriteReal(list *yaml.Node, from *Service, r lb.Real) *yaml.Node {
 		return n
 	}
 	n := realNode(r)
-	setWay(n, r)                                                                              // the service's may be another
-	if slices.ContainsFunc(from.Checks, func(cs []health.Spec) bool { return len(cs) > 0 }) { // a real of ipvsadm's has none, whatever the service has
+	setWay(n, r) // the service's may be another
+	if hasCheck {
 		setNode(n, "check", &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle})
 	}
 	return n

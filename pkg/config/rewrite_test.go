@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -115,5 +116,92 @@ func TestServices(t *testing.T) {
 		if diff := cmp.Diff(from.Services[i].Service, again.Services[i].Service, same); diff != "" {
 			t.Errorf("-was +written:\n%s", diff)
 		}
+	}
+}
+
+// However the file is written, a rewrite of weights keeps its checks and hooks.
+func TestRewriteKeepsWhatIsNotEdited(t *testing.T) {
+	for name, text := range map[string]string{
+		"lists": `
+interface: eth0
+services:
+  - {name: web, listen: ["192.0.2.1:80/tcp"], reals: [{address: 192.0.2.11, check: {type: http}}, {address: 192.0.2.12}], check: {type: tcp}}
+`,
+		"a single real": `
+interface: eth0
+services:
+  - name: web
+    listen: 192.0.2.1:80/tcp
+    reals: {address: 192.0.2.11, check: {type: http}}
+`,
+		"a single service": `
+interface: eth0
+services:
+  name: web
+  listen: 192.0.2.1:80/tcp
+  reals: [{address: 192.0.2.11}, {address: 192.0.2.12}]
+  check: {type: tcp}
+  hooks: {real_down: [/bin/true]}
+`,
+		"merged maps": `
+interface: eth0
+services:
+  - &web
+    name: web
+    listen: 192.0.2.1:80/tcp
+    reals: [{address: 192.0.2.11, check: {type: http}}, {address: 192.0.2.12}]
+    check: {type: tcp}
+    hooks: {real_down: [/bin/true]}
+  - <<: *web
+    name: ssl
+    listen: 192.0.2.1:443/tcp
+`,
+		"merged reals": `
+interface: eth0
+services:
+  - name: web
+    listen: 192.0.2.1:80/tcp
+    reals:
+      - &real {address: 192.0.2.11, weight: 5, check: {type: http}, on_down: quiesce}
+      - {<<: *real, address: 192.0.2.12}
+`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			from := parse(t, text)
+			to := *from
+			to.Services = nil
+			for _, s := range from.Services {
+				var reals []lb.Real
+				var at []int
+				for i, r := range s.Reals {
+					r.Weight += uint16(i) + 1
+					reals, at = append(reals, r), append(at, i)
+				}
+				to.Services = append(to.Services, s.WithReals(reals, at))
+			}
+			out, err := config.Rewrite([]byte(text), from, &to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(to.Services, parse(t, string(out)).Services,
+				cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.IgnoreFields(config.Service{}, "Line")); diff != "" {
+				t.Errorf("-want +got\n%s\n%s", diff, out)
+			}
+		})
+	}
+}
+
+// A real of ipvsadm's has no checks, also where no real of the file has the service's.
+func TestRewriteAddsRealsWithoutChecks(t *testing.T) {
+	text := "interface: eth0\nservices:\n  - {name: web, listen: [\"192.0.2.1:80/tcp\"], check: {type: tcp}, reals: []}\n"
+	from := parse(t, text)
+	to := *from
+	to.Services = []config.Service{from.Services[0].WithReals([]lb.Real{{Addr: addr("192.0.2.11"), Weight: 1}}, []int{-1})}
+	out, err := config.Rewrite([]byte(text), from, &to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checks := parse(t, string(out)).Services[0].Checks; len(checks) != 1 || len(checks[0]) != 0 {
+		t.Errorf("checks %v of\n%s", checks, out)
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/lvx-lb/lvx/pkg/health"
 )
@@ -98,7 +100,7 @@ func check(c *cursor) health.Spec {
 func web(o *object, s *health.Spec) {
 	s.Method = get(o, "method", "", oneOf("a method", "GET", "HEAD", "OPTIONS", "POST"))
 	s.Path = get(o, "path", "", requestPath)
-	s.Host = get(o, "host", "", word)
+	s.Host = get(o, "host", "", webHost)
 	s.SNI = get(o, "sni", "", word)
 	s.Status = get(o, "status", "", status)
 	s.Match = get(o, "match", "", pattern)
@@ -136,7 +138,7 @@ func digest(c *cursor) string {
 
 // local reads what is about files, programs and BFD sessions of this host, and mail.
 func local(o *object, s *health.Spec) {
-	s.Helo = get(o, "helo", "", word)
+	s.Helo = get(o, "helo", "", greeting)
 	s.File = get(o, "file", "", path)
 	s.Factor = get(o, "factor", 0, number(-maxFactor, maxFactor))
 	s.Session = get(o, "bfd", "", name)
@@ -195,6 +197,31 @@ func requestPath(c *cursor) string {
 	s := filled(c, "a path such as /health")
 	if s != "" && (s[0] != '/' || strings.Contains(s, " ")) {
 		c.errorf("%s is not the path of a page (want one that begins with / and has no blanks)", quoted(s))
+		return ""
+	}
+	if _, err := url.Parse("http://localhost" + s); err != nil {
+		c.errorf("%s is not the path of a page (want %%25 for a percent sign that begins no escape)", quoted(s))
+		return ""
+	}
+	return s
+}
+
+// webHost reads what a web server is asked for by: a name or an address, with a port
+// or without.
+func webHost(c *cursor) string {
+	s := word(c)
+	if _, err := url.Parse("http://" + s + "/"); err != nil {
+		c.errorf("%s is not the name of a web server (want www.example.com, www.example.com:8080 or [2001:db8::1]:8080, for example)", quoted(s))
+		return ""
+	}
+	return s
+}
+
+// greeting reads the name that a mail server is told, in ASCII (RFC 5321).
+func greeting(c *cursor) string {
+	s := word(c)
+	if strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) {
+		c.errorf("%s is not a name for a mail server (want ASCII alone)", quoted(s))
 		return ""
 	}
 	return s

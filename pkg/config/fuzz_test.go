@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/health"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -76,6 +77,10 @@ func checkPromises(t *testing.T, cfg *config.Config) {
 			for _, c := range s.Checks[i] {
 				if c != c.WithDefaults() || c.Type == "" {
 					t.Errorf("check %+v", c)
+				}
+				c.CA = "" // the host's
+				if _, err := health.New(health.Target{Spec: c, Real: r.Addr, Port: 1}, health.WithBFD(func(string) error { return nil })); err != nil {
+					t.Errorf("a check that cannot be built: %v", err)
 				}
 			}
 		}

@@ -49,8 +49,9 @@ type httpChecker struct {
 	match   *regexp.Regexp
 	noMatch *regexp.Regexp
 	digest  string
-	tls     *tls.Config // nil for http
-	url     *url.URL    // for HTTP/2
+	tls     *tls.Config  // nil for http
+	trusted *authorities // nil for the system's
+	url     *url.URL     // for HTTP/2
 
 	speaksHTTP2 atomic.Bool // over plain TCP it was HTTP/2 that worked
 }
@@ -91,6 +92,9 @@ func newHTTP(t Target, d dialer) (Checker, error) {
 	if s.Type == HTTPS {
 		c.tls, err = tlsConfig(s, host)
 	}
+	if s.CA != "" {
+		c.trusted = &authorities{path: s.CA}
+	}
 	return c, err
 }
 
@@ -122,6 +126,11 @@ func hostHeader(t Target) string {
 }
 
 func (c *httpChecker) Check(ctx context.Context) error {
+	if c.trusted != nil && c.trusted.pool == nil {
+		if _, err := c.trusted.read(); err != nil {
+			return fmt.Errorf("%s: %w: %w", c.name, ErrNotAsked, err)
+		}
+	}
 	if c.speaksHTTP2.Load() {
 		if err := c.tryHTTP2(ctx); err == nil {
 			return nil
@@ -165,9 +174,19 @@ func (c *httpChecker) tryHTTP1(ctx context.Context) (isAnswer bool, err error) {
 	if c.tls == nil {
 		return c.askHTTP1(s)
 	}
-	t := tls.Client(s, c.tls)
+	cfg := c.tls
+	if c.trusted != nil {
+		cfg = cfg.Clone()
+		cfg.RootCAs = c.trusted.pool
+	}
+	t := tls.Client(s, cfg)
 	// The context reaches the handshake as the deadline of s.
 	if err := t.Handshake(); err != nil {
+		if c.trusted != nil && isUntrusted(err) {
+			if changed, _ := c.trusted.read(); changed { // else the handshake says enough
+				return c.tryHTTP1(ctx)
+			}
+		}
 		return true, stageFailure("TLS handshake", cleanServerError(err))
 	}
 	if t.ConnectionState().NegotiatedProtocol == http2.NextProtoTLS {

@@ -3,10 +3,16 @@ package health_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -186,6 +192,56 @@ func TestHTTPS(t *testing.T) {
 		tc.spec.Type = health.HTTPS
 		expect(t, tc.spec.Host+tc.spec.SNI+tc.spec.Path, try(t, tc.spec, port), tc.want)
 	}
+}
+
+// A file of certificates that is not there yet, or is changed, is read when it is
+// needed: the checks of a director that runs follow it.
+func TestHTTPSCertificatesFollowTheirFile(t *testing.T) {
+	srv := httptest.NewUnstartedServer(web(t))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	c, err := health.New(health.Target{
+		Spec: health.Spec{Type: health.HTTPS, Path: "/204", CA: ca}, Real: loopback, Port: portOf(t, srv.Listener.Addr()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(t.Context()); !errors.Is(err, health.ErrNotAsked) || !strings.Contains(err.Error(), ca) {
+		t.Errorf("without a file: %v", err)
+	}
+	for _, step := range []struct {
+		cert []byte
+		want string
+	}{
+		{[]byte("none"), "no PEM certificate"},
+		{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t)}), "unknown authority"},
+		{pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), ""},
+	} {
+		if err := os.WriteFile(ca, step.cert, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := c.Check(t.Context())
+		if step.want == "" && err != nil || step.want != "" && (err == nil || !strings.Contains(err.Error(), step.want)) {
+			t.Errorf("%v, want %q", err, step.want)
+		}
+	}
+}
+
+// selfSigned makes a certificate.
+func selfSigned(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 func TestHTTPSName(t *testing.T) {

@@ -1,8 +1,10 @@
 package health
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -62,18 +64,38 @@ func tlsConfig(s Spec, host string) (*tls.Config, error) {
 	if cfg.CipherSuites, err = suiteNumbers(splitLines(s.TLSCiphers)); err != nil {
 		return nil, err
 	}
-	if s.CA == "" {
-		return cfg, nil
-	}
-	pem, err := guard.ReadFile(s.CA, maxCA)
-	if err != nil {
-		return nil, fmt.Errorf("https check: CA: %w", err)
-	}
-	cfg.RootCAs = x509.NewCertPool()
-	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("https check: no PEM certificate in CA file %s", s.CA)
-	}
 	return cfg, nil
+}
+
+// authorities are the certificates of a file to trust. It is read when it is needed
+// first, and again when a server is not trusted: the file may have been changed.
+type authorities struct {
+	path string
+	pem  []byte
+	pool *x509.CertPool // nil until they are read
+}
+
+// read takes what the file holds. It reports whether that has changed.
+func (a *authorities) read() (changed bool, err error) {
+	pem, err := guard.ReadFile(a.path, maxCA)
+	if err != nil {
+		return false, fmt.Errorf("CA: %w", err)
+	}
+	if a.pool != nil && bytes.Equal(pem, a.pem) {
+		return false, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return false, fmt.Errorf("no PEM certificate in CA file %s", a.path)
+	}
+	a.pem, a.pool = pem, pool
+	return true, nil
+}
+
+// isUntrusted reports whether a handshake failed by who signed the certificate.
+func isUntrusted(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	return errors.As(err, &unknown)
 }
 
 // suiteNumbers finds the suites of these names, all of them for none. A list

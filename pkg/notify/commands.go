@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -31,7 +32,7 @@ type commands struct {
 // commandLine is what is known of one subject.
 type commandLine struct {
 	next      *message // not run yet
-	state     string   // that was told last
+	state     string   // that was told last, or the one before all that was told
 	isRunning bool
 }
 
@@ -50,10 +51,10 @@ func (c *commands) add(e Event) bool {
 	switch {
 	case l == nil && len(e.Commands) == 0:
 		return true
-	case l == nil && len(c.lines) >= maxWithCommand:
+	case l == nil && !c.makeRoom():
 		return false
 	case l == nil:
-		l = &commandLine{}
+		l = &commandLine{state: e.Old}
 		c.lines[key] = l
 	}
 	m := &message{Event: e, host: c.host, changes: 1}
@@ -64,6 +65,19 @@ func (c *commands) add(e Event) bool {
 	}
 	l.next = m
 	c.wake()
+	return true
+}
+
+// makeRoom forgets subjects of which nothing runs or waits if there are too many. It
+// reports whether there is room for one more.
+func (c *commands) makeRoom() bool {
+	if len(c.lines) < maxWithCommand {
+		return true
+	}
+	if len(c.waiting)+c.running >= maxWithCommand {
+		return false
+	}
+	maps.DeleteFunc(c.lines, func(_ subject, l *commandLine) bool { return l.next == nil && !l.isRunning })
 	return true
 }
 
@@ -98,10 +112,24 @@ func (c *commands) run(ctx, sending context.Context) {
 			select {
 			case <-c.ready:
 			case <-sending.Done():
+				c.giveUp(sending.Err())
 				return
 			}
 		}
 	}
+}
+
+// giveUp reports what is waiting as not delivered.
+func (c *commands) giveUp(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range c.waiting {
+		m := *c.lines[key].next
+		for _, argv := range m.Commands {
+			c.report(&hook{argv: argv}, m, why)
+		}
+	}
+	c.waiting = nil
 }
 
 // take gives the messages whose commands may run now.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -123,4 +124,71 @@ func TestEventsRunTheirCommands(t *testing.T) {
 	if want := "VI_1 BACKUP MASTER first\nVI_1 BACKUP MASTER second\n"; err != nil || string(text) != want {
 		t.Errorf("%q, %v (want %q)", text, err, want)
 	}
+}
+
+// Subjects that come and go do not use up the room for others.
+func TestCommandsForgetSubjects(t *testing.T) {
+	c := newCommands("lb1", func(sender, message, error) {})
+	run := func(e Event) (ran int) {
+		if !c.add(e) {
+			t.Fatalf("no room for %s", e.Name)
+		}
+		for _, m := range c.take() {
+			c.finish(m.subject())
+			ran++
+		}
+		return ran
+	}
+	run(happens("first", "up", "down"))
+	for i := range maxWithCommand + 1 {
+		run(happens(fmt.Sprint(i), "up", "down"))
+	}
+	if n := len(c.lines); n > maxWithCommand {
+		t.Errorf("%d subjects are kept", n)
+	}
+	if run(happens("last", "up", "down")) != 1 || run(happens("last", "up", "down")) != 0 {
+		t.Error("what was told last is not known")
+	}
+}
+
+// A subject that is back where it was before anything was told of it is no news.
+func TestCommandsOfASubjectThatIsBack(t *testing.T) {
+	c := newCommands("lb1", func(sender, message, error) {})
+	c.add(happens("a", "up", "down"))
+	c.add(happens("a", "down", "up"))
+	if ms := c.take(); len(ms) != 0 {
+		t.Errorf("%s -> %s is run", ms[0].Old, ms[0].New)
+	}
+}
+
+// What is given up at the end is said.
+func TestCommandsThatAreGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var said []string
+		c := newCommands("lb1", func(_ sender, m message, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, fmt.Sprintf("%s %s: %v", m.Name, m.New, err))
+		})
+		c.execute = func(ctx context.Context, m message) {
+			<-ctx.Done()
+			c.report(nil, m, ctx.Err())
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		sending, giveUp := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { c.run(ctx, sending); close(done) }()
+		c.add(happens("a", "up", "down"))
+		synctest.Wait()
+		c.add(happens("a", "down", "stopped"))
+		cancel()
+		synctest.Wait()
+		giveUp()
+		<-done
+		slices.Sort(said)
+		if got, want := strings.Join(said, ", "), "a down: context canceled, a stopped: context canceled"; got != want {
+			t.Errorf("%q (want %q)", got, want)
+		}
+	})
 }

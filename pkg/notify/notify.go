@@ -73,7 +73,7 @@ type Notifier struct {
 type news struct {
 	pending  *message  // the latest state, not sent yet
 	free     time.Time // when the next message may go
-	lastSent string    // the state in the last message
+	lastSent string    // the state in the last message, or the one before all messages
 }
 
 // New makes a notifier; it tells nothing until Run. An error names the
@@ -158,7 +158,7 @@ func (n *Notifier) Notify(e Event) {
 			n.dropped.Add(uint64(len(n.outlets)))
 			return
 		}
-		s = &news{}
+		s = &news{lastSent: e.Old}
 		n.subjects[e.subject()] = s
 	}
 	m := &message{Event: e, host: n.host, changes: 1}

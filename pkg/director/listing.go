@@ -61,6 +61,7 @@ func (d *Director) sampleRates() {
 		return
 	}
 	d.meter.Feed(st)
+	d.forgetRestarted(&st)
 	d.warnings.Replace(noReplies, d.unanswered.feed(d.out.State.Services, st, time.Now(), func(a netip.Addr) bool {
 		if d.opt.Neigh == nil {
 			return false

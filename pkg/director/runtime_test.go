@@ -350,7 +350,54 @@ func TestRuntimeTimeoutsAndZero(t *testing.T) {
 		if st.Services[0].Conns != 3 {
 			t.Errorf("the backend counts %d", st.Services[0].Conns)
 		}
+		r.health.result(1, false, "down")
+		r.want("down", "")
+		r.edit("-Z -t 10.0.0.100:80")
+		r.health.result(1, true, "")
+		r.want("up again", "1*1")
+		if l, err := r.List(t.Context(), Want{SinceZeroed: true}); err != nil || l.Stats.Services[0].Reals[0].Conns != 0 {
+			t.Errorf("a real that was down when its counters were zeroed: %+v, %v", l.Stats.Services, err)
+		}
+		r.edit("-D -t 10.0.0.100:80")
+		r.edit("-A -t 10.0.0.100:80\n-a -t 10.0.0.100:80 -r 10.0.0.11")
+		r.health.result(1, true, "")
+		r.want("added again", "1*1")
+		for port := range uint16(3) {
+			send(10 + port)
+		}
+		if n := conns(); n != 3 {
+			t.Errorf("%d connections of the service that was removed and added again", n)
+		}
 	})
+}
+
+// Counters that were zeroed hide nothing of those that have begun anew since: those of
+// a service that was removed and added again, or that a reboot has ended.
+func TestZeroedCountersThatBeganAnew(t *testing.T) {
+	counts := func(conns, realConns uint64) lb.Stats {
+		return lb.Stats{Services: []lb.ServiceStats{{
+			Name: "web", Counters: lb.Counters{Conns: conns},
+			Reals: []lb.RealStats{{Addr: server(1), Counters: lb.Counters{Conns: realConns}}},
+		}}}
+	}
+	rt := Runtime{Zeroed: []ZeroedService{{
+		Name: "web", Counters: lb.Counters{Conns: 100},
+		Reals: []ZeroedReal{{netip.AddrPortFrom(server(1), 0), lb.Counters{Conns: 60}}},
+	}}}
+	for _, step := range []struct{ service, real, wantService, wantReal uint64 }{
+		{110, 61, 10, 1},
+		{120, 2, 20, 2}, // the real was removed and added again
+		{180, 62, 80, 62},
+		{5, 1, 5, 1}, // the service too
+		{200, 150, 200, 150},
+	} {
+		st := counts(step.service, step.real)
+		rt, _ = rt.withoutRestarted(&st)
+		rt.hideZeroed(&st)
+		if s := st.Services[0]; s.Conns != step.wantService || s.Reals[0].Conns != step.wantReal {
+			t.Errorf("%+v: service %d, real %d", step, s.Conns, s.Reals[0].Conns)
+		}
+	}
 }
 
 // What a layer says of the reals of a file does not depend on the order in which

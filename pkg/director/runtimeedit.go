@@ -14,7 +14,6 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
-	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // resolveTime is what new servers have before an edit is answered without
@@ -271,93 +270,4 @@ func (d *Director) adoptFile(ctx context.Context, file *config.Config) (did []st
 	}
 	d.runDaemons()
 	return did, nil
-}
-
-// ZeroedService is what the counters of a service stood at when ipvsadm -Z
-// hid them. The data path counts on.
-type ZeroedService struct {
-	Name string `json:"name"`
-	lb.Counters
-	Reals []ZeroedReal `json:"reals,omitempty"`
-}
-
-// ZeroedReal is the same of a real.
-type ZeroedReal struct {
-	Real netip.AddrPort `json:"real"`
-	lb.Counters
-}
-
-// zeroCounters notes what the counters of services stand at, beside what was
-// noted of others.
-func (d *Director) zeroCounters(t *runtimeTable, names []string) ([]ZeroedService, error) {
-	if len(names) == 0 {
-		return d.runtime.Zeroed, nil
-	}
-	st, err := d.opt.Backend.Stats()
-	if err != nil {
-		return nil, err
-	}
-	now := map[string]bool{}
-	for _, name := range names {
-		now[name] = true
-	}
-	var all []ZeroedService
-	for _, z := range d.runtime.Zeroed {
-		if !now[z.Name] && t.taken[z.Name] {
-			all = append(all, z)
-		}
-	}
-	for _, s := range st.Services {
-		if !now[s.Name] {
-			continue
-		}
-		z := ZeroedService{Name: s.Name, Counters: s.Counters}
-		for _, r := range s.Reals {
-			z.Reals = append(z.Reals, ZeroedReal{netip.AddrPortFrom(r.Addr, r.Port), r.Counters})
-		}
-		all = append(all, z)
-	}
-	return all, nil
-}
-
-// hideZeroed takes from counters what they stood at when they were zeroed.
-func (rt *Runtime) hideZeroed(st *lb.Stats) {
-	if len(rt.Zeroed) == 0 {
-		return
-	}
-	zeroed := make(map[string]*ZeroedService, len(rt.Zeroed))
-	for i := range rt.Zeroed {
-		zeroed[rt.Zeroed[i].Name] = &rt.Zeroed[i]
-	}
-	for i := range st.Services {
-		z := zeroed[st.Services[i].Name]
-		if z == nil {
-			continue
-		}
-		st.Services[i].Counters = since(st.Services[i].Counters, z.Counters)
-		st.Services[i].Reals = slices.Clone(st.Services[i].Reals)
-		for k := range st.Services[i].Reals {
-			r := &st.Services[i].Reals[k]
-			for _, zr := range z.Reals {
-				if zr.Real == netip.AddrPortFrom(r.Addr, r.Port) {
-					r.Counters = since(r.Counters, zr.Counters)
-				}
-			}
-		}
-	}
-}
-
-// since is what counters counted from a point on; one that is below it has
-// begun anew.
-func since(now, then lb.Counters) lb.Counters {
-	sub := func(a, b uint64) uint64 {
-		if a < b {
-			return a
-		}
-		return a - b
-	}
-	return lb.Counters{
-		Conns: sub(now.Conns, then.Conns), InPkts: sub(now.InPkts, then.InPkts), InBytes: sub(now.InBytes, then.InBytes),
-		OutPkts: sub(now.OutPkts, then.OutPkts), OutBytes: sub(now.OutBytes, then.OutBytes),
-	}
 }

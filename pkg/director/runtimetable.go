@@ -192,8 +192,9 @@ func (t *runtimeTable) layer() Runtime {
 // rebase is the layer for another file: what the file says now, or no longer
 // knows, is dropped.
 func (rt *Runtime) rebase(file *config.Config) (next Runtime, dropped []string) {
-	next = newRuntimeTable(file, rt).layer()
-	next.Zeroed = rt.Zeroed
+	t := newRuntimeTable(file, rt)
+	next = t.layer()
+	next.Zeroed = t.zeroedOf(rt.Zeroed)
 	stillAdded, still := map[ipvsadm.Key]bool{}, map[string]bool{}
 	for _, s := range next.Services {
 		stillAdded[s.Key] = true

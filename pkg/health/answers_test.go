@@ -31,6 +31,8 @@ func TestFault11ServersThatClientsTake(t *testing.T) {
 		"a line without a colon":   "HTTP/1.1 200 OK\r\nnonsense\r\nA: b\r\n\r\nok",
 		"two lengths":              "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 2\r\n\r\nok",
 		"a length and chunks":      "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"chunks after the length":  "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		"chunks, said twice":       "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
 		"lines that end with LF":   "HTTP/1.1 200 OK\nA: b\n\nok",
 		"no reason":                "HTTP/1.1 200\r\n\r\nok",
 		"HTTP/1.0":                 "HTTP/1.0 200 OK\r\n\r\nok",

@@ -22,6 +22,9 @@ type response struct {
 	status   int
 	location string
 	body     io.Reader
+
+	isChunked bool
+	length    int64 // that is announced, negative if none is
 }
 
 // readFinalResponse reads the final response; informational ones come before
@@ -55,7 +58,7 @@ func readResponse(r *bufio.Reader, method string) (*response, error) {
 	if _, _, ok := http.ParseHTTPVersion(version); !ok {
 		return nil, fmt.Errorf("malformed HTTP version %q", version)
 	}
-	resp := &response{status: status, body: r}
+	resp := &response{status: status, length: -1}
 	for {
 		line, err := readLine(r)
 		if err != nil {
@@ -67,8 +70,15 @@ func readResponse(r *bufio.Reader, method string) (*response, error) {
 		name, value, _ := strings.Cut(line, ":")
 		resp.applyHeader(strings.ToLower(name), strings.TrimSpace(value))
 	}
-	if method == http.MethodHead || status < 200 || status == http.StatusNoContent || status == http.StatusNotModified {
+	switch {
+	case method == http.MethodHead || status < 200 || status == http.StatusNoContent || status == http.StatusNotModified:
 		resp.body = strings.NewReader("")
+	case resp.isChunked: // which overrides a length (RFC 9112 section 6.3)
+		resp.body = httputil.NewChunkedReader(r)
+	case resp.length >= 0:
+		resp.body = &exactReader{r, resp.length}
+	default:
+		resp.body = r
 	}
 	return resp, nil
 }
@@ -78,15 +88,10 @@ func (resp *response) applyHeader(name, value string) {
 	case "location":
 		resp.location = value
 	case "transfer-encoding":
-		if strings.Contains(strings.ToLower(value), "chunked") {
-			resp.body = httputil.NewChunkedReader(resp.body)
-		}
+		resp.isChunked = resp.isChunked || strings.Contains(strings.ToLower(value), "chunked")
 	case "content-length":
-		if _, isWhole := resp.body.(*bufio.Reader); !isWhole {
-			return // chunked comes first (RFC 9112 section 6.3)
-		}
-		if n, err := strconv.ParseInt(value, 10, 64); err == nil && n >= 0 {
-			resp.body = &exactReader{resp.body, n}
+		if n, err := strconv.ParseInt(value, 10, 64); err == nil && n >= 0 && resp.length < 0 {
+			resp.length = n
 		}
 	}
 }

@@ -97,6 +97,7 @@ func TestFault11HTTP2Only(t *testing.T) {
 	}
 	for range 3 {
 		expect(t, "prior knowledge", checker.Check(t.Context()), "")
+		expect(t, "prior knowledge of a failure", try(t, health.Spec{Type: health.HTTP, Path: "/404"}, unencrypted), "http GET /404: 404 (want 200-299)")
 	}
 
 	//nolint:staticcheck // see the import

@@ -132,8 +132,8 @@ func (c *httpChecker) Check(ctx context.Context) error {
 		}
 	}
 	if c.speaksHTTP2.Load() {
-		if err := c.tryHTTP2(ctx); err == nil {
-			return nil
+		if isAnswer, err := c.tryHTTP2(ctx); isAnswer {
+			return err
 		}
 		c.speaksHTTP2.Store(false)
 	}
@@ -144,19 +144,19 @@ func (c *httpChecker) Check(ctx context.Context) error {
 	// Something took the connection and does not speak HTTP/1.1: it may be a
 	// server of HTTP/2 alone, which a client is to know beforehand (RFC 9113
 	// section 3.3).
-	if c.tryHTTP2(ctx) == nil {
+	if isAnswer, err2 := c.tryHTTP2(ctx); isAnswer {
 		c.speaksHTTP2.Store(true)
-		return nil
+		return err2
 	}
 	return err
 }
 
 // tryHTTP2 asks over a plain connection on which the server must expect
-// HTTP/2.
-func (c *httpChecker) tryHTTP2(ctx context.Context) error {
+// HTTP/2. isAnswer reports whether it has answered.
+func (c *httpChecker) tryHTTP2(ctx context.Context) (isAnswer bool, err error) {
 	s, err := c.dial(ctx, unix.SOCK_STREAM, 0, c.to)
 	if err != nil {
-		return stageFailure("tcp connect", err)
+		return false, stageFailure("tcp connect", err)
 	}
 	defer s.Close()
 	return c.askHTTP2(ctx, s)
@@ -190,7 +190,8 @@ func (c *httpChecker) tryHTTP1(ctx context.Context) (isAnswer bool, err error) {
 		return true, stageFailure("TLS handshake", cleanServerError(err))
 	}
 	if t.ConnectionState().NegotiatedProtocol == http2.NextProtoTLS {
-		return true, c.askHTTP2(ctx, t)
+		_, err := c.askHTTP2(ctx, t)
+		return true, err
 	}
 	return c.askHTTP1(t)
 }

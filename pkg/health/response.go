@@ -128,13 +128,13 @@ func (e *exactReader) Read(b []byte) (int, error) {
 }
 
 // askHTTP2 sends the request over a connection on which the server expects
-// HTTP/2.
-func (c *httpChecker) askHTTP2(ctx context.Context, s net.Conn) error {
+// HTTP/2. isAnswer reports whether it has answered.
+func (c *httpChecker) askHTTP2(ctx context.Context, s net.Conn) (isAnswer bool, err error) {
 	//nolint:staticcheck // its successor in net/http dials by itself; this connection is there
 	t := &http2.Transport{AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: maxResponse}
 	client, err := t.NewClientConn(s) //nolint:staticcheck // see above
 	if err != nil {
-		return stageFailure(c.name, cleanServerError(err))
+		return false, stageFailure(c.name, cleanServerError(err))
 	}
 	defer client.Close()
 	request := &http.Request{
@@ -143,10 +143,10 @@ func (c *httpChecker) askHTTP2(ctx context.Context, s net.Conn) error {
 	}
 	got, err := client.RoundTrip(request.WithContext(ctx))
 	if err != nil {
-		return stageFailure(c.name, cleanServerError(err))
+		return false, stageFailure(c.name, cleanServerError(err))
 	}
 	defer got.Body.Close()
-	return c.judge(&response{
+	return true, c.judge(&response{
 		status: got.StatusCode, location: got.Header.Get("Location"), body: io.LimitReader(got.Body, c.limit()),
 	})
 }

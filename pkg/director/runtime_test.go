@@ -242,6 +242,39 @@ func TestRuntimeEndsOverride(t *testing.T) {
 	})
 }
 
+// An edit of a real ends no override of another one that has its address.
+func TestRuntimeEndsNoOverrideOfAnotherPort(t *testing.T) {
+	svc := service("web", 1, 1, 1)
+	for i, port := range []uint16{8080, 8081, 0} {
+		svc.Reals[i] = lb.Real{Addr: server(1), Port: port, Weight: 1, Forward: lb.NAT}
+	}
+	svc.Checks = nil
+	inBubble(t, configOf(svc), func(t *testing.T, r *rig) {
+		left := func() (reals []string) {
+			for _, o := range r.overrides {
+				reals = append(reals, RealName(o.Real))
+			}
+			return reals
+		}
+		w := uint16(9)
+		for _, key := range []netip.AddrPort{svc.Reals[0].Key(), svc.Reals[1].Key(), svc.Reals[2].Key()} {
+			r.overrides = r.overrides.edit("web", key, func(o *Override) { o.Weight = &w })
+		}
+		for _, step := range []struct {
+			rule string
+			want []string
+		}{
+			{"-e -t 10.0.0.100:80 -r 10.0.0.11:8080 -m -w 4", []string{"10.0.0.11", "10.0.0.11:8081"}},
+			{"-e -t 10.0.0.100:80 -r 10.0.0.11 -m -w 4", []string{"10.0.0.11:8081"}},
+			{"-d -t 10.0.0.100:80 -r 10.0.0.11:8081", nil},
+		} {
+			if said := r.edit(step.rule); said != "" || !slices.Equal(left(), step.want) {
+				t.Errorf("%s: overrides of %q are left, want %q %s", step.rule, left(), step.want, said)
+			}
+		}
+	})
+}
+
 func TestRuntimeFlush(t *testing.T) {
 	inBubble(t, configOf(service("web", 1)), func(t *testing.T, r *rig) {
 		r.health.result(1, true, "")

@@ -14,6 +14,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/history"
 	"github.com/lvx-lb/lvx/pkg/ipvsadm"
+	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
 // resolveTime is what new servers have before an edit is answered without
@@ -108,7 +109,7 @@ func (d *Director) edit(ctx context.Context, commands []ipvsadm.Command, uid *ui
 		}
 		fail := t.do(c)
 		if fail == nil && isReal {
-			overrides = overrides.without(service, real)
+			overrides = overrides.without(service, real, c.Key)
 		}
 		r.Failures = append(r.Failures, fail)
 	}
@@ -163,12 +164,15 @@ func (d *Director) keepRuntime() {
 	}
 }
 
-// without is o without what was decided about a real.
-func (o Overrides) without(service string, real netip.Addr) Overrides {
+// without is o without what was decided about a real, which has the port that
+// ipvsadm shows for the service's key.
+func (o Overrides) without(service string, real netip.AddrPort, key ipvsadm.Key) Overrides {
 	if len(o.of(service)) == 0 {
 		return o
 	}
-	return slices.DeleteFunc(slices.Clone(o), func(v Override) bool { return v.Service == service && v.Real.Addr() == real })
+	return slices.DeleteFunc(slices.Clone(o), func(v Override) bool {
+		return v.Service == service && portOf(lb.Real{Addr: v.Real.Addr(), Port: v.Real.Port()}, key) == real
+	})
 }
 
 // namesOf are the services that a key means: one, or all for none.

@@ -255,15 +255,15 @@ func refuseServer(s ipvsadm.Server) *ipvsadm.Failure {
 	return nil
 }
 
-// touched is the real of the file or the layer that a command decided about,
-// so that an operator's override on it ends.
-func (t *runtimeTable) touched(c ipvsadm.Command) (service string, real netip.Addr, ok bool) {
+// touched is the real of the file or the layer that a command decided about, with
+// the port that ipvsadm shows, so that an operator's override on it ends.
+func (t *runtimeTable) touched(c ipvsadm.Command) (service string, real netip.AddrPort, ok bool) {
 	if c.Op != ipvsadm.EditServer && c.Op != ipvsadm.DeleteServer {
-		return "", netip.Addr{}, false
+		return "", netip.AddrPort{}, false
 	}
 	e := t.Find(c.Key)
 	if e == nil {
-		return "", netip.Addr{}, false
+		return "", netip.AddrPort{}, false
 	}
-	return t.names[e], c.Server.Addr, true
+	return t.names[e], netip.AddrPortFrom(c.Server.Addr, c.Server.Port), true
 }

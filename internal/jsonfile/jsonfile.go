@@ -26,7 +26,7 @@ import (
 )
 
 // MaxSize is the most that [Read] takes from a file, in bytes.
-const MaxSize = 16 << 20
+const MaxSize = 128 << 20
 
 // BrokenError says that a file was there and could not be understood.
 type BrokenError struct {
@@ -52,11 +52,23 @@ func (e *BrokenError) Unwrap() error { return e.Err }
 func Read(path string, v any) error {
 	b, err := read(path)
 	if err == nil {
-		if err = json.Unmarshal(b, v); err != nil {
-			err = SetAside(path, describe(b, err))
+		if err = Unmarshal(b, v); err != nil {
+			err = SetAside(path, err)
 		}
 	}
 	return err
+}
+
+// Load is the content of a file, for [Unmarshal]. One that cannot be meant is moved
+// aside.
+func Load(path string) ([]byte, error) { return read(path) }
+
+// Unmarshal reads what a file holds. The error says what is wrong with it.
+func Unmarshal(b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return describe(b, err)
+	}
+	return nil
 }
 
 // Within reads with read, which has limit for it: a disk may not answer for
@@ -91,9 +103,7 @@ func Check(path string) error {
 	}
 	var v any
 	if err == nil {
-		if err = json.Unmarshal(b, &v); err != nil {
-			err = describe(b, err)
-		}
+		err = Unmarshal(b, &v)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -145,6 +155,9 @@ func open(path string) ([]byte, error) {
 	}
 	if !st.Mode().IsRegular() {
 		return nil, unusable("not a regular file")
+	}
+	if st.Size() > MaxSize {
+		return nil, unusable(fmt.Sprintf("more than %d bytes", MaxSize))
 	}
 	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {

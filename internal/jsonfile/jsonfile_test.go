@@ -64,7 +64,7 @@ func TestBrokenFiles(t *testing.T) {
 		"directory": {func(p string) error { return os.Mkdir(p, 0o700) }, "not a regular file"},
 		"symlink":   {func(p string) error { return os.Symlink("/etc/passwd", p) }, "symbolic link"},
 		"pipe":      {func(p string) error { return unix.Mkfifo(p, 0o600) }, "not a regular file"},
-		"large":     {content(strings.Repeat(" ", jsonfile.MaxSize) + "{}"), "more than"},
+		"large":     {func(p string) error { return errors.Join(content("{}")(p), os.Truncate(p, jsonfile.MaxSize+1)) }, "more than"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -148,9 +148,12 @@ func (k *Keeper) store(failed bool) error {
 		k.report(fmt.Errorf("%s: the disk has not taken it for %v", k.path, slowAfter))
 	})
 	var err error
-	if b == nil {
+	switch {
+	case b == nil:
 		err = Remove(k.path)
-	} else {
+	case len(b) > MaxSize: // it would not be read again
+		err = fmt.Errorf("%s: %d bytes (at most %d)", k.path, len(b), MaxSize)
+	default:
 		err = k.replace(k.path, b, k.perm)
 	}
 	late := !slow.Stop()

@@ -81,8 +81,8 @@ func (d *Director) describeMaintenance() string {
 
 // loadMaintenance reads whether an earlier daemon was drained.
 func (d *Director) loadMaintenance() {
-	d.maintenance = readNote(d, maintenanceFile, func(path string) (m maintenance, err error) {
-		err = jsonfile.Read(path, &m)
+	d.maintenance = readNote(d, maintenanceFile, func(text []byte) (m maintenance, err error) {
+		err = jsonfile.Unmarshal(text, &m)
 		return m, err
 	})
 	d.tellMaintenance()

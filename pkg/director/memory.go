@@ -73,8 +73,8 @@ func restoreMemory(s storedMemory) Memory {
 // nothing, what that daemon left in force does: a real that new connections
 // went to was up.
 func (d *Director) loadMemory() Memory {
-	s := readNote(d, memoryFile, func(path string) (s storedMemory, err error) {
-		err = jsonfile.Read(path, &s)
+	s := readNote(d, memoryFile, func(text []byte) (s storedMemory, err error) {
+		err = jsonfile.Unmarshal(text, &s)
 		return s, err
 	})
 	if s.Boot != d.opt.Boot || s.Up == nil {

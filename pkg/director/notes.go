@@ -76,17 +76,21 @@ func (d *Director) keepNotes(ctx context.Context, start func(func())) {
 	start(func() { d.watchBrokenFiles(ctx) })
 }
 
-// readNote reads a note with read, which has a second for it. A note that is
-// of no use is a warning, and the zero value then.
-func readNote[T any](d *Director, name string, read func(path string) (T, error)) T {
+// readNote reads a note, which the disk has a second for. A note that is of no use is
+// a warning, and the zero value then.
+func readNote[T any](d *Director, name string, decode func(text []byte) (T, error)) T {
 	var none T
 	if d.cfg.StateDir == "" {
 		return none
 	}
 	path := filepath.Join(d.cfg.StateDir, name)
-	note, err := jsonfile.Within(noteReadTime, func() (T, error) { return read(path) })
+	text, err := jsonfile.Within(noteReadTime, func() ([]byte, error) { return jsonfile.Load(path) })
 	if err == nil {
-		return note
+		note, broken := decode(text) // with thousands of services that takes longer than a disk may
+		if broken == nil {
+			return note
+		}
+		_, err = jsonfile.Within(noteReadTime, func() (T, error) { return none, jsonfile.SetAside(path, broken) })
 	}
 	d.warnNotRead(path, err)
 	return none

@@ -127,16 +127,12 @@ func (d *Director) loadOverrides() {
 	d.overrides = readNote(d, overridesFile, readOverrides)
 }
 
-func readOverrides(path string) (Overrides, error) {
+func readOverrides(text []byte) (Overrides, error) {
 	var stored Overrides
-	if err := jsonfile.Read(path, &stored); err != nil {
+	if err := jsonfile.Unmarshal(text, &stored); err != nil {
 		return nil, err
 	}
-	o, err := normalise(stored)
-	if err != nil {
-		return nil, jsonfile.SetAside(path, err)
-	}
-	return o, nil
+	return normalise(stored)
 }
 
 // normalise checks what was stored, and gives it its order.

@@ -206,8 +206,8 @@ func (d *Director) ClearRuntime(ctx context.Context) (r Result, err error) {
 
 // loadRuntime reads the layer of an earlier daemon.
 func (d *Director) loadRuntime() {
-	stored := readNote(d, runtimeFile, func(path string) (rt Runtime, err error) {
-		err = jsonfile.Read(path, &rt)
+	stored := readNote(d, runtimeFile, func(text []byte) (rt Runtime, err error) {
+		err = jsonfile.Unmarshal(text, &rt)
 		return rt, err
 	})
 	if stored.IsEmpty() {

@@ -50,43 +50,59 @@ func (m *mailer) send(ctx context.Context, msg message) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := m.converse(conn, msg); err != nil {
+	refused, err := m.converse(conn, msg)
+	if err != nil {
 		return said(err)
+	}
+	if len(refused) > 0 {
+		return refused
 	}
 	return nil
 }
 
-// converse is one session with the server.
-func (m *mailer) converse(conn net.Conn, msg message) error {
+// refusedError says which of several addresses the server has refused. The others
+// have the mail.
+type refusedError []string
+
+func (e refusedError) Error() string { return strings.Join(e, ", ") + "; the others have it" }
+
+// converse is one session with the server. It fails if the server refuses every
+// address.
+func (m *mailer) converse(conn net.Conn, msg message) (refused refusedError, err error) {
 	host, _, _ := net.SplitHostPort(m.Server) // newMailer has looked
 	c, err := smtp.NewClient(conn, host)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.Hello(helo(msg.host)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.Mail(m.From); err != nil {
-		return err
+		return nil, err
 	}
 	for _, to := range m.To {
-		if err := c.Rcpt(to); err != nil {
-			return fmt.Errorf("%s: %w", to, err)
+		var reply *textproto.Error
+		err := c.Rcpt(to)
+		if err != nil && (!errors.As(err, &reply) || len(refused) == len(m.To)-1) {
+			return nil, fmt.Errorf("%s: %w", to, err)
+		}
+		if err != nil {
+			refused = append(refused, guard.Text(fmt.Sprintf("%s: %v", to, said(err))))
 		}
 	}
 	w, err := c.Data()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := w.Write(m.compose(msg)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := w.Close(); err != nil {
-		return err
+		return nil, err
 	}
 	// The mail is accepted; how the server says goodbye changes nothing.
 	_ = c.Quit()
-	return nil
+	return refused, nil
 }
 
 // said cleans what the server said.

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -89,7 +90,8 @@ func deliver(ctx context.Context, to sender, m message) error {
 		err := to.send(attempt, m)
 		cancel()
 		attempts--
-		if err == nil || attempts <= 0 || ctx.Err() != nil {
+		var refused refusedError
+		if err == nil || attempts <= 0 || ctx.Err() != nil || errors.As(err, &refused) {
 			return err
 		}
 		select {

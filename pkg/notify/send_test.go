@@ -167,7 +167,7 @@ type mailItem struct {
 }
 
 // serveMail answers every command as RFC 5321 wants it; refuse is the answer
-// to RCPT, if there is one.
+// to RCPT of nobody, if there is one.
 func serveMail(t *testing.T, refuse string) *mailbox {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -213,7 +213,7 @@ func (m *mailbox) session(c net.Conn, refuse string) {
 			item.from = strings.Fields(arg)[0]
 			say("250 ok")
 		case "RCPT":
-			if refuse != "" {
+			if refuse != "" && strings.Contains(arg, "nobody") {
 				say(refuse)
 				continue
 			}
@@ -301,6 +301,25 @@ func TestMailRefused(t *testing.T) {
 	}
 	if err := m.send(t.Context(), evil); err == nil || err.Error() != "server says 550 no ?[31msuch user" {
 		t.Errorf("%v", err)
+	}
+}
+
+// An address that the server refuses keeps the mail from no other; nobody gets it
+// twice.
+func TestMailToOneWhoIsRefused(t *testing.T) {
+	box := serveMail(t, "550 no such user")
+	m, err := newMailer(SMTP{Server: box.addr, From: "lvx@localhost", To: []string{"nobody@localhost", "root@localhost"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := deliver(t.Context(), m, evil); err == nil || err.Error() != "nobody@localhost: server says 550 no such user; the others have it" {
+		t.Errorf("%v", err)
+	}
+	if n := len(box.mails); n != 1 {
+		t.Fatalf("%d mails", n)
+	}
+	if item := <-box.mails; !cmp.Equal(item.to, []string{"<root@localhost>"}) {
+		t.Errorf("envelope %+v", item)
 	}
 }
 

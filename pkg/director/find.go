@@ -1,6 +1,7 @@
 package director
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,8 +15,12 @@ func (d *Director) findReal(service, real string, clearing bool) (netip.AddrPort
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
+	var port uint16 // of the service, for reals that have none of their own
+	served := func(k netip.AddrPort) netip.AddrPort {
+		return netip.AddrPortFrom(k.Addr(), cmp.Or(k.Port(), port))
+	}
 	matches := func(k netip.AddrPort) bool {
-		return k.Addr() == want.Addr() && (want.Port() == 0 || k.Port() == want.Port())
+		return k.Addr() == want.Addr() && (want.Port() == 0 || served(k).Port() == want.Port())
 	}
 	var found, all []netip.AddrPort
 	known := false
@@ -23,7 +28,7 @@ func (d *Director) findReal(service, real string, clearing bool) (netip.AddrPort
 		if svc.Name != service {
 			continue
 		}
-		known = true
+		known, port = true, keyOf(&svc).Port
 		for _, r := range svc.Reals {
 			all = append(all, r.Key())
 		}
@@ -47,6 +52,9 @@ func (d *Director) findReal(service, real string, clearing bool) (netip.AddrPort
 		return found[0], nil
 	}
 	if len(found) > 1 {
+		for i := range found {
+			found[i] = served(found[i])
+		}
 		return netip.AddrPort{}, fmt.Errorf("real %s of %s: %d of them (give ADDR:PORT: %s)", want.Addr(), service, len(found), listAddrs(found))
 	}
 	return netip.AddrPort{}, fmt.Errorf("real %s of %s: %w (%s)", RealName(want), service, ErrNotFound, listAddrs(all))

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,9 +17,10 @@ const (
 )
 
 // ReadNumber reads a file that holds a whole number, as the files do that
-// keepalived tracks. A file that does not exist, or is empty, holds 0.
-func ReadNumber(path string) (int, error) {
-	b, err := ReadFile(path, maxNumberText)
+// keepalived tracks. A file that does not exist, or is empty, holds 0. It is read within
+// the time of ctx (see [Bounded]).
+func ReadNumber(ctx context.Context, path string) (int, error) {
+	b, err := Bounded(ctx, path, func() ([]byte, error) { return ReadFile(path, maxNumberText) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}

@@ -43,7 +43,7 @@ func TestReadNumber(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			got, err = guard.ReadNumber(at(name))
+			got, err = guard.ReadNumber(t.Context(), at(name))
 		}()
 		select {
 		case <-done:

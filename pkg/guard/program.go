@@ -36,13 +36,17 @@ type Program struct {
 }
 
 // Run runs p until it exits or ctx ends, when p's whole process group is
-// killed. It returns what p wrote to both outputs, at most 4 KiB and raw:
+// killed, and waited for no longer than [Bounded] does. It returns what p wrote to both outputs, at most 4 KiB and raw:
 // quote it with [Text]. The error is the reason for people: "exit status 3",
 // "killed by SIGSEGV", ctx.Err(), or why p was not run.
 func (p Program) Run(ctx context.Context) (string, error) {
 	if len(p.Argv) == 0 {
 		return "", errors.New("empty command")
 	}
+	return Bounded(ctx, p.Argv[0], func() (string, error) { return p.run(ctx) })
+}
+
+func (p Program) run(ctx context.Context) (string, error) {
 	file, err := Trusted(p.Argv[0])
 	if err != nil {
 		return "", err

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -27,8 +28,11 @@ func newFile(t Target) (Checker, error) {
 
 // Check reads the file. It is called from where programs run: a file system
 // may hang.
-func (c *fileChecker) Check(context.Context) error {
-	n, err := guard.ReadNumber(c.path)
+func (c *fileChecker) Check(ctx context.Context) error {
+	n, err := guard.ReadNumber(ctx, c.path)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return stageFailure("file", err)
+	}
 	if err != nil {
 		return fmt.Errorf("file: %w", err)
 	}

@@ -127,7 +127,7 @@ func hostHeader(t Target) string {
 
 func (c *httpChecker) Check(ctx context.Context) error {
 	if c.trusted != nil && c.trusted.pool == nil {
-		if _, err := c.trusted.read(); err != nil {
+		if _, err := c.trusted.read(ctx); err != nil {
 			return fmt.Errorf("%s: %w: %w", c.name, ErrNotAsked, err)
 		}
 	}
@@ -183,7 +183,7 @@ func (c *httpChecker) tryHTTP1(ctx context.Context) (isAnswer bool, err error) {
 	// The context reaches the handshake as the deadline of s.
 	if err := t.Handshake(); err != nil {
 		if c.trusted != nil && isUntrusted(err) {
-			if changed, _ := c.trusted.read(); changed { // else the handshake says enough
+			if changed, _ := c.trusted.read(ctx); changed { // else the handshake says enough
 				return c.tryHTTP1(ctx)
 			}
 		}

@@ -2,6 +2,7 @@ package health
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -76,8 +77,8 @@ type authorities struct {
 }
 
 // read takes what the file holds. It reports whether that has changed.
-func (a *authorities) read() (changed bool, err error) {
-	pem, err := guard.ReadFile(a.path, maxCA)
+func (a *authorities) read(ctx context.Context) (changed bool, err error) {
+	pem, err := guard.Bounded(ctx, a.path, func() ([]byte, error) { return guard.ReadFile(a.path, maxCA) })
 	if err != nil {
 		return false, fmt.Errorf("CA: %w", err)
 	}

@@ -256,7 +256,7 @@ func (s *execState) add(err error) reading {
 func (t *trackers) followFile(ctx context.Context, x TrackFile) {
 	complained := false
 	poll(ctx, func() {
-		n, err := guard.ReadNumber(x.Path)
+		n, err := guard.ReadNumber(ctx, x.Path)
 		if err == nil {
 			complained = false
 			t.put(ctx, x.key(), x.name(), reading{isKnown: true, isGood: true, number: n})

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -49,6 +50,26 @@ func Services(all []Service) ([]byte, error) {
 		list.Content = append(list.Content, serviceNode(&all[i]))
 	}
 	setNode(root, "services", list)
+	return encode(root)
+}
+
+// ServicesOf is what a text says of some services, under the key of that name.
+func ServicesOf(text []byte, names map[string]bool) ([]byte, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if len(doc.Content) != 1 {
+		return nil, errors.New("configuration: empty")
+	}
+	all := listAt(doc.Content[0], "services")
+	all.Content = slices.DeleteFunc(all.Content, func(n *yaml.Node) bool {
+		name := keyed(n, "name")
+		return name == nil || !names[name.Value]
+	})
+	all.Style = listStyle(all.Content)
+	root := &yaml.Node{Kind: yaml.MappingNode}
+	setNode(root, "services", all)
 	return encode(root)
 }
 

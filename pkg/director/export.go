@@ -36,7 +36,16 @@ func (d *Director) Export(ctx context.Context, runtimeOnly bool) (text string, e
 	running, left := withoutUnlisted(running)
 	var out []byte
 	switch {
+	case runtimeOnly && source != nil:
+		if out, err = config.Rewrite(source, file, running); err == nil {
+			out, err = config.ServicesOf(out, touched)
+		}
 	case runtimeOnly:
+		for _, s := range file.Services {
+			if touched[s.Name] {
+				left += fmt.Sprintf("# service %s is here without what ipvsadm does not know of it (checks, hooks, quorum, clients, sorry server)\n", s.Name)
+			}
+		}
 		only := slices.DeleteFunc(slices.Clone(running.Services), func(s config.Service) bool { return !touched[s.Name] })
 		out, err = config.Services(only)
 	case source == nil:

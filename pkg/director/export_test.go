@@ -15,6 +15,7 @@ services:
   - name: web
     listen: ["10.0.0.100:80/tcp"]
     scheduler: rr
+    quorum: 2
     reals:
       - {address: 10.0.0.11} # the old one
       - {address: 10.0.0.12, weight: 2}
@@ -63,6 +64,14 @@ func TestExport(t *testing.T) {
 		only, err := r.Export(t.Context(), true)
 		if err != nil || strings.Contains(only, "interface") || !strings.Contains(only, "name: tcp-10-0-0-100-443") {
 			t.Errorf("runtime only: %v\n%s", err, only)
+		}
+		if !strings.Contains(only, "quorum: 2") || strings.Contains(only, "timeouts:") {
+			t.Errorf("runtime only, of a service of the file:\n%s", only)
+		}
+		r.Director.text = nil
+		converted, err := r.Export(t.Context(), true)
+		if want := "# service web is here without what ipvsadm does not know of it (checks, hooks, quorum, clients, sorry server)\n"; err != nil || !strings.Contains(converted, want) {
+			t.Errorf("runtime only, where the configuration is no lvx.yaml: %v\n%s", err, converted)
 		}
 		text = out
 		r.next = load()

@@ -25,7 +25,7 @@ func listChanges(before, after Planned, at time.Time) []notify.Event {
 		for i, r := range s.Reals {
 			if was, known := verdicts.lookup(i, r.Key()); known && was != r.Up {
 				es = append(es, notify.Event{
-					Kind: notify.Real, Name: endpoint(after.State, s.Name, r.Key()), Service: s.Name,
+					Kind: notify.Real, Name: endpoint(&after.State.Services[n], r.Key()), Service: s.Name,
 					Old: upDown(was), New: upDown(r.Up), Reason: r.Reason, Time: at, Commands: svc.RealCommands(i, r.Up),
 				})
 			}
@@ -64,7 +64,7 @@ func listStops(out Planned, at time.Time) []notify.Event {
 		for i, r := range s.Reals {
 			if r.Up {
 				es = append(es, notify.Event{
-					Kind: notify.Real, Name: endpoint(out.State, s.Name, r.Key()), Service: s.Name, Old: "up", New: "down",
+					Kind: notify.Real, Name: endpoint(&out.State.Services[n], r.Key()), Service: s.Name, Old: "up", New: "down",
 					Reason: textStops, Time: at, Commands: svc.RealCommands(i, false),
 				})
 			}
@@ -100,9 +100,8 @@ func (o *Planned) quorums() func(i int, service string) (had, known bool) {
 
 // endpoint is a real's address with the port that it serves: its own, or that
 // of the service's listener if there is one.
-func endpoint(s lb.State, service string, real netip.AddrPort) string {
-	svc, ok := s.Service(service)
-	if ok && real.Port() == 0 && len(svc.Listeners) == 1 && svc.Listeners[0].Width() == 1 {
+func endpoint(svc *lb.Service, real netip.AddrPort) string {
+	if real.Port() == 0 && len(svc.Listeners) == 1 && svc.Listeners[0].Width() == 1 {
 		real = netip.AddrPortFrom(real.Addr(), svc.Listeners[0].First)
 	}
 	return RealName(real)

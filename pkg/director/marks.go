@@ -135,8 +135,8 @@ func (rt *Runtime) isIPv6(service string) bool {
 }
 
 // describe says where the listeners of a service by mark come from.
-func (m marks) describe(svc *config.Service, rt *Runtime) string {
-	if svc.Mark == 0 || !slices.ContainsFunc(rt.Services, func(s RuntimeService) bool { return s.Name == svc.Name }) {
+func (m marks) describe(svc *config.Service, isAdded bool) string {
+	if svc.Mark == 0 || !isAdded {
 		return ""
 	}
 	rules, ok := m[svc.Mark]

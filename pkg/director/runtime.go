@@ -48,23 +48,41 @@ func (rt *Runtime) IsEmpty() bool {
 // Changes is how many services the layer adds, changes and removes.
 func (rt *Runtime) Changes() int { return len(rt.Services) + len(rt.Patches) }
 
+// layerIndex finds what the layer does to a service.
+type layerIndex struct {
+	added   map[string]bool
+	patches map[string]*Patch
+}
+
+func (rt *Runtime) index() layerIndex {
+	x := layerIndex{make(map[string]bool, len(rt.Services)), make(map[string]*Patch, len(rt.Patches))}
+	for i := range rt.Services {
+		x.added[rt.Services[i].Name] = true
+	}
+	for i := range rt.Patches {
+		x.patches[rt.Patches[i].Service] = &rt.Patches[i]
+	}
+	return x
+}
+
+const textAdded = "added by ipvsadm"
+
 // describe says what the layer does to a service, "" for nothing.
-func (rt *Runtime) describe(service string) string {
-	if slices.ContainsFunc(rt.Services, func(s RuntimeService) bool { return s.Name == service }) {
-		return "added by ipvsadm"
+func (x layerIndex) describe(service string) string {
+	if x.added[service] {
+		return textAdded
 	}
-	i := slices.IndexFunc(rt.Patches, func(p Patch) bool { return p.Service == service })
-	if i < 0 {
-		return ""
+	if p := x.patches[service]; p != nil {
+		return "differs from the file: " + p.String()
 	}
-	return "differs from the file: " + rt.Patches[i].String()
+	return ""
 }
 
 // describeAll says what of the layer a reload would leave in force, and what
 // it would drop.
 func (rt *Runtime) describeAll(dropped []string) (lines []string) {
 	for _, s := range rt.Services {
-		lines = append(lines, "runtime layer, kept: service "+s.Name+": "+rt.describe(s.Name))
+		lines = append(lines, "runtime layer, kept: service "+s.Name+": "+textAdded)
 	}
 	for _, p := range rt.Patches {
 		lines = append(lines, "runtime layer, kept: service "+p.Service+": "+p.String())

@@ -210,10 +210,11 @@ func (d *Director) status(obs lb.Observed, stats lb.Stats) Status {
 	for i := range stats.Services {
 		counted[stats.Services[i].Name] = &stats.Services[i]
 	}
+	layer := d.runtime.index()
 	for i, p := range d.out.Services {
 		st.Services = append(st.Services, serviceStatus(d.cfg.Services[i], p, seen[p.Name], counted[p.Name]))
 		if d.file.RuntimeEdits != config.RefuseEdits {
-			st.Services[i].Runtime = d.runtime.describe(p.Name) + d.marks.describe(&d.cfg.Services[i], &d.runtime)
+			st.Services[i].Runtime = layer.describe(p.Name) + d.marks.describe(&d.cfg.Services[i], layer.added[p.Name])
 		}
 	}
 	st.Edits = d.runtime.Changes()

@@ -44,23 +44,31 @@ type replyCount struct {
 func (u *unansweredReals) feed(services []lb.Service, st lb.Stats, now time.Time, isLocal func(netip.Addr) bool) []warnings.Warning {
 	next := unansweredReals{}
 	var found []warnings.Warning
-	for _, svc := range services {
+	counted := make(map[string]*lb.ServiceStats, len(st.Services)) // there may be ten thousand
+	for i := range st.Services {
+		counted[st.Services[i].Name] = &st.Services[i]
+	}
+	for i := range services {
+		svc := &services[i]
 		if slices.ContainsFunc(svc.Listeners, func(l lb.Listener) bool { return l.Proto != lb.TCP }) {
 			continue
 		}
-		i := slices.IndexFunc(st.Services, func(s lb.ServiceStats) bool { return s.Name == svc.Name })
-		if i < 0 {
+		stats := counted[svc.Name]
+		if stats == nil {
 			continue
 		}
 		for _, r := range svc.Reals {
-			at := slices.IndexFunc(st.Services[i].Reals, func(s lb.RealStats) bool { return s.Addr == r.Addr && s.Port == r.Port })
-			if r.Forward != lb.NAT || at < 0 || isLocal(r.Addr) {
+			if r.Forward != lb.NAT || isLocal(r.Addr) {
+				continue
+			}
+			at := slices.IndexFunc(stats.Reals, func(s lb.RealStats) bool { return s.Addr == r.Addr && s.Port == r.Port })
+			if at < 0 {
 				continue
 			}
 			key := realOfService{svc.Name, r.Key()}
-			count := (*u)[key].next(st.Services[i].Reals[at].Counters, now)
+			count := (*u)[key].next(stats.Reals[at].Counters, now)
 			next[key] = count
-			if n := st.Services[i].Reals[at].Conns - count.connections; n >= unansweredConnections && now.Sub(count.asked) >= unansweredTime {
+			if n := stats.Reals[at].Conns - count.connections; n >= unansweredConnections && now.Sub(count.asked) >= unansweredTime {
 				found = append(found, unansweredWarning(svc.Name, r.Addr))
 			}
 		}

@@ -83,8 +83,11 @@ const firstMark = 0x6c760000
 func newPlan(s, old lb.State, failed map[string]error, marks map[string]uint32) plan {
 	s = s.Clone()
 	s.Services = slices.DeleteFunc(s.Services, func(svc lb.Service) bool {
+		if failed[svc.Name] == nil { // which most are not: there may be ten thousand
+			return false
+		}
 		_, had := old.Service(svc.Name)
-		return failed[svc.Name] != nil && !had
+		return !had
 	})
 	for i, svc := range s.Services {
 		if failed[svc.Name] != nil {

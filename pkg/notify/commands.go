@@ -3,7 +3,6 @@ package notify
 import (
 	"context"
 	"maps"
-	"slices"
 	"sync"
 )
 
@@ -137,21 +136,28 @@ func (c *commands) take() []message {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var ready []message
-	c.waiting = slices.DeleteFunc(c.waiting, func(key subject) bool {
+	var passed []subject // that have to wait on, while others behind them need not
+	n := 0
+	for ; n < len(c.waiting) && c.running < maxRunning; n++ {
+		key := c.waiting[n]
 		l := c.lines[key]
-		if l.isRunning || c.running >= maxRunning {
-			return false
+		if l.isRunning {
+			passed = append(passed, key)
+			continue
 		}
 		m := *l.next
 		l.next = nil
 		if m.New == l.state {
-			return true
+			continue
 		}
 		l.state, l.isRunning = m.New, true
 		c.running++
 		ready = append(ready, m)
-		return true
-	})
+	}
+	// Of thousands that wait, most stay where they are.
+	n -= len(passed)
+	copy(c.waiting[n:], passed)
+	c.waiting = c.waiting[n:]
 	return ready
 }
 

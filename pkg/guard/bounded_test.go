@@ -27,7 +27,7 @@ func hangingDisk(t *testing.T) (dir string) {
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fd)
 	if err := unix.Mount("hanging", dir, "fuse", 0, options); err != nil {
 		unix.Close(fd)
-		t.Skip("FUSE cannot be mounted here: ", err)
+		t.Skip("this kernel does not mount FUSE: ", err)
 	}
 	request := make([]byte, 64<<10)
 	if _, err := unix.Read(fd, request); err != nil {

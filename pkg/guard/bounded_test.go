@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,11 +93,11 @@ func TestWhatHangsInTheKernelIsGivenUp(t *testing.T) {
 func TestBoundedCountsWhatDoesNotEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		begun := 0
+		var begun atomic.Int32
 		call := func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
-			_, err := guard.Bounded(ctx, "/bin/x", func() (int, error) { begun++; <-release; return 7, nil })
+			_, err := guard.Bounded(ctx, "/bin/x", func() (int, error) { begun.Add(1); <-release; return 7, nil })
 			return err
 		}
 		for range 16 {
@@ -104,8 +105,8 @@ func TestBoundedCountsWhatDoesNotEnd(t *testing.T) {
 				t.Fatalf("%v after %v", err, time.Since(began))
 			}
 		}
-		if began, err := time.Now(), call(); err == nil || errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 0 || begun != 16 {
-			t.Errorf("%v after %v, %d were begun", err, time.Since(began), begun)
+		if began, err := time.Now(), call(); err == nil || errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 0 || begun.Load() != 16 {
+			t.Errorf("%v after %v, %d were begun", err, time.Since(began), begun.Load())
 		}
 		close(release)
 		synctest.Wait()

@@ -12,6 +12,7 @@ import (
 type globals struct {
 	ifname       string
 	version      int
+	isStrict     bool
 	startupDelay *time.Duration
 	timeouts     []pair
 	timeoutsItem *item
@@ -54,6 +55,9 @@ func (m *mapper) readGlobals(s *Statement) {
 			if n := count(c, 2, 3); n != nil {
 				g.version = int(*n)
 			}
+		case "vrrp_strict":
+			c.mark(c.keyword.level, "%s", c.keyword.text)
+			g.isStrict = or(g.isStrict, truth(c))
 		case "vrrp_startup_delay", "vrrp_delay_after_boot":
 			g.startupDelay = first(seconds(c, 0), g.startupDelay)
 		case "lvs_timeouts":

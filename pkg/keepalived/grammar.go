@@ -6,6 +6,7 @@ import "maps"
 type keyword struct {
 	block  map[string]keyword // the words of its block; nil: no block
 	values bool               // a block of values
+	words  bool               // of which every word is one
 	level  Level              // what becomes of it where the mapping says nothing else
 	text   string
 }
@@ -16,6 +17,7 @@ const (
 	textGARP    = "lvx announces its VIPs in its own rhythm (docs/ha.md)"
 	textSNMP    = "lvx has no SNMP and no D-Bus: ask `lvx status --json` or /metrics"
 	textLenient = "lvx is as strict as RFC 5798 here"
+	textOwner   = "keepalived tracks nothing by weight with priority 255"
 	textLog     = "about keepalived's log"
 	textMail    = "about mail that lvx does not send"
 	textReload  = "about keepalived's reload; lvx reloads as a whole or not at all"
@@ -44,6 +46,11 @@ func blocks(words map[string]keyword) keyword { return keyword{block: words} }
 
 // values makes a keyword with a block of values.
 func values(l Level, text string) keyword { return keyword{values: true, level: l, text: text} }
+
+// words makes a keyword with a block of words, as many in a line as one likes.
+func words(l Level, text string) keyword {
+	return keyword{values: true, words: true, level: l, text: text}
+}
 
 var timingWords = same(Mapped, "", "retry", "delay_before_retry", "warmup", "delay_loop", "alpha", "connect_timeout")
 
@@ -111,7 +118,7 @@ var trackWords = map[string]keyword{
 }
 
 var syncGroup = blocks(merge(notifyWords, trackWords,
-	map[string]keyword{"group": values(Mapped, "")},
+	map[string]keyword{"group": words(Mapped, "")},
 	same(Harmless, "lvx counts what is tracked in every member", "global_tracking", "sync_group_tracking_weight")))
 
 var authentication = blocks(same(Mapped, "", "auth_type", "auth_pass"))
@@ -156,7 +163,7 @@ var globalDefs = blocks(merge(
 	same(Mapped, "", "notification_email_from", "smtp_server", "smtp_alert", "smtp_alert_vrrp", "smtp_alert_checker",
 		"no_email_faults", "default_interface", "lvs_timeouts", "vrrp_mcast_group4", "vrrp_mcast_group6", "vrrp_version",
 		"vrrp_startup_delay", "vrrp_delay_after_boot", "lvs_sync_daemon"),
-	map[string]keyword{"notification_email": values(Mapped, "")},
+	map[string]keyword{"notification_email": words(Mapped, "")},
 	same(Harmless, "mail names the host", "router_id", "smtp_helo_name"),
 	same(Harmless, textMail, "smtp_connect_timeout", "no_checker_emails", "rs_init_notifies"),
 	same(Changed, "checks run as nobody, hooks as root", "script_user"),
@@ -220,9 +227,9 @@ var grammar = merge(
 		"static_ipaddress":     values(Lost, "lvx sets no addresses but VIPs: leave this to the host's network configuration"),
 		"static_routes":        values(Lost, "lvx sets no routes: leave this to the host's network configuration"),
 		"static_rules":         values(Lost, "lvx sets no rules: leave this to the host's network configuration"),
-		"track_group":          blocks(map[string]keyword{"group": values(Harmless, "")}),
+		"track_group":          blocks(map[string]keyword{"group": words(Harmless, "")}),
 		"garp_group": blocks(merge(same(Harmless, textGARP, "garp_interval", "gna_interval", "interface"),
-			map[string]keyword{"interfaces": values(Harmless, textGARP)})),
+			map[string]keyword{"interfaces": words(Harmless, textGARP)})),
 		"linkbeat_interfaces":      values(Harmless, "lvx watches interfaces by netlink"),
 		"interface_up_down_delays": values(Changed, "lvx believes an interface at once"),
 		"bfd_instance": blocks(merge(same(Mapped, "", "neighbor_ip", "neighbour_ip", "source_ip", "min_rx", "min_tx", "idle_tx", "multiplier",

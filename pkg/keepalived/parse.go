@@ -137,7 +137,7 @@ func (p *parser) block(words map[string]keyword, depth int, mustOpen bool) []*St
 		switch {
 		case depth >= maxDepth:
 		case k.values:
-			s.Block = p.values()
+			s.Block = p.values(k.words)
 		case k.block != nil:
 			s.Block = p.block(k.block, depth+1, true)
 		}
@@ -185,9 +185,22 @@ func (p *parser) unknownBlock(depth int) []*Statement {
 	}
 }
 
+// split makes a statement of every word.
+func (s *Statement) split() []*Statement {
+	all := []*Statement{s}
+	for _, word := range s.Args {
+		c := *s
+		c.Word, c.Args = word, nil
+		all[len(all)-1].isGlued = false // the comment is at the end
+		all = append(all, &c)
+	}
+	s.Args = nil
+	return all
+}
+
 // values reads the lines of a block of values, as keepalived's
-// alloc_value_block() does.
-func (p *parser) values() []*Statement {
+// alloc_value_block() does, or their words, as its read_value_block() does.
+func (p *parser) values(isWords bool) []*Statement {
 	var all []*Statement
 	mustOpen := true
 	for {
@@ -199,9 +212,14 @@ func (p *parser) values() []*Statement {
 		case t.text == "{":
 			p.x.report(Finding{File: t.file, Line: t.line, Keyword: "{", Text: "opens nothing", Level: Harmless})
 		default:
-			s := p.statement(t)
-			s.keyword = &valueKeyword
-			all = append(all, s)
+			line := []*Statement{p.statement(t)}
+			if isWords {
+				line = line[0].split()
+			}
+			for _, s := range line {
+				s.keyword = &valueKeyword
+			}
+			all = append(all, line...)
 		}
 		mustOpen = false
 	}

@@ -17,13 +17,21 @@ var roles = []struct{ role, state string }{{"master", "MASTER"}, {"backup", "BAC
 
 // notified reads whom the instance, or its group, tells. A script of notify
 // gets the four arguments that keepalived gives it.
-func (r *router) notified(c *Statement, kind, name string) bool {
+func (r *router) notified(block, c *Statement) bool {
+	kind, name := "INSTANCE", block.arg(0)
+	if block.Word == "vrrp_sync_group" {
+		kind = "GROUP"
+	}
 	switch c.Word {
 	case "notify", "notify_master", "notify_backup", "notify_fault", "notify_stop":
 		argv, user, ok := command(c)
-		if !ok || !isPlain(c, argv) {
+		switch {
+		case !ok || !isPlain(c, argv):
 			c.mark(Harmless, "keepalived cannot read the command")
-			break
+			return true
+		case block.children(c.Word)[0] != c:
+			c.mark(Harmless, "keepalived takes the first one only")
+			return true
 		}
 		if len(user) > 0 && user[0] != "root" {
 			c.mark(Changed, "runs as the daemon's user, not as %s", quote(user[0]))
@@ -83,8 +91,12 @@ func (m *mapper) readSyncGroups() {
 			g.mark(Mapped, "")
 			for _, member := range g.Block {
 				r := m.routerNamed(member.Word)
-				if r == nil {
+				switch {
+				case r == nil:
 					member.mark(Harmless, "no vrrp_instance of this name")
+					continue
+				case r.group != "" || slices.Contains(members, r):
+					member.mark(Harmless, "keepalived takes the first group of an instance only")
 					continue
 				}
 				member.mark(Mapped, "")
@@ -111,8 +123,14 @@ func (m *mapper) finishGroup(s *Statement, members []*router) {
 		return
 	}
 	name := m.unique("group ", s.arg(0))
+	counts := len(s.children("sync_group_tracking_weight")) + len(s.children("global_tracking"))
 	for _, r := range members {
 		r.group = name
+		for _, t := range r.weighted {
+			if counts == 0 {
+				t.overrule(Changed, "keepalived ignores a weight in a member of a sync group without sync_group_tracking_weight, lvx counts it")
+			}
+		}
 	}
 	for _, c := range s.Block {
 		if c.keyword == nil {
@@ -122,7 +140,7 @@ func (m *mapper) finishGroup(s *Statement, members []*router) {
 			if m.tracked(r, c) || i > 0 {
 				continue
 			}
-			r.notified(c, "GROUP", s.arg(0)) // the group changes as one: its first member tells
+			r.notified(s, c) // the group changes as one: its first member tells
 		}
 	}
 	s.mark(Mapped, "")

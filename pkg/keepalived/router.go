@@ -11,6 +11,7 @@ import (
 // keepalived's defaults of a VRRP instance, and lvx's bounds.
 const (
 	defaultPriority = 100
+	ownerPriority   = 255
 	maxPreempt      = 1000 * time.Second
 	maxAdvertV3     = 40950 * time.Millisecond
 	maxAdvertV2     = 255 * time.Second
@@ -27,9 +28,11 @@ type router struct {
 	version   int
 	priority  uint64
 	advert    time.Duration
+	authType  *Statement
 	authPass  string
-	isAH      bool
-	isMaster  bool
+	state     *Statement // MASTER, or what keepalived takes for BACKUP
+	isStrict  bool
+	isVersion bool // it names its version itself, before its addresses
 	noPreempt *Statement
 	preempt   *time.Duration
 	peers     []string
@@ -38,7 +41,8 @@ type router struct {
 	source    *Statement // of unicast_src_ip or mcast_src_ip
 	routes    []routed
 	rules     []routed
-	lines     []pair // of track_exec, track_file, track_process, track_bfd, each an entry
+	lines     []pair       // of track_exec, track_file, track_process, track_bfd, each an entry
+	weighted  []*Statement // those of the lines whose weight keepalived ignores in a sync group
 	group     string
 	smtpAlert *Statement
 	hooks     []roleHook // of one role
@@ -52,19 +56,31 @@ type track struct {
 	weight int
 }
 
-// readRouter reads a vrrp_instance.
+// readRouter reads a vrrp_instance. What is tracked changes the priority, which
+// may stand behind it.
 func (m *mapper) readRouter(s *Statement) {
+	if where, isFree := m.take("vrrp_instance ", s.arg(0), s); !isFree {
+		s.mark(Harmless, "keepalived ignores a second instance of this name: line %d has it", where.line)
+		s.markBlock(Harmless, "of a vrrp_instance that is left out")
+		return
+	}
 	r := &router{
-		item: &item{from: s}, ifname: m.globals.ifname, priority: defaultPriority, advert: time.Second,
-		version: m.globals.version,
+		item: &item{from: s}, ifname: m.globals.ifname, advert: time.Second,
+		version: m.globals.version, isStrict: m.globals.isStrict,
 	}
 	for _, c := range s.Block {
 		switch {
 		case c.keyword == nil:
-		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), r.readRouting(c), m.tracked(r, c), r.notified(c, "INSTANCE", s.arg(0)):
+		case r.election(c), r.authenticated(c), r.sent(c), m.addressed(r, c), r.readRouting(c), r.notified(s, c):
 		}
 	}
 	r.orderAddresses()
+	r.defaultPriority()
+	for _, c := range s.Block {
+		if c.keyword != nil {
+			m.tracked(r, c)
+		}
+	}
 	switch {
 	case r.vrid == 0:
 		s.mark(Harmless, "keepalived ignores a vrrp_instance without a virtual_router_id")
@@ -98,10 +114,16 @@ func (m *mapper) takeID(r *router) bool {
 func (r *router) election(c *Statement) bool {
 	switch c.Word {
 	case "state":
-		if r.isMaster = r.isMaster || c.arg(0) == "MASTER"; c.arg(0) == "MASTER" || c.arg(0) == "BACKUP" {
+		switch word := c.arg(0); {
+		case word == "BACKUP" && r.isMaster():
+			c.mark(Harmless, "keepalived has taken it for MASTER already")
+		case word == "MASTER", word == "BACKUP":
 			c.mark(Harmless, "the priority decides who is master")
+			r.state = c
+		default:
+			c.mark(Harmless, "keepalived takes %s for BACKUP", quote(word))
+			r.state = c
 		}
-		c.mark(Harmless, "keepalived takes %s for BACKUP", quote(c.arg(0)))
 	case "virtual_router_id":
 		r.vrid = or(r.vrid, count(c, 1, 255))
 	case "priority":
@@ -113,20 +135,58 @@ func (r *router) election(c *Statement) bool {
 	case "version":
 		if n := count(c, 2, 3); n != nil {
 			r.version = int(*n)
+			r.isVersion = len(r.addresses) == 0
 		}
+	case "strict_mode":
+		c.mark(Harmless, textLenient)
+		r.isStrict = or(r.isStrict, truth(c))
 	case "advert_int":
-		r.advert = or(r.advert, seconds(c, 10*time.Millisecond))
+		r.advert = or(r.advert, atMost(c, maxAdvertV2, seconds(c, 10*time.Millisecond)))
 	case "nopreempt":
 		r.noPreempt = c
 		c.mark(Mapped, "")
 	case "preempt":
+		r.noPreempt = nil
 		c.mark(Mapped, "lvx's default")
 	case "preempt_delay":
-		r.preempt = first(seconds(c, 0), r.preempt)
+		r.preempt = atMost(c, maxPreempt, seconds(c, 0))
 	default:
 		return false
 	}
 	return true
+}
+
+// atMost is a time that keepalived takes only up to a bound.
+func atMost(c *Statement, bound time.Duration, d *time.Duration) *time.Duration {
+	if d != nil && *d > bound {
+		c.overrule(Harmless, "keepalived ignores %s here (it wants at most %s)", quote(c.arg(0)), duration(bound))
+		return nil
+	}
+	return d
+}
+
+// isMaster reports whether the instance has state MASTER.
+func (r *router) isMaster() bool { return r.state != nil && r.state.arg(0) == "MASTER" }
+
+// startsAsMaster reports whether keepalived takes the instance for one that
+// begins as master. In strict mode that is the address owner alone.
+func (r *router) startsAsMaster() bool {
+	if r.state == nil || r.isStrict {
+		return r.priority == ownerPriority
+	}
+	return r.isMaster()
+}
+
+// defaultPriority gives an instance without a priority the one of its state.
+func (r *router) defaultPriority() {
+	switch {
+	case r.priority != 0:
+	case r.isMaster():
+		r.priority = ownerPriority
+		r.state.overrule(Mapped, "without a priority MASTER has %d, as for keepalived", ownerPriority)
+	default:
+		r.priority = defaultPriority
+	}
 }
 
 // authenticated reads what is about passwords. None of them is reported.
@@ -137,11 +197,10 @@ func (r *router) authenticated(c *Statement) bool {
 		for _, a := range c.Block {
 			switch {
 			case a.keyword == nil:
-			case a.Word == "auth_type" && strings.ToUpper(a.arg(0)) == "AH":
-				r.isAH = true
-				a.mark(Lost, "lvx does not sign with IPSEC-AH: keepalived and lvx do not hear each other")
+			case a.Word == "auth_type" && a.arg(0) != "AH" && a.arg(0) != "PASS":
+				a.mark(Harmless, "keepalived does not know the type %s (it wants PASS or AH) and ignores it", quote(a.arg(0)))
 			case a.Word == "auth_type":
-				a.mark(Mapped, "")
+				r.authType = a
 			case a.Word == "auth_pass":
 				r.authPass = a.arg(0)
 				r.passes = append(r.passes, a)
@@ -225,6 +284,9 @@ func (r *router) trackInterface(t *Statement) {
 	case slices.ContainsFunc(r.tracks, func(o track) bool { return o.name == t.Word }):
 		t.mark(Harmless, "an interface that is tracked already")
 		return
+	case n != 0 && r.priority == ownerPriority:
+		t.mark(Harmless, textOwner)
+		return
 	case slices.Contains(t.Args, "reverse"):
 		t.mark(Lost, "lvx lowers the priority when the interface is down, not when it is up")
 		return
@@ -246,10 +308,7 @@ func (m *mapper) completeRouter(r *router) {
 		}
 	}
 	r.checkSource()
-	if r.addresses[0].Addr().Is6() && r.version == 2 {
-		r.version = 3
-		r.item.from.mark(Mapped, "version 3, because of IPv6")
-	}
+	r.checkFamily()
 	step, longest := 10*time.Millisecond, maxAdvertV3
 	if r.version == 2 {
 		step, longest = time.Second, maxAdvertV2
@@ -260,27 +319,88 @@ func (m *mapper) completeRouter(r *router) {
 		}
 		r.advert = rounded
 	}
-	if r.noPreempt != nil && (r.isMaster || r.priority == 255) {
+	r.checkPreempt()
+	r.checkPassword()
+}
+
+// checkFamily drops peers of another family than the adverts, and gives IPv6
+// the version that has it.
+func (r *router) checkFamily() {
+	is6 := r.addresses[0].Addr().Is6()
+	for _, block := range r.item.from.children("unicast_peer") {
+		for _, p := range block.Block {
+			if a, ok := parseAddress(p.Word); ok && a.Is6() != is6 {
+				p.overrule(Harmless, "keepalived ignores a peer of another family than the adverts")
+				r.peers = slices.DeleteFunc(r.peers, func(o string) bool { return o == a.String() })
+			}
+		}
+	}
+	for _, v := range r.addresses {
+		if v.Addr().Is6() != is6 && !v.isHidden {
+			v.statement.overrule(Changed, "keepalived ignores an address of another family than the first; lvx has it, and does not advertise it")
+		}
+	}
+	if !is6 || r.version != 2 {
+		return
+	}
+	r.version = 3
+	if !r.isVersion || r.isStrict {
+		r.item.from.mark(Mapped, "version 3, because of IPv6")
+		return
+	}
+	for _, c := range r.item.from.children("version") {
+		c.overrule(Changed, "keepalived sends version 2 for IPv6, which no standard has, and lvx version 3: they do not hear each other")
+	}
+}
+
+// checkPreempt drops what keepalived drops about preemption.
+func (r *router) checkPreempt() {
+	if r.noPreempt != nil && (r.startsAsMaster() || r.priority == ownerPriority) {
 		r.noPreempt.overrule(Harmless, "keepalived ignores it with state MASTER or priority 255")
 		r.noPreempt = nil
 	}
+	if r.preempt != nil && (r.startsAsMaster() || r.isStrict || r.noPreempt != nil) {
+		for _, c := range r.item.from.children("preempt_delay") {
+			c.overrule(Harmless, "keepalived ignores it with state MASTER, priority 255, nopreempt or in strict mode")
+		}
+		r.preempt = nil
+	}
+}
+
+// checkPassword drops a password that keepalived does not send: whoever sent
+// one would not be heard.
+func (r *router) checkPassword() {
+	ignored := ""
+	switch {
+	case r.version == 3:
+		ignored = "version 3 has no authentication"
+	case r.isStrict:
+		ignored = "keepalived sends no password in strict mode"
+	case r.authType == nil:
+		ignored = "keepalived sends no password without auth_type PASS"
+	}
+	switch {
+	case ignored != "":
+		r.authPass = ""
+	case r.authType.arg(0) == "AH":
+		r.authType.overrule(Lost, "lvx does not sign with IPSEC-AH: keepalived and lvx do not hear each other")
+		r.authPass = ""
+	}
 	for _, c := range r.passes {
 		switch {
-		case r.version == 3:
-			c.overrule(Harmless, "version 3 has no authentication")
-			r.authPass = ""
-		case r.isAH:
+		case ignored != "":
+			c.overrule(Harmless, "%s", ignored)
+		case r.authType.arg(0) == "AH":
 			c.overrule(Lost, "lvx does not sign with IPSEC-AH")
-			r.authPass = ""
 		case len(c.arg(0)) > passwordLength:
 			c.overrule(Mapped, "the first %d characters, as for keepalived", passwordLength)
 		}
 	}
+	if ignored != "" && r.authType != nil {
+		r.authType.mark(Harmless, "%s", ignored)
+	}
 	if len(r.authPass) > passwordLength {
 		r.authPass = strings.ToValidUTF8(r.authPass[:passwordLength], "")
-	}
-	if r.preempt != nil && *r.preempt > maxPreempt {
-		*r.preempt = maxPreempt
 	}
 }
 

@@ -3,6 +3,7 @@ package keepalived
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,18 +31,28 @@ func (m *mapper) trackOther(r *router, kind string, t *Statement) {
 	default:
 		key, text = "track_process", processText(block, weight)
 	}
+	isWeighted := kind != "track_process" && weightAtEnd.MatchString(text)
 	switch {
 	case text == "":
 		t.mark(Harmless, "keepalived ignores it")
 		block.mark(Harmless, "keepalived ignores it")
+	case isWeighted && kind != "track_file" && r.priority == ownerPriority:
+		t.mark(Harmless, textOwner)
+		block.mark(Harmless, textOwner)
 	case slices.Contains(r.lines, pair{key, text}):
 		t.mark(Harmless, "tracked already")
 	default:
 		t.mark(Mapped, "")
 		block.mark(Mapped, "")
 		r.lines = append(r.lines, pair{key, text})
+		if isWeighted {
+			r.weighted = append(r.weighted, t)
+		}
 	}
 }
+
+// weightAtEnd matches an entry of the output that changes the priority.
+var weightAtEnd = regexp.MustCompile(`, weight: -?\d+(, reverse: true)?$`)
 
 // weighting is how a tracked thing counts; nil where a statement does not say.
 type weighting struct {
@@ -153,6 +164,10 @@ func (m *mapper) scriptText(s *Statement, weight weighting) string {
 	return words + weight.within(own).words(0)
 }
 
+// commandLength is how much of a command's name the kernel keeps; pgrep finds
+// no longer one.
+const commandLength = 15
+
 // scriptArgv reads the command of a vrrp_script. One that sends signal 0 asks
 // whether a process is there: nobody, as whom lvx runs it, may signal nothing
 // but may look.
@@ -167,7 +182,8 @@ func scriptArgv(s, c *Statement) []string {
 		words = words[1:]
 	}
 	if len(words) == 3 && filepath.Base(words[0]) == "killall" && words[1] == "-0" {
-		name := words[2]
+		name := filepath.Base(words[2])
+		name = name[:min(len(name), commandLength)]
 		c.mark(Mapped, "asks pgrep -x %s: it runs as nobody, who may not signal", quote(name))
 		return []string{"/usr/bin/pgrep", "-x", name}
 	}

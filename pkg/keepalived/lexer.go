@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -53,6 +54,26 @@ type fileFeed struct {
 	name  string
 	lines []string
 	at    int
+	depth int // how many files lead to it
+}
+
+// filesFeed opens the files that an include names, one after the other.
+type filesFeed struct {
+	names []string
+	at    position // of the include
+}
+
+func (f *filesFeed) next(x *lexer) (string, bool) {
+	if len(f.names) == 0 {
+		return "", false
+	}
+	name := f.names[0]
+	f.names = f.names[1:]
+	x.at = f.at
+	if err := x.open(name); err != nil {
+		x.note("include", printable(err.Error()), Lost)
+	}
+	return "", true
 }
 
 // textFeed reads the lines of a definition.
@@ -65,7 +86,6 @@ type lexer struct {
 	name   string // of this instance
 	defs   map[string][]string
 	feeds  []feed
-	files0 int // files that are open
 	rest   string
 	at     position
 	glued  bool
@@ -96,17 +116,19 @@ func (x *lexer) open(name string) error {
 	if x.size += len(data); x.size > MaxSize {
 		return fmt.Errorf("%s: with what it includes more than %d MiB", printable(name), MaxSize>>20)
 	}
-	if x.files0 == maxIncludes {
+	f := &fileFeed{name: name, lines: strings.Split(string(data), "\n")}
+	if parent := x.file(); parent != nil {
+		f.depth = parent.depth + 1
+	}
+	if f.depth == maxIncludes {
 		return fmt.Errorf("%s: more than %d files include one another", printable(name), maxIncludes)
 	}
-	x.files0++
-	x.feeds = append(x.feeds, &fileFeed{name: name, lines: strings.Split(string(data), "\n")})
+	x.feeds = append(x.feeds, f)
 	return nil
 }
 
 func (f *fileFeed) next(x *lexer) (string, bool) {
 	if f.at == len(f.lines) {
-		x.files0--
 		return "", false
 	}
 	f.at++
@@ -281,7 +303,7 @@ func (x *lexer) include(text string) bool {
 	if !filepath.IsAbs(pattern) {
 		pattern = filepath.Join(filepath.Dir(x.at.file), pattern)
 	}
-	names, err := x.files.Glob(pattern)
+	names, err := x.glob(pattern)
 	switch {
 	case err != nil:
 		x.note("include", printable(err.Error()), Lost)
@@ -290,15 +312,63 @@ func (x *lexer) include(text string) bool {
 	default:
 		x.note("include", fmt.Sprintf("%d files read", len(names)), Mapped)
 	}
-	at := x.at
-	for i := len(names) - 1; i >= 0; i-- {
-		x.at = at
-		if err := x.open(names[i]); err != nil {
-			x.note("include", printable(err.Error()), Lost)
+	x.feeds = append(x.feeds, &filesFeed{names: names, at: x.at})
+	return true
+}
+
+// glob lists the files of a pattern, those of every word in braces.
+func (x *lexer) glob(pattern string) ([]string, error) {
+	var all []string
+	for _, p := range alternatives(pattern) {
+		names, err := x.files.Glob(p)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, names...)
+	}
+	return all, nil
+}
+
+// alternatives makes "a1" and "a2" of "a{1,2}", as GLOB_BRACE of glob(3) does.
+// A pattern that stands for too many is left as it is.
+func alternatives(pattern string) []string {
+	all, done := []string{pattern}, 0
+	for done < len(all) {
+		words, ok := cutBraces(all[done])
+		if !ok {
+			done++
+			continue
+		}
+		if all = slices.Replace(all, done, done+1, words...); len(all) > maxFeeds {
+			return []string{pattern}
 		}
 	}
-	x.at = at
-	return true
+	return all
+}
+
+// cutBraces puts each word of the first braces in their place.
+func cutBraces(pattern string) (all []string, ok bool) {
+	start := strings.IndexByte(pattern, '{')
+	depth, from := 0, start+1
+	for i := max(start, 0); i < len(pattern) && start >= 0; i++ {
+		switch c := pattern[i]; {
+		case c == '{':
+			depth++
+		case depth == 1 && (c == ',' || c == '}'):
+			all = append(all, pattern[from:i])
+			from = i + 1
+			if c == ',' {
+				break
+			}
+			for n, word := range all {
+				all[n] = pattern[:start] + word + pattern[i+1:]
+			}
+			return all, true
+		case c == '}':
+			depth--
+		}
+	}
+	return nil, false
 }
 
 // directory is ${_PWD}.

@@ -1,7 +1,6 @@
 package keepalived
 
 import (
-	"encoding/hex"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +40,7 @@ func readUDP(c *check) {
 	for _, st := range c.from.Block {
 		switch st.Word {
 		case "payload":
-			if text, ok := plainBytes(st.arg(0)); ok {
+			if text, ok := plainBytes(st.Args); ok {
 				c.put("send", "%s", scalar(text))
 				if len(c.from.children("require_reply")) == 0 {
 					st.mark(Changed, "an answer is needed; for keepalived silence is a pass")
@@ -51,7 +50,7 @@ func readUDP(c *check) {
 				st.mark(Lost, "bytes above 7f cannot be written in YAML")
 			}
 		case "require_reply":
-			text, ok := plainBytes(st.arg(0))
+			text, ok := plainBytes(st.Args)
 			switch {
 			case st.arg(0) == "" && len(c.from.children("payload")) > 0:
 				st.mark(Mapped, "")
@@ -70,10 +69,22 @@ func readUDP(c *check) {
 }
 
 // plainBytes decodes hexadecimal digits where every byte is a character of
-// its own in UTF-8.
-func plainBytes(s string) (string, bool) {
-	b, err := hex.DecodeString(s)
-	return string(b), err == nil && len(b) > 0 && !slices.ContainsFunc(b, func(c byte) bool { return c > 0x7f })
+// its own in UTF-8. As for keepalived's read_hex_str() two digits are a byte, and
+// one before a blank.
+func plainBytes(words []string) (string, bool) {
+	var out strings.Builder
+	for _, digits := range strings.Fields(strings.Join(words, " ")) {
+		for digits != "" {
+			n := min(2, len(digits))
+			b, err := strconv.ParseUint(digits[:n], 16, 8)
+			if err != nil || b > 0x7f {
+				return "", false
+			}
+			out.WriteByte(byte(b))
+			digits = digits[n:]
+		}
+	}
+	return out.String(), out.Len() > 0
 }
 
 // mailCheck makes checks of an SMTP_CHECK: one for every host.

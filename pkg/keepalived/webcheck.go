@@ -80,7 +80,12 @@ func readURL(c *check, url *Statement) (host string) {
 			st.mark(Mapped, "")
 			c.put("digest", "%s", scalar(strings.ToLower(st.arg(0))))
 		case "regex":
-			if _, err := regexp.Compile(st.arg(0)); err != nil || st.arg(0) == "" {
+			words, ok := splitCommand(st.raw, true)
+			if !ok || len(words) != 2 || words[1] == "" {
+				st.mark(Harmless, "keepalived cannot read the pattern: it wants one word, or quotes")
+				break
+			}
+			if _, err := regexp.Compile(words[1]); err != nil {
 				st.mark(Lost, "not a regular expression that RE2 understands")
 				break
 			}
@@ -89,7 +94,7 @@ func readURL(c *check, url *Statement) (host string) {
 			if len(url.children("regex_no_match")) > 0 {
 				key = "no_match"
 			}
-			c.put(key, "%s", scalar(st.arg(0)))
+			c.put(key, "%s", scalar(words[1]))
 		case "regex_no_match":
 			st.mark(Mapped, "")
 		case "regex_options", "regex_min_offset", "regex_max_offset":

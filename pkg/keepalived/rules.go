@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"path"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,10 @@ func ImportRules(files Files, name string, h ipvsadm.Host, o Options) (*Result, 
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "#") {
 			continue // ipvsadm-restore drops it
+		}
+		s.raw = line
+		if program, rule, ok := strings.Cut(line, " "); ok && path.Base(program) == "ipvsadm" {
+			line = rule
 		}
 		err := ipvsadm.Rules(strings.NewReader(line), func(args []string) bool {
 			s.Word, s.Args = args[0], args[1:]
@@ -51,6 +56,9 @@ func ImportRules(files Files, name string, h ipvsadm.Host, o Options) (*Result, 
 func (m *mapper) readRule(t *ipvsadm.Table, s *Statement, args []string, h ipvsadm.Host, origin map[ipvsadm.Key]*Statement) (service *Statement) {
 	c, fail := ipvsadm.Parse("ipvsadm", args, h)
 	switch {
+	case fail != nil && isShell(s):
+		s.mark(Lost, "not a rule but a shell's: run the script, and import what ipvsadm-save -n writes then")
+		return nil
 	case fail != nil:
 		s.mark(Harmless, "ipvsadm refuses it too: %s", printable(strings.Join(strings.Fields(fail.Text), " ")))
 		return nil
@@ -81,6 +89,12 @@ func (m *mapper) readRule(t *ipvsadm.Table, s *Statement, args []string, h ipvsa
 		s.mark(Mapped, "")
 	}
 	return service
+}
+
+// isShell reports whether a line is for a shell to read: ipvsadm would not see it, or
+// not as it stands there.
+func isShell(s *Statement) bool {
+	return !strings.HasPrefix(s.Word, "-") || strings.ContainsAny(s.raw, "$`;&|<>(){}#'\"\\")
 }
 
 // markUnknown says of a rule what lvx has no word for.

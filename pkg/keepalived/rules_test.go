@@ -83,6 +83,17 @@ func TestImportRules(t *testing.T) {
 	golden(t, "testdata/rules.report", account(res.Report))
 }
 
+// TestImportOfAScript: what a shell would have to read is lost, not harmless.
+func TestImportOfAScript(t *testing.T) {
+	const script = "#!/bin/sh\nVIP=192.0.2.1\n/sbin/ipvsadm -C\n/sbin/ipvsadm -A -t $VIP:80 -s rr\n" +
+		"/sbin/ipvsadm -A -t 192.0.2.1:81 -s rr\nipvsadm -A -t 192.0.2.1:82 -s rr # tls\nif true; then\n-A -t nowhere\n"
+	res, err := keepalived.ImportRules(oneFile(script), "a.conf", numericHost{}, keepalived.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds(t, res, `listen: ["192.0.2.1:81/tcp"]`, "a.conf:8: -A: ipvsadm refuses it too", "total: 2 mapped, 1 harmless, 0 changed, 4 lost")
+}
+
 func FuzzImportRules(f *testing.F) {
 	f.Add([]byte(savedRules))
 	f.Add([]byte("-A -t [2001:db8::1]:80 -s mh -b mh-port -p 10 -M 64\n-a -t [2001:db8::1]:80 -r [2001:db8::2]:80 -i --tun-type gue --tun-port 6080\n"))

@@ -167,10 +167,11 @@ func (m *mapper) bfdCheck(c *check) []*check {
 	c.kind = health.BFD
 	var s *Statement
 	for _, st := range c.from.children("name") {
-		if s = m.bfd[st.arg(0)]; s == nil {
-			st.mark(Harmless, "keepalived knows no bfd_instance %s", quote(st.arg(0)))
+		block := m.bfd[st.arg(0)]
+		if st.misses(block, "bfd_instance", st.arg(0)) {
 			continue
 		}
+		s = block
 		st.mark(Mapped, "")
 	}
 	if s == nil {

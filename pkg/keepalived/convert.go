@@ -84,14 +84,19 @@ func (m *mapper) readAll() {
 		if s.Word == "virtual_server_group" && s.keyword != nil && len(s.Args) > 0 {
 			m.groups[s.arg(0)] = s
 		}
+		define := func(blocks map[string]*Statement) {
+			if blocks[s.arg(0)] == nil { // keepalived takes the first one
+				blocks[s.arg(0)] = s
+			}
+		}
 		switch {
 		case s.keyword == nil:
 		case s.Word == "vrrp_track_file", s.Word == "track_file":
-			m.files[s.arg(0)] = s
+			define(m.files)
 		case s.Word == "vrrp_script":
-			m.scripts[s.arg(0)] = s
+			define(m.scripts)
 		case s.Word == "vrrp_track_process":
-			m.process[s.arg(0)] = s
+			define(m.process)
 		case s.Word == "bfd_instance":
 			m.readBFD(s)
 		}

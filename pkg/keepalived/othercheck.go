@@ -137,10 +137,11 @@ func (m *mapper) fileCheck(c *check, a asked) []*check {
 	for _, st := range c.from.Block {
 		switch st.Word {
 		case "track_file":
-			if file = m.files[st.arg(0)]; file == nil {
-				st.mark(Harmless, "keepalived knows no track_file %s", quote(st.arg(0)))
+			block := m.files[st.arg(0)]
+			if st.misses(block, "track_file", st.arg(0)) {
 				continue
 			}
+			file = block
 			st.mark(Mapped, "")
 		case "weight":
 			weight = st

@@ -16,6 +16,7 @@ type Statement struct {
 	Block []*Statement
 
 	raw      string   // the text, for commands
+	number   int      // of it among all
 	keyword  *keyword // nil: unknown where it stands
 	isGlued  bool
 	isHidden bool // its word may be a piece of a password
@@ -28,6 +29,20 @@ func (s *Statement) arg(n int) string {
 		return s.Args[n]
 	}
 	return ""
+}
+
+// misses reports whether keepalived does not find the block that s names, since
+// it looks when it reads s, and says so.
+func (s *Statement) misses(block *Statement, kind, name string) bool {
+	switch {
+	case block == nil:
+		s.mark(Harmless, "keepalived knows no %s %s", kind, quote(name))
+	case block.number > s.number:
+		s.mark(Harmless, "keepalived ignores it: the %s %s stands further down, in line %d", block.Word, quote(name), block.line)
+	default:
+		return false
+	}
+	return true
 }
 
 // mark says what became of s; the first verdict stays.
@@ -71,6 +86,7 @@ func (s *Statement) children(word string) []*Statement {
 // parser makes statements of pieces, as keepalived's process_stream() does.
 type parser struct {
 	x      *lexer
+	count  int // of statements
 	peeked *piece
 	secret position // of the last password
 }
@@ -91,8 +107,9 @@ func (p *parser) statement(t piece) *Statement {
 	if len(words) == 0 {
 		words = []string{`"`}
 	}
+	p.count++
 	return &Statement{
-		position: t.position, Word: words[0], Args: words[1:], raw: t.text, isGlued: t.isGlued,
+		number: p.count, position: t.position, Word: words[0], Args: words[1:], raw: t.text, isGlued: t.isGlued,
 		isHidden: t.position == p.secret,
 	}
 }

@@ -15,8 +15,7 @@ import (
 func (m *mapper) trackOther(r *router, kind string, t *Statement) {
 	tables := map[string]map[string]*Statement{"track_script": m.scripts, "track_file": m.files, "track_process": m.process, "track_bfd": m.bfd}
 	block := tables[kind][t.Word]
-	if block == nil {
-		t.mark(Harmless, "keepalived knows no %s of this name", kind)
+	if t.misses(block, kind, t.Word) {
 		return
 	}
 	weight := ownWeight(t)

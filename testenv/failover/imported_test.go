@@ -25,7 +25,7 @@ var pairFiles = map[string]struct {
 	"many addresses":     {"", "virtual_ipaddress { 10.99.0.103\n 10.99.0.100\n 10.99.0.104 label eth0:4 }", []string{"10.99.0.103", "10.99.0.104"}},
 	"tracked interface":  {"", "track_interface { eth0 weight 5 }\n virtual_ipaddress { 10.99.0.100 }", nil},
 	"rounded interval":   {"", "advert_int 1.4\n virtual_ipaddress { 10.99.0.100 }", nil},
-	"script":             {"", "track_script { ok }\n virtual_ipaddress { 10.99.0.100 }\n}\nvrrp_script ok {\n script /bin/true\n interval 1\n weight 3", nil},
+	"script":             {"}\nvrrp_script ok {\n script /bin/true\n interval 1\n weight 3", "track_script { ok }\n virtual_ipaddress { 10.99.0.100 }", nil},
 	"IPv6":               {"", "advert_int 0.5\n virtual_ipaddress { fe80::99:100/64 dev eth0\n 2001:db8::100/64 }", []string{"fe80::99:100", "2001:db8::100"}},
 }
 

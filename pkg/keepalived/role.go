@@ -137,7 +137,7 @@ func (m *mapper) finishGroup(s *Statement, members []*router) {
 			continue
 		}
 		for i, r := range members {
-			if m.tracked(r, c) || i > 0 {
+			if m.tracked(r, c, "") || i > 0 {
 				continue
 			}
 			r.notified(s, c) // the group changes as one: its first member tells

@@ -78,7 +78,7 @@ func (m *mapper) readRouter(s *Statement) {
 	r.defaultPriority()
 	for _, c := range s.Block {
 		if c.keyword != nil {
-			m.tracked(r, c)
+			m.tracked(r, c, r.ifname)
 		}
 	}
 	switch {
@@ -249,12 +249,17 @@ func (r *router) sent(c *Statement) bool {
 	return true
 }
 
-// tracked reads what lowers the priority or makes a fault.
-func (m *mapper) tracked(r *router, c *Statement) bool {
+// tracked reads what lowers the priority or makes a fault. An instance names its
+// own interface in vain.
+func (m *mapper) tracked(r *router, c *Statement, own string) bool {
 	switch c.Word {
 	case "track_interface":
 		c.mark(Mapped, "")
 		for _, t := range c.Block {
+			if t.Word == own {
+				t.mark(Harmless, "keepalived ignores the instance's own interface here: it counts anyway, without a weight")
+				continue
+			}
 			r.trackInterface(t)
 		}
 	case "track_script", "track_process", "track_file", "track_bfd":

@@ -51,6 +51,7 @@ func TestRoutersAsKeepalivedReadsThem(t *testing.T) {
 		{"MASTER with a priority", "", "state MASTER\n state BACKUP\n priority 150\n", []string{"priority: 150\n"}},
 
 		{"what is tracked before the priority", "", "track_interface { eth1 weight 20 }\n priority 150\n", []string{"priority: 170\n"}},
+		{"its own interface", "", "interface eth0\n track_interface { eth0 weight 20\n eth1 }\n", []string{"priority: 100\n", `no "eth0", weight`, `"eth1", weight: 0`, "no (changed)"}},
 		{"the owner tracks nothing", "", "priority 255\n track_interface { eth1 weight -20\n eth2 }\n", []string{"priority: 255\n", `no "eth1"`, `"eth2"`}},
 
 		{"MASTER waits for nothing", "", "state MASTER\n priority 150\n preempt_delay 60\n", []string{"no preempt_delay: 1m"}},

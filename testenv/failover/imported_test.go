@@ -23,7 +23,7 @@ var pairFiles = map[string]struct {
 	"unicast, version 3": {"", "version 3\n advert_int 0.3\n unicast_src_ip SELF\n unicast_peer { PEER }\n virtual_ipaddress { 10.99.0.100 }", nil},
 	"excluded":           {"", "virtual_ipaddress { 10.99.0.100 }\n virtual_ipaddress_excluded { 10.99.0.102/16\n 2001:db8::102/64 }", []string{"10.99.0.102", "2001:db8::102"}},
 	"many addresses":     {"", "virtual_ipaddress { 10.99.0.103\n 10.99.0.100\n 10.99.0.104 label eth0:4 }", []string{"10.99.0.103", "10.99.0.104"}},
-	"tracked interface":  {"", "track_interface { eth0 weight 5 }\n virtual_ipaddress { 10.99.0.100 }", nil},
+	"tracked interface":  {"", "track_interface { lo weight 5 }\n virtual_ipaddress { 10.99.0.100 }", nil},
 	"rounded interval":   {"", "advert_int 1.4\n virtual_ipaddress { 10.99.0.100 }", nil},
 	"script":             {"}\nvrrp_script ok {\n script /bin/true\n interval 1\n weight 3", "track_script { ok }\n virtual_ipaddress { 10.99.0.100 }", nil},
 	"IPv6":               {"", "advert_int 0.5\n virtual_ipaddress { fe80::99:100/64 dev eth0\n 2001:db8::100/64 }", []string{"fe80::99:100", "2001:db8::100"}},

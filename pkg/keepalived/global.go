@@ -64,6 +64,10 @@ func (m *mapper) readGlobals(s *Statement) {
 			g.timeouts = readTimeouts(c)
 			g.timeoutsItem = &item{from: c}
 		case "lvs_sync_daemon":
+			if g.syncDaemon != nil {
+				c.mark(Harmless, "keepalived takes the first one only")
+				break
+			}
 			g.syncDaemon = c
 		case "vrrp_mcast_group4", "vrrp_mcast_group6":
 			if c.arg(0) == "224.0.0.18" || c.arg(0) == "ff02::12" {

@@ -16,3 +16,10 @@ func TestWhatStandsFurtherDown(t *testing.T) {
 	const second = "vrrp_script s { script /bin/false }\n"
 	holds(t, importText(t, blocks+second+router), "/bin/true", `no ["/bin/false"`, "vrrp_script: nothing uses it")
 }
+
+// TestSecondSyncDaemon: keepalived takes the first lvs_sync_daemon.
+func TestSecondSyncDaemon(t *testing.T) {
+	const text = "global_defs {\n lvs_sync_daemon eth0 VI id 7\n lvs_sync_daemon eth1 VI id 8\n}\n" +
+		"vrrp_instance VI {\n virtual_router_id 51\n virtual_ipaddress { 192.0.2.1/24 }\n}\n"
+	holds(t, importText(t, text), `sync: {syncid: 7, interface: "eth0"}`, "a.conf:3: lvs_sync_daemon: keepalived takes the first one only")
+}

@@ -98,7 +98,7 @@ func (b *session) take(c *Statement) {
 }
 
 func bfdAddress(c *Statement) netip.Addr {
-	addr, ok := parseAddress(c.arg(0))
+	addr, ok := hostAddress(c.arg(0))
 	if !ok {
 		c.mark(Harmless, "keepalived ignores the address %s", quote(c.arg(0)))
 		return netip.Addr{}

@@ -70,7 +70,7 @@ type target struct {
 func (t *target) take(c *Statement, real netip.Addr) bool {
 	switch c.Word {
 	case "connect_ip":
-		addr, ok := parseAddress(c.arg(0))
+		addr, ok := hostAddress(c.arg(0))
 		switch {
 		case !ok:
 			c.mark(Harmless, "keepalived ignores the address %s", quote(c.arg(0)))
@@ -85,7 +85,7 @@ func (t *target) take(c *Statement, real netip.Addr) bool {
 			t.port = uint16(*n)
 		}
 	case "bindto":
-		addr, ok := parseAddress(c.arg(0))
+		addr, ok := hostAddress(c.arg(0))
 		if !ok || addr.Is4() != real.Is4() {
 			c.mark(Harmless, "keepalived ignores the address %s", quote(c.arg(0)))
 			break

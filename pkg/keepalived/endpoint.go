@@ -33,7 +33,7 @@ func (m *mapper) endpoints(s *Statement) []endpoint {
 		}
 		return []endpoint{{from: s, mark: uint32(n)}}
 	}
-	addr, ok := parseAddress(s.arg(0))
+	addr, ok := hostAddress(s.arg(0))
 	port, okPort := parsePort(s.arg(1))
 	if !ok || !okPort {
 		s.mark(Harmless, "keepalived ignores the address %s", quote(strings.Join(s.Args, " ")))

@@ -18,7 +18,7 @@ type realOut struct {
 func (m *mapper) readReals(b *body, v *virtual, ends []endpoint) (weights uint64) {
 	seen := map[netip.AddrPort]bool{}
 	for _, s := range v.reals {
-		addr, ok := parseAddress(s.arg(0))
+		addr, ok := hostAddress(s.arg(0))
 		port, okPort := parsePort(s.arg(1))
 		switch {
 		case !ok || !okPort:

@@ -2,6 +2,7 @@ package keepalived
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ type router struct {
 	tracks    []track
 	addresses []vip
 	source    *Statement // of unicast_src_ip or mcast_src_ip
+	from      netip.Addr // of source
 	routes    []routed
 	rules     []routed
 	lines     []pair       // of track_exec, track_file, track_process, track_bfd, each an entry
@@ -225,7 +227,7 @@ func (r *router) sent(c *Statement) bool {
 	case "unicast_peer":
 		c.mark(Mapped, "")
 		for _, p := range c.Block {
-			addr, ok := parseAddress(p.Word)
+			addr, ok := hostAddress(p.Word)
 			switch {
 			case !ok:
 				p.mark(Harmless, "keepalived ignores the peer %s", quote(p.Word))
@@ -334,7 +336,7 @@ func (r *router) checkFamily() {
 	is6 := r.addresses[0].Addr().Is6()
 	for _, block := range r.item.from.children("unicast_peer") {
 		for _, p := range block.Block {
-			if a, ok := parseAddress(p.Word); ok && a.Is6() != is6 {
+			if a, ok := hostAddress(p.Word); ok && a.Is6() != is6 {
 				p.overrule(Harmless, "keepalived ignores a peer of another family than the adverts")
 				r.peers = slices.DeleteFunc(r.peers, func(o string) bool { return o == a.String() })
 			}
@@ -415,9 +417,10 @@ func (r *router) checkSource() {
 	if r.source == nil {
 		return
 	}
-	a, ok := parseAddress(r.source.arg(0))
+	a, ok := hostAddress(r.source.arg(0))
 	if ok && a.Is4() == r.addresses[0].Addr().Is4() {
 		r.source.mark(Mapped, "")
+		r.from = a
 		return
 	}
 	r.source.mark(Harmless, "keepalived ignores the address %s", quote(r.source.arg(0)))
@@ -447,7 +450,7 @@ func (r *router) keys() []pair {
 		put("unicast_peers", "%s", scalars(r.peers))
 	}
 	if r.source != nil {
-		put("unicast_source", "%s", scalar(r.source.arg(0)))
+		put("unicast_source", "%s", scalar(r.from.String()))
 	}
 	if len(r.tracks) > 0 {
 		var tracks []string

@@ -68,6 +68,8 @@ func TestRoutersAsKeepalivedReadsThem(t *testing.T) {
 		{"version 2 behind IPv6", "", "virtual_ipaddress { 2001:db8::1/64 }\n version 2\n", []string{"version: 3\n", "no (changed)"}},
 		{"both families", "", "unicast_peer { 192.0.2.2\n 2001:db8::2 }\n virtual_ipaddress { 192.0.2.1/24\n 2001:db8::1/64 }\n",
 			[]string{`unicast_peers: ["192.0.2.2"]`, "2001:db8::1/64: keepalived ignores", "no (lost)"}},
+		{"lengths behind hosts", "", "unicast_src_ip 192.0.2.9/24\n unicast_peer { 192.0.2.2/24\n 192.0.2.3-7 }\n", []string{`unicast_peers: ["192.0.2.2", "192.0.2.3"]`, `unicast_source: "192.0.2.9"`}},
+		{"a mask behind a VIP", "", "virtual_ipaddress { 192.0.2.1/255.255.255.0\n 192.0.2.256/24 }\n", []string{`addresses: ["192.0.2.1/32"]`, "192.0.2.256/24: keepalived ignores"}},
 		{"the first notify counts", "", "notify_master /a\n notify_master /b\n", []string{`hooks: {master: [["/a"]]}`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -99,7 +99,7 @@ func (v *virtual) marksOfFamily(ends []endpoint) []endpoint {
 	if i := slices.IndexFunc(ends, func(e endpoint) bool { return e.mark == 0 }); i >= 0 {
 		is6 = ends[i].addr.Is6()
 	} else if len(v.reals) > 0 {
-		addr, ok := parseAddress(v.reals[0].arg(0))
+		addr, ok := hostAddress(v.reals[0].arg(0))
 		is6 = is6 || ok && addr.Is6()
 	}
 	ends = slices.Clone(ends)

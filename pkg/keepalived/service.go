@@ -238,7 +238,7 @@ func takeHook(hooks []hook, event string, c *Statement) []hook {
 func (v *virtual) sorryServer(c *Statement) bool {
 	switch c.Word {
 	case "sorry_server":
-		addr, ok := parseAddress(c.arg(0))
+		addr, ok := hostAddress(c.arg(0))
 		port, okPort := parsePort(c.arg(1))
 		if !ok || !okPort {
 			c.mark(Harmless, "keepalived ignores the address %s", quote(c.arg(0)))

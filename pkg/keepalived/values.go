@@ -75,6 +75,16 @@ func parseAddress(s string) (netip.Addr, bool) {
 	return a.Unmap(), true
 }
 
+// hostAddress reads the address of a host as keepalived's inet_stosockaddr()
+// does, without a range or the length of a network behind it.
+func hostAddress(s string) (netip.Addr, bool) {
+	host, _, isRange := strings.Cut(s, "-")
+	if !isRange {
+		host, _, _ = strings.Cut(s, "/")
+	}
+	return parseAddress(host)
+}
+
 // parsePort reads a port; "" is 0.
 func parsePort(s string) (uint16, bool) {
 	if s == "" {

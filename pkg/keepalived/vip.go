@@ -64,6 +64,11 @@ func (m *mapper) addressed(r *router, c *Statement) bool {
 // vip reads an address with its options.
 func (m *mapper) vip(r *router, v *Statement, isHidden bool) {
 	p, ok := parseVIP(v.Word)
+	if host, length, hasLength := strings.Cut(v.Word, "/"); !ok && hasLength {
+		if p, ok = parseVIP(host); ok {
+			v.mark(Mapped, "keepalived takes no length %s, but the whole address", quote(length))
+		}
+	}
 	if !ok {
 		v.mark(Harmless, "keepalived ignores the address %s", quote(v.Word))
 		return

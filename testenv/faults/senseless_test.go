@@ -134,7 +134,7 @@ func TestFault02SenselessNotes(t *testing.T) {
 			}
 			notes := map[string]any{}
 			eventually(t, func() (err error) { // they are written a moment later
-				for _, name := range []string{"vips.json", "routers.json", "overrides.json", "memory.json", "runtime.json"} {
+				for _, name := range []string{"vips.json", "overrides.json", "memory.json", "runtime.json"} {
 					text, err := os.ReadFile(filepath.Join(d1.Dir(), name))
 					if err != nil {
 						return err
@@ -172,7 +172,7 @@ func TestFault02EndlessNotes(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	r, d1 := director(t)
 	r.Kill("d1")
-	for _, name := range []string{"vips.json", "routers.json", "overrides.json", "memory.json", "runtime.json"} {
+	for _, name := range []string{"vips.json", "overrides.json", "memory.json", "runtime.json"} {
 		must(t, os.WriteFile(filepath.Join(d1.Dir(), name), nil, 0o600))
 		must(t, os.Truncate(filepath.Join(d1.Dir(), name), 100<<20))
 	}

@@ -226,7 +226,9 @@ func (r request) append(b []byte, seq uint32, index int) []byte {
 
 // appendAddr appends an address. One of IPv6 comes without duplicate address
 // detection: it would keep it unusable for a second, and VRRP has settled whose
-// it is.
+// it is. It is deprecated, so that connections of this host's own come from another
+// address as long as there is one (RFC 6724 section 5): of two in a network the kernel
+// would take the newer one, and before both one with a longer prefix.
 func (r request) appendAddr(b []byte, index int) []byte {
 	ifa := unix.IfAddrmsg{Family: unix.AF_INET, Prefixlen: uint8(r.prefix.Bits()), Index: uint32(index)}
 	if r.prefix.Addr().Is6() {
@@ -234,8 +236,15 @@ func (r request) appendAddr(b []byte, index int) []byte {
 	}
 	b = append(b, (*[unix.SizeofIfAddrmsg]byte)(unsafe.Pointer(&ifa))[:]...)
 	b = appendAttr(b, unix.IFA_LOCAL, r.prefix.Addr().AsSlice())
-	return appendAttr(b, unix.IFA_ADDRESS, r.prefix.Addr().AsSlice())
+	b = appendAttr(b, unix.IFA_ADDRESS, r.prefix.Addr().AsSlice())
+	if r.op == unix.RTM_NEWADDR && r.prefix.Addr().Is6() {
+		b = appendAttr(b, unix.IFA_CACHEINFO, deprecated)
+	}
+	return b
 }
+
+// deprecated is struct ifa_cacheinfo (linux/if_addr.h): preferred at no time, valid without an end.
+var deprecated = []byte{4: 0xff, 5: 0xff, 6: 0xff, 7: 0xff, 15: 0}
 
 // loopback is the index of lo in every namespace (LOOPBACK_IFINDEX).
 const loopback = 1

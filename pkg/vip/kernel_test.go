@@ -104,6 +104,32 @@ func TestIPv6AddressesAreLocalAtOnce(t *testing.T) {
 	})
 }
 
+// What this host says by itself comes from its own address: the kernel prefers the newest
+// address of a network, and a /128 that is closer to the destination. A real server that
+// has the VIP itself would take a question from it for its own.
+func TestNothingComesFromVIPsByItself(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
+		l, err := netlink.LinkByIndex(index)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		own := parse("fd99::1/64")[0]
+		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(own), Flags: unix.IFA_F_NODAD}); err != nil {
+			t.Error(err)
+		}
+		if _, err := Add(index, parse("fd99::100/128", "fd99::200/64")); err != nil {
+			t.Error(err)
+		}
+		for _, to := range parse("fd99::101/128", "fd99::2/128") {
+			routes, err := netlink.RouteGet(to.Addr().AsSlice())
+			if err != nil || len(routes) != 1 || !routes[0].Src.Equal(own.Addr().AsSlice()) {
+				t.Errorf("the kernel routes %s by %v (%v), want it to come from %s", to, routes, err, own)
+			}
+		}
+	})
+}
+
 // An address that the host has without lvx's local route, as one that somebody
 // else put there, goes all the same.
 func TestRemoveIPv6AddressWithoutRoute(t *testing.T) {

@@ -120,6 +120,9 @@ func (h *Holder) Hold(want []Place) (Result, error) {
 		there, err := addresses(iface)
 		if err != nil {
 			errs = append(errs, err)
+			if !errors.As(err, new(netlink.LinkNotFoundError)) { // it may have them still
+				own = append(own, slices.DeleteFunc(places, func(p Place) bool { return !h.has(p) })...)
+			}
 			continue
 		}
 		for _, p := range places {

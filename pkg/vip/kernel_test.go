@@ -3,6 +3,7 @@ package vip
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -228,5 +229,36 @@ func TestRefusedAddress(t *testing.T) {
 			t.Error("a multicast address was accepted")
 		}
 		wantAddrs(t, index, "10.99.0.100/24", "10.99.0.101/24")
+	})
+}
+
+// A moment in which the kernel cannot be asked is none in which an interface is gone: VIPs
+// stay where they are, and go at the end.
+func TestVIPsOutliveAMomentWithoutFiles(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
+		h := NewHolder(filepath.Join(t.TempDir(), "vips.json"), func(err error) { t.Error(err) })
+		want := []Place{{"eth0", netip.MustParseAddr("10.99.0.100")}}
+		if _, err := h.Hold(want); err != nil {
+			t.Error(err)
+		}
+		var before unix.Rlimit
+		if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &before); err != nil {
+			t.Error(err)
+			return
+		}
+		_ = unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Max: before.Max}, nil)
+		_, holdErr := h.Hold(want)
+		_, networksErr := ReadNetworks([]string{"eth0"})
+		_ = unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil)
+		if holdErr == nil || networksErr == nil {
+			t.Errorf("errors %v and %v", holdErr, networksErr)
+		}
+		if !slices.Equal(h.Ours(), want) {
+			t.Errorf("ours are %v", h.Ours())
+		}
+		if err := h.Release(); err != nil {
+			t.Error(err)
+		}
+		wantAddrs(t, index)
 	})
 }

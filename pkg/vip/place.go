@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,8 +30,11 @@ func ReadNetworks(interfaces []string) (Networks, error) {
 	n := Networks{}
 	for _, name := range interfaces {
 		link, err := netlink.LinkByName(name)
-		if err != nil {
+		if errors.As(err, new(netlink.LinkNotFoundError)) {
 			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("interface %s: %w", name, err)
 		}
 		list, _, err := List(link.Attrs().Index)
 		if err != nil {

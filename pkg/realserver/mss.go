@@ -58,17 +58,23 @@ func (r *reporter) lowerSegments(s *state) error {
 
 func (r *reporter) lowerSegmentsOf(f segmentFamily, s *state) error {
 	want := map[netip.Addr]uint16{}
+	have, err := f.rules()
 	for _, v := range s.VIPs {
 		if v.Tunnel == "" || segmentsOf(v.Addr) != f {
 			continue
 		}
 		link, err := netlink.LinkByName(v.Interface)
-		if err != nil {
+		switch {
+		case errors.As(err, new(netlink.LinkNotFoundError)):
+			if have[v.Addr] != 0 {
+				want[v.Addr] = have[v.Addr]
+			}
+			continue
+		case err != nil:
 			return fmt.Errorf("interface %s: %w", v.Interface, err)
 		}
 		want[v.Addr] = f.longest(v.Tunnel, link.Attrs().MTU)
 	}
-	have, err := f.rules()
 	if err == nil && maps.Equal(have, want) {
 		return nil
 	}

@@ -172,6 +172,9 @@ func (r *reporter) putOnLo(vip netip.Addr, place found, onLo bool) error {
 func (r *reporter) set(s *state) error {
 	for _, k := range s.needs() {
 		now, err := k.read()
+		if errors.Is(err, errNoInterface) {
+			continue // another VIP faced it before it went
+		}
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package realserver
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -126,6 +127,10 @@ func inspectVIP(addr netip.Addr, o Options, remembered *state) (VIP, []found, er
 	}
 	if v.Interface == "" {
 		v.Interface, _ = facing(addr) // not known is what "" says
+	}
+	if _, err := netlink.LinkByName(v.Interface); v.Interface != "" && errors.As(err, new(netlink.LinkNotFoundError)) {
+		v.Faults = append(v.Faults, fmt.Sprintf("faces %s, which is not there (lvx real up --interface)", v.Interface))
+		v.Interface = ""
 	}
 	for _, p := range places {
 		switch {

@@ -150,10 +150,35 @@ func (s *sender) send(b []byte) error {
 		return nil // of an earlier packet: the neighbour is there and does not speak BFD yet
 	}
 	if err != nil {
-		s.conn.Close()
-		s.conn = nil
+		s.drop()
 	}
 	return err
+}
+
+// drop has the next packet go out of a new socket.
+func (s *sender) drop() {
+	s.conn.Close()
+	s.conn = nil
+}
+
+// followRoutes has the next packet come from where the routes would have it by now: a
+// socket keeps the source address that it has begun with, also one of IPv6 that the
+// host has lost.
+func (s *sender) followRoutes() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil || s.from.IsValid() {
+		return
+	}
+	c, err := net.Dial("udp", s.to.String())
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	address := func(c net.Conn) netip.Addr { return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr() }
+	if address(c) != address(s.conn) {
+		s.drop()
+	}
 }
 
 func (s *sender) open() (net.Conn, error) {

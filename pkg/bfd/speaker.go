@@ -216,7 +216,8 @@ func (s *Speaker) add(w Session) {
 // begin begins a session, or carries on a predecessor's.
 func (s *Speaker) begin(w Session, local uint32, inherited *Memory) {
 	out := &sender{from: w.Source, to: netip.AddrPortFrom(w.Neighbour, s.portNumber(w.Multihop)), ttl: w.TTL}
-	m := &member{newSession(w, local, out.send, s.report), out}
+	m := &member{sender: out}
+	m.session = newSession(w, local, m.sendToNeighbour, s.report)
 	m.inherited = inherited
 	s.mu.Lock()
 	s.byName[w.Name], s.byPeer[peer{w.Neighbour, w.Multihop}], s.locals[local] = m, m, true
@@ -226,6 +227,15 @@ func (s *Speaker) begin(w Session, local uint32, inherited *Memory) {
 		s.report(m.status)
 	}
 	go m.run()
+}
+
+// sendToNeighbour sends a packet to the neighbour. As long as the session is not up, the host
+// may still get the address that the neighbour knows.
+func (m *member) sendToNeighbour(b []byte) error {
+	if state := m.current().State; state == Down || state == Init {
+		m.sender.followRoutes()
+	}
+	return m.sender.send(b)
 }
 
 // readFrom hands the packets of a port to their sessions until it is closed.

@@ -1,0 +1,41 @@
+package bgp
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// BFD comes from where its session comes from, also where the interface had no address yet
+// when BFD began.
+func TestBFDOfAnAddressThatCameLater(t *testing.T) {
+	t.Parallel() // it waits most of its time
+	l := newLab(t, directorASN, "bfd on;")
+	d1, own := l.Host("d1"), netip.MustParsePrefix("172.25.0.11/24")
+	run := func(argv ...string) string {
+		t.Helper()
+		out, err := d1.Run(t.Context(), argv...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	run("ip", "link", "add", "br0", "type", "bridge")
+	run("ip", "link", "set", "br0", "up")
+	run("ip", "addr", "add", "10.98.0.1/24", "dev", "br0")
+	run("ip", "route", "add", "default", "via", "10.98.0.254")
+	if err := d1.DelAddr("eth0", own); err != nil {
+		t.Fatal(err)
+	}
+	d := l.speak("d1", "172.25.0.11", func(c *Config) {
+		c.Peers[0].BFD = BFD{Interval: 100 * time.Millisecond, Multiplier: 3}
+	})
+	l.eventually("BFD has begun", func() bool {
+		return strings.Contains(run("ss", "-Hun", "dport", "=", "3784"), "10.98.0.1")
+	})
+	if err := d1.AddAddr("eth0", own); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("session and BFD stand", func() bool { return d.status().IsUp && d.status().BFD == "up" })
+}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// BFD comes from where its session comes from, also where the interface had no address yet
-// when BFD began.
+// Session and BFD come up also where the interface had no address yet when BFD began, and the
+// router answers nobody from elsewhere.
 func TestBFDOfAnAddressThatCameLater(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	l := newLab(t, directorASN, "bfd on;")
@@ -20,6 +20,11 @@ func TestBFDOfAnAddressThatCameLater(t *testing.T) {
 			t.Fatal(err)
 		}
 		return out
+	}
+	for _, of := range []string{"all", "eth0"} {
+		if err := l.Host("client").Sysctl("net.ipv4.conf."+of+".rp_filter", "1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	run("ip", "link", "add", "br0", "type", "bridge")
 	run("ip", "link", "set", "br0", "up")
@@ -38,4 +43,19 @@ func TestBFDOfAnAddressThatCameLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.eventually("session and BFD stand", func() bool { return d.status().IsUp && d.status().BFD == "up" })
+}
+
+// BFD begins anew where it would come from another address, and not for a moment without a route.
+func TestBFDFollowsItsSource(t *testing.T) {
+	router, none := netip.MustParseAddr("192.0.2.254"), netip.Addr{}
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
+	sources := bfdSources{}
+	for i, step := range []struct {
+		source netip.Addr
+		want   bool
+	}{{none, false}, {a, false}, {a, false}, {none, false}, {a, false}, {b, true}, {b, false}, {none, false}, {a, true}} {
+		if got := sources.mustRestart(router, step.source); got != step.want {
+			t.Errorf("step %d, %s: %v", i, step.source, got)
+		}
+	}
 }

@@ -93,12 +93,17 @@ func (r *renewals) begin(peer netip.Addr) {
 	}
 }
 
-// renew makes peers anew until ctx ends.
+// renew makes peers anew, and begins their BFD anew, until ctx ends.
 func (s *Speaker) renew(ctx context.Context, srv *server.BgpServer) {
+	sources := bfdSources{}
+	look := time.NewTicker(bfdLook)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-look.C:
+			s.restartBFD(ctx, srv, sources)
 		case r := <-s.renewals.ask:
 			for _, p := range s.config.Peers {
 				if p.Address == r.peer {

@@ -108,6 +108,7 @@ func (c *controller) updatePlan() error {
 		if ls, err = readLinks(); err != nil {
 			return err
 		}
+		ls.putVIPsLast(want)
 	}
 
 	tracked := c.trackers.snapshot()

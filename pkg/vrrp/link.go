@@ -49,6 +49,27 @@ func readLinks() (links, error) {
 	return ls, nil
 }
 
+// putVIPsLast puts the VIPs of all instances behind the host's other addresses: those of
+// one instance must not be what another one's advertisements come from, though the kernel
+// may list them first, of IPv6 what came last.
+func (ls links) putVIPsLast(all []Instance) {
+	isVIP := map[netip.Addr]bool{}
+	for _, i := range all {
+		for _, p := range i.Addresses {
+			isVIP[p.Addr()] = true
+		}
+	}
+	rank := func(p netip.Prefix) int {
+		if isVIP[p.Addr()] {
+			return 1
+		}
+		return 0
+	}
+	for _, l := range ls {
+		slices.SortStableFunc(l.addrs, func(a, b netip.Prefix) int { return rank(a) - rank(b) })
+	}
+}
+
 // primaryAddr is the address that advertisements of i come from: the first of
 // the family (IPv6: link-local) that is no VIP, or the configured one if the
 // interface has it. An address owner may have no other than its VIP.

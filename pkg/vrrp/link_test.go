@@ -41,6 +41,28 @@ func TestPrimary(t *testing.T) {
 	}
 }
 
+// Advertisements come from no VIP of another instance.
+func TestPrimaryBesideOtherInstances(t *testing.T) {
+	one := sample(nil)
+	two := sample(func(i *Instance) { i.Name, i.Addresses = "VI_2", prefixes("10.99.0.200/24") })
+	six := sample(func(i *Instance) {
+		i.Name, i.Version, i.AuthPass, i.Addresses = "VI_6", 3, "", prefixes("fe80::100/64")
+	})
+	other := sample(func(i *Instance) {
+		i.Name, i.Version, i.AuthPass, i.Addresses = "VI_7", 3, "", prefixes("fe80::200/64")
+	})
+	ls := links{"eth0": {up: true, addrs: prefixes("fe80::200/64", "fe80::1/64", "10.99.0.200/32", "10.99.0.1/24", "10.99.0.7/24")}}
+	ls.putVIPsLast([]Instance{one, two, six, other})
+	for _, test := range []struct {
+		of   Instance
+		want string
+	}{{one, "10.99.0.1"}, {two, "10.99.0.1"}, {six, "fe80::1"}, {other, "fe80::1"}} {
+		if got := ls["eth0"].primaryAddr(test.of); got != netip.MustParseAddr(test.want) {
+			t.Errorf("%s: %s, want %s", test.of.Name, got, test.want)
+		}
+	}
+}
+
 func TestHolding(t *testing.T) {
 	i := sample(func(i *Instance) { i.Addresses = prefixes("10.99.0.100/24", "10.99.0.101/32") })
 	for want, addrs := range map[bool][]netip.Prefix{

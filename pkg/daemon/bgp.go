@@ -37,10 +37,11 @@ type routes struct {
 	history  *history.Log
 	changed  chan struct{}
 
-	mu     sync.Mutex
-	vips   []bgp.VIP
-	drain  drain
-	status bgp.Status
+	mu        sync.Mutex
+	vips      []bgp.VIP
+	drain     drain
+	isLeaving bool // the daemon stops
+	status    bgp.Status
 }
 
 // newRoutes makes what `bgp:` asks for: nil if it asks for nothing.

@@ -45,7 +45,9 @@ func (r *routes) Drain(isDrained bool) {
 		return
 	}
 	r.mu.Lock()
-	r.drain = drain{}
+	if !r.isLeaving { // else it is a matter of the next daemon
+		r.drain = drain{}
+	}
 	r.mu.Unlock()
 	r.wake()
 }
@@ -70,6 +72,9 @@ func (r *routes) beginDrain(why string) time.Duration {
 // leave drains for a stop. The data path must serve until it returns: then
 // withdrawals have reached everybody.
 func (r *routes) leave(ctx context.Context) {
+	r.mu.Lock()
+	r.isLeaving = true
+	r.mu.Unlock()
 	wait := r.beginDrain(drainedToStop)
 	r.mu.Lock()
 	isOver := len(bgp.Routes(r.status.VIPs)) == 0

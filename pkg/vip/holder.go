@@ -131,7 +131,7 @@ func (h *Holder) Hold(want []Place) (Result, error) {
 				missing = append(missing, p)
 			default:
 				r.Held = append(r.Held, p)
-				if h.has(p) {
+				if h.has(p) || h.hasRenamed(p) {
 					own = append(own, p)
 				}
 			}
@@ -171,6 +171,18 @@ func (h *Holder) Ours() []Place { return slices.Clone(h.ours) }
 func (h *Holder) has(p Place) bool {
 	_, found := slices.BinarySearchFunc(h.ours, p, Place.compare)
 	return found
+}
+
+// hasRenamed reports whether a VIP of the Holder's has come to a place by the rename of
+// its interface, which is not there any more by its former name.
+func (h *Holder) hasRenamed(p Place) bool {
+	return slices.ContainsFunc(h.ours, func(o Place) bool {
+		if o.Address != p.Address || o.Interface == p.Interface {
+			return false
+		}
+		_, err := netlink.LinkByName(o.Interface)
+		return errors.As(err, new(netlink.LinkNotFoundError))
+	})
 }
 
 // remove takes addresses off. One that is not there is no error.

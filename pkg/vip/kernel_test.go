@@ -262,3 +262,31 @@ func TestVIPsOutliveAMomentWithoutFiles(t *testing.T) {
 		wantAddrs(t, index)
 	})
 }
+
+// An interface that was renamed keeps the VIPs that were put on it, and they go at the end.
+func TestVIPsOfARenamedInterface(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		h := NewHolder(filepath.Join(t.TempDir(), "vips.json"), must)
+		hold := func(iface string) {
+			t.Helper()
+			_, err := h.Hold([]Place{{iface, netip.MustParseAddr("10.99.0.100")}})
+			must(err)
+		}
+		hold("eth0")
+		link, err := netlink.LinkByIndex(index)
+		must(err)
+		must(netlink.LinkSetDown(link))
+		must(netlink.LinkSetName(link, "wan0"))
+		must(netlink.LinkSetUp(link))
+		wantAddrs(t, index, "10.99.0.100/32")
+		hold("wan0")
+		must(h.Release())
+		wantAddrs(t, index)
+	})
+}

@@ -314,14 +314,19 @@ func (d *Datapath) moveFlows(m *mover) {
 	m.withNonce = func(v, of uint64) uint64 { return uint64(bpf.FlowValue(v).WithNonce(bpf.FlowValue(of).Nonce())) }
 }
 
-// addressesOfNumbers are the addresses that flow keys name by numbers.
+// addressesOfNumbers are the addresses that flow keys name by numbers. Where the halves
+// differ, the one in force is right: the other one may name the VIP that had the number
+// before.
 func (d *Datapath) addressesOfNumbers() map[uint16]netip.Addr {
 	vips := map[uint16]netip.Addr{}
-	for i := range d.VIPs {
-		for _, v := range d.VIPs[i].Way {
-			for _, n := range []uint16{v.TCP, v.UDP} {
-				if n != 0 {
-					vips[n] = v.Addr.Addr()
+	half := d.Settings.Half & 1
+	for _, h := range []uint32{1 - half, half} {
+		for _, line := range d.VIPs[h*bpf.VIPLines : (h+1)*bpf.VIPLines] {
+			for _, v := range line.Way {
+				for _, n := range []uint16{v.TCP, v.UDP} {
+					if n != 0 {
+						vips[n] = v.Addr.Addr()
+					}
 				}
 			}
 		}

@@ -157,6 +157,7 @@ func (b *Backend) adoptVIPs() {
 			}
 		}
 	}
+	b.numbers.freeUnused() // recount ends the flows of those
 }
 
 // recount drops flows of VIPs and reals that are not known any more and

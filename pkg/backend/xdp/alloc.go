@@ -148,6 +148,16 @@ func (n *numbers) adopt(v uint16, e endpoint) {
 	n.next = max(n.next, v+1)
 }
 
+// freeUnused gives out again, the lowest first, what a predecessor had and nothing
+// names any more.
+func (n *numbers) freeUnused() {
+	for v := n.next - 1; v > 0; v-- {
+		if _, isGiven := n.who[v]; !isGiven {
+			n.free = append(n.free, v)
+		}
+	}
+}
+
 func (n *numbers) drop(v uint16) {
 	delete(n.of, n.who[v])
 	delete(n.who, v)

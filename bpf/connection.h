@@ -486,7 +486,7 @@ static __always_inline struct real *find_hashed_real(struct run *r, __u32 *slot)
 /* An ICMP error: to the real of the flow that it quotes, or its path-MTU discovery goes blind. */
 static __always_inline int forward_icmp_error(struct run *r)
 {
-	__u64 value;
+	__u64 value, *left = 0;
 	struct real *real;
 	__u16 number;
 	__u32 slot;
@@ -502,6 +502,8 @@ static __always_inline int forward_icmp_error(struct run *r)
 		return PASS(VERDICT_ICMP_NO_FLOW);
 	identify_flow(r, number);
 	value = peek_flow(r->flow.key, r->flow.hash, r->p.destination_port);
+	if (!value && old_flow_sets)
+		value = find_left_flow(r, &left);
 	if (!value || flow_is_expired(r->s, value, clock_now(r->s))) {
 		real = find_hashed_real(r, &slot);
 		if (!real)

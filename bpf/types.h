@@ -19,7 +19,7 @@ enum table_size {
 	ROW_LINE_ROWS = 8, /* in a line of a stateless service's rows */
 	ROW_NONE = 0xfffff, /* in a row: no real */
 	REALS = 131072,
-	LEASES = 256,
+	LEASES = 1024, /* VRRP instances that a host may have, and one for what it owns at all times */
 	LOCKS = 4096,
 	PIECE_LINES = 504, /* cache lines in a piece of a large flow table: 32 KiB with what the kernel adds */
 	INTERFACES = 64,

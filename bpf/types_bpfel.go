@@ -16,7 +16,7 @@ const (
 	RowLineRows     = 8       // in a line of a stateless service's rows
 	RowNone         = 1048575 // in a row: no real
 	Reals           = 131072
-	Leases          = 256
+	Leases          = 1024 // VRRP instances that a host may have, and one for what it owns at all times
 	Locks           = 4096
 	PieceLines      = 504 // cache lines in a piece of a large flow table: 32 KiB with what the kernel adds
 	Interfaces      = 64

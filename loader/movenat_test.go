@@ -25,8 +25,36 @@ func natFrame(isReply bool, flags byte) []byte {
 	return b
 }
 
+// errorFrame is an ICMP error of the client's about a reply, which the VIP seems to have sent.
+func errorFrame() []byte {
+	about := natFrame(false, flagACK)[14 : 14+28]
+	client, vip := [4]byte(about[12:16]), [4]byte(about[16:20])
+	b := make([]byte, 14+20+8+28)
+	copy(b, natFrame(false, flagACK)[:34])
+	b[16], b[17], b[23], b[24], b[25] = 0, byte(len(b)-14), 1, 0, 0
+	binary.BigEndian.PutUint16(b[24:], headerSum(b[14:34]))
+	b[34], b[35] = 3, 4
+	quoted := b[42:]
+	copy(quoted, about)
+	copy(quoted[12:], vip[:])
+	copy(quoted[16:], client[:])
+	binary.BigEndian.PutUint16(quoted[20:], 80)
+	binary.BigEndian.PutUint16(quoted[22:], 40000)
+	return b
+}
+
+// headerSum is the checksum of an IPv4 header whose own is 0.
+func headerSum(ip []byte) uint16 {
+	sum := uint32(0)
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	sum = sum&0xffff + sum>>16
+	return ^uint16(sum + sum>>16)
+}
+
 // A reply by NAT is translated, too, while its connection is in a table that is left
-// behind.
+// behind, and the client's error about one gets to the real.
 func TestRepliesWhileTablesMove(t *testing.T) {
 	o := options(t)
 	d := open(t, o)
@@ -60,6 +88,9 @@ func TestRepliesWhileTablesMove(t *testing.T) {
 			t.Fatalf("before: action %d, from %v", a, out[26:30])
 		}
 	}
+	if a, out := run(p, errorFrame()); a != 3 || [6]byte(out[:6]) != movedReal {
+		t.Fatalf("an error before: action %d, to %x", a, out[:6])
+	}
 	o.Detached = true
 	old := open(t, o)
 	defer func() { must(t, old.Close(false)) }()
@@ -80,5 +111,8 @@ func TestRepliesWhileTablesMove(t *testing.T) {
 		if a, out := run(moving, f); a != 3 && a != 1 { // sent, or dropped: then it comes again
 			t.Errorf("while tables move: action %d, from %v", a, out[26:30])
 		}
+	}
+	if a, out := run(moving, errorFrame()); a != 3 || [6]byte(out[:6]) != movedReal {
+		t.Errorf("an error while tables move: action %d, to %x", a, out[:6])
 	}
 }

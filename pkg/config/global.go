@@ -51,6 +51,9 @@ func (d *decoder) config(c *cursor) *Config {
 	compareOuterSources(o, cfg.Backend, services)
 	compareSync(o, services)
 	routers := get(o, "vrrp", nil, list(func(c *cursor) router { return d.router(c, cfg.Interfaces) }))
+	if len(routers) > maxRouters && cfg.Backend != BackendIPVS {
+		o.at("vrrp").errorf("%d virtual routers (want at most %d)", len(routers), maxRouters)
+	}
 	if !o.done() {
 		return nil
 	}
@@ -114,6 +117,10 @@ func addresses(kind string) read[[]netip.Addr] {
 		})(c)
 	}
 }
+
+// maxRouters is as many virtual routers as the packet path has leases for: one of
+// LEASES in bpf/types.h is for the VIPs that none of them owns.
+const maxRouters = 1023
 
 // maxPeers is as many fellow directors as the packet path can tell apart
 // (PEERS in bpf/types.h).

@@ -118,6 +118,21 @@ func TestAliasesThatMultiply(t *testing.T) {
 	}
 }
 
+// More virtual routers than XDP has leases for would share them: one that is backup
+// would silence the VIPs of one that is master.
+func TestTooManyRouters(t *testing.T) {
+	for n, want := range map[int]string{1023: "<nil>", 1024: "lvx.yaml:3: vrrp: 1024 virtual routers (want at most 1023)"} {
+		var b strings.Builder
+		b.WriteString("interface: eth0\nvrrp:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "- {name: v%d, interface: eth%d, virtual_router_id: %d, addresses: [10.0.%d.%d/32]}\n", i, i/200, 1+i%200, i>>8, i&255)
+		}
+		if _, err := config.Parse("lvx.yaml", []byte(b.String())); fmt.Sprint(err) != want {
+			t.Errorf("%d: %v, want %s", n, err, want)
+		}
+	}
+}
+
 func TestFilesThatAreNone(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo.yaml")

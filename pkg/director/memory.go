@@ -20,7 +20,7 @@ import (
 // still holds, and believed as long as the kernel
 // that held the data path runs: time does not make it worse, as reals are
 // asked at once and each answer counts.
-const maxLease = 1023 // more instances than any configuration has
+const maxLease = 1023 // more than any configuration has: see maxRouters of package config
 
 // storedMemory is a [Memory] as JSON.
 type storedMemory struct {

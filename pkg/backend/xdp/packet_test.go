@@ -446,6 +446,17 @@ func TestLeaseAndStandby(t *testing.T) {
 	}
 }
 
+// The last of the VRRP instances that a host may have has a lease of its own, too.
+func TestLeaseOfTheLastInstance(t *testing.T) {
+	const last = 1023
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}, VIPs: leased(last, vip)})
+	must(t, h.Renew(last%256, time.Hour))
+	h.want(frame(syn(lb.TCP)), "lease_over", drop)
+	must(t, h.Renew(last%256, 0))
+	must(t, h.Renew(last, time.Hour))
+	h.want(frame(syn(lb.TCP)), "forwarded", tx)
+}
+
 // Directors that are each other's reals must not play ping-pong.
 func TestPeersAreNotBalancedAgain(t *testing.T) {
 	me, peer := realN(1), realN(2)

@@ -2,8 +2,10 @@ package xdp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"slices"
@@ -246,6 +248,23 @@ func TestFault23MoreRingsThanThereIsSpaceFor(t *testing.T) {
 	h.checkBooks(t)
 }
 
+// scatteredVIPs are services on addresses that have nothing in common, half of them of IPv6.
+func scatteredVIPs(n int) lb.State {
+	random := rand.New(rand.NewPCG(1, 2))
+	var s lb.State
+	for i := range n {
+		svc := webService(1)
+		svc.Name = fmt.Sprintf("s%d", i)
+		addr := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, random.Uint32())))
+		if i%2 == 1 {
+			addr = netip.AddrFrom16([16]byte(binary.BigEndian.AppendUint64([]byte{0x20, 1, 0xd, 0xb8, 0, 0, 0, 0}, random.Uint64())))
+		}
+		svc.Listeners = []lb.Listener{{Addr: addr, Proto: lb.TCP, First: 80, Last: 80}}
+		s.Services = append(s.Services, svc)
+	}
+	return s
+}
+
 func TestFits(t *testing.T) {
 	ports := webService(1)
 	ports.Listeners = nil
@@ -257,11 +276,12 @@ func TestFits(t *testing.T) {
 		state lb.State
 		fits  bool
 	}{
-		"nothing":       {lb.State{}, true},
-		"60,000 ports":  {lb.State{Services: []lb.Service{ports}}, true},
-		"services":      {many, false},
-		"bare VIP":      {lb.State{VIPs: standby(realN(3))}, true},
-		"thousand VIPs": {mhServices(1000, 1), true},
+		"nothing":                     {lb.State{}, true},
+		"60,000 ports":                {lb.State{Services: []lb.Service{ports}}, true},
+		"services":                    {many, false},
+		"bare VIP":                    {lb.State{VIPs: standby(realN(3))}, true},
+		"thousand VIPs":               {mhServices(1000, 1), true},
+		"10,000 VIPs of all networks": {scatteredVIPs(10_000), true},
 	} {
 		if err := Fits(test.state); (err == nil) != test.fits {
 			t.Errorf("%s: %v", name, err)

@@ -1,10 +1,12 @@
 package xdp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/lvx-lb/lvx/bpf"
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -204,8 +206,10 @@ func (l *layout) addPort(vip, port uint16, service uint32) error {
 	return errTooManyPorts
 }
 
-// finish writes the ranges and the VIPs.
+// finish writes the ranges and the VIPs. By the order of the lines where their searches
+// begin, as replies are ([placeReplies]): thousands of addresses that are far apart fit.
 func (l *layout) finish() error {
+	slices.SortStableFunc(l.order, func(a, b netip.Addr) int { return cmp.Compare(bpf.FirstVIPLine(a), bpf.FirstVIPLine(b)) })
 	at := uint32(0)
 	for _, addr := range l.order {
 		p := l.vips[addr]

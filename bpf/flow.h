@@ -120,16 +120,16 @@ __attribute__((noinline)) __u64 peek_flow(__u64 key, __u64 hash, __u32 port)
 /*
  * What it would cost to take a flow's place: 0 for a free or expired one, else
  * its class and its youth. Arithmetic instead of branches: eight evaluations
- * are one verifier path, and one prediction. An age of more than half a round
- * is that of a flow which another CPU has seen since this one looked at the
- * clock: it is 0.
+ * are one verifier path, and one prediction. Ages are MOST_AHEAD more than they
+ * are: so they are none below 0 where another CPU has seen a flow since this one
+ * looked at the clock.
  */
 static __always_inline __u32 flow_cost(const struct settings *s, __u64 value, __u64 now)
 {
 	__u32 kind = value >> STATE_SHIFT;
 	__u32 class = CLASSES >> (kind * 4) & 15;
-	__u32 age = flow_age(value, now) & ((flow_age(value, now) >> 15) - 1);
-	__s32 left = (__s32)s->timeout[kind] - (__s32)age;
+	__u32 age = flow_age(value, now + MOST_AHEAD);
+	__s32 left = (__s32)s->timeout[kind] + MOST_AHEAD - (__s32)age;
 	__u32 cost = class << 16 | (SEEN_MASK - age);
 
 	asm volatile(""

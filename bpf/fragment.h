@@ -19,7 +19,7 @@ static __always_inline void note_fragment(const struct run *r, int outcome)
 		.tick = clock_now(r->s),
 	};
 
-	if (outcome != SEND && (outcome < 0 || outcome >> 8 != XDP_PASS))
+	if (outcome < 0 || outcome >> 8 == XDP_DROP)
 		note.real = NOTE_DROPPED;
 	store_note(&r->p, &note);
 }

@@ -185,7 +185,7 @@ static __always_inline int decide(struct run *r)
 	if (is_later_fragment(&r->p))
 		return forward_fragment(r);
 	outcome = balance_packet(r);
-	if (r->p.fragment)
+	if (r->p.fragment && outcome != SEND)
 		note_fragment(r, outcome);
 	return outcome;
 }
@@ -209,8 +209,11 @@ __attribute__((noinline)) int long_way(struct xdp_md *ctx)
 		     :
 		     : "memory"); /* keep it in memory: registers are few */
 	outcome = decide(run);
-	if (outcome == SEND)
+	if (outcome == SEND) {
 		outcome = send_to_real(run);
+		if (run->p.fragment && !is_later_fragment(&run->p))
+			note_fragment(run, outcome);
+	}
 	if (outcome == ANSWER)
 		outcome = send_answer(run);
 	return outcome;

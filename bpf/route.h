@@ -90,6 +90,8 @@ __attribute__((noinline)) int find_hop(struct xdp_md *ctx, struct hop *h, __be32
 	find_route(s, client, (__u64 *)h);
 	if (h->kind == ROUTE_GATEWAY)
 		return length > h->mtu ? VERDICT_ANSWERED_TOO_BIG : VERDICT_REPLIED;
+	if (h->mtu && length > h->mtu) /* which the kernel is not asked for: it would tell a locked one alone */
+		return VERDICT_ANSWERED_TOO_BIG;
 	found = bpf_fib_lookup(ctx, &f, sizeof(f), 0);
 	h->mtu = f.mtu_result;
 	h->ifindex = f.ifindex;

@@ -38,6 +38,7 @@ enum table_size {
 	REPLY_LINES = 32768, /* per half: 65,536 ports of real servers at half load */
 	REPLY_WAYS = 4, /* in a line of replies */
 	ROUTES = 8, /* on the way back to clients that the packet path knows itself */
+	MOST_AHEAD = 256, /* ticks by which a flow may have been seen behind a look at the clock: a pass over millions takes a while */
 	FRAGMENT_SECONDS = 30, /* that a fragment's note is good for: net.ipv4.ipfrag_time */
 	VLANS = 4096,
 	WAYS_OUT = 1024, /* interfaces of the host that replies may leave by, where there are VLANs */
@@ -410,10 +411,18 @@ enum outer_choice {
 	SPREAD_PORTS = 0xc000, /* the first of the ports that GUE comes from: RFC 6335's dynamic ones */
 };
 
-/* The position of an rr or wrr service on its ring; a line of its own. */
+/*
+ * The position of an rr or wrr service on its ring; a line of its own. In it what
+ * those of the service's reals have counted that are gone for good.
+ */
 struct cursor {
 	__u64 picks;
-	__u64 spare[7];
+	__u64 packets;
+	__u64 bytes;
+	__u64 connections;
+	__u64 reply_packets;
+	__u64 reply_bytes;
+	__u64 spare[2];
 };
 
 /*

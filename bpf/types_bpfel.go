@@ -35,6 +35,7 @@ const (
 	ReplyLines      = 32768 // per half: 65,536 ports of real servers at half load
 	ReplyWays       = 4     // in a line of replies
 	Routes          = 8     // on the way back to clients that the packet path knows itself
+	MostAhead       = 256   // ticks by which a flow may have been seen behind a look at the clock: a pass over millions takes a while
 	FragmentSeconds = 30    // that a fragment's note is good for: net.ipv4.ipfrag_time
 	VLANs           = 4096
 	WaysOut         = 1024 // interfaces of the host that replies may leave by, where there are VLANs
@@ -377,11 +378,17 @@ const (
 	SpreadPorts OuterChoice = 49152 // the first of the ports that GUE comes from: RFC 6335's dynamic ones
 )
 
-// The position of an rr or wrr service on its ring; a line of its own.
+// The position of an rr or wrr service on its ring; a line of its own. In it what
+// those of the service's reals have counted that are gone for good.
 type Cursor struct {
-	_     structs.HostLayout
-	Picks uint64
-	Spare [7]uint64
+	_            structs.HostLayout
+	Picks        uint64
+	Packets      uint64
+	Bytes        uint64
+	Connections  uint64
+	ReplyPackets uint64
+	ReplyBytes   uint64
+	Spare        [2]uint64
 }
 
 // Turns of a service that a CPU has taken in advance, from its position (struct

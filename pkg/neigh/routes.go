@@ -106,6 +106,9 @@ func sortRoutes(routes []netlink.Route) []Route {
 			continue
 		}
 		route := Route{To: to, MTU: r.MTU}
+		if r.Tos != 0 { // not every packet's
+			route.MTU = 0
+		}
 		isPlain := r.Type == unix.RTN_UNICAST && len(r.MultiPath) == 0 && r.Via == nil && r.Encap == nil && r.Tos == 0
 		if gateway, ok := netip.AddrFromSlice(r.Gw); ok && isPlain {
 			route.Gateway = gateway.Unmap()

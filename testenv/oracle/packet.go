@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/lb"
@@ -75,7 +76,8 @@ type note struct {
 
 // note remembers what became of a first fragment.
 func (d *Director) note(p packet, o Outcome) {
-	d.notes[p.datagram()] = note{real: o.to, lost: o.to == nil && o.Action != Pass, at: d.now}
+	isLost := o.Action == Drop || strings.HasPrefix(o.Verdict, "answered_")
+	d.notes[p.datagram()] = note{real: o.to, lost: isLost, at: d.now}
 }
 
 // noteTime is how long a note holds (net.ipv4.ipfrag_time).

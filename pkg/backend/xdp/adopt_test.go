@@ -157,6 +157,29 @@ func testClearedReturns(t *testing.T, full, cleared lb.State, layouts int) {
 	}
 }
 
+// What real servers have counted that are gone for good is in their service's sum at
+// the next start, too: a counter never goes back.
+func TestCountersOfGoneRealsOutliveAStart(t *testing.T) {
+	s := lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(2)}}
+	h := serving(t, s)
+	for n := range 4 {
+		h.want(fresh(n), "forwarded", tx)
+	}
+	s.Services[0].Reals = s.Services[0].Reals[:1]
+	h.apply(s)
+	h.pass(100)
+	before, err := h.Stats()
+	must(t, err)
+	h.succeed()
+	h.net.asking = false
+	h.apply(s)
+	after, err := h.Stats()
+	must(t, err)
+	if was, is := before.Services[0].Counters, after.Services[0].Counters; was != is || was.Conns != 4 || len(h.services["web"].reals) != 1 {
+		t.Errorf("before the start %+v, after it %+v", was, is)
+	}
+}
+
 // The number of a VIP that nobody listens on is kept for its connections, not
 // longer, and belongs to no other VIP meanwhile.
 func TestNumbersOfClearedServicesEnd(t *testing.T) {

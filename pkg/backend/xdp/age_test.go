@@ -18,7 +18,7 @@ func TestAge(t *testing.T) {
 		{1000, 1000, 0},
 		{1000, 900, 100},
 		{1000, 1001, 0}, // seen after now was asked for
-		{1000, 1000 + maxAhead - 1, 0},
+		{1000, 1000 + bpf.MostAhead - 1, 0},
 		{1<<16 + 5, 0xfffb, 10}, // round the clock
 		{1<<16 + 5, 7, 0},
 		{0xffff, 2, 0}, // and the other way round

@@ -110,6 +110,31 @@ func spent(t *testing.T, h *harness, before lb.Stats) (verdicts, flows, template
 	return verdicts, less(after.Flows.Evicted, before.Flows.Evicted), less(after.Template.Evicted, before.Template.Evicted)
 }
 
+// Connections that ended while nobody swept the table give their places away, however
+// long ago that was: ten hours are more than half a round of the time stamps.
+func TestExpiredFlowsOfHalfARound(t *testing.T) {
+	const stated = 64
+	h := newStill(t, stated, 64)
+	for _, idle := range []uint64{2000, 36_000, 60_000} {
+		h.reset(t)
+		h.apply(lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(3)}})
+		here := &crowd{barrage: &barrage{harness: h}}
+		for n := range 16 * stated { // every place is taken
+			for _, flags := range []string{"S", "A", "PA"} {
+				h.Send(customer(1000+n, flags))
+			}
+		}
+		h.dp.Settings.Clock += idle
+		before, err := h.Stats()
+		must(t, err)
+		here.open(t, stated)
+		_, evicted, _ := spent(t, h, before)
+		if lost := here.stay("PA", 0); lost > 0 || evicted["expired"] == 0 || evicted["established"] > 0 {
+			t.Errorf("after %d ticks %d of %d connections are lost, and what gave its place away was %v", idle, lost, stated, evicted)
+		}
+	}
+}
+
 // Nobody who is established loses his real to a flood, nor to one that comes
 // while he connects; and no SYN is refused, so neither is his.
 func TestFlood(t *testing.T) {

@@ -69,3 +69,21 @@ func goesByLoad(s lb.Scheduler) bool {
 	}
 	return true
 }
+
+// retired is what those of a service's reals have counted that are gone for good.
+func (b *Backend) retired(s *service) lb.Counters {
+	c := &b.dp.Cursors[s.index]
+	return lb.Counters{Conns: c.Connections, InPkts: c.Packets, InBytes: c.Bytes, OutPkts: c.ReplyPackets, OutBytes: c.ReplyBytes}
+}
+
+// retireCounters keeps a real's share in its service's sum, for the daemon's next start
+// as well.
+func (b *Backend) retireCounters(s *service, slot uint32) {
+	n, err := b.counters(slot)
+	if err != nil {
+		return
+	}
+	add(&n, b.retired(s))
+	c := &b.dp.Cursors[s.index]
+	c.Connections, c.Packets, c.Bytes, c.ReplyPackets, c.ReplyBytes = n.Conns, n.InPkts, n.InBytes, n.OutPkts, n.OutBytes
+}

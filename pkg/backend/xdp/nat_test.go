@@ -409,6 +409,14 @@ func TestNATRepliesThatCannotLeave(t *testing.T) {
 	h.net.routes = nil // the kernel of the test's namespace has no way
 	h.apply(h.state)
 	h.want(natPacket{proto: lb.TCP, src: natReal, dst: client, flags: "A"}.frame(), "no_way_back", drop)
+	h.net.routes = []Route{{To: netip.MustParsePrefix("0.0.0.0/0"), MTU: 300}} // it is asked, and not for the route's own MTU
+	h.apply(h.state)
+	h.want(long.frame(), "no_way_back", drop)
+	long.change, long.payload = df, 261
+	out = h.want(long.frame(), "answered_too_big", tx)
+	if mtu := binary.BigEndian.Uint16(out[14+20+6:]); mtu != 300 {
+		t.Errorf("answered %d", mtu)
+	}
 }
 
 // Another director serves the VIP, or nobody: replies are not touched, as

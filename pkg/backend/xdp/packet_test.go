@@ -393,6 +393,25 @@ func TestFragmentsStayTogether(t *testing.T) {
 	h.want(fragments(99)[1], "fragment_held", drop)
 }
 
+// What follows a first fragment that was answered or dropped on its way out is dropped:
+// of one datagram there is one answer, and none about a later fragment (RFC 1122, 3.2.2).
+func TestFragmentsBehindOneThatWasNotSent(t *testing.T) {
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
+	dying := fragments(1)
+	for _, f := range dying {
+		f[22] = 1
+		binary.BigEndian.PutUint16(f[24:], ipSum(f[14:34]))
+	}
+	h.want(dying[0], "answered_ttl", tx)
+	h.want(dying[1], "fragment_lost", drop)
+	near := h.net.Lookup(realN(1))
+	near.MTU = len(fragments(2)[0]) - 15
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): near}
+	h.apply(h.state)
+	h.want(fragments(2)[0], "too_big", drop)
+	h.want(fragments(2)[2], "fragment_lost", drop)
+}
+
 // ipvs-facts/05 section 5: what a rule of netfilter's INPUT does to new and to
 // known connections, a list does here.
 func TestDenyAndAllow(t *testing.T) {

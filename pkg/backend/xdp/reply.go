@@ -164,7 +164,7 @@ func (b *Backend) routeList() (list bpf.RouteList) {
 func (b *Backend) routeTo(route Route) bpf.Route {
 	raw := bpf.Route{
 		Network: bpf.IPv4Word(route.To.Masked().Addr()), Mask: mask(route.To.Bits()),
-		Hop: bpf.Hop{Kind: bpf.RouteAsk},
+		Hop: bpf.Hop{Kind: bpf.RouteAsk, MTU: uint32(max(route.MTU, 0))},
 	}
 	if route.To.Bits() == 0 {
 		raw.Mask = 0

@@ -38,8 +38,6 @@ type service struct {
 	isFresh     bool   // it was not there before the Apply that is under way
 	rowsChanged bool   // its rows are others than when the sweeper's pass began
 	elsewhere   []bool // rows that have a connection at another real than theirs, in this pass
-
-	base lb.Counters // of reals that are gone for good
 }
 
 // real is one real server of a service, or its sorry server.
@@ -112,7 +110,7 @@ func (b *Backend) findOrAddService(at int, conf *lb.Service, u *undo) (*service,
 		s.cookie = uint32(i) + bpf.Services
 	}
 	*l = bpf.Label{Cookie: s.cookie, Mark: conf.Mark, Name: labelOf(conf.Name)}
-	store64(&b.dp.Cursors[i].Picks, 0)
+	b.dp.Cursors[i] = bpf.Cursor{}
 	b.services[conf.Name], b.byIndex[i] = s, s
 	u.add(func() {
 		if b.byIndex[i] == s {

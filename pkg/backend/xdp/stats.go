@@ -107,7 +107,7 @@ func (b *Backend) serviceStats() ([]lb.ServiceStats, error) {
 	persist, _ := b.countTemplates()
 	for _, conf := range b.state.Services {
 		s := b.services[conf.Name]
-		ss := lb.ServiceStats{Name: conf.Name, Counters: s.base}
+		ss := lb.ServiceStats{Name: conf.Name, Counters: b.retired(s)}
 		all := map[*real]lb.Counters{}
 		for _, r := range s.reals {
 			c, err := b.counters(r.slot)
@@ -171,13 +171,6 @@ func (b *Backend) clearCounters(slot uint32) error {
 		return fmt.Errorf("clear counters of slot %d: %w", slot, err)
 	}
 	return b.clearReplies(slot)
-}
-
-// retireCounters keeps a real's share in its service's sum.
-func (b *Backend) retireCounters(s *service, slot uint32) {
-	if c, err := b.counters(slot); err == nil {
-		add(&s.base, c)
-	}
 }
 
 // countTemplates counts the templates that have not expired, by slot and

@@ -258,14 +258,9 @@ func (b *Backend) expired(v bpf.FlowValue, now uint64) bool {
 	return age(v, now) > b.dp.Settings.Timeout[v.Code()]
 }
 
-// maxAhead is by how many ticks a flow may have been seen after now was asked
-// for: a pass over a million flows takes a while, a process may be put to sleep
-// in it, and packets go on.
-const maxAhead = 256
-
 // age is how many ticks ago a flow was seen; 0 if that was after now.
 func age(v bpf.FlowValue, now uint64) uint16 {
-	if ticks := uint16(now) - v.Seen(); ticks <= math.MaxUint16-maxAhead {
+	if ticks := uint16(now) - v.Seen(); ticks <= math.MaxUint16-bpf.MostAhead {
 		return ticks
 	}
 	return 0

@@ -45,7 +45,7 @@ type Neighbors interface {
 type Route struct {
 	To      netip.Prefix
 	Gateway netip.Addr // zero: the clients themselves are on a segment of this host
-	MTU     int        // with Gateway: that the route says; 0: that of the way to the gateway
+	MTU     int        // that the route says; 0: that of the way to the next hop
 }
 
 // Options say where the packet path runs.

@@ -79,6 +79,9 @@ func (d *Datapath) compareLayout(name string, m *ebpf.Map) *leftMap {
 			continue
 		}
 		if _, ok := btf.UnderlyingType(t).(*btf.Struct); !ok {
+			if _, ok := btf.UnderlyingType(t).(*btf.Int); ok && t == l.to && m.ValueSize() == spec.ValueSize {
+				l.from = t // a number, of which there may be more now
+			}
 			continue
 		}
 		from, err := valueType(m, t.TypeName())

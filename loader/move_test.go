@@ -179,9 +179,13 @@ func TestUpgradeFromOlderLayout(t *testing.T) {
 	p := openPredecessor(t, o, "testdata/layout2.o")
 	p.serve()
 	p.connect(connections)
+	must(t, p.maps["leases"].Put(uint32(3), uint64(77)))
 
 	d := open(t, o)
 	defer func() { must(t, d.Close(false)) }()
+	if d.Leases[3] != 77 || len(d.Leases) != bpf.Leases {
+		t.Errorf("of %d leases the fourth lasts until %d", len(d.Leases), d.Leases[3])
+	}
 	if !d.Adopted || d.Settings.Seed != [3]uint64{3, 5, 7} {
 		t.Fatalf("adopted %v, seeds %v", d.Adopted, d.Settings.Seed)
 	}

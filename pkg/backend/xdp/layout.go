@@ -251,7 +251,7 @@ func (l *layout) setFlags(v *bpf.VIP, addr netip.Addr, p *vipPlan) {
 
 func (l *layout) addVIP(v bpf.VIP, addr netip.Addr) error {
 	if !l.writeVIP(v, bpf.FirstVIPLine(addr)) {
-		return errors.New("too many VIPs meet in one place of the table (at most some 16000 VIPs)")
+		return errors.New("too many VIPs meet in one place of the table (some 16000 VIPs fit, in many networks some 10000)")
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // nftTable is the firewall of the kernel: a table of family inet with
@@ -178,6 +179,7 @@ func (t *nftTable) layout(r ruleset) layout {
 			if chain := guardOf[sp.service]; chain != "" {
 				g := e
 				g.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}
+				g.Val = verdictAttributes(g.VerdictData)
 				guards.elements = append(guards.elements, g)
 			}
 		}
@@ -309,14 +311,24 @@ func (t *nftTable) holds(c *nftables.Conn, l layout) bool {
 	return true
 }
 
-// prints are elements in a form that can be compared; verdicts, which do not
-// come back readable, are left out.
+// verdictAttributes is a verdict as the kernel returns it: the netlink
+// attributes NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN. What is sent is made from
+// the element's VerdictData.
+func verdictAttributes(v *expr.Verdict) []byte {
+	attribute := func(b []byte, number uint16, data []byte) []byte {
+		b = binary.NativeEndian.AppendUint16(b, uint16(4+len(data)))
+		b = binary.NativeEndian.AppendUint16(b, number)
+		b = append(b, data...)
+		return append(b, make([]byte, -len(data)&3)...)
+	}
+	b := attribute(nil, unix.NFTA_VERDICT_CODE, binary.BigEndian.AppendUint32(nil, uint32(v.Kind)))
+	return attribute(b, unix.NFTA_VERDICT_CHAIN, []byte(v.Chain+"\x00"))
+}
+
+// prints are elements in a form that can be compared.
 func prints(es []nftables.SetElement) []string {
 	out := make([]string, len(es))
 	for i, e := range es {
-		if e.VerdictData != nil || len(e.Val) != 4 {
-			e.Val = nil
-		}
 		out[i] = fmt.Sprintf("%x-%x:%x %v", e.Key, e.KeyEnd, e.Val, e.IntervalEnd)
 	}
 	slices.SortFunc(out, cmp.Compare[string])

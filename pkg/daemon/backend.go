@@ -53,14 +53,14 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 			Log: log, StateDir: ledger, Report: reportStorage(w, filepath.Join(ledger, "ipvs.json"), "after a crash, what lvx has in kernel IPVS is not known"),
 		})
 	}
+	retireXDP := func(context.Context) error { return loader.Purge(cfg.PinDir) } // it is in front of IPVS
 	switch cfg.Backend {
 	case config.BackendIPVS:
 		if err := loader.CheckUnused(cfg.PinDir); err != nil {
 			return datapath{}, err
 		}
 		b, err := openIPVS(ctx)
-		retire := func(context.Context) error { return loader.Purge(cfg.PinDir) } // it is in front of IPVS
-		return datapath{Backend: b, retire: retire}, err
+		return datapath{Backend: b, retire: retireXDP}, err
 	case config.BackendXDP:
 		b, err := openXDP()
 		retire := func(ctx context.Context) error { return purgeIPVS(ctx, cfg) }
@@ -77,7 +77,7 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 	}
 	log.Warn("XDP cannot run here, the kernel's IPVS serves", "err", err)
 	o.Refused = err
-	return datapath{Backend: auto.New(o)}, nil
+	return datapath{Backend: auto.New(o), retire: retireXDP}, nil
 }
 
 // notProven is the kind of a note that nobody has answered for native mode.

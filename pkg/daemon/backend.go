@@ -29,6 +29,8 @@ type datapath struct {
 	retire func(context.Context) error
 }
 
+var _ auto.Owner = (*ipvs.Backend)(nil) // asked for by type assertion, which fails silently
+
 // openBackend opens the data path that the configuration asks for. With auto
 // every service gets the one that can run it. XDP is attached in mode.
 func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *neighbors, w *warnings.Registry, log *slog.Logger) (datapath, error) {

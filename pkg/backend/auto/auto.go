@@ -36,6 +36,10 @@ type Options struct {
 	Leftover bool
 }
 
+// An Owner names the services that it has in the kernel, those of an earlier daemon
+// included.
+type Owner interface{ Owned() []string }
+
 // Backend is the lb.Backend made of two. See [lb.Backend] for what its
 // methods promise.
 type Backend struct {
@@ -85,6 +89,7 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 	if b.closed {
 		return errors.New("apply on a closed backend")
 	}
+	hadIPVS := b.ipvs != nil
 	next, err := b.split(ctx, s)
 	if err != nil {
 		return err
@@ -93,6 +98,10 @@ func (b *Backend) Apply(ctx context.Context, s lb.State) error {
 	b.state = s
 	staying := apart(leaving(b.onIPVS, next.xdp), next.ipvs)
 	first := b.applyIPVS(ctx, s, slices.Concat(next.ipvs, staying))
+	if first != nil && !hadIPVS && len(staying) > 0 { // an earlier daemon had them otherwise
+		b.onIPVS = nil
+		first = b.applyIPVS(ctx, s, next.ipvs)
+	}
 	onXDP := joined(next.xdp, b.draining(next))
 	if first != nil { // what was to go there is where it was
 		onXDP = slices.Concat(next.xdp, apart(leaving(b.onXDP, next.ipvs), next.xdp))

@@ -30,6 +30,15 @@ type part struct {
 	name    string
 	now     []lb.Service
 	applied func(p *part)
+	refused error // an Apply of any service fails with it
+}
+
+// Owned is what the kernel's IPVS remembers.
+func (p *part) Owned() (names []string) {
+	for _, s := range p.now {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 func (p *part) Apply(ctx context.Context, s lb.State) error {
@@ -38,6 +47,9 @@ func (p *part) Apply(ctx context.Context, s lb.State) error {
 		for i := range s.VIPs {
 			s.VIPs[i].Leased = false // the kernel's IPVS has no leases
 		}
+	}
+	if p.refused != nil && len(s.Services) > 0 {
+		return p.refused
 	}
 	if err := p.Fake.Apply(ctx, s); err != nil {
 		return err
@@ -400,6 +412,37 @@ func TestLeftover(t *testing.T) {
 	h.apply(service("web", 80, lb.DR, 11))
 	h.apply(service("web", 80, lb.DR, 11))
 	h.want("web", "")
+}
+
+// TestLeftoverMoves: what an earlier daemon had in IPVS and this one has on XDP stays
+// in IPVS until XDP serves, and then for its connections, as within one daemon. If IPVS
+// cannot hold it any more, it goes.
+func TestLeftoverMoves(t *testing.T) {
+	web, nat := service("web", 80, lb.DR, 11), service("web", 80, lb.NAT, 11)
+	start := func(t *testing.T) (h *host, order *[]string) {
+		earlier := newHost(t, nil, forwards)
+		earlier.apply(nat, service("gone", 81, lb.NAT, 11))
+		earlier.send(1, 80, "S")
+		h = newHost(t, nil, forwards)
+		h.ipvs, h.opt.Leftover, order = earlier.ipvs, true, new([]string)
+		note := func(p *part) { *order = append(*order, p.name+": "+p.names()) }
+		h.xdp.applied, h.ipvs.applied = note, note
+		return h, order
+	}
+	h, order := start(t)
+	h.apply(web)
+	if want := []string{"ipvs: web", "xdp: web"}; !slices.Equal(*order, want) {
+		t.Errorf("order %q, want %q", *order, want)
+	}
+	if h.send(1, 80, "A") != 11 || h.send(2, 80, "S") != 11 {
+		t.Error("the old connection or a new one is not served")
+	}
+	h, order = start(t)
+	h.ipvs.refused = errors.New("no such scheduler")
+	h.apply(web)
+	if want := []string{"ipvs: ", "xdp: web"}; !slices.Equal(*order, want) {
+		t.Errorf("refused by IPVS: order %q, want %q", *order, want)
+	}
 }
 
 func (h *host) src(port uint16) netip.AddrPort { return netip.AddrPortFrom(clients, port) }

@@ -33,6 +33,7 @@ func (b *Backend) split(ctx context.Context, s lb.State) (halves, error) {
 	ipvs, err := b.opt.OpenIPVS(ctx)
 	switch {
 	case err == nil:
+		b.onIPVS = leftBehind(ipvs, s.Services)
 		b.ipvs, b.opt.Leftover = ipvs, false
 	case len(needs) == 0:
 		b.log.Warn("what an earlier daemon left in the kernel's IPVS cannot be removed", "err", err)

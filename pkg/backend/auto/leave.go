@@ -23,6 +23,19 @@ func leaving(here, other []lb.Service) []lb.Service {
 	return out
 }
 
+// leftBehind lists the services that an earlier daemon had on IPVS, as they are by now.
+func leftBehind(ipvs lb.Backend, services []lb.Service) []lb.Service {
+	o, ok := ipvs.(Owner)
+	if !ok {
+		return nil
+	}
+	owned := map[string]bool{}
+	for _, name := range o.Owned() {
+		owned[name] = true
+	}
+	return slices.DeleteFunc(slices.Clone(services), func(s lb.Service) bool { return !owned[s.Name] })
+}
+
 // apart drops those whose address or mark somebody else has now.
 func apart(all, others []lb.Service) []lb.Service {
 	return slices.DeleteFunc(all, func(svc lb.Service) bool {

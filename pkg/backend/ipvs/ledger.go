@@ -52,6 +52,15 @@ func (l *ledger) add(k key, name string) {
 	l.Services = append(l.Services, owned{Key: k, Name: name})
 }
 
+// Owned lists the services that are in the kernel for lvx, those that an earlier
+// backend on the same state directory left included.
+func (b *Backend) Owned() (names []string) {
+	for _, o := range b.ledger.Services {
+		names = append(names, o.Name)
+	}
+	return names
+}
+
 // ledgerFile is the ledger's place in the state directory.
 func ledgerFile(dir string) string { return filepath.Join(dir, "ipvs.json") }
 

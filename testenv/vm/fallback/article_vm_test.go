@@ -39,6 +39,17 @@ func TestKernelNAT(t *testing.T) {
 	l.edit("forward: nat", "forward: nat\n    sorry_server: 127.0.0.1")
 	l.want("the director's own page", l.curl(2, url), "director director")
 	l.contains(l.lvx("list", "-n"), "-> 127.0.0.1:80 Route 1")
+
+	// The cure that status names makes the daemon start anew: XDP serves then, and
+	// what IPVS has begun goes on.
+	l.lvx("weight", "web", "192.168.79.27", "--clear")
+	l.want("the real is back", l.curl(1, url), "rs1")
+	open := l.hold("172.16.0.7")
+	l.want("an open connection", open.ask(), "rs1")
+	l.edit("[eth0]", "[eth0, eth1]")
+	l.want("where it runs with all interfaces", l.places()["web"], "xdp")
+	l.want("the open connection after that", open.ask(), "rs1")
+	l.want("a new one", l.curl(1, url), "rs1")
 }
 
 // TestKernelDirectRouting is the article's second experiment by the kernel's

@@ -106,7 +106,7 @@ func everywhere(l *lab) {
 // connections are served all the time, and one that is open goes on.
 func moving(l *lab) {
 	l.run("backend: auto\n" + example(l.T, "002-dr"))
-	open := l.hold()
+	open := l.hold(vip)
 	name := open.ask()
 	for _, to := range []struct{ old, new, place string }{
 		{`:80/tcp"]`, `:80/tcp", "192.168.79.99:5060/sctp"]`, "ipvs: SCTP listener 192.168.79.99:5060/sctp"},
@@ -128,9 +128,9 @@ type connection struct {
 	read *bufio.Reader
 }
 
-func (l *lab) hold() *connection {
+func (l *lab) hold(to string) *connection {
 	l.Helper()
-	conn, err := l.client.Dial(l.Context(), "tcp", vip+":80")
+	conn, err := l.client.Dial(l.Context(), "tcp", to+":80")
 	if err != nil {
 		l.Fatal(err)
 	}

@@ -179,6 +179,12 @@ func (p pinDir) endLink(name string, l link.Link) error {
 // attaches by then would meet the program.
 func detachAtOnce(l link.Link) error { return errors.Join(l.Detach(), l.Close()) }
 
+// IsAttached reports whether a pin directory holds the link of any interface.
+func IsAttached(dir string) bool {
+	names, err := pinDir(dir).linked()
+	return err == nil && len(names) > 0
+}
+
 // IsPinned reports whether a pin directory holds the link of an interface: the
 // program that is attached there is lvx's.
 func IsPinned(dir, iface string) bool {

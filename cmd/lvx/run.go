@@ -73,7 +73,7 @@ func runDaemon(cmd *cobra.Command, path string, rehearse bool, log *slog.Logger)
 		return err
 	}
 	if rehearse {
-		return rehearseStart(cmd.OutOrStdout(), cfg)
+		return rehearseStart(cmd.OutOrStdout(), cfg, loader.Verify)
 	}
 	return serveConfig(cmd.Context(), file, path, cfg, log)
 }
@@ -104,10 +104,11 @@ func serveConfig(ctx context.Context, file *config.Reader, path string, cfg *con
 	return takeOver(binary) // an error: the packet path serves on, systemd starts this one again
 }
 
-// rehearseStart does what a start does and what needs no ownership.
-func rehearseStart(w io.Writer, cfg *config.Config) error {
+// rehearseStart does what a start does and what needs no ownership. Where XDP serves,
+// backend auto is no reason to take a binary that would give it up.
+func rehearseStart(w io.Writer, cfg *config.Config, verify func() error) error {
 	if cfg.Backend != config.BackendIPVS {
-		if err := loader.Verify(); err != nil && cfg.Backend == config.BackendXDP {
+		if err := verify(); err != nil && (cfg.Backend == config.BackendXDP || loader.IsAttached(cfg.PinDir)) {
 			return err
 		}
 	}

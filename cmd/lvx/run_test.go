@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/admin"
+	"github.com/lvx-lb/lvx/pkg/config"
 )
 
 func TestRunNeedsRoot(t *testing.T) {
@@ -41,6 +44,31 @@ func TestRunTwice(t *testing.T) {
 	code, out, stderr := lvx("run", "-c", file)
 	if code != exitFailed || out != "" || !strings.HasPrefix(stderr, "lvx: another lvx runs with pin_dir "+pins) || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("%d %q %q", code, out, stderr)
+	}
+}
+
+// A binary whose packet path the kernel refuses is no successor where XDP serves; where
+// it never did, the kernel's IPVS is backend auto's way.
+func TestRehearsalOfARefusedPacketPath(t *testing.T) {
+	refused := errors.New("packet path: permission denied")
+	served := t.TempDir()
+	if err := os.WriteFile(filepath.Join(served, "link_eth0"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		backend config.Backend
+		pins    string
+		want    error
+	}{
+		{config.BackendXDP, t.TempDir(), refused},
+		{config.BackendAuto, served, refused},
+		{config.BackendAuto, t.TempDir(), nil},
+		{config.BackendIPVS, served, nil},
+	} {
+		err := rehearseStart(io.Discard, &config.Config{Backend: c.backend, PinDir: c.pins}, func() error { return refused })
+		if !errors.Is(err, c.want) {
+			t.Errorf("%v, pins in use %v: %v, want %v", c.backend, c.pins == served, err, c.want)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/hostinfo"
 	"github.com/lvx-lb/lvx/pkg/lb"
+	"github.com/lvx-lb/lvx/pkg/vip"
 	"github.com/lvx-lb/lvx/pkg/warnings"
 )
 
@@ -52,7 +53,7 @@ func openBackend(ctx context.Context, cfg *config.Config, mode loader.Mode, n *n
 	ledger := ledgerDir(cfg)
 	openIPVS := func(ctx context.Context) (lb.Backend, error) {
 		return ipvs.Open(ctx, ipvs.Options{
-			Log: log, StateDir: ledger, Report: reportStorage(w, filepath.Join(ledger, "ipvs.json"), "after a crash, what lvx has in kernel IPVS is not known"),
+			Log: log, StateDir: ledger, Boot: bootOrUnknown(), Report: reportStorage(w, filepath.Join(ledger, "ipvs.json"), "after a crash, what lvx has in kernel IPVS is not known"),
 		})
 	}
 	retireXDP := func(context.Context) error { return loader.Purge(cfg.PinDir) } // it is in front of IPVS
@@ -149,6 +150,15 @@ func roomFor(cfg *config.Config) loader.Room { return xdp.RoomFor(xdpServices(cf
 // start. Edits beyond the room that they have then take more.
 func KernelMemory(cfg *config.Config) (loader.Memory, error) {
 	return loader.MemoryOf(loader.Options{Flows: cfg.Tables.Flows, Templates: cfg.Tables.Templates, IPv6: servesIPv6(cfg), Room: roomFor(cfg)})
+}
+
+// bootOrUnknown is the kernel's boot_id, "" if it cannot be read.
+func bootOrUnknown() string {
+	boot, err := vip.BootID()
+	if err != nil {
+		return ""
+	}
+	return boot
 }
 
 // ledgerDir is where the kernel's IPVS is remembered.

@@ -197,7 +197,7 @@ func purgeIPVS(ctx context.Context, cfg *config.Config) error {
 	if !ipvs.Leftover(ledgerDir(cfg)) {
 		return nil
 	}
-	b, err := ipvs.Open(ctx, ipvs.Options{StateDir: ledgerDir(cfg)})
+	b, err := ipvs.Open(ctx, ipvs.Options{StateDir: ledgerDir(cfg), Boot: bootOrUnknown()})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 type Options struct {
 	Log      *slog.Logger // nil: the default logger
 	StateDir string       // where the ledger is kept; made if missing
+	Boot     string       // the kernel's boot_id: what is remembered of another boot's kernel is not believed; "" is not known
 	Report   func(error)  // hears when the ledger cannot be used, and nil when it can be again; nil: the log does
 	Table    string       // name of the nftables table; "" is "lvx"
 }
@@ -69,7 +70,7 @@ func newBackend(o Options, t tables, f firewall, k knobs, conns func() (io.ReadC
 		}
 	}
 	return &Backend{
-		log: o.Log.With("component", "ipvs"), ledger: readLedger(o.StateDir, o.Report), books: newBookkeeper(o.StateDir, o.Report),
+		log: o.Log.With("component", "ipvs"), ledger: readLedger(o.StateDir, o.Boot, o.Report), books: newBookkeeper(o.StateDir, o.Report),
 		kernel: t, firewall: f, knobs: k, conns: conns,
 	}
 }

@@ -20,6 +20,7 @@ import (
 // that a successor after a crash still knows. It is handed to the disk before
 // the kernel is changed, and nothing waits for the disk.
 type ledger struct {
+	Boot     string            `json:"boot,omitempty"` // the kernel's boot_id: services and sysctls end with their kernel
 	Services []owned           `json:"services"`
 	Sysctls  map[string]string `json:"sysctls"`            // values to restore
 	Timeouts *ipvs.Config      `json:"timeouts,omitempty"` // values to restore
@@ -74,7 +75,7 @@ func Leftover(dir string) bool {
 // readLedger reads the ledger; there is none before the first Apply. One that
 // is broken is moved aside: the services of the state are taken over as they
 // are found in the kernel, others are left to whoever looks at the warning.
-func readLedger(dir string, report func(error)) ledger {
+func readLedger(dir, boot string, report func(error)) ledger {
 	l, err := jsonfile.Within(ledgerGrace, func() (l ledger, err error) {
 		err = jsonfile.Read(ledgerFile(dir), &l)
 		return l, err
@@ -83,6 +84,10 @@ func readLedger(dir string, report func(error)) ledger {
 		report(fmt.Errorf("what an earlier lvx left in the kernel's IPVS is not known: %w (see ipvsadm -L -n)", err))
 		l = ledger{}
 	}
+	if l.Boot != "" && boot != "" && l.Boot != boot {
+		l = ledger{Marks: l.Marks}
+	}
+	l.Boot = boot
 	if l.Sysctls == nil {
 		l.Sysctls = map[string]string{}
 	}

@@ -46,6 +46,7 @@ type Options struct {
 	Warnings []warnings.Warning                   // of what happened before the start
 	Log      *slog.Logger
 
+	source   []byte            // the text of Config, if it is known
 	refused  error             // why the configuration that was to follow did not start
 	fellBack *warnings.Warning // native mode was given up: auto is generic now
 }
@@ -127,7 +128,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.router.share(d.sync)
 	d.sessions.connect(d.monitor, d.router.Router)
 	d.director = director.New(director.Options{
-		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
+		Config: cfg, Load: o.Load, Parse: o.Parse, Text: o.Text, Source: o.source, Backend: d.backend, Health: d.monitor, VRRP: d.router, VIPs: d.vips,
 		Notify: d.notifier, Neigh: d.neigh, Silent: d.silent,
 		Firewall: firewall(d.backend), Marks: new(netfilter.Reader), ProbeVIP: d.path != nil, Version: o.Version, Log: o.Log,
 		Boot: boot, Warnings: d.warnings, History: d.history, Renew: d.startAnew, Refused: o.refused, Sync: d.sync.forDirector(), Routes: d.routes.forDirector(),

@@ -183,7 +183,7 @@ func (d *Daemon) giveUpNative(ctx context.Context, lost, sent uint64) {
 	d.log.Warn("native XDP loses what it sends: falling back to generic", "lost", lost, "sent", sent)
 	d.history.Add(history.Event{Kind: history.Daemon, Subject: "lvx", Text: note.Text})
 	select {
-	case d.next <- Next{Config: file, fellBack: &note}:
+	case d.next <- Next{Config: file.Config, text: file.Text, fellBack: &note}:
 	default: // something follows already
 	}
 }

@@ -26,6 +26,7 @@ type Next struct {
 	Config *config.Config
 	Binary string
 
+	text     []byte            // of Config, if it is known
 	fellBack *warnings.Warning // native mode was given up, and why
 }
 
@@ -37,7 +38,10 @@ func (n Next) isNone() bool { return n.Config == nil && n.Binary == "" }
 // configuration is in force again. A binary that is returned is to be executed
 // in this process's place.
 func Serve(ctx context.Context, o Options) (binary string, err error) {
-	var before *config.Config // that a daemon has served with
+	var before director.File // that a daemon has served with
+	if o.Text != nil {
+		o.source = o.Text()
+	}
 	for {
 		d, err := New(ctx, o)
 		if err == nil {
@@ -50,15 +54,15 @@ func Serve(ctx context.Context, o Options) (binary string, err error) {
 		case err == nil && d.follower.Binary != "":
 			return d.follower.Binary, nil
 		case err == nil && d.follower.Config != nil:
-			before = o.Config
-			o.Config, o.refused = d.follower.Config, nil
+			before = director.File{Config: o.Config, Text: o.source}
+			o.Config, o.source, o.refused = d.follower.Config, d.follower.text, nil
 			if d.follower.fellBack != nil {
 				o.fellBack = d.follower.fellBack
 			}
-		case before != nil && ctx.Err() == nil:
+		case before.Config != nil && ctx.Err() == nil:
 			o.Log.Error("the new configuration does not start, the old one goes on", "err", err)
 			o.refused = fmt.Errorf("the daemon did not start with it: %w", err)
-			o.Config, before = before, nil
+			o.Config, o.source, before = before.Config, before.Text, director.File{}
 		default:
 			return "", err
 		}
@@ -76,8 +80,8 @@ func (d *Daemon) nextRouters() []vrrp.Instance {
 
 // startAnew makes another configuration follow this daemon, in place of one that
 // was to. A binary reads the file itself.
-func (d *Daemon) startAnew(cfg *config.Config) {
-	next := Next{Config: cfg}
+func (d *Daemon) startAnew(file director.File) {
+	next := Next{Config: file.Config, text: file.Text}
 	select {
 	case waiting := <-d.next:
 		next.fellBack = waiting.fellBack

@@ -24,12 +24,12 @@ func TestLastConfigurationFollows(t *testing.T) {
 	note := new(warnings.Warning)
 	d := &Daemon{next: make(chan Next, 1)}
 	d.next <- Next{Config: first, fellBack: note}
-	d.startAnew(second)
+	d.startAnew(director.File{Config: second})
 	d.follower = <-d.next
 	if d.follower.Config != second || d.follower.fellBack != note {
 		t.Errorf("of two that wait %+v follows", d.follower)
 	}
-	d.startAnew(third)
+	d.startAnew(director.File{Config: third})
 	d.takeLatest()
 	if d.follower.Config != third || d.follower.fellBack != note {
 		t.Errorf("%+v follows, and the last one came at the end", d.follower)
@@ -39,12 +39,12 @@ func TestLastConfigurationFollows(t *testing.T) {
 		t.Errorf("nothing new has come, and %+v follows", d.follower)
 	}
 	d.next <- Next{Binary: "/lvx"}
-	d.startAnew(first)
+	d.startAnew(director.File{Config: first})
 	d.takeLatest()
 	if d.follower.Binary != "/lvx" {
 		t.Errorf("%+v follows, and not the binary", d.follower)
 	}
-	d.startAnew(first)
+	d.startAnew(director.File{Config: first})
 	d.takeLatest()
 	if d.follower.Binary != "/lvx" {
 		t.Errorf("%+v follows the binary", d.follower)

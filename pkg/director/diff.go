@@ -21,7 +21,7 @@ func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err e
 	var cfg *config.Config
 	switch {
 	case text == nil:
-		cfg, err = d.opt.Load()
+		cfg, err = d.load()
 	case d.opt.Parse == nil:
 		err = errors.New("diff: no other file can be read here")
 	default:
@@ -41,6 +41,13 @@ func (d *Director) Diff(ctx context.Context, text []byte) (lines []string, err e
 		return nil
 	})
 	return lines, err
+}
+
+// load reads the file, not beside a reload.
+func (d *Director) load() (*config.Config, error) {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	return d.opt.Load()
 }
 
 // diff compares cfg with the running configuration.

@@ -84,6 +84,7 @@ type Options struct {
 	Load    func() (*config.Config, error)       // reads the file again, for a reload; with an error of this host's, not the file's, it gives the configuration too
 	Parse   func([]byte) (*config.Config, error) // reads another file's text, to compare with; nil = cannot
 	Text    func() []byte                        // what Load has read last; nil = cannot say
+	Source  []byte                               // the text of Config; nil = not known
 	Backend lb.Backend                           // the director is its only user until Run returns
 	Health  Health
 	VRRP    VRRP     // nil = no instances can be configured
@@ -95,7 +96,7 @@ type Options struct {
 	// Renew has the daemon start anew with a configuration that changes what it
 	// is made of: soon, not before the caller has its answer. nil = a reload
 	// refuses such a configuration.
-	Renew func(cfg *config.Config)
+	Renew func(file File)
 	// Refused is why a configuration that was to be in force by now is not.
 	Refused error
 
@@ -119,6 +120,12 @@ type Options struct {
 	History  *history.Log       // nil = kept in memory only
 }
 
+// File is a configuration as it was read.
+type File struct {
+	Config *config.Config
+	Text   []byte // nil = not known
+}
+
 // Director is the one loop. Its methods may be called from any goroutine
 // while Run runs; they wait for their turn.
 type Director struct {
@@ -134,7 +141,7 @@ type Director struct {
 	leases        atomic.Pointer[map[string]uint32]
 
 	markReading sync.Mutex // guards opt.Marks
-	reloading   sync.Mutex // the file that is read last is in force last
+	reloading   sync.Mutex // the file is read by one at a time, and that which is read last is in force last
 	warnings    *warnings.Registry
 	history     *history.Log
 
@@ -144,7 +151,7 @@ type Director struct {
 	notes         notes
 	broken        map[string]string // files that were broken, and where they are now; not changed once Run serves
 	file          *config.Config    // as it was read; cfg is the file with the runtime layer
-	renewing      *config.Config    // that the daemon starts anew with; nil = it does not
+	renewing      *File             // that the daemon starts anew with; nil = it does not
 	text          []byte            // of the file, nil = not known
 	runtime       Runtime           // the layer
 	marks         marks
@@ -201,7 +208,7 @@ func New(opt Options) *Director {
 		configChanged: make(chan struct{}, 1),
 		cfg:           opt.Config,
 		file:          opt.Config,
-		text:          loadedText(opt),
+		text:          opt.Source,
 
 		active:  map[string]bool{},
 		tracked: map[string]bool{}, roleChanges: map[string]uint64{},
@@ -216,10 +223,10 @@ func (d *Director) Config() *config.Config { return d.current.Load() }
 // FileToRenew is the configuration as it was read, without the edits of ipvsadm that
 // [Director.Config] has, for a daemon that is to start anew with it: what is read from now
 // on is what the daemon starts with instead.
-func (d *Director) FileToRenew(ctx context.Context) (file *config.Config, err error) {
+func (d *Director) FileToRenew(ctx context.Context) (file File, err error) {
 	err = d.do(ctx, func(context.Context) error {
-		d.renewing = cmp.Or(d.renewing, d.file)
-		file = d.renewing
+		d.renewing = cmp.Or(d.renewing, &File{d.file, d.text})
+		file = *d.renewing
 		return nil
 	})
 	return file, err

@@ -320,7 +320,13 @@ func newRig(t *testing.T, cfg *config.Config) *rig {
 		silence: &fakeSilent{}, routes: &fakeRoutes{},
 	}
 	o := Options{
-		Config: cfg, Load: func() (*config.Config, error) { return r.next, r.loadErr },
+		Config: cfg, Load: func() (*config.Config, error) {
+			if r.reloading.TryLock() {
+				r.reloading.Unlock()
+				t.Error("the file may be read by two at a time")
+			}
+			return r.next, r.loadErr
+		},
 		Backend: r.backend, Health: r.health, VRRP: r.vrrp, VIPs: r.vips,
 		Notify: r.notify, Neigh: r.neigh, Silent: r.silence, Version: "test",
 	}

@@ -82,7 +82,7 @@ func (d *Director) Reload(ctx context.Context) (r Result, err error) {
 			}
 		}
 		if err == nil && (d.renewing != nil || len(d.renewalKeys(cfg)) > 0) {
-			r.Did, r.Renews = d.renew(ctx, cfg, uid), true
+			r.Did, r.Renews = d.renew(ctx, File{cfg, text}, uid), true
 			return nil
 		}
 		if err == nil {
@@ -117,18 +117,18 @@ func (d *Director) noteRefusal(err error, uid *uint32) {
 	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: "refused: " + err.Error(), UID: uid})
 }
 
-// renew has the daemon start anew with cfg, and says what that changes.
-func (d *Director) renew(ctx context.Context, cfg *config.Config, uid *uint32) (did []string) {
-	next, dropped := d.runtime.rebase(cfg)
-	did = append(d.diff(next.merge(cfg, d.marks)), next.describeAll(dropped)...)
-	did = append(did, d.describeRenewal(cfg)...)
+// renew has the daemon start anew with a file, and says what that changes.
+func (d *Director) renew(ctx context.Context, file File, uid *uint32) (did []string) {
+	next, dropped := d.runtime.rebase(file.Config)
+	merged := next.merge(file.Config, d.marks)
+	did = append(d.diff(merged), next.describeAll(dropped)...)
+	did = append(did, d.describeRenewal(file.Config)...)
 	d.history.Add(history.Event{Kind: history.Reload, Subject: "configuration", Text: summarise(did), UID: uid})
-	d.renewing = cfg
-	merged := next.merge(cfg, d.marks)
+	d.renewing = &file
 	if _, err := d.retireRouters(ctx, merged, listVIPs(merged, nil)); err != nil {
 		d.log.Warn("virtual routers did not give up their VIPs before the start in place", "err", err)
 	}
-	d.opt.Renew(cfg)
+	d.opt.Renew(file)
 	return did
 }
 

@@ -94,8 +94,9 @@ func TestReloadBeforeTheDaemonStartsAnew(t *testing.T) {
 	first := configOf(service("web", 1, 1))
 	inBubble(t, first, func(t *testing.T, r *rig) {
 		var renewed []*config.Config
-		r.opt.Renew = func(cfg *config.Config) { renewed = append(renewed, cfg) }
+		r.opt.Renew = func(f File) { renewed = append(renewed, f.Config) }
 		second, third := configOf(service("web", 2, 1)), configOf(service("web", 3, 1))
+		r.opt.Text = func() []byte { return []byte{byte(r.next.Services[0].Reals[0].Weight)} }
 		second.XDPMode = config.XDPGeneric
 		for _, cfg := range []*config.Config{second, third} {
 			r.next = cfg
@@ -103,8 +104,8 @@ func TestReloadBeforeTheDaemonStartsAnew(t *testing.T) {
 				t.Fatalf("%+v, %v", res, err)
 			}
 		}
-		if file, err := r.FileToRenew(t.Context()); err != nil || file != third || len(renewed) != 2 || renewed[1] != third {
-			t.Errorf("starts anew %d times, and then the file is %p of %p, %v", len(renewed), file, third, err)
+		if file, err := r.FileToRenew(t.Context()); err != nil || file.Config != third || !slices.Equal(file.Text, []byte{3}) || len(renewed) != 2 || renewed[1] != third {
+			t.Errorf("starts anew %d times, and then the file is %p of %p with the text %v, %v", len(renewed), file.Config, third, file.Text, err)
 		}
 	})
 }
@@ -113,7 +114,7 @@ func TestReloadBeforeTheDaemonStartsAnew(t *testing.T) {
 func TestReloadBeforeTheDaemonStartsAnewByItself(t *testing.T) {
 	inBubble(t, configOf(service("web", 1, 1)), func(t *testing.T, r *rig) {
 		var renewed []*config.Config
-		r.opt.Renew = func(cfg *config.Config) { renewed = append(renewed, cfg) }
+		r.opt.Renew = func(f File) { renewed = append(renewed, f.Config) }
 		if _, err := r.FileToRenew(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -86,6 +86,9 @@ func TestReloadOfEverything(t *testing.T) {
 		if out, err := r.LVX(t.Context(), "d1", "reload"); err == nil || !strings.Contains(err.Error(), "did not start with it") {
 			t.Errorf("a socket that cannot be: %v\n%s", err, out)
 		}
+		if out, err := r.LVX(t.Context(), "d1", "export"); err != nil || strings.Contains(out, "/proc/nothing") || !strings.Contains(out, r.Socket("d1")) {
+			t.Errorf("after that, what runs is not what is exported: %v\n%s", err, out)
+		}
 		change("pin_dir: ", "pin_dir: /sys/fs/bpf/elsewhere #")
 		if out, err := r.LVX(t.Context(), "d1", "reload"); err == nil || !strings.Contains(err.Error(), "pin_dir: changed, which a reload cannot do") {
 			t.Errorf("pin_dir: %v\n%s", err, out)

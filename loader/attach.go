@@ -15,6 +15,9 @@ import (
 	"github.com/lvx-lb/lvx/bpf"
 )
 
+// ErrNoEthernet is why XDP cannot serve on an interface of another kind: lo, wg0, tun0.
+var ErrNoEthernet = errors.New("no Ethernet address, XDP direct routing needs one")
+
 // loadFor loads the program of an interface: one that knows the interface's
 // slot.
 func (d *Datapath) loadFor(p placement) (Attachment, error) {
@@ -24,7 +27,7 @@ func (d *Datapath) loadFor(p placement) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("interface %s: no such interface (see `ip link`)", name)
 	}
 	if len(iface.HardwareAddr) != 6 {
-		return Attachment{}, fmt.Errorf("interface %s: no Ethernet address, XDP direct routing needs one", name)
+		return Attachment{}, fmt.Errorf("interface %s: %w", name, ErrNoEthernet)
 	}
 	slot, err := d.chooseSlot(iface.Index)
 	if err != nil {

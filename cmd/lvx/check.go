@@ -110,7 +110,7 @@ func printCheck(w io.Writer, path string, cfg *config.Config, h hostinfo.Host, f
 // memoryWords says what the packet path's maps take of the kernel's memory, ""
 // where XDP does not run.
 func memoryWords(cfg *config.Config, h hostinfo.Host) (string, error) {
-	if cfg.Backend == config.BackendIPVS || h.XDP() != nil || h.CPUs == 0 {
+	if cfg.Backend == config.BackendIPVS || daemon.NoXDP(cfg, h) != nil || h.CPUs == 0 {
 		return "", nil
 	}
 	m, err := daemon.KernelMemory(cfg)
@@ -154,11 +154,12 @@ func availability(err error) string {
 
 // backendWords tells which data path lvx run would take.
 func backendWords(cfg *config.Config, h hostinfo.Host) string {
+	noXDP := daemon.NoXDP(cfg, h)
 	switch {
 	case cfg.Backend == config.BackendIPVS:
 		return "ipvs"
-	case cfg.Backend == config.BackendAuto && h.XDP() != nil && h.IPVS == nil:
-		return "ipvs, because XDP cannot run here: " + h.XDP().Error()
+	case cfg.Backend == config.BackendAuto && noXDP != nil && h.IPVS == nil:
+		return "ipvs, because XDP cannot run here: " + noXDP.Error()
 	}
 	var modes []string
 	for _, i := range h.Interfaces {
@@ -175,7 +176,7 @@ func backendWords(cfg *config.Config, h hostinfo.Host) string {
 
 // serviceWords tells where a service would run: "xdp", "ipvs: SCTP listener ...".
 func serviceWords(cfg *config.Config, svc lb.Service, h hostinfo.Host) string {
-	backend, why := daemon.RunsOn(cfg, svc, h.XDP())
+	backend, why := daemon.RunsOn(cfg, svc, daemon.NoXDP(cfg, h))
 	if why != "" {
 		return backend + ": " + why
 	}

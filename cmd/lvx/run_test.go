@@ -14,6 +14,7 @@ import (
 
 	"github.com/lvx-lb/lvx/pkg/admin"
 	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 func TestRunNeedsRoot(t *testing.T) {
@@ -37,14 +38,16 @@ func TestRunTwice(t *testing.T) {
 	}
 	defer lock.Close()
 	file := filepath.Join(t.TempDir(), "lvx.yaml")
-	text := "interface: lo\nservices: [{name: web, listen: [\"10.0.0.100:80/tcp\"], reals: [{address: 10.0.0.11}]}]\npin_dir: " + pins + "\n"
+	text := "interface: eth0\nservices: [{name: web, listen: [\"10.0.0.100:80/tcp\"], reals: [{address: 10.0.0.11}]}]\npin_dir: " + pins + "\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, out, stderr := lvx("run", "-c", file)
-	if code != exitFailed || out != "" || !strings.HasPrefix(stderr, "lvx: another lvx runs with pin_dir "+pins) || strings.Count(stderr, "\n") != 1 {
-		t.Errorf("%d %q %q", code, out, stderr)
-	}
+	tb.InNamespace(t, func(t *testing.T, _ int) {
+		code, out, stderr := lvx("run", "-c", file)
+		if code != exitFailed || out != "" || !strings.HasPrefix(stderr, "lvx: another lvx runs with pin_dir "+pins) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%d %q %q", code, out, stderr)
+		}
+	})
 }
 
 // A binary whose packet path the kernel refuses is no successor where XDP serves; where

@@ -22,6 +22,19 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
+// NoXDP returns why XDP cannot run with a configuration on a host.
+func NoXDP(cfg *config.Config, h hostinfo.Host) error {
+	if err := h.XDP(); err != nil {
+		return err
+	}
+	for _, i := range h.Interfaces {
+		if i.NoEthernet && i.Err == nil && slices.Contains(cfg.Interfaces, i.Name) {
+			return fmt.Errorf("interface %s: %w", i.Name, loader.ErrNoEthernet)
+		}
+	}
+	return nil
+}
+
 // foreignProgram finds an XDP program that is not lvx's on an interface that
 // lvx is to attach to: the kernel takes one at a time.
 func foreignProgram(cfg *config.Config) error {
@@ -51,7 +64,7 @@ func foreignProgram(cfg *config.Config) error {
 
 // tooLarge is why the services that XDP runs do not fit the packet path's tables.
 func tooLarge(cfg *config.Config, h hostinfo.Host) error {
-	if cfg.Backend == config.BackendIPVS || h.XDP() != nil {
+	if cfg.Backend == config.BackendIPVS || NoXDP(cfg, h) != nil {
 		return nil
 	}
 	onIPVS := func(s lb.Service) bool {

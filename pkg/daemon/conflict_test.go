@@ -34,7 +34,7 @@ func TestPreflightOfAHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	good := hostinfo.Host{Recent: true, Interfaces: []hostinfo.Interface{{Name: "eth0", Native: true}}}
+	good := hostinfo.Host{Recent: true, Interfaces: []hostinfo.Interface{{Name: "eth0", Native: true}, {Name: "wg0", NoEthernet: true}}}
 	for name, c := range map[string]struct {
 		spoil    func(t *testing.T, cfg *config.Config)
 		refused  string
@@ -66,6 +66,7 @@ func TestPreflightOfAHost(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "a file that is no socket is in the way", ""},
+		"no Ethernet": {func(_ *testing.T, cfg *config.Config) { cfg.Interfaces = []string{"wg0"} }, "interface wg0: no Ethernet address", ""},
 		"scheduler": {func(_ *testing.T, cfg *config.Config) {
 			cfg.Services = []config.Service{{Service: lb.Service{Name: "web", Scheduler: "best"}}}
 		}, "service web: scheduler", ""},

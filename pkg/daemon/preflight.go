@@ -115,7 +115,7 @@ func interfaceNames() string {
 
 // noDataPath is why nothing on this host can run the services.
 func noDataPath(cfg *config.Config, h hostinfo.Host) error {
-	x := h.XDP()
+	x := NoXDP(cfg, h)
 	if x == nil && cfg.Backend != config.BackendIPVS {
 		x = foreignProgram(cfg)
 	}
@@ -139,7 +139,7 @@ var errSyncNeedsXDP = errors.New("sync: shares connections that XDP forwards, an
 
 // noSync is why this host can share no connections.
 func noSync(cfg *config.Config, h hostinfo.Host) error {
-	if cfg.Sync.IsEnabled() && (cfg.Backend == config.BackendIPVS || h.XDP() != nil) {
+	if cfg.Sync.IsEnabled() && (cfg.Backend == config.BackendIPVS || NoXDP(cfg, h) != nil) {
 		return errSyncNeedsXDP
 	}
 	return nil
@@ -191,7 +191,7 @@ func RunsOn(cfg *config.Config, svc lb.Service, refused error) (backend, why str
 // unservedReplies names the services by NAT of which XDP keeps real servers out.
 func unservedReplies(cfg *config.Config, h hostinfo.Host) (all []string) {
 	for _, svc := range cfg.Services {
-		if backend, _ := RunsOn(cfg, svc.Service, h.XDP()); backend != "xdp" {
+		if backend, _ := RunsOn(cfg, svc.Service, NoXDP(cfg, h)); backend != "xdp" {
 			continue
 		}
 		if why := xdp.LackOf(svc.Service, cfg.Interfaces, hostinfo.WayTo); why != "" {

@@ -36,6 +36,8 @@ type Interface struct {
 	Up     bool
 	Native bool // its driver does XDP itself
 	Frags  bool // and with frames of several buffers
+
+	NoEthernet bool // it has no Ethernet address
 }
 
 // The oldest kernel that can run the packet path: bpf_xdp_load_bytes and
@@ -123,7 +125,7 @@ func examineInterface(name string) Interface {
 		r.Err = err
 		return r
 	}
-	r.MTU, r.Up = i.MTU, i.Flags&net.FlagUp != 0
+	r.MTU, r.Up, r.NoEthernet = i.MTU, i.Flags&net.FlagUp != 0, len(i.HardwareAddr) != 6
 	r.Driver = driver(name)
 	if f, err := xdpFeatures(i.Index); err == nil {
 		r.Native, r.Frags = f&xdpBasic != 0, f&xdpFrags != 0

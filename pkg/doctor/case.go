@@ -3,6 +3,7 @@ package doctor
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
@@ -28,15 +29,33 @@ func NewCase(cfg *config.Config, st director.Status, now time.Time) Case {
 		held[v.Addr] = v.Held && !unsettled[v.Instance]
 		isSettled = isSettled && !unsettled[v.Instance]
 	}
-	c := Case{Config: cfg, IsSettled: isSettled, Has: func(a netip.Addr) bool { return held[a] }, MACs: map[neigh.MAC]netip.Addr{}, OnIPVS: map[string]bool{}}
+	c := Case{Config: cfg, IsSettled: isSettled, Has: func(a netip.Addr) bool { return held[a] }, MACs: map[neigh.MAC]netip.Addr{}, OnIPVS: map[string]bool{}, Directors: directors(cfg, st)}
 	for _, svc := range st.Services {
 		c.OnIPVS[svc.Name] = svc.Backend == "ipvs"
 		for _, r := range svc.Reals {
 			var mac neigh.MAC
-			if b, err := net.ParseMAC(r.MAC); err == nil && copy(mac[:], b) == len(mac) {
+			if b, err := net.ParseMAC(r.MAC); err != nil || copy(mac[:], b) != len(mac) {
+				continue
+			}
+			if !slices.Contains(c.Directors, c.MACs[mac]) { // of both families it is known by the one that is a peer's
 				c.MACs[mac] = r.Addr
 			}
 		}
 	}
 	return c
+}
+
+// directors are the addresses of this host's fellow directors, as the file and their
+// adverts have them.
+func directors(cfg *config.Config, st director.Status) (all []netip.Addr) {
+	all = slices.Clone(cfg.Peers)
+	for _, i := range cfg.VRRP {
+		all = append(all, i.UnicastPeers...)
+	}
+	for _, v := range st.VRRP {
+		for _, p := range v.Peers {
+			all = append(all, p.Addr)
+		}
+	}
+	return all
 }

@@ -2,11 +2,14 @@ package doctor
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/neigh"
+	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
 
 // What another host answers for a VIP that has just been taken over is the end of its
@@ -34,5 +37,22 @@ func TestAVIPIsHadOnceItsRoleIsSettled(t *testing.T) {
 		if !got.Has(alone) || got.Has(shared) != c.has || got.IsSettled != c.isSettled {
 			t.Errorf("%s: has %v and %v, settled %v", name, got.Has(alone), got.Has(shared), got.IsSettled)
 		}
+	}
+}
+
+// A director that is a real server by both families is known as a director, by the file
+// or by its adverts.
+func TestDirectorsThatAreReals(t *testing.T) {
+	four, six, heard := netip.MustParseAddr("10.0.0.20"), netip.MustParseAddr("2001:db8::20"), netip.MustParseAddr("10.0.0.30")
+	mac := "02:00:00:00:00:20"
+	st := director.Status{
+		VRRP: []director.VRRPStatus{{Peers: []director.VRRPPeer{{Addr: heard}}}},
+		Services: []director.ServiceStatus{
+			{Reals: []director.RealStatus{{Addr: four, MAC: mac}}}, {Reals: []director.RealStatus{{Addr: six, MAC: mac}}},
+		},
+	}
+	got := NewCase(&config.Config{VRRP: []vrrp.Instance{{UnicastPeers: []netip.Addr{four}}}}, st, time.Time{})
+	if !slices.Equal(got.Directors, []netip.Addr{four, heard}) || got.MACs[neigh.MAC{2, 0, 0, 0, 0, 0x20}] != four {
+		t.Errorf("directors %v, MACs %v", got.Directors, got.MACs)
 	}
 }

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -90,6 +89,8 @@ type Case struct {
 	OnIPVS map[string]bool           // services that the kernel's IPVS runs now
 	IsDead bool                      // no daemon runs here: another host has the VIPs by right
 
+	Directors []netip.Addr // other ones: where they are real servers as well, the master answers for the VIP
+
 	IsSettled bool // no role has changed within [SettleTime]
 }
 
@@ -103,6 +104,8 @@ type exam struct {
 	host Host
 	macs map[neigh.MAC]netip.Addr // of reals
 
+	directors map[neigh.MAC]bool // reals that are directors as well
+
 	mu    sync.Mutex
 	found []warnings.Warning
 }
@@ -110,8 +113,10 @@ type exam struct {
 // Examine looks at everything that the configuration names and lists what is
 // wrong, notes last. What cannot be found out is a note.
 func Examine(ctx context.Context, c Case, h Host) []warnings.Warning {
-	e := &exam{Case: c, host: h, macs: map[neigh.MAC]netip.Addr{}}
-	maps.Copy(e.macs, c.MACs)
+	e := &exam{Case: c, host: h, macs: map[neigh.MAC]netip.Addr{}, directors: map[neigh.MAC]bool{}}
+	for mac, real := range c.MACs {
+		e.noteMAC(real, mac)
+	}
 	e.examineReals(ctx)
 	e.examineVIPs(ctx)
 	e.examineInterfaces()
@@ -237,7 +242,12 @@ func (e *exam) examineReals(ctx context.Context) {
 			}
 		}
 	}
-	e.ask(ctx, "real", unknown, func(q question, mac neigh.MAC) { e.macs[mac] = q.addr })
+	e.ask(ctx, "real", unknown, func(q question, mac neigh.MAC) { e.noteMAC(q.addr, mac) })
+}
+
+func (e *exam) noteMAC(real netip.Addr, mac neigh.MAC) {
+	e.macs[mac] = real
+	e.directors[mac] = e.directors[mac] || slices.Contains(e.Directors, real)
 }
 
 // judgeTunnel looks at the way of a tunnel to a real. What the outer header takes
@@ -309,7 +319,7 @@ func (e *exam) examineVIPs(ctx context.Context) {
 
 // judgeOwner says what it means that another station answers for a VIP.
 func (e *exam) judgeOwner(vip netip.Addr, iface string, mac neigh.MAC) {
-	if real, ok := e.macs[mac]; ok {
+	if real, ok := e.macs[mac]; ok && !e.directors[mac] {
 		e.add(RealAnswers, "real "+real.String(), fmt.Sprintf("answers %s for VIP %s (%s on %s): clients reach it past the director", neigh.Questions(vip), vip, mac, iface),
 			"on "+real.String()+": "+cureOfAnswers(vip))
 		return

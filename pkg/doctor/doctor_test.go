@@ -108,6 +108,18 @@ func TestFindings(t *testing.T) {
 				c.Config.VRRP = []vrrp.Instance{{Interface: "eth0", Addresses: []netip.Prefix{netip.PrefixFrom(vip, 24)}}}
 			}, nil,
 		},
+		"the master answers, which is a real": {
+			func(c *Case, f *fake) {
+				f.owners[vip.String()], c.Has = []neigh.MAC{{2, 12}}, func(netip.Addr) bool { return false }
+				c.Directors = []netip.Addr{second}
+			}, nil,
+		},
+		"another director that is a real answers, too": {
+			func(c *Case, f *fake) {
+				f.owners[vip.String()], c.Directors = []neigh.MAC{{2, 12}}, []netip.Addr{second}
+			},
+			[]string{"vip-elsewhere VIP 192.0.2.100"},
+		},
 		"a real and a stranger": {
 			func(_ *Case, f *fake) { f.owners[vip.String()] = []neigh.MAC{{2, 11}, {2, 99}} },
 			[]string{"vip-elsewhere VIP 192.0.2.100", "real-answers-arp real 192.0.2.11"},

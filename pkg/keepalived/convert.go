@@ -32,6 +32,7 @@ type Result struct {
 // mapper collects what the output will have.
 type mapper struct {
 	o        Options
+	option   string // of lvx import, before the file's name
 	notes    Report // of lines that are no statements
 	all      []*Statement
 	groups   map[string]*Statement

@@ -17,6 +17,7 @@ func ImportRules(files Files, name string, h ipvsadm.Host, o Options) (*Result, 
 		return nil, err
 	}
 	m := newMapper(o)
+	m.option = "--ipvsadm "
 	table := &ipvsadm.Table{}
 	origin := map[ipvsadm.Key]*Statement{}
 	for i, line := range strings.Split(string(text), "\n") {

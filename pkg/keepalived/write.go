@@ -11,7 +11,7 @@ import (
 func (m *mapper) write(name string) *document {
 	d := &document{}
 	d.comment(0, "What "+name+" means to lvx. Every block names the line that it comes from.")
-	d.comment(0, "What became of every statement: lvx import "+name+" >/dev/null")
+	d.comment(0, "What became of every statement: lvx import "+m.option+name+" >/dev/null")
 	d.blank()
 	m.writeGlobals(d)
 	sections := []func(*document){m.writeServices, m.writeRouters}

@@ -501,7 +501,7 @@ func TestStatsAndObserved(t *testing.T) {
 	}
 	counted := lb.Counters{Conns: 3, InPkts: 7, InBytes: 300}
 	rs := func(last byte) lb.RealStats {
-		return lb.RealStats{Addr: netip.AddrFrom4([4]byte{10, 0, 0, last}), Port: 80, Active: 2, Inactive: 1, Persist: 1}
+		return lb.RealStats{Addr: netip.AddrFrom4([4]byte{10, 0, 0, last}), Active: 2, Inactive: 1, Persist: 1}
 	}
 	want := []lb.ServiceStats{{Name: "other", Counters: counted}, {Name: "web", Counters: counted, Reals: []lb.RealStats{rs(11), rs(12), rs(13)}}}
 	if diff := cmp.Diff(want, st.Services, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
@@ -517,9 +517,46 @@ func TestStatsAndObserved(t *testing.T) {
 	var reasons []string
 	for _, r := range o.Services[1].Reals {
 		reasons = append(reasons, r.Reason)
+		if r.Port != 0 {
+			t.Errorf("real %s has port %d, which is the service's", r.Addr, r.Port)
+		}
 	}
 	if diff := cmp.Diff([]string{"", "weight 0", "overloaded: 3 connections, upper_threshold 3"}, reasons); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+// TestPortsOfReals: a real has the port that the state gives it, whatever the kernel
+// has: who looks for it goes by that.
+func TestPortsOfReals(t *testing.T) {
+	k := newFakeKernel()
+	b := k.backend(t, t.TempDir())
+	svc := web(reals(1, 1, 1))
+	svc.Reals[1].Forward, svc.Reals[1].Port = lb.NAT, 8080
+	svc.Reals[2].Port = 8080 // of direct routing nobody heeds it
+	svc.Sorry = netip.MustParseAddr("10.0.0.99")
+	svc.Reals = slices.Insert(svc.Reals, 2, lb.Real{Addr: svc.Reals[1].Addr, Forward: lb.NAT, Weight: 1})
+	apply(t, b, state(svc))
+	foreign := ipvs.Destination{Address: netip.MustParseAddr("10.0.0.77"), Port: 80, Weight: 1}
+	if err := k.CreateDestination(k.services[0], foreign); err != nil {
+		t.Fatal(err)
+	}
+	o, err := b.Observed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := b.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen, counted []string
+	for i, r := range o.Services[0].Reals {
+		seen = append(seen, netip.AddrPortFrom(r.Addr, r.Port).String())
+		counted = append(counted, netip.AddrPortFrom(st.Services[0].Reals[i].Addr, st.Services[0].Reals[i].Port).String())
+	}
+	want := []string{"10.0.0.11:0", "10.0.0.12:8080", "10.0.0.12:0", "10.0.0.13:8080", "10.0.0.77:80"}
+	if !slices.Equal(seen, want) || !slices.Equal(counted, want) {
+		t.Errorf("observed %v, counted %v, want %v", seen, counted, want)
 	}
 }
 

@@ -34,6 +34,7 @@ func (b *Backend) Observed() (lb.Observed, error) {
 		return o, err
 	}
 	for _, svc := range b.plan.state.Services {
+		ports := portsOf(svc)
 		os := lb.ObservedService{Name: svc.Name, Mark: b.plan.mark(svc), Backend: "ipvs"}
 		found := false
 		for _, virt := range b.plan.of(svc.Name) {
@@ -46,7 +47,7 @@ func (b *Backend) Observed() (lb.Observed, error) {
 				return o, err
 			}
 			for _, d := range slices.Backward(list) {
-				os.Reals = append(os.Reals, observedReal(d))
+				os.Reals = append(os.Reals, observedReal(ports.of(d)))
 			}
 		}
 		if found {
@@ -54,6 +55,30 @@ func (b *Backend) Observed() (lb.Observed, error) {
 		}
 	}
 	return o, nil
+}
+
+// ports are those that reals have in the state, 0 for the service's own, by what the
+// kernel gives them.
+type ports map[netip.AddrPort]uint16
+
+func portsOf(svc lb.Service) ports {
+	p := make(ports, len(svc.Reals)+1)
+	for _, r := range append(slices.Concat(svc.Absent, svc.Reals), lb.Real{Addr: svc.Sorry, Port: svc.SorryPort, Forward: svc.SorryForward}) {
+		k := netip.AddrPortFrom(r.Addr, realPort(r, svc))
+		if _, ok := p[k]; !ok {
+			p[k] = r.Port
+		}
+	}
+	return p
+}
+
+// of is a real of the kernel's as the state knows it. What somebody else has added
+// keeps the kernel's port.
+func (p ports) of(d ipvs.DestinationExtended) ipvs.DestinationExtended {
+	if port, ok := p[netipPort(d.Destination)]; ok {
+		d.Port = port
+	}
+	return d
 }
 
 // of lists what the kernel should hold for one service.
@@ -92,7 +117,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 		have[keyOf(s.Service)] = s
 	}
 	for _, svc := range b.plan.state.Services {
-		ss := lb.ServiceStats{Name: svc.Name}
+		ports, ss := portsOf(svc), lb.ServiceStats{Name: svc.Name}
 		for _, v := range b.plan.of(svc.Name) {
 			s, ok := have[keyOf(v.svc)]
 			if !ok {
@@ -104,7 +129,7 @@ func (b *Backend) Stats() (lb.Stats, error) {
 				return st, err
 			}
 			for _, d := range slices.Backward(reals) {
-				ss.Reals = append(ss.Reals, realStats(d))
+				ss.Reals = append(ss.Reals, realStats(ports.of(d)))
 				st.Flows.Used += uint64(d.ActiveConnections) + uint64(d.InactiveConnections)
 				st.Template.Used += uint64(d.PersistentConnections)
 			}

@@ -73,6 +73,7 @@ func directRouting(l *lab, backend, place string) {
 	l.want("6 requests", l.curl(6, url), "rs2 rs1 rs2 rs1 rs2 rs1")
 	l.contains(l.lvx("list", "-n"), "TCP "+vip+":80 rr", "-> 192.168.79.27:80 Route 1", "-> 192.168.79.37:80 Route 1")
 	l.want("where it runs", l.places()["web"], place)
+	l.lvx("status", "--check") // an error if anything is down
 
 	l.run(on + example(l.T, "002-wrr"))
 	got := l.curl(6, url)

@@ -8,8 +8,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -224,6 +226,54 @@ func TestHTTPSCertificatesFollowTheirFile(t *testing.T) {
 		}
 		err := c.Check(t.Context())
 		if step.want == "" && err != nil || step.want != "" && (err == nil || !strings.Contains(err.Error(), step.want)) {
+			t.Errorf("%v, want %q", err, step.want)
+		}
+	}
+}
+
+// An authority that has expired is renewed with its key: what it has signed is trusted
+// by the new file alone.
+func TestHTTPSCertificatesOfARenewedAuthority(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := func(isCA bool, until time.Time) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: fmt.Sprint(isCA)}, NotAfter: until,
+			IsCA: isCA, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		}
+	}
+	sign := func(template, by *x509.Certificate) []byte {
+		t.Helper()
+		der, err := x509.CreateCertificate(rand.Reader, template, by, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	expired, renewed := certificate(true, time.Now().Add(-time.Hour)), certificate(true, time.Now().Add(time.Hour))
+	srv := httptest.NewUnstartedServer(web(t))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{sign(certificate(false, time.Now().Add(time.Hour)), renewed)}, PrivateKey: key}}}
+	srv.StartTLS()
+	defer srv.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	c, err := health.New(health.Target{
+		Spec: health.Spec{Type: health.HTTPS, Path: "/204", CA: ca}, Real: loopback, Port: portOf(t, srv.Listener.Addr()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		authority *x509.Certificate
+		want      string
+	}{{expired, "expired"}, {renewed, ""}} {
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sign(step.authority, step.authority)})
+		if err := os.WriteFile(ca, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Check(t.Context()); fmt.Sprint(err) != "<nil>" && step.want == "" || !strings.Contains(fmt.Sprint(err), step.want) {
 			t.Errorf("%v, want %q", err, step.want)
 		}
 	}

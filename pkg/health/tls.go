@@ -93,10 +93,11 @@ func (a *authorities) read(ctx context.Context) (changed bool, err error) {
 	return true, nil
 }
 
-// isUntrusted reports whether a handshake failed by who signed the certificate.
+// isUntrusted reports whether a handshake failed by the server's certificate: no one
+// kind of error is that of another authority, which may also have expired.
 func isUntrusted(err error) bool {
-	var unknown x509.UnknownAuthorityError
-	return errors.As(err, &unknown)
+	var failed *tls.CertificateVerificationError
+	return errors.As(err, &failed)
 }
 
 // suiteNumbers finds the suites of these names, all of them for none. A list

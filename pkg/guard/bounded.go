@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,6 +14,10 @@ const (
 	maxUnending = 16        // of one name; no more are begun then
 )
 
+// ErrUnending is in the chain of the error of what is not begun for what does not end. It
+// says nothing of what would have come of it.
+var ErrUnending = errors.New("earlier ones have not ended (does a disk hang?)")
+
 // unending counts by name what was given up and has not ended yet.
 var unending = struct {
 	sync.Mutex
@@ -21,14 +26,14 @@ var unending = struct {
 
 // Bounded calls f, and gives it up with the error of ctx if it does not end soon after
 // ctx: what waits for a disk that hangs can neither be broken off nor killed. What f
-// returns later is dropped. Too many of one name are an error until they end.
+// returns later is dropped. Too many of one name are [ErrUnending] until they end.
 func Bounded[T any](ctx context.Context, name string, f func() (T, error)) (T, error) {
 	var none T
 	unending.Lock()
 	n := unending.of[name]
 	unending.Unlock()
 	if n >= maxUnending {
-		return none, fmt.Errorf("%s: %d earlier ones have not ended (does a disk hang?)", Text(name), n)
+		return none, fmt.Errorf("%s: %d %w", Text(name), n, ErrUnending)
 	}
 	type result struct {
 		value T

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
@@ -28,7 +29,7 @@ type Weigher interface {
 
 // ErrNotAsked is in the chain of an error that says nothing about the real:
 // the question could not be asked, because this host had no file descriptor,
-// port or path left. The monitor does not count it.
+// port or path left, or its disk hangs. The monitor does not count it.
 var ErrNotAsked = errors.New("not asked")
 
 // ErrSilent is in the chain of the error of a BFD session whose neighbour is not
@@ -188,6 +189,9 @@ func addTimeout(err error, after time.Duration) error {
 func stageFailure(stage string, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) {
 		return &timeoutError{stage: stage}
+	}
+	if errors.Is(err, guard.ErrUnending) {
+		return fmt.Errorf("%s: %w: %w", stage, ErrNotAsked, err)
 	}
 	var no syscall.Errno
 	if errors.As(err, &no) {

@@ -1,14 +1,18 @@
 package health_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/lvx-lb/lvx/pkg/guard"
 	"github.com/lvx-lb/lvx/pkg/health"
 )
 
@@ -28,6 +32,29 @@ func script(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return name
+}
+
+// What hangs for one real, and keeps a program from being begun for the others, says
+// nothing about those.
+func TestProgramsAndFilesBehindAHangingDisk(t *testing.T) {
+	const name = "/mnt/hanging"
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 16 {
+			go guard.Bounded(ctx, name, func() (int, error) { <-release; return 0, nil }) //nolint:errcheck // it never says anything
+		}
+		time.Sleep(time.Minute)
+		for _, s := range []health.Spec{
+			{Type: health.Exec, Argv: name + "\n-x"}, {Type: health.File, File: name}, {Type: health.HTTPS, CA: name},
+		} {
+			if err := try(t, s, 80); !errors.Is(err, health.ErrNotAsked) {
+				t.Errorf("%s: %v", s.Type, err)
+			}
+		}
+		close(release)
+	})
 }
 
 func TestExec(t *testing.T) {

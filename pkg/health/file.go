@@ -30,7 +30,7 @@ func newFile(t Target) (Checker, error) {
 // may hang.
 func (c *fileChecker) Check(ctx context.Context) error {
 	n, err := guard.ReadNumber(ctx, c.path)
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, guard.ErrUnending) {
 		return stageFailure("file", err)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -238,11 +239,15 @@ type execState struct {
 
 func (s *execState) add(err error) reading {
 	why := ""
-	if err == nil {
+	if err != nil {
+		why = guard.Text(err.Error())
+	}
+	switch {
+	case err == nil:
 		s.passes, s.fails = s.passes+1, 0
 		s.isGood = s.isGood || s.passes >= s.Rise
-	} else {
-		s.passes, s.fails, why = 0, s.fails+1, guard.Text(err.Error())
+	case !errors.Is(err, guard.ErrUnending): // which says nothing of what is tracked
+		s.passes, s.fails = 0, s.fails+1
 		s.isGood = s.isGood && s.fails < s.Fall
 	}
 	if s.isGood {

@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/lvx-lb/lvx/pkg/guard"
 )
 
 // How tracked things count: keepalived's weights.
@@ -109,25 +112,22 @@ func keysOf(i Instance) (keys []string) {
 }
 
 func TestExecStateRiseAndFall(t *testing.T) {
-	no := errors.New("no")
+	failed := map[rune]error{'-': errors.New("no"), '?': fmt.Errorf("/bin/x: 16 %w", guard.ErrUnending)}
 	for _, c := range []struct {
 		initFail bool
-		outcomes string // + and -
+		outcomes string // +, - and ? for what is not begun
 		want     string // good or not after each
 	}{
 		{false, "+-+--++", "GGGGbbG"},
 		{false, "--+", "Gbb"},
 		{true, "+-++-", "bbbGG"},
+		{false, "???-??-??+?+", "GGGGGGbbbbbG"},
 	} {
 		x := TrackExec{Fall: 2, Rise: 2, InitFail: c.initFail}
 		s := execState{TrackExec: x, isGood: !x.InitFail}
 		got := ""
 		for _, o := range c.outcomes {
-			var err error
-			if o == '-' {
-				err = no
-			}
-			if r := s.add(err); r.isGood {
+			if r := s.add(failed[o]); r.isGood {
 				got += "G"
 			} else {
 				got += "b"

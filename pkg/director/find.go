@@ -44,6 +44,9 @@ func (d *Director) findReal(service, real string, clearing bool) (netip.AddrPort
 		return netip.AddrPort{}, fmt.Errorf("service %q: %w (%s)", service, ErrNotFound, d.serviceNames())
 	}
 	for _, k := range all {
+		if k == want && k.Port() != 0 {
+			return k, nil
+		}
 		if matches(k) {
 			found = append(found, k)
 		}

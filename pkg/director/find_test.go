@@ -7,6 +7,18 @@ import (
 	"github.com/lvx-lb/lvx/pkg/lb"
 )
 
+// What is named exactly is meant, also beside a real that has the port from the service: an
+// override that is left of the one can be ended.
+func TestExactNameOfAReal(t *testing.T) {
+	svc := service("web", 1)
+	d := New(Options{Config: configOf(svc)})
+	left := netip.AddrPortFrom(svc.Reals[0].Addr, 80)
+	d.overrides = Overrides{{Service: "web", Real: left}}
+	if got, err := d.findReal("web", left.String(), true); got != left || err != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // A real is found by the name that listings, the log and mails give it: with the port that
 // it serves, also where that is the service's.
 func TestRealIsFoundByThePortThatItServes(t *testing.T) {

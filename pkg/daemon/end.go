@@ -93,6 +93,9 @@ func (d *Daemon) undo() error {
 // which it falls silent by itself. What cannot do that stays only if a
 // successor is known to come.
 func (d *Daemon) leave(ctx context.Context, successor bool) error {
+	if !successor {
+		d.router.noteBehind()
+	}
 	grace := d.graceFor(ctx)
 	if grace == 0 || !d.canLease && !successor {
 		return d.takeDown()

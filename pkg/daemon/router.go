@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type router struct {
 	mu     sync.Mutex
 	wanted []vrrp.Instance
 	places map[string]vrrp.Instance // also of instances that are on their way out
+	behind map[string]bool          // instances whose VIPs a stop has left on their interfaces
 }
 
 // verdictLimit is how long verdicts may take; VRRP itself waits no longer.
@@ -41,7 +43,7 @@ const verdictLimit = 10 * time.Second
 const advertPriority = 1
 
 func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Logger) *router {
-	r := &router{interfaces: interfaces, announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}}
+	r := &router{interfaces: interfaces, announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}, behind: map[string]bool{}}
 	o := vrrp.Options{
 		Log: log, Announcer: a, Activate: r.activate, Deactivate: r.deactivate, Realtime: advertPriority,
 	}
@@ -195,5 +197,16 @@ func (r *router) leftBehind(instance string) bool {
 		r.log.Warn("VIPs not left for a successor", "component", "vrrp", "instance", instance, "err", err)
 		return false
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.behind[instance] = true
 	return true
+}
+
+// noteBehind notes the VIPs that a stop has left on their interfaces. Those of other
+// instances are off: should such an address be there later, somebody else has put it there.
+func (r *router) noteBehind() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left.note(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }))
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lvx-lb/lvx/pkg/config"
+	"github.com/lvx-lb/lvx/pkg/director"
+	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 	"github.com/lvx-lb/lvx/pkg/vip"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
 )
@@ -47,5 +51,46 @@ func TestNotesOfVirtualRouters(t *testing.T) {
 	}
 	if got := next((*routersLeft).release); got != nil {
 		t.Errorf("behind an end without a successor: %+v", got)
+	}
+}
+
+// A stop takes the VIPs of a router off the interface, unless nobody took them over: only
+// those are the next start's to take off. Another one with such an address, put there
+// meanwhile, is the host's own.
+func TestNotesBehindAStop(t *testing.T) {
+	router := func(name string, vrid uint8, vip string) vrrp.Instance {
+		return vrrp.Instance{Name: name, Interface: "nosuch0", VRID: vrid, Version: 3, Priority: 100, AdvertInterval: time.Second, Addresses: []netip.Prefix{netip.MustParsePrefix(vip)}}
+	}
+	for name, successor := range map[string]bool{"stop": false, "restart": true} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "routers.json")
+			report := func(err error) { t.Errorf("notes: %v", err) }
+			cfg := &config.Config{StopGrace: time.Minute, VRRP: []vrrp.Instance{router("VI_1", 51, "10.0.0.100/24"), router("VI_2", 52, "10.0.0.101/24")}}
+			backend, log := lbtest.NewFake(), slog.New(slog.DiscardHandler)
+			d := &Daemon{opt: Options{Config: cfg}, log: log, backend: backend, canLease: true, left: newRoutersLeft(file, report)}
+			d.director = director.New(director.Options{Config: cfg, Backend: backend, Log: log})
+			d.router = newRouter(nil, nil, backend, nil, log)
+			d.router.left = d.left
+			if err := d.router.Set(cfg.VRRP); err != nil {
+				t.Fatal(err)
+			}
+			want := 2
+			if !successor {
+				d.router.behind["VI_1"] = true
+				want = 1
+			}
+			if err := d.leave(t.Context(), successor); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := d.left.run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			left := newRoutersLeft(file, report).left
+			if len(left) != want || left[0].VIPs[0] != cfg.VRRP[0].Addresses[0] {
+				t.Errorf("for the next run: %+v", left)
+			}
+		})
 	}
 }

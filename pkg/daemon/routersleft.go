@@ -91,13 +91,18 @@ func (r *routersLeft) note(routers []vrrp.Instance) {
 func (r *routersLeft) takeOff(vips map[netip.Addr]bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	isVIP := func(p netip.Prefix) bool { return vips[p.Addr()] }
+	var staying vip.Routing // of routers that are there still, or of others with their VIPs
+	for _, at := range r.left {
+		if slices.ContainsFunc(at.VIPs, isVIP) {
+			staying.Routes = append(staying.Routes, at.Routing.Routes...)
+			staying.Rules = append(staying.Rules, at.Routing.Rules...)
+		}
+	}
 	var errs []error
 	for _, at := range r.left {
-		removed := slices.DeleteFunc(slices.Clone(at.VIPs), func(p netip.Prefix) bool { return vips[p.Addr()] })
-		if len(removed) < len(at.VIPs) {
-			at.Routing = vip.Routing{} // of a router that is there still, or of another with its VIPs
-		}
-		errs = append(errs, at.Routing.Remove())
+		removed := slices.DeleteFunc(slices.Clone(at.VIPs), isVIP)
+		errs = append(errs, at.Routing.Without(staying).Remove())
 		if link, err := net.InterfaceByName(at.Interface); err == nil && len(removed) > 0 {
 			errs = append(errs, vip.Remove(link.Index, removed))
 		}

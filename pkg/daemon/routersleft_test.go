@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
 	"github.com/lvx-lb/lvx/pkg/vip"
 	"github.com/lvx-lb/lvx/pkg/vrrp"
+	"github.com/lvx-lb/lvx/testenv/tb"
 )
 
 // What is noted of virtual routers is there for the next run, with the routes that go
@@ -93,4 +95,36 @@ func TestNotesBehindAStop(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Routes that a router which is there still needs as well stay.
+func TestRoutesOfTwoRouters(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, _ int) {
+		routing := vip.Routing{Routes: []vip.Route{{To: netip.MustParsePrefix("10.3.0.0/16"), Interface: "eth0", Table: 7}}}
+		if err := routing.Add(); err != nil {
+			t.Error(err)
+		}
+		at := func(vip string) routerVIPs {
+			return routerVIPs{Interface: "eth0", VIPs: []netip.Prefix{netip.MustParsePrefix(vip)}, Routing: routing}
+		}
+		count := func() int {
+			list, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 7}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				t.Error(err)
+			}
+			return len(list)
+		}
+		for want, vips := range []map[netip.Addr]bool{nil, {netip.MustParseAddr("10.0.0.101"): true}} {
+			if err := routing.Add(); err != nil {
+				t.Error(err)
+			}
+			r := routersLeft{left: []routerVIPs{at("10.0.0.100/24"), at("10.0.0.101/24")}}
+			if err := r.takeOff(vips); err != nil {
+				t.Error(err)
+			}
+			if n := count(); n != want {
+				t.Errorf("with %v as VIPs still: %d routes, want %d", vips, n, want)
+			}
+		}
+	})
 }

@@ -126,8 +126,7 @@ func (d *Daemon) graceFor(ctx context.Context) time.Duration {
 // takeDown takes everything that is lvx's off the host: addresses first, so
 // that nobody is led to a host that does not serve.
 func (d *Daemon) takeDown() error {
-	d.left.release()
-	return errors.Join(d.vips.release(), d.silent.release(), d.backend.Close(false), director.Forget(d.opt.Config))
+	return errors.Join(d.left.release(), d.vips.release(), d.silent.release(), d.backend.Close(false), director.Forget(d.opt.Config))
 }
 
 // Purge removes what a daemon that has ended left: the data path, addresses,
@@ -157,9 +156,7 @@ func purgeAddresses(ctx context.Context, cfg *config.Config) error {
 	notes.start("notes", holder.Run)
 	notes.start("notes of a real server", silent.notes.Run)
 	notes.start("notes of virtual routers", routers.run)
-	errs = append(errs, holder.Release(), silent.release(), routers.takeOff(nil))
-	routers.release()
-	errs = append(errs, notes.stop())
+	errs = append(errs, holder.Release(), silent.release(), routers.release(), notes.stop())
 	select {
 	case err := <-report:
 		errs = append(errs, err)

@@ -26,7 +26,7 @@ type routersLeft struct {
 	boot  string
 
 	mu   sync.Mutex
-	left []routerVIPs // of an earlier run
+	left []routerVIPs // of an earlier run; behind note, what is there of former routers and are VIPs still
 }
 
 // routerVIPs are the VIPs of a virtual router on one interface, and what goes with them.
@@ -64,15 +64,19 @@ func newRoutersLeft(file string, report func(error)) *routersLeft {
 	return r
 }
 
-// note keeps which VIPs virtual routers may put on interfaces. An address owner has its
-// VIPs without lvx.
+// note keeps which VIPs virtual routers may put on interfaces, beside what is left of
+// others. An address owner has its VIPs without lvx.
 func (r *routersLeft) note(routers []vrrp.Instance) {
 	var all []routerVIPs
+	taken := map[vip.Place]bool{}
 	for _, i := range routers {
-		if i.Priority == vrrp.OwnerPriority {
-			continue
-		}
 		for n, p := range i.Places() {
+			for _, v := range p.VIPs {
+				taken[vip.Place{Interface: p.Interface, Address: v.Addr()}] = true
+			}
+			if i.Priority == vrrp.OwnerPriority {
+				continue
+			}
 			at := routerVIPs{Interface: p.Interface, VIPs: p.VIPs}
 			if n == 0 {
 				at.Routing = i.Routing
@@ -80,7 +84,15 @@ func (r *routersLeft) note(routers []vrrp.Instance) {
 			all = append(all, at)
 		}
 	}
-	if len(all) == 0 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.left {
+		at := &r.left[i]
+		at.Routing = vip.Routing{} // which another router may have by now
+		at.VIPs = slices.DeleteFunc(slices.Clone(at.VIPs), func(p netip.Prefix) bool { return taken[vip.Place{Interface: at.Interface, Address: p.Addr()}] })
+	}
+	r.left = slices.DeleteFunc(r.left, func(at routerVIPs) bool { return len(at.VIPs) == 0 })
+	if all = append(all, r.left...); len(all) == 0 {
 		r.notes.Clear()
 		return
 	}
@@ -100,19 +112,38 @@ func (r *routersLeft) takeOff(vips map[netip.Addr]bool) error {
 		}
 	}
 	var errs []error
+	var kept []routerVIPs
 	for _, at := range r.left {
-		removed := slices.DeleteFunc(slices.Clone(at.VIPs), isVIP)
 		errs = append(errs, at.Routing.Without(staying).Remove())
-		if link, err := net.InterfaceByName(at.Interface); err == nil && len(removed) > 0 {
+		link, err := net.InterfaceByName(at.Interface)
+		if err != nil {
+			continue
+		}
+		there, _, err := vip.List(link.Index)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed := slices.DeleteFunc(slices.Clone(at.VIPs), isVIP)
+		at.VIPs = slices.DeleteFunc(slices.Clone(at.VIPs), func(p netip.Prefix) bool { return !isVIP(p) || !slices.Contains(there, p) })
+		if len(at.VIPs) > 0 {
+			kept = append(kept, at)
+		}
+		if len(removed) > 0 {
 			errs = append(errs, vip.Remove(link.Index, removed))
 		}
 	}
-	r.left = nil
+	r.left = kept
 	return errors.Join(errs...)
 }
 
 // run writes the notes until ctx ends.
 func (r *routersLeft) run(ctx context.Context) error { return r.notes.Run(ctx, time.Second) }
 
-// release forgets everything: the VIPs are off.
-func (r *routersLeft) release() { r.notes.Clear() }
+// release takes off what an earlier run has left, and forgets everything: the VIPs of
+// virtual routers are off.
+func (r *routersLeft) release() error {
+	err := r.takeOff(nil)
+	r.notes.Clear()
+	return err
+}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
+	"github.com/lvx-lb/lvx/internal/jsonfile"
 	"github.com/lvx-lb/lvx/pkg/config"
 	"github.com/lvx-lb/lvx/pkg/director"
 	"github.com/lvx-lb/lvx/pkg/lb/lbtest"
@@ -51,7 +53,7 @@ func TestNotesOfVirtualRouters(t *testing.T) {
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Errorf("for the next run:\n%s", d)
 	}
-	if got := next((*routersLeft).release); got != nil {
+	if got := next(func(r *routersLeft) { _ = r.release() }); got != nil {
 		t.Errorf("behind an end without a successor: %+v", got)
 	}
 }
@@ -127,4 +129,52 @@ func TestRoutesOfTwoRouters(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A VIP that a virtual router had, and the director has itself as of a start, stays as long as
+// it is a VIP, and no longer: not when a reload takes it away, not at an end.
+func TestVIPsOfAFormerRouter(t *testing.T) {
+	address := netip.MustParseAddr("10.0.0.100")
+	owner := vrrp.Instance{Name: "VI_1", Interface: "eth0", Priority: vrrp.OwnerPriority, Addresses: []netip.Prefix{netip.PrefixFrom(address, 24)}}
+	for name, c := range map[string]struct {
+		routers []vrrp.Instance // as of the start
+		end     func(*heldVIPs) error
+		stays   bool
+	}{
+		"reload":               {nil, func(h *heldVIPs) error { return h.Keep(nil) }, false},
+		"end":                  {nil, func(h *heldVIPs) error { return errors.Join(h.routers.release(), h.release()) }, false},
+		"reload of an owner's": {[]vrrp.Instance{owner}, func(h *heldVIPs) error { return h.Keep(nil) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tb.InNamespace(t, func(t *testing.T, index int) {
+				must := func(err error) {
+					t.Helper()
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				has := func() bool {
+					all, _, err := vip.List(index)
+					must(err)
+					return vip.Has(all, address)
+				}
+				_, err := vip.Add(index, owner.Addresses)
+				must(err)
+				left := &routersLeft{notes: jsonfile.NewKeeper(filepath.Join(t.TempDir(), "routers.json"), 0o600, must)}
+				left.left = []routerVIPs{{Interface: "eth0", VIPs: owner.Addresses}}
+				h := &heldVIPs{holder: vip.NewHolder(filepath.Join(t.TempDir(), "vips.json"), must), routers: left}
+				must(h.Keep(map[netip.Addr]bool{address: true}))
+				left.note(c.routers)
+				_, err = h.holder.Hold([]vip.Place{{Interface: "eth0", Address: address}})
+				must(err)
+				if !has() {
+					t.Error("the VIP went while it is one")
+				}
+				must(c.end(h))
+				if stays := has(); stays != c.stays {
+					t.Errorf("it is there: %v, want %v", stays, c.stays)
+				}
+			})
+		})
+	}
 }

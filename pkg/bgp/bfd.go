@@ -20,13 +20,13 @@ const bfdLook = time.Second
 // address, too: a router that does not answer there gets no session either.
 type bfdSources map[netip.Addr]netip.Addr
 
-// mustRestart reports whether BFD that is not up is to begin anew, since it would
-// come from another address by now; the zero address is no route.
-func (b bfdSources) mustRestart(router, source netip.Addr) bool {
-	if !source.IsValid() {
+// mustRestart reports whether BFD is to begin anew, since it is not up and would come
+// from another address by now; the zero address is no route.
+func (b bfdSources) mustRestart(router, source netip.Addr, isUp bool) bool {
+	before := b[router]
+	if !source.IsValid() || isUp && before.IsValid() {
 		return false
 	}
-	before := b[router]
 	b[router] = source
 	return before.IsValid() && before != source
 }
@@ -39,7 +39,7 @@ func (s *Speaker) restartBFD(ctx context.Context, srv *server.BgpServer, sources
 		}
 		st := PeerStatus{BFD: "up"} // of a router that is taken away at the moment
 		_ = srv.ListPeer(ctx, &api.ListPeerRequest{Address: p.Address.String()}, func(known *api.Peer) { describe(&st, known) })
-		if st.BFD == "up" || !sources.mustRestart(p.Address, sourceTo(p.Address)) {
+		if !sources.mustRestart(p.Address, sourceTo(p.Address), st.BFD == "up") {
 			continue
 		}
 		without := p

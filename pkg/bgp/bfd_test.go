@@ -46,16 +46,23 @@ func TestBFDOfAnAddressThatCameLater(t *testing.T) {
 }
 
 // BFD begins anew where it would come from another address, and not for a moment without a route.
+// What it has begun with is known also where it was up at the first look.
 func TestBFDFollowsItsSource(t *testing.T) {
 	router, none := netip.MustParseAddr("192.0.2.254"), netip.Addr{}
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
-	sources := bfdSources{}
-	for i, step := range []struct {
-		source netip.Addr
-		want   bool
-	}{{none, false}, {a, false}, {a, false}, {none, false}, {a, false}, {b, true}, {b, false}, {none, false}, {a, true}} {
-		if got := sources.mustRestart(router, step.source); got != step.want {
-			t.Errorf("step %d, %s: %v", i, step.source, got)
+	type look struct {
+		source     netip.Addr
+		isUp, want bool
+	}
+	for name, looks := range map[string][]look{
+		"not up": {{none, false, false}, {a, false, false}, {a, false, false}, {none, false, false}, {a, false, false}, {b, false, true}, {b, false, false}, {none, false, false}, {a, false, true}},
+		"up":     {{a, true, false}, {b, true, false}, {b, false, true}, {b, false, false}},
+	} {
+		sources := bfdSources{}
+		for i, l := range looks {
+			if got := sources.mustRestart(router, l.source, l.isUp); got != l.want {
+				t.Errorf("%s, look %d, %s: %v", name, i, l.source, got)
+			}
 		}
 	}
 }

@@ -93,9 +93,7 @@ func (r *router) Set(instances []vrrp.Instance) error {
 		r.places[i.Name] = i
 	}
 	r.wanted = instances
-	if r.left != nil {
-		r.left.note(instances)
-	}
+	r.noteLeft(instances)
 	if r.sync != nil {
 		r.sync.renameRoles(oldNames)
 		r.sync.hasVRRP.Store(len(instances) > 0)
@@ -208,5 +206,14 @@ func (r *router) leftBehind(instance string) bool {
 func (r *router) noteBehind() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.left.note(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }))
+	r.noteLeft(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }))
+}
+
+func (r *router) noteLeft(instances []vrrp.Instance) {
+	if r.left == nil {
+		return
+	}
+	if err := r.left.note(instances); err != nil {
+		r.log.Warn("VIPs of an earlier run are still where they were", "component", "vrrp", "err", err)
+	}
 }

@@ -65,14 +65,15 @@ func newRoutersLeft(file string, report func(error)) *routersLeft {
 }
 
 // note keeps which VIPs virtual routers may put on interfaces, beside what is left of
-// others. An address owner has its VIPs without lvx.
-func (r *routersLeft) note(routers []vrrp.Instance) {
+// others; where one of them has such a VIP elsewhere, that goes. An address owner has its
+// VIPs without lvx.
+func (r *routersLeft) note(routers []vrrp.Instance) error {
 	var all []routerVIPs
-	taken := map[vip.Place]bool{}
+	taken, moved := map[vip.Place]bool{}, map[netip.Addr]bool{}
 	for _, i := range routers {
 		for n, p := range i.Places() {
 			for _, v := range p.VIPs {
-				taken[vip.Place{Interface: p.Interface, Address: v.Addr()}] = true
+				taken[vip.Place{Interface: p.Interface, Address: v.Addr()}], moved[v.Addr()] = true, true
 			}
 			if i.Priority == vrrp.OwnerPriority {
 				continue
@@ -86,23 +87,32 @@ func (r *routersLeft) note(routers []vrrp.Instance) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	kept := map[netip.Addr]bool{}
 	for i := range r.left {
 		at := &r.left[i]
 		at.Routing = vip.Routing{} // which another router may have by now
 		at.VIPs = slices.DeleteFunc(slices.Clone(at.VIPs), func(p netip.Prefix) bool { return taken[vip.Place{Interface: at.Interface, Address: p.Addr()}] })
+		for _, p := range at.VIPs {
+			kept[p.Addr()] = !moved[p.Addr()]
+		}
 	}
-	r.left = slices.DeleteFunc(r.left, func(at routerVIPs) bool { return len(at.VIPs) == 0 })
+	err := r.remove(kept)
 	if all = append(all, r.left...); len(all) == 0 {
 		r.notes.Clear()
-		return
+		return err
 	}
 	_ = r.notes.Put(routersNote{r.boot, all}) // plain values: they can be encoded
+	return err
 }
 
 // takeOff takes off what an earlier run has left, but for the VIPs that are VIPs still.
 func (r *routersLeft) takeOff(vips map[netip.Addr]bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.remove(vips)
+}
+
+func (r *routersLeft) remove(vips map[netip.Addr]bool) error {
 	isVIP := func(p netip.Prefix) bool { return vips[p.Addr()] }
 	var staying vip.Routing // of routers that are there still, or of others with their VIPs
 	for _, at := range r.left {

@@ -44,7 +44,7 @@ func TestNotesOfVirtualRouters(t *testing.T) {
 		Rules:  []vip.Rule{{From: prefix("10.1.0.0/16"), Mark: 3, Table: 7}},
 	}
 	got := next(func(r *routersLeft) {
-		r.note([]vrrp.Instance{
+		_ = r.note([]vrrp.Instance{
 			{Name: "VI_1", Interface: "eth0", Priority: 100, Addresses: []netip.Prefix{prefix("10.0.0.100/24"), prefix("10.0.0.101/24")}, Routing: routing},
 			{Name: "VI_2", Interface: "eth0", Priority: vrrp.OwnerPriority, Addresses: []netip.Prefix{prefix("10.0.0.102/24")}},
 		})
@@ -164,7 +164,7 @@ func TestVIPsOfAFormerRouter(t *testing.T) {
 				left.left = []routerVIPs{{Interface: "eth0", VIPs: owner.Addresses}}
 				h := &heldVIPs{holder: vip.NewHolder(filepath.Join(t.TempDir(), "vips.json"), must), routers: left}
 				must(h.Keep(map[netip.Addr]bool{address: true}))
-				left.note(c.routers)
+				must(left.note(c.routers))
 				_, err = h.holder.Hold([]vip.Place{{Interface: "eth0", Address: address}})
 				must(err)
 				if !has() {
@@ -177,4 +177,28 @@ func TestVIPsOfAFormerRouter(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A VIP that a virtual router of another interface has by now goes from where it was.
+func TestVIPsOfARouterThatMoved(t *testing.T) {
+	tb.InNamespace(t, func(t *testing.T, index int) {
+		vips := []netip.Prefix{netip.MustParsePrefix("10.0.0.100/24")}
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := vip.Add(index, vips)
+		must(err)
+		r := &routersLeft{notes: jsonfile.NewKeeper(filepath.Join(t.TempDir(), "routers.json"), 0o600, must)}
+		r.left = []routerVIPs{{Interface: "eth0", VIPs: vips}}
+		must(r.takeOff(map[netip.Addr]bool{vips[0].Addr(): true}))
+		must(r.note([]vrrp.Instance{{Name: "VI_1", Interface: "eth1", Priority: 100, Addresses: vips}}))
+		all, _, err := vip.List(index)
+		must(err)
+		if vip.Has(all, vips[0].Addr()) {
+			t.Error("the VIP is still where it was")
+		}
+	})
 }

@@ -99,6 +99,12 @@ static __always_inline int send_otherwise(struct run *r)
 	return send_through_tunnel(r);
 }
 
+/* Whether ICMP may speak of the packet: not of an ICMP error, nor of IPv4's later fragments (icmp_send). */
+static __always_inline int is_answerable(const struct run *r)
+{
+	return r->verdict != VERDICT_ICMP_FORWARDED && (IP_VERSION != 4 || !is_later_fragment(&r->p));
+}
+
 /* Count the packet and send it to the real, which is there. */
 static __always_inline int send_to_real(struct run *r)
 {
@@ -110,13 +116,13 @@ static __always_inline int send_to_real(struct run *r)
 	if (real->flags & REAL_LOCAL)
 		return PASS(VERDICT_LOCAL);
 	if (r->p.ttl <= 1) {
-		if (r->verdict == VERDICT_ICMP_FORWARDED)
+		if (!is_answerable(r))
 			return DROP(VERDICT_TTL_SILENT);
 		return answer_with(r, VERDICT_ANSWERED_TTL);
 	}
 	if (r->p.length > real->mtu && !is_cut_up_later(r)) {
 		record(STEP_MTU, real->mtu);
-		if (r->verdict == VERDICT_ICMP_FORWARDED || !r->p.dont_fragment)
+		if (!is_answerable(r) || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
 		return answer_with(r, VERDICT_ANSWERED_TOO_BIG);
 	}

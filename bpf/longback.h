@@ -86,7 +86,7 @@ static __always_inline int send_reply(struct run *r, struct departure *d)
 	int found;
 
 	if (r->p.ttl <= 1) {
-		if (r->verdict == VERDICT_ICMP_REPLIED)
+		if (r->verdict == VERDICT_ICMP_REPLIED || d->is_later)
 			return DROP(VERDICT_TTL_SILENT);
 		return answer_with(r, VERDICT_ANSWERED_TTL);
 	}
@@ -98,7 +98,7 @@ static __always_inline int send_reply(struct run *r, struct departure *d)
 		return DROP(VERDICT_NO_WAY_BACK);
 	if (found == VERDICT_ANSWERED_TOO_BIG) {
 		record(STEP_MTU, d->hop.mtu);
-		if (r->verdict == VERDICT_ICMP_REPLIED || !r->p.dont_fragment)
+		if (r->verdict == VERDICT_ICMP_REPLIED || d->is_later || !r->p.dont_fragment)
 			return DROP(VERDICT_TOO_BIG);
 		return answer_with(r, VERDICT_ANSWERED_TOO_BIG);
 	}

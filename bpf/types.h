@@ -90,7 +90,7 @@ enum verdict {
 	VERDICT_ANSWERED_TTL, /* answered with ICMP time exceeded: TTL 1 */
 	VERDICT_ANSWERED_TOO_BIG, /* answered with ICMP fragmentation needed: the way out has a smaller MTU */
 	VERDICT_ANSWER_LIMITED, /* dropped: an ICMP answer was due, but the rate limit was reached */
-	VERDICT_TTL_SILENT, /* dropped: TTL 1 on an ICMP error, which must not be answered */
+	VERDICT_TTL_SILENT, /* dropped: TTL 1 on an ICMP error or a later fragment, which must not be answered */
 	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that another director owns, or whose lease is over */
 	VERDICT_TOO_BIG, /* dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot */
 	VERDICT_MARTIAN, /* passed: the source is an address of this host or of no host; the kernel drops it */

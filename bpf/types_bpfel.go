@@ -89,7 +89,7 @@ const (
 	AnsweredTTL         Verdict = 23 // answered with ICMP time exceeded: TTL 1
 	AnsweredTooBig      Verdict = 24 // answered with ICMP fragmentation needed: the way out has a smaller MTU
 	AnswerLimited       Verdict = 25 // dropped: an ICMP answer was due, but the rate limit was reached
-	TTLSilent           Verdict = 26 // dropped: TTL 1 on an ICMP error, which must not be answered
+	TTLSilent           Verdict = 26 // dropped: TTL 1 on an ICMP error or a later fragment, which must not be answered
 	ARPSilenced         Verdict = 27 // dropped: ARP for a VIP that another director owns, or whose lease is over
 	TooBig              Verdict = 28 // dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot
 	Martian             Verdict = 29 // passed: the source is an address of this host or of no host; the kernel drops it
@@ -600,7 +600,7 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	AnsweredTTL:         {"answered_ttl", "answered with ICMP time exceeded: TTL 1"},
 	AnsweredTooBig:      {"answered_too_big", "answered with ICMP fragmentation needed: the way out has a smaller MTU"},
 	AnswerLimited:       {"answer_limited", "dropped: an ICMP answer was due, but the rate limit was reached"},
-	TTLSilent:           {"ttl_silent", "dropped: TTL 1 on an ICMP error, which must not be answered"},
+	TTLSilent:           {"ttl_silent", "dropped: TTL 1 on an ICMP error or a later fragment, which must not be answered"},
 	ARPSilenced:         {"arp_silenced", "dropped: ARP for a VIP that another director owns, or whose lease is over"},
 	TooBig:              {"too_big", "dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot"},
 	Martian:             {"martian", "passed: the source is an address of this host or of no host; the kernel drops it"},

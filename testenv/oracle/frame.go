@@ -33,14 +33,15 @@ func (d *Director) way(p packet, r *real, icmp bool) Outcome {
 	}
 	// Generic XDP sees several packets as one, which is cut up again, but for tunnels.
 	merged := d.world.Generic && p.length > d.world.MTU && !isTunnel
+	isSilent := icmp || p.offset > 0 && p.src.Is4() // icmp_send
 	switch {
 	case r.host.Local:
 		return passed("local")
-	case p.ttl <= 1 && icmp:
+	case p.ttl <= 1 && isSilent:
 		return dropped("ttl_silent")
 	case p.ttl <= 1:
 		return d.answer(p, 11, 0, 0, "answered_ttl")
-	case p.length > mtu && !merged && (icmp || !p.df):
+	case p.length > mtu && !merged && (isSilent || !p.df):
 		return dropped("too_big")
 	case p.length > mtu && !merged:
 		return d.answer(p, 3, 4, mtu, "answered_too_big")

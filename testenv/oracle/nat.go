@@ -230,14 +230,15 @@ func (d *Director) wayBack(p packet, vip netip.AddrPort, icmp bool) Outcome {
 	hop, ok := d.world.Way(p.dst)
 	merged := d.world.Generic && p.length > d.world.MTU
 	mtu := cmp.Or(hop.MTU, 0xffff)
+	isSilent := icmp || p.offset > 0 // icmp_send
 	switch {
-	case p.ttl <= 1 && icmp:
+	case p.ttl <= 1 && isSilent:
 		return dropped("ttl_silent")
 	case p.ttl <= 1:
 		return d.answerReal(p, 11, 0, 0, "answered_ttl")
 	case !ok:
 		return dropped("no_way_back")
-	case p.length > mtu && !merged && (icmp || !p.df):
+	case p.length > mtu && !merged && (isSilent || !p.df):
 		return dropped("too_big")
 	case p.length > mtu && !merged:
 		return d.answerReal(p, 3, 4, mtu, "answered_too_big")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -157,4 +158,21 @@ func TestComplaintsAreFew(t *testing.T) {
 			t.Errorf("%d lines:\n%s", n, out.String())
 		}
 	})
+}
+
+// ICMP speaks of no later fragment (RFC 1122, 3.2.2; icmp_send), whatever its own TTL and length are.
+func TestNoAnswerAboutALaterFragment(t *testing.T) {
+	h := serving(t, lb.State{ExpireNodestConn: true, Services: []lb.Service{webService(1)}})
+	datagram := fragments(1)
+	h.want(datagram[0], "forwarded", tx)
+	datagram[1][22] = 1
+	binary.BigEndian.PutUint16(datagram[1][24:], ipSum(datagram[1][14:34]))
+	h.want(datagram[1], "ttl_silent", drop)
+	near := h.net.Lookup(realN(1))
+	near.MTU = len(datagram[0]) - 14
+	h.net.hosts = map[netip.Addr]Neighbor{realN(1): near}
+	h.apply(h.state)
+	datagram[2][20] |= 0x40
+	binary.BigEndian.PutUint16(datagram[2][24:], ipSum(datagram[2][14:34]))
+	h.want(datagram[2], "too_big", drop)
 }

@@ -378,6 +378,10 @@ func TestNATOfFragments(t *testing.T) {
 	}
 	check(natPacket{proto: lb.UDP, src: client, dst: web, payload: 1700}, natPacket{proto: lb.UDP, src: client, dst: natReal, payload: 1700}, "forwarded")
 	check(natPacket{proto: lb.UDP, src: natReal, dst: client, payload: 1700}, natPacket{proto: lb.UDP, src: web, dst: client, payload: 1700}, "replied")
+	last := pieces(natPacket{proto: lb.UDP, src: natReal, dst: client, payload: 1700}.frame())[2]
+	last[22], last[24], last[25] = 1, 0, 0
+	binary.BigEndian.PutUint16(last[24:], checksum(last[14:34]))
+	h.want(last, "ttl_silent", drop)
 }
 
 // What cannot leave is answered to the real, or dropped: never passed up half

@@ -20,7 +20,7 @@ func TestWhatIsGivenUp(t *testing.T) {
 		cancel()
 		for range 16 {
 			for _, name := range []string{program, file} {
-				go guard.Bounded(ctx, name, func() (int, error) { <-release; return 0, nil }) //nolint:errcheck // it never says anything
+				go guard.Bounded(ctx, name, func() (int, error) { <-release; return 0, nil })
 			}
 		}
 		time.Sleep(time.Minute)

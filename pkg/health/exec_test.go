@@ -43,7 +43,7 @@ func TestProgramsAndFilesBehindAHangingDisk(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		for range 16 {
-			go guard.Bounded(ctx, name, func() (int, error) { <-release; return 0, nil }) //nolint:errcheck // it never says anything
+			go guard.Bounded(ctx, name, func() (int, error) { <-release; return 0, nil })
 		}
 		time.Sleep(time.Minute)
 		for _, s := range []health.Spec{

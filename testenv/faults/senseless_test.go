@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lvx-lb/lvx/internal/jsonfile"
 	"github.com/lvx-lb/lvx/testenv"
 	"github.com/lvx-lb/lvx/testenv/rig"
 )
@@ -167,14 +168,14 @@ func TestFault02SenselessNotes(t *testing.T) {
 	}
 }
 
-// Notes of 100 MB are not read whole, and say so.
+// Notes larger than any that lvx writes are not read, and that is said.
 func TestFault02EndlessNotes(t *testing.T) {
 	t.Parallel() // it waits most of its time
 	r, d1 := director(t)
 	r.Kill("d1")
 	for _, name := range []string{"vips.json", "overrides.json", "memory.json", "runtime.json"} {
 		must(t, os.WriteFile(filepath.Join(d1.Dir(), name), nil, 0o600))
-		must(t, os.Truncate(filepath.Join(d1.Dir(), name), 100<<20))
+		must(t, os.Truncate(filepath.Join(d1.Dir(), name), jsonfile.MaxSize+1))
 	}
 	must(t, r.Start(t.Context(), "d1"))
 	realsUp(t, r, "r1", "r2")

@@ -148,7 +148,7 @@ func TestTracking(t *testing.T) {
 // in a large reload. The numbers are printed; the test fails where a peer
 // would fail over although the machine let its processors run.
 func TestBeatUnderLoad(t *testing.T) {
-	const interval = 100 * ms // the shortest that docs/ha.md recommends
+	const interval = 50 * ms
 	for _, tt := range []struct {
 		name  string
 		flags []string
@@ -158,7 +158,7 @@ func TestBeatUnderLoad(t *testing.T) {
 			w := pauses.Start(t)
 			seen := l.capture("b", 0x0800)
 			l.lvxWith("a", tt.flags, instance(3, interval, 254))
-			l.eventually("50 adverts", func() bool { return len(seen.adverts(hostAddrs["a"])) > 50 })
+			l.eventually("100 adverts", func() bool { return len(seen.adverts(hostAddrs["a"])) > 100 })
 			fs := seen.adverts(hostAddrs["a"])
 			var late []time.Duration
 			longest := 1 // the advert after the longest gap

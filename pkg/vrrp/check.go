@@ -174,8 +174,9 @@ func (i Instance) skewTime(priority uint8, interval time.Duration) time.Duration
 	return time.Duration(256-int(priority)) * interval / 256
 }
 
-// minLease keeps leases renewable on a busy host when adverts are short.
-const minLease = 500 * time.Millisecond
+// busyTime is what a busy host may need to renew a lease or to take over, however
+// short its adverts are.
+const busyTime = 500 * time.Millisecond
 
 // leaseTime is how long the data plane may serve without hearing from a master
 // of the given priority: three adverts, its skew and half an advert, but
@@ -185,5 +186,12 @@ func (i Instance) leaseTime(priority uint8) time.Duration {
 	adverts := 3 * i.AdvertInterval
 	return max(adverts+i.skewTime(priority, i.AdvertInterval)+i.AdvertInterval/2,
 		adverts+i.skewTime(0, i.AdvertInterval),
-		minLease)
+		busyTime)
+}
+
+// successionTime is how long a master that has resigned waits for a successor: for the
+// skew of the slowest backup, and for its takeover; not longer than the lease that came
+// with the resignation.
+func (i Instance) successionTime(priority uint8) time.Duration {
+	return min(i.skewTime(0, i.AdvertInterval)+busyTime, i.leaseTime(priority))
 }

@@ -92,20 +92,21 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestSkewAndLease(t *testing.T) {
+func TestSkewLeaseAndSuccession(t *testing.T) {
 	ms := time.Millisecond
 	tests := []struct {
 		version     int
 		priority    uint8
 		interval    time.Duration
 		skew, lease time.Duration
+		succession  time.Duration // a takeover and the slowest backup's skew
 	}{
-		{2, 100, time.Second, 609375 * time.Microsecond, 4109375 * time.Microsecond},
-		{2, 100, 3 * time.Second, 609375 * time.Microsecond, 11109375 * time.Microsecond},
-		{2, 150, time.Second, 414062500 * time.Nanosecond, 4 * time.Second}, // never below the slowest backup
-		{3, 100, 100 * ms, 60937500 * time.Nanosecond, 500 * ms},
-		{3, 254, 40 * ms, 312500 * time.Nanosecond, 500 * ms},
-		{3, 1, time.Second, 996093750 * time.Nanosecond, 4496093750 * time.Nanosecond},
+		{2, 100, time.Second, 609375 * time.Microsecond, 4109375 * time.Microsecond, 1500 * ms},
+		{2, 100, 3 * time.Second, 609375 * time.Microsecond, 11109375 * time.Microsecond, 1500 * ms},
+		{2, 150, time.Second, 414062500 * time.Nanosecond, 4 * time.Second, 1500 * ms}, // the lease: never below the slowest backup
+		{3, 100, 100 * ms, 60937500 * time.Nanosecond, 500 * ms, 500 * ms},
+		{3, 254, 40 * ms, 312500 * time.Nanosecond, 500 * ms, 500 * ms},
+		{3, 1, time.Second, 996093750 * time.Nanosecond, 4496093750 * time.Nanosecond, 1500 * ms},
 	}
 	for _, tt := range tests {
 		i := Instance{Version: tt.version, AdvertInterval: tt.interval}
@@ -114,6 +115,9 @@ func TestSkewAndLease(t *testing.T) {
 		}
 		if got := i.leaseTime(tt.priority); got != tt.lease {
 			t.Errorf("version %d, priority %d, %s: lease %s, want %s", tt.version, tt.priority, tt.interval, got, tt.lease)
+		}
+		if got := i.successionTime(tt.priority); got != tt.succession {
+			t.Errorf("version %d, priority %d, %s: waits %s for a successor, want %s", tt.version, tt.priority, tt.interval, got, tt.succession)
 		}
 	}
 }

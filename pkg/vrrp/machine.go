@@ -384,7 +384,7 @@ func (m *Machine) handleStop(in Stop, now time.Time) []Action {
 		return m.endMaster("stopped", false)
 	}
 	m.stopping, m.leaving = true, in.LeaveIfAlone
-	m.stopBy = now.Add(m.cfg.skewTime(m.Priority(), m.cfg.AdvertInterval) + m.cfg.AdvertInterval)
+	m.stopBy = now.Add(m.cfg.successionTime(m.Priority()))
 	return []Action{Advertise{0}}
 }
 

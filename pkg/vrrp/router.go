@@ -289,9 +289,9 @@ func (r *Router) Status() []Status {
 func (r *Router) Abandon(next []Instance) { r.abandoned.Store(&next) }
 
 // Run runs the instances until ctx is cancelled. Then masters resign, keep
-// serving until a successor has spoken, at most for the skew and one advert
-// interval, and give up their VIPs; only then Run returns nil. An error
-// means that it could not start.
+// serving until a successor has spoken, at most for as long as a slow one needs,
+// and give up their VIPs; only then Run returns nil. An error means that it
+// could not start.
 func (r *Router) Run(ctx context.Context) error {
 	mon, err := newMonitor()
 	if err != nil {

@@ -341,6 +341,14 @@ func TestDialAndListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer got.Close()
+	again, err := c.Host("client").Dial(t.Context(), "tcp", "172.25.0.12:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if first, next := conn.LocalAddr().(*net.TCPAddr).Port, again.LocalAddr().(*net.TCPAddr).Port; next != first+1 {
+		t.Errorf("connections come from ports %d and %d, want each port in turn", first, next)
+	}
 	if from := got.RemoteAddr().(*net.TCPAddr).IP.String(); from != "172.25.0.50" {
 		t.Errorf("client is %s", from)
 	}

@@ -41,7 +41,7 @@ func (h *Host) dialDatagram(ctx context.Context, network, address string) (conn 
 func (h *Host) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	var socket *os.File
 	err := h.onThread(func() (err error) {
-		socket, err = beginConnection(to)
+		socket, err = h.beginConnection(to)
 		return err
 	})
 	if err != nil {
@@ -61,22 +61,56 @@ func (h *Host) connect(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	return net.FileConn(socket)
 }
 
-// beginConnection sends the SYN.
-func beginConnection(to netip.AddrPort) (*os.File, error) {
+// The ports that connections come from (net.ipv4.ip_local_port_range).
+const (
+	firstPort = 32768
+	ports     = 28232
+)
+
+// beginConnection sends the SYN, from each of the ports in turn. The kernel's choice may
+// be a port of a minute ago: of a connection that the real server has closed nothing is
+// left here, but a director has it for two minutes, and a SYN of it goes to the same
+// real (is_new_conn_expected in net/netfilter/ipvs/ip_vs_core.c).
+func (h *Host) beginConnection(to netip.AddrPort) (*os.File, error) {
 	family := unix.AF_INET6
-	var address unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 	if to.Addr().Is4() {
-		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+		family = unix.AF_INET
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := unix.Connect(fd, address); err != nil && err != unix.EINPROGRESS {
+	if err := h.bindNext(fd, to.Addr().Is4()); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if err := unix.Connect(fd, socketAddress(to)); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("connect", err)
 	}
 	return os.NewFile(uintptr(fd), "tcp "+to.String()), nil
+}
+
+// bindNext binds a socket to the next port that is free.
+func (h *Host) bindNext(fd int, is4 bool) (err error) {
+	from := netip.IPv6Unspecified()
+	if is4 {
+		from = netip.IPv4Unspecified()
+	}
+	for range ports {
+		port := firstPort + (h.dialled.Add(1)-1)%ports
+		if err = unix.Bind(fd, socketAddress(netip.AddrPortFrom(from, uint16(port)))); err != unix.EADDRINUSE {
+			return err
+		}
+	}
+	return err
+}
+
+func socketAddress(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
 // awaitConnection waits until the connection is established or has failed.

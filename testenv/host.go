@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -26,6 +27,8 @@ type Host struct {
 	ns     netns.NsHandle
 	work   chan func()   // to the thread that lives in the namespace
 	closed chan struct{} // ends that thread
+
+	dialled atomic.Uint32 // TCP connections, and ports that were not free
 
 	mu       sync.Mutex
 	procs    []*Process

@@ -56,6 +56,7 @@ func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.
 			}
 			return 0
 		}
+		o.Resigned = func() bool { return r.left != nil && r.left.resigned }
 	}
 	o.Yield = r.yield
 	o.Left = r.leftBehind
@@ -93,7 +94,7 @@ func (r *router) Set(instances []vrrp.Instance) error {
 		r.places[i.Name] = i
 	}
 	r.wanted = instances
-	r.noteLeft(instances)
+	r.noteLeft(instances, false)
 	if r.sync != nil {
 		r.sync.renameRoles(oldNames)
 		r.sync.hasVRRP.Store(len(instances) > 0)
@@ -206,14 +207,14 @@ func (r *router) leftBehind(instance string) bool {
 func (r *router) noteBehind() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.noteLeft(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }))
+	r.noteLeft(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }), true)
 }
 
-func (r *router) noteLeft(instances []vrrp.Instance) {
+func (r *router) noteLeft(instances []vrrp.Instance, resigned bool) {
 	if r.left == nil {
 		return
 	}
-	if err := r.left.note(instances); err != nil {
+	if err := r.left.note(instances, resigned); err != nil {
 		r.log.Warn("VIPs of an earlier run are still where they were", "component", "vrrp", "err", err)
 	}
 }

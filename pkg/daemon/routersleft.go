@@ -22,8 +22,9 @@ const routersNoteTime = time.Second
 // as the daemon starts: a restart keeps a master's VIPs for the next run, which knows
 // nothing of routers that it does not have.
 type routersLeft struct {
-	notes *jsonfile.Keeper
-	boot  string
+	notes    *jsonfile.Keeper
+	boot     string
+	resigned bool // the earlier run told its peers: one of them may be the master
 
 	mu   sync.Mutex
 	left []routerVIPs // of an earlier run; behind note, what is there of former routers and are VIPs still
@@ -38,8 +39,9 @@ type routerVIPs struct {
 
 // routersNote is what the file holds.
 type routersNote struct {
-	Boot    string // of which the addresses are
-	Routers []routerVIPs
+	Boot     string // of which the addresses are
+	Routers  []routerVIPs
+	Resigned bool
 }
 
 // newRoutersLeft makes one that has its notes in a file. Notes that cannot be read or
@@ -59,15 +61,15 @@ func newRoutersLeft(file string, report func(error)) *routersLeft {
 	case err != nil:
 		report(err)
 	case note.Boot == boot:
-		r.left = note.Routers
+		r.left, r.resigned = note.Routers, note.Resigned
 	}
 	return r
 }
 
 // note keeps which VIPs virtual routers may put on interfaces, beside what is left of
 // others; where one of them has such a VIP elsewhere, that goes. An address owner has its
-// VIPs without lvx.
-func (r *routersLeft) note(routers []vrrp.Instance) error {
+// VIPs without lvx. Routers that have resigned leave theirs to the next run.
+func (r *routersLeft) note(routers []vrrp.Instance, resigned bool) error {
 	var all []routerVIPs
 	taken, moved := map[vip.Place]bool{}, map[netip.Addr]bool{}
 	for _, i := range routers {
@@ -101,7 +103,7 @@ func (r *routersLeft) note(routers []vrrp.Instance) error {
 		r.notes.Clear()
 		return err
 	}
-	_ = r.notes.Put(routersNote{r.boot, all}) // plain values: they can be encoded
+	_ = r.notes.Put(routersNote{r.boot, all, resigned}) // plain values: they can be encoded
 	return err
 }
 

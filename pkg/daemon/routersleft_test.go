@@ -47,7 +47,7 @@ func TestNotesOfVirtualRouters(t *testing.T) {
 		_ = r.note([]vrrp.Instance{
 			{Name: "VI_1", Interface: "eth0", Priority: 100, Addresses: []netip.Prefix{prefix("10.0.0.100/24"), prefix("10.0.0.101/24")}, Routing: routing},
 			{Name: "VI_2", Interface: "eth0", Priority: vrrp.OwnerPriority, Addresses: []netip.Prefix{prefix("10.0.0.102/24")}},
-		})
+		}, false)
 	})
 	want := []routerVIPs{{Interface: "eth0", VIPs: []netip.Prefix{prefix("10.0.0.100/24"), prefix("10.0.0.101/24")}, Routing: routing}}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
@@ -164,7 +164,7 @@ func TestVIPsOfAFormerRouter(t *testing.T) {
 				left.left = []routerVIPs{{Interface: "eth0", VIPs: owner.Addresses}}
 				h := &heldVIPs{holder: vip.NewHolder(filepath.Join(t.TempDir(), "vips.json"), must), routers: left}
 				must(h.Keep(map[netip.Addr]bool{address: true}))
-				must(left.note(c.routers))
+				must(left.note(c.routers, false))
 				_, err = h.holder.Hold([]vip.Place{{Interface: "eth0", Address: address}})
 				must(err)
 				if !has() {
@@ -194,7 +194,7 @@ func TestVIPsOfARouterThatMoved(t *testing.T) {
 		r := &routersLeft{notes: jsonfile.NewKeeper(filepath.Join(t.TempDir(), "routers.json"), 0o600, must)}
 		r.left = []routerVIPs{{Interface: "eth0", VIPs: vips}}
 		must(r.takeOff(map[netip.Addr]bool{vips[0].Addr(): true}))
-		must(r.note([]vrrp.Instance{{Name: "VI_1", Interface: "eth1", Priority: 100, Addresses: vips}}))
+		must(r.note([]vrrp.Instance{{Name: "VI_1", Interface: "eth1", Priority: 100, Addresses: vips}}, false))
 		all, _, err := vip.List(index)
 		must(err)
 		if vip.Has(all, vips[0].Addr()) {

@@ -195,3 +195,7 @@ func (i Instance) leaseTime(priority uint8) time.Duration {
 func (i Instance) successionTime(priority uint8) time.Duration {
 	return min(i.skewTime(0, i.AdvertInterval)+busyTime, i.leaseTime(priority))
 }
+
+// listenTime is how long a router that finds its VIPs on the interface listens for
+// another master: an advert, and a tenth more, because a peer's may be late by a little.
+func (i Instance) listenTime() time.Duration { return i.AdvertInterval * 11 / 10 }

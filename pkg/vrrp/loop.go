@@ -313,6 +313,9 @@ func (l *loop) updateRouter(v *vrouter, it item, changed bool, seen, now time.Ti
 	case !v.started:
 		v.started = true
 		l.step(v, Start{Self: v.cond.Self, Holding: it.holding, Resume: it.holding && (v.resumes || l.canResume(v))}, now)
+		if it.holding && v.m.Role() == Backup && l.hasResigned() {
+			l.serveOn(v)
+		}
 	case changed:
 		l.step(v, Configure{Instance: it.cfg}, now)
 	case v.m.Active() && !it.holding && v.isIdle() && seen.After(v.doneAt):
@@ -384,11 +387,21 @@ func (l *loop) readReasons() {
 // missed an advert for as long as its dead interval, or as it was asked to wait for: the
 // lease is as much longer then.
 func (l *loop) canResume(v *vrouter) bool {
-	if l.opts.Held == nil {
+	if l.opts.Held == nil || l.hasResigned() {
 		return false
 	}
 	since := v.cfg.leaseTime(v.m.Priority()) - l.opts.Held(v.cfg.Name)
 	return since < 3*v.cfg.AdvertInterval
+}
+
+func (l *loop) hasResigned() bool { return l.opts.Resigned != nil && l.opts.Resigned() }
+
+// serveOn has a data path that serves still do so until it is known whether a peer is
+// the master.
+func (l *loop) serveOn(v *vrouter) {
+	if left := l.opts.Held(v.cfg.Name); left > 0 {
+		l.opts.Lease(v.cfg.Name, max(left, v.cfg.listenTime()+busyTime))
+	}
 }
 
 // stopRouter ends a virtual router in its own time.

@@ -137,9 +137,8 @@ func (m *Machine) handleStart(in Start, now time.Time) []Action {
 		m.masterDown = m.notBefore
 		m.wantsMaster = m.cfg.StartupDelay == 0
 	case in.Holding:
-		// A tenth more, because a peer's adverts may be late by a little.
 		m.notBefore = now
-		m.masterDown = now.Add(m.cfg.AdvertInterval * 11 / 10)
+		m.masterDown = now.Add(m.cfg.listenTime())
 		m.wantsMaster = in.Resume
 	}
 	if in.Holding {

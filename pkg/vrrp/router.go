@@ -56,6 +56,11 @@ type Options struct {
 	// it listens for one advert interval first.
 	Held func(instance string) time.Duration
 
+	// Resigned reports whether the earlier run resigned before it left VIPs behind.
+	// What Held gives is then how long the data path is to serve, and says nothing of
+	// peers, one of which may be the master.
+	Resigned func() bool
+
 	// Left is called for a master that stopped while no other router spoke
 	// for its VIPs: if it returns true, they and the data path stay as they
 	// are, for the next run. Else they go as always. It may block.

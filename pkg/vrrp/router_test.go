@@ -370,6 +370,27 @@ func TestFreshLease(t *testing.T) {
 	}
 }
 
+// Behind a stop the lease is long, and the peers know: a start listens for one that has
+// become master, and the data path serves on meanwhile, if it does at all.
+func TestStartBehindAStopListens(t *testing.T) {
+	for _, c := range []struct{ left, want time.Duration }{{0, 0}, {time.Millisecond, 1100*time.Millisecond + busyTime}, {10 * sec, 10 * sec}} {
+		l, v, _ := deaf(t, sample(nil))
+		l.links = links{"eth0": {up: true, addrs: []netip.Prefix{netip.PrefixFrom(addrB, 24)}}}
+		l.opts.Held = func(string) time.Duration { return c.left }
+		l.opts.Resigned = func() bool { return true }
+		var lease time.Duration
+		l.opts.Lease = func(_ string, d time.Duration) { lease = d }
+		v.started = false
+		l.applyPlan(plan{items: []item{{cfg: v.cfg, holding: true}}})
+		if role := l.routers[0].m.Role(); role != Backup {
+			t.Errorf("%s left: %s at once", c.left, role)
+		}
+		if lease != c.want {
+			t.Errorf("%s left: serves for %s, want %s", c.left, lease, c.want)
+		}
+	}
+}
+
 // A hold that a recovery asks for is there when the recovery ends, whatever plan
 // is under way.
 func TestHoldOfARecoveryIsSeenAtOnce(t *testing.T) {

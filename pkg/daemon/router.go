@@ -210,6 +210,16 @@ func (r *router) noteBehind() {
 	r.noteLeft(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }), true)
 }
 
+// noteUndone notes the VIPs for the next start as this one found them: it has been
+// master of none.
+func (r *router) noteUndone() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.wanted) > 0 {
+		r.noteLeft(r.wanted, r.left != nil && r.left.resigned)
+	}
+}
+
 func (r *router) noteLeft(instances []vrrp.Instance, resigned bool) {
 	if r.left == nil {
 		return

@@ -71,29 +71,43 @@ func TestNotesBehindAStop(t *testing.T) {
 			report := func(err error) { t.Errorf("notes: %v", err) }
 			cfg := &config.Config{StopGrace: time.Minute, VRRP: []vrrp.Instance{router("VI_1", 51, "10.0.0.100/24"), router("VI_2", 52, "10.0.0.101/24")}}
 			backend, log := lbtest.NewFake(), slog.New(slog.DiscardHandler)
-			d := &Daemon{opt: Options{Config: cfg}, log: log, backend: backend, canLease: true, left: newRoutersLeft(file, report)}
-			d.director = director.New(director.Options{Config: cfg, Backend: backend, Log: log})
-			d.router = newRouter(nil, nil, backend, nil, log)
-			d.router.left = d.left
-			if err := d.router.Set(cfg.VRRP); err != nil {
-				t.Fatal(err)
+			// run is a daemon from its start to its end; what it notes is for the next one.
+			run := func(end func(*Daemon) error) *routersLeft {
+				t.Helper()
+				d := &Daemon{opt: Options{Config: cfg}, log: log, backend: backend, canLease: true, left: newRoutersLeft(file, report)}
+				d.director = director.New(director.Options{Config: cfg, Backend: backend, Log: log})
+				d.router = newRouter(nil, nil, backend, nil, log)
+				d.router.left = d.left
+				if err := errors.Join(d.router.Set(cfg.VRRP), end(d)); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				if err := d.left.run(ctx); err != nil {
+					t.Fatal(err)
+				}
+				return newRoutersLeft(file, report)
 			}
-			want := 2
-			if !successor {
-				d.router.behind["VI_1"] = true
-				want = 1
+			next := run(func(d *Daemon) error {
+				d.router.behind["VI_1"] = !successor
+				return d.leave(t.Context(), successor)
+			})
+			want := 1
+			if successor {
+				want = 2
 			}
-			if err := d.leave(t.Context(), successor); err != nil {
-				t.Fatal(err)
+			if len(next.left) != want || next.left[0].VIPs[0] != cfg.VRRP[0].Addresses[0] {
+				t.Errorf("for the next run: %+v", next.left)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			if err := d.left.run(ctx); err != nil {
-				t.Fatal(err)
+			if next.resigned == successor {
+				t.Errorf("the next run takes this one for resigned: %v", next.resigned)
 			}
-			left := newRoutersLeft(file, report).left
-			if len(left) != want || left[0].VIPs[0] != cfg.VRRP[0].Addresses[0] {
-				t.Errorf("for the next run: %+v", left)
+			next = run(func(d *Daemon) error { d.router.noteUndone(); return nil })
+			if next.resigned == successor {
+				t.Errorf("behind a start that failed the one before it counts as resigned: %v", next.resigned)
+			}
+			if run(func(*Daemon) error { return nil }).resigned {
+				t.Error("a run that was killed counts as resigned")
 			}
 		})
 	}

@@ -12,8 +12,7 @@ import (
 )
 
 // retireLimit is how long a reload waits for virtual routers that it takes away: a
-// master resigns and serves until a backup has spoken, at most for the skew and an
-// advert interval.
+// master resigns and serves until a backup has spoken.
 const retireLimit = 5 * time.Second
 
 // retireRouters has the virtual routers that are gone from a configuration give up

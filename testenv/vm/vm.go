@@ -24,9 +24,11 @@ import (
 	"time"
 )
 
-// Defaults of [Options].
+// Defaults of [Options]. The timeout ends a guest that hangs, which is emulated and
+// may be one of several on a busy host; it is below that of a package's tests, so that
+// what the guest printed is seen.
 const (
-	DefaultTimeout = 3 * time.Minute
+	DefaultTimeout = 40 * time.Minute
 	DefaultMemory  = 512 // MiB
 )
 

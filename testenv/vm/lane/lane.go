@@ -61,7 +61,7 @@ var Suites = []Suite{
 		Tools: []string{"ipvsadm"},
 	},
 	{
-		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true, Timeout: 10 * time.Minute, // 450 processes
+		Name: "ipvsadm", Package: "./pkg/ipvsadm", Run: "^TestKernelTranscript$", Icount: true, // 450 processes
 		Tools: []string{"ipvsadm"},
 	},
 	{
@@ -70,7 +70,7 @@ var Suites = []Suite{
 		Modules: []string{"ip_vs", "veth", "bridge"},
 	},
 	{
-		Name: "migration", Package: "./testenv/vm/handover", Run: "^TestMigration", Icount: true, Memory: 2000, Timeout: 30 * time.Minute,
+		Name: "migration", Package: "./testenv/vm/handover", Run: "^TestMigration", Icount: true, Memory: 2000,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Pass:    []string{"LVX_LOAD"},
 		Files:   map[string]string{"migrate.md": "docs/migrate.md"},
@@ -78,14 +78,14 @@ var Suites = []Suite{
 		Modules: []string{"ip_vs", "nf_tables", "nft_compat", "xt_tcpudp", "veth", "bridge"},
 	},
 	{
-		Name: "handover", Package: "./testenv/vm/handover", Run: "^Test(Kernel|LVX)", Icount: true, Memory: 2000, Timeout: 30 * time.Minute,
+		Name: "handover", Package: "./testenv/vm/handover", Run: "^Test(Kernel|LVX)", Icount: true, Memory: 2000,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Pass:    []string{"LVX_HANDOVER_FLOWS"},
 		Tools:   []string{"ipvsadm", "ip", "nft"},
 		Modules: []string{"ip_vs", "nf_tables", "veth", "bridge"},
 	},
 	{
-		Name: "instructions", Package: "./bench", Run: "^Test(KernelInstructions|Clock|Straight)$", Icount: true, Memory: 2000, Timeout: 15 * time.Minute,
+		Name: "instructions", Package: "./bench", Run: "^Test(KernelInstructions|Clock|Straight)$", Icount: true, Memory: 2000,
 		Env:     []string{"GOGC=off", "GODEBUG=asyncpreemptoff=1"}, // no signal, nobody else's work
 		Modules: []string{"ip_vs", "ip_vs_rr", "veth"},
 	},
@@ -95,25 +95,25 @@ var Suites = []Suite{
 		Files: map[string]string{"testdata": "pkg/keepalived/testdata"},
 	},
 	{
-		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000, Timeout: 10 * time.Minute,
+		Name: "fallback", Package: "./testenv/vm/fallback", Memory: 2000,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Files:   map[string]string{"examples": "docs/examples"},
 		Tools:   []string{"bash", "curl", "ip", "ipvsadm", "iptables"},
 		Modules: []string{"nf_tables", "veth", "bridge"}, // ip_vs is for the daemon to load
 	},
 	{
-		Name: "wiring", Package: "./testenv/vm/wiring", Icount: true, Memory: 2000, Cables: 1, Timeout: 30 * time.Minute,
+		Name: "wiring", Package: "./testenv/vm/wiring", Icount: true, Memory: 2000, Cables: 1,
 		Builds:  map[string]string{"lvx": "./cmd/lvx"},
 		Tools:   []string{"ip", "ethtool"},
 		Modules: []string{"veth", "bridge", "8021q", "bonding", "virtio_pci", "virtio_net"},
 	},
 	{
-		Name: "xdp", Package: "./pkg/backend/xdp", Host: true, Memory: 5000, Timeout: 10 * time.Minute,
+		Name: "xdp", Package: "./pkg/backend/xdp", Host: true, Memory: 5000,
 		Run:     "^(TestBehaviour|TestForwardedFrame|TestAnswers|TestFragmentsStayTogether|TestServiceWithoutListenersDrains)$",
 		Modules: []string{"veth"},
 	},
 	{
-		Name: "verifier", Package: "./loader", Run: "^TestVerifier", Host: true, Memory: 2000, Timeout: 10 * time.Minute, Modules: []string{"veth"},
+		Name: "verifier", Package: "./loader", Run: "^TestVerifier", Host: true, Memory: 2000, Modules: []string{"veth"},
 	},
 }
 

@@ -317,9 +317,11 @@ func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
 	if l.opts.Lease != nil {
 		l.opts.Lease(v.cfg.Name, v.cfg.leaseTime(v.m.Priority()))
 	}
-	if !v.sentByKernel {
-		l.sendAdverts(v, priority, now)
+	if v.sentByKernel {
+		return
 	}
+	l.queueAdverts(v) // first: sending may cost the thread its processor, and who speaks once goes on speaking
+	l.sendAdverts(v, priority, now)
 }
 
 func (l *loop) sendAdverts(v *vrouter, priority uint8, now time.Time) {

@@ -174,8 +174,8 @@ func (i Instance) skewTime(priority uint8, interval time.Duration) time.Duration
 	return time.Duration(256-int(priority)) * interval / 256
 }
 
-// busyTime is what a busy host may need to renew a lease or to take over, however
-// short its adverts are.
+// busyTime is what a busy host may need to renew a lease, or to take over or give up
+// VIPs, however short its adverts are.
 const busyTime = 500 * time.Millisecond
 
 // leaseTime is how long the data plane may serve without hearing from a master
@@ -190,10 +190,16 @@ func (i Instance) leaseTime(priority uint8) time.Duration {
 }
 
 // successionTime is how long a master that has resigned waits for a successor: for the
-// skew of the slowest backup, and for its takeover; not longer than the lease that came
-// with the resignation.
-func (i Instance) successionTime(priority uint8) time.Duration {
-	return min(i.skewTime(0, i.AdvertInterval)+busyTime, i.leaseTime(priority))
+// skew of the slowest backup, and for its takeover.
+func (i Instance) successionTime() time.Duration {
+	return i.skewTime(0, i.AdvertInterval) + busyTime
+}
+
+// resignedLease is what a master of the given priority renews its lease to with its
+// resignation: the wait for a successor, and what it takes to give up the VIPs or to
+// leave them.
+func (i Instance) resignedLease(priority uint8) time.Duration {
+	return max(i.leaseTime(priority), i.successionTime()+busyTime)
 }
 
 // listenTime is how long a router that finds its VIPs on the interface listens for

@@ -104,8 +104,8 @@ func TestSkewLeaseAndSuccession(t *testing.T) {
 		{2, 100, time.Second, 609375 * time.Microsecond, 4109375 * time.Microsecond, 1500 * ms},
 		{2, 100, 3 * time.Second, 609375 * time.Microsecond, 11109375 * time.Microsecond, 1500 * ms},
 		{2, 150, time.Second, 414062500 * time.Nanosecond, 4 * time.Second, 1500 * ms}, // the lease: never below the slowest backup
-		{3, 100, 100 * ms, 60937500 * time.Nanosecond, 500 * ms, 500 * ms},
-		{3, 254, 40 * ms, 312500 * time.Nanosecond, 500 * ms, 500 * ms},
+		{3, 100, 100 * ms, 60937500 * time.Nanosecond, 500 * ms, 600 * ms},
+		{3, 254, 40 * ms, 312500 * time.Nanosecond, 500 * ms, 540 * ms},
 		{3, 1, time.Second, 996093750 * time.Nanosecond, 4496093750 * time.Nanosecond, 1500 * ms},
 	}
 	for _, tt := range tests {
@@ -116,7 +116,7 @@ func TestSkewLeaseAndSuccession(t *testing.T) {
 		if got := i.leaseTime(tt.priority); got != tt.lease {
 			t.Errorf("version %d, priority %d, %s: lease %s, want %s", tt.version, tt.priority, tt.interval, got, tt.lease)
 		}
-		if got := i.successionTime(tt.priority); got != tt.succession {
+		if got := i.successionTime(); got != tt.succession {
 			t.Errorf("version %d, priority %d, %s: waits %s for a successor, want %s", tt.version, tt.priority, tt.interval, got, tt.succession)
 		}
 	}

@@ -383,7 +383,7 @@ func (m *Machine) handleStop(in Stop, now time.Time) []Action {
 		return m.endMaster("stopped", false)
 	}
 	m.stopping, m.leaving = true, in.LeaveIfAlone
-	m.stopBy = now.Add(m.cfg.successionTime(m.Priority()))
+	m.stopBy = now.Add(m.cfg.successionTime())
 	return []Action{Advertise{0}}
 }
 

@@ -99,3 +99,21 @@ func TestStopOfABackup(t *testing.T) {
 		t.Errorf("role %s after the stop", got)
 	}
 }
+
+// The data path of a master that has resigned serves until its VIPs are off, or left to
+// the next start: a lease that ends with the wait would be over before either.
+func TestLeaseOutlivesTheWaitForASuccessor(t *testing.T) {
+	for _, every := range []time.Duration{10 * time.Millisecond, 40 * time.Millisecond, 100 * time.Millisecond, 150 * time.Millisecond, sec, 40 * sec} {
+		cfg := prio(100)
+		cfg.Version, cfg.AdvertInterval = 3, every
+		l, v, _ := deaf(t, cfg)
+		var lease time.Duration
+		l.opts.Lease = func(_ string, d time.Duration) { lease = d }
+		v.m.role, v.m.active = Master, true
+		now := time.Now()
+		l.step(v, Stop{LeaveIfAlone: true}, now)
+		if wait := v.m.stopBy.Sub(now); lease < wait+busyTime {
+			t.Errorf("adverts every %s: serves for %s, waits for %s", every, lease, wait)
+		}
+	}
+}

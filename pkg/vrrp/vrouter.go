@@ -315,7 +315,11 @@ func (l *loop) finishJob(v *vrouter, gen uint64, added int, err error) {
 // until a successor has spoken.
 func (l *loop) advertise(v *vrouter, priority uint8, now time.Time) {
 	if l.opts.Lease != nil {
-		l.opts.Lease(v.cfg.Name, v.cfg.leaseTime(v.m.Priority()))
+		lease := v.cfg.leaseTime(v.m.Priority())
+		if v.m.stopping {
+			lease = v.cfg.resignedLease(v.m.Priority())
+		}
+		l.opts.Lease(v.cfg.Name, lease)
 	}
 	if v.sentByKernel {
 		return

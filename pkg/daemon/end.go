@@ -84,7 +84,6 @@ func (d *Daemon) undo() error {
 	errs := []error{d.vips.undo()}
 	if d.found.datapath {
 		d.log.Warn("the start failed, what was running before goes on")
-		d.router.noteUndone()
 		return errors.Join(append(errs, d.backend.Close(true))...)
 	}
 	return errors.Join(append(errs, d.takeDown())...)

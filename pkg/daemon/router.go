@@ -29,10 +29,11 @@ type router struct {
 
 	interfaces []string // on which VIPs may go, besides a router's own
 
-	mu     sync.Mutex
-	wanted []vrrp.Instance
-	places map[string]vrrp.Instance // also of instances that are on their way out
-	behind map[string]bool          // instances whose VIPs a stop has left on their interfaces
+	mu      sync.Mutex
+	wanted  []vrrp.Instance
+	places  map[string]vrrp.Instance // also of instances that are on their way out
+	behind  map[string]bool          // instances whose VIPs a stop has left on their interfaces
+	settled map[string]bool          // instances that have become master or backup behind a stop
 }
 
 // verdictLimit is how long verdicts may take; VRRP itself waits no longer.
@@ -43,7 +44,7 @@ const verdictLimit = 10 * time.Second
 const advertPriority = 1
 
 func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.Monitor, log *slog.Logger) *router {
-	r := &router{interfaces: interfaces, announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}, behind: map[string]bool{}}
+	r := &router{interfaces: interfaces, announce: a, monitor: m, log: log, places: map[string]vrrp.Instance{}, behind: map[string]bool{}, settled: map[string]bool{}}
 	o := vrrp.Options{
 		Log: log, Announcer: a, Activate: r.activate, Deactivate: r.deactivate, Realtime: advertPriority,
 	}
@@ -56,7 +57,7 @@ func newRouter(interfaces []string, a *neigh.Announcer, b lb.Backend, m *health.
 			}
 			return 0
 		}
-		o.Resigned = func() bool { return r.left != nil && r.left.resigned }
+		o.Resigned = r.hasResigned
 	}
 	o.Yield = r.yield
 	o.Left = r.leftBehind
@@ -89,12 +90,13 @@ func (r *router) Set(instances []vrrp.Instance) error {
 	oldNames := vrrp.Renamed(r.wanted, instances)
 	for _, name := range oldNames { // nobody deactivates them
 		delete(r.places, name)
+		delete(r.settled, name)
 	}
 	for _, i := range instances {
 		r.places[i.Name] = i
 	}
 	r.wanted = instances
-	r.noteLeft(instances, false)
+	r.noteLeft(instances, r.hasResigned())
 	if r.sync != nil {
 		r.sync.renameRoles(oldNames)
 		r.sync.hasVRRP.Store(len(instances) > 0)
@@ -110,6 +112,9 @@ func (r *router) activate(instance string) error {
 	err := r.director.Activate(instance)
 	if r.sync != nil {
 		r.sync.table.Missed() // takes in what waited for the reals of the latest plan
+	}
+	if err == nil {
+		r.settle(instance)
 	}
 	return err
 }
@@ -152,6 +157,7 @@ func (r *router) deactivate(instance string) {
 		r.sync.flush(yieldTime) // what came last
 		r.sync.setRole(instance, false)
 	}
+	r.settle(instance)
 }
 
 // recovered keeps an instance backup until every real server has been asked
@@ -210,13 +216,21 @@ func (r *router) noteBehind() {
 	r.noteLeft(slices.DeleteFunc(slices.Clone(r.wanted), func(i vrrp.Instance) bool { return !r.behind[i.Name] }), true)
 }
 
-// noteUndone notes the VIPs for the next start as this one found them: it has been
-// master of none.
-func (r *router) noteUndone() {
+// hasResigned reports whether the earlier run resigned, and an instance is not settled yet.
+func (r *router) hasResigned() bool { return r.left != nil && r.left.resigned.Load() }
+
+// settle notes that an instance is master or backup by now. Behind a stop every one has to
+// be: a run that ends before, in whichever way, leaves it to the next one to listen.
+func (r *router) settle(instance string) {
+	if !r.hasResigned() {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.wanted) > 0 {
-		r.noteLeft(r.wanted, r.left != nil && r.left.resigned)
+	r.settled[instance] = true
+	if !slices.ContainsFunc(r.wanted, func(i vrrp.Instance) bool { return !r.settled[i.Name] }) {
+		r.left.resigned.Store(false)
+		r.noteLeft(r.wanted, false)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lvx-lb/lvx/internal/jsonfile"
@@ -24,7 +25,7 @@ const routersNoteTime = time.Second
 type routersLeft struct {
 	notes    *jsonfile.Keeper
 	boot     string
-	resigned bool // the earlier run told its peers: one of them may be the master
+	resigned atomic.Bool // the earlier run told its peers: one of them may be the master
 
 	mu   sync.Mutex
 	left []routerVIPs // of an earlier run; behind note, what is there of former routers and are VIPs still
@@ -61,7 +62,8 @@ func newRoutersLeft(file string, report func(error)) *routersLeft {
 	case err != nil:
 		report(err)
 	case note.Boot == boot:
-		r.left, r.resigned = note.Routers, note.Resigned
+		r.left = note.Routers
+		r.resigned.Store(note.Resigned)
 	}
 	return r
 }

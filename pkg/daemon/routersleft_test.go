@@ -99,15 +99,19 @@ func TestNotesBehindAStop(t *testing.T) {
 			if len(next.left) != want || next.left[0].VIPs[0] != cfg.VRRP[0].Addresses[0] {
 				t.Errorf("for the next run: %+v", next.left)
 			}
-			if next.resigned == successor {
-				t.Errorf("the next run takes this one for resigned: %v", next.resigned)
+			if next.resigned.Load() == successor {
+				t.Errorf("the next run takes this one for resigned: %v", !successor)
 			}
-			next = run(func(d *Daemon) error { d.router.noteUndone(); return nil })
-			if next.resigned == successor {
-				t.Errorf("behind a start that failed the one before it counts as resigned: %v", next.resigned)
-			}
-			if run(func(*Daemon) error { return nil }).resigned {
-				t.Error("a run that was killed counts as resigned")
+			for _, settled := range [][]string{nil, {"VI_2"}, {"VI_2", "VI_1"}} {
+				next := run(func(d *Daemon) error {
+					for _, instance := range settled {
+						d.router.settle(instance)
+					}
+					return nil
+				})
+				if want := !successor && len(settled) < 2; next.resigned.Load() != want {
+					t.Errorf("behind a run that was killed, with %v settled, the one before it counts as resigned: %v, want %v", settled, !want, want)
+				}
 			}
 		})
 	}

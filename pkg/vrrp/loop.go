@@ -399,6 +399,9 @@ func (l *loop) hasResigned() bool { return l.opts.Resigned != nil && l.opts.Resi
 // serveOn has a data path that serves still do so until it is known whether a peer is
 // the master.
 func (l *loop) serveOn(v *vrouter) {
+	if l.opts.Held == nil || l.opts.Lease == nil {
+		return
+	}
 	if left := l.opts.Held(v.cfg.Name); left > 0 {
 		l.opts.Lease(v.cfg.Name, max(left, v.cfg.listenTime()+busyTime))
 	}

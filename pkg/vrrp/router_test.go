@@ -389,6 +389,11 @@ func TestStartBehindAStopListens(t *testing.T) {
 			t.Errorf("%s left: serves for %s, want %s", c.left, lease, c.want)
 		}
 	}
+	l, v, _ := deaf(t, sample(nil)) // without a data path
+	l.links = links{"eth0": {up: true, addrs: []netip.Prefix{netip.PrefixFrom(addrB, 24)}}}
+	l.opts.Resigned = func() bool { return true }
+	v.started = false
+	l.applyPlan(plan{items: []item{{cfg: v.cfg, holding: true}}})
 }
 
 // A hold that a recovery asks for is there when the recovery ends, whatever plan

@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -177,7 +178,8 @@ func (b *Backend) freeNumbers() {
 	for vip := range bareVIPs(b.state) {
 		used[endpoint{vip, lb.TCP}] = true
 	}
-	for n, e := range b.numbers.who {
+	for _, n := range slices.Sorted(maps.Keys(b.numbers.who)) { // what is given out next is no matter of chance
+		e := b.numbers.who[n]
 		if _, live := b.sweep.perVIP[n]; live || used[e] || !b.applied {
 			delete(b.numbers.idle, n)
 			continue

@@ -109,6 +109,7 @@ func TestFault13LinksAreFollowedAtOnce(t *testing.T) {
 					h.set("eth0", linkState{index: 2, mac: "02"})
 					time.Sleep(time.Second / 10)
 				}
+				time.Sleep(time.Millisecond) // past the third, which is due as the loop ends
 				synctest.Wait()
 				h.want(t, "again and again", 10*time.Second, 11*time.Second, 12*time.Second)
 			})

@@ -37,13 +37,14 @@ type linkWatch struct {
 	follow     func(ctx context.Context) error // the packet path does
 	log        *slog.Logger
 
-	mu       sync.Mutex
-	known    map[string]linkState
-	followed time.Time
+	mu         sync.Mutex
+	known      map[string]linkState
+	hadProgram map[string]bool // interfaces that the packet path was on
+	followed   time.Time
 }
 
 func newLinkWatch(interfaces []string, log *slog.Logger) *linkWatch {
-	return &linkWatch{interfaces: interfaces, read: readLinkStates, watch: vip.Watch, log: log.With("component", "links")}
+	return &linkWatch{interfaces: interfaces, read: readLinkStates, watch: vip.Watch, hadProgram: map[string]bool{}, log: log.With("component", "links")}
 }
 
 // readLinkStates reads what interfaces are like; those that are not there are left out.
@@ -76,10 +77,27 @@ func (l *linkWatch) settle(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
+	before := l.read(l.interfaces)
 	if err := l.follow(ctx); err != nil {
 		l.log.Debug("the packet path does not follow an interface", "err", err) // the director says it, and tries again
 	}
-	l.known, l.followed = l.read(l.interfaces), time.Now()
+	l.know(before, l.read(l.interfaces))
+	l.followed = time.Now()
+}
+
+// know notes what the packet path has followed: interfaces as they were before, but for
+// its program. What has changed meanwhile is still to be followed, also a program that
+// somebody has taken off again.
+func (l *linkWatch) know(before, after map[string]linkState) {
+	l.known = map[string]linkState{}
+	for name, s := range before {
+		s.program = after[name].program
+		if s.program == 0 && l.hadProgram[name] {
+			continue
+		}
+		l.known[name] = s
+		l.hadProgram[name] = s.program != 0
+	}
 }
 
 // settleBefore has announcements of an interface wait for the packet path: who

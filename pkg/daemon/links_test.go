@@ -18,6 +18,8 @@ type hostLinks struct {
 	call     func()
 	followed []time.Duration
 	began    time.Time
+
+	meanwhile *linkState // what eth0 becomes while it is followed
 }
 
 func (h *hostLinks) set(name string, s linkState) {
@@ -55,6 +57,9 @@ func watchHost(t *testing.T, f func(t *testing.T, h *hostLinks, l *linkWatch)) {
 			s := h.states["eth0"]
 			s.program = 7
 			h.states = map[string]linkState{"eth0": s}
+			if h.meanwhile != nil {
+				h.states["eth0"] = *h.meanwhile
+			}
 			return errors.New("what goes wrong is the director's to say")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -109,9 +114,30 @@ func TestFault13LinksAreFollowedAtOnce(t *testing.T) {
 					h.set("eth0", linkState{index: 2, mac: "02"})
 					time.Sleep(time.Second / 10)
 				}
-				time.Sleep(time.Millisecond) // past the third, which is due as the loop ends
+				time.Sleep(time.Millisecond) // past the instant of the third
 				synctest.Wait()
 				h.want(t, "again and again", 10*time.Second, 11*time.Second, 12*time.Second)
+			})
+		})
+	}
+}
+
+// What changes while an interface is followed is followed, too.
+func TestFault13LinksThatChangeMeanwhileAreFollowed(t *testing.T) {
+	for name, s := range map[string]linkState{
+		"program taken off": {index: 2, mac: "02"},
+		"another MAC":       {index: 2, mac: "06", program: 7},
+		"made anew":         {index: 4, mac: "02", program: 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watchHost(t, func(t *testing.T, h *hostLinks, _ *linkWatch) {
+				h.meanwhile = &s
+				h.set("eth0", linkState{index: 2, mac: "04"})
+				h.meanwhile = nil
+				h.call() // the event
+				time.Sleep(2 * linkPause)
+				synctest.Wait()
+				h.want(t, "meanwhile", 10*time.Second, 11*time.Second)
 			})
 		})
 	}

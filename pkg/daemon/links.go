@@ -39,7 +39,7 @@ type linkWatch struct {
 
 	mu         sync.Mutex
 	known      map[string]linkState
-	hadProgram map[string]bool // interfaces that the packet path was on
+	hadProgram map[string]bool // interfaces that had a program when they were followed last
 	followed   time.Time
 }
 
@@ -87,16 +87,16 @@ func (l *linkWatch) settle(ctx context.Context) {
 
 // know notes what the packet path has followed: interfaces as they were before, but for
 // its program. What has changed meanwhile is still to be followed, also a program that
-// somebody has taken off again.
+// somebody has taken off again; one that the packet path itself took off, once more.
 func (l *linkWatch) know(before, after map[string]linkState) {
 	l.known = map[string]linkState{}
 	for name, s := range before {
 		s.program = after[name].program
-		if s.program == 0 && l.hadProgram[name] {
-			continue
-		}
-		l.known[name] = s
+		isTakenOff := s.program == 0 && l.hadProgram[name]
 		l.hadProgram[name] = s.program != 0
+		if !isTakenOff {
+			l.known[name] = s
+		}
 	}
 }
 

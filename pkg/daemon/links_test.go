@@ -114,7 +114,6 @@ func TestFault13LinksAreFollowedAtOnce(t *testing.T) {
 					h.set("eth0", linkState{index: 2, mac: "02"})
 					time.Sleep(time.Second / 10)
 				}
-				time.Sleep(time.Millisecond) // past the instant of the third
 				synctest.Wait()
 				h.want(t, "again and again", 10*time.Second, 11*time.Second, 12*time.Second)
 			})
@@ -163,5 +162,19 @@ func TestFault28PathKnowsTheMACFirst(t *testing.T) {
 		if took := time.Since(began); took != linkSettleTime {
 			t.Errorf("a packet path that hangs holds an announcement up for %s", took)
 		}
+	})
+}
+
+// A packet path that has left an interface is called once more by events, and not by
+// every event from then on.
+func TestFault13LinkWithoutAProgramIsKnown(t *testing.T) {
+	watchHost(t, func(t *testing.T, h *hostLinks, _ *linkWatch) {
+		h.meanwhile = &linkState{index: 2, mac: "02"} // whatever is done, there is none
+		h.set("eth0", *h.meanwhile)
+		for range 5 {
+			h.call()
+			time.Sleep(2 * linkPause)
+		}
+		h.want(t, "without a program", 10*time.Second, 11*time.Second)
 	})
 }

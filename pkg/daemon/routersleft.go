@@ -70,7 +70,7 @@ func newRoutersLeft(file string, report func(error)) *routersLeft {
 
 // note keeps which VIPs virtual routers may put on interfaces, beside what is left of
 // others; where one of them has such a VIP elsewhere, that goes. An address owner has its
-// VIPs without lvx. Routers that have resigned leave theirs to the next run.
+// VIPs without lvx. Behind a run that resigned the next one listens for peers.
 func (r *routersLeft) note(routers []vrrp.Instance, resigned bool) error {
 	var all []routerVIPs
 	taken, moved := map[vip.Place]bool{}, map[netip.Addr]bool{}

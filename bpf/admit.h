@@ -76,6 +76,15 @@ static __always_inline int lease_is_alive(const struct vip *vip)
 	return until && bpf_jiffies64() <= *until;
 }
 
+/* Whether the director that had the VIPs may yet tell of connections. */
+static __always_inline int may_be_told(void)
+{
+	__u32 first = 0;
+	__u64 *until = bpf_map_lookup_elem(&takeover, &first);
+
+	return until && bpf_jiffies64() <= *until;
+}
+
 /*
  * The address is this host's: a VIP that is served here, or another one. What
  * comes by the wire cannot be from it (fib_validate_source). A global

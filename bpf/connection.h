@@ -254,6 +254,8 @@ static __always_inline int open_connection(struct run *r)
 	record(STEP_SERVICE, index & (SERVICES - 1));
 	if (svc->flags & SERVICE_FILTERED && is_denied(r->p.source, svc->cookie, r->s->flags))
 		return DROP(VERDICT_DENIED);
+	if (!svc->rows && r->p.protocol == IPPROTO_TCP && !is_first(&r->p) && may_be_told())
+		return DROP(VERDICT_MOVED);
 	if (!svc->rows && !can_open(r->s, &r->p)) {
 		record(STEP_OPENS_NOTHING, r->p.tcp_flags);
 		return PASS(VERDICT_NO_FLOW);

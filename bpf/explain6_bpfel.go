@@ -58,6 +58,7 @@ const (
 	explain6MapServices              = "services"
 	explain6MapSettings              = "settings"
 	explain6MapShares                = "shares"
+	explain6MapTakeover              = "takeover"
 	explain6MapTemplateNews          = "template_news"
 	explain6MapTemplateNews6         = "template_news6"
 	explain6MapTemplates             = "templates"
@@ -202,6 +203,7 @@ type explain6MapSpecs struct {
 	Services       *ebpf.MapSpec `ebpf:"services"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Shares         *ebpf.MapSpec `ebpf:"shares"`
+	Takeover       *ebpf.MapSpec `ebpf:"takeover"`
 	TemplateNews   *ebpf.MapSpec `ebpf:"template_news"`
 	TemplateNews6  *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates      *ebpf.MapSpec `ebpf:"templates"`
@@ -316,6 +318,7 @@ type explain6Maps struct {
 	Services       *ebpf.Map `ebpf:"services"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Shares         *ebpf.Map `ebpf:"shares"`
+	Takeover       *ebpf.Map `ebpf:"takeover"`
 	TemplateNews   *ebpf.Map `ebpf:"template_news"`
 	TemplateNews6  *ebpf.Map `ebpf:"template_news6"`
 	Templates      *ebpf.Map `ebpf:"templates"`
@@ -371,6 +374,7 @@ func (m *explain6Maps) Close() error {
 		m.Services,
 		m.Settings,
 		m.Shares,
+		m.Takeover,
 		m.TemplateNews,
 		m.TemplateNews6,
 		m.Templates,

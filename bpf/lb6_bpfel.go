@@ -56,6 +56,7 @@ const (
 	lb6MapServices              = "services"
 	lb6MapSettings              = "settings"
 	lb6MapShares                = "shares"
+	lb6MapTakeover              = "takeover"
 	lb6MapTemplateNews          = "template_news"
 	lb6MapTemplateNews6         = "template_news6"
 	lb6MapTemplates             = "templates"
@@ -193,6 +194,7 @@ type lb6MapSpecs struct {
 	Services       *ebpf.MapSpec `ebpf:"services"`
 	Settings       *ebpf.MapSpec `ebpf:"settings"`
 	Shares         *ebpf.MapSpec `ebpf:"shares"`
+	Takeover       *ebpf.MapSpec `ebpf:"takeover"`
 	TemplateNews   *ebpf.MapSpec `ebpf:"template_news"`
 	TemplateNews6  *ebpf.MapSpec `ebpf:"template_news6"`
 	Templates      *ebpf.MapSpec `ebpf:"templates"`
@@ -300,6 +302,7 @@ type lb6Maps struct {
 	Services       *ebpf.Map `ebpf:"services"`
 	Settings       *ebpf.Map `ebpf:"settings"`
 	Shares         *ebpf.Map `ebpf:"shares"`
+	Takeover       *ebpf.Map `ebpf:"takeover"`
 	TemplateNews   *ebpf.Map `ebpf:"template_news"`
 	TemplateNews6  *ebpf.Map `ebpf:"template_news6"`
 	Templates      *ebpf.Map `ebpf:"templates"`
@@ -353,6 +356,7 @@ func (m *lb6Maps) Close() error {
 		m.Services,
 		m.Settings,
 		m.Shares,
+		m.Takeover,
 		m.TemplateNews,
 		m.TemplateNews6,
 		m.Templates,

@@ -48,6 +48,7 @@ const (
 	lbMapServices              = "services"
 	lbMapSettings              = "settings"
 	lbMapShares                = "shares"
+	lbMapTakeover              = "takeover"
 	lbMapTemplateNews          = "template_news"
 	lbMapTemplates             = "templates"
 	lbMapTunnels               = "tunnels"
@@ -176,6 +177,7 @@ type lbMapSpecs struct {
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	Shares        *ebpf.MapSpec `ebpf:"shares"`
+	Takeover      *ebpf.MapSpec `ebpf:"takeover"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
@@ -272,6 +274,7 @@ type lbMaps struct {
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	Shares        *ebpf.Map `ebpf:"shares"`
+	Takeover      *ebpf.Map `ebpf:"takeover"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
@@ -315,6 +318,7 @@ func (m *lbMaps) Close() error {
 		m.Services,
 		m.Settings,
 		m.Shares,
+		m.Takeover,
 		m.TemplateNews,
 		m.Templates,
 		m.Tunnels,

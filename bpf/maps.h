@@ -300,6 +300,18 @@ struct {
 	__type(value, __u64);
 } leases SEC(".maps");
 
+/*
+ * Until when, in jiffies, connections may be on their way here from the director that
+ * had the VIPs: this one has just taken them over.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} takeover SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -41,7 +41,7 @@ struct question {
 	struct reply found; /* in: the reply's source in the first word; out: of which VIP's port */
 	__be32 client;
 	__be16 client_port;
-	__u16 is_listed; /* out, while tables move: a real's port, whatever the client */
+	__u16 is_listed; /* out: a real's port, whatever the client */
 };
 
 /* Whether a flow's packets go to this port of this real by NAT. */
@@ -102,8 +102,7 @@ __attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
 				continue;
 			if (answers_to(q, at))
 				return 1;
-			if (is_moving())
-				q->is_listed = 1;
+			q->is_listed = 1;
 		}
 		if (!line->way[REPLY_WAYS - 1].protocol)
 			return 0; /* a line that is not full is the last */
@@ -113,8 +112,8 @@ __attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
 
 /*
  * Find the flow of what comes from d's port to a client: CONTINUE, or an outcome.
- * Behind this r->p is as the packets of the client are. While tables move the flow
- * may be one that is not copied yet: the reply finds its flow when it comes again.
+ * Behind this r->p is as the packets of the client are. The flow may be on its way,
+ * from an old table or another director: the reply finds its flow when it comes again.
  */
 static __always_inline int find_flow_of_reply(struct run *r, const struct departure *d,
 					      __be32 client, __be16 client_port)
@@ -125,8 +124,11 @@ static __always_inline int find_flow_of_reply(struct run *r, const struct depart
 		.client_port = client_port,
 	};
 
-	if (!find_question(&q, 0) && !find_question(&q, 1))
-		return is_moving() && q.is_listed ? DROP(VERDICT_MOVED) : PASS(VERDICT_NOT_OURS);
+	if (!find_question(&q, 0) && !find_question(&q, 1)) {
+		if (q.is_listed && (is_moving() || (r->p.protocol == IPPROTO_TCP && may_be_told())))
+			return DROP(VERDICT_MOVED);
+		return PASS(VERDICT_NOT_OURS);
+	}
 	r->p.source = client;
 	r->p.source_port = client_port;
 	r->p.destination = q.found.vip;

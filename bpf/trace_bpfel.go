@@ -50,6 +50,7 @@ const (
 	traceMapServices              = "services"
 	traceMapSettings              = "settings"
 	traceMapShares                = "shares"
+	traceMapTakeover              = "takeover"
 	traceMapTemplateNews          = "template_news"
 	traceMapTemplates             = "templates"
 	traceMapTunnels               = "tunnels"
@@ -185,6 +186,7 @@ type traceMapSpecs struct {
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Settings      *ebpf.MapSpec `ebpf:"settings"`
 	Shares        *ebpf.MapSpec `ebpf:"shares"`
+	Takeover      *ebpf.MapSpec `ebpf:"takeover"`
 	TemplateNews  *ebpf.MapSpec `ebpf:"template_news"`
 	Templates     *ebpf.MapSpec `ebpf:"templates"`
 	Tunnels       *ebpf.MapSpec `ebpf:"tunnels"`
@@ -288,6 +290,7 @@ type traceMaps struct {
 	Services      *ebpf.Map `ebpf:"services"`
 	Settings      *ebpf.Map `ebpf:"settings"`
 	Shares        *ebpf.Map `ebpf:"shares"`
+	Takeover      *ebpf.Map `ebpf:"takeover"`
 	TemplateNews  *ebpf.Map `ebpf:"template_news"`
 	Templates     *ebpf.Map `ebpf:"templates"`
 	Tunnels       *ebpf.Map `ebpf:"tunnels"`
@@ -333,6 +336,7 @@ func (m *traceMaps) Close() error {
 		m.Services,
 		m.Settings,
 		m.Shares,
+		m.Takeover,
 		m.TemplateNews,
 		m.Templates,
 		m.Tunnels,

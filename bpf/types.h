@@ -94,7 +94,7 @@ enum verdict {
 	VERDICT_ARP_SILENCED, /* dropped: ARP for a VIP that another director owns, or whose lease is over */
 	VERDICT_TOO_BIG, /* dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot */
 	VERDICT_MARTIAN, /* passed: the source is an address of this host or of no host; the kernel drops it */
-	VERDICT_MOVED, /* dropped: the connection is on its way to a new table, where its next packet finds it */
+	VERDICT_MOVED, /* dropped: the connection may be on its way here, to a new table or from another director, and its next packet finds it */
 	VERDICT_NO_HEADROOM, /* dropped: the interface has left no room in front of the frame for the header of a tunnel */
 	VERDICT_REPLIED, /* sent to the client: a reply of a real server by NAT, which comes from the VIP now */
 	VERDICT_ICMP_REPLIED, /* an ICMP error about what the client had sent to a real server by NAT, sent to the client */

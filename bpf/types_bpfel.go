@@ -93,7 +93,7 @@ const (
 	ARPSilenced         Verdict = 27 // dropped: ARP for a VIP that another director owns, or whose lease is over
 	TooBig              Verdict = 28 // dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot
 	Martian             Verdict = 29 // passed: the source is an address of this host or of no host; the kernel drops it
-	Moved               Verdict = 30 // dropped: the connection is on its way to a new table, where its next packet finds it
+	Moved               Verdict = 30 // dropped: the connection may be on its way here, to a new table or from another director, and its next packet finds it
 	NoHeadroom          Verdict = 31 // dropped: the interface has left no room in front of the frame for the header of a tunnel
 	Replied             Verdict = 32 // sent to the client: a reply of a real server by NAT, which comes from the VIP now
 	ICMPReplied         Verdict = 33 // an ICMP error about what the client had sent to a real server by NAT, sent to the client
@@ -604,7 +604,7 @@ var verdictTexts = [Verdicts]struct{ name, meaning string }{
 	ARPSilenced:         {"arp_silenced", "dropped: ARP for a VIP that another director owns, or whose lease is over"},
 	TooBig:              {"too_big", "dropped: larger than the way out's MTU and allowed to be fragmented, which XDP cannot"},
 	Martian:             {"martian", "passed: the source is an address of this host or of no host; the kernel drops it"},
-	Moved:               {"moved", "dropped: the connection is on its way to a new table, where its next packet finds it"},
+	Moved:               {"moved", "dropped: the connection may be on its way here, to a new table or from another director, and its next packet finds it"},
 	NoHeadroom:          {"no_headroom", "dropped: the interface has left no room in front of the frame for the header of a tunnel"},
 	Replied:             {"replied", "sent to the client: a reply of a real server by NAT, which comes from the VIP now"},
 	ICMPReplied:         {"icmp_replied", "an ICMP error about what the client had sent to a real server by NAT, sent to the client"},

@@ -122,6 +122,7 @@ type Datapath struct {
 	Shares     []bpf.ShareLine // of Reals, see Backend.share
 	Labels     []bpf.Label
 	Leases     []uint64
+	Takeover   *uint64
 	Verdicts   []bpf.VerdictCounts // one for each possible CPU
 	Flows      []uint64            // eight words a set: four keys, four values; nothing if they lie in [Datapath.Pieces]
 	Templates  []uint64            // the same
@@ -278,6 +279,7 @@ func (d *Datapath) mapAll(protection int) error {
 		{m.Shares, func(b mapped, n uint32) { d.Shares = view[bpf.ShareLine](b, n) }},
 		{m.Labels, func(b mapped, n uint32) { d.Labels = view[bpf.Label](b, n) }},
 		{m.Leases, func(b mapped, n uint32) { d.Leases = view[uint64](b, n) }},
+		{m.Takeover, func(b mapped, n uint32) { d.Takeover = &view[uint64](b, n)[0] }},
 		{m.Verdicts, func(b mapped, _ uint32) { d.Verdicts = viewAll[bpf.VerdictCounts](b, m.Verdicts) }},
 		{m.Flows, func(b mapped, n uint32) { d.Flows = view[uint64](b, 8*n) }},
 		{m.Templates, func(b mapped, n uint32) { d.Templates = view[uint64](b, 8*n) }},

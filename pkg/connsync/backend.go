@@ -1,5 +1,7 @@
 package connsync
 
+import "time"
+
 // MostNews is how many entries a [Backend] tells of at once, at most.
 const MostNews = 1 << 17
 
@@ -13,4 +15,10 @@ type Backend interface {
 	// tells at once, and reports whether there is more
 	// to tell than was told. Send must not wait.
 	TellNews(send func(*Batch)) (now func() (more bool), stop func())
+
+	// ExpectNews has the packets of TCP connections that are not known here dropped,
+	// for d from now, rather than answered with a reset: this director has just
+	// taken VIPs over, and the one that had them may yet tell of its latest
+	// connections. Clients repeat what they have sent.
+	ExpectNews(d time.Duration) error
 }

@@ -160,6 +160,16 @@ func (m *Mesh) InSync() bool {
 	return true
 }
 
+// HasSession reports whether some peer may tell of something.
+func (m *Mesh) HasSession() bool {
+	for _, p := range m.peers {
+		if p.current() != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Doubt makes [Mesh.InSync] false until every peer has answered behind what it
 // had to say: after an outage, what a session has not yet delivered is not known
 // here.

@@ -107,7 +107,7 @@ func (r *router) Set(instances []vrrp.Instance) error {
 
 func (r *router) activate(instance string) error {
 	if r.sync != nil {
-		r.sync.setRole(instance, true)
+		r.sync.takeOver(instance)
 	}
 	err := r.director.Activate(instance)
 	if r.sync != nil {
@@ -154,8 +154,7 @@ func (r *router) deactivate(instance string) {
 		r.log.Warn("data path still active for an instance that is not master", "component", "vrrp", "instance", instance, "err", err)
 	}
 	if r.sync != nil {
-		r.sync.flush(yieldTime) // what came last
-		r.sync.setRole(instance, false)
+		r.sync.giveUp(instance)
 	}
 	r.settle(instance)
 }

@@ -190,6 +190,13 @@ func (s *connSync) setRole(instance string, isMaster bool) {
 	s.wake()
 }
 
+// isMasterOf reports whether this host is master of a VRRP instance.
+func (s *connSync) isMasterOf(instance string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.masters[instance]
+}
+
 // renameRoles notes that virtual routers have other names: the old ones by the new ones.
 func (s *connSync) renameRoles(oldNames map[string]string) {
 	s.mu.Lock()

@@ -10,13 +10,36 @@ import (
 
 // Times of a handover: how long this host waits at most until the other
 // directors have the latest connections, before it gives VIPs up because another
-// one takes over, and before and after a daemon that stops does; and how often it
-// tells what is new in between.
+// one takes over, and before and after a daemon that stops does; how often it
+// tells what is new in between; and how long a host that takes VIPs over expects to
+// be told so: what a client repeats after 200 ms and after 600 is held by then, too.
 const (
 	yieldTime   = 50 * time.Millisecond
+	newsTime    = time.Second
 	leaveTime   = 2 * time.Second
 	leavingNews = 10 * time.Millisecond
 )
+
+// takeOver notes that this host is master of an instance, before its VIPs are here. A
+// segment of one of the latest connections may come before the news of that connection:
+// the kernel would answer with a reset, and does so where nobody can tell any more.
+func (s *connSync) takeOver(instance string) {
+	if m := s.mesh.Load(); m != nil && m.HasSession() && !s.isMasterOf(instance) {
+		if err := s.table.ExpectNews(newsTime); err != nil {
+			s.log.Warn("the latest connections of the director before are not waited for", "component", "sync", "err", err)
+		}
+	}
+	s.setRole(instance, true)
+}
+
+// giveUp notes that this host is master of an instance no more, now that its VIPs are
+// gone, and tells what came last.
+func (s *connSync) giveUp(instance string) {
+	if s.isMasterOf(instance) {
+		s.flush(yieldTime)
+	}
+	s.setRole(instance, false)
+}
 
 // flush tells the other directors what is new, and waits until they have it, at
 // most for limit. Those who ask while it is under way share the next one.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ type quietTable struct {
 	mu    sync.Mutex
 	news  []connsync.Entry // not told yet
 	taken map[netip.AddrPort]bool
+
+	expects []time.Duration // how long news were expected for
 }
 
 func (t *quietTable) Walk(context.Context, func(*connsync.Batch) error) error { return nil }
@@ -51,6 +54,11 @@ func (t *quietTable) TellNews(send func(*connsync.Batch)) (now func() (more bool
 		}
 		return more
 	}, func() {}
+}
+
+func (t *quietTable) ExpectNews(d time.Duration) error {
+	t.expects = append(t.expects, d)
+	return nil
 }
 
 // open makes a connection of each client that nobody was told of.
@@ -89,7 +97,7 @@ func newSyncedTables(t *testing.T) (s *connSync, ours, theirs *quietTable) {
 	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.21"), netip.MustParseAddr("127.0.0.22")}
 	tables := []*quietTable{{taken: map[netip.AddrPort]bool{}}, {taken: map[netip.AddrPort]bool{}}}
 	log := slog.New(slog.DiscardHandler)
-	s = &connSync{feed: &newsFeed{table: tables[0]}, log: log}
+	s = &connSync{table: tables[0], feed: &newsFeed{table: tables[0]}, log: log, changed: make(chan struct{}, 1), masters: map[string]bool{}}
 	changed := make(chan struct{}, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -158,5 +166,40 @@ func TestFlushesAreShared(t *testing.T) {
 	s.flush(time.Minute)
 	if !theirs.has(client) {
 		t.Error("flushed, and the peer does not have the connection")
+	}
+}
+
+// A director that takes VIPs over expects news of the latest connections, once for each
+// virtual router, and only where there is a peer that can tell.
+func TestTakeoverExpectsNews(t *testing.T) {
+	s, ours, _ := newSyncedTables(t)
+	for _, instance := range []string{"VI_1", "VI_1", "VI_2"} { // a change of what it serves activates again
+		s.takeOver(instance)
+	}
+	s.giveUp("VI_1")
+	s.takeOver("VI_1")
+	if want := []time.Duration{newsTime, newsTime, newsTime}; !slices.Equal(ours.expects, want) {
+		t.Errorf("news are expected for %v, want %v", ours.expects, want)
+	}
+	alone := &connSync{table: ours, changed: make(chan struct{}, 1), masters: map[string]bool{}}
+	alone.takeOver("VI_1")
+	if len(ours.expects) != 3 {
+		t.Error("news are expected where nobody has any")
+	}
+}
+
+// Only who was master has something to tell at a handover: a start as backup has not.
+func TestBackupTellsNothingAtAHandover(t *testing.T) {
+	s, ours, theirs := newSyncedTables(t)
+	client := netip.MustParseAddrPort("198.51.100.1:1000")
+	ours.open(client)
+	s.giveUp("VI_1")
+	if theirs.has(client) {
+		t.Error("told at the start")
+	}
+	s.takeOver("VI_1")
+	s.giveUp("VI_1")
+	if !theirs.has(client) {
+		t.Error("not told at the handover")
 	}
 }

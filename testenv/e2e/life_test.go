@@ -178,7 +178,7 @@ func TestPinnedMapsAreReadable(t *testing.T) {
 		"interfaces": `"mac"`, "labels": `"name"`, "loads": `"upper"`, "shares": `"active"`, "turns": `"next"`, "cursors": `"picks"`, "ranges": `"first"`,
 		"rings": `"real"`, "tunnels": `"destination"`, "evictions": `"count"`, "answers": `"second"`, "fragments": "[]",
 		"flows6": `"client"`, "templates6": `"client"`, "fragments6": "[]", "families": "[]",
-		"leases": `"value"`, "locks": `"value"`, "flow_pieces": "Found 0", "flow_pieces6": "Found 0", // there are none in a small table
+		"leases": `"value"`, "takeover": `"value"`, "locks": `"value"`, "flow_pieces": "Found 0", "flow_pieces6": "Found 0", // there are none in a small table
 		"absorptions": `"outcome"`, "flow_news": `"of_set"`, "template_news": `"of_set"`, "flow_news6": `"of_set"`, "template_news6": `"of_set"`,
 		"losses": `"netns"`, "replies": `"vip_port"`, "reply_counters": `"packets"`, "routes": `"network"`, "ways": "[]",
 	}

@@ -139,6 +139,8 @@ func (d *Director) open(p packet, k tuple, flags byte) Outcome {
 		return passed("no_listener")
 	case d.denied(v, p.src):
 		return dropped("denied")
+	case v.rows == nil && k.proto == lb.TCP && flags&2 == 0 && d.world.ExpectsNews():
+		return dropped("moved")
 	case v.rows == nil && k.proto == lb.TCP && (flags&4 != 0 || flags&2 == 0 && !d.state.SloppyTCP):
 		return passed("no_flow")
 	case d.isOwn(p.src):

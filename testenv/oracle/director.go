@@ -22,16 +22,17 @@ type Host struct {
 
 // World is what surrounds the director.
 type World struct {
-	MAC     [6]byte       // of the interface that frames come by
-	IfIndex int           // its number
-	MTU     int           // of that interface
-	Generic bool          // the program runs in generic mode
-	IPv6    bool          // it serves IPv6 too
-	Own     []netip.Addr  // the director's addresses, besides VIPs
-	Tick    time.Duration // of the packet path's clock
-	Host    func(netip.Addr) Host
-	Lives   func(lease uint32) bool // is the lease being renewed?
-	Name    func(netip.Addr) uint32 // what connections of IPv6 know a client by
+	MAC         [6]byte       // of the interface that frames come by
+	IfIndex     int           // its number
+	MTU         int           // of that interface
+	Generic     bool          // the program runs in generic mode
+	IPv6        bool          // it serves IPv6 too
+	Own         []netip.Addr  // the director's addresses, besides VIPs
+	Tick        time.Duration // of the packet path's clock
+	Host        func(netip.Addr) Host
+	Lives       func(lease uint32) bool // is the lease being renewed?
+	ExpectsNews func() bool             // has it just taken over, and may yet be told of connections?
+	Name        func(netip.Addr) uint32 // what connections of IPv6 know a client by
 
 	// Way is how replies by NAT get to a client; false if that is not known.
 	Way func(client netip.Addr) (Host, bool)

@@ -94,6 +94,14 @@ func (d *Director) asked(proto lb.Protocol, from, client netip.AddrPort) (tuple,
 	return all[0], d.flows[all[0]]
 }
 
+// unasked handles what answers to no connection that is known.
+func (d *Director) unasked(proto lb.Protocol, from netip.AddrPort) Outcome {
+	if proto == lb.TCP && d.world.ExpectsNews() && len(d.world.Order(proto, from)) > 0 {
+		return dropped("moved")
+	}
+	return passed("not_ours")
+}
+
 // reply handles what is for no VIP: a reply by NAT, or the kernel's.
 func (d *Director) reply(p packet) Outcome {
 	switch {
@@ -112,9 +120,10 @@ func (d *Director) reply(p packet) Outcome {
 	if proto == lb.TCP {
 		flags = l4[13]
 	}
-	k, f := d.asked(proto, netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(l4)), netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(l4[2:])))
+	from := netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(l4))
+	k, f := d.asked(proto, from, netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(l4[2:])))
 	if f == nil {
-		return passed("not_ours")
+		return d.unasked(proto, from)
 	}
 	if o, serve := d.roleOfReply(k.vip.Addr()); !serve {
 		return o
@@ -152,12 +161,10 @@ func (d *Director) errorOfReal(p packet) Outcome {
 	if !ok {
 		return passed("not_ours")
 	}
-	k, f := d.asked(
-		lb.Protocol(q[9]), netip.AddrPortFrom(netip.AddrFrom4([4]byte(q[16:20])), binary.BigEndian.Uint16(q[header+2:])),
-		netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(q[header:])),
-	)
+	proto, from := lb.Protocol(q[9]), netip.AddrPortFrom(netip.AddrFrom4([4]byte(q[16:20])), binary.BigEndian.Uint16(q[header+2:]))
+	k, f := d.asked(proto, from, netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(q[header:])))
 	if f == nil {
-		return passed("not_ours")
+		return d.unasked(proto, from)
 	}
 	if o, serve := d.roleOfReply(k.vip.Addr()); !serve {
 		return o

@@ -153,6 +153,7 @@ func (h *harness) reset(t testing.TB) {
 	clear(d.Templates)
 	clear(d.Templates6)
 	clear(d.Leases)
+	*d.Takeover = 0
 	clear(d.Reals[:h.slots.next])
 	clear(d.Loads[:h.slots.next])
 	clear(d.Shares[:(h.slots.next+bpf.Shares-1)&^(bpf.Shares-1)])

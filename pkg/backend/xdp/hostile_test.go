@@ -76,11 +76,12 @@ func newTrial(t *testing.T, h *harness) *trial {
 	x := &trial{harness: h, t: t, often: 2000, want: map[string]uint64{}, base: h.counted()}
 	x.oracle = oracle.New(oracle.World{
 		MAC: directorMAC, IfIndex: ingress, MTU: 1500, IPv6: true, Own: []netip.Addr{ownAddr}, Tick: ticksDuration(1),
-		Host:  func(a netip.Addr) oracle.Host { return hosts[a] },
-		Lives: func(id uint32) bool { return id == 0 },
-		Name:  h.dp.Settings.NameOf,
-		Way:   func(netip.Addr) (oracle.Host, bool) { return hosts[farGateway], true },
-		Order: h.repliesFrom,
+		Host:        func(a netip.Addr) oracle.Host { return hosts[a] },
+		Lives:       func(id uint32) bool { return id == 0 },
+		ExpectsNews: func() bool { return false },
+		Name:        h.dp.Settings.NameOf,
+		Way:         func(netip.Addr) (oracle.Host, bool) { return hosts[farGateway], true },
+		Order:       h.repliesFrom,
 	})
 	h.apply(trialState())
 	h.dp.Interfaces[0].Own = [len(h.dp.Interfaces[0].Own)]bpf.Address{bpf.AddressOf(ownAddr)}

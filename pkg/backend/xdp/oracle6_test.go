@@ -107,9 +107,10 @@ func newDuel6(x *six, rt *rapid.T) *duel6 {
 	d.setHost6(peer6, oracle.Host{MAC: mac6(peer6), IfIndex: x.dp.Attachments[0].Index})
 	d.oracle = oracle.New(oracle.World{
 		MAC: directorMAC, IfIndex: ingress, MTU: 1500, IPv6: true, Tick: ticksDuration(1), Own: []netip.Addr{peer6.Next()},
-		Host:  func(a netip.Addr) oracle.Host { return d.hosts[a] },
-		Lives: func(uint32) bool { return true },
-		Name:  x.dp.Settings.NameOf,
+		Host:        func(a netip.Addr) oracle.Host { return d.hosts[a] },
+		Lives:       func(uint32) bool { return true },
+		ExpectsNews: func() bool { return *d.dp.Takeover != 0 },
+		Name:        x.dp.Settings.NameOf,
 	})
 	d.drawState6()
 	d.apply6()
@@ -220,7 +221,9 @@ func (d *duel6) edit6() {
 		return
 	}
 	s := &d.state.Services[rapid.IntRange(0, len(d.state.Services)-1).Draw(d.rt, "service")]
-	switch rapid.IntRange(0, 3).Draw(d.rt, "edit") {
+	switch rapid.IntRange(-1, 3).Draw(d.rt, "edit") {
+	case -1:
+		*d.dp.Takeover = drawTakeover(d.rt)
 	case 0:
 		if n := len(s.Reals); n > 1 || n > 0 && chance(d.rt, 4, "the last") {
 			s.Reals = slices.Delete(s.Reals, n-1, n)

@@ -125,10 +125,11 @@ func newDuel(h *harness, rt *rapid.T) *duel {
 	d.generic = rapid.Bool().Draw(rt, "generic mode")
 	d.oracle = oracle.New(oracle.World{
 		MAC: directorMAC, IfIndex: ingress, MTU: duelMTU, Generic: d.generic, Own: []netip.Addr{ownAddr}, Tick: ticksDuration(1),
-		Host:  func(a netip.Addr) oracle.Host { return d.hosts[a] },
-		Lives: func(id uint32) bool { return d.lives[id] },
-		Way:   d.wayTo,
-		Order: d.repliesFrom,
+		Host:        func(a netip.Addr) oracle.Host { return d.hosts[a] },
+		Lives:       func(id uint32) bool { return d.lives[id] },
+		ExpectsNews: func() bool { return *d.dp.Takeover != 0 },
+		Way:         d.wayTo,
+		Order:       d.repliesFrom,
 	})
 	d.drawRoutes()
 	d.ledger = newLedger(rt, h.dp)
@@ -148,6 +149,17 @@ func (d *duel) setHost(a netip.Addr, o oracle.Host) {
 		n.Err = "silent"
 	}
 	d.net.hosts[a] = n
+}
+
+// wayTo is how a reply by NAT gets to a client.
+func (d *duel) wayTo(client netip.Addr) (oracle.Host, bool) {
+	for _, r := range d.net.routes {
+		if r.To.Contains(client) {
+			h := d.hosts[r.Gateway]
+			return h, h.MAC != ([6]byte{}) && !h.Far
+		}
+	}
+	return oracle.Host{}, false
 }
 
 // duelMTU is that of the interface that frames come by.

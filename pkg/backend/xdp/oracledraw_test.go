@@ -240,7 +240,9 @@ func (d *duel) drawLists(deny, allow *[]netip.Prefix) {
 // drawSetting changes what is not of one service.
 func (d *duel) drawSetting() {
 	s := &d.state
-	switch rapid.IntRange(-1, 9).Draw(d.rt, "setting") {
+	switch rapid.IntRange(-2, 9).Draw(d.rt, "setting") {
+	case -2:
+		*d.dp.Takeover = drawTakeover(d.rt)
 	case -1:
 		s.OuterSources = drawOuterSources(d.rt)
 	case 0:
@@ -295,17 +297,6 @@ func (d *duel) drawRoutes() {
 	if !chance(d.rt, 6, "no default route") {
 		d.net.routes = append(d.net.routes, Route{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: farGateway})
 	}
-}
-
-// wayTo is how a reply by NAT gets to a client.
-func (d *duel) wayTo(client netip.Addr) (oracle.Host, bool) {
-	for _, r := range d.net.routes {
-		if r.To.Contains(client) {
-			h := d.hosts[r.Gateway]
-			return h, h.MAC != ([6]byte{}) && !h.Far
-		}
-	}
-	return oracle.Host{}, false
 }
 
 // withRoles is what a state says of the VIPs, after a change to each.

@@ -217,12 +217,26 @@ func (b *Backend) Renew(id uint32, d time.Duration) error {
 		store64(&b.dp.Leases[id], 0)
 		return nil
 	}
-	now, err := b.dp.Jiffies()
-	if err != nil {
-		return err
+	until, err := b.jiffiesIn(d)
+	if err == nil {
+		store64(&b.dp.Leases[id], until)
 	}
-	store64(&b.dp.Leases[id], now+uint64(d)*loader.HZ()/uint64(time.Second)+1)
-	return nil
+	return err
+}
+
+// ExpectNews implements [connsync.Backend].
+func (b *Backend) ExpectNews(d time.Duration) error {
+	until, err := b.jiffiesIn(d)
+	if err == nil {
+		store64(b.dp.Takeover, until)
+	}
+	return err
+}
+
+// jiffiesIn is the time on the kernel's clock at which d from now is over.
+func (b *Backend) jiffiesIn(d time.Duration) (uint64, error) {
+	now, err := b.dp.Jiffies()
+	return now + uint64(d)*loader.HZ()/uint64(time.Second) + 1, err
 }
 
 // Switch implements [lb.Switcher]: one bit of each VIP, in the half in force.

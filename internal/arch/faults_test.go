@@ -1,4 +1,4 @@
-package faults
+package arch
 
 import (
 	"go/ast"
@@ -26,9 +26,16 @@ var (
 	testName  = regexp.MustCompile(`^([a-z0-9/]+) (Test[A-Za-z0-9]+)(?:/(.+))?$`)
 )
 
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func readKinds(t *testing.T) (kinds []kind) {
 	t.Helper()
-	text, err := os.ReadFile("faults.txt")
+	text, err := os.ReadFile("../../testenv/faults/faults.txt")
 	must(t, err)
 	for n, line := range strings.Split(string(text), "\n") {
 		if line == "" || strings.HasPrefix(line, "#") {

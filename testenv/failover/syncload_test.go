@@ -127,16 +127,17 @@ func (l *load) reached() float64 {
 	return float64(l.opened.Load()) / time.Since(l.began).Seconds()
 }
 
-// broken are what went wrong with connections that a director had been told of
-// and that asked again behind a fault, and how many of them there were. It waits
-// for the last of them.
+// broken are what went wrong with connections that a fault is not to break and that
+// asked again behind it, and how many of them there were. It waits for the last of
+// them.
 func (l *load) broken(f fault) (n int, what []string) {
 	l.p.t.Helper()
-	l.p.await("every connection that was told of has asked again", func() error {
+	f.until = time.Now()
+	l.p.await("every connection has asked again", func() error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for ends, dialed := range l.open {
-			if f.known.has(ends, dialed) {
+			if f.covers(ends, dialed) {
 				return fmt.Errorf("%v has not", ends)
 			}
 		}
@@ -145,7 +146,7 @@ func (l *load) broken(f fault) (n int, what []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, one := range l.all {
-		if one.ended.Before(f.at) || !f.known.has(one.ends, one.dialed) {
+		if one.ended.Before(f.at) || !f.covers(one.ends, one.dialed) {
 			continue
 		}
 		n++
@@ -160,8 +161,16 @@ func (l *load) broken(f fault) (n int, what []string) {
 // another file: when that was, and the connections that it then had been told of
 // or knew by itself.
 type fault struct {
-	at    time.Time
-	known knownConns
+	at         time.Time
+	known      knownConns
+	until      time.Time // it is over by then
+	isHandover bool      // the director that served until then tells of the latest ones
+}
+
+// covers reports whether a connection is not to be lost by it: one that was told of, or
+// that was opened meanwhile where there is a handover.
+func (f fault) covers(ends connEnds, dialed time.Time) bool {
+	return f.known.has(ends, dialed) || f.isHandover && dialed.After(f.at) && dialed.Before(f.until)
 }
 
 // lifeOf is what became of a connection that broke behind a fault.
@@ -244,6 +253,7 @@ func (p *pair) addKnown(to knownConns, director string, isToldOnly bool) error {
 func (p *pair) returnOf(host, from string, conns map[string][]held, bring func()) fault {
 	p.t.Helper()
 	f := p.faultTo(from, conns)
+	f.isHandover = true
 	bring()
 	p.await(host+" is master again", func() error {
 		if err := p.hasVIP(host); err == nil {
@@ -377,9 +387,10 @@ func TestSyncedPairUnderLoad(t *testing.T) {
 		return err
 	})
 	p.logLag("a")
-	failOver := func(what string, fail func()) {
+	failOver := func(what string, isHandover bool, fail func()) {
 		t.Helper()
 		f := p.faultTo("b", conns)
+		f.isHandover = isHandover
 		fail()
 		p.await("b is master", func() error { return p.hasVIP("b") })
 		p.checkLoad(what, f, conns, l)
@@ -391,10 +402,10 @@ func TestSyncedPairUnderLoad(t *testing.T) {
 		p.checkLoad(what, f, conns, l)
 		p.logLag("a")
 	}
-	failOver("link down", func() { must(t, p.Unplug("a", true)) })
+	failOver("link down", false, func() { must(t, p.Unplug("a", true)) })
 	back("return of the link", func() { must(t, p.Unplug("a", false)) })
 
-	failOver("kill -9 of the host's director", p.a.Kill)
+	failOver("kill -9 of the host's director", false, p.a.Kill)
 	_, err := p.Host("a").Run(t.Context(), self, "purge", "-c", filepath.Join(p.Host("a").Dir(), "lvx.yaml"))
 	must(t, err)
 	back("preempting return with an empty table", func() { p.a = p.start("a", p.better) })
@@ -404,10 +415,11 @@ func TestSyncedPairUnderLoad(t *testing.T) {
 			p.await("nobody is with "+edit.removes, func() error { return p.hasLeft("a", Addr(edit.removes)) })
 		}
 		f := p.faultTo("b", conns) // should it take over
+		f.isHandover = true
 		p.reload(edit.body)
 		p.checkLoad("reload: "+edit.what, f, conns, l)
 	}
-	failOver("clean stop after the reloads", func() { must(t, p.a.Stop()) })
+	failOver("clean stop after the reloads", true, func() { must(t, p.a.Stop()) })
 	back("return after the clean stop", func() { p.a = p.start("a", p.better) })
 
 	f := p.faultTo("b", conns) // which takes over if the restart is slow

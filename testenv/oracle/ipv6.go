@@ -45,7 +45,7 @@ func (d *Director) decide6(frame []byte) Outcome {
 		return d.laterFragment(p)
 	}
 	o := d.balance(p)
-	if o.Verdict == "no_flow" || o.Verdict == "no_listener" {
+	if slices.Contains([]string{"no_flow", "no_listener", "moved"}, o.Verdict) {
 		o.Twin = d.twin(p)
 	}
 	if p.more {

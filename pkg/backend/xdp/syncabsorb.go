@@ -56,6 +56,7 @@ func (b *Backend) absorbOf(batch *connsync.Batch, isUnsigned bool) (rejected int
 	}
 	b.absorbedKinds = kinds
 	to := b.newAbsorber(isUnsigned)
+	b.tookUnsigned = b.tookUnsigned || isUnsigned
 	for i := range batch.Members {
 		m := &batch.Members[i]
 		e, kind := &batch.Kinds[m.Kind], &kinds[m.Kind]
@@ -79,6 +80,9 @@ func (b *Backend) absorbOf(batch *connsync.Batch, isUnsigned bool) (rejected int
 		if !isLive || isUnsigned && b.knowsBetter(&a, now) {
 			rejected++
 			continue
+		}
+		if !isUnsigned && b.tookUnsigned && b.isUnsignedHere(&a) {
+			a.Value, a.Replaces = a.Value&^0xffff|uint64(uint16(now)), 1 // who has proven it is right, however old
 		}
 		if err := to.add(kind.family, &a); err != nil {
 			return rejected + to.refused, err
@@ -282,24 +286,36 @@ func (s *service) realAt(at netip.AddrPort) *real {
 // elsewhere, and does not use its port for another connection so soon.
 const ownTime = time.Minute
 
-// knowsBetter reports whether this director holds a proven flow on which an
-// unsigned word counts for nothing: it has seen the flow at work a moment ago, or
-// an authenticated peer has told of the flow.
+// knowsBetter reports whether this director holds a flow on which an unsigned word
+// counts for nothing: it has seen the flow at work a moment ago, or an authenticated
+// peer has told of the flow, proven or not.
 func (b *Backend) knowsBetter(a *bpf.Absorption, now uint64) (is bool) {
 	if a.Kind != bpf.AbsorbFlow {
 		return false // a template that lives is kept in any case
 	}
 	b.eachPlaceOf(a, func(place entry, value uint64) {
 		v := bpf.FlowValue(value)
-		if !v.IsLive() || !v.IsProven() || b.expired(v, now) {
+		if !v.IsLive() || b.expired(v, now) {
 			return
 		}
 		isTold, isUnsigned := b.originAt(false, place, value)
 		switch {
 		case isUnsigned:
-		case isTold, uint32(age(v, now)) <= ticks(ownTime):
+		case isTold, v.IsProven() && uint32(age(v, now)) <= ticks(ownTime):
 			is = true
 		}
+	})
+	return is
+}
+
+// isUnsignedHere reports whether the flow of an absorption is here by an unsigned word.
+func (b *Backend) isUnsignedHere(a *bpf.Absorption) (is bool) {
+	if a.Kind != bpf.AbsorbFlow {
+		return false
+	}
+	b.eachPlaceOf(a, func(place entry, value uint64) {
+		_, isUnsigned := b.originAt(false, place, value)
+		is = is || isUnsigned
 	})
 	return is
 }
@@ -331,11 +347,11 @@ func (b *Backend) eachPlaceOf(a *bpf.Absorption, visit func(place entry, value u
 // ask for connections if it is at another real.
 func (b *Backend) noteAbsorbed(a *bpf.Absorption, place entry, v uint64, isUnsigned bool) {
 	isTemplate := a.Kind == bpf.AbsorbTemplate
-	isMarked := a.Outcome == bpf.AbsorbStored || isUnsigned
+	known := &b.views.of(isTemplate, place.table)[place.set]
+	isMarked := a.Outcome == bpf.AbsorbStored || isUnsigned || known.origin[place.way]&originUnsigned != 0
 	if !isMarked {
 		isMarked, _ = b.originAt(isTemplate, place, v)
 	}
-	known := &b.views.of(isTemplate, place.table)[place.set]
 	if isMarked {
 		known.origin[place.way] = originOf(place.key, v, isUnsigned)
 	}

@@ -38,5 +38,6 @@ func (b *Backend) originAt(isTemplate bool, e entry, value uint64) (isTold, isUn
 	}
 	mark := b.views.of(isTemplate, e.table)[e.set].origin[e.way]
 	isUnsigned = mark&originUnsigned != 0
-	return mark == originOf(e.key, value, isUnsigned), isUnsigned
+	isTold = mark == originOf(e.key, value, isUnsigned)
+	return isTold, isTold && isUnsigned
 }

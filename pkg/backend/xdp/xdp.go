@@ -113,6 +113,7 @@ type Backend struct {
 	ipv6          bool                // the program of IPv6 is there: services of IPv6 are taken
 	pen           pen                 // entries of peers that wait for an edit
 	absorbedKinds []absorbedKind      // room for the kinds of what is absorbed
+	tookUnsigned  bool                // entries were absorbed whose sender has not proven who that is
 	toldRows      map[string]toldRows // rows of peers that wait for it, by service
 	listeners     *listenerIndex      // see index
 	frags         *holder

@@ -202,6 +202,7 @@ func runSpeaker(dir string) error {
 	}
 	defer s.Stop()
 	for ctx.Err() == nil {
+		var o orders // the speaker has the lists of the first ones
 		if err := readJSON(filepath.Join(dir, "orders"), &o); err != nil {
 			return err
 		}

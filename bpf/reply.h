@@ -41,7 +41,7 @@ struct question {
 	struct reply found; /* in: the reply's source in the first word; out: of which VIP's port */
 	__be32 client;
 	__be16 client_port;
-	__u16 is_listed; /* out: a real's port, whatever the client */
+	__u16 is_awaited; /* out: of a real's port, and the flow may be on its way */
 };
 
 /* Whether a flow's packets go to this port of this real by NAT. */
@@ -54,6 +54,23 @@ static __always_inline int is_to(__u64 value, const struct reply *found)
 	return real && addr && (real->generation & ~(FORWARD_TAGGED << 4)) == (FORWARD_NAT << 4 | value_generation(value)) &&
 	       addr->word[3] == found->source &&
 	       (real->port ?: value_port(value)) == found->port;
+}
+
+/*
+ * Whether this director serves the VIP that a reply is to come from: CONTINUE, or
+ * an outcome. A global function: it is verified once.
+ */
+__attribute__((noinline)) int admit_reply(__be32 addr)
+{
+	struct vip *vip = find_vip(get_settings(), addr);
+
+	if (!vip)
+		return PASS(VERDICT_NOT_OURS);
+	if (vip->flags & VIP_STANDBY)
+		return PASS(VERDICT_STANDBY);
+	if (vip->flags & VIP_LEASED && !lease_is_alive(vip))
+		return DROP(VERDICT_LEASE_OVER);
+	return CONTINUE;
 }
 
 /* Whether a live flow is of this place of replies; q names its VIP then. A global function: it is verified once. */
@@ -75,6 +92,18 @@ __attribute__((noinline)) int answers_to(struct question *q, struct reply *at)
 	q->found.vip_port = port;
 	q->found.number = at->number;
 	return 1;
+}
+
+/* Whether the director that had the VIP of this place may yet tell of the flow. */
+static __always_inline int may_be_told_of_reply(const struct question *q, const struct reply *at)
+{
+	return q->found.protocol == IPPROTO_TCP && may_be_told() && admit_reply(at->vip) == CONTINUE;
+}
+
+/* What opens a connection of the real's own is no reply. */
+static __always_inline int opens_own(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 /*
@@ -102,7 +131,8 @@ __attribute__((noinline)) int find_question(struct question *q, __u32 any_port)
 				continue;
 			if (answers_to(q, at))
 				return 1;
-			q->is_listed = 1;
+			if (is_moving() || may_be_told_of_reply(q, at))
+				q->is_awaited = 1;
 		}
 		if (!line->way[REPLY_WAYS - 1].protocol)
 			return 0; /* a line that is not full is the last */
@@ -124,32 +154,12 @@ static __always_inline int find_flow_of_reply(struct run *r, const struct depart
 		.client_port = client_port,
 	};
 
-	if (!find_question(&q, 0) && !find_question(&q, 1)) {
-		if (q.is_listed && (is_moving() || (r->p.protocol == IPPROTO_TCP && may_be_told())))
-			return DROP(VERDICT_MOVED);
-		return PASS(VERDICT_NOT_OURS);
-	}
+	if (!find_question(&q, 0) && !find_question(&q, 1))
+		return q.is_awaited && !opens_own(&r->p) ? DROP(VERDICT_MOVED) : PASS(VERDICT_NOT_OURS);
 	r->p.source = client;
 	r->p.source_port = client_port;
 	r->p.destination = q.found.vip;
 	r->p.destination_port = q.found.vip_port;
 	identify_flow(r, q.found.number);
-	return CONTINUE;
-}
-
-/*
- * Whether this director serves the VIP that a reply is to come from: CONTINUE, or
- * an outcome. A global function: it is verified once.
- */
-__attribute__((noinline)) int admit_reply(__be32 addr)
-{
-	struct vip *vip = find_vip(get_settings(), addr);
-
-	if (!vip)
-		return PASS(VERDICT_NOT_OURS);
-	if (vip->flags & VIP_STANDBY)
-		return PASS(VERDICT_STANDBY);
-	if (vip->flags & VIP_LEASED && !lease_is_alive(vip))
-		return DROP(VERDICT_LEASE_OVER);
 	return CONTINUE;
 }

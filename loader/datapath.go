@@ -122,7 +122,7 @@ type Datapath struct {
 	Shares     []bpf.ShareLine // of Reals, see Backend.share
 	Labels     []bpf.Label
 	Leases     []uint64
-	Takeover   *uint64
+	Takeover   *uint64             // jiffies until which news of connections are expected
 	Verdicts   []bpf.VerdictCounts // one for each possible CPU
 	Flows      []uint64            // eight words a set: four keys, four values; nothing if they lie in [Datapath.Pieces]
 	Templates  []uint64            // the same

@@ -112,6 +112,13 @@ func TestRepliesWhileTablesMove(t *testing.T) {
 			t.Errorf("while tables move: action %d, from %v", a, out[26:30])
 		}
 	}
+	for flags, want := range map[byte]uint32{flagSYN: 2, flagACK: 1} { // to a client that nothing is known of: a SYN is the real's own
+		f := natFrame(true, flags)
+		binary.BigEndian.PutUint16(f[36:], 41000)
+		if a, _ := run(moving, f); a != want {
+			t.Errorf("flags %#x to an unknown client while tables move: action %d, want %d", flags, a, want)
+		}
+	}
 	if a, out := run(moving, errorFrame()); a != 3 || [6]byte(out[:6]) != movedReal {
 		t.Errorf("an error while tables move: action %d, to %x", a, out[:6])
 	}

@@ -94,10 +94,16 @@ func (d *Director) asked(proto lb.Protocol, from, client netip.AddrPort) (tuple,
 	return all[0], d.flows[all[0]]
 }
 
-// unasked handles what answers to no connection that is known.
-func (d *Director) unasked(proto lb.Protocol, from netip.AddrPort) Outcome {
-	if proto == lb.TCP && d.world.ExpectsNews() && len(d.world.Order(proto, from)) > 0 {
-		return dropped("moved")
+// unasked handles what answers to no connection that is known: while news are expected
+// a reply from a VIP that is served here may be of one. A SYN alone is no reply.
+func (d *Director) unasked(proto lb.Protocol, from netip.AddrPort, flags byte) Outcome {
+	if proto != lb.TCP || flags&0x12 == 2 || !d.world.ExpectsNews() {
+		return passed("not_ours")
+	}
+	for _, vip := range d.world.Order(proto, from) {
+		if _, serves := d.roleOfReply(vip.Addr()); serves {
+			return dropped("moved")
+		}
 	}
 	return passed("not_ours")
 }
@@ -123,7 +129,7 @@ func (d *Director) reply(p packet) Outcome {
 	from := netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(l4))
 	k, f := d.asked(proto, from, netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(l4[2:])))
 	if f == nil {
-		return d.unasked(proto, from)
+		return d.unasked(proto, from, flags)
 	}
 	if o, serve := d.roleOfReply(k.vip.Addr()); !serve {
 		return o
@@ -164,7 +170,7 @@ func (d *Director) errorOfReal(p packet) Outcome {
 	proto, from := lb.Protocol(q[9]), netip.AddrPortFrom(netip.AddrFrom4([4]byte(q[16:20])), binary.BigEndian.Uint16(q[header+2:]))
 	k, f := d.asked(proto, from, netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(q[header:])))
 	if f == nil {
-		return d.unasked(proto, from)
+		return d.unasked(proto, from, 0)
 	}
 	if o, serve := d.roleOfReply(k.vip.Addr()); !serve {
 		return o

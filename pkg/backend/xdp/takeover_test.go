@@ -44,15 +44,21 @@ func TestTakeoverWaitsForNews(t *testing.T) {
 }
 
 // A reply by NAT whose connection is not known yet stays off the wire: with the real's
-// address the client would answer it with a reset. What a real sends besides is routed.
+// address the client would answer it with a reset. What a real sends besides is routed:
+// from another port, to open a connection, or as a reply from a VIP of another director.
 func TestTakeoverKeepsRepliesOfNAT(t *testing.T) {
 	h := newNAT(t, natService())
 	reply := natPacket{proto: lb.TCP, src: natReal, dst: at(1), flags: "SA"}
-	own := reply
+	own, opens := reply, reply
 	own.src = netip.AddrPortFrom(natReal.Addr(), 22)
+	opens.flags = "S"
 	*h.dp.Takeover = math.MaxUint64
 	h.want(reply.frame(), "moved", drop)
 	h.want(own.frame(), "not_ours", pass)
+	h.want(opens.frame(), "not_ours", pass)
+	h.apply(lb.State{Services: []lb.Service{natService()}, VIPs: []lb.VIP{{Addr: web.Addr(), Owner: "VI_2", Standby: true}}})
+	h.want(reply.frame(), "not_ours", pass) // another director serves the VIP
+	h.serveNAT(natService())
 	*h.dp.Takeover = 0
 	h.want(reply.frame(), "not_ours", pass)
 }
